@@ -1,0 +1,25 @@
+"""The versions of the code behind each stage: Dagster's code versions, and a part of every recipe.
+
+Raise a stage's number when a change of its code changes its output; what was made by the earlier code
+is stale from then on. A change that leaves the output alone (speed, logging, layout) raises nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CODE: Final = {
+    "sources": "1",
+    "generators": "1",
+    "synthetic": "1",
+    "audits": "1",
+    "tokens": "1",
+    "mixtures": "1",
+    "training": "1",
+    "evaluation": "1",
+    "leaderboard": "1",
+}
+CLEANING: Final = "1"
+"""The rules that turn a raw completion into text (`rephrase/clean.py`)."""
+TRUNCATION: Final = "document-by-tokens-1"
+"""How a document is cut to fit the context (`rephrase/render.py`)."""
