@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +55,15 @@ def write_json(path: Path, value: object) -> None:
     """Writes a value as indented JSON, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What a stage put into an artifact's folder; the fields are those of `Artifact.publish`."""
+
+    files: Iterable[Path]
+    facts: Mapping[str, Any]
+    version: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +145,20 @@ class Artifact:
                 stale.unlink(missing_ok=True)
             yield self.folder
 
-    def publish(
-        self, files: Iterable[Path], facts: Mapping[str, Any], *, version: str | None = None
-    ) -> dict[str, Any]:
+    def made_by(self, make: Callable[[Path], Product]) -> dict[str, Any]:
+        """The manifest of the artifact, which `make` fills into its folder unless it is there already.
+
+        Raises:
+            ArtifactBusy: another process is making it.
+        """
+        if not self.complete:
+            with self.claim() as folder:
+                if not self.complete:
+                    product = make(folder)
+                    self.publish(product.files, product.facts, version=product.version)
+        return self.manifest()
+
+    def publish(self, files: Iterable[Path], facts: Mapping[str, Any], *, version: str | None = None) -> dict[str, Any]:
         """Writes the manifest: from here on the artifact is complete.
 
         Args:

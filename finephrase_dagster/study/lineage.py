@@ -247,9 +247,7 @@ class Lineage:
         return State(status="stale", reasons=tuple(differences(earlier, artifact.recipe)))
 
     @staticmethod
-    def _item(
-        stage: str, asset: str, partition: str | None, name: Callable[..., Artifact], *key: Any
-    ) -> Item:
+    def _item(stage: str, asset: str, partition: str | None, name: Callable[..., Artifact], *key: Any) -> Item:
         return Item(stage=stage, asset=asset, partition=partition, artifact=lambda: name(*key))
 
     def _dataset_named(self, dataset: str) -> Artifact:

@@ -95,9 +95,7 @@ def read_prompt(path: Path) -> Prompt:
     count = template.count(PLACEHOLDER)
     if count != 1:
         body = text[: match.start(2)].count("\n")
-        places = [
-            body + i for i, line in enumerate(text[match.start(2) :].split("\n"), 1) if PLACEHOLDER in line
-        ]
+        places = [body + i for i, line in enumerate(text[match.start(2) :].split("\n"), 1) if PLACEHOLDER in line]
         line = places[1] if len(places) > 1 else body + 1
         raise PromptError(f"{path}:{line}: {PLACEHOLDER} stands {count} times in the template; write it once")
     try:

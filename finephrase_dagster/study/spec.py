@@ -136,9 +136,7 @@ class Generator(Spec):
     @model_validator(mode="after")
     def _fits(self) -> Generator:
         if self.max_tokens >= self.context:
-            raise ValueError(
-                f"max_tokens {self.max_tokens} leaves no room for a prompt in a context of {self.context}"
-            )
+            raise ValueError(f"max_tokens {self.max_tokens} leaves no room for a prompt in a context of {self.context}")
         if self.model == EMBEDDED and self.embedded is None:
             raise ValueError("model is 'embedded' but the section 'embedded' (how to train it) is missing")
         return self

@@ -1,0 +1,59 @@
+# Every target sets up what it needs, once, into .venv. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+LIST := requirements/cpu.txt
+INSTALLED := $(VENV)/installed
+SYSTEM := $(VENV)/system-packages
+# uv installs what pip is configured to find, wherever that is.
+FIND_LINKS = $(or $(UV_FIND_LINKS),$(shell $(BIN)/pip config get :env:.find-links 2>/dev/null || $(BIN)/pip config get global.find-links 2>/dev/null))
+
+.PHONY: help demo ui test test-fast bench lint clean
+
+help:
+	@echo "make demo       run the whole lineage graph on the embedded study"
+	@echo "make ui         Dagster's and MLflow's web pages on 127.0.0.1"
+	@echo "make test       all tests; make test-fast: those that finish in two minutes"
+	@echo "make bench      the benchmarks, each prints one JSON object last"
+	@echo "make lint       lint, format and types"
+
+demo: $(INSTALLED)
+	@$(BIN)/finephrase materialize --study studies/demo.yaml
+
+ui: $(INSTALLED)
+	@$(BIN)/finephrase ui
+
+test: $(INSTALLED) $(SYSTEM)
+	$(BIN)/pytest
+
+test-fast: $(INSTALLED)
+	$(BIN)/pytest -m "not slow"
+
+bench: $(INSTALLED)
+	@set -e; for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark; done
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/dg check defs
+
+$(INSTALLED): $(LIST) pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^uv==' $(LIST))"
+	UV_FIND_LINKS="$(FIND_LINKS)" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps -r $(LIST)
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# A browser for the tests of the web pages. Installed where that is allowed, else named.
+$(SYSTEM): $(INSTALLED)
+	@if ! command -v chromium >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	  else echo "The tests of the web pages need Chromium: install the package 'chromium' and run this again."; exit 2; fi; fi
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

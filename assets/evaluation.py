@@ -1,0 +1,120 @@
+"""Benchmark scores of every student run, and the leaderboard over all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.previews import table
+from finephrase_dagster.events import materialized
+from finephrase_dagster.partitions import (
+    ACCELERATOR,
+    CHECKPOINT,
+    LEADERBOARD,
+    SCORES,
+    asset_spec,
+    needs,
+    static,
+)
+from finephrase_dagster.results.warehouse import leaderboard, record_scores
+from finephrase_dagster.study.artifact import Product, write_json
+from finephrase_dagster.study.lineage import Lineage
+from resources.evaluator import Evaluator
+from resources.tracking import Tracking
+from resources.warehouse import Warehouse
+
+
+def build_evaluation(lineage: Lineage) -> list[dg.AssetsDefinition]:
+    """The assets `evaluation/benchmark_scores` and `evaluation/leaderboard`."""
+    return [_scores(lineage), _leaderboard(lineage)]
+
+
+def _scores(lineage: Lineage) -> dg.AssetsDefinition:
+    runs = list(lineage.study.student_runs)
+
+    @dg.multi_asset(
+        name="benchmark_scores",
+        specs=[
+            asset_spec(
+                SCORES,
+                group="evaluation",
+                description="The twelve tasks, 3-shot, `prob_norm_token`; categories, micro and macro score.",
+                kinds={"huggingface", "mlflow"},
+                owner="evaluation",
+                columns={"task": "string", "item": "string", "query": "string", "prob_norm_token": "float"},
+                deps=[needs(CHECKPOINT, {run: [run] for run in runs})],
+            )
+        ],
+        partitions_def=static(runs),
+        pool=ACCELERATOR,
+    )
+    def benchmark_scores(
+        context: dg.AssetExecutionContext, evaluator: Evaluator, tracking: Tracking, warehouse: Warehouse
+    ) -> dg.MaterializeResult:
+        run = context.partition_key
+        artifact, checkpoint = lineage.scores(run), lineage.checkpoint(run)
+        checkpoint.manifest()
+        scores = artifact.made_by(lambda folder: evaluator.evaluate(lineage, run, folder))
+        warehouse.record(artifact)
+        with warehouse.connect() as connection:
+            record_scores(
+                connection,
+                artifact,
+                lineage.study.student_runs[run],
+                tasks={task: (score["mean"], score["n"]) for task, score in scores["tasks"].items()},
+                categories=scores["categories"],
+                micro=scores["micro"],
+                macro=scores["macro"],
+            )
+        named = {
+            **{task: score["mean"] for task, score in scores["tasks"].items()},
+            **scores["categories"],
+            **{mean: scores[mean] for mean in ("micro", "macro") if scores[mean] is not None},
+        }
+        link = None
+        if run_id := tracking.finished(checkpoint):
+            tracking.log_scores(run_id, named)
+            link = dg.MetadataValue.url(tracking.link(run_id))
+        rows = [{"task": task, "score": score["mean"], "items": score["n"]} for task, score in scores["tasks"].items()]
+        return materialized(artifact, preview=table(rows), mlflow=link, macro=scores["macro"], micro=scores["micro"])
+
+    return benchmark_scores
+
+
+def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name="leaderboard",
+        specs=[
+            asset_spec(
+                LEADERBOARD,
+                group="evaluation",
+                stage="leaderboard",
+                description="Mixtures compared: mean macro score over the seeds with its spread, and the six "
+                "categories.",
+                kinds={"duckdb"},
+                owner="evaluation",
+                deps=[needs_all_scores()],
+            )
+        ],
+    )
+    def leaderboard_asset(warehouse: Warehouse) -> dg.MaterializeResult:
+        artifact = lineage.leaderboard()
+        with warehouse.connect() as connection:
+            rows = leaderboard(connection, [lineage.scores(run).fingerprint for run in lineage.study.student_runs])
+
+        def make(folder: Path) -> Product:
+            write_json(folder / "leaderboard.json", rows)
+            return Product(files=[folder / "leaderboard.json"], facts={"rows": len(rows)})
+
+        artifact.made_by(make)
+        warehouse.record(artifact)
+        flat = [{**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row["categories"]} for row in rows]
+        return materialized(artifact, rows=len(rows), preview=table(flat))
+
+    return leaderboard_asset
+
+
+def needs_all_scores() -> dg.AssetDep:
+    """The leaderboard compares every student run."""
+    return dg.AssetDep(SCORES, partition_mapping=dg.AllPartitionMapping())

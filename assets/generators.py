@@ -1,0 +1,95 @@
+"""Generators: the models that rephrase, ready on disk; trained here, or fetched from the hub."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import dagster as dg
+
+from finephrase_dagster.corpora.shards import read_corpus
+from finephrase_dagster.events import materialized
+from finephrase_dagster.partitions import ACCELERATOR, CORPUS, MODEL, asset_spec, needs, static
+from finephrase_dagster.study.artifact import Product
+from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.spec import EMBEDDED, Study
+from resources.warehouse import Warehouse
+
+
+def build_generators(lineage: Lineage) -> list[dg.AssetsDefinition]:
+    """The asset `generators/model`."""
+
+    @dg.multi_asset(
+        name="model",
+        specs=[
+            asset_spec(
+                MODEL,
+                group="generators",
+                description="A chat model in Hugging Face format. `embedded` is trained here on pairs that follow "
+                "from the corpora's own structure; any other comes from the hub or a folder.",
+                kinds={"huggingface", "pytorch"},
+                owner="generation",
+                deps=[needs(CORPUS, _trained_on(lineage.study))],
+            )
+        ],
+        partitions_def=static(lineage.study.generators),
+        pool=ACCELERATOR,
+    )
+    def model(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
+        name = context.partition_key
+        artifact = lineage.generator(name)
+        manifest = artifact.made_by(lambda folder: _make(lineage, name, folder, context))
+        warehouse.record(artifact)
+        return materialized(
+            artifact,
+            sampling=dg.MetadataValue.json(manifest["sampling"]),
+            **{
+                key: manifest[key]
+                for key in ("parameters", "seconds", "tokens_per_second", "final_loss")
+                if key in manifest
+            },
+        )
+
+    return [model]
+
+
+def _trained_on(study: Study) -> dict[str, list[str]]:
+    return {
+        source: [
+            name
+            for name, generator in study.generators.items()
+            if generator.model == EMBEDDED and generator.embedded and source in generator.embedded.sources
+        ]
+        for source in study.sources
+    }
+
+
+def _make(lineage: Lineage, name: str, folder: Path, context: dg.AssetExecutionContext) -> Product:
+    from finephrase_dagster.generators.hub import resolve_model
+    from finephrase_dagster.generators.pretrain import train_generator
+    from finephrase_dagster.rephrase.sampling import sampling_defaults
+
+    spec = lineage.study.generators[name]
+    model = folder / "model"
+    if spec.model == EMBEDDED:
+        assert spec.embedded is not None
+        sources = [lineage.source(source).folder for source in spec.embedded.sources]
+        facts = asdict(
+            train_generator(
+                model,
+                spec=spec.embedded,
+                context=spec.context,
+                documents=[document for source in sources for document in read_corpus(source)],
+                log=context.log.info,
+            )
+        )
+    else:
+        facts = asdict(resolve_model(spec.model, model))
+    files = sorted(path for path in model.rglob("*") if path.is_file())
+    content = [[str(path.relative_to(model)), sha256_file(path)] for path in files]
+    return Product(
+        files=files,
+        facts={**facts, "sampling": sampling_defaults(model)},
+        version=fingerprint(content)[:SHORT],
+    )

@@ -1,0 +1,114 @@
+"""Mixtures: datasets by weight up to a budget; each refuses a dataset whose audit did not pass."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import dagster as dg
+
+from assets.previews import table
+from finephrase_dagster.events import materialized
+from finephrase_dagster.partitions import (
+    CORPUS_TOKENS,
+    MIXTURE,
+    asset_spec,
+    audit_key,
+    mixtures_using,
+    needs,
+    static,
+    tokens_key,
+)
+from finephrase_dagster.study.artifact import ArtifactMissing, Product
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.spec import Study
+from finephrase_dagster.train.mixture import mix
+from resources.warehouse import Warehouse
+
+
+class AuditNotPassed(RuntimeError):
+    """A mixture names a dataset that did not pass its audit; the message names the gates."""
+
+
+def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
+    """The asset `mixtures/mixture`."""
+
+    @dg.multi_asset(
+        name="mixture",
+        specs=[
+            asset_spec(
+                MIXTURE,
+                group="mixtures",
+                description="Token windows drawn from datasets by weight: tokens available and drawn, epochs, and "
+                "what went in.",
+                kinds={"parquet"},
+                owner="training",
+                columns={"component": "string", "start": "int"},
+                deps=_deps(lineage.study),
+            )
+        ],
+        partitions_def=static(lineage.study.mixtures),
+    )
+    def mixture(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
+        name = context.partition_key
+        refuse_what_failed_its_audit(lineage, name)
+        artifact = lineage.mixture(name)
+        manifest = artifact.made_by(lambda folder: _mix(lineage, name, folder))
+        warehouse.record(artifact)
+        return materialized(
+            artifact,
+            rows=manifest["windows"],
+            tokens=manifest["tokens"],
+            preview=table(manifest["components"]),
+        )
+
+    return [mixture]
+
+
+def _deps(study: Study) -> list[dg.AssetDep]:
+    deps = [needs(CORPUS_TOKENS, {source: mixtures_using(study, source) for source in study.sources})]
+    for cell in study.cells:
+        uses = {prompt: mixtures_using(study, f"{cell.name}/{prompt}") for prompt in study.prompts_of(cell)}
+        deps += [needs(key, uses) for key in (tokens_key(cell), audit_key(cell))]
+    return deps
+
+
+def refuse_what_failed_its_audit(lineage: Lineage, mixture: str) -> None:
+    """Checks the audits of a mixture's components.
+
+    A blocking check stops only what is downstream in the same run, so the mixture looks for itself.
+
+    Raises:
+        AuditNotPassed: an audit is missing or did not pass.
+    """
+    for component in lineage.study.mixtures[mixture].components:
+        audit = lineage.audit_named(component)
+        if audit is None:
+            continue
+        try:
+            manifest = audit.manifest()
+        except ArtifactMissing as error:
+            raise AuditNotPassed(
+                f"mixture {mixture}: {component} has no audit; materialise {audit.name} first"
+            ) from error
+        if not manifest["passed"]:
+            failed = ", ".join(
+                f"{result['name']} is {result['value']:.3g}, the gate is {result['threshold']:.3g}"
+                for result in manifest["gates"]
+                if not result["passed"]
+            )
+            raise AuditNotPassed(
+                f"mixture {mixture}: {component} did not pass its audit ({failed}); improve the prompt or the "
+                "generator, or take the dataset out of the mixture"
+            )
+
+
+def _mix(lineage: Lineage, name: str, folder: Path) -> Product:
+    mixture = lineage.study.mixtures[name]
+    facts = mix(
+        folder,
+        mixture=mixture,
+        sequence=lineage.study.sequence,
+        components={component: lineage.tokens(component).folder for component in mixture.components},
+    )
+    return Product(files=folder.glob("*.parquet"), facts=asdict(facts))

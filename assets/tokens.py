@@ -1,0 +1,163 @@
+"""Tokens: the students' tokenizer, and every dataset tokenised once, shared by all mixtures."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import dagster as dg
+
+from finephrase_dagster.corpora.shards import read_corpus
+from finephrase_dagster.events import materialized
+from finephrase_dagster.partitions import (
+    CORPUS,
+    CORPUS_TOKENS,
+    TOKENIZER,
+    asset_spec,
+    cell_tags,
+    needs,
+    static,
+    synthetic_key,
+    tokens_key,
+)
+from finephrase_dagster.study.artifact import Artifact, Product
+from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.spec import EMBEDDED, Cell
+from finephrase_dagster.train.tokenizer import tokenizer_folder, train_tokenizer
+from finephrase_dagster.train.tokens import tokenise
+from resources.warehouse import Warehouse
+
+TOKENIZER_FILES = "*token*.json"
+
+
+def build_tokens(lineage: Lineage) -> list[dg.AssetsDefinition]:
+    """The tokenizer, the corpora's tokens, and one asset of tokens a cell."""
+    cells = [_cell_tokens(lineage, cell) for cell in lineage.study.cells]
+    return [_tokenizer(lineage), _corpus_tokens(lineage), *cells]
+
+
+def _tokenizer(lineage: Lineage) -> dg.AssetsDefinition:
+    sources = lineage.study.tokenizer.sources
+    read = [dg.AssetDep(CORPUS, partition_mapping=dg.SpecificPartitionsPartitionMapping(list(sources)))]
+
+    @dg.multi_asset(
+        name="tokenizer",
+        specs=[
+            asset_spec(
+                TOKENIZER,
+                group="mixtures",
+                stage="tokens",
+                description="The tokenizer of all students, so that scores per token compare.",
+                kinds={"huggingface"},
+                owner="training",
+                deps=read if sources else (),
+            )
+        ],
+    )
+    def tokenizer(warehouse: Warehouse) -> dg.MaterializeResult:
+        artifact = lineage.tokenizer()
+        manifest = artifact.made_by(lambda folder: _make_tokenizer(lineage, folder))
+        warehouse.record(artifact)
+        return materialized(artifact, vocabulary=manifest["vocabulary"])
+
+    return tokenizer
+
+
+def _make_tokenizer(lineage: Lineage, folder: Path) -> Product:
+    spec = lineage.study.tokenizer
+    if spec.model == EMBEDDED:
+        assert spec.vocabulary is not None
+        texts = (doc.text for source in spec.sources for doc in read_corpus(lineage.source(source).folder))
+        train_tokenizer(folder, vocabulary=spec.vocabulary, texts=texts)
+    else:
+        for file in tokenizer_folder(spec.model).glob(TOKENIZER_FILES):
+            shutil.copyfile(file, folder / file.name)
+    from tokenizers import Tokenizer
+
+    files = sorted(folder.glob(TOKENIZER_FILES))
+    vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+    version = fingerprint([[file.name, sha256_file(file)] for file in files])[:SHORT]
+    return Product(files=files, facts={"vocabulary": vocabulary}, version=version)
+
+
+def _corpus_tokens(lineage: Lineage) -> dg.AssetsDefinition:
+    sources = list(lineage.study.sources)
+
+    @dg.multi_asset(
+        name="corpus_tokens",
+        specs=[
+            asset_spec(
+                CORPUS_TOKENS,
+                group="mixtures",
+                stage="tokens",
+                description="The source corpora, tokenised.",
+                kinds={"datatrove"},
+                owner="training",
+                deps=[needs(CORPUS, {source: [source] for source in sources}), dg.AssetDep(TOKENIZER)],
+            )
+        ],
+        partitions_def=static(sources),
+    )
+    def corpus_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
+        source = context.partition_key
+        files = lineage.source(source).folder.glob("shard-*.parquet")
+        return _tokenised(lineage, source, files, warehouse, context)
+
+    return corpus_tokens
+
+
+def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
+    prompts = lineage.study.prompts_of(cell)
+
+    @dg.multi_asset(
+        name=f"tokens__{cell.name}",
+        specs=[
+            asset_spec(
+                tokens_key(cell),
+                group="mixtures",
+                stage="tokens",
+                description=f"The synthetic datasets of `{cell.name}`, tokenised.",
+                kinds={"datatrove"},
+                owner="training",
+                tags=cell_tags(cell),
+                deps=[
+                    needs(synthetic_key(cell), {prompt: [prompt] for prompt in prompts}),
+                    dg.AssetDep(TOKENIZER),
+                ],
+            )
+        ],
+        partitions_def=static(prompts),
+    )
+    def cell_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
+        prompt = context.partition_key
+        files = lineage.dataset(cell, prompt).folder.glob("part-*.parquet")
+        return _tokenised(lineage, f"{cell.name}/{prompt}", files, warehouse, context)
+
+    return cell_tokens
+
+
+def _tokenised(
+    lineage: Lineage,
+    dataset: str,
+    files: Iterable[Path],
+    warehouse: Warehouse,
+    context: dg.AssetExecutionContext,
+) -> dg.MaterializeResult:
+    artifact: Artifact = lineage.tokens(dataset)
+
+    def make(folder: Path) -> Product:
+        facts = tokenise(
+            sorted(files),
+            folder,
+            tokenizer=lineage.tokenizer().folder,
+            dataset=dataset,
+            log=context.log.info,
+        )
+        return Product(files=folder.glob("*.ds*"), facts=asdict(facts))
+
+    manifest = artifact.made_by(make)
+    warehouse.record(artifact)
+    return materialized(artifact, rows=manifest["documents"], tokens=manifest["tokens"])

@@ -1,0 +1,87 @@
+"""Student checkpoints: one partition a student run, each with a run in MLflow."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from finephrase_dagster.events import materialized
+from finephrase_dagster.partitions import ACCELERATOR, CHECKPOINT, MIXTURE, asset_spec, needs, static
+from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.study.lineage import Lineage
+from resources.tracking import Tracking
+from resources.trainer import Trainer
+from resources.warehouse import Warehouse
+
+
+def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
+    """The asset `training/checkpoint`."""
+    runs = lineage.study.student_runs
+    trained_on = {
+        mixture: [name for name, run in runs.items() if run.mixture == mixture] for mixture in lineage.study.mixtures
+    }
+
+    @dg.multi_asset(
+        name="checkpoint",
+        specs=[
+            asset_spec(
+                CHECKPOINT,
+                group="training",
+                description="A student trained from scratch on one mixture; its loss curve and what it was made "
+                "of are in MLflow.",
+                kinds={"pytorch", "mlflow"},
+                owner="training",
+                deps=[needs(MIXTURE, trained_on)],
+            )
+        ],
+        partitions_def=static(runs),
+        pool=ACCELERATOR,
+    )
+    def checkpoint(
+        context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse
+    ) -> dg.MaterializeResult:
+        run = context.partition_key
+        artifact = lineage.checkpoint(run)
+        manifest = artifact.made_by(lambda folder: trainer.train(lineage, run, folder, log=context.log.info))
+        warehouse.record(artifact)
+        run_id = tracking.finished(artifact) or _track(tracking, lineage, artifact, context)
+        return materialized(
+            artifact,
+            mlflow=dg.MetadataValue.url(tracking.link(run_id)),
+            **{
+                name: manifest[name]
+                for name in ("parameters", "steps", "tokens", "seconds", "tokens_per_second", "final_loss")
+            },
+        )
+
+    return [checkpoint]
+
+
+def _track(tracking: Tracking, lineage: Lineage, checkpoint: Artifact, context: dg.AssetExecutionContext) -> str:
+    assert checkpoint.partition is not None
+    run = lineage.study.student_runs[checkpoint.partition]
+    manifest, mixture = checkpoint.manifest(), lineage.mixture(run.mixture).manifest()
+    run_id = tracking.start(
+        checkpoint,
+        tags={
+            "finephrase.study": lineage.study.name,
+            "finephrase.mixture": run.mixture,
+            "finephrase.student": run.student,
+            "dagster.run_id": context.run_id,
+            "dagster.asset": checkpoint.asset,
+            "dagster.partition": checkpoint.partition,
+        },
+        params={
+            **lineage.study.students[run.student].model_dump(),
+            "sequence": lineage.study.sequence,
+            "data_seed": run.seeds.data,
+            "model_seed": run.seeds.model,
+            "parameters": manifest["parameters"],
+            **{f"weight.{component['name']}": component["weight"] for component in mixture["components"]},
+        },
+    )
+    for name in ("loss", "learning_rate"):
+        tracking.log_curve(run_id, name, [(point["step"], point[name]) for point in manifest["curve"]])
+    tracking.log_scores(run_id, {name: manifest[name] for name in ("tokens", "tokens_per_second", "final_loss")})
+    tracking.log_file(run_id, "mixture.json", mixture)
+    tracking.finish(run_id)
+    return run_id

@@ -1,0 +1,45 @@
+"""Automation: what Dagster does by itself. All of it is stopped by default, but for what costs nothing."""
+
+from __future__ import annotations
+
+import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG, extract_data_version_from_entry
+
+from finephrase_dagster.partitions import TEMPLATE
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.prompt import PromptError, read_prompts
+
+OBSERVE_SECONDS = 60
+
+
+def changed_prompts(lineage: Lineage, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
+    """An observation for every prompt file that differs from what the instance saw last."""
+    found = []
+    for name, prompt in read_prompts(lineage.places.prompts, lineage.study.prompts).items():
+        record = instance.get_latest_data_version_record(TEMPLATE, True, name)
+        seen = extract_data_version_from_entry(record.event_log_entry) if record else None
+        if seen is None or seen.value != prompt.digest:
+            tags = {DATA_VERSION_TAG: prompt.digest}
+            found.append(dg.AssetObservation(TEMPLATE, partition=name, tags=tags))
+    return found
+
+
+def build_sensors(lineage: Lineage) -> list[dg.SensorDefinition]:
+    """The sensor that observes prompt files, so that an edited one marks its datasets as stale."""
+
+    @dg.sensor(
+        name="observe_prompts",
+        minimum_interval_seconds=OBSERVE_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Observes the prompt files. It starts no run and costs nothing, so it alone runs by default.",
+    )
+    def observe_prompts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        try:
+            changed = changed_prompts(lineage, context.instance)
+        except PromptError as error:
+            return dg.SkipReason(str(error))
+        if not changed:
+            return dg.SkipReason("no prompt file has changed")
+        return dg.SensorResult(asset_events=changed)
+
+    return [observe_prompts]

@@ -1,0 +1,79 @@
+"""The code location: everything that Dagster sees, wired here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from assets.audits import build_audits
+from assets.evaluation import build_evaluation
+from assets.generators import build_generators
+from assets.mixtures import build_mixtures
+from assets.prompts import build_prompts
+from assets.sources import build_sources
+from assets.synthetic import build_synthetic
+from assets.tokens import build_tokens
+from assets.training import build_training
+from finephrase_dagster.automation import build_sensors
+from finephrase_dagster.jobs import build_jobs
+from finephrase_dagster.progress import progress
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.places import Places
+from resources.evaluator import Evaluator
+from resources.rephraser import Rephraser
+from resources.tracking import Tracking
+from resources.trainer import Trainer
+from resources.warehouse import Warehouse
+
+MLFLOW_URL = "http://127.0.0.1:5000"
+"""Where `make ui` serves MLflow's pages; links point there unless the store is itself a server."""
+
+
+def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """The definitions of a study.
+
+    Args:
+        lineage: the study and where its files lie.
+        resources: resources that take the place of the default ones, by name.
+    """
+    return dg.Definitions(
+        assets=[
+            *build_prompts(lineage),
+            *build_sources(lineage),
+            *build_generators(lineage),
+            *build_synthetic(lineage),
+            *build_audits(lineage),
+            *build_tokens(lineage),
+            *build_mixtures(lineage),
+            *build_training(lineage),
+            *build_evaluation(lineage),
+        ],
+        jobs=build_jobs(lineage),
+        sensors=build_sensors(lineage),
+        loggers={"progress": progress},
+        resources={**default_resources(lineage), **(resources or {})},
+    )
+
+
+def default_resources(lineage: Lineage) -> dict[str, Any]:
+    """The resources of one machine."""
+    places = lineage.places
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{places.tracking_store}"
+    return {
+        "warehouse": Warehouse(database=str(places.warehouse)),
+        "rephraser": Rephraser(),
+        "trainer": Trainer(),
+        "evaluator": Evaluator(),
+        "tracking": Tracking(
+            uri=uri,
+            experiment=f"finephrase/{lineage.study.name}",
+            artifacts=str(places.tracking_store.parent / "artifacts"),
+            web_url=uri if uri.startswith("http") else os.environ.get("FINEPHRASE_MLFLOW_URL", MLFLOW_URL),
+        ),
+    }
+
+
+defs = build_defs(Lineage.read(Places.from_environment()))

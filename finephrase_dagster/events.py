@@ -1,0 +1,94 @@
+"""How a finished artifact is told to Dagster: its data version and what a person wants to see of it.
+
+A run over several partitions of one asset gets one data version from Dagster, so that a rerun of four
+prompts would mark what hangs on the three unchanged ones. `materialize_each` therefore logs one event a
+partition, with the provenance that Dagster itself would have written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+
+from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.study.fingerprint import plain
+
+
+def materialized(
+    artifact: Artifact,
+    *,
+    rows: int | None = None,
+    preview: str | None = None,
+    **metadata: Any,
+) -> dg.MaterializeResult:
+    """The result of a complete artifact.
+
+    Args:
+        artifact: what was made, or was there already.
+        rows: its rows, for the catalogue.
+        preview: Markdown that shows some of it.
+        metadata: further figures; numbers become plots over materialisations.
+    """
+    shown: dict[str, Any] = {
+        "fingerprint": artifact.fingerprint,
+        "folder": dg.MetadataValue.path(str(artifact.folder)),
+        "recipe": dg.MetadataValue.json(plain(artifact.recipe)),
+        **{name: value for name, value in metadata.items() if value is not None},
+    }
+    if rows is not None:
+        shown["dagster/row_count"] = rows
+    if preview is not None:
+        shown["preview"] = dg.MetadataValue.md(preview)
+    return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=shown)
+
+
+def materialize_each(
+    context: dg.AssetExecutionContext,
+    deps: Mapping[dg.AssetKey, Mapping[str, str]],
+    results: Mapping[str, dg.MaterializeResult],
+) -> Iterator[dg.MaterializeResult]:
+    """Yields the result of a run over one partition; logs one event each for a run over several.
+
+    Args:
+        context: of a skippable asset, which may yield nothing.
+        deps: what each partition depends on: for every upstream asset, its partition by ours.
+        results: by partition.
+    """
+    if len(results) == 1:
+        yield next(iter(results.values()))
+        return
+    for partition, result in results.items():
+        assert result.data_version is not None
+        context.log_event(
+            dg.AssetMaterialization(
+                asset_key=context.asset_key,
+                partition=partition,
+                metadata=dict(result.metadata or {}),
+                tags={
+                    **_provenance(context, {key: of[partition] for key, of in deps.items()}),
+                    DATA_VERSION_TAG: result.data_version.value,
+                    DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+                },
+            )
+        )
+
+
+def _provenance(context: dg.AssetExecutionContext, upstream: Mapping[dg.AssetKey, str]) -> dict[str, str]:
+    graph = context.repository_def.asset_graph
+    tags = {CODE_VERSION_TAG: graph.get(context.asset_key).code_version or ""}
+    for key, partition in upstream.items():
+        record = context.instance.get_latest_data_version_record(key, graph.get(key).is_external, partition)
+        version = extract_data_version_from_entry(record.event_log_entry) if record else None
+        tags[get_input_data_version_tag(key)] = version.value if version else "NULL"
+        tags[get_input_event_pointer_tag(key)] = str(record.storage_id) if record else "NULL"
+    return tags

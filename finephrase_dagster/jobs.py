@@ -1,0 +1,23 @@
+"""Jobs: one an asset, since one Dagster job takes assets of one set of partitions; named after what they do."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from finephrase_dagster.study.lineage import Lineage
+
+
+def build_jobs(lineage: Lineage) -> list[dg.UnresolvedAssetJobDefinition]:
+    """A job for every asset of the study, in the order of the stages."""
+    assets = dict.fromkeys(item.asset for item in lineage.items())
+    return [
+        dg.define_asset_job(
+            job_of(asset), selection=dg.AssetSelection.assets(asset.split("/")), description=f"Makes {asset}."
+        )
+        for asset in assets
+    ]
+
+
+def job_of(asset: str) -> str:
+    """The name of an asset's job: its stage, then its name."""
+    return asset.replace("/", "__")

@@ -1,0 +1,157 @@
+"""Materialising a study: just what is missing or stale, stage by stage, in this process.
+
+The files decide what there is to do: an artifact of today's recipe is reused, whatever Dagster's instance
+remembers; where the two differ, the asset runs, finds its artifact and tells Dagster. No daemon is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import dagster as dg
+import psutil
+from dagster._core.definitions.data_version import extract_data_version_from_entry
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+
+from finephrase_dagster.automation import changed_prompts
+from finephrase_dagster.jobs import job_of
+from finephrase_dagster.study.lineage import Item, Lineage
+from resources.rephraser import engines_kept
+
+PROCESS_TAG = "finephrase/process"
+UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
+
+
+@dataclass
+class Outcome:
+    """What a materialisation did: names of items."""
+
+    made: list[str] = field(default_factory=list)
+    reused: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return not self.failed and not self.waiting
+
+
+def materialize_study(
+    lineage: Lineage, definitions: dg.Definitions, instance: dg.DagsterInstance, *, log: Callable[[str], None]
+) -> Outcome:
+    """Makes what is missing or stale; what failed is reported and holds up only what hangs on it."""
+    end_abandoned_runs(instance)
+    for observation in changed_prompts(lineage, instance):
+        instance.report_runless_asset_event(observation)
+    outcome = Outcome()
+    with engines_kept():
+        for asset, items in groupby(lineage.items(), key=lambda item: item.asset):
+            for group in _runs_of(_to_do(list(items), lineage, instance, outcome, log)):
+                _run(asset, group, definitions, instance, outcome, log)
+    return outcome
+
+
+def _to_do(
+    items: Sequence[Item],
+    lineage: Lineage,
+    instance: dg.DagsterInstance,
+    outcome: Outcome,
+    log: Callable[[str], None],
+) -> list[list[Item]]:
+    """The items of one asset that must run, in stretches without a gap."""
+    stretches: list[list[Item]] = [[]]
+    for item in items:
+        state = lineage.state(item)
+        if state.status == "waiting":
+            outcome.waiting.append(item.name)
+            stretches.append([])
+        elif state.status == "current" and _recorded(item, instance):
+            outcome.reused.append(item.name)
+            stretches.append([])
+        else:
+            if state.status == "stale":
+                log(f"{item.name} is stale: {'; '.join(state.reasons) or 'its recipe changed'}")
+            stretches[-1].append(item)
+    return [stretch for stretch in stretches if stretch]
+
+
+def _recorded(item: Item, instance: dg.DagsterInstance) -> bool:
+    key = dg.AssetKey(item.asset.split("/"))
+    record = instance.get_latest_data_version_record(key, False, item.partition)
+    version = extract_data_version_from_entry(record.event_log_entry) if record else None
+    return version is not None and version.value == item.artifact().version
+
+
+def _runs_of(stretches: Sequence[list[Item]]) -> Iterator[list[Item]]:
+    """One run a partition; for rephrasing one run a stretch, whose prompts share an engine."""
+    for stretch in stretches:
+        if stretch[0].stage == "synthetic":
+            yield stretch
+        else:
+            yield from ([item] for item in stretch)
+
+
+def _run(
+    asset: str,
+    items: list[Item],
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    outcome: Outcome,
+    log: Callable[[str], None],
+) -> None:
+    partitions = [item.partition for item in items if item.partition]
+    name = f"{asset} {', '.join(partitions)}".strip()
+    tags = {PROCESS_TAG: _process_name(os.getpid())}
+    if len(partitions) > 1:
+        tags |= {
+            ASSET_PARTITION_RANGE_START_TAG: partitions[0],
+            ASSET_PARTITION_RANGE_END_TAG: partitions[-1],
+        }
+    started = time.monotonic()
+    log(f"{name} ...")
+    result = definitions.resolve_job_def(job_of(asset)).execute_in_process(
+        instance=instance,
+        partition_key=partitions[0] if len(partitions) == 1 else None,
+        tags=tags,
+        run_config={"loggers": {"progress": {}}},
+        raise_on_error=False,
+    )
+    if result.success:
+        outcome.made += [item.name for item in items]
+        log(f"{name}: done in {time.monotonic() - started:.1f} s")
+        return
+    message = _message(result)
+    outcome.failed |= {item.name: message for item in items}
+    log(f"{name}: failed: {message}")
+
+
+def _message(result: dg.ExecuteInProcessResult) -> str:
+    """The innermost error of a failed run, in one line."""
+    for event in result.all_events:
+        if event.is_step_failure and (error := event.step_failure_data.error):
+            while error.cause:
+                error = error.cause
+            return error.message.strip().removeprefix(f"{error.cls_name}: ")
+    return "the run failed; its log is in the web UI"
+
+
+def _process_name(pid: int) -> str:
+    return f"{pid}@{psutil.Process(pid).create_time():.0f}"
+
+
+def end_abandoned_runs(instance: dg.DagsterInstance) -> None:
+    """Marks as failed the runs whose process is gone, which would otherwise show as running for ever."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        process = run.tags.get(PROCESS_TAG)
+        if process is None:
+            continue
+        try:
+            alive = _process_name(int(process.partition("@")[0])) == process
+        except psutil.NoSuchProcess:
+            alive = False
+        if not alive:
+            instance.report_run_failed(run, "Its process ended before the run did.")

@@ -1,0 +1,99 @@
+"""What Dagster needs to know of a study: asset keys, partitions, and which partition needs which.
+
+All partitions are static: the study file says them. A dependency is always on the exact partitions that
+an artifact's recipe names, so that an edit marks just what hangs on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import dagster as dg
+
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.spec import Cell, Study
+from finephrase_dagster.study.versions import CODE
+
+TEMPLATE = dg.AssetKey(["prompts", "template"])
+CORPUS = dg.AssetKey(["sources", "corpus"])
+MODEL = dg.AssetKey(["generators", "model"])
+TOKENIZER = dg.AssetKey(["tokens", "tokenizer"])
+CORPUS_TOKENS = dg.AssetKey(["tokens", "corpus_tokens"])
+MIXTURE = dg.AssetKey(["mixtures", "mixture"])
+CHECKPOINT = dg.AssetKey(["training", "checkpoint"])
+SCORES = dg.AssetKey(["evaluation", "benchmark_scores"])
+LEADERBOARD = dg.AssetKey(["evaluation", "leaderboard"])
+
+ACCELERATOR = "accelerator"
+"""The pool of everything that keeps a device busy; its limit stands in the instance's settings."""
+
+
+def synthetic_key(cell: Cell) -> dg.AssetKey:
+    return dg.AssetKey(["synthetic", cell.name])
+
+
+def audit_key(cell: Cell) -> dg.AssetKey:
+    return dg.AssetKey(["audits", f"{cell.name}_audit"])
+
+
+def tokens_key(cell: Cell) -> dg.AssetKey:
+    return dg.AssetKey(["tokens", f"{cell.name}_tokens"])
+
+
+def static(keys: Iterable[str]) -> dg.StaticPartitionsDefinition:
+    """Partitions in the order in which the study lists them."""
+    return dg.StaticPartitionsDefinition(list(keys))
+
+
+def needs(key: dg.AssetKey, uses: Mapping[str, Iterable[str]]) -> dg.AssetDep:
+    """A dependency: each partition of `key` with the downstream partitions that use it."""
+    return dg.AssetDep(key, partition_mapping=dg.StaticPartitionMapping({up: list(down) for up, down in uses.items()}))
+
+
+def asset_spec(
+    key: dg.AssetKey,
+    *,
+    group: str,
+    description: str,
+    kinds: set[str],
+    owner: str,
+    deps: Iterable[dg.AssetDep] = (),
+    columns: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    stage: str | None = None,
+    skippable: bool = False,
+) -> dg.AssetSpec:
+    """An asset's spec, with the code version of its stage and the schema of its files."""
+    metadata: dict[str, object] = {}
+    if columns:
+        metadata["dagster/column_schema"] = dg.TableSchema(
+            columns=[dg.TableColumn(name, type_) for name, type_ in columns.items()]
+        )
+    return dg.AssetSpec(
+        key,
+        deps=list(deps),
+        description=description,
+        group_name=group,
+        kinds=kinds,
+        owners=[f"team:{owner}"],
+        tags=dict(tags or {}),
+        metadata=metadata,
+        code_version=CODE[stage or group],
+        skippable=skippable,
+    )
+
+
+def cell_tags(cell: Cell) -> dict[str, str]:
+    """What a cell's assets are filtered by in the web UI."""
+    return {"finephrase/generator": cell.generator, "finephrase/source": cell.source}
+
+
+def mixtures_using(study: Study, dataset: str) -> list[str]:
+    """The mixtures that name a dataset."""
+    return [name for name, mixture in study.mixtures.items() if dataset in mixture.components]
+
+
+def partitions_of(lineage: Lineage, key: dg.AssetKey) -> list[str | None]:
+    """The partitions of an asset, as the lineage lists them."""
+    name = key.to_user_string()
+    return [item.partition for item in lineage.items() if item.asset == name]

@@ -1,0 +1,23 @@
+"""Progress on the terminal: what the stages say, without what Dagster says of them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import dagster as dg
+
+
+class _Messages(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"  {getattr(record, 'dagster_meta', {}).get('orig_message', record.getMessage())}"
+
+
+@dg.logger
+def progress(_: dg.InitLoggerContext) -> logging.Logger:
+    """A logger for runs in the process that a person looks at."""
+    logger = logging.Logger("finephrase", level=logging.INFO)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Messages())
+    logger.addHandler(handler)
+    return logger

@@ -1,0 +1,1 @@
+"""Results: the warehouse of scores, audits and manifests, and what is asked of it."""

@@ -1,0 +1,135 @@
+"""The warehouse: one DuckDB file with every manifest, audit and score of an installation.
+
+Rows are keyed by the fingerprint of the artifact they describe, so recording twice changes nothing and
+rows of earlier recipes stay beside those of today. A reading of it names the fingerprints it wants.
+What is not here: the artifacts themselves, which lie on disk and are the truth.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import duckdb
+
+from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.study.spec import StudentRun
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS manifests (
+    fingerprint VARCHAR PRIMARY KEY, asset VARCHAR, part VARCHAR, version VARCHAR, manifest JSON,
+    recorded_at TIMESTAMP DEFAULT current_timestamp);
+CREATE TABLE IF NOT EXISTS audits (
+    fingerprint VARCHAR, cell VARCHAR, prompt VARCHAR, gate VARCHAR, value DOUBLE, threshold DOUBLE,
+    passed BOOLEAN, PRIMARY KEY (fingerprint, gate));
+CREATE TABLE IF NOT EXISTS scores (
+    fingerprint VARCHAR, run VARCHAR, mixture VARCHAR, student VARCHAR, data_seed INTEGER,
+    model_seed INTEGER, kind VARCHAR, name VARCHAR, score DOUBLE, items INTEGER,
+    PRIMARY KEY (fingerprint, kind, name));
+"""
+
+
+class GateResult(Protocol):
+    """One gate of an audit, as `finephrase_dagster.audit` reports it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> float: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def passed(self) -> bool: ...
+
+
+def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """Makes the tables that are not there yet."""
+    connection.execute(_TABLES)
+
+
+def record_manifest(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> None:
+    """Records a complete artifact's manifest."""
+    manifest = artifact.manifest()
+    connection.execute(
+        "INSERT OR REPLACE INTO manifests (fingerprint, asset, part, version, manifest) VALUES (?, ?, ?, ?, ?)",
+        [artifact.fingerprint, artifact.asset, artifact.partition, artifact.version, json.dumps(manifest)],
+    )
+
+
+def record_audit(
+    connection: duckdb.DuckDBPyConnection, artifact: Artifact, cell: str, results: Iterable[GateResult]
+) -> None:
+    """Records what each gate said of a synthetic dataset."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO audits VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [[artifact.fingerprint, cell, artifact.partition, r.name, r.value, r.threshold, r.passed] for r in results],
+    )
+
+
+def record_scores(
+    connection: duckdb.DuckDBPyConnection,
+    artifact: Artifact,
+    run: StudentRun,
+    *,
+    tasks: Mapping[str, tuple[float, int]],
+    categories: Mapping[str, float],
+    micro: float | None,
+    macro: float | None,
+) -> None:
+    """Records a student run's scores: of each task with its number of items, of categories, and the means."""
+    rows: list[tuple[str, str, float, int | None]] = [
+        *(("task", task, score, items) for task, (score, items) in tasks.items()),
+        *(("category", category, score, None) for category, score in categories.items()),
+        *(("mean", name, mean, None) for name, mean in (("micro", micro), ("macro", macro)) if mean is not None),
+    ]
+    connection.executemany(
+        "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            [
+                artifact.fingerprint,
+                run.name,
+                run.mixture,
+                run.student,
+                run.seeds.data,
+                run.seeds.model,
+                kind,
+                name,
+                score,
+                items,
+            ]
+            for kind, name, score, items in rows
+        ],
+    )
+
+
+def leaderboard(connection: duckdb.DuckDBPyConnection, fingerprints: Iterable[str]) -> list[dict[str, Any]]:
+    """The comparison of the scores with these fingerprints, best macro score first.
+
+    Returns:
+        One row a mixture and student: `mixture`, `student`, `seeds` (student runs), `macro` and its sample
+        standard deviation over the seeds `macro_sd` (None for one seed), `micro`, and `categories`.
+    """
+    wanted = list(fingerprints)
+    found = connection.execute(
+        """
+        WITH per_name AS (
+            SELECT mixture, student, kind, name, avg(score) AS score, stddev_samp(score) AS sd, count(*) AS seeds
+            FROM scores WHERE list_contains(?, fingerprint) GROUP BY ALL)
+        SELECT mixture, student, kind, name, score, sd, seeds FROM per_name ORDER BY mixture, student, kind, name
+        """,
+        [wanted],
+    ).fetchall()
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for mixture, student, kind, name, score, sd, seeds in found:
+        row = rows.setdefault(
+            (mixture, student),
+            {"mixture": mixture, "student": student, "seeds": seeds, "macro": None, "macro_sd": None, "micro": None},
+        )
+        if kind == "mean":
+            row[name] = score
+            if name == "macro":
+                row["macro_sd"] = sd
+        else:
+            row.setdefault("categories" if kind == "category" else "tasks", {})[name] = score
+    return sorted(rows.values(), key=lambda row: (-(row["macro"] or 0.0), row["mixture"]))
