@@ -1,7 +1,5 @@
 """Audits: the gates over every synthetic dataset, as blocking asset checks."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Benchmark scores of every student run, and the leaderboard over all of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import dagster as dg

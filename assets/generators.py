@@ -1,7 +1,5 @@
 """Generators: the models that rephrase, ready on disk; trained here, or fetched from the hub."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,6 +65,7 @@ def _trained_on(study: Study) -> dict[str, list[str]]:
 
 def _make(lineage: Lineage, name: str, folder: Path, context: dg.AssetExecutionContext) -> Product:
     from finephrase_dagster.generators.hub import resolve_model
+
     from finephrase_dagster.generators.pretrain import train_generator
     from finephrase_dagster.rephrase.sampling import sampling_defaults
 

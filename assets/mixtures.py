@@ -1,7 +1,5 @@
 """Mixtures: datasets by weight up to a budget; each refuses a dataset whose audit did not pass."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Prompt templates: files that are observed, not made; their hash is their data version."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from finephrase_dagster.partitions import TEMPLATE, static

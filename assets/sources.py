@@ -1,7 +1,5 @@
 """Source corpora: one partition a source, written once as numbered Parquet shards."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import dagster as dg

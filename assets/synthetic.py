@@ -1,7 +1,5 @@
 """Synthetic datasets: one asset a cell (a generator on a source), one partition a prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

@@ -1,7 +1,5 @@
 """Tokens: the students' tokenizer, and every dataset tokenised once, shared by all mixtures."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict

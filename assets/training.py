@@ -1,7 +1,5 @@
 """Student checkpoints: one partition a student run, each with a run in MLflow."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from finephrase_dagster.events import materialized

@@ -1,7 +1,5 @@
 """Automation: what Dagster does by itself. All of it is stopped by default, but for what costs nothing."""
 
-from __future__ import annotations
-
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG, extract_data_version_from_entry
 

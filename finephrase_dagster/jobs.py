@@ -19,5 +19,5 @@ def build_jobs(lineage: Lineage) -> list[dg.UnresolvedAssetJobDefinition]:
 
 
 def job_of(asset: str) -> str:
-    """The name of an asset's job: its stage, then its name."""
-    return asset.replace("/", "__")
+    """The name of an asset's job; no other definition may have it."""
+    return f"make__{asset.replace('/', '__')}"

@@ -1,7 +1,5 @@
 """Progress on the terminal: what the stages say, without what Dagster says of them."""
 
-from __future__ import annotations
-
 import logging
 import sys
 

@@ -1,0 +1,27 @@
+"""Fixtures shared by all tests: an installation of its own in a temporary folder, and no network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1", DAGSTER_DISABLE_TELEMETRY="1")
+for name in ("FINEPHRASE_STUDY", "FINEPHRASE_DATA", "MLFLOW_TRACKING_URI", "DAGSTER_HOME"):
+    os.environ.pop(name, None)
+
+from finephrase_dagster.study.file import read_study
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.places import REPOSITORY, Places
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    """The demo study with an empty data folder."""
+    return Places(data=tmp_path / "data", study=REPOSITORY / "studies" / "demo.yaml")
+
+
+@pytest.fixture
+def lineage(places: Places) -> Lineage:
+    return Lineage(study=read_study(places.study), places=places)

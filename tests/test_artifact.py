@@ -1,0 +1,141 @@
+"""Artifacts: complete or not there, one writer at a time, nothing mixed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from finephrase_dagster.study.artifact import Artifact, ArtifactBusy, ArtifactMissing, Product, whole_file, write_json
+
+
+def artifact(root: Path, **recipe: object) -> Artifact:
+    return Artifact(asset="synthetic/tiny__readmes", partition="faq", recipe=recipe or {"rows": "a"}, root=root)
+
+
+def make(folder: Path) -> Product:
+    (folder / "part-0.txt").write_text("words")
+    return Product(files=[folder / "part-0.txt"], facts={"rows": 1})
+
+
+def test_an_artifact_is_complete_if_and_only_if_its_manifest_stands(tmp_path: Path) -> None:
+    made = artifact(tmp_path)
+    with made.claim() as folder:
+        (folder / "part-0.txt").write_text("words")
+        assert not made.complete
+    made.publish([made.folder / "part-0.txt"], {"rows": 1})
+    assert made.complete
+    assert made.manifest()["files"][0]["path"] == "part-0.txt"
+    assert made.manifest()["recipe"] == {"rows": "a"}
+
+
+def test_asking_for_what_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactMissing, match="synthetic/tiny__readmes/faq is not there: materialise it first"):
+        artifact(tmp_path).manifest()
+
+
+def test_another_recipe_has_another_folder_and_leaves_the_first_alone(tmp_path: Path) -> None:
+    first, second = artifact(tmp_path, temperature=1.0), artifact(tmp_path, temperature=0.7)
+    first.made_by(make)
+    assert not second.complete
+    second.made_by(make)
+    assert first.complete
+    assert first.folder != second.folder
+
+
+def test_what_is_complete_is_not_made_again(tmp_path: Path) -> None:
+    calls: list[Path] = []
+
+    def counted(folder: Path) -> Product:
+        calls.append(folder)
+        return make(folder)
+
+    made = artifact(tmp_path)
+    assert made.made_by(counted) == made.made_by(counted)
+    assert len(calls) == 1
+
+
+def test_a_failing_maker_leaves_no_manifest(tmp_path: Path) -> None:
+    def fails(folder: Path) -> Product:
+        make(folder)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        artifact(tmp_path).made_by(fails)
+    assert not artifact(tmp_path).complete
+
+
+def test_the_version_follows_the_content(tmp_path: Path) -> None:
+    first, second = artifact(tmp_path / "a"), artifact(tmp_path / "b")
+    first.made_by(make)
+
+    def other_words(folder: Path) -> Product:
+        (folder / "part-0.txt").write_text("other words")
+        return Product(files=[folder / "part-0.txt"], facts={})
+
+    second.made_by(other_words)
+    assert first.fingerprint == second.fingerprint
+    assert first.version != second.version
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"fingerprint": "x"}', '{"fingerprint": "x", "version": "y"}'])
+def test_a_manifest_that_is_not_this_recipes_is_refused(tmp_path: Path, text: str) -> None:
+    made = artifact(tmp_path)
+    made.folder.mkdir(parents=True)
+    (made.folder / "manifest.json").write_text(text)
+    with pytest.raises(ArtifactMissing, match="delete its folder"):
+        made.manifest()
+
+
+def _hold(root: Path, held: multiprocessing.synchronize.Event) -> None:
+    with artifact(root).claim():
+        held.set()
+        time.sleep(60)
+
+
+def test_a_second_writer_is_refused_and_the_lock_ends_with_its_process(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, held))
+    holder.start()
+    assert held.wait(30)
+    with pytest.raises(ArtifactBusy, match="being written by another process"):
+        artifact(tmp_path).made_by(make)
+    os.kill(holder.pid or 0, signal.SIGKILL)
+    holder.join(30)
+    assert artifact(tmp_path).made_by(make)["rows"] == 1
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    with pytest.raises(RuntimeError), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    write_json(path, {"macro": 0.1})
+    assert json.loads(path.read_text()) == {"macro": 0.1}
+    assert [found.name for found in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_a_writer_killed_midway_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
+    program = (
+        "import sys, os, signal; from pathlib import Path\n"
+        "from finephrase_dagster.study.artifact import whole_file\n"
+        "with whole_file(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    made = artifact(tmp_path)
+    made.folder.mkdir(parents=True)
+    path = made.folder / "part-0.txt"
+    subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert not path.exists()
+    assert list(made.folder.glob(".*.partial"))
+    with made.claim():
+        assert not list(made.folder.glob(".*.partial"))

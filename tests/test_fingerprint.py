@@ -1,0 +1,42 @@
+"""Identity: canonical JSON and its hash."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finephrase_dagster.study.fingerprint import NoDeterministicForm, canonical, differences, fingerprint
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), values, min_size=2, max_size=6))
+def test_the_order_of_keys_does_not_matter(recipe: dict[str, object]) -> None:
+    assert fingerprint(recipe) == fingerprint(dict(reversed(recipe.items())))
+
+
+@given(values, values)
+def test_two_values_share_a_fingerprint_only_if_their_canonical_form_is_one(a: object, b: object) -> None:
+    assert (fingerprint(a) == fingerprint(b)) == (canonical(a) == canonical(b))
+
+
+@given(values)
+def test_a_value_does_not_differ_from_itself(value: object) -> None:
+    assert differences({"value": value}, {"value": value}) == []
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), float("inf"), b"bytes", {1: "one"}, len])
+def test_a_value_without_one_form_is_refused_with_its_place(value: object) -> None:
+    with pytest.raises(NoDeterministicForm, match=r"recipe\.sampling\.top_p"):
+        fingerprint({"sampling": {"top_p": value}})
+
+
+def test_a_difference_names_its_place_and_both_values() -> None:
+    old = {"sampling": {"temperature": 1.0, "seed": 0}, "rows": "a"}
+    new = {"sampling": {"temperature": 0.7, "seed": 0}, "rows": "a"}
+    assert differences(old, new) == ["sampling.temperature: 1.0 -> 0.7"]

@@ -1,0 +1,154 @@
+"""The lineage: what hangs on what, by the recipes alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finephrase_dagster.study.artifact import Artifact, ArtifactMissing, Product
+from finephrase_dagster.study.lineage import STAGES, Lineage
+from finephrase_dagster.study.places import REPOSITORY, Places
+from finephrase_dagster.study.spec import Study
+
+
+def complete(lineage: Lineage) -> None:
+    """Publishes every artifact of a study, upstream first, with a word as its content."""
+    for item in lineage.items():
+
+        def make(folder: Path, name: str = item.name) -> Product:
+            (folder / "content.txt").write_text(name)
+            return Product(files=[folder / "content.txt"], facts={"sampling": {"temperature": 1.0}})
+
+        item.artifact().made_by(make)
+
+
+def states(lineage: Lineage) -> dict[str, str]:
+    return {item.name: lineage.state(item).status for item in lineage.items()}
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """A copy of the project's prompts that a test may edit."""
+    return Path(shutil.copytree(REPOSITORY / "prompts", tmp_path / "prompts"))
+
+
+@pytest.fixture
+def completed(lineage: Lineage, prompts: Path, tmp_path: Path) -> Lineage:
+    places = Places(data=tmp_path / "data", study=lineage.places.study, prompts=prompts)
+    made = Lineage(study=lineage.study, places=places)
+    complete(made)
+    return made
+
+
+def edited(lineage: Lineage, **changes: object) -> Lineage:
+    fields = lineage.study.model_dump() | changes
+    return Lineage(study=Study.model_validate(fields), places=lineage.places)
+
+
+def test_items_come_upstream_first_and_have_unique_names(lineage: Lineage) -> None:
+    items = list(lineage.items())
+    assert len({item.name for item in items}) == len(items)
+    stages = [STAGES.index(item.stage) for item in items]
+    assert stages == sorted(stages)
+
+
+def test_before_anything_is_made_only_the_sources_can_be(lineage: Lineage) -> None:
+    found = states(lineage)
+    assert {name for name, status in found.items() if status == "missing"} == {
+        "sources/corpus/package_readmes",
+        "sources/corpus/language_reference",
+    }
+    assert set(found.values()) == {"missing", "waiting"}
+
+
+def test_what_waits_says_for_what(lineage: Lineage) -> None:
+    with pytest.raises(ArtifactMissing, match="sources/corpus/package_readmes is not there"):
+        lineage.dataset(lineage.study.cells[0], "faq")
+
+
+def test_a_complete_study_is_current(completed: Lineage) -> None:
+    assert set(states(completed).values()) == {"current"}
+
+
+def test_editing_a_prompt_makes_its_partitions_stale_and_nothing_else(completed: Lineage, prompts: Path) -> None:
+    path = prompts / "faq.md"
+    path.write_text(path.read_text().replace("curious", "patient"))
+    after = Lineage(study=completed.study, places=completed.places)
+    found = {name: status for name, status in states(after).items() if status != "current"}
+    assert {name for name, status in found.items() if status == "stale"} == {
+        "synthetic/rephraser__package_readmes/faq",
+        "synthetic/rephraser__language_reference/faq",
+    }
+    hanging = {name for name, status in found.items() if status == "waiting"}
+    assert not [name for name in hanging if "readmes_raw" in name or "reference_raw" in name]
+    assert {"mixtures/mixture/faq_and_raw", "mixtures/mixture/formats_only"} <= hanging
+
+
+def test_a_stale_item_says_which_input_changed(completed: Lineage, prompts: Path) -> None:
+    path = prompts / "faq.md"
+    path.write_text(path.read_text().replace("curious", "patient"))
+    after = Lineage(study=completed.study, places=completed.places)
+    item = next(item for item in after.items() if item.name == "synthetic/rephraser__package_readmes/faq")
+    assert [reason.split(":")[0] for reason in after.state(item).reasons] == ["prompt.template"]
+
+
+def test_a_prompts_description_is_no_part_of_a_dataset(completed: Lineage, prompts: Path) -> None:
+    path = prompts / "faq.md"
+    path.write_text(path.read_text().replace("description: Ordered", "description: Sorted"))
+    assert set(states(Lineage(study=completed.study, places=completed.places)).values()) == {"current"}
+
+
+def test_going_back_to_an_earlier_recipe_finds_its_artifacts(completed: Lineage, prompts: Path) -> None:
+    path = prompts / "faq.md"
+    before = path.read_text()
+    path.write_text(before.replace("curious", "patient"))
+    complete(Lineage(study=completed.study, places=completed.places))
+    path.write_text(before)
+    assert set(states(Lineage(study=completed.study, places=completed.places)).values()) == {"current"}
+
+
+def test_where_and_how_it_runs_is_no_identity(completed: Lineage) -> None:
+    generators = completed.study.model_dump()["generators"]
+    generators["rephraser"]["engine"] = {"max_num_seqs": 7}
+    assert set(states(edited(completed, generators=generators)).values()) == {"current"}
+
+
+def test_a_new_name_or_description_of_the_study_changes_nothing(completed: Lineage) -> None:
+    assert set(states(edited(completed, name="other", description="another")).values()) == {"current"}
+
+
+def test_a_gate_moved_without_consequence_leaves_the_mixtures_alone(completed: Lineage) -> None:
+    gates = completed.study.model_dump()["gates"] | {"max_empty": 0.01}
+    after = edited(completed, gates=gates)
+    for item in after.items():
+        if item.stage == "audits":
+            verdict = item.artifact()
+
+            def make(folder: Path, of: Artifact = verdict) -> Product:
+                (folder / "content.txt").write_text("another figure")
+                earlier = next(path for path in folder.parent.glob("*/manifest.json"))
+                version = __import__("json").loads(earlier.read_text())["version"]
+                return Product(files=[folder / "content.txt"], facts={}, version=version)
+
+            verdict.made_by(make)
+    assert set(states(after).values()) == {"current"}
+
+
+@settings(max_examples=20, deadline=None)
+@given(field=st.sampled_from(["tokens", "seed"]), value=st.integers(1, 10**6))
+def test_a_mixtures_budget_and_seed_reach_its_students_alone(
+    field: str, value: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    places = Places(data=tmp_path_factory.mktemp("data"), study=REPOSITORY / "studies" / "demo.yaml")
+    before = Lineage.read(places)
+    complete(before)
+    mixtures = before.study.model_dump()["mixtures"]
+    unchanged = mixtures["readmes_raw"][field] == value
+    mixtures["readmes_raw"][field] = value
+    changed = {name for name, status in states(edited(before, mixtures=mixtures)).items() if status != "current"}
+    expected = {name for name in states(before) if "readmes_raw" in name} | {"evaluation/leaderboard"}
+    assert changed == (set() if unchanged else expected)
