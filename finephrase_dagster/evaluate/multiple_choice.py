@@ -1,0 +1,169 @@
+"""The rows of the seven multiple-choice benchmarks, asked in cloze form.
+
+The answer is the text of the right choice; wrong choices are read, checked and then left alone, since
+the metric ignores them.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from finephrase_dagster.evaluate.row import Row, Strict, asked, choice
+
+
+class LabelledChoices(Strict):
+    """Choices as two lists of one length: texts, and the labels they go by."""
+
+    text: list[str] = Field(min_length=2)
+    label: list[str]
+
+    def named(self, key: str) -> str:
+        """The text of a label."""
+        if len(self.text) != len(self.label):
+            raise ValueError(f"choices: {len(self.text)} texts, {len(self.label)} labels")
+        if key not in self.label:
+            raise ValueError(f"answerKey {key!r} is not among the labels {', '.join(self.label)}")
+        return self.text[self.label.index(key)]
+
+
+class Arc(Row):
+    """allenai/ai2_arc."""
+
+    id: str
+    question: str
+    choices: LabelledChoices
+    answerKey: str  # noqa: N815 - the dataset's column
+
+    def prompt(self) -> str:
+        return asked(self.question)
+
+    def golds(self) -> tuple[str, ...]:
+        return (self.choices.named(self.answerKey),)
+
+    def key(self) -> str:
+        return self.id
+
+
+class OpenBookQa(Row):
+    """allenai/openbookqa."""
+
+    id: str
+    question_stem: str
+    choices: LabelledChoices
+    answerKey: str  # noqa: N815 - the dataset's column
+
+    def prompt(self) -> str:
+        return asked(self.question_stem)
+
+    def golds(self) -> tuple[str, ...]:
+        return (self.choices.named(self.answerKey),)
+
+    def key(self) -> str:
+        return self.id
+
+
+class XcsqaQuestion(Strict):
+    """The nested question of XCSQA."""
+
+    stem: str
+    choices: LabelledChoices
+
+
+class Xcsqa(Row):
+    """INK-USC/xcsr, X-CSQA."""
+
+    id: str
+    lang: str
+    question: XcsqaQuestion
+    answerKey: str  # noqa: N815 - the dataset's column
+
+    def prompt(self) -> str:
+        return asked(self.question.stem)
+
+    def golds(self) -> tuple[str, ...]:
+        return (self.question.choices.named(self.answerKey),)
+
+    def key(self) -> str:
+        return self.id
+
+
+class MmluRedux(Row):
+    """edinburgh-dawg/mmlu-redux-2.0; the answer is MMLU's, as the study took it."""
+
+    question: str
+    choices: list[str] = Field(min_length=2)
+    answer: int
+    error_type: str
+    source: str | None
+    correct_answer: str | None
+    potential_reason: str | None
+
+    def prompt(self) -> str:
+        return asked(self.question)
+
+    def golds(self) -> tuple[str, ...]:
+        return (choice(self.choices, self.answer, "answer"),)
+
+
+class HellaSwag(Row):
+    """Rowan/hellaswag: the prompt is the beginning of the text itself, the answer its end."""
+
+    ind: int
+    activity_label: str
+    ctx_a: str
+    ctx_b: str
+    ctx: str
+    endings: list[str] = Field(min_length=2)
+    source_id: str
+    split: str
+    split_type: str
+    label: str
+
+    def prompt(self) -> str:
+        return f"{self.activity_label}: {self.ctx.strip()}"
+
+    def golds(self) -> tuple[str, ...]:
+        if not self.label.isdecimal():
+            raise ValueError(f"label {self.label!r} is not the number of an ending")
+        return (choice(self.endings, int(self.label), "label").strip(),)
+
+    def key(self) -> str:
+        return str(self.ind)
+
+
+class Winogrande(Row):
+    """allenai/winogrande: the sentence up to its blank; the answer fills it and goes on to the end."""
+
+    sentence: str
+    option1: str
+    option2: str
+    answer: str
+
+    def prompt(self) -> str:
+        return self._parts()[0]
+
+    def golds(self) -> tuple[str, ...]:
+        if self.answer not in ("1", "2"):
+            raise ValueError(f"answer {self.answer!r} is neither '1' nor '2'")
+        return ((self.option1 if self.answer == "1" else self.option2) + self._parts()[1],)
+
+    def _parts(self) -> tuple[str, str]:
+        if self.sentence.count("_") != 1:
+            raise ValueError("sentence needs exactly one blank '_'")
+        before, after = self.sentence.split("_")
+        return before.rstrip(), after.rstrip()
+
+
+class Piqa(Row):
+    """ybisk/piqa."""
+
+    goal: str
+    sol1: str
+    sol2: str
+    label: int
+
+    def prompt(self) -> str:
+        return asked(self.goal)
+
+    def golds(self) -> tuple[str, ...]:
+        return (choice([self.sol1, self.sol2], self.label, "label"),)

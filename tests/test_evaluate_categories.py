@@ -1,0 +1,119 @@
+"""Categories and means, against the study's published columns."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finephrase_dagster.evaluate.categories import (
+    CATEGORIES,
+    UnknownTask,
+    category_means,
+    macro_mean,
+    micro_mean,
+)
+from finephrase_dagster.evaluate.scores import scores, task_score
+from finephrase_dagster.study.spec import TASKS
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PUBLISHED = Path(os.environ.get("FINEPHRASE_PUBLISHED") or REPOSITORY.parent / "shared" / "published")
+
+# One published row: the mixture of the article prompt and DCLM at step 500, rounded to 12 digits.
+TRANSCRIBED = {
+    "arc_cf:easy": 0.014833769488,
+    "drop": 0.052494604545,
+    "gsm8k": 0.07628293501,
+    "hellaswag_cf": 0.025882224435,
+    "openbookqa_cf": 0.003761496777,
+    "piqa_cf": 0.016008002484,
+    "squad_v2": 0.076751587968,
+    "treb_qa": 0.012121966893,
+    "wikitablequestions": 0.061337958821,
+    "winogrande_cf": 0.003585912282,
+    "xcsqa_cf": 0.002165100633,
+    "mmlu_redux_cf": 0.034094806419,
+    "RC": 0.064623096251,
+    "GK": 0.024464287954,
+    "NLU": 0.014734068358,
+    "MATH": 0.07628293501,
+    "TABLE": 0.036729962857,
+    "RES": 0.007311533298,
+    "micro": 0.031610030479,
+    "macro": 0.037357647288,
+}
+
+
+def published_rows() -> list[dict[str, float]]:
+    """The published rows under our names; the transcribed one where the files are not at hand."""
+    path = PUBLISHED / "benchmark-results.csv"
+    if not path.is_file():
+        return [TRANSCRIBED]
+    found = []
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            named = {task: row[_column(task)] for task in TASKS}
+            named |= {name: row[f"agg_score_{name}"] for name in (*CATEGORIES, "micro", "macro")}
+            found.append({name: float(value) for name, value in named.items()})
+    return [TRANSCRIBED, *found]
+
+
+def _column(task: str) -> str:
+    suffix = ":_average" if task == "mmlu_redux_cf" else ""
+    return f"lighteval|{task}{suffix}|3/prob_norm_token"
+
+
+def test_categories_and_means_reproduce_the_published_columns() -> None:
+    rows = published_rows()
+    for row in rows:
+        means = {task: row[task] for task in TASKS}
+        assert category_means(means) == pytest.approx({name: row[name] for name in CATEGORIES}, abs=1e-9)
+        assert micro_mean(means) == pytest.approx(row["micro"], abs=1e-9)
+        assert macro_mean(means) == pytest.approx(row["macro"], abs=1e-9)
+
+
+def test_every_task_is_in_exactly_one_category() -> None:
+    assert sorted(task for tasks in CATEGORIES.values() for task in tasks) == sorted(TASKS)
+
+
+@given(st.sets(st.sampled_from(TASKS), max_size=len(TASKS) - 1))
+def test_a_missing_task_is_never_counted_as_zero(tasks: set[str]) -> None:
+    means = dict.fromkeys(tasks, 0.5)
+    assert micro_mean(means) is None
+    assert macro_mean(means) is None
+    assert set(category_means(means).values()) <= {0.5}
+    for category in category_means(means):
+        assert set(CATEGORIES[category]) <= tasks
+
+
+@given(st.lists(st.floats(0, 1), min_size=len(TASKS), max_size=len(TASKS)))
+def test_means_lie_between_the_smallest_and_the_largest_task(values: list[float]) -> None:
+    means = dict(zip(TASKS, values, strict=True))
+    for mean in (micro_mean(means), macro_mean(means)):
+        assert mean is not None
+        assert min(values) - 1e-12 <= mean <= max(values) + 1e-12
+
+
+def test_an_unknown_task_is_named() -> None:
+    with pytest.raises(UnknownTask, match=r"'trivia'.*arc_cf:easy"):
+        macro_mean({"trivia": 0.5})
+
+
+def test_a_task_score_has_its_standard_error() -> None:
+    score = task_score([0.1, 0.2, 0.6])
+    assert (score.mean, score.n) == (pytest.approx(0.3), 3)
+    assert score.stderr == pytest.approx(0.26457513110645906 / 3**0.5)
+    assert task_score([0.4]).stderr is None
+
+
+def test_scores_of_all_tasks_have_both_means() -> None:
+    whole = scores({task: task_score([index / 100]) for index, task in enumerate(TASKS)})
+    assert set(whole.categories) == set(CATEGORIES)
+    assert whole.micro == pytest.approx(0.055)
+    assert whole.macro is not None
+    part = scores({"gsm8k": task_score([0.25])})
+    assert (dict(part.categories), part.micro, part.macro) == ({"MATH": 0.25}, None, None)

@@ -1,0 +1,333 @@
+"""Scoring real checkpoints: small Llamas with random weights and tokenizers trained on the items."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from finephrase_dagster.evaluate.benchmarks import EMBEDDED_ITEMS, ItemsError
+from finephrase_dagster.evaluate.categories import CATEGORIES, UnknownTask
+from finephrase_dagster.evaluate.checkpoint import CheckpointError, evaluate_checkpoint
+from finephrase_dagster.study.spec import TASKS, Evaluation
+
+pytestmark = pytest.mark.slow  # the first import of lighteval takes about ten seconds
+
+SUITE = Evaluation(items="embedded", tasks=TASKS, shots=3, samples=6)
+
+
+def save_checkpoint(folder: Path, *, context: int) -> Path:
+    """A Llama with weights large enough that its probabilities are far from uniform."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = ByteLevelBPETokenizer()
+    texts = [path.read_text(encoding="utf-8") for path in sorted(EMBEDDED_ITEMS.rglob("*.jsonl"))]
+    tokenizer.train_from_iterator(texts, vocab_size=700, special_tokens=["<|end|>"], show_progress=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="<|end|>")
+    fast.save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=700,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=context,
+                initializer_range=0.3,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=0,
+            )
+        ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("wide"), context=1024)
+
+
+@pytest.fixture(scope="session")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("narrow"), context=96)
+
+
+def samples(output: Path) -> list[dict[str, Any]]:
+    return pq.read_table(output / "samples.parquet").to_pylist()
+
+
+class Direct:
+    """The same figures straight from transformers, one sequence at a time."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        self.model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+
+    def prompt(self, sample: dict[str, Any], examples: list[tuple[str, str]]) -> str:
+        kept = examples[len(examples) - sample["shots"] :]
+        return "\n\n".join([*(f"{query} {gold}" for query, gold in kept), sample["query"]])
+
+    def tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def log_probability(self, prompt: list[int], answer: list[int]) -> float:
+        import torch
+
+        with torch.no_grad():
+            logits = self.model(torch.tensor([prompt + answer])).logits[0].double()
+        steps = torch.log_softmax(logits, dim=-1)[len(prompt) - 1 : -1]
+        return float(steps[range(len(answer)), answer].sum())
+
+
+def examples_by_query(evaluation: Evaluation) -> dict[tuple[str, str], tuple[list[tuple[str, str]], list[str]]]:
+    """Of each item: the few-shot examples that were chosen for it, and its golds."""
+    from finephrase_dagster.evaluate.tasks import build_docs
+
+    state = random.getstate()
+    docs = build_docs(evaluation)
+    random.setstate(state)
+    return {
+        (task, doc.query): (
+            [(shot.query, shot.get_golds()[0].strip()) for shot in doc.fewshot_samples],
+            [gold.strip() for gold in doc.get_golds()],
+        )
+        for task, of_task in docs.items()
+        for doc in of_task
+    }
+
+
+def test_scores_agree_with_a_direct_computation(wide: Path, tmp_path: Path) -> None:
+    scored = evaluate_checkpoint(wide, tmp_path, evaluation=SUITE, batch_size=8)
+    direct, known = Direct(wide), examples_by_query(SUITE)
+    values: dict[str, list[float]] = {task: [] for task in TASKS}
+    for sample in samples(tmp_path):
+        examples, golds = known[sample["task"], sample["query"]]
+        assert sample["shots"] == len(examples) == 3
+        prompt = direct.tokens(direct.prompt(sample, examples))
+        per_gold = []
+        for gold in golds:
+            answer = direct.tokens(f" {gold}")
+            log_probability = direct.log_probability(prompt, answer)
+            per_gold.append((math.exp(log_probability / len(answer)), log_probability, len(answer), gold))
+        best, log_probability, tokens, gold = max(per_gold)
+        assert sample["prob_norm_token"] == pytest.approx(best, abs=1e-5)
+        assert sample["log_probability"] / tokens == pytest.approx(log_probability / tokens, abs=1e-5)
+        assert (sample["tokens"], sample["gold"]) == (tokens, gold)
+        values[sample["task"]].append(best)
+    assert max(max(of_task) for of_task in values.values()) > 5 * min(min(v) for v in values.values())
+    for task in TASKS:
+        mean = sum(values[task]) / len(values[task])
+        assert scored.tasks[task].n == 6
+        assert scored.tasks[task].mean == pytest.approx(mean, abs=1e-5)
+    assert set(scored.categories) == set(CATEGORIES)
+    assert scored.macro == pytest.approx(sum(scored.categories.values()) / 6)
+
+
+def test_the_batch_size_changes_nothing(wide: Path, narrow: Path, tmp_path: Path) -> None:
+    for checkpoint in (wide, narrow):
+        found = []
+        for batch_size in (1, 8, 48):
+            output = tmp_path / f"{checkpoint.name}-{batch_size}"
+            evaluate_checkpoint(checkpoint, output, evaluation=SUITE, batch_size=batch_size)
+            found.append(samples(output))
+        for other in found[1:]:
+            for one, two in zip(found[0], other, strict=True):
+                assert two.pop("prob_norm_token") == pytest.approx(one["prob_norm_token"], abs=1e-5)
+                assert two.pop("log_probability") == pytest.approx(one["log_probability"], rel=1e-5)
+                assert two.items() <= one.items()
+
+
+def test_a_second_evaluation_gives_the_same(narrow: Path, tmp_path: Path) -> None:
+    first = evaluate_checkpoint(narrow, tmp_path / "1", evaluation=SUITE, batch_size=16)
+    random.seed(99)
+    second = evaluate_checkpoint(narrow, tmp_path / "2", evaluation=SUITE, batch_size=16)
+    assert first == second
+    assert samples(tmp_path / "1") == samples(tmp_path / "2")
+
+
+def test_examples_that_do_not_fit_are_dropped_from_the_front_and_answers_stay_whole(
+    narrow: Path, tmp_path: Path
+) -> None:
+    evaluate_checkpoint(narrow, tmp_path, evaluation=SUITE, batch_size=16)
+    direct, known = Direct(narrow), examples_by_query(SUITE)
+    shots: Counter[int] = Counter()
+    for sample in samples(tmp_path):
+        examples, golds = known[sample["task"], sample["query"]]
+        longest = max(len(direct.tokens(f" {gold}")) for gold in golds)
+        prompt = direct.tokens(direct.prompt(sample, examples))
+        answer = direct.tokens(f" {sample['gold']}")
+        assert sample["tokens"] == len(answer)
+        assert sample["cut_tokens"] == max(0, len(prompt) + longest - 96)
+        assert sample["cut_tokens"] == 0 or sample["shots"] == 0
+        if sample["shots"] < 3:
+            one_more = direct.tokens(direct.prompt({**sample, "shots": sample["shots"] + 1}, examples))
+            assert len(one_more) + longest > 96
+        kept = prompt[max(0, len(prompt) + len(answer) - 96) :]
+        value = math.exp(direct.log_probability(kept, answer) / len(answer))
+        assert sample["prob_norm_token"] == pytest.approx(value, abs=1e-5)
+        shots[sample["shots"]] += 1
+    assert len(shots) > 1
+
+
+def one_item(tmp_path: Path, question: str, number: str) -> Evaluation:
+    items = shutil.copytree(EMBEDDED_ITEMS, tmp_path / "items")
+    row = {"question": question, "answer": f"#### {number}"}
+    (items / "gsm8k" / "test.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return Evaluation(items=str(items), tasks=("gsm8k",), shots=3, samples=5)
+
+
+def test_a_question_longer_than_the_context_loses_its_beginning_and_says_so(narrow: Path, tmp_path: Path) -> None:
+    evaluation = one_item(tmp_path, "How many are 2 and 2, if " * 60 + "one counts?", "4")
+    score = evaluate_checkpoint(narrow, tmp_path / "out", evaluation=evaluation, batch_size=4)
+    (sample,) = samples(tmp_path / "out")
+    assert sample["shots"] == 0
+    assert sample["cut_tokens"] > 100
+    assert score.tasks["gsm8k"].stderr is None
+    assert 0 < sample["prob_norm_token"] < 1
+
+
+def test_an_answer_longer_than_the_context_is_refused_by_name(narrow: Path, tmp_path: Path) -> None:
+    from finephrase_dagster.evaluate.context import AnswerTooLong
+
+    evaluation = one_item(tmp_path, "Which digits come first?", "31415926535 " * 40)
+    with pytest.raises(AnswerTooLong, match=r"task gsm8k.*item [0-9a-f]{16}: an answer of \d+ tokens.* 96"):
+        evaluate_checkpoint(narrow, tmp_path / "out", evaluation=evaluation, batch_size=4)
+    assert not (tmp_path / "out" / "samples.parquet").exists()
+
+
+def test_a_subset_of_tasks_has_no_macro_score(narrow: Path, tmp_path: Path) -> None:
+    evaluation = Evaluation(items="embedded", tasks=("gsm8k", "drop"), shots=0, samples=3)
+    scored = evaluate_checkpoint(narrow, tmp_path, evaluation=evaluation, batch_size=4)
+    assert set(scored.tasks) == {"gsm8k", "drop"}
+    assert set(scored.categories) == {"MATH"}
+    assert (scored.micro, scored.macro) == (None, None)
+    assert {sample["shots"] for sample in samples(tmp_path)} == {0}
+
+
+def test_fewer_samples_are_a_subset_of_more(narrow: Path, tmp_path: Path) -> None:
+    for count in (3, 7):
+        evaluation = SUITE.model_copy(update={"samples": count, "tasks": ("piqa_cf",)})
+        evaluate_checkpoint(narrow, tmp_path / str(count), evaluation=evaluation, batch_size=8)
+    few, many = ({sample["item"] for sample in samples(tmp_path / str(count))} for count in (3, 7))
+    assert len(few) == 3
+    assert few < many
+
+
+def test_the_process_and_the_checkpoint_are_left_as_they_were(narrow: Path, tmp_path: Path) -> None:
+    import torch
+
+    files = {path: path.read_bytes() for path in narrow.rglob("*") if path.is_file()}
+    torch.set_grad_enabled(True)
+    before = (random.getstate(), os.environ.get("TOKENIZERS_PARALLELISM"), torch.get_num_threads())
+    evaluate_checkpoint(narrow, tmp_path, evaluation=SUITE, batch_size=4)
+    assert torch.is_grad_enabled()
+    assert (random.getstate(), os.environ.get("TOKENIZERS_PARALLELISM"), torch.get_num_threads()) == before
+    assert {path: path.read_bytes() for path in narrow.rglob("*") if path.is_file()} == files
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.parquet"]
+
+
+def test_more_shots_than_examples_are_refused(narrow: Path, tmp_path: Path) -> None:
+    evaluation = SUITE.model_copy(update={"shots": 9})
+    with pytest.raises(ItemsError, match=r"task arc_cf:easy: 6 few-shot items .* evaluation.shots is 9"):
+        evaluate_checkpoint(narrow, tmp_path, evaluation=evaluation, batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"half a file"), "cannot be loaded"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be loaded"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(narrow: Path, tmp_path: Path, damage: Any, message: str) -> None:
+    checkpoint = shutil.copytree(narrow, tmp_path / "checkpoint")
+    damage(checkpoint)
+    with pytest.raises(CheckpointError, match=f"{checkpoint} {message}"):
+        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=SUITE, batch_size=4)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(narrow: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    checkpoint = shutil.copytree(narrow, tmp_path / "checkpoint")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(checkpoint)
+    with pytest.raises(CheckpointError, match=r"the tokenizer has 701 entries, the model only 700"):
+        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=SUITE, batch_size=4)
+
+
+def test_no_special_token_is_put_before_the_prompt(narrow: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    checkpoint = shutil.copytree(narrow, tmp_path / "checkpoint")
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.post_processor = TemplateProcessing(single="<|end|> $A", special_tokens=[("<|end|>", 0)])
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    plain = evaluate_checkpoint(narrow, tmp_path / "plain", evaluation=SUITE, batch_size=8)
+    assert evaluate_checkpoint(checkpoint, tmp_path / "other", evaluation=SUITE, batch_size=8) == plain
+
+
+def test_a_model_that_gives_nan_gets_no_score(narrow: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from finephrase_dagster.evaluate.metric import NotAProbability
+
+    checkpoint = shutil.copytree(narrow, tmp_path / "checkpoint")
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(math.nan)
+    model.save_pretrained(checkpoint)
+    with pytest.raises(NotAProbability, match="not finite"):
+        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=SUITE, batch_size=4)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_metric_takes_the_best_gold_and_ignores_the_other_choices() -> None:
+    from lighteval.metrics import apply_metric
+    from lighteval.models.model_output import ModelResponse
+    from lighteval.tasks.requests import Doc
+
+    from finephrase_dagster.evaluate.metric import prob_norm_token
+
+    doc = Doc(query="Q", choices=[" wrong", " long gold", " gold"], gold_index=[1, 2])
+    # Padding (-1) is no token: the long gold has 4, the short one 2.
+    response = ModelResponse(
+        logprobs=[-0.01, -2.0, -3.0], output_tokens=[[5, -1, -1, -1], [1, 2, 3, 4], [9, 8, -1, -1]]
+    )
+    (value,) = apply_metric([response], [doc], [prob_norm_token()])
+    assert value == {"prob_norm_token": pytest.approx(math.exp(-0.5))}
+
+
+def test_a_task_knows_the_folder_or_the_original_on_the_hub() -> None:
+    from finephrase_dagster.evaluate.tasks import task_config
+
+    local = task_config("hellaswag_cf", items=EMBEDDED_ITEMS, shots=3)
+    assert local.hf_repo == str(EMBEDDED_ITEMS / "hellaswag")
+    assert (local.evaluation_splits, local.few_shots_split, local.num_fewshots) == (("test",), "train", 3)
+    hub = task_config("hellaswag_cf", items=None, shots=3)
+    assert (hub.hf_repo, hub.hf_subset) == ("Rowan/hellaswag", "default")
+    assert (hub.evaluation_splits, hub.few_shots_split) == (("validation",), "train")
+    assert task_config("xcsqa_cf", items=None, shots=3).few_shots_split == "validation"
+    with pytest.raises(UnknownTask, match=r"no task 'triviaqa'"):
+        task_config("triviaqa", items=None, shots=3)

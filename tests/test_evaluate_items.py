@@ -1,0 +1,300 @@
+"""The embedded items, and what happens when items are wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finephrase_dagster.evaluate.benchmarks import (
+    BENCHMARKS,
+    EMBEDDED_ITEMS,
+    ItemsError,
+    items_folder,
+    read_rows,
+)
+from finephrase_dagster.study.spec import TASKS
+
+CHOICES = {"text": ["str"], "label": ["str"]}
+# Columns and nesting of the originals, transcribed from their dataset cards.
+SCHEMAS: dict[str, Any] = {
+    "arc_cf:easy": {"id": "str", "question": "str", "choices": CHOICES, "answerKey": "str"},
+    "hellaswag_cf": {
+        "ind": "int",
+        "activity_label": "str",
+        "ctx_a": "str",
+        "ctx_b": "str",
+        "ctx": "str",
+        "endings": ["str"],
+        "source_id": "str",
+        "split": "str",
+        "split_type": "str",
+        "label": "str",
+    },
+    "mmlu_redux_cf": {
+        "question": "str",
+        "choices": ["str"],
+        "answer": "int",
+        "error_type": "str",
+        "source": "NoneType",
+        "correct_answer": "NoneType",
+        "potential_reason": "NoneType",
+    },
+    "xcsqa_cf": {
+        "id": "str",
+        "lang": "str",
+        "question": {"stem": "str", "choices": CHOICES},
+        "answerKey": "str",
+    },
+    "squad_v2": {
+        "id": "str",
+        "title": "str",
+        "context": "str",
+        "question": "str",
+        "answers": {"text": ["str"], "answer_start": ["int"]},
+    },
+    "openbookqa_cf": {"id": "str", "question_stem": "str", "choices": CHOICES, "answerKey": "str"},
+    "winogrande_cf": {"sentence": "str", "option1": "str", "option2": "str", "answer": "str"},
+    "piqa_cf": {"goal": "str", "sol1": "str", "sol2": "str", "label": "int"},
+    "gsm8k": {"question": "str", "answer": "str"},
+    "drop": {
+        "section_id": "str",
+        "query_id": "str",
+        "passage": "str",
+        "question": "str",
+        "answers_spans": {"spans": ["str"], "types": ["str"]},
+    },
+    "wikitablequestions": {
+        "id": "str",
+        "question": "str",
+        "answers": ["str"],
+        "table": {"header": ["str"], "rows": [["str"]], "name": "str"},
+    },
+    "treb_qa": {
+        "id": "str",
+        "file_path": ["str"],
+        "instruction": "str",
+        "question": "str",
+        "answer": "str",
+        "title": ["str"],
+        "columnslable": ["int"],
+        "Table_markdown": ["str"],
+        "Table_html": ["str"],
+        "number_answer": "str or float",
+    },
+}
+SCHEMA_OF_EMPTY_LIST = "empty"
+
+
+def shape(value: Any) -> Any:
+    """The types of a JSON value, in the notation of SCHEMAS."""
+    if isinstance(value, dict):
+        return {key: shape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        shapes = [shape(item) for item in value]
+        assert all(item == shapes[0] for item in shapes)
+        return shapes[:1] or SCHEMA_OF_EMPTY_LIST
+    return type(value).__name__
+
+
+def fits(found: Any, schema: Any) -> bool:
+    if isinstance(schema, dict):
+        return (
+            isinstance(found, dict) and list(found) == list(schema) and all(fits(found[k], schema[k]) for k in schema)
+        )
+    if found == SCHEMA_OF_EMPTY_LIST:
+        return isinstance(schema, list)
+    if schema == "str or float":
+        return found in ("str", "float")
+    return bool(found == schema)
+
+
+def lines(task: str, split: str) -> list[dict[str, Any]]:
+    path = EMBEDDED_ITEMS / BENCHMARKS[task].folder / f"{split}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_there_is_a_benchmark_for_each_task_and_a_folder_for_each_benchmark() -> None:
+    assert tuple(BENCHMARKS) == TASKS
+    assert {path.name for path in EMBEDDED_ITEMS.iterdir()} == {b.folder for b in BENCHMARKS.values()}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_items_have_the_schema_of_the_original(task: str, split: str) -> None:
+    for line in lines(task, split):
+        assert fits(shape(line), SCHEMAS[task]), line
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_items_are_enough_unique_and_apart_from_the_examples(task: str) -> None:
+    row = BENCHMARKS[task].row
+    examples, items = (
+        [row.model_validate(line) for line in read_rows(task, split, items=EMBEDDED_ITEMS)]
+        for split in ("train", "test")
+    )
+    assert len(items) >= 24
+    assert len(examples) >= 5
+    both = [*examples, *items]
+    assert len({item.key() for item in both}) == len(both)
+    assert len({item.prompt() for item in both}) == len(both)
+
+
+def test_right_choices_stand_at_every_place() -> None:
+    places = [line["choices"]["label"].index(line["answerKey"]) for line in lines("arc_cf:easy", "test")]
+    assert set(places) == {0, 1, 2, 3}
+    assert {line["label"] for line in lines("piqa_cf", "test")} == {0, 1}
+    assert {line["answer"] for line in lines("winogrande_cf", "test")} == {"1", "2"}
+    for task in ("arc_cf:easy", "openbookqa_cf"):
+        assert all(len(set(line["choices"]["text"])) == 4 for line in lines(task, "test"))
+
+
+def test_squad_answers_stand_in_their_context_where_they_say() -> None:
+    for line in lines("squad_v2", "test"):
+        for text, start in zip(line["answers"]["text"], line["answers"]["answer_start"], strict=True):
+            assert line["context"][start : start + len(text)] == text
+
+
+def test_a_question_without_an_answer_is_read_and_not_scored() -> None:
+    unanswerable = [line for line in lines("squad_v2", "test") if not line["answers"]["text"]]
+    assert unanswerable
+    scored = read_rows("squad_v2", "test", items=EMBEDDED_ITEMS)
+    assert len(scored) == len(lines("squad_v2", "test")) - len(unanswerable)
+
+
+def test_worked_sums_are_right() -> None:
+    for line in lines("gsm8k", "test") + lines("gsm8k", "train"):
+        for part in line["answer"].split("<<")[1:]:
+            sum_, result = part.split(">>")[0].split("=")
+            assert eval(sum_, {"__builtins__": {}}) == float(result), line
+        assert result == line["answer"].split("#### ")[1]
+
+
+@pytest.mark.parametrize(
+    ("task", "prompt", "golds"),
+    [
+        ("gsm8k", "Question: Paul has 9 marbles and finds 4 more. How many has he?\nAnswer:", ("13",)),
+        (
+            "wikitablequestions",
+            "| Name | Animal | Age |\n| --- | --- | --- |\n| Rex | dog | 6 |\n| Mia | cat | 3 |\n"
+            "Question: what kind of animal is mia?\nAnswer:",
+            ("cat",),
+        ),
+        ("winogrande_cf", "The pillow was softer than the stone, so she rested her head on the",
+         ("pillow at night.",)),
+        (
+            "squad_v2",
+            "Context: A red fox hears a mouse under the snow and leaps high before it dives in with its "
+            "paws.\nQuestion: What does the fox hear under the snow?\nAnswer:",
+            ("a mouse", "mouse"),
+        ),
+        ("xcsqa_cf", "Question: What do you need to write on a blackboard?\nAnswer:", ("chalk",)),
+        (
+            "hellaswag_cf",
+            "Making a sandwich: The boy spreads butter on two slices of bread. He",
+            ("adds cheese and lettuce and presses the slices together.",),
+        ),
+    ],
+)  # fmt: skip
+def test_prompts_and_answers_have_the_cloze_form(task: str, prompt: str, golds: tuple[str, ...]) -> None:
+    row = BENCHMARKS[task].row.model_validate(lines(task, "train")[0])
+    assert (row.prompt(), row.golds()) == (prompt, golds)
+
+
+def test_several_answers_of_a_table_question_are_one_list() -> None:
+    line = next(line for line in lines("wikitablequestions", "test") if len(line["answers"]) > 1)
+    row = BENCHMARKS["wikitablequestions"].row.model_validate(line)
+    assert row.golds() == ("Silent Harbor, Northern Lights",)
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Path:
+    return shutil.copytree(EMBEDDED_ITEMS, tmp_path / "items")
+
+
+def test_a_missing_folder_is_named_with_what_belongs_there(tmp_path: Path) -> None:
+    with pytest.raises(ItemsError, match=r"nowhere is not a folder.*arc_easy"):
+        items_folder(str(tmp_path / "nowhere"))
+
+
+def test_a_missing_file_is_named_with_its_task(items: Path) -> None:
+    shutil.rmtree(items / "piqa")
+    with pytest.raises(ItemsError, match=r"task piqa_cf: .*piqa/test.jsonl is not there.*ybisk/piqa"):
+        read_rows("piqa_cf", "test", items=items)
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        ("arc_cf:easy", {"answerKey": "F"}, r"line 3: answerKey 'F' is not among the labels A, B, C, D"),
+        ("arc_cf:easy", {"question": " "}, r"line 3: the question is empty"),
+        ("arc_cf:easy", {"choices": {"text": ["a", "b"], "label": ["A"]}}, r"line 3: choices: 2 texts, 1 labels"),
+        ("mmlu_redux_cf", {"answer": 4}, r"line 3: answer points at choice 4 of 4"),
+        ("mmlu_redux_cf", {"answer": "2"}, r"line 3: answer: Input should be a valid integer"),
+        ("piqa_cf", {"label": -1}, r"line 3: label points at choice -1 of 2"),
+        ("piqa_cf", {"sol1": "", "sol2": ""}, r"line 3: a right answer is empty"),
+        ("winogrande_cf", {"sentence": "No blank."}, r"line 3: sentence needs exactly one blank"),
+        ("winogrande_cf", {"answer": ""}, r"line 3: answer '' is neither '1' nor '2'"),
+        ("hellaswag_cf", {"label": ""}, r"line 3: label '' is not the number of an ending"),
+        ("gsm8k", {"answer": "It is 7."}, r"line 3: answer has no '####'"),
+        ("drop", {"answers_spans": {"spans": [], "types": []}}, r"line 3: answers_spans.spans: "),
+        (
+            "wikitablequestions",
+            {"table": {"header": ["a", "b"], "rows": [["1"]], "name": ""}},
+            r"line 3: table: row 0 has 1 cells, the header 2",
+        ),
+        ("xcsqa_cf", {"question": None}, r"line 3: question: "),
+    ],
+)
+def test_a_broken_item_is_named_with_its_line_and_field(
+    items: Path, task: str, change: dict[str, Any], message: str
+) -> None:
+    path = items / BENCHMARKS[task].folder / "test.jsonl"
+    rows = lines(task, "test")
+    rows[2] |= change
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(ItemsError, match=f"task {task}: .*test.jsonl, {message}"):
+        read_rows(task, "test", items=items)
+
+
+def test_a_line_that_is_not_json_is_named(items: Path) -> None:
+    path = items / "gsm8k" / "test.jsonl"
+    path.write_text(path.read_text(encoding="utf-8") + '{"question": "Half\n', encoding="utf-8")
+    with pytest.raises(ItemsError, match=r"gsm8k/test.jsonl, line 25: Invalid JSON"):
+        read_rows("gsm8k", "test", items=items)
+
+
+def test_an_id_that_stands_twice_is_refused(items: Path) -> None:
+    path = items / "drop" / "test.jsonl"
+    first = path.read_text(encoding="utf-8").split("\n")[0]
+    path.write_text(f"{first}\n{first}\n", encoding="utf-8")
+    with pytest.raises(ItemsError, match=r"line 2: the item 'fp-drop-test-000' is already in line 1"):
+        read_rows("drop", "test", items=items)
+
+
+def test_an_empty_file_is_refused(items: Path) -> None:
+    (items / "drop" / "test.jsonl").write_text("")
+    with pytest.raises(ItemsError, match="holds no item with an answer"):
+        read_rows("drop", "test", items=items)
+
+
+def test_a_line_separator_inside_a_string_does_not_end_the_item(items: Path) -> None:
+    path = items / "gsm8k" / "test.jsonl"
+    question = "A rope\u2028of 6 meters is halved. How long is a half?"
+    row = json.dumps({"question": question, "answer": "#### 3"}, ensure_ascii=False)
+    path.write_text(row + "\n", encoding="utf-8")
+    assert [line["question"] for line in read_rows("gsm8k", "test", items=items)] == [question]
+
+
+def test_what_definitions_import_is_light() -> None:
+    program = (
+        "import sys; from finephrase_dagster.evaluate import benchmarks, categories, checkpoint, scores; "
+        "print([name for name in ('torch', 'transformers', 'lighteval', 'datasets') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
