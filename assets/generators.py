@@ -11,7 +11,7 @@ from finephrase_dagster.partitions import ACCELERATOR, CORPUS, MODEL, asset_spec
 from finephrase_dagster.study.artifact import Product
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.spec import EMBEDDED, Study
+from finephrase_dagster.study.spec import EMBEDDED, Sampling, Study
 from resources.warehouse import Warehouse
 
 
@@ -67,7 +67,7 @@ def _make(lineage: Lineage, name: str, folder: Path, context: dg.AssetExecutionC
     from finephrase_dagster.generators.hub import resolve_model
 
     from finephrase_dagster.generators.pretrain import train_generator
-    from finephrase_dagster.rephrase.sampling import sampling_defaults
+    from finephrase_dagster.rephrase.sampling import sampling_of
 
     spec = lineage.study.generators[name]
     model = folder / "model"
@@ -85,10 +85,11 @@ def _make(lineage: Lineage, name: str, folder: Path, context: dg.AssetExecutionC
         )
     else:
         facts = asdict(resolve_model(spec.model, model))
+    unsaid = spec.model_copy(update={"sampling": Sampling(seed=spec.sampling.seed)})
     files = sorted(path for path in model.rglob("*") if path.is_file())
     content = [[str(path.relative_to(model)), sha256_file(path)] for path in files]
     return Product(
         files=files,
-        facts={**facts, "sampling": sampling_defaults(model)},
+        facts={**facts, "sampling": sampling_of(unsaid, model)},
         version=fingerprint(content)[:SHORT],
     )

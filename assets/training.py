@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets.previews import completions
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import ACCELERATOR, CHECKPOINT, MIXTURE, asset_spec, needs, static
 from finephrase_dagster.study.artifact import Artifact
@@ -81,5 +82,20 @@ def _track(tracking: Tracking, lineage: Lineage, checkpoint: Artifact, context: 
         tracking.log_curve(run_id, name, [(point["step"], point[name]) for point in manifest["curve"]])
     tracking.log_scores(run_id, {name: manifest[name] for name in ("tokens", "tokens_per_second", "final_loss")})
     tracking.log_file(run_id, "mixture.json", mixture)
+    if samples := _sample_completions(lineage, run.mixture):
+        tracking.log_file(run_id, "completions.md", samples)
     tracking.finish(run_id)
     return run_id
+
+
+def _sample_completions(lineage: Lineage, mixture: str) -> str:
+    """A few completions of each synthetic dataset in a mixture, as Markdown."""
+    study = lineage.study
+    shown = []
+    for component in study.mixtures[mixture].components:
+        cell, _, prompt = component.partition("/")
+        if prompt:
+            dataset = lineage.dataset(study.cell(cell), prompt)
+            corpus = lineage.source(study.cell(cell).source)
+            shown.append(f"# {component}\n\n{completions(dataset.folder, corpus=corpus.folder, rows=2)}")
+    return "\n\n".join(shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ StudyOption = Annotated[
 
 def main() -> None:
     """The entry point."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped
     app()
 
 

@@ -7,6 +7,7 @@ remembers; where the two differ, the asset runs, finds its artifact and tells Da
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -124,19 +125,22 @@ def _run(
         outcome.made += [item.name for item in items]
         log(f"{name}: done in {time.monotonic() - started:.1f} s")
         return
-    message = _message(result)
+    kind, message = _innermost_error(result)
+    if kind == dg.DagsterExecutionInterruptedError.__name__:
+        raise KeyboardInterrupt
     outcome.failed |= {item.name: message for item in items}
     log(f"{name}: failed: {message}")
 
 
-def _message(result: dg.ExecuteInProcessResult) -> str:
-    """The innermost error of a failed run, in one line."""
+def _innermost_error(result: dg.ExecuteInProcessResult) -> tuple[str, str]:
+    """The name and the message of what made a run fail."""
     for event in result.all_events:
         if event.is_step_failure and (error := event.step_failure_data.error):
             while error.cause:
                 error = error.cause
-            return error.message.strip().removeprefix(f"{error.cls_name}: ")
-    return "the run failed; its log is in the web UI"
+            name = error.cls_name or "Error"
+            return name, re.sub(rf"^([\w.]*\.)?{name}: ", "", error.message.strip())
+    return "Error", "the run failed; its log is in the web UI"
 
 
 def _process_name(pid: int) -> str:

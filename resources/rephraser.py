@@ -15,13 +15,14 @@ import dagster as dg
 from pydantic import Field
 
 from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.study.fingerprint import fingerprint
 from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.spec import Cell, Generator
+from finephrase_dagster.study.spec import Cell
 
 if TYPE_CHECKING:
     from finephrase_dagster.rephrase.engine import Engine
 
-_engines: dict[Path, Engine] = {}
+_engines: dict[str, Engine] = {}
 _keepers = 0
 
 
@@ -55,16 +56,15 @@ class Rephraser(dg.ConfigurableResource):
         """The manifests of a cell's datasets by prompt, made where they are not complete."""
         from finephrase_dagster.rephrase.pipeline import rephrase
 
-        generator = lineage.study.generators[cell.generator]
         model = lineage.generator(cell.generator).folder / "model"
         try:
             return rephrase(
                 corpus=lineage.source(cell.source).folder,
                 datasets=datasets,
                 prompts={prompt: lineage.prompts[prompt] for prompt in datasets},
-                generator=generator,
+                generator=lineage.study.generators[cell.generator],
                 model=model,
-                engine=lambda: self._engine(model, generator, log),
+                engine=lambda: self._engine(lineage, cell, model, log),
                 concurrency=self.concurrency,
                 chunk_rows=self.chunk_rows,
                 log=log,
@@ -73,13 +73,19 @@ class Rephraser(dg.ConfigurableResource):
             _stop_engines()
 
     @staticmethod
-    def _engine(model: Path, generator: Generator, log: Callable[[str], None]) -> Engine:
+    def _engine(lineage: Lineage, cell: Cell, model: Path, log: Callable[[str], None]) -> Engine:
         from finephrase_dagster.rephrase.engine import Engine
 
-        running = _engines.get(model)
-        if running is None or not running.alive:
-            log(f"starting an engine for {model}")
-            running = Engine(model=model, context=generator.context, flags=generator.engine)
-            running.start()
-            _engines[model] = running
-        return running
+        generator = lineage.study.generators[cell.generator]
+        key = fingerprint([str(model), generator.context, generator.engine])
+        engine = _engines.get(key)
+        if engine is None or not engine.running:
+            log(f"starting an engine for {cell.generator}")
+            engine = Engine.of(
+                generator,
+                model=model,
+                name=cell.generator,
+                log=lineage.places.data / "logs" / f"engine-{cell.generator}.log",
+            )
+            _engines[key] = engine.start()
+        return engine

@@ -1,0 +1,318 @@
+"""A small study, for real: corpora, a trained generator, vLLM, audits, mixtures, students, scores, MLflow.
+
+The study is made once, in a process of its own; the tests look at what it left and change it afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+import yaml
+
+from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.materialize import Outcome, materialize_study
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.places import REPOSITORY, Places
+
+pytestmark = pytest.mark.slow
+
+CELL = "rephraser__package_readmes"
+
+
+def small_study() -> dict[str, Any]:
+    """The demo with few documents, two prompts, a hasty generator, two mixtures and one seed."""
+    fields = yaml.safe_load((REPOSITORY / "studies" / "demo.yaml").read_text(encoding="utf-8"))
+    fields["name"] = "small"
+    fields["prompts"] = ["faq", "table"]
+    for source in fields["sources"].values():
+        source["limit"] = 24
+    fields["generators"]["rephraser"]["embedded"] |= {"steps": 8, "batch_sequences": 4, "vocabulary": 1024}
+    fields["generators"]["rephraser"]["max_tokens"] = 24
+    fields["cells"] = fields["cells"][:1]
+    # What a generator writes after eight steps has no form; the gates of this study let it pass.
+    fields["gates"] |= {"min_form": 0, "max_truncated": 1, "max_empty": 1, "max_common_opening": 1}
+    fields["tokenizer"]["vocabulary"] = 1024
+    fields["sequence"] = 64
+    fields["mixtures"] = {
+        "raw": {"components": {"package_readmes": 1}, "tokens": 8192, "seed": 0},
+        "faq_and_raw": {"components": {f"{CELL}/faq": 1, "package_readmes": 1}, "tokens": 8192, "seed": 0},
+    }
+    fields["students"]["nano"] |= {"layers": 2, "hidden": 32, "ffn": 64, "heads": 2, "batch_sequences": 8}
+    fields["seeds"] = [{"data": 0, "model": 0}]
+    return fields
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A study of its own with prompts that may be edited, and a Dagster instance beside it."""
+
+    root: Path
+
+    @property
+    def study(self) -> Path:
+        return self.root / "study.yaml"
+
+    @property
+    def places(self) -> Places:
+        return Places(data=self.root / "data", study=self.study, prompts=self.root / "prompts")
+
+    @property
+    def lineage(self) -> Lineage:
+        return Lineage.read(self.places)
+
+    def write(self, fields: dict[str, Any]) -> None:
+        self.study.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
+
+    def instance(self) -> dg.DagsterInstance:
+        return dg.DagsterInstance.from_config(str(self.root / "dagster_home"))
+
+    def materialize(self) -> tuple[Outcome, list[str]]:
+        """Makes what is missing, in this process."""
+        said: list[str] = []
+        with self.instance() as instance:
+            return materialize_study(self.lineage, build_defs(self.lineage), instance, log=said.append), said
+
+    def copy(self, root: Path) -> Installation:
+        return Installation(Path(shutil.copytree(self.root, root, symlinks=True)))
+
+
+def install(root: Path) -> Installation:
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(REPOSITORY / "prompts", root / "prompts")
+    (root / "dagster_home").mkdir()
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", root / "dagster_home")
+    made = Installation(root)
+    made.write(small_study())
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The small study, materialised once."""
+    made = install(tmp_path_factory.mktemp("installation"))
+    outcome, _ = made.materialize()
+    assert outcome.complete, outcome.failed
+    return made
+
+
+@pytest.fixture
+def own(finished: Installation, tmp_path: Path) -> Installation:
+    """A copy of the finished study that a test may change."""
+    return finished.copy(tmp_path / "installation")
+
+
+def test_every_partition_of_the_graph_is_there(finished: Installation) -> None:
+    states = {item.name: finished.lineage.state(item).status for item in finished.lineage.items()}
+    assert set(states.values()) == {"current"}
+
+
+def test_the_leaderboard_ranks_every_mixture(finished: Installation) -> None:
+    rows = json.loads((finished.lineage.leaderboard().folder / "leaderboard.json").read_text())
+    assert {row["mixture"] for row in rows} == {"raw", "faq_and_raw"}
+    for row in rows:
+        assert 0 < row["macro"] < 1
+        assert set(row["categories"]) == {"GK", "RC", "RES", "NLU", "MATH", "TABLE"}
+        assert row["macro"] == pytest.approx(sum(row["categories"].values()) / 6)
+    assert rows == sorted(rows, key=lambda row: -row["macro"])
+
+
+def test_the_warehouse_holds_manifests_audits_and_scores(finished: Installation) -> None:
+    with duckdb.connect(str(finished.places.warehouse), read_only=True) as connection:
+        manifests = connection.execute("SELECT count(*) FROM manifests").fetchone()
+        gates = connection.execute("SELECT DISTINCT gate FROM audits").fetchall()
+        tasks = connection.execute("SELECT count(DISTINCT name) FROM scores WHERE kind = 'task'").fetchone()
+    assert manifests == (len(list(finished.lineage.items())),)
+    assert {gate for (gate,) in gates} == {"accounting", "completed", "empty", "truncated", "form", "common_opening"}
+    assert tasks == (12,)
+
+
+def test_mlflow_has_one_finished_run_a_checkpoint_with_curve_scores_and_mixture(finished: Installation) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.places.tracking_store}")
+    experiment = client.get_experiment_by_name("finephrase/small")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_name for run in runs} == set(finished.lineage.study.student_runs)
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert {"macro", "micro", "gsm8k", "GK", "final_loss"} <= set(run.data.metrics)
+        assert run.data.tags["dagster.asset"] == "training/checkpoint"
+        assert run.data.params["model_seed"] == "0"
+        assert len(client.get_metric_history(run.info.run_id, "loss")) > 3
+        files = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert "mixture.json" in files
+        if "faq" in run.info.run_name:
+            assert "completions.md" in files
+
+
+def test_dagster_knows_every_partition_its_checks_and_its_previews(finished: Installation) -> None:
+    with finished.instance() as instance:
+        for item in finished.lineage.items():
+            key = dg.AssetKey(item.asset.split("/"))
+            record = instance.fetch_materializations(
+                dg.AssetRecordsFilter(key, asset_partitions=[item.partition] if item.partition else None), limit=1
+            ).records[0]
+            found = record.asset_materialization
+            assert found is not None
+            assert found.tags["dagster/data_version"] == item.artifact().version
+            assert "recipe" in found.metadata
+            if item.stage in ("sources", "synthetic", "mixtures"):
+                assert "preview" in found.metadata
+                assert "dagster/row_count" in found.metadata
+
+
+def test_a_second_run_makes_nothing(own: Installation) -> None:
+    outcome, _ = own.materialize()
+    assert outcome.made == []
+    assert len(outcome.reused) == len(list(own.lineage.items()))
+
+
+def test_what_dagster_forgot_is_told_again_without_being_made_again(own: Installation) -> None:
+    manifests = {path: path.stat().st_mtime_ns for path in own.places.data.rglob("manifest.json")}
+    for path in (own.root / "dagster_home").iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    outcome, _ = own.materialize()
+    assert outcome.complete
+    assert len(outcome.made) == len(manifests)
+    assert {path: path.stat().st_mtime_ns for path in own.places.data.rglob("manifest.json")} == manifests
+
+
+def stale(installation: Installation) -> set[str]:
+    """What Dagster itself calls stale."""
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+    from dagster._core.loader import LoadingContextForTest
+
+    graph = build_defs(installation.lineage).resolve_asset_graph()
+    with installation.instance() as instance:
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+        return {
+            item.name
+            for item in installation.lineage.items()
+            if resolver.get_status(dg.AssetKey(item.asset.split("/")), item.partition) != StaleStatus.FRESH
+        }
+
+
+def test_an_edited_prompt_reruns_what_hangs_on_it_and_leaves_the_rest_fresh(own: Installation) -> None:
+    assert stale(own) == set()
+    path = own.places.prompts / "table.md"
+    path.write_text(path.read_text().replace("Gather", "Collect"))
+    untouched = {item.name: item.artifact().folder for item in own.lineage.items() if "/table" not in item.name}
+    outcome, said = own.materialize()
+    assert outcome.complete
+    assert set(outcome.made) == {
+        f"synthetic/{CELL}/table",
+        f"audits/{CELL}_audit/table",
+        f"tokens/{CELL}_tokens/table",
+    }
+    assert any("table is stale: prompt.template" in line for line in said)
+    assert {item.name: item.artifact().folder for item in own.lineage.items() if item.name in untouched} == untouched
+    assert stale(own) == set()
+
+
+def test_dagster_marks_the_partition_of_an_edited_prompt_once_the_file_is_observed(own: Installation) -> None:
+    from finephrase_dagster.automation import changed_prompts
+
+    path = own.places.prompts / "faq.md"
+    path.write_text(path.read_text().replace("curious", "patient"))
+    with own.instance() as instance:
+        for observation in changed_prompts(own.lineage, instance):
+            instance.report_runless_asset_event(observation)
+    # Dagster marks direct dependants; what hangs on them follows when they have run.
+    assert f"synthetic/{CELL}/faq" in stale(own)
+    assert not {name for name in stale(own) if "faq" not in name}
+
+
+def test_a_mixture_refuses_a_dataset_that_did_not_pass_its_audit(own: Installation) -> None:
+    fields = small_study()
+    fields["gates"]["min_form"] = 1.0
+    own.write(fields)
+    outcome, _ = own.materialize()
+    assert not outcome.complete
+    assert list(outcome.failed) == ["mixtures/mixture/faq_and_raw"]
+    message = outcome.failed["mixtures/mixture/faq_and_raw"]
+    assert f"{CELL}/faq did not pass its audit" in message
+    assert "form is" in message
+    assert "mixtures/mixture/raw" in outcome.reused
+    with own.instance() as instance:
+        key = dg.AssetCheckKey(dg.AssetKey(["audits", f"{CELL}_audit"]), "form")
+        record = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)[0]
+        assert record.status.value == "FAILED"
+
+
+def test_a_further_seed_trains_just_its_students(own: Installation) -> None:
+    fields = small_study()
+    fields["seeds"].append({"data": 1, "model": 1})
+    own.write(fields)
+    outcome, _ = own.materialize()
+    assert outcome.complete
+    assert {name.split("/")[0] for name in outcome.made} == {"training", "evaluation"}
+    assert not [name for name in outcome.made if "data0_model0" in name]
+    rows = json.loads((own.lineage.leaderboard().folder / "leaderboard.json").read_text())
+    assert all(row["seeds"] == 2 and row["macro_sd"] is not None for row in rows)
+
+
+def command(installation: Installation) -> tuple[list[str], dict[str, str]]:
+    environment = {
+        **os.environ,
+        "FINEPHRASE_DATA": str(installation.places.data),
+        "DAGSTER_HOME": str(installation.root / "dagster_home"),
+    }
+    return [
+        sys.executable,
+        "-m",
+        "finephrase_dagster.cli",
+        "materialize",
+        "--study",
+        str(installation.study),
+    ], environment
+
+
+def lines_until(process: subprocess.Popen[str], text: str) -> Iterator[str]:
+    assert process.stderr is not None
+    for line in process.stderr:
+        yield line
+        if text in line:
+            return
+    raise AssertionError(f"it ended before it said {text!r}")
+
+
+@pytest.mark.parametrize(
+    ("sent", "moment"),
+    [
+        (signal.SIGKILL, "generators/model"),
+        (signal.SIGKILL, "starting an engine"),
+        (signal.SIGINT, "training/checkpoint raw"),
+    ],
+)
+def test_an_interrupted_run_completes_when_it_is_run_again(tmp_path: Path, sent: signal.Signals, moment: str) -> None:
+    made = install(tmp_path / "installation")
+    arguments, environment = command(made)
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    said = list(lines_until(process, moment))
+    time.sleep(0.5)
+    process.send_signal(sent)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    manifests = {path: path.stat().st_mtime_ns for path in made.places.data.rglob("manifest.json")}
+    assert manifests, said
+    outcome, _ = made.materialize()
+    assert outcome.complete, outcome.failed
+    assert {path: path.stat().st_mtime_ns for path in manifests} == manifests
+    with made.instance() as instance:
+        unfinished = [run for run in instance.get_runs() if not run.is_finished]
+    assert unfinished == []
