@@ -1,0 +1,1 @@
+"""Rephrasing: documents through prompts and a generator into datasets that are counted and whole."""

@@ -1,0 +1,151 @@
+"""Messages for a document, cut so that prompt and completion always fit the context.
+
+What is cut is the document, at its end, by the generator's own tokens: the instruction survives on
+whichever side of the document it stands. Counted is the whole chat-templated prompt, so the bound is
+exact; a document whose UTF-8 bytes fit is not tokenised at all, where the tokenizer allows that.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from finephrase_dagster.study.prompt import Prompt
+
+TRUNCATION_POLICY = "document end, by tokens of the generator"
+PROBE = "\u2042finephrase\u2042"  # stands for the document where its place in a rendered prompt is looked for
+
+Message = dict[str, str]
+
+
+class ChatTemplateError(ValueError):
+    """The generator's tokenizer cannot render a conversation."""
+
+
+class PromptDoesNotFit(ValueError):
+    """A prompt leaves no room for a document."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One request's messages, and whether its document was cut."""
+
+    messages: list[Message]
+    truncated: bool
+
+
+class Renderer:
+    """Renders documents through prompts for one generator."""
+
+    def __init__(self, *, model: Path, prompts: Mapping[str, Prompt], context: int, max_tokens: int) -> None:
+        """Loads the tokenizer and checks that each prompt fits with an empty document.
+
+        Args:
+            model: the model's folder; its tokenizer and chat template are used, never its code.
+            prompts: by name.
+            context: tokens of prompt and completion together.
+            max_tokens: tokens kept free for the completion.
+
+        Raises:
+            ChatTemplateError: no tokenizer, no chat template, or one that refuses the messages.
+            PromptDoesNotFit: naming the prompt.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ChatTemplateError(f"{model}: its tokenizer cannot be loaded: {error}") from error
+        self._prompts = dict(prompts)
+        self.room = context - max_tokens
+        self._frames: dict[str, tuple[int, int]] = {}
+        for name in self._prompts:
+            self._frames[name] = self._measure(name, context, max_tokens)
+
+    def render(self, prompt: str, document: str) -> Rendered:
+        """The messages of a document for a prompt of that name."""
+        frame_bytes, frame_tokens = self._frames[prompt]
+        if self._byte_bounded(document) and frame_bytes + _bytes(document) <= self.room:
+            return Rendered(self._messages(prompt, document), truncated=False)
+        # No token is longer than the longest entry of the vocabulary: text beyond that cannot fit.
+        kept = document[: self.room * self._longest_token]
+        if len(kept) == len(document) and self._tokens(prompt, document) <= self.room:
+            return Rendered(self._messages(prompt, document), truncated=False)
+        kept = self._cut(kept, self.room - frame_tokens)
+        while kept and (excess := self._tokens(prompt, kept) - self.room) > 0:
+            kept = self._cut(kept, self._count(kept) - excess)
+        return Rendered(self._messages(prompt, kept), truncated=True)
+
+    def _measure(self, name: str, context: int, max_tokens: int) -> tuple[int, int]:
+        """The bytes and the tokens of a prompt around its document."""
+        try:
+            tokens = self._tokens(name, "")
+            text = self._text(name, PROBE)
+        except Exception as error:  # jinja's and the template's own errors have no common class
+            raise ChatTemplateError(
+                f"prompt {name}: the generator's chat template cannot render it: {error}"
+            ) from error
+        if PROBE not in text:
+            raise ChatTemplateError(f"prompt {name}: the generator's chat template leaves the document out")
+        if tokens >= self.room:
+            raise PromptDoesNotFit(
+                f"prompt {name}: takes {tokens} tokens without a document, and a context of {context} leaves "
+                f"{self.room} beside max_tokens {max_tokens}; raise context or lower max_tokens"
+            )
+        return _bytes(text) - _bytes(PROBE), tokens
+
+    def _messages(self, prompt: str, document: str) -> list[Message]:
+        spec = self._prompts[prompt]
+        system = [{"role": "system", "content": spec.system}] if spec.system else []
+        return [*system, {"role": "user", "content": spec.fill(document)}]
+
+    def _text(self, prompt: str, document: str) -> str:
+        return self._tokenizer.apply_chat_template(
+            self._messages(prompt, document), tokenize=False, add_generation_prompt=True
+        )
+
+    def _tokens(self, prompt: str, document: str) -> int:
+        return self._count(self._text(prompt, document))
+
+    def _count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _cut(self, document: str, tokens: int) -> str:
+        """The longest beginning of a document that ends within its first `tokens` tokens."""
+        if tokens <= 0:
+            return ""
+        offsets = self._tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        if len(offsets) <= tokens:
+            return document
+        # A token that begins inside a character has that character's offsets: such a character goes whole.
+        return document[: offsets[tokens][0]]
+
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(len(token) for token in self._tokenizer.get_vocab())
+
+    @cached_property
+    def _pipeline(self) -> dict[str, Any]:
+        return json.loads(self._tokenizer.backend_tokenizer.to_str())
+
+    def _byte_bounded(self, document: str) -> bool:
+        """Whether this document gives at most one token a byte: byte-level BPE that does not rewrite it."""
+        if not self._is_byte_level:
+            return False
+        normalizer = self._pipeline["normalizer"]
+        return normalizer is None or (normalizer["type"] == "NFC" and unicodedata.is_normalized("NFC", document))
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        step = self._pipeline["pre_tokenizer"] or {}
+        steps = [step, *step.get("pretokenizers", [])]
+        return any(one.get("type") == "ByteLevel" and not one.get("add_prefix_space") for one in steps)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))

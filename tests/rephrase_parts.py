@@ -1,0 +1,199 @@
+"""What the tests of rephrasing are built from: a tiny chat model, a corpus on disk, and a local server.
+
+The model is random: the server that runs it is real. The local server stands for an endpoint that
+misbehaves on purpose, which a real engine does not do when it is asked to.
+"""
+
+from __future__ import annotations
+
+import json
+import pydoc_data.topics
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.study.fingerprint import sha256_text
+from finephrase_dagster.study.prompt import Prompt
+from finephrase_dagster.study.spec import Generator, Sampling
+
+TEXTS = list(pydoc_data.topics.topics.values())
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
+def write_tokenizer(folder: Path, vocabulary: int = 600) -> Path:
+    """A byte-level BPE tokenizer with a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(TEXTS[:20], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+    return folder
+
+
+def write_model(folder: Path, vocabulary: int = 600) -> Path:
+    """A random Llama of about 0.15 M parameters with that tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    write_tokenizer(folder, vocabulary)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def write_corpus(folder: Path, shards: Sequence[Sequence[tuple[str | None, str | bytes | None]]]) -> Path:
+    """Writes shards of (id, text); a text given as bytes may be no UTF-8."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, rows in enumerate(shards):
+        raw = [text.encode() if isinstance(text, str) else text for _, text in rows]
+        texts = pa.Array.from_buffers(pa.string(), len(raw), pa.array(raw, pa.binary()).buffers())
+        hashes = [sha256_text(text) if isinstance(text, str) else None for _, text in rows]
+        table = pa.table(
+            [pa.array([name for name, _ in rows], pa.string()), texts, pa.array(hashes, pa.string())],
+            names=["id", "text", "sha256"],
+        )
+        pq.write_table(table, folder / f"shard-{number:05d}.parquet")
+    return folder
+
+
+def documents(count: int, *, words: int = 60, start: int = 0) -> list[tuple[str, str]]:
+    """Real text in pieces, with ids `doc-<n>`."""
+    text = " ".join(TEXTS).split()
+    return [
+        (f"doc-{n}", f"Document {n}. " + " ".join(text[n * words % 50_000 :][:words]))
+        for n in range(start, start + count)
+    ]
+
+
+def prompt(name: str, template: str = "[[DOCUMENT]]\n\nSay it in other words.", system: str | None = None) -> Prompt:
+    return Prompt(name=name, format="prose", version=1, description="a test's", template=template, system=system)
+
+
+PROMPTS = {
+    "plain": prompt("plain"),
+    "before": prompt("before", "Ask three questions about this text:\n\n[[DOCUMENT]]", system="You teach."),
+}
+
+
+def generator(**changes: Any) -> Generator:
+    fields = {"model": "./model", "context": 512, "max_tokens": 24, "sampling": Sampling(seed=7), **changes}
+    return Generator(**fields)
+
+
+def datasets(root: Path, names: Sequence[str] = ("plain", "before")) -> dict[str, Artifact]:
+    return {
+        name: Artifact(asset="synthetic/tiny__text", partition=name, recipe={"prompt": name}, root=root)
+        for name in names
+    }
+
+
+def rows_of(artifact: Artifact) -> list[dict[str, Any]]:
+    """All rows of a dataset's files, in the order of its manifest."""
+    return [
+        row
+        for file in artifact.manifest()["files"]
+        for row in pq.read_table(artifact.folder / file["path"]).to_pylist()
+    ]
+
+
+def rejected_of(artifact: Artifact) -> list[dict[str, Any]]:
+    return pq.read_table(artifact.folder / "rejected.parquet").to_pylist()
+
+
+Answer = tuple[int, Mapping[str, Any]]
+
+
+def completion(text: str = "Some words.") -> Answer:
+    return 200, {
+        "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 3},
+    }
+
+
+def failure(status: int, message: str) -> Answer:
+    return status, {"error": {"message": message, "type": "test"}}
+
+
+class LocalServer:
+    """Answers chat completions as told, and remembers what it was asked."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.model = "tiny"
+        self.requests: list[dict[str, Any]] = []
+        self.answer: Callable[[dict[str, Any]], Answer | None] = lambda request: completion()
+
+    def check(self) -> None:
+        """Nothing is known of it but its answers."""
+
+    def asked(self, words: str) -> list[dict[str, Any]]:
+        """The requests with these words in a message."""
+        return [request for request in self.requests if words in request["messages"][-1]["content"]]
+
+
+@contextmanager
+def local_server() -> Iterator[LocalServer]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            server.requests.append(request)
+            answer = server.answer(request)
+            if answer is None:  # a dropped connection
+                self.close_connection = True
+                return
+            body = json.dumps(answer[1]).encode()
+            self.send_response(answer[0])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *message: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+    http = Server(("127.0.0.1", 0), Handler)
+    server = LocalServer(f"http://127.0.0.1:{http.server_address[1]}")
+    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        http.shutdown()
+        http.server_close()

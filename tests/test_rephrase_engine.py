@@ -1,0 +1,324 @@
+"""The engine: a real vLLM server that answers, says why it does not start, and never outlives its driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rephrase_parts import (
+    PROMPTS,
+    datasets,
+    documents,
+    generator,
+    rejected_of,
+    rows_of,
+    write_corpus,
+    write_model,
+)
+
+from finephrase_dagster.rephrase import engine as engines
+from finephrase_dagster.rephrase import guard
+from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineFlagRefused, arguments, last_words
+from finephrase_dagster.rephrase.pipeline import rephrase
+from finephrase_dagster.rephrase.sampling import GenerationConfigError, request_seed, sampling_of
+from finephrase_dagster.study.fingerprint import sha256_file
+from finephrase_dagster.study.spec import Sampling
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    log = tmp_path_factory.mktemp("engine") / "engine.log"
+    with Engine.of(generator(), model=model, name="tiny", log=log) as one:
+        yield one
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def soon(is_so: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return is_so()
+
+
+@pytest.mark.slow
+def test_a_real_engine_makes_the_datasets_of_two_prompts(tmp_path: Path, model: Path, engine: Engine) -> None:
+    rows = [*documents(14), ("long", "All of this is far too long. " * 400), ("none", None)]
+    corpus = write_corpus(tmp_path / "corpus", [rows[:9], rows[9:]])
+    wanted = datasets(tmp_path / "data")
+    manifests = rephrase(
+        corpus=corpus,
+        datasets=wanted,
+        prompts=PROMPTS,
+        generator=generator(),
+        model=model,
+        engine=engine.start,
+        concurrency=16,
+        chunk_rows=4,
+        log=lambda line: None,
+    )
+    for name, artifact in wanted.items():
+        manifest = manifests[name]
+        assert [manifest[key] for key in ("rows_in", "completed", "skipped", "failed")] == [16, 15, 1, 0]
+        found = rows_of(artifact)
+        assert [row["id"] for row in found] == [name for name, text in rows if text]
+        assert sum(row["completion_tokens"] for row in found) == manifest["completion_tokens"] > 0
+        assert {row["finish_reason"] for row in found} <= {"stop", "length"}
+        assert [row["id"] for row in found if row["truncated"]] == ["long"]
+        # The long document fills the context but for the completion, to within a character and two seams.
+        longest = next(row["prompt_tokens"] for row in found if row["id"] == "long")
+        assert 512 - 24 - 12 < longest <= 512 - 24
+        assert [row["reason"] for row in rejected_of(artifact)] == ["text is missing"]
+        for file in manifest["files"]:
+            assert sha256_file(artifact.folder / file["path"]) == file["sha256"]
+
+
+@pytest.mark.slow
+def test_a_request_is_drawn_again_from_its_seed(engine: Engine) -> None:
+    def drawn(seed: int) -> str:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "Say a word."}], "max_tokens": 20}
+        request = urllib.request.Request(
+            f"{engine.start().url}/v1/chat/completions",
+            json.dumps({**body, "temperature": 1.0, "top_p": 1.0, "top_k": -1, "seed": seed}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)["choices"][0]["message"]["content"]
+
+    assert drawn(request_seed(1, "row", "faq")) == drawn(request_seed(1, "row", "faq"))
+    assert drawn(request_seed(1, "row", "faq")) != drawn(request_seed(1, "row", "table"))
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_start_shows_its_own_error(tmp_path: Path, model: Path) -> None:
+    one = Engine.of(generator(context=4096), model=model, name="tiny", log=tmp_path / "engine.log")
+    with pytest.raises(EngineFailed, match=r"(?s)max_model_len \(4096\).*engine\.log"):
+        one.start()
+    assert not one.running
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from rephrase_parts import PROMPTS, datasets, generator
+from finephrase_dagster.rephrase.engine import Engine
+from finephrase_dagster.rephrase.pipeline import rephrase
+
+root, model = Path(sys.argv[1]), Path(sys.argv[3])
+with Engine.of(generator(max_tokens=200), model=model, name="tiny", log=root / "engine.log") as engine:
+    (root / "engine.url").write_text(engine.url)
+    rephrase(corpus=root / "corpus", datasets=datasets(root / "data"), prompts=PROMPTS,
+             generator=generator(max_tokens=200), model=model, engine=engine.start, concurrency=8,
+             chunk_rows=5, log=print)
+"""
+
+
+def drive(root: Path, model: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", DRIVER, str(root), str(TESTS), str(model)])
+
+
+def listens(url: str) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) == 0
+
+
+def group_of(url: str) -> set[int]:
+    """The processes whose command line names the engine's port, and all of their group."""
+    port, groups = url.rpartition(":")[2], {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and alive(int(folder.name)):
+            try:
+                line, group = (folder / "cmdline").read_bytes().decode().split("\0"), os.getpgid(int(folder.name))
+            except (OSError, ProcessLookupError):
+                continue
+            groups.setdefault(group, []).append((int(folder.name), port in line))
+    return {pid for members in groups.values() if any(of for _, of in members) for pid, _ in members}
+
+
+@pytest.mark.slow
+def test_a_killed_driver_takes_its_engine_along_and_the_next_run_goes_on(tmp_path: Path, model: Path) -> None:
+    write_corpus(tmp_path / "corpus", [documents(60), documents(20, start=60)])
+    data = tmp_path / "data"
+    driver = drive(tmp_path, model)
+    assert soon(lambda: len(list(data.glob("synthetic/*/*/*/part-*.parquet"))) >= 3 or driver.poll() is not None, 120)
+    url = (tmp_path / "engine.url").read_text()
+    processes = group_of(url)
+    assert len(processes) >= 3, "a guard, a server and its engine"
+    driver.send_signal(signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL
+    assert soon(lambda: not any(alive(pid) for pid in processes)), "the engine outlived its driver"
+    assert not listens(url)
+    assert not list(data.rglob("manifest.json"))
+    kept = {path: path.stat().st_mtime_ns for path in data.glob("synthetic/*/*/*/part-*.parquet")}
+    assert 3 <= len(kept) < 32
+
+    assert drive(tmp_path, model).wait() == 0
+    for artifact in datasets(data).values():
+        assert artifact.manifest()["completed"] == 80
+        assert [row["id"] for row in rows_of(artifact)] == [f"doc-{number}" for number in range(80)]
+    for path, written in kept.items():
+        assert path.stat().st_mtime_ns == written, "a finished chunk was done again"
+    assert not list(data.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_killed_stops_the_run_and_starts_again(tmp_path: Path, model: Path, engine: Engine) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(60)])
+    wanted = datasets(tmp_path / "data")
+    lines: list[str] = []
+
+    def log(line: str) -> None:
+        if not lines:
+            assert engine._guard is not None
+            os.killpg(engine._guard.pid, signal.SIGKILL)
+        lines.append(line)
+
+    def run() -> dict[str, dict[str, int]]:
+        return rephrase(
+            corpus=corpus,
+            datasets=wanted,
+            prompts=PROMPTS,
+            generator=generator(),
+            model=model,
+            engine=engine.start,
+            concurrency=4,
+            chunk_rows=5,
+            log=log,
+        )
+
+    with pytest.raises(EngineFailed, match="engine tiny has ended"):
+        run()
+    assert list(wanted["plain"].folder.glob("part-*.parquet"))
+    assert [run()[name]["completed"] for name in wanted] == [60, 60]
+
+
+def test_a_guard_ends_the_whole_group_when_its_caller_lets_go(tmp_path: Path) -> None:
+    script = f"sleep 600 & echo $! > {tmp_path}/child; trap '' TERM; wait"
+    process = subprocess.Popen(
+        [sys.executable, guard.__file__, str(os.getpid()), "sh", "-c", script],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert soon(lambda: (tmp_path / "child").exists() and bool((tmp_path / "child").read_text()))
+    child = int((tmp_path / "child").read_text())
+    assert alive(child)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(guard.GRACE_SECONDS + 5) == -signal.SIGKILL
+    assert soon(lambda: not alive(child))
+
+
+CALLER = """
+import os, subprocess, sys, time
+guard, pids = sys.argv[1:]
+command = [sys.executable, guard, str(os.getpid()), "sleep", "600"]
+process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+forked = os.fork()  # holds the pipe open after this process is gone
+if forked:
+    open(pids, "w").write(f"{process.pid} {forked}")
+time.sleep(600)
+"""
+
+
+def test_a_guard_ends_its_command_when_its_caller_is_killed_though_the_pipe_is_open(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    caller = subprocess.Popen([sys.executable, "-c", CALLER, guard.__file__, str(pids)])
+    assert soon(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    guarding, forked = map(int, pids.read_text().split())
+    assert alive(guarding)
+    caller.kill()
+    caller.wait()
+    try:
+        assert soon(lambda: not alive(guarding))
+    finally:
+        os.kill(forked, signal.SIGKILL)
+
+
+def test_flags_become_options_and_switches() -> None:
+    line = arguments({"max_num_seqs": 8, "enforce_eager": True, "enable_chunked_prefill": False})
+    assert line == ["--max-num-seqs", "8", "--enforce-eager", "--no-enable-chunked-prefill"]
+
+
+def test_the_study_overrides_the_defaults_of_a_machine_without_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "on_cpu", lambda: True)
+    spec = generator(context=8192, engine={"max-num-seqs": 7})
+    line = Engine.of(spec, model=tmp_path, name="tiny", log=tmp_path / "log")._arguments
+    assert line[line.index("--max-num-seqs") + 1] == "7"
+    assert line.count("--max-num-seqs") == 1
+    # With whole prefills a step must hold the longest prompt.
+    assert line[line.index("--max-num-batched-tokens") + 1] == "8192"
+    monkeypatch.setattr(engines, "on_cpu", lambda: False)
+    assert "--enforce-eager" not in Engine.of(spec, model=tmp_path, name="tiny", log=tmp_path / "log")._arguments
+
+
+@pytest.mark.parametrize("flag", ["port", "max-model-len", "quantization", "chat_template"])
+def test_flags_of_the_run_and_of_the_recipe_are_refused(tmp_path: Path, flag: str) -> None:
+    with pytest.raises(EngineFlagRefused, match=flag):
+        Engine.of(generator(engine={flag: "x"}), model=tmp_path, name="tiny", log=tmp_path / "log")
+
+
+def test_nothing_from_outside_is_trusted_or_reported_by_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    variables = engines.environment()
+    assert (variables["HF_HUB_OFFLINE"], variables["VLLM_NO_USAGE_STATS"]) == ("1", "1")
+    assert "PYTHONDONTWRITEBYTECODE" not in variables
+
+
+def test_the_last_words_of_a_log_are_its_errors(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("ValueError: of an earlier start\n")
+    start = log.stat().st_size
+    with log.open("a") as file:
+        file.write("INFO all is well\n(EngineCore pid=7) ERROR 11-21 00:44:21 [core.py:1] RuntimeError: no memory\n")
+        file.write("INFO bye\n" * 50)
+    assert last_words(log, start).strip() == "RuntimeError: no memory"
+    log.write_text("only this\n")
+    assert last_words(log).strip() == "only this"
+
+
+def test_sampling_comes_from_the_study_then_from_the_model_then_from_the_defaults(tmp_path: Path) -> None:
+    plain = generator()
+    assert sampling_of(plain, tmp_path) == {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "seed": 7}
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 20, "top_p": null}')
+    assert sampling_of(plain, tmp_path) == {"temperature": 0.6, "top_p": 1.0, "top_k": 20, "seed": 7}
+    said = generator(sampling=Sampling(temperature=0.0, top_k=0, seed=1))
+    assert sampling_of(said, tmp_path) == {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "seed": 1}
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"top_p": "high"}'])
+def test_a_generation_config_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(GenerationConfigError, match=r"generation_config\.json"):
+        sampling_of(generator(), tmp_path)
+
+
+def test_a_seed_belongs_to_its_row_and_prompt() -> None:
+    seeds = {request_seed(s, row, p) for s in (0, 1) for row in map(str, range(2000)) for p in ("faq", "table")}
+    assert len(seeds) == 8000
+    assert all(0 <= seed < 2**53 for seed in seeds)
+    assert request_seed(0, "1", "faq") == request_seed(0, "1", "faq")

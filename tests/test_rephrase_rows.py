@@ -1,0 +1,345 @@
+"""Every row ends once, with a reason: the whole pipeline against a local server that misbehaves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from rephrase_parts import (
+    PROMPTS,
+    LocalServer,
+    completion,
+    datasets,
+    documents,
+    failure,
+    generator,
+    local_server,
+    rejected_of,
+    rows_of,
+    write_corpus,
+    write_tokenizer,
+)
+
+from finephrase_dagster.rephrase import client, ledger
+from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
+from finephrase_dagster.rephrase.ledger import LedgerError
+from finephrase_dagster.rephrase.pipeline import NothingCompleted, rephrase
+from finephrase_dagster.rephrase.reader import CorpusUnreadable, DuplicateId
+from finephrase_dagster.study.artifact import Artifact, ArtifactBusy
+from finephrase_dagster.study.fingerprint import sha256_file, sha256_text
+from finephrase_dagster.study.spec import Sampling
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokenizer(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    with local_server() as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FIRST_PAUSE_SECONDS", 0.01)
+
+
+Run = Callable[..., dict[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def run(server: LocalServer, model: Path) -> Run:
+    def go(corpus: Path, wanted: dict[str, Artifact], **changes: Any) -> dict[str, dict[str, Any]]:
+        arguments = {
+            "corpus": corpus,
+            "datasets": wanted,
+            "prompts": PROMPTS,
+            "generator": generator(),
+            "model": model,
+            "engine": lambda: server,
+            "concurrency": 8,
+            "chunk_rows": 4,
+            "log": lambda line: None,
+        }
+        return rephrase(**{**arguments, **changes})
+
+    return go
+
+
+def no_engine() -> EngineLike:
+    raise AssertionError("nothing is to be sent")
+
+
+def test_a_dataset_holds_every_document_once_with_all_that_others_rely_on(
+    tmp_path: Path, server: LocalServer, run: Run
+) -> None:
+    server.answer = lambda request: completion(f"Here is the text:\n\n{request['seed']}")
+    texts = dict(documents(11))
+    rows = list(texts.items())
+    wanted = datasets(tmp_path / "data")
+    manifests = run(write_corpus(tmp_path / "corpus", [rows[:6], rows[6:]]), wanted)
+    for name, artifact in wanted.items():
+        manifest = manifests[name]
+        assert manifest == artifact.manifest()
+        counts = [manifest[key] for key in ("rows_in", "completed", "skipped", "failed")]
+        assert counts == [11, 11, 0, 0]
+        assert (manifest["prompt_tokens"], manifest["completion_tokens"]) == (11 * 11, 11 * 3)
+        assert manifest["fingerprint"] == artifact.fingerprint
+        assert [set(file) for file in manifest["files"]] == [{"path", "rows", "sha256"}] * 4
+        assert [file["rows"] for file in manifest["files"]] == [4, 2, 4, 1]
+        for file in manifest["files"]:
+            assert file["sha256"] == sha256_file(artifact.folder / file["path"])
+        found = rows_of(artifact)
+        assert [row["id"] for row in found] == list(texts)
+        for row in found:
+            assert row["prompt"] == name
+            assert row["text"].isdigit()
+            assert (row["finish_reason"], row["truncated"]) == ("stop", False)
+            assert row["document_sha256"] == sha256_text(texts[row["id"]])
+        assert rejected_of(artifact) == []
+        visible = {path.name for path in artifact.folder.iterdir() if not path.name.startswith(".")}
+        assert visible == {"manifest.json", "rejected.parquet", *(file["path"] for file in manifest["files"])}
+
+
+def test_requests_say_all_that_determines_them(tmp_path: Path, server: LocalServer, run: Run) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(6)])
+    sampled = generator(sampling=Sampling(temperature=0.5, top_p=0.9, top_k=40, seed=3))
+    run(corpus, datasets(tmp_path / "data"), generator=sampled)
+    for request in server.requests:
+        said = [request[key] for key in ("model", "max_tokens", "temperature", "top_p", "top_k")]
+        assert said == ["tiny", 24, 0.5, 0.9, 40]
+    assert len({request["seed"] for request in server.requests}) == 12
+    first = {request["messages"][-1]["content"]: request["seed"] for request in server.requests}
+    server.requests.clear()
+    run(corpus, datasets(tmp_path / "again"), generator=sampled)
+    assert first == {request["messages"][-1]["content"]: request["seed"] for request in server.requests}
+    server.requests.clear()
+    run(corpus, datasets(tmp_path / "other"), generator=generator(sampling=Sampling(seed=4)))
+    assert not {request["seed"] for request in server.requests} & set(first.values())
+
+
+def test_the_prompts_of_a_document_follow_one_another(tmp_path: Path, server: LocalServer, run: Run) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(10)])
+    run(corpus, datasets(tmp_path / "data"), concurrency=1)
+    order = [request["messages"][-1]["content"].split("Document ")[1].split(".")[0] for request in server.requests]
+    assert order == [str(number) for number in range(10) for _ in range(2)]
+
+
+def test_rows_without_text_are_skipped_with_the_reason(tmp_path: Path, server: LocalServer, run: Run) -> None:
+    rows = [("null", None), ("empty", ""), ("blank", " \n\t"), ("latin", b"caf\xe9"), ("one", "a"), *documents(2)]
+    wanted = datasets(tmp_path / "data", ["plain"])
+    manifest = run(write_corpus(tmp_path / "corpus", [rows]), wanted)["plain"]
+    assert [manifest[key] for key in ("rows_in", "completed", "skipped", "failed")] == [7, 3, 4, 0]
+    assert [row["id"] for row in rows_of(wanted["plain"])] == ["one", "doc-0", "doc-1"]
+    assert {row["id"]: (row["status"], row["reason"]) for row in rejected_of(wanted["plain"])} == {
+        "null": ("skipped", "text is missing"),
+        "empty": ("skipped", "text is empty"),
+        "blank": ("skipped", "text is empty"),
+        "latin": ("skipped", "text is not UTF-8 (byte 3)"),
+    }
+    assert len(server.requests) == 3
+
+
+def test_no_engine_is_started_if_there_is_nothing_to_send(tmp_path: Path, run: Run) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [[("a", ""), ("b", None)], []])
+    wanted = datasets(tmp_path / "data")
+    manifests = run(corpus, wanted, engine=no_engine)
+    assert manifests["plain"]["skipped"] == 2
+    assert run(corpus, wanted, engine=no_engine) == manifests
+
+
+def test_a_row_that_the_server_refuses_fails_with_its_reason(tmp_path: Path, server: LocalServer, run: Run) -> None:
+    server.answer = lambda request: (
+        failure(400, "this is too long") if "Document 2." in str(request["messages"]) else completion()
+    )
+    wanted = datasets(tmp_path / "data", ["plain"])
+    manifest = run(write_corpus(tmp_path / "corpus", [documents(5)]), wanted)["plain"]
+    assert [manifest[key] for key in ("rows_in", "completed", "skipped", "failed")] == [5, 4, 0, 1]
+    assert rejected_of(wanted["plain"]) == [{"id": "doc-2", "status": "failed", "reason": "HTTP 400: this is too long"}]
+    assert len(server.asked("Document 2.")) == 1
+
+
+@pytest.mark.parametrize("trouble", [failure(429, "slow down"), failure(503, "busy"), (200, {"choices": []}), None])
+def test_a_passing_trouble_costs_no_row(tmp_path: Path, server: LocalServer, run: Run, trouble: Any) -> None:
+    asked: Counter[str] = Counter()
+
+    def answer(request: dict[str, Any]) -> Any:
+        words = str(request["messages"])
+        asked[words] += 1
+        return trouble if asked[words] <= 2 else completion()
+
+    server.answer = answer
+    manifest = run(write_corpus(tmp_path / "corpus", [documents(6)]), datasets(tmp_path / "data", ["plain"]))["plain"]
+    assert manifest["completed"] == 6
+    assert set(asked.values()) == {3}
+
+
+def test_a_row_that_always_fails_is_set_aside_while_others_succeed(
+    tmp_path: Path, server: LocalServer, run: Run
+) -> None:
+    server.answer = lambda request: (
+        failure(500, "it chokes") if "Document 3." in str(request["messages"]) else completion()
+    )
+    wanted = datasets(tmp_path / "data", ["plain"])
+    manifest = run(write_corpus(tmp_path / "corpus", [documents(4)]), wanted)["plain"]
+    assert (manifest["completed"], manifest["failed"]) == (3, 1)
+    assert rejected_of(wanted["plain"])[0]["reason"] == "given up after 5 attempts: HTTP 500: it chokes"
+    assert len(server.asked("Document 3.")) == 5
+
+
+def test_an_endpoint_that_dies_stops_the_run_and_keeps_what_is_finished(
+    tmp_path: Path, server: LocalServer, run: Run
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(40)])
+    wanted = datasets(tmp_path / "data", ["plain"])
+    server.answer = lambda request: completion("first") if len(server.requests) <= 20 else None
+    with pytest.raises(EngineFailed, match=r"answers nothing.*run again"):
+        run(corpus, wanted, concurrency=4)
+    assert not wanted["plain"].complete
+    kept = {path.name: path.stat().st_mtime_ns for path in wanted["plain"].folder.glob("part-*.parquet")}
+    assert kept
+    server.requests.clear()
+    server.answer = lambda request: completion("second")
+    manifest = run(corpus, wanted, concurrency=4)["plain"]
+    assert manifest["completed"] == 40
+    assert len(server.requests) == 40 - 4 * len(kept)
+    texts = [row["text"] for row in rows_of(wanted["plain"])]
+    assert Counter(texts) == {"first": 4 * len(kept), "second": 40 - 4 * len(kept)}
+    for name, written in kept.items():
+        assert (wanted["plain"].folder / name).stat().st_mtime_ns == written
+
+
+def test_an_endpoint_that_is_not_there_is_an_error_and_no_dataset(
+    tmp_path: Path, server: LocalServer, run: Run
+) -> None:
+    wanted = datasets(tmp_path / "data", ["plain"])
+    server.url = "http://127.0.0.1:9"
+    with pytest.raises(EngineFailed, match=r"http://127\.0\.0\.1:9 answers nothing"):
+        run(write_corpus(tmp_path / "corpus", [documents(6)]), wanted)
+    assert not wanted["plain"].complete
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_wrong_key_or_model_stops_at_once(tmp_path: Path, server: LocalServer, run: Run, status: int) -> None:
+    server.answer = lambda request: failure(status, "unknown")
+    with pytest.raises(EngineFailed, match=f"refuses model 'tiny': HTTP {status}: unknown"):
+        run(write_corpus(tmp_path / "corpus", [documents(6)]), datasets(tmp_path / "data"), concurrency=2)
+    assert len(server.requests) <= 2
+
+
+def test_a_dataset_of_failures_alone_is_an_error_and_is_tried_again(
+    tmp_path: Path, server: LocalServer, run: Run
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(6)])
+    wanted = datasets(tmp_path / "data")
+    refused = {"before"}
+    server.answer = lambda request: (
+        failure(400, "no system message") if len(request["messages"]) == 2 and refused else completion()
+    )
+    with pytest.raises(NothingCompleted, match="before: 6 of 6 rows failed: HTTP 400: no system message"):
+        run(corpus, wanted)
+    assert wanted["plain"].complete
+    assert not wanted["before"].complete
+    refused.clear()
+    assert run(corpus, wanted)["before"]["completed"] == 6
+
+
+def test_duplicate_ids_are_refused_with_one_of_them(tmp_path: Path, run: Run) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(4), [("new", "text"), ("doc-2", "other text")]])
+    with pytest.raises(DuplicateId, match="'doc-2' stands 2 times"):
+        run(corpus, datasets(tmp_path / "data"), engine=no_engine)
+
+
+@pytest.mark.parametrize("missing", [None, ""])
+def test_a_missing_id_is_refused_with_file_and_row(tmp_path: Path, run: Run, missing: str | None) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(3), [("a", "text"), (missing, "text")]])
+    with pytest.raises(CorpusUnreadable, match=r"shard-00001.parquet: row 1 has no id"):
+        run(corpus, datasets(tmp_path / "data"), engine=no_engine)
+
+
+def test_a_folder_without_shards_and_a_file_that_is_none_are_named(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "corpus").mkdir()
+    with pytest.raises(CorpusUnreadable, match="materialise the source"):
+        run(tmp_path / "corpus", datasets(tmp_path / "data"))
+    (tmp_path / "corpus" / "shard-00000.parquet").write_text("no")
+    with pytest.raises(CorpusUnreadable, match=r"shard-00000\.parquet: not a Parquet file"):
+        run(tmp_path / "corpus", datasets(tmp_path / "data"))
+
+
+def test_another_size_of_chunks_continues_what_was_begun(tmp_path: Path, server: LocalServer, run: Run) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(10), documents(13, start=10)])
+    wanted = datasets(tmp_path / "data")
+    server.answer = lambda request: completion("a") if len(server.requests) <= 24 else None
+    with pytest.raises(EngineFailed):
+        run(corpus, wanted, chunk_rows=3, concurrency=2)
+    done = sum(pq.read_metadata(part).num_rows for part in (tmp_path / "data").rglob("part-*.parquet"))
+    assert 0 < done < 46
+    server.requests.clear()
+    server.answer = lambda request: completion("b")
+    run(corpus, wanted, chunk_rows=5)
+    assert len(server.requests) == 46 - done
+    for artifact in wanted.values():
+        assert [row["id"] for row in rows_of(artifact)] == [f"doc-{number}" for number in range(23)]
+
+
+def test_a_corpus_in_another_order_is_not_mixed_into_what_was_begun(
+    tmp_path: Path, server: LocalServer, run: Run
+) -> None:
+    rows = documents(12)
+    wanted = datasets(tmp_path / "data", ["plain"])
+    server.answer = lambda request: completion() if len(server.requests) <= 6 else None
+    with pytest.raises(EngineFailed):
+        run(write_corpus(tmp_path / "corpus", [rows]), wanted, concurrency=2)
+    with pytest.raises(LedgerError, match="another order"):
+        run(write_corpus(tmp_path / "corpus", [rows[::-1]]), wanted)
+
+
+def test_a_full_disk_stops_the_run_and_leaves_no_half_written_file(
+    tmp_path: Path, server: LocalServer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(12)])
+    wanted = datasets(tmp_path / "data", ["plain"])
+    write_table, written = pq.write_table, []
+
+    def until_full(table: Any, path: Path, **settings: Any) -> None:
+        written.append(path)
+        if len(written) == 4:
+            path.write_bytes(b"PAR1 half a")
+            raise OSError(28, "No space left on device")
+        write_table(table, path, **settings)
+
+    monkeypatch.setattr(ledger.pq, "write_table", until_full)
+    with pytest.raises(LedgerError, match=r"No space left on device.*make room.*run again"):
+        run(corpus, wanted, concurrency=1)
+    monkeypatch.undo()
+    left = [path for path in wanted["plain"].folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert [path.name for path in left if path.name.endswith(".partial")] == []
+    for path in left:
+        pq.read_table(path)
+    assert run(corpus, wanted)["plain"]["completed"] == 12
+
+
+def test_two_drivers_cannot_make_one_dataset(tmp_path: Path, run: Run) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(2)])
+    wanted = datasets(tmp_path / "data", ["plain"])
+    with wanted["plain"].claim(), pytest.raises(ArtifactBusy):
+        run(corpus, wanted, engine=no_engine)
+    assert run(corpus, wanted)["plain"]["completed"] == 2
+
+
+async def _from_a_running_loop(go: Callable[[], Any]) -> Any:
+    return go()
+
+
+def test_it_runs_where_an_event_loop_runs_already(tmp_path: Path, run: Run) -> None:
+    import asyncio
+
+    corpus = write_corpus(tmp_path / "corpus", [documents(2)])
+    manifests = asyncio.run(_from_a_running_loop(lambda: run(corpus, datasets(tmp_path / "data"))))
+    assert manifests["plain"]["completed"] == 2
