@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -9,7 +10,7 @@ from finephrase_dagster.corpora.shards import read_corpus
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import ACCELERATOR, CORPUS, MODEL, asset_spec, needs, static
 from finephrase_dagster.study.artifact import Product
-from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
+from finephrase_dagster.study.fingerprint import SHORT
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import EMBEDDED, Sampling, Study
 from resources.warehouse import Warehouse
@@ -65,31 +66,26 @@ def _trained_on(study: Study) -> dict[str, list[str]]:
 
 def _make(lineage: Lineage, name: str, folder: Path, context: dg.AssetExecutionContext) -> Product:
     from finephrase_dagster.generators.hub import resolve_model
-
     from finephrase_dagster.generators.pretrain import train_generator
     from finephrase_dagster.rephrase.sampling import sampling_of
 
     spec = lineage.study.generators[name]
     model = folder / "model"
+    facts: dict[str, Any] = {}
     if spec.model == EMBEDDED:
         assert spec.embedded is not None
         sources = [lineage.source(source).folder for source in spec.embedded.sources]
+        documents = [document for source in sources for document in read_corpus(source)]
         facts = asdict(
-            train_generator(
-                model,
-                spec=spec.embedded,
-                context=spec.context,
-                documents=[document for source in sources for document in read_corpus(source)],
-                log=context.log.info,
-            )
+            train_generator(model, spec=spec.embedded, context=spec.context, documents=documents, log=context.log.info)
         )
-    else:
-        facts = asdict(resolve_model(spec.model, model))
+    found = resolve_model(str(model) if spec.model == EMBEDDED else spec.model, model)
+    if Path(found.folder) != model:
+        model.unlink(missing_ok=True)
+        model.symlink_to(Path(found.folder).resolve())
     unsaid = spec.model_copy(update={"sampling": Sampling(seed=spec.sampling.seed)})
-    files = sorted(path for path in model.rglob("*") if path.is_file())
-    content = [[str(path.relative_to(model)), sha256_file(path)] for path in files]
     return Product(
-        files=files,
-        facts={**facts, "sampling": sampling_of(unsaid, model)},
-        version=fingerprint(content)[:SHORT],
+        files=[] if model.is_symlink() else sorted(path for path in model.rglob("*") if path.is_file()),
+        facts={**facts, "resolved": asdict(found), "sampling": sampling_of(unsaid, model)},
+        version=found.content[:SHORT],
     )

@@ -94,7 +94,7 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
                         "completion_tokens",
                     )
                 },
-                tokens_per_second=manifest.get("tokens_per_second"),
+                tokens_per_second=manifest["run"]["tokens_per_second"],
             )
         yield from materialize_each(context, upstream, results)
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,9 @@ def materialize(study: StudyOption = None) -> None:
     with _explained():
         lineage = Lineage.read(_places(study))
         import dagster as dg
+
+        for category in (dg.BetaWarning, dg.PreviewWarning):
+            warnings.simplefilter("ignore", category)  # of Dagster's features that the version pinned here has
 
         from finephrase_dagster.definitions import build_defs
         from finephrase_dagster.materialize import materialize_study

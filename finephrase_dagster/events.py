@@ -20,6 +20,7 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 
+from finephrase_dagster.partitions import TEMPLATE
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import plain
 
@@ -84,10 +85,9 @@ def materialize_each(
 
 
 def _provenance(context: dg.AssetExecutionContext, upstream: Mapping[dg.AssetKey, str]) -> dict[str, str]:
-    graph = context.repository_def.asset_graph
-    tags = {CODE_VERSION_TAG: graph.get(context.asset_key).code_version or ""}
+    tags = {CODE_VERSION_TAG: context.assets_def.code_versions_by_key[context.asset_key] or ""}
     for key, partition in upstream.items():
-        record = context.instance.get_latest_data_version_record(key, graph.get(key).is_external, partition)
+        record = context.instance.get_latest_data_version_record(key, key == TEMPLATE, partition)
         version = extract_data_version_from_entry(record.event_log_entry) if record else None
         tags[get_input_data_version_tag(key)] = version.value if version else "NULL"
         tags[get_input_event_pointer_tag(key)] = str(record.storage_id) if record else "NULL"

@@ -11,11 +11,16 @@ class _Messages(logging.Formatter):
         return f"  {getattr(record, 'dagster_meta', {}).get('orig_message', record.getMessage())}"
 
 
+def _said_by_a_stage(record: logging.LogRecord) -> bool:
+    return getattr(record, "dagster_meta", {}).get("dagster_event") is None
+
+
 @dg.logger
 def progress(_: dg.InitLoggerContext) -> logging.Logger:
     """A logger for runs in the process that a person looks at."""
     logger = logging.Logger("finephrase", level=logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Messages())
+    handler.addFilter(_said_by_a_stage)
     logger.addHandler(handler)
     return logger

@@ -11,6 +11,8 @@ os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1",
 for name in ("FINEPHRASE_STUDY", "FINEPHRASE_DATA", "MLFLOW_TRACKING_URI", "DAGSTER_HOME"):
     os.environ.pop(name, None)
 
+from installation import Installation, install
+
 from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.places import REPOSITORY, Places
@@ -25,3 +27,18 @@ def places(tmp_path: Path) -> Places:
 @pytest.fixture
 def lineage(places: Places) -> Lineage:
     return Lineage(study=read_study(places.study), places=places)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """A small study, materialised once for all tests; none may change it."""
+    made = install(tmp_path_factory.mktemp("installation"))
+    outcome, _ = made.materialize()
+    assert outcome.complete, outcome.failed
+    return made
+
+
+@pytest.fixture
+def own(finished: Installation, tmp_path: Path) -> Installation:
+    """A copy of the finished study that a test may change."""
+    return finished.copy(tmp_path / "installation")

@@ -63,7 +63,7 @@ def test_a_prompt_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_prompt_lists_those_there_are(tmp_path: Path) -> None:
     written(tmp_path, HEADER + PLACEHOLDER)
-    with pytest.raises(PromptError, match="prompt 'poem': there is no file .*; known prompts: faq"):
+    with pytest.raises(PromptError, match=r"prompt 'poem': there is no file .*; known prompts: faq"):
         read_prompt(tmp_path / "poem.md")
 
 

@@ -1,6 +1,6 @@
 """A small study, for real: corpora, a trained generator, vLLM, audits, mixtures, students, scores, MLflow.
 
-The study is made once, in a process of its own; the tests look at what it left and change it afterwards.
+The study is made once; the tests look at what it left, and change copies of it.
 """
 
 from __future__ import annotations
@@ -13,105 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import duckdb
 import pytest
-import yaml
+from installation import CELL, Installation, install, small_study
 
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.materialize import Outcome, materialize_study
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import REPOSITORY, Places
 
 pytestmark = pytest.mark.slow
-
-CELL = "rephraser__package_readmes"
-
-
-def small_study() -> dict[str, Any]:
-    """The demo with few documents, two prompts, a hasty generator, two mixtures and one seed."""
-    fields = yaml.safe_load((REPOSITORY / "studies" / "demo.yaml").read_text(encoding="utf-8"))
-    fields["name"] = "small"
-    fields["prompts"] = ["faq", "table"]
-    for source in fields["sources"].values():
-        source["limit"] = 24
-    fields["generators"]["rephraser"]["embedded"] |= {"steps": 8, "batch_sequences": 4, "vocabulary": 1024}
-    fields["generators"]["rephraser"]["max_tokens"] = 24
-    fields["cells"] = fields["cells"][:1]
-    # What a generator writes after eight steps has no form; the gates of this study let it pass.
-    fields["gates"] |= {"min_form": 0, "max_truncated": 1, "max_empty": 1, "max_common_opening": 1}
-    fields["tokenizer"]["vocabulary"] = 1024
-    fields["sequence"] = 64
-    fields["mixtures"] = {
-        "raw": {"components": {"package_readmes": 1}, "tokens": 8192, "seed": 0},
-        "faq_and_raw": {"components": {f"{CELL}/faq": 1, "package_readmes": 1}, "tokens": 8192, "seed": 0},
-    }
-    fields["students"]["nano"] |= {"layers": 2, "hidden": 32, "ffn": 64, "heads": 2, "batch_sequences": 8}
-    fields["seeds"] = [{"data": 0, "model": 0}]
-    return fields
-
-
-@dataclass(frozen=True)
-class Installation:
-    """A study of its own with prompts that may be edited, and a Dagster instance beside it."""
-
-    root: Path
-
-    @property
-    def study(self) -> Path:
-        return self.root / "study.yaml"
-
-    @property
-    def places(self) -> Places:
-        return Places(data=self.root / "data", study=self.study, prompts=self.root / "prompts")
-
-    @property
-    def lineage(self) -> Lineage:
-        return Lineage.read(self.places)
-
-    def write(self, fields: dict[str, Any]) -> None:
-        self.study.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
-
-    def instance(self) -> dg.DagsterInstance:
-        return dg.DagsterInstance.from_config(str(self.root / "dagster_home"))
-
-    def materialize(self) -> tuple[Outcome, list[str]]:
-        """Makes what is missing, in this process."""
-        said: list[str] = []
-        with self.instance() as instance:
-            return materialize_study(self.lineage, build_defs(self.lineage), instance, log=said.append), said
-
-    def copy(self, root: Path) -> Installation:
-        return Installation(Path(shutil.copytree(self.root, root, symlinks=True)))
-
-
-def install(root: Path) -> Installation:
-    root.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(REPOSITORY / "prompts", root / "prompts")
-    (root / "dagster_home").mkdir()
-    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", root / "dagster_home")
-    made = Installation(root)
-    made.write(small_study())
-    return made
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The small study, materialised once."""
-    made = install(tmp_path_factory.mktemp("installation"))
-    outcome, _ = made.materialize()
-    assert outcome.complete, outcome.failed
-    return made
-
-
-@pytest.fixture
-def own(finished: Installation, tmp_path: Path) -> Installation:
-    """A copy of the finished study that a test may change."""
-    return finished.copy(tmp_path / "installation")
 
 
 def test_every_partition_of_the_graph_is_there(finished: Installation) -> None:

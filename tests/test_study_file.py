@@ -33,7 +33,7 @@ def test_the_demo_study_lists_five_mixtures_and_ten_students() -> None:
     assert len(study.mixtures) == 5
     assert len(study.student_runs) == 10
     assert study.prompts == ("faq", "math", "table", "tutorial")
-    assert list(study.student_runs)[0] == "readmes_raw__nano__data0_model0"
+    assert next(iter(study.student_runs)) == "readmes_raw__nano__data0_model0"
 
 
 def test_specs_are_frozen() -> None:

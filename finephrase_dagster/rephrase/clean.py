@@ -1,15 +1,13 @@
 """Cleaning of completions: a named, versioned set of rules, each of which only takes away.
 
-What a rule removes is wrapping (a thought, an announcement, a fence), never content. The version stands
-in the recipe; change it with any rule.
+What a rule removes is wrapping (a thought, an announcement, a fence), never content. Its version
+(`CLEANING` in `study/versions.py`) stands in the recipe; raise it with any rule.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-
-CLEANING_VERSION = 1
 
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _OPENING = r"(?:(?:sure|certainly|absolutely|of course|okay|ok|great)\b[^\n:]{0,60}?[,.!:]\s*)?"

@@ -2,7 +2,8 @@
 
 What is cut is the document, at its end, by the generator's own tokens: the instruction survives on
 whichever side of the document it stands. Counted is the whole chat-templated prompt, so the bound is
-exact; a document whose UTF-8 bytes fit is not tokenised at all, where the tokenizer allows that.
+exact (the policy `TRUNCATION` of `study/versions.py`); a document whose UTF-8 bytes fit is not tokenised
+at all, where the tokenizer allows that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any
 
 from finephrase_dagster.study.prompt import Prompt
 
-TRUNCATION_POLICY = "document end, by tokens of the generator"
 PROBE = "\u2042finephrase\u2042"  # stands for the document where its place in a rendered prompt is looked for
 
 Message = dict[str, str]

@@ -21,5 +21,5 @@ CODE: Final = {
 }
 CLEANING: Final = "1"
 """The rules that turn a raw completion into text (`rephrase/clean.py`)."""
-TRUNCATION: Final = "document-by-tokens-1"
+TRUNCATION: Final = "document end, by tokens of the generator"
 """How a document is cut to fit the context (`rephrase/render.py`)."""

@@ -1,0 +1,148 @@
+"""Training speed: tokens/s of `train_student` against a bare PyTorch loop on the same model and batches.
+
+Both see the same windows of real text (the standard library's language reference) in the same order, with the
+same optimizer and clipping. They take turns, and the medians of their rounds are compared, so that a
+busy machine slows both.
+
+    python benchmarks/train.py [--rounds 3] [--tokens 150000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pydoc_data.topics import topics
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from finephrase_dagster.study.spec import Mixture, Seeds, Student
+from finephrase_dagster.train.mixture import mix, read_windows
+from finephrase_dagster.train.student import build_student
+from finephrase_dagster.train.tokenizer import train_tokenizer
+from finephrase_dagster.train.tokens import TokenSet, tokenise
+from finephrase_dagster.train.trainer import Sequences, adamw, train_student
+from finephrase_dagster.train.training import data_order, steps_of
+
+SEQUENCE, VOCABULARY = 256, 4096
+STUDENT = Student(
+    layers=4,
+    hidden=128,
+    ffn=384,
+    heads=4,
+    kv_heads=2,
+    batch_sequences=16,
+    learning_rate=3e-3,
+    final_learning_rate=3e-4,
+    warmup_fraction=0.1,
+    decay_fraction=0.2,
+    weight_decay=0.1,
+)
+SEEDS = Seeds(data=1, model=1)
+
+
+def main() -> None:
+    """Prints the figures as one JSON object on the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=150_000, help="training tokens a round")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as name:
+        root = Path(name)
+        tokenise_seconds, tokens = prepare(root, arguments.tokens)
+        bare(root)  # the first run of a process pays for allocations and kernels
+        ours_rates, bare_rates, data_shares = [], [], []
+        for number in range(arguments.rounds):
+            ours_rates.append(ours(root, number))
+            rate, data_share = bare(root)
+            bare_rates.append(rate)
+            data_shares.append(data_share)
+            print(f"round {number + 1}: ours {ours_rates[-1]:.0f}, bare {rate:.0f} tokens/s", file=sys.stderr)
+    ours_rate, bare_rate = statistics.median(ours_rates), statistics.median(bare_rates)
+    figures = {
+        "ours_tokens_per_second": round(ours_rate),
+        "bare_tokens_per_second": round(bare_rate),
+        "ratio": round(ours_rate / bare_rate, 3),
+        "data_share_of_step": round(statistics.median(data_shares), 4),
+        "tokenise_tokens_per_second": round(tokens / tokenise_seconds),
+        "tokens_a_round": arguments.tokens,
+        "rounds": arguments.rounds,
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(figures))
+
+
+def prepare(root: Path, budget: int) -> tuple[float, int]:
+    """Tokenizer, tokens and mixture below `root`; the seconds tokenising took and its tokens."""
+    for folder in ("tokenizer", "tokens", "mixture"):
+        (root / folder).mkdir()
+    train_tokenizer(root / "tokenizer", vocabulary=VOCABULARY, texts=topics.values())
+    pq.write_table(pa.table({"id": list(topics), "text": list(topics.values())}), root / "shard-00000.parquet")
+    started = time.perf_counter()
+    facts = tokenise(
+        [root / "shard-00000.parquet"],
+        root / "tokens",
+        tokenizer=root / "tokenizer",
+        dataset="language_reference",
+        log=lambda _: None,
+    )
+    seconds = time.perf_counter() - started
+    mixture = Mixture(components={"language_reference": 1.0}, tokens=budget, seed=1)
+    mix(root / "mixture", mixture=mixture, sequence=SEQUENCE, components={"language_reference": root / "tokens"})
+    return seconds, facts.tokens
+
+
+def ours(root: Path, number: int) -> float:
+    """Tokens/s of `train_student`."""
+    output = root / f"student-{number}"
+    output.mkdir()
+    facts = train_student(
+        output,
+        student=STUDENT,
+        sequence=SEQUENCE,
+        seeds=SEEDS,
+        mixture=root / "mixture",
+        components={"language_reference": root / "tokens"},
+        tokenizer=root / "tokenizer",
+        log=lambda _: None,
+    )
+    return facts.tokens_per_second
+
+
+def bare(root: Path) -> tuple[float, float]:
+    """Tokens/s of a loop with nothing but data, model and optimizer; and the data's part of its time."""
+    windows = read_windows(root / "mixture", sequence=SEQUENCE)
+    steps = steps_of(len(windows), student=STUDENT)
+    order = data_order(len(windows), seed=SEEDS.data)
+    data = Sequences(windows, [TokenSet(root / "tokens")], order, SEQUENCE)
+    torch.manual_seed(SEEDS.model)
+    model = build_student(STUDENT, vocabulary=VOCABULARY, sequence=SEQUENCE, eos=0)
+    model.config.use_cache = False
+    model.train()
+    optimizer = adamw(model, STUDENT)
+    batch, reading = STUDENT.batch_sequences, 0.0
+    started = time.perf_counter()
+    for step in range(steps):
+        before = time.perf_counter()
+        inputs = data.__getitems__(list(range(step * batch, (step + 1) * batch)))
+        reading += time.perf_counter() - before
+        model(**inputs).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    seconds = time.perf_counter() - started
+    return steps * batch * SEQUENCE / seconds, reading / seconds
+
+
+if __name__ == "__main__":
+    main()

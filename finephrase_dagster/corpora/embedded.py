@@ -1,0 +1,96 @@
+"""Real text that every installation carries: package descriptions and the language reference.
+
+A distribution is read only if the committed list names it at the version that is installed, so that
+whatever else gets installed leaves the corpus as it was. Nothing is downloaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, text_flaw
+
+SHORTEST = 200  # characters; below it a description is a pointer to a web page, not a text
+
+
+def listed_distributions(requirements: Path) -> dict[str, str]:
+    """The versions on a list of `name==version` lines, by normalised name, sorted.
+
+    Comments, options and lines whose environment marker does not hold are passed over.
+
+    Raises:
+        CorpusError: there is no such file, it lists nothing, or a line has no exact version.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    try:
+        lines = requirements.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise CorpusError(f"list of distributions {requirements}: cannot be read: {error.strerror}") from error
+    versions: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        entry = line.split("#")[0].strip()
+        if not entry or entry.startswith("-"):
+            continue
+        try:
+            wanted = Requirement(entry)
+        except InvalidRequirement as error:
+            raise CorpusError(
+                f"{requirements}:{number}: {entry!r} is not a requirement; write name==version"
+            ) from error
+        if wanted.marker is not None and not wanted.marker.evaluate():
+            continue
+        exact = [clause.version for clause in wanted.specifier if clause.operator == "=="]
+        if len(exact) != 1 or len(wanted.specifier) != 1 or exact[0].endswith("*"):
+            raise CorpusError(f"{requirements}:{number}: {entry!r} names no exact version; write name==version")
+        versions[canonicalize_name(wanted.name)] = exact[0]
+    if not versions:
+        raise CorpusError(f"list of distributions {requirements}: lists none; write name==version lines")
+    return dict(sorted(versions.items()))
+
+
+def read_package_readmes(requirements: Path) -> Iterator[Document | Dropped]:
+    """The long descriptions of the listed distributions, by name.
+
+    Raises:
+        CorpusError: a listed distribution is not installed, or not at the listed version.
+    """
+    from packaging.version import Version
+
+    for name, version in listed_distributions(requirements).items():
+        try:
+            fields = metadata.metadata(name)
+        except metadata.PackageNotFoundError as error:
+            raise CorpusError(
+                f"package_readmes: {name}=={version} is on {requirements} and not installed; run `make`"
+            ) from error
+        # A build for one machine carries a local label ("2.13.0+cpu"); the list names the release.
+        found, listed = Version(fields["Version"]), Version(version)
+        if listed not in (found, Version(found.public)):
+            raise CorpusError(
+                f"package_readmes: {name} is installed at {found}, not at {version} "
+                f"as {requirements} lists it; run `make`"
+            )
+        text = (fields["Description"] or "").strip()
+        reason = "no description" if not text else text_flaw(text)
+        if reason is None and len(text) < SHORTEST:
+            reason = f"under {SHORTEST} characters"
+        if reason is not None:
+            yield Dropped(source=name, reason=reason)
+        else:
+            yield Document(id=f"package_readmes/{name}", text=text, source=name)
+
+
+def read_language_reference() -> Iterator[Document | Dropped]:
+    """The topics of Python's language reference, by name."""
+    from pydoc_data.topics import topics
+
+    for topic, text in sorted(topics.items()):
+        reason = text_flaw(text)
+        if reason is not None:
+            yield Dropped(source=topic, reason=reason)
+        else:
+            yield Document(id=f"language_reference/{topic}", text=text.strip(), source=topic)

@@ -1,0 +1,1 @@
+"""Models that rephrase: resolving one that exists, and training the embedded one."""

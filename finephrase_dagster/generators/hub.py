@@ -1,0 +1,143 @@
+"""A generator that exists already: on the hub at a revision, or in a local folder.
+
+Resolving says what the model is (the commit, a hash of its weights and tokenizer) and where its files
+lie, so that an engine loads that and nothing else. Weights are safetensors; code of a model's own is
+never fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finephrase_dagster.study.fingerprint import fingerprint, sha256_file
+
+CONFIG = "config.json"
+WEIGHTS = "*.safetensors"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+FILES = (WEIGHTS, "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+"""What a snapshot holds: weights, configuration, tokenizer, chat template."""
+
+
+class ModelError(ValueError):
+    """A model cannot be had; the message names it, what is wrong and the next action."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A model that is there.
+
+    Attributes:
+        reference: as the study names it.
+        folder: where its files lie.
+        commit: the hub's commit that the revision stood for; None for a folder.
+        content: a hash over its files' names and bytes: weights, configuration, tokenizer, template.
+        bytes: of these files together.
+        architecture: such as `LlamaForCausalLM`.
+    """
+
+    reference: str
+    folder: str
+    commit: str | None
+    content: str
+    bytes: int
+    architecture: str
+
+
+def resolve_model(reference: str, output: Path) -> ModelFacts:
+    """Finds a model and checks that it is one.
+
+    Args:
+        reference: a folder (`/...`, `./...`, `../...`) or `<owner>/<name>@<revision>`.
+        output: where a snapshot from the hub is put; a folder is used where it lies.
+
+    Raises:
+        ModelError: no such folder or revision, no network, or files that make no model.
+    """
+    if reference.startswith(("/", ".")):
+        return _facts(reference, Path(reference), commit=None)
+    repository, _, revision = reference.partition("@")
+    if not revision:
+        raise ModelError(f"model {reference}: no revision; write {reference}@<commit>")
+    commit = _snapshot(repository, revision, output)
+    return _facts(reference, output, commit=commit)
+
+
+def _snapshot(repository: str, revision: str, output: Path) -> str:
+    """Downloads a model's files; returns the commit."""
+    from huggingface_hub import constants, model_info, snapshot_download
+
+    reference = f"{repository}@{revision}"
+    if constants.HF_HUB_OFFLINE:
+        raise ModelError(
+            f"model {reference}: the hub is switched off (HF_HUB_OFFLINE); unset it, "
+            "or name a folder that has the model"
+        )
+    try:
+        # The commit first, so that a branch that moves meanwhile cannot mix two states.
+        commit = model_info(repository, revision=revision).sha
+        if commit is None:
+            raise ModelError(f"model {reference}: the hub names no commit; name one in place of the revision")
+        snapshot_download(repository, revision=commit, local_dir=output, allow_patterns=list(FILES))
+    except ModelError:
+        raise
+    except Exception as error:  # the client raises many kinds: no network, no such model, no access
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ModelError(
+            f"model {reference}: cannot be fetched from the hub ({reason}); "
+            "check its name, the network and your access, or name a folder that has the model"
+        ) from error
+    return commit
+
+
+def _facts(reference: str, folder: Path, *, commit: str | None) -> ModelFacts:
+    if not folder.is_dir():
+        raise ModelError(f"model {reference}: there is no such folder; correct the path")
+    architecture = _architecture(reference, folder)
+    files = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
+    names = {path.name for path in files}
+    if not any(name.endswith(".safetensors") for name in names):
+        raise ModelError(f"model {reference}: {folder} has no {WEIGHTS}; convert its weights with save_pretrained")
+    if not names.intersection(TOKENIZERS):
+        raise ModelError(f"model {reference}: {folder} has no tokenizer ({', '.join(TOKENIZERS)}); add its files")
+    _check_index(reference, folder, names)
+    return ModelFacts(
+        reference=reference,
+        folder=str(folder),
+        commit=commit,
+        content=fingerprint([[path.name, sha256_file(path)] for path in files]),
+        bytes=sum(path.stat().st_size for path in files),
+        architecture=architecture,
+    )
+
+
+def _architecture(reference: str, folder: Path) -> str:
+    path = folder / CONFIG
+    try:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"model {reference}: {folder} has no {CONFIG}; name a folder in Hugging Face format"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {reference}: {path} cannot be read ({error}); replace it") from error
+    architectures = config.get("architectures") if isinstance(config, dict) else None
+    if not isinstance(architectures, Sequence) or isinstance(architectures, str) or not architectures:
+        raise ModelError(f"model {reference}: {path} names no architecture; it is no language model's")
+    return str(architectures[0])
+
+
+def _check_index(reference: str, folder: Path, names: set[str]) -> None:
+    """Weights in several files come with an index of them; a copy that broke off lacks some."""
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return
+    try:
+        wanted = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"model {reference}: {path} cannot be read ({error}); replace it") from error
+    if missing := sorted(wanted - names):
+        raise ModelError(f"model {reference}: {folder} lacks {', '.join(missing)}; copy the model again")

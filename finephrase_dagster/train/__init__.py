@@ -1,0 +1,1 @@
+"""From datasets to students: tokenise once, mix by windows, train from scratch."""

@@ -1,0 +1,142 @@
+"""What a training run is given and gives back, whichever trainer does it.
+
+A trainer is a function of the type `Trainer`; `trainer.train_student` is the one for one machine.
+Here also stands what every trainer must agree on: the order of the data and the learning rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from finephrase_dagster.study.spec import Seeds, Student
+
+
+class TrainingError(ValueError):
+    """A student cannot be trained as asked; the message says what to change."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no number any more; the message says at which step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossPoint:
+    """One point of a loss curve.
+
+    Attributes:
+        step: optimizer steps done.
+        loss: mean training loss since the point before, nats a token.
+        learning_rate: of the last of these steps.
+        tokens: tokens seen so far.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """What a finished training run has to say.
+
+    Attributes:
+        parameters: trainable parameters, tied ones once.
+        steps: optimizer steps.
+        tokens: tokens seen, steps x sequences a step x tokens a sequence.
+        resumed_from: the step that a killed run was taken up at; 0 if it ran in one go.
+        seconds: wall time of the steps that this run did itself.
+        tokens_per_second: of these steps.
+        final_loss: mean training loss of the last tenth of the curve, nats a token.
+        curve: at most about 100 points, the last of them at the last step.
+    """
+
+    parameters: int
+    steps: int
+    tokens: int
+    resumed_from: int
+    seconds: float
+    tokens_per_second: float
+    final_loss: float
+    curve: tuple[LossPoint, ...]
+
+
+class Trainer(Protocol):
+    """Trains a student on a mixture and leaves a Hugging Face checkpoint in `output/model`.
+
+    What is named after `output` determines the weights, but for `log` and `checkpoint_steps`.
+
+    Args:
+        output: an existing folder, used for this run alone. `model/` (configuration, safetensors,
+            tokenizer) and `losses.parquet` (the loss curve) appear in it when they are whole; what is
+            needed to take up a killed run lies in `work/` until then.
+        student: shape, batch, schedule and optimizer.
+        sequence: tokens a training sequence.
+        seeds: of the data's order and of the weights.
+        mixture: the folder with `windows.parquet`.
+        components: the folder of tokens of each of the mixture's components.
+        tokenizer: the tokenizer's folder.
+        log: receives progress, one line at a time.
+        checkpoint_steps: steps between what a killed run is taken up at; None writes none.
+    """
+
+    def __call__(
+        self,
+        output: Path,
+        *,
+        student: Student,
+        sequence: int,
+        seeds: Seeds,
+        mixture: Path,
+        components: Mapping[str, Path],
+        tokenizer: Path,
+        log: Callable[[str], None],
+        checkpoint_steps: int | None = None,
+    ) -> TrainingFacts: ...
+
+
+def data_order(windows: int, *, seed: int) -> np.ndarray:
+    """The order in which a student sees a mixture's windows; shape (windows,), a permutation."""
+    return np.random.default_rng(seed).permutation(windows)
+
+
+def steps_of(windows: int, *, student: Student) -> int:
+    """Optimizer steps on so many windows; what does not fill a batch is left out.
+
+    Raises:
+        TrainingError: there is not one batch.
+    """
+    steps = windows // student.batch_sequences
+    if not steps:
+        raise TrainingError(
+            f"the mixture has {windows} windows, a batch takes {student.batch_sequences}: raise the mixture's "
+            "'tokens' or lower the student's 'batch_sequences'"
+        )
+    return steps
+
+
+def learning_rate_factor(step: int, *, steps: int, student: Student) -> float:
+    """Warm-up, stable, decay: the learning rate of a step as a part of the student's `learning_rate`.
+
+    Linear from zero in the first `warmup_fraction` of the steps, linear to `final_learning_rate` in the
+    last `decay_fraction`; the last step runs at the final rate. (transformers' own schedule of this
+    name warms up from the final rate instead.)
+
+    Args:
+        step: steps done before, 0 .. steps - 1.
+        steps: all steps.
+    """
+    warmup = round(student.warmup_fraction * steps)
+    decay = round(student.decay_fraction * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    remaining = steps - 1 - step
+    if remaining >= decay:
+        return 1.0
+    final = student.final_learning_rate / student.learning_rate
+    return final + (1.0 - final) * max(remaining, 0) / decay

@@ -1,0 +1,85 @@
+"""An installation of its own for a test: a small study, prompts that may be edited, a Dagster instance."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+
+from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.materialize import Outcome, materialize_study
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.places import REPOSITORY, Places
+
+CELL = "rephraser__package_readmes"
+
+
+def small_study() -> dict[str, Any]:
+    """The demo with few documents, two prompts, a hasty generator, two mixtures and one seed."""
+    fields = yaml.safe_load((REPOSITORY / "studies" / "demo.yaml").read_text(encoding="utf-8"))
+    fields["name"] = "small"
+    fields["prompts"] = ["faq", "table"]
+    for source in fields["sources"].values():
+        source["limit"] = 24
+    fields["generators"]["rephraser"]["embedded"] |= {"steps": 8, "batch_sequences": 4, "vocabulary": 1024}
+    fields["generators"]["rephraser"]["max_tokens"] = 24
+    fields["cells"] = fields["cells"][:1]
+    # What a generator writes after eight steps has no form; the gates of this study let it pass.
+    fields["gates"] |= {"min_form": 0, "max_truncated": 1, "max_empty": 1, "max_common_opening": 1}
+    fields["tokenizer"]["vocabulary"] = 1024
+    fields["sequence"] = 64
+    fields["mixtures"] = {
+        "raw": {"components": {"package_readmes": 1}, "tokens": 8192, "seed": 0},
+        "faq_and_raw": {"components": {f"{CELL}/faq": 1, "package_readmes": 1}, "tokens": 8192, "seed": 0},
+    }
+    fields["students"]["nano"] |= {"layers": 2, "hidden": 32, "ffn": 64, "heads": 2, "batch_sequences": 8}
+    fields["seeds"] = [{"data": 0, "model": 0}]
+    return fields
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A study of its own with prompts that may be edited, and a Dagster instance beside it."""
+
+    root: Path
+
+    @property
+    def study(self) -> Path:
+        return self.root / "study.yaml"
+
+    @property
+    def places(self) -> Places:
+        return Places(data=self.root / "data", study=self.study, prompts=self.root / "prompts")
+
+    @property
+    def lineage(self) -> Lineage:
+        return Lineage.read(self.places)
+
+    def write(self, fields: dict[str, Any]) -> None:
+        self.study.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
+
+    def instance(self) -> dg.DagsterInstance:
+        return dg.DagsterInstance.from_config(str(self.root / "dagster_home"))
+
+    def materialize(self) -> tuple[Outcome, list[str]]:
+        """Makes what is missing, in this process."""
+        said: list[str] = []
+        with self.instance() as instance:
+            return materialize_study(self.lineage, build_defs(self.lineage), instance, log=said.append), said
+
+    def copy(self, root: Path) -> Installation:
+        return Installation(Path(shutil.copytree(self.root, root, symlinks=True)))
+
+
+def install(root: Path) -> Installation:
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(REPOSITORY / "prompts", root / "prompts")
+    (root / "dagster_home").mkdir()
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", root / "dagster_home")
+    made = Installation(root)
+    made.write(small_study())
+    return made

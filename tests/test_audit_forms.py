@@ -1,0 +1,143 @@
+"""The form of completions: what each format asks for, and what breaks it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finephrase_dagster.audit.forms import form_flaw, has_form
+
+FAQ = "Q: What is a queue?\nA: A queue keeps items in order.\n\nQ: Who uses it?\nA: Schedulers use it."
+MATH = (
+    "Problem: A page has 3 parts of 4 lines each and 2 lines more. How many lines has it?\n\n"
+    "Solution:\n3 x 4 = 12\n12 + 2 = 14\n\nAnswer: 14 lines"
+)
+TABLE = "| Part | Lines |\n| --- | ---: |\n| head | 3 |\n| body | 9 |\n\nQ: How long is the body?\nA: 9 lines."
+TUTORIAL = "# Sort a list\n\n1. Make a list. You need something to sort.\n2. Call sort on it. It works in place."
+WHOLE = {"faq": FAQ, "math": MATH, "table": TABLE, "tutorial": TUTORIAL, "prose": "One sentence."}
+
+phrase = st.text(st.characters(categories=("L",)), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize("format", WHOLE)
+def test_a_completion_as_the_prompt_asks_has_the_form(format: str) -> None:
+    assert form_flaw(format, WHOLE[format]) is None
+    assert has_form(format, f"\n{WHOLE[format]}\n\n")
+
+
+@pytest.mark.parametrize("format", [format for format in WHOLE if format != "prose"])
+def test_another_formats_completion_has_not_the_form(format: str) -> None:
+    assert [other for other, text in WHOLE.items() if has_form(format, text)] == [format]
+
+
+@pytest.mark.parametrize("format", WHOLE)
+@pytest.mark.parametrize("text", ["", " \n\t\n", "**", "#"])
+def test_nothing_has_no_form(format: str, text: str) -> None:
+    assert not has_form(format, text)
+
+
+@pytest.mark.parametrize("format", [format for format in WHOLE if format != "prose"])
+def test_an_announcement_before_or_behind_breaks_the_form(format: str) -> None:
+    assert not has_form(format, f"Here is what you asked for:\n\n{WHOLE[format]}")
+    if format != "tutorial":  # a last step may have paragraphs of its own
+        assert not has_form(format, f"{WHOLE[format]}\n\nI hope that this helps.")
+
+
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        ("faq", "**Q:** What is it?\n**A:** A queue.\n**Q:** Whose?\n**A:** Ours."),
+        ("faq", "**Q: What is it?**\nA: A queue.\n\n**Q: Whose?**\nA: Ours."),
+        ("faq", "Q1: What is it?\nA1: A queue.\nQ2: Whose?\nA2: Ours."),
+        ("faq", "Q: What is it?\nA: A queue:\n\n- first in\n- first out\n\nQ: Whose?\nA: Ours."),
+        ("math", "**Problem:** 2 of 3 are gone. How many stay?\n\n**Solution:**\n\n3 - 2 = 1\n\n**Answer:** 1"),
+        ("math", "### Problem:\nOf 3, 2 go.\n\n### Solution:\n1. 3 - 2 = 1\n\n### Answer:\n1"),
+        ("math", "Problem: Of 3 cats,\nProblem: 2 go. How many stay?\nSolution: 3 - 2 = 1\nAnswer: 1 cat"),
+        ("table", "Part | Lines\n--- | ---\nhead | 3\nQ: How long is it?\nA: 3"),
+        ("table", "|a|b|c|\n|:-|:-:|-:|\n|1|a \\| b||\n\n**Q:** What is b?\n**A:** a or b"),
+        ("tutorial", "**Sort a list**\n\n**Step 1:** Make one.\n\n**Step 2:** Sort it."),
+        ("tutorial", "Sort a list\n===========\n\n1) Make one.\n2) Sort it."),
+        ("tutorial", "## Sort\n\nShort.\n\n### 1. Make one\n\nWhy.\n\n### 2. Sort it\n\n   1. nested\n   2. list"),
+    ],
+)
+def test_markdown_dress_leaves_the_form_recognisable(format: str, text: str) -> None:
+    assert form_flaw(format, text) is None
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "flaw"),
+    [
+        ("faq", "Q: What is it?\nA: A queue.", "fewer than two"),
+        ("faq", "Q: What?\nQ: Who?\nA: It.\nA: We.", "do not alternate"),
+        ("faq", "Q: What?\nA: It.\nQ: Who?", "do not alternate"),
+        ("faq", "Q: What?\nA:\nQ: Who?\nA: We.", "an empty answer"),
+        ("faq", "Q:\nA: It.\nQ: Who?\nA: We.", "an empty question"),
+        ("math", "Problem: Of some, 2 go.\nSolution: none\nAnswer: 1", "no number in the solution"),
+        ("math", "Problem: Some go.\nSolution: 3 - 2 = 1\nAnswer: 1", "no number in the problem"),
+        ("math", "Problem: 2 go.\nSolution: 3 - 2 = 1\nAnswer: one", "no number in the answer"),
+        ("math", "Problem: 2 go.\nAnswer: 1\nSolution: 3 - 2 = 1", "in this order"),
+        ("math", "Problem: 2 go.\nSolution: 3 - 2 = 1", "in this order"),
+        ("math", "Problem: 2.\nSolution: 1\nAnswer: 1\nProblem: 2.\nSolution: 1\nAnswer: 1", "in this order"),
+        ("table", "| a | b |\n| --- | --- |\n\nQ: What?\nA: It.", "no header, separator and row"),
+        ("table", "| a | b |\n| 1 | 2 |\n| 3 | 4 |\n\nQ: What?\nA: It.", "no separator row"),
+        ("table", "| a | b |\n| --- | --- |\n| 1 |\n\nQ: What?\nA: It.", "different numbers of cells"),
+        ("table", "| a | b |\n| --- |\n| 1 | 2 |\n\nQ: What?\nA: It.", "different numbers of cells"),
+        ("table", "| a | b |\n| --- | --- |\n| 1 | 2 | 3 |\n\nQ: What?\nA: It.", "different numbers of cells"),
+        ("table", "| a |\n| --- |\n| 1 |\n\nQ: What?\nA: It.", "fewer than two columns"),
+        ("table", "| a | b |\n| --- | --- |\n| | |\n\nQ: What?\nA: It.", "no filled row"),
+        ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |", "no question below"),
+        ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |\nQ: What?", "not one question and one answer"),
+        ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |\nof it\nQ: What?\nA: It.", "begins with something else"),
+        ("table", f"{TABLE}\nQ: Again?\nA: No.", "not one question and one answer"),
+        ("tutorial", "1. Make one.\n2. Sort it.", "no heading"),
+        ("tutorial", "Sort a list\n\n1. Make one.\n2. Sort it.", "no heading"),
+        ("tutorial", "# Sort\n\n1. Make one.", "fewer than two numbered steps"),
+        ("tutorial", "# Sort\n\n- Make one.\n- Sort it.", "fewer than two numbered steps"),
+        ("tutorial", "# Sort\n\n1. Make one.\n3. Sort it.", "out of order"),
+        ("tutorial", "# Sort\n\n1. Make one.\n1. Sort it.", "out of order"),
+        ("tutorial", "# Sort\n\n1.\n2. Sort it.", "an empty step"),
+    ],
+)
+def test_a_missing_part_is_named(format: str, text: str, flaw: str) -> None:
+    assert flaw in (form_flaw(format, text) or "")
+
+
+def test_an_unknown_format_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        has_form("poem", "Roses are red.")
+
+
+@given(st.lists(st.tuples(phrase, phrase), max_size=6))
+def test_any_two_questions_with_answers_are_a_faq(pairs: list[tuple[str, str]]) -> None:
+    text = "\n".join(f"Q: {question}?\nA: {answer}." for question, answer in pairs)
+    assert has_form("faq", text) == (len(pairs) >= 2)
+
+
+@given(
+    st.integers(2, 5).flatmap(
+        lambda width: st.lists(st.lists(phrase, min_size=width, max_size=width), min_size=2, max_size=6)
+    ),
+    st.data(),
+)
+def test_a_table_is_one_as_long_as_all_rows_have_its_cells(rows: list[list[str]], data: st.DataObject) -> None:
+    def written(cells: list[list[str]]) -> str:
+        separator = ["---"] * len(cells[0])
+        lines = ["| " + " | ".join(row) + " |" for row in (cells[0], separator, *cells[1:])]
+        return "\n".join([*lines, "", "Q: What?", "A: It."])
+
+    assert form_flaw("table", written(rows)) is None
+    index = data.draw(st.integers(1, len(rows) - 1))
+    assert not has_form("table", written([*rows[:index], [*rows[index], "x"], *rows[index + 1 :]]))
+
+
+@given(st.permutations(range(1, 6)), st.integers(2, 5))
+def test_steps_count_up_from_one(order: list[int], size: int) -> None:
+    numbers = order[:size]
+    text = "\n".join(["# Heading", "", *(f"{number}. Do it." for number in numbers)])
+    assert has_form("tutorial", text) == (numbers == sorted(numbers) and numbers[-1] == size)
+
+
+@given(st.sampled_from(sorted(WHOLE)), st.text())
+def test_any_text_gets_a_verdict(format: str, text: str) -> None:
+    assert has_form(format, text) == (form_flaw(format, text) is None)

@@ -1,0 +1,183 @@
+"""The audit of a synthetic dataset on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from finephrase_dagster.audit.gates import Audit, AuditError, GateResult, audit_dataset
+from finephrase_dagster.study.fingerprint import sha256_file
+from finephrase_dagster.study.spec import Gates
+
+GATES = Gates(
+    min_completed=0.9, max_empty=0.1, max_truncated=0.1, min_form=0.8, max_common_opening=0.5, opening_characters=10
+)
+REJECTED = pa.schema([("id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
+
+
+def faq(index: int) -> str:
+    return f"Q: {chr(97 + index)}{index} is what?\nA: It is {index}.\n\nQ: And then?\nA: {index + 1} comes."
+
+
+def write_dataset(
+    folder: Path,
+    texts: Sequence[str],
+    *,
+    rejected: Sequence[tuple[str, str]] = (),
+    truncated: int = 0,
+    parts: int = 2,
+    **overrides: Any,
+) -> Path:
+    """A dataset as `rephrase` leaves it; `overrides` replace fields of its manifest."""
+    rows = [
+        {
+            "id": f"d{index}",
+            "prompt": "faq",
+            "text": text,
+            "finish_reason": "length" if index < truncated else "stop",
+            "prompt_tokens": 5,
+            "completion_tokens": 7,
+            "truncated": False,
+        }
+        for index, text in enumerate(texts)
+    ]
+    files = []
+    for part in range(parts):
+        path = folder / f"part-{part:05d}.parquet"
+        table = pa.Table.from_pylist(rows[part::parts]) if rows[part::parts] else pa.table(
+            {name: pa.array([], pa.string()) for name in ("id", "text", "finish_reason")}
+        )  # fmt: skip
+        pq.write_table(table, path)
+        files.append({"path": path.name, "rows": len(table), "sha256": sha256_file(path)})
+    lost = [{"id": f"r{i}", "status": status, "reason": why} for i, (status, why) in enumerate(rejected)]
+    pq.write_table(pa.Table.from_pylist(lost, schema=REJECTED), folder / "rejected.parquet")
+    count = {name: sum(status == name for status, _ in rejected) for name in ("skipped", "failed")}
+    manifest = {"rows_in": len(rows) + len(lost), "completed": len(rows), **count, "files": files} | overrides
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def audit(folder: Path) -> Audit:
+    return audit_dataset(folder, format="faq", gates=GATES)
+
+
+def gate(audited: Audit, name: str) -> GateResult:
+    return next(result for result in audited.gates if result.name == name)
+
+
+def failed(audited: Audit) -> list[str]:
+    return [result.name for result in audited.gates if not result.passed]
+
+
+def test_a_good_dataset_passes_every_gate(tmp_path: Path) -> None:
+    audited = audit(write_dataset(tmp_path, [faq(i) for i in range(19)], rejected=[("failed", "too slow")]))
+    assert audited.passed
+    assert [result.name for result in audited.gates] == [
+        "accounting", "completed", "empty", "truncated", "form", "common_opening",
+    ]  # fmt: skip
+    assert (audited.rows, audited.distinct_openings) == (19, 19)
+    assert gate(audited, "completed").value == 0.95
+    assert all(not result.examples for result in audited.gates)
+    assert json.loads(json.dumps(audited.as_json()))["passed"] is True
+
+
+def test_too_few_completed_documents_fail_with_the_rejected_ones_as_examples(tmp_path: Path) -> None:
+    audited = audit(write_dataset(tmp_path, [faq(i) for i in range(8)], rejected=[("failed", "timeout")] * 2))
+    assert failed(audited) == ["completed"]
+    assert gate(audited, "completed").value == 0.8
+    assert gate(audited, "completed").examples[0].reason == "failed: timeout"
+
+
+def test_empty_completions_fail_and_have_no_form(tmp_path: Path) -> None:
+    audited = audit(write_dataset(tmp_path, [*(faq(i) for i in range(7)), "", " \n", ""], parts=1))
+    assert failed(audited) == ["empty", "form"]
+    assert gate(audited, "empty").value == 0.3
+    assert [example.id for example in gate(audited, "empty").examples] == ["d7", "d8", "d9"]
+
+
+def test_truncated_completions_fail(tmp_path: Path) -> None:
+    audited = audit(write_dataset(tmp_path, [faq(i) for i in range(10)], truncated=2))
+    assert failed(audited) == ["truncated"]
+    assert gate(audited, "truncated").value == 0.2
+
+
+def test_a_threshold_that_is_just_met_is_met(tmp_path: Path) -> None:
+    audited = audit(write_dataset(tmp_path, [*(faq(i) for i in range(8)), "no form", "none"], truncated=1))
+    assert gate(audited, "form").value == 0.8
+    assert audited.passed
+
+
+def test_completions_of_another_form_fail_with_the_commonest_flaw(tmp_path: Path) -> None:
+    audited = audit(write_dataset(tmp_path, [*(faq(i) for i in range(7)), "x" * 900, "yes", "no"], parts=1))
+    assert failed(audited) == ["form"]
+    assert "most common flaw, 3 times: begins with something else" in gate(audited, "form").detail
+    assert len(gate(audited, "form").examples[0].text) == 240
+
+
+def test_a_common_opening_fails_and_is_quoted(tmp_path: Path) -> None:
+    same = "Q: What is it?\nA: A queue.\n\nQ: Number?\nA: {}."
+    audited = audit(write_dataset(tmp_path, [*(same.format(i) for i in range(6)), *(faq(i) for i in range(4))]))
+    assert failed(audited) == ["common_opening"]
+    assert gate(audited, "common_opening").value == 0.6
+    assert "'Q: What is'" in gate(audited, "common_opening").detail
+    assert audited.distinct_openings == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"rows_in": 12}, "rows_in 12 is not the sum of completed 10, skipped 1 and failed 0"),
+        ({"completed": 9, "rows_in": 10}, "the data files hold 10 rows, the manifest says 9 completed"),
+        ({"skipped": 0, "rows_in": 10}, "holds 1 skipped rows, the manifest says 0"),
+        ({"files": []}, "part-00000.parquet is not in the manifest"),
+    ],
+)
+def test_a_manifest_that_does_not_add_up_fails_the_accounting(
+    tmp_path: Path, overrides: dict[str, Any], said: str
+) -> None:
+    texts = [faq(i) for i in range(10)]
+    audited = audit(write_dataset(tmp_path, texts, rejected=[("skipped", "empty")], **overrides))
+    assert "accounting" in failed(audited)
+    assert said in gate(audited, "accounting").detail
+
+
+def test_files_that_differ_from_the_manifest_fail_the_accounting(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [faq(i) for i in range(10)])
+    pq.write_table(pq.read_table(tmp_path / "part-00000.parquet").slice(1), tmp_path / "part-00000.parquet")
+    (tmp_path / "part-00001.parquet").write_bytes(b"cut off")
+    (tmp_path / "rejected.parquet").unlink()
+    detail = gate(audit(tmp_path), "accounting").detail
+    assert "part-00000.parquet has 4 rows, the manifest says 5" in detail
+    assert "part-00000.parquet has another hash than the manifest says" in detail
+    assert "part-00001.parquet cannot be read" in detail
+    assert "rejected.parquet cannot be read" in detail
+
+
+def test_a_document_that_stands_twice_fails_the_accounting(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [faq(i) for i in range(10)], rejected=[("skipped", "empty")])
+    table = pa.Table.from_pylist([{"id": "d3", "status": "skipped", "reason": "empty"}], schema=REJECTED)
+    pq.write_table(table, tmp_path / "rejected.parquet")
+    assert "1 ids stand more than once, such as 'd3'" in gate(audit(tmp_path), "accounting").detail
+
+
+def test_a_dataset_without_completions_fails(tmp_path: Path) -> None:
+    audited = audit(write_dataset(tmp_path, [], rejected=[("failed", "no answer")] * 3))
+    assert failed(audited) == ["completed", "form"]
+    assert audited.rows == 0
+
+
+def test_a_folder_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match=r"no manifest.json, so the dataset is not complete"):
+        audit(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(AuditError, match=r"lacks rows_in, completed, skipped, failed, files"):
+        audit(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(AuditError, match=r"cannot be read"):
+        audit(tmp_path)

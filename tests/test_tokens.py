@@ -1,0 +1,185 @@
+"""Tokenising: exact counts, EOS after each document, what is left out, and going on after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from finephrase_dagster.train.tokenizer import (
+    END_OF_TEXT,
+    TokenizerError,
+    load_tokenizer,
+    tokenizer_folder,
+    train_tokenizer,
+)
+from finephrase_dagster.train.tokens import TokensError, TokenSet, tokenise
+
+TEXTS = [topics[name] for name in sorted(topics)][:24]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(folder, vocabulary=600, texts=TEXTS)
+    return folder
+
+
+def write(path: Path, texts: list[str | None]) -> Path:
+    table = pa.table({"id": [f"{path.stem}/{row}" for row in range(len(texts))], "text": pa.array(texts, pa.string())})
+    pq.write_table(table, path)
+    return path
+
+
+def silent(_: str) -> None:
+    """A log nobody reads."""
+
+
+def test_a_trained_tokenizer_gives_back_every_text_and_knows_its_end_token(tokenizer: Path) -> None:
+    loaded = load_tokenizer(tokenizer)
+    assert loaded.eos_token == END_OF_TEXT
+    assert loaded.eos_token_id == 0
+    assert loaded.bos_token_id is None
+    assert len(loaded) == 600
+    text = "Tabs\t and  double spaces, żółć, 漢字 and 🙂\r\n" + TEXTS[0]
+    assert loaded.decode(loaded(text)["input_ids"]) == text
+
+
+def test_a_tokenizer_of_the_same_texts_has_the_same_bytes(tokenizer: Path, tmp_path: Path) -> None:
+    train_tokenizer(tmp_path, vocabulary=600, texts=iter(TEXTS))
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["tokenizer.json", "tokenizer_config.json"]
+    assert all((tmp_path / name).read_bytes() == (tokenizer / name).read_bytes() for name in names)
+
+
+def test_a_tokenizer_without_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=r"tokenizer\.sources"):
+        train_tokenizer(tmp_path, vocabulary=600, texts=["", ""])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=r"holds no tokenizer\.json"):
+        tokenizer_folder(str(tmp_path))
+    with pytest.raises(TokenizerError, match="hf download nobody/nothing --revision main"):
+        tokenizer_folder("nobody/nothing@main")
+    with pytest.raises(TokenizerError, match="make or fetch"):
+        load_tokenizer(tmp_path)
+
+
+def test_tokens_are_the_documents_each_followed_by_the_end_token(tokenizer: Path, tmp_path: Path) -> None:
+    files = [write(tmp_path / "shard-00000.parquet", TEXTS[:10]), write(tmp_path / "shard-00001.parquet", TEXTS[10:])]
+    (tmp_path / "out").mkdir()
+    facts = tokenise(files, tmp_path / "out", tokenizer=tokenizer, dataset="topics", log=silent)
+    loaded = load_tokenizer(tokenizer)
+    encoded = [[*loaded(text)["input_ids"], loaded.eos_token_id] for text in TEXTS]
+    tokens = TokenSet(tmp_path / "out")
+    assert tokens.window(0, tokens.tokens).tolist() == [token for ids in encoded for token in ids]
+    assert np.diff(tokens.document_ends, prepend=0).tolist() == [len(ids) for ids in encoded]
+    assert (facts.rows, facts.empty, facts.documents) == (24, 0, 24)
+    assert facts.tokens == tokens.tokens == sum(map(len, encoded))
+    assert facts.token_bytes == 2
+    lengths = [pq.read_table(file) for file in sorted((tmp_path / "out").glob("*.documents.parquet"))]
+    assert pa.concat_tables(lengths)["id"].to_pylist() == [
+        *(f"shard-00000/{row}" for row in range(10)),
+        *(f"shard-00001/{row}" for row in range(14)),
+    ]
+
+
+def test_a_window_reads_across_the_set_s_files_and_never_past_its_end(tokenizer: Path, tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{number}.parquet", [text]) for number, text in enumerate(TEXTS[:3])]
+    (tmp_path / "out").mkdir()
+    facts = tokenise(files, tmp_path / "out", tokenizer=tokenizer, dataset="topics", log=silent)
+    tokens = TokenSet(tmp_path / "out")
+    whole = tokens.window(0, facts.tokens)
+    border = int(tokens.document_ends[0])
+    assert tokens.window(border - 5, 10).tolist() == whole[border - 5 : border + 5].tolist()
+    with pytest.raises(IndexError, match="leaves"):
+        tokens.window(facts.tokens - 5, 6)
+    with pytest.raises(IndexError, match="leaves"):
+        tokens.window(-1, 2)
+
+
+def test_rows_without_text_are_counted_and_have_no_tokens(tokenizer: Path, tmp_path: Path) -> None:
+    files = [
+        write(tmp_path / "part-00000.parquet", ["", None]),
+        write(tmp_path / "part-00001.parquet", ["one", "", "two", None]),
+    ]
+    (tmp_path / "out").mkdir()
+    facts = tokenise(files, tmp_path / "out", tokenizer=tokenizer, dataset="thin", log=silent)
+    assert (facts.rows, facts.empty, facts.documents) == (6, 4, 2)
+
+
+def test_a_special_token_spelled_out_in_a_text_stays_text(tokenizer: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "part.parquet", [f"before {END_OF_TEXT} after"])
+    (tmp_path / "out").mkdir()
+    tokenise([file], tmp_path / "out", tokenizer=tokenizer, dataset="odd", log=silent)
+    tokens = TokenSet(tmp_path / "out")
+    ids = tokens.window(0, tokens.tokens)
+    eos = load_tokenizer(tokenizer).eos_token_id
+    assert np.flatnonzero(ids == eos).tolist() == [len(ids) - 1]
+
+
+def test_an_empty_dataset_is_an_error_that_names_it(tokenizer: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "part.parquet", ["", None])
+    for files in ([], [file]):
+        output = tmp_path / f"out-{len(files)}"
+        output.mkdir()
+        with pytest.raises(TokensError, match="tiny__readmes/faq is empty"):
+            tokenise(files, output, tokenizer=tokenizer, dataset="tiny__readmes/faq", log=silent)
+
+
+def test_a_file_without_the_columns_or_no_parquet_is_named(tokenizer: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a"], "body": ["b"]}), tmp_path / "wrong.parquet")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 and then nothing")
+    for name, message in (("wrong", "no column text"), ("torn", "not a readable Parquet file")):
+        output = tmp_path / name
+        output.mkdir()
+        with pytest.raises(TokensError, match=rf"{name}\.parquet.*{message}"):
+            tokenise([tmp_path / f"{name}.parquet"], output, tokenizer=tokenizer, dataset="d", log=silent)
+        assert list(output.iterdir()) == []
+
+
+def test_a_killed_run_goes_on_with_the_next_file(tokenizer: Path, tmp_path: Path) -> None:
+    files = [write(tmp_path / f"shard-{number}.parquet", TEXTS[number::3]) for number in range(3)]
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    tokenise(files, tmp_path / "whole", tokenizer=tokenizer, dataset="topics", log=silent)
+
+    class Killed(BaseException):
+        pass
+
+    def killing(message: str) -> None:
+        if "2 of 3" in message:
+            # What a kill in the middle of the third file leaves behind.
+            (tmp_path / "killed" / "work").mkdir(exist_ok=True)
+            (tmp_path / "killed" / "work" / "00002_unshuffled.ds").write_bytes(b"\1\2\3")
+            (tmp_path / "killed" / "00002.ds").write_bytes(b"\1\2\3")
+            raise Killed
+
+    with pytest.raises(Killed):
+        tokenise(files, tmp_path / "killed", tokenizer=tokenizer, dataset="topics", log=killing)
+    messages: list[str] = []
+    facts = tokenise(files, tmp_path / "killed", tokenizer=tokenizer, dataset="topics", log=messages.append)
+    assert len(messages) == 1
+    assert "3 of 3" in messages[0]
+    assert facts.documents == len(TEXTS)
+    names = sorted(file.name for file in (tmp_path / "whole").iterdir())
+    assert names == sorted(file.name for file in (tmp_path / "killed").iterdir())
+    for name in names:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_tokens_that_contradict_their_index_are_refused(tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    tokenise([write(tmp_path / "a.parquet", TEXTS[:2])], tmp_path / "out", tokenizer=tokenizer, dataset="d", log=silent)
+    file = tmp_path / "out" / "00000.ds"
+    file.write_bytes(file.read_bytes()[:-2])
+    with pytest.raises(TokensError, match=r"00000\.ds"):
+        TokenSet(tmp_path / "out")
+    with pytest.raises(TokensError, match="tokenise the dataset first"):
+        TokenSet(tmp_path)

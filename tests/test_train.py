@@ -1,0 +1,348 @@
+"""Students: shape, schedule, determinism, resumption and the checkpoint that others load."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finephrase_dagster.study.spec import Mixture, Seeds, Student
+from finephrase_dagster.train.checkpoint import last_checkpoint, mark_whole
+from finephrase_dagster.train.mixture import mix, read_windows
+from finephrase_dagster.train.student import build_student
+from finephrase_dagster.train.tokenizer import train_tokenizer
+from finephrase_dagster.train.tokens import TokenSet, tokenise
+from finephrase_dagster.train.trainer import Sequences, adamw, train_student
+from finephrase_dagster.train.training import (
+    Trainer,
+    TrainingDiverged,
+    TrainingError,
+    TrainingFacts,
+    data_order,
+    learning_rate_factor,
+)
+
+SEQUENCE = 32
+STUDENT = Student(
+    layers=2,
+    hidden=32,
+    ffn=64,
+    heads=4,
+    kv_heads=2,
+    batch_sequences=4,
+    learning_rate=1e-2,
+    final_learning_rate=1e-3,
+    warmup_fraction=0.1,
+    decay_fraction=0.3,
+    weight_decay=0.1,
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a run is trained on."""
+
+    mixture: Path
+    components: dict[str, Path]
+    tokenizer: Path
+
+    def train(
+        self,
+        output: Path,
+        *,
+        data: int = 1,
+        model: int = 1,
+        student: Student = STUDENT,
+        log: Callable[[str], None] = lambda _: None,
+        checkpoint_steps: int | None = None,
+    ) -> TrainingFacts:
+        output.mkdir(exist_ok=True)
+        train: Trainer = train_student
+        return train(
+            output,
+            student=student,
+            sequence=SEQUENCE,
+            seeds=Seeds(data=data, model=model),
+            mixture=self.mixture,
+            components=self.components,
+            tokenizer=self.tokenizer,
+            log=log,
+            checkpoint_steps=checkpoint_steps,
+        )
+
+
+def train_and_die(study: Study, output: Path) -> None:
+    """Trains in a process of its own, which is killed in its 24th step."""
+
+    def killing(message: str) -> None:
+        if message.startswith("step 24 "):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.set_num_threads(1)
+    study.train(output, log=killing, checkpoint_steps=10)
+
+
+def killed(study: Study, output: Path) -> Path:
+    """The work folder of a run that was killed with checkpoints at steps 10 and 20."""
+    process = multiprocessing.get_context("spawn").Process(target=train_and_die, args=(study, output))
+    process.start()
+    process.join(timeout=300)
+    assert process.exitcode == -signal.SIGKILL
+    return next((output / "work").iterdir())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Models this small lose more by threads waiting for each other than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    root = tmp_path_factory.mktemp("study")
+    texts = [topics[name] for name in sorted(topics)][:20]
+    for folder in ("tokenizer", "mixture", "tokens"):
+        (root / folder).mkdir()
+    train_tokenizer(root / "tokenizer", vocabulary=512, texts=texts)
+    pq.write_table(pa.table({"id": [str(row) for row in range(20)], "text": texts}), root / "shard-00000.parquet")
+    components = {"topics": root / "tokens"}
+    tokenise(
+        [root / "shard-00000.parquet"],
+        root / "tokens",
+        tokenizer=root / "tokenizer",
+        dataset="topics",
+        log=lambda _: None,
+    )
+    mix(
+        root / "mixture",
+        mixture=Mixture(components={"topics": 1}, tokens=40 * 4 * SEQUENCE + 3 * SEQUENCE, seed=0),
+        sequence=SEQUENCE,
+        components=components,
+    )
+    return Study(root / "mixture", components, root / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def trained(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingFacts]:
+    output = tmp_path_factory.mktemp("trained")
+    return output, study.train(output)
+
+
+def weights(output: Path) -> bytes:
+    return (output / "model" / "model.safetensors").read_bytes()
+
+
+def test_the_student_has_the_study_s_architecture() -> None:
+    """The sizes are those of `1.7b` in the published study; the model is built without memory."""
+    published = STUDENT.model_copy(update={"layers": 28, "hidden": 2048, "ffn": 6144, "heads": 16, "kv_heads": 8})
+    with torch.device("meta"):
+        model = build_student(published, vocabulary=128_256, sequence=4096, eos=128_001)
+    assert model.num_parameters() == 1_672_071_168
+    assert model.config.tie_word_embeddings
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert not any(name.endswith("bias") for name, _ in model.named_parameters())
+    assert (model.config.hidden_act, model.config.rms_norm_eps) == ("silu", 1e-6)
+    assert model.config.rope_parameters["rope_theta"] == 10_000
+    assert (model.config.bos_token_id, model.config.eos_token_id) == (None, 128_001)
+    assert model.config.max_position_embeddings == 4096
+
+
+def test_fresh_weights_have_the_study_s_spread() -> None:
+    torch.manual_seed(0)
+    model = build_student(STUDENT, vocabulary=512, sequence=SEQUENCE, eos=0)
+    assert model.model.embed_tokens.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.model.layers[0].mlp.up_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_weight_decay_leaves_embeddings_and_norms_alone() -> None:
+    model = build_student(STUDENT, vocabulary=512, sequence=SEQUENCE, eos=0)
+    decayed, spared = adamw(model, STUDENT).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert (decayed["betas"], decayed["eps"]) == ((0.9, 0.95), 1e-8)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all("proj" in names[id(parameter)] for parameter in decayed["params"])
+    assert all("norm" in names[id(parameter)] or "embed" in names[id(parameter)] for parameter in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+@given(
+    steps=st.integers(1, 400),
+    warmup=st.floats(0, 0.5),
+    decay=st.floats(0, 0.5),
+    final=st.floats(0, 1e-2),
+)
+def test_the_schedule_warms_up_stays_and_decays_to_the_final_rate(
+    steps: int, warmup: float, decay: float, final: float
+) -> None:
+    student = STUDENT.model_copy(
+        update={"warmup_fraction": warmup, "decay_fraction": decay, "final_learning_rate": final}
+    )
+    rates = [learning_rate_factor(step, steps=steps, student=student) for step in range(steps)]
+    up, down = round(warmup * steps), round(decay * steps)
+    assert rates[:up] == sorted(rates[:up])
+    assert all(rate > 0 for rate in rates[:up])
+    assert all(rate == 1.0 for rate in rates[up : steps - down])
+    if up + down <= steps:
+        assert rates[steps - down :] == sorted(rates[steps - down :], reverse=True)
+    if down and up < steps:
+        assert rates[-1] == pytest.approx(final / student.learning_rate)
+
+
+def test_the_schedule_is_the_published_one_at_the_published_size() -> None:
+    """100 steps up, stable to 9,000, linear over 1,000 to a tenth; arXiv 2604.13977."""
+    student = STUDENT.model_copy(
+        update={
+            "learning_rate": 5e-4,
+            "final_learning_rate": 5e-5,
+            "warmup_fraction": 0.01,
+            "decay_fraction": 0.1,
+        }
+    )
+    rates = {step: 5e-4 * learning_rate_factor(step, steps=10_000, student=student) for step in range(10_000)}
+    assert rates[0] == pytest.approx(5e-6)
+    assert rates[99] == rates[100] == rates[8_999] == 5e-4
+    assert rates[9_499] == pytest.approx(2.75e-4)
+    assert rates[9_999] == pytest.approx(5e-5)
+
+
+def test_batches_are_the_windows_in_the_data_seed_s_order(study: Study) -> None:
+    windows = read_windows(study.mixture, sequence=SEQUENCE)
+    tokens = TokenSet(study.components["topics"])
+    order = data_order(len(windows), seed=7)
+    assert sorted(order) == list(range(len(windows)))
+    assert order.tolist() != data_order(len(windows), seed=8).tolist()
+    batch = Sequences(windows, [tokens], order, SEQUENCE).__getitems__([0, 1, 2])
+    expected = [tokens.window(int(windows.start[index]), SEQUENCE) for index in order[:3]]
+    assert np.array_equal(batch["input_ids"].numpy(), np.stack(expected))
+    assert torch.equal(batch["labels"], batch["input_ids"])
+
+
+@pytest.mark.slow
+def test_a_student_learns_and_its_facts_are_exact(study: Study, trained: tuple[Path, TrainingFacts]) -> None:
+    output, facts = trained
+    model = AutoModelForCausalLM.from_pretrained(output / "model")
+    assert facts.parameters == model.num_parameters()
+    assert (facts.steps, facts.tokens, facts.resumed_from) == (40, 40 * 4 * SEQUENCE, 0)
+    assert facts.tokens_per_second == pytest.approx(facts.tokens / facts.seconds)
+    assert abs(facts.curve[0].loss - math.log(512)) < 0.3
+    assert facts.final_loss < math.log(512) - 0.7
+    assert facts.curve[-1].step == 40
+    assert facts.curve[-1].learning_rate == pytest.approx(STUDENT.final_learning_rate)
+    assert max(point.learning_rate for point in facts.curve) == STUDENT.learning_rate
+    table = pq.read_table(output / "losses.parquet")
+    assert table.column_names == ["step", "loss", "learning_rate", "tokens"]
+    assert table["loss"].to_pylist() == [point.loss for point in facts.curve]
+    assert sorted(file.name for file in output.iterdir()) == ["losses.parquet", "model"]
+
+
+@pytest.mark.slow
+def test_the_checkpoint_loads_alone_and_its_loss_is_that_of_the_curve(
+    study: Study, trained: tuple[Path, TrainingFacts]
+) -> None:
+    output, facts = trained
+    tokenizer = AutoTokenizer.from_pretrained(output / "model")
+    model = AutoModelForCausalLM.from_pretrained(output / "model").eval()
+    assert model.config.use_cache
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    tokens = TokenSet(study.components["topics"])
+    starts = range(0, 64 * SEQUENCE, SEQUENCE)
+    batch = torch.from_numpy(np.stack([tokens.window(start, SEQUENCE) for start in starts]))
+    with torch.no_grad():
+        loss = model(input_ids=batch, labels=batch).loss.item()
+    assert loss == pytest.approx(facts.final_loss, abs=0.6)
+    text = tokenizer.decode(model.generate(batch[:1, :8], max_new_tokens=4, do_sample=False)[0])
+    assert text.startswith(tokenizer.decode(batch[0, :8]))
+
+
+@pytest.mark.slow
+def test_the_same_seeds_give_the_same_weights_and_each_seed_others(
+    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+) -> None:
+    output, facts = trained
+    torch.manual_seed(123)  # the caller's random state plays no part
+    again = study.train(tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(output)
+    assert again.curve == facts.curve
+    study.train(tmp_path / "data", data=2)
+    study.train(tmp_path / "model", model=2)
+    assert len({weights(path) for path in (output, tmp_path / "data", tmp_path / "model")}) == 3
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_weights_and_the_curve_of_an_uninterrupted_one(
+    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+) -> None:
+    output, facts = trained
+    work = killed(study, tmp_path)
+    assert not (tmp_path / "model").exists()
+    assert sorted(folder.name for folder in work.iterdir()) == ["checkpoint-10", "checkpoint-20"]
+
+    # The latest one is torn as by a full disk: the one before it counts.
+    (work / "checkpoint-20" / "optimizer.pt").write_bytes(b"half")
+    messages: list[str] = []
+    resumed = study.train(tmp_path, log=messages.append, checkpoint_steps=10)
+    assert messages[:2] == ["checkpoint checkpoint-20 is incomplete and set aside", "taken up at step 10"]
+    assert resumed.resumed_from == 10
+    assert resumed.curve == facts.curve
+    assert weights(tmp_path) == weights(output)
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.slow
+def test_another_seed_never_takes_up_a_killed_run(
+    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+) -> None:
+    killed(study, tmp_path)
+    assert study.train(tmp_path, data=2, checkpoint_steps=10).resumed_from == 0
+    assert weights(tmp_path) != weights(trained[0])
+
+
+@pytest.mark.slow
+def test_a_diverged_run_says_so_and_leaves_no_model(study: Study, tmp_path: Path) -> None:
+    wild = STUDENT.model_copy(update={"learning_rate": 1e30, "final_learning_rate": 1e30})
+    with pytest.raises(TrainingDiverged, match="learning_rate"):
+        study.train(tmp_path, student=wild)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_mixture_under_one_batch_is_refused_with_a_remedy(study: Study, tmp_path: Path) -> None:
+    large = STUDENT.model_copy(update={"batch_sequences": 10_000})
+    with pytest.raises(TrainingError, match=r"163 windows.*batch_sequences"):
+        study.train(tmp_path, student=large)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_whole_checkpoint_counts(tmp_path: Path) -> None:
+    for step in (5, 40, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "weights").write_bytes(b"1234")
+    messages: list[str] = []
+    mark_whole(tmp_path / "checkpoint-5")
+    mark_whole(tmp_path / "checkpoint-40")
+    found = last_checkpoint(tmp_path, log=messages.append)
+    assert found is not None
+    assert (found.step, found.folder.name) == (40, "checkpoint-40")
+    assert (tmp_path / "torn-0-checkpoint-100").is_dir()
+    (tmp_path / "checkpoint-40" / "weights").write_bytes(b"12")
+    (tmp_path / "checkpoint-5" / "whole.json").write_text(json.dumps({})[:1])
+    assert last_checkpoint(tmp_path, log=messages.append) is None
+    assert len(messages) == 4
