@@ -154,7 +154,7 @@ def _tokenised(
             dataset=dataset,
             log=context.log.info,
         )
-        return Product(files=folder.glob("*.ds*"), facts=asdict(facts))
+        return Product(files=[*folder.glob("*.ds*"), *folder.glob("*.parquet")], facts=asdict(facts))
 
     manifest = artifact.made_by(make)
     warehouse.record(artifact)

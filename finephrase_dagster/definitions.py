@@ -8,6 +8,10 @@ from typing import Any
 
 import dagster as dg
 
+# Before anything imports torch: threads that spin while they wait make two cores slower than one as soon as
+# anything else runs beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from assets.audits import build_audits
 from assets.evaluation import build_evaluation
 from assets.generators import build_generators

@@ -45,6 +45,7 @@ def serve(places: Places, *, dagster_home: Path, port: int, mlflow_port: int, lo
     if own_mlflow:
         refuse_used_port(mlflow_port, option="--mlflow-port")
         places.tracking_store.parent.mkdir(parents=True, exist_ok=True)
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # else it starts seven workers for chat traces
         environment["FINEPHRASE_MLFLOW_URL"] = f"http://{HOST}:{mlflow_port}"
         commands["MLflow"] = _mlflow(tracking or f"sqlite:///{places.tracking_store}", mlflow_port)
     log(f"Dagster: http://{HOST}:{port}\nMLflow:  {f'http://{HOST}:{mlflow_port}' if own_mlflow else tracking}")

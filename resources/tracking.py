@@ -101,7 +101,12 @@ class Tracking(dg.ConfigurableResource):
         if found is not None:
             return found.experiment_id
         location = Path(self.artifacts).resolve().as_uri() if self._local else None
-        return client.create_experiment(self.experiment, artifact_location=location)
+        # Without its kind MLflow opens an experiment as one of chat traces.
+        return client.create_experiment(
+            self.experiment,
+            artifact_location=location,
+            tags={"mlflow.experimentKind": "custom_model_development"},
+        )
 
     def _runs(self, client: MlflowClient, checkpoint: Artifact) -> list[Run]:
         return list(

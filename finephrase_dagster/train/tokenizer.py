@@ -8,7 +8,7 @@ vocabulary is learned is `vocabulary.py`'s.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,7 +133,7 @@ class _Counted:
         self.documents = 0
         self.characters = 0
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[str]:
         for text in self._texts:
             self.documents += 1
             self.characters += len(text)
