@@ -120,16 +120,23 @@ def test_a_path_through_the_branches_is_what_the_model_meets_when_served(documen
             torch.testing.assert_close(packed[owned], alone, atol=1e-4, rtol=1e-3)
 
 
-def test_only_completions_are_learned(documents: list[Document]) -> None:
+def test_completions_and_documents_are_learned_and_instructions_are_not(documents: list[Document]) -> None:
     texts = [document.text for document in documents]
     tokenizer = build_tokenizer(texts, vocabulary=1024)
     sampler = Sampler(texts, tokenizer=tokenizer, context=512, sequence=1024, seed=1)
-    batch = next(sampler.batches(steps=1, sequences=4))
-    learned = batch.targets[batch.targets != IGNORED]
-    share = learned.numel() / batch.targets.numel()
-    assert 0.3 < share < 0.9
-    assert (learned == tokenizer.eos_token_id).sum() >= 8
-    assert not (learned == tokenizer.pad_token_id).any()
+    drawn = [sampler.draw() for _ in range(4)]
+    batch = sampler.batch(drawn)
+    learned = batch.targets != IGNORED
+    assert 0.3 < (learned & batch.restated).float().mean() < 0.9
+    ends = batch.targets == tokenizer.eos_token_id
+    assert ends.sum() == sum(len({*zip(one.instruction, one.completion, strict=True)}) for one in drawn) - sum(
+        1 + len({*one.instruction} - {0}) for one in drawn
+    )
+    assert batch.restated[ends].all()
+    for row, one in enumerate(drawn):
+        for place, (number, completion) in enumerate(zip(one.instruction, one.completion, strict=True)):
+            assert not (number and not completion and learned[row, place])
+        assert not learned[row, len(one.tokens) :].any()
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,15 @@ def _questions(found: Outline, rng: Random) -> Pieces:
         quantity = rng.choice(found.quantities)
         pieces.append((f"How many {quantity.noun} are there?", f"{title} speaks of {quantity.number} {quantity.noun}."))
     for word, count in _some(found.words[:4], 2 if len(pieces) < 2 else 0, rng):
-        question = rng.choice((f"How often does {title} mention {word}?", f"Does {title} mention {word}?"))
+        question = rng.choice(
+            (
+                f"How often does {title} mention {word}?",
+                f"Does {title} mention {word}?",
+                f"Is {word} a word that belongs to {title}?",
+                f"Can one find {word} in {title}?",
+                f"In {title}, how many times does {word} stand?",
+            )
+        )
         pieces.append((question, f"The word {word} stands {count} time{'s' * (count > 1)} in {title}."))
     by_answer = {answer: question for question, answer in pieces}
     return list({question: answer for answer, question in by_answer.items()}.items())

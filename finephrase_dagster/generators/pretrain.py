@@ -162,7 +162,7 @@ def _fit(
 def _optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for embedding and norms.
 
-    Over the few hundred steps there are, Muon learns to copy from the document where AdamW does not yet.
+    Muon came to a given loss in fewer steps than AdamW alone, for a tenth more time a step.
     """
     import torch
 
