@@ -6,9 +6,6 @@ BIN := $(VENV)/bin
 LIST := requirements/cpu.txt
 INSTALLED := $(VENV)/installed
 SYSTEM := $(VENV)/system-packages
-# uv installs what pip is configured to find, wherever that is.
-FIND_LINKS = $(or $(UV_FIND_LINKS),$(shell $(BIN)/pip config get :env:.find-links 2>/dev/null || $(BIN)/pip config get global.find-links 2>/dev/null))
-
 .PHONY: help demo ui test test-fast bench lint clean
 
 help:
@@ -43,7 +40,9 @@ $(INSTALLED): $(LIST) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=..."; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^uv==' $(LIST))"
-	UV_FIND_LINKS="$(FIND_LINKS)" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --no-deps -r $(LIST)
+	@# uv knows nothing of pip's settings: where pip looks for wheels, it shall look too.
+	links="$${UV_FIND_LINKS:-$$($(BIN)/pip config get :env:.find-links 2>/dev/null || $(BIN)/pip config get global.find-links 2>/dev/null)}"; \
+	  UV_FIND_LINKS="$$links" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --no-deps -r $(LIST)
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -152,7 +152,13 @@ def read_hub(
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
             "check its name and the network, or unset HF_HUB_OFFLINE"
         ) from error
-    for number, values in enumerate(rows, 1):
-        if number == 1:
-            columns.check(values, where)
-        yield columns.row(values, where, number)
+    number = 0
+    try:
+        for number, values in enumerate(rows, 1):
+            if number == 1:
+                columns.check(values, where)
+            yield columns.row(values, where, number)
+    except CorpusError:
+        raise
+    except Exception as error:  # the stream broke off, in one of as many ways
+        raise CorpusError(f"dataset {where}: broke off after row {number} ({error}); run again") from error

@@ -22,7 +22,7 @@ def read_source(source: Source, name: str, *, requirements: Path) -> Iterator[Do
     Raises:
         CorpusError: the source cannot be read as the study says, or two rows have one id.
     """
-    limited = _limited(_unique(_rows(source, requirements), name, _ids_from_text(source)), source.limit)
+    limited = _limited(_unique(_rows(source, requirements), _ids_from_text(source)), source.limit)
     try:
         yield from limited
     except CorpusError as error:
@@ -47,7 +47,7 @@ def _ids_from_text(source: Source) -> bool:
     return isinstance(source, FilesSource | HubSource) and source.id_column is None
 
 
-def _unique(rows: Iterable[Document | Dropped], name: str, ids_from_text: bool) -> Iterator[Document | Dropped]:
+def _unique(rows: Iterable[Document | Dropped], ids_from_text: bool) -> Iterator[Document | Dropped]:
     """Refuses a second document of an id; where the id is the text's hash, drops the repetition."""
     seen: set[bytes] = set()  # half a hash an id: 64 bits would collide within a billion documents
     for row in rows:
