@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy.exc import OperationalError
 
 from finephrase_dagster.study.artifact import ArtifactBusy, ArtifactMissing
 from finephrase_dagster.study.file import StudyError
@@ -166,13 +167,19 @@ def _explained() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(FAILED) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         place = f" at {error.filename}" if error.filename else ""
         typer.echo(
             f"error: {os.strerror(error.errno or 0)}{place}; make room there, or set FINEPHRASE_DATA",
             err=True,
         )
+        raise typer.Exit(FAILED) from error
+    except OperationalError as error:
+        reason = str(error.orig)
+        if not any(words in reason for words in ("full", "I/O error", "readonly", "unable to open")):
+            raise
+        typer.echo(f"error: the instance's store: {reason}; make room in DAGSTER_HOME and FINEPHRASE_DATA", err=True)
         raise typer.Exit(FAILED) from error
     except KeyboardInterrupt as error:
         typer.echo("interrupted; what is finished is kept, run the same command to go on", err=True)

@@ -6,6 +6,7 @@ remembers; where the two differ, the asset runs, finds its artifact and tells Da
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -24,6 +25,7 @@ from finephrase_dagster.study.lineage import Item, Lineage
 from resources.rephraser import engines_kept
 
 PROCESS_TAG = "finephrase/process"
+NO_SPACE = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
 
@@ -126,6 +128,8 @@ def _run(
         log(f"{name}: done in {time.monotonic() - started:.1f} s")
         return
     kind, message = _innermost_error(result)
+    if any(words in message for words in NO_SPACE):
+        message += "; make room, or set FINEPHRASE_DATA to a larger disk, and run again: what is finished is kept"
     if kind == dg.DagsterExecutionInterruptedError.__name__:
         raise KeyboardInterrupt
     outcome.failed |= {item.name: message for item in items}

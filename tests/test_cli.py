@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +16,15 @@ import pytest
 from finephrase_dagster.study.places import REPOSITORY
 
 
-def finephrase(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def finephrase(
+    *arguments: str, largest_file: int | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command; `largest_file` is what the system lets it write, in bytes."""
+
+    def limit() -> None:
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
     return subprocess.run(
         [sys.executable, "-m", "finephrase_dagster.cli", *arguments],
         env={**os.environ, **environment},
@@ -20,6 +32,7 @@ def finephrase(*arguments: str, **environment: str) -> subprocess.CompletedProce
         text=True,
         timeout=120,
         check=False,
+        preexec_fn=limit,
     )
 
 
@@ -70,24 +83,47 @@ def test_an_instance_without_settings_is_named(tmp_path: Path, data: str) -> Non
     assert "has no dagster.yaml" in done.stderr
 
 
-def test_an_empty_corpus_fails_with_its_name_and_leaves_nothing(tmp_path: Path, data: str) -> None:
-    empty = tmp_path / "empty.jsonl"
-    empty.write_text("")
-    study = tmp_path / "study.yaml"
+def study_of(folder: Path, jsonl: str) -> tuple[Path, Path]:
+    """A study whose only source is a JSONL file, and an instance's home beside it."""
+    (folder / "source.jsonl").write_text(jsonl)
     text = (REPOSITORY / "studies" / "demo.yaml").read_text()
     start, end = text.index("  package_readmes: {kind"), text.index("  language_reference: {kind")
-    study.write_text(f'{text[:start]}  package_readmes: {{kind: files, paths: ["{empty}"]}}\n{text[end:]}')
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "dagster.yaml").write_text((REPOSITORY / "dagster_home" / "dagster.yaml").read_text())
+    study = folder / "study.yaml"
     study.write_text(
-        study.read_text().replace("sources: [package_readmes, language_reference]", "sources: [package_readmes]")
+        f'{text[:start]}  package_readmes: {{kind: files, paths: ["{folder}/source.jsonl"]}}\n{text[end:]}'
     )
-    done = finephrase("materialize", "--study", str(study), FINEPHRASE_DATA=data, DAGSTER_HOME=str(home))
+    home = folder / "home"
+    home.mkdir()
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
+    return study, home
+
+
+def waits_for_readmes(done: subprocess.CompletedProcess[str], data: str, message: str) -> None:
     assert done.returncode == 1
-    assert "source package_readmes: holds no documents" in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(Path(data).glob("sources/corpus/package_readmes/*/*.parquet"))
+    assert not list(Path(data).glob("sources/corpus/package_readmes/*/manifest.json"))
+
+
+def test_an_empty_corpus_fails_with_its_name_and_leaves_nothing(tmp_path: Path, data: str) -> None:
+    study, home = study_of(tmp_path, "")
+    done = finephrase("materialize", "--study", str(study), FINEPHRASE_DATA=data, DAGSTER_HOME=str(home))
+    waits_for_readmes(done, data, "source package_readmes: holds no documents")
+
+
+def test_a_disk_without_room_fails_with_a_remedy_and_leaves_nothing_half_written(tmp_path: Path, data: str) -> None:
+    rows = (json.dumps({"text": random.Random(row).randbytes(4000).hex()}) for row in range(2000))
+    study, home = study_of(tmp_path, "\n".join(rows))
+    done = finephrase(
+        "materialize",
+        "--study",
+        str(study),
+        FINEPHRASE_DATA=data,
+        DAGSTER_HOME=str(home),
+        largest_file=4_000_000,
+    )
+    waits_for_readmes(done, data, "make room, or set FINEPHRASE_DATA to a larger disk")
 
 
 @pytest.mark.parametrize("arguments", [["--study"], ["--nothing"], ["extra"]])

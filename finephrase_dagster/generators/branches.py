@@ -29,7 +29,7 @@ COMPLETIONS = 3  # behind one instruction
 SHORTEST_WINDOW = 24  # tokens of a window from within a document
 LEAST_ROOM = 64  # tokens that a context must leave for a document
 HEAD = 0.5  # share of windows that begin where the document does, as all do when the model is served
-PROSE = 0.3  # share of sequences that may hold prose; the other formats are in all
+PROSE = 0.2  # share of sequences that may hold prose; the other formats are in all
 IGNORED = -100  # a target that costs nothing
 
 

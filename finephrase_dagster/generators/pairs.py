@@ -7,6 +7,7 @@ sections, items, commands, numbers, and where it has none of these, its words an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from random import Random
 from typing import TypeVar
@@ -14,7 +15,10 @@ from typing import TypeVar
 from finephrase_dagster.generators.outline import Definition, Outline, shorten
 from finephrase_dagster.generators.problems import problem
 
+# Short enough that a model of this size copies it whole, so that a question ends as one.
+_NAMING = re.compile(r"(?<![\w-])[A-Za-z]{4,14}(?![\w-])")
 SENTENCE = 120  # characters a restated sentence may have
+TITLE = 28  # characters a title may have within a question or a heading
 CELL = 34  # characters a table's cell may have
 
 T = TypeVar("T")
@@ -80,10 +84,10 @@ def _about_definition(definition: Definition, rng: Random) -> tuple[str, str]:
 
 def _questions(found: Outline, rng: Random) -> Pieces:
     """Questions with their answers, from what a newcomer asks first to the finer points."""
-    title = found.title
+    title = shorten(found.title, TITLE)
     pieces = [_about_definition(definition, rng) for definition in _some(found.definitions, 2, rng)]
     for sentence in _some(found.sentences, 2, rng):
-        word = max(sentence.rstrip(".!").split(), key=lambda word: (len(word.strip(".,:;()")), word)).strip(".,:;()'\"")
+        word = max(_NAMING.findall(sentence) or [title], key=len)
         question = rng.choice(
             (
                 f"What should one know about {word}?",
@@ -103,7 +107,7 @@ def _questions(found: Outline, rng: Random) -> Pieces:
         pieces.append((question, f"For {title}, write `{shorten(command, 48)}`."))
     if found.items:
         item = shorten(rng.choice(found.items), 80)
-        question = rng.choice((f"Name a point about {title}.", f"Is there a point to note about {title}?"))
+        question = rng.choice((f"What is a point about {title}?", f"Is there a point to note about {title}?"))
         pieces.append((question, f"One point about {title} is this: {_ended(item)}"))
     if found.quantities:
         quantity = rng.choice(found.quantities)
@@ -230,7 +234,7 @@ def _tutorial(found: Outline, rng: Random) -> str | None:
     steps = _steps(found, rng)
     if len(steps) < 2:
         return None
-    title = shorten(found.title, 40)
+    title = shorten(found.title, TITLE)
     heading = rng.choice(
         (
             f"# How to use {title}",
@@ -243,7 +247,7 @@ def _tutorial(found: Outline, rng: Random) -> str | None:
             f"# Make sense of {title}",
         )
     )
-    chosen = _some(tuple(steps), rng.choice((3, 3, 4)), rng)
+    chosen = _some(tuple(steps), 3, rng)
     lines = [f"{number}. {step}. {reason}" for number, (step, reason) in enumerate(chosen, 1)]
     return "\n".join([heading, "", *lines])
 
