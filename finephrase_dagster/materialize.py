@@ -51,10 +51,11 @@ def materialize_study(
     for observation in changed_prompts(lineage, instance):
         instance.report_runless_asset_event(observation)
     outcome = Outcome()
-    with engines_kept():
-        for asset, items in groupby(lineage.items(), key=lambda item: item.asset):
-            for group in _runs_of(_to_do(list(items), lineage, instance, outcome, log)):
-                _run(asset, group, definitions, instance, outcome, log)
+    for _, of_stage in groupby(lineage.items(), key=lambda item: item.stage):
+        with engines_kept():
+            for asset, items in groupby(of_stage, key=lambda item: item.asset):
+                for group in _runs_of(_to_do(list(items), lineage, instance, outcome, log)):
+                    _run(asset, group, definitions, instance, outcome, log)
     return outcome
 
 
