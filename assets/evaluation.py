@@ -96,7 +96,7 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
             )
         ],
     )
-    def leaderboard_asset(warehouse: Warehouse) -> dg.MaterializeResult:
+    def leaderboard_asset(tracking: Tracking, warehouse: Warehouse) -> dg.MaterializeResult:
         artifact = lineage.leaderboard()
         with warehouse.connect() as connection:
             rows = leaderboard(connection, [lineage.scores(run).fingerprint for run in lineage.study.student_runs])
@@ -108,7 +108,9 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
         artifact.made_by(make)
         warehouse.record(artifact)
         flat = [{**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row["categories"]} for row in rows]
-        return materialized(artifact, rows=len(rows), preview=table(flat))
+        return materialized(
+            artifact, rows=len(rows), preview=table(flat), mlflow=dg.MetadataValue.url(tracking.comparison())
+        )
 
     return leaderboard_asset
 

@@ -61,6 +61,7 @@ def _track(tracking: Tracking, lineage: Lineage, checkpoint: Artifact, context: 
     manifest, mixture = checkpoint.manifest(), lineage.mixture(run.mixture).manifest()
     run_id = tracking.start(
         checkpoint,
+        seconds=manifest["seconds"],
         tags={
             "finephrase.study": lineage.study.name,
             "finephrase.mixture": run.mixture,

@@ -40,16 +40,17 @@ def materialized(
         preview: Markdown that shows some of it.
         metadata: further figures; numbers become plots over materialisations.
     """
-    shown: dict[str, Any] = {
-        "fingerprint": artifact.fingerprint,
+    shown: dict[str, Any] = {}
+    if preview is not None:
+        shown["preview"] = dg.MetadataValue.md(preview)
+    shown |= {name: value for name, value in metadata.items() if value is not None}
+    shown |= {
         "folder": dg.MetadataValue.path(str(artifact.folder)),
+        "fingerprint": artifact.fingerprint,
         "recipe": dg.MetadataValue.json(plain(artifact.recipe)),
-        **{name: value for name, value in metadata.items() if value is not None},
     }
     if rows is not None:
         shown["dagster/row_count"] = rows
-    if preview is not None:
-        shown["preview"] = dg.MetadataValue.md(preview)
     return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=shown)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 FINGERPRINT_TAG = "finephrase.fingerprint"
+TRAINING_VIEW = "workflowType=machine_learning"  # else the pages open as those of chat traces
 VALUE_LIMIT = 500  # characters that MLflow's stores keep of a parameter
 
 
@@ -42,8 +44,11 @@ class Tracking(dg.ConfigurableResource):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         return MlflowClient(tracking_uri=self.uri)
 
-    def start(self, checkpoint: Artifact, *, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
-        """The id of a fresh run of a checkpoint; a run of it that never finished is removed."""
+    def start(self, checkpoint: Artifact, *, tags: Mapping[str, str], params: Mapping[str, Any], seconds: float) -> str:
+        """The id of a fresh run of a checkpoint that took so many seconds.
+
+        A run of it that never finished is removed.
+        """
         from mlflow.entities import Param, RunTag
 
         client = self.client()
@@ -51,6 +56,7 @@ class Tracking(dg.ConfigurableResource):
             client.delete_run(earlier.info.run_id)
         run = client.create_run(
             self._experiment_id(client),
+            start_time=int((time.time() - seconds) * 1000),
             run_name=checkpoint.partition,
             tags={FINGERPRINT_TAG: checkpoint.fingerprint},
         )
@@ -90,7 +96,16 @@ class Tracking(dg.ConfigurableResource):
     def link(self, run_id: str) -> str:
         """The run's web page."""
         experiment = self.client().get_run(run_id).info.experiment_id
-        return f"{self.web_url.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+        return f"{self._pages}/{experiment}/runs/{run_id}?{TRAINING_VIEW}"
+
+    def comparison(self) -> str:
+        """The web page with all runs, best macro score first."""
+        order = "orderByKey=metrics.%60macro%60&orderByAsc=false"
+        return f"{self._pages}/{self._experiment_id(self.client())}/runs?{TRAINING_VIEW}&{order}"
+
+    @property
+    def _pages(self) -> str:
+        return f"{self.web_url.rstrip('/')}/#/experiments"
 
     @property
     def _local(self) -> bool:

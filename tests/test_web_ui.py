@@ -125,10 +125,13 @@ def test_an_audits_page_lists_its_checks(pages: Pages, page: Page) -> None:
 
 
 def test_mlflow_lists_every_checkpoint_with_its_scores(pages: Pages, page: Page, finished: Installation) -> None:
-    page.goto(f"{pages.mlflow}/#/experiments")
-    page.get_by_text("finephrase/small").first.click()
+    page.goto(f"{pages.mlflow}/#/experiments/1/runs?workflowType=machine_learning")
+    page.get_by_text("finephrase/small").first.wait_for()
     for run in finished.lineage.study.student_runs:
         page.get_by_text(run).first.wait_for()
+    page.get_by_text("faq_and_raw__nano__data0_model0").first.click()
+    for score in ("macro", "micro", "gsm8k"):
+        page.get_by_text(score, exact=True).first.wait_for()
 
 
 def test_a_port_in_use_is_named_with_the_way_out(finished: Installation) -> None:
