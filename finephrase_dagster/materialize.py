@@ -144,7 +144,7 @@ def _innermost_error(result: dg.ExecuteInProcessResult) -> tuple[str, str]:
             while error.cause:
                 error = error.cause
             name = error.cls_name or "Error"
-            return name, re.sub(rf"^([\w.]*\.)?{name}: ", "", error.message.strip())
+            return name, " ".join(re.sub(rf"^([\w.]*\.)?{name}: ", "", error.message).split())
     return "Error", "the run failed; its log is in the web UI"
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell, Study
 from finephrase_dagster.study.versions import CODE
 
@@ -91,9 +90,3 @@ def cell_tags(cell: Cell) -> dict[str, str]:
 def mixtures_using(study: Study, dataset: str) -> list[str]:
     """The mixtures that name a dataset."""
     return [name for name, mixture in study.mixtures.items() if dataset in mixture.components]
-
-
-def partitions_of(lineage: Lineage, key: dg.AssetKey) -> list[str | None]:
-    """The partitions of an asset, as the lineage lists them."""
-    name = key.to_user_string()
-    return [item.partition for item in lineage.items() if item.asset == name]

@@ -154,7 +154,9 @@ def test_a_mixture_refuses_a_dataset_that_did_not_pass_its_audit(own: Installati
     own.write(fields)
     outcome, _ = own.materialize()
     assert not outcome.complete
-    assert list(outcome.failed) == ["mixtures/mixture/faq_and_raw"]
+    audits = {f"audits/{CELL}_audit/{prompt}" for prompt in ("faq", "table")}
+    assert set(outcome.failed) == {*audits, "mixtures/mixture/faq_and_raw"}
+    assert all("blocking asset check failed" in outcome.failed[audit] for audit in audits)
     message = outcome.failed["mixtures/mixture/faq_and_raw"]
     assert f"{CELL}/faq did not pass its audit" in message
     assert "form is" in message
@@ -175,6 +177,24 @@ def test_a_further_seed_trains_just_its_students(own: Installation) -> None:
     assert not [name for name in outcome.made if "data0_model0" in name]
     rows = json.loads((own.lineage.leaderboard().folder / "leaderboard.json").read_text())
     assert all(row["seeds"] == 2 and row["macro_sd"] is not None for row in rows)
+
+
+def test_a_model_in_a_folder_takes_the_generators_place_by_one_line(own: Installation, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(own.lineage.generator("rephraser").folder / "model", folder)
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(config | {"temperature": 0.5}))
+    fields = small_study()
+    fields["generators"]["rephraser"]["model"] = str(folder)
+    fields["mixtures"].pop("raw")
+    own.write(fields)
+    outcome, _ = own.materialize()
+    assert outcome.complete, outcome.failed
+    recipe = own.lineage.dataset(own.lineage.study.cells[0], "faq").manifest()["recipe"]
+    assert recipe["model"]["name"] == str(folder)
+    assert recipe["sampling"]["temperature"] == 0.5
+    shutil.rmtree(own.places.data / "generators")
+    assert folder.is_dir()
 
 
 def command(installation: Installation) -> tuple[list[str], dict[str, str]]:
