@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 LIST := requirements/cpu.txt
-INSTALLED := $(VENV)/installed
+INSTALLED = $(VENV)/installed-$(notdir $(LIST))
 SYSTEM := $(VENV)/system-packages
 .PHONY: help demo ui test test-fast bench lint clean
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import dagster as dg
+import duckdb
 
 from assets.previews import table
+from assets.training import track_checkpoint
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import (
     ACCELERATOR,
@@ -16,7 +18,7 @@ from finephrase_dagster.partitions import (
     static,
 )
 from finephrase_dagster.results.warehouse import leaderboard, record_scores
-from finephrase_dagster.study.artifact import Product, write_json
+from finephrase_dagster.study.artifact import Artifact, Product, write_json
 from finephrase_dagster.study.lineage import Lineage
 from resources.evaluator import Evaluator
 from resources.tracking import Tracking
@@ -56,24 +58,15 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         scores = artifact.made_by(lambda folder: evaluator.evaluate(lineage, run, folder))
         warehouse.record(artifact)
         with warehouse.connect() as connection:
-            record_scores(
-                connection,
-                artifact,
-                lineage.study.student_runs[run],
-                tasks={task: (score["mean"], score["n"]) for task, score in scores["tasks"].items()},
-                categories=scores["categories"],
-                micro=scores["micro"],
-                macro=scores["macro"],
-            )
+            _record(connection, lineage, artifact)
         named = {
             **{task: score["mean"] for task, score in scores["tasks"].items()},
             **scores["categories"],
             **{mean: scores[mean] for mean in ("micro", "macro") if scores[mean] is not None},
         }
-        link = None
-        if run_id := tracking.finished(checkpoint):
-            tracking.log_scores(run_id, named)
-            link = dg.MetadataValue.url(tracking.link(run_id))
+        run_id = tracking.finished(checkpoint) or track_checkpoint(tracking, lineage, checkpoint, context)
+        tracking.log_scores(run_id, named)
+        link = dg.MetadataValue.url(tracking.link(run_id))
         rows = [{"task": task, "score": score["mean"], "items": score["n"]} for task, score in scores["tasks"].items()]
         return materialized(artifact, preview=table(rows), mlflow=link, macro=scores["macro"], micro=scores["micro"])
 
@@ -98,8 +91,11 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
     )
     def leaderboard_asset(tracking: Tracking, warehouse: Warehouse) -> dg.MaterializeResult:
         artifact = lineage.leaderboard()
+        scores = [lineage.scores(run) for run in lineage.study.student_runs]
         with warehouse.connect() as connection:
-            rows = leaderboard(connection, [lineage.scores(run).fingerprint for run in lineage.study.student_runs])
+            for of_run in scores:  # the artifacts are the truth, also where the warehouse is younger than they
+                _record(connection, lineage, of_run)
+            rows = leaderboard(connection, scores)
 
         def make(folder: Path) -> Product:
             write_json(folder / "leaderboard.json", rows)
@@ -113,6 +109,20 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
         )
 
     return leaderboard_asset
+
+
+def _record(connection: duckdb.DuckDBPyConnection, lineage: Lineage, artifact: Artifact) -> None:
+    assert artifact.partition is not None
+    scores = artifact.manifest()
+    record_scores(
+        connection,
+        artifact,
+        lineage.study.student_runs[artifact.partition],
+        tasks={task: (score["mean"], score["n"]) for task, score in scores["tasks"].items()},
+        categories=scores["categories"],
+        micro=scores["micro"],
+        macro=scores["macro"],
+    )
 
 
 def needs_all_scores() -> dg.AssetDep:

@@ -62,6 +62,7 @@ def _write(lineage: Lineage, name: str, folder: Path) -> Product:
             "characters": facts.characters,
             "text_bytes": facts.bytes,
             "dropped": facts.dropped,
+            "order": facts.order,
         },
         version=facts.content[:SHORT],
     )

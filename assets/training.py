@@ -42,7 +42,7 @@ def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
         artifact = lineage.checkpoint(run)
         manifest = artifact.made_by(lambda folder: trainer.train(lineage, run, folder, log=context.log.info))
         warehouse.record(artifact)
-        run_id = tracking.finished(artifact) or _track(tracking, lineage, artifact, context)
+        run_id = tracking.finished(artifact) or track_checkpoint(tracking, lineage, artifact, context)
         return materialized(
             artifact,
             mlflow=dg.MetadataValue.url(tracking.link(run_id)),
@@ -55,7 +55,10 @@ def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
     return [checkpoint]
 
 
-def _track(tracking: Tracking, lineage: Lineage, checkpoint: Artifact, context: dg.AssetExecutionContext) -> str:
+def track_checkpoint(
+    tracking: Tracking, lineage: Lineage, checkpoint: Artifact, context: dg.AssetExecutionContext
+) -> str:
+    """Records a checkpoint in MLflow; returns the id of its run."""
     assert checkpoint.partition is not None
     run = lineage.study.student_runs[checkpoint.partition]
     manifest, mixture = checkpoint.manifest(), lineage.mixture(run.mixture).manifest()

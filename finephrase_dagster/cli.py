@@ -52,11 +52,11 @@ def materialize(study: StudyOption = None) -> None:
         for category in (dg.BetaWarning, dg.PreviewWarning):
             warnings.simplefilter("ignore", category)  # of Dagster's features that the version pinned here has
 
-        from finephrase_dagster.definitions import build_defs
+        from finephrase_dagster.definitions import defs
         from finephrase_dagster.materialize import materialize_study
 
         with dg.DagsterInstance.from_config(str(_dagster_home())) as instance:
-            outcome = materialize_study(lineage, build_defs(lineage), instance, log=say)
+            outcome = materialize_study(lineage, defs, instance, log=say)
         say(f"{len(outcome.made)} partitions made, {len(outcome.reused)} reused")
         if not outcome.complete:
             for name, message in outcome.failed.items():
@@ -134,10 +134,9 @@ def _where_to_look(lineage: Lineage) -> str:
 
 
 def _places(study: Path | None) -> Places:
-    environment = dict(os.environ)
     if study is not None:
-        environment["FINEPHRASE_STUDY"] = str(study.resolve())
-    return Places.from_environment(environment)
+        os.environ["FINEPHRASE_STUDY"] = str(study.resolve())  # the code location reads it, too
+    return Places.from_environment()
 
 
 def _dagster_home() -> Path:

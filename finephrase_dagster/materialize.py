@@ -128,24 +128,28 @@ def _run(
         outcome.made += [item.name for item in items]
         log(f"{name}: done in {time.monotonic() - started:.1f} s")
         return
-    kind, message = _innermost_error(result)
-    if any(words in message for words in NO_SPACE):
+    kind, message, causes = _error(result)
+    if any(words in causes for words in NO_SPACE) and "make room" not in message:
         message += "; make room, or set FINEPHRASE_DATA to a larger disk, and run again: what is finished is kept"
     if kind == dg.DagsterExecutionInterruptedError.__name__:
         raise KeyboardInterrupt
-    outcome.failed |= {item.name: message for item in items}
+    for item in items:
+        if item.stage == "synthetic" and item.artifact().complete:
+            outcome.made.append(item.name)  # another prompt of the run failed
+        else:
+            outcome.failed[item.name] = message
     log(f"{name}: failed: {message}")
 
 
-def _innermost_error(result: dg.ExecuteInProcessResult) -> tuple[str, str]:
-    """The name and the message of what made a run fail."""
+def _error(result: dg.ExecuteInProcessResult) -> tuple[str, str, str]:
+    """What a stage raised: its name, its message in one line, and all that it was caused by."""
     for event in result.all_events:
         if event.is_step_failure and (error := event.step_failure_data.error):
-            while error.cause:
+            if error.cls_name == dg.DagsterExecutionStepExecutionError.__name__ and error.cause:
                 error = error.cause
             name = error.cls_name or "Error"
-            return name, " ".join(re.sub(rf"^([\w.]*\.)?{name}: ", "", error.message).split())
-    return "Error", "the run failed; its log is in the web UI"
+            return name, " ".join(re.sub(rf"^([\w.]*\.)?{name}: ", "", error.message).split()), error.to_string()
+    return "Error", "the run failed; its log is in the web UI", ""
 
 
 def _process_name(pid: int) -> str:

@@ -64,6 +64,8 @@ def serve(places: Places, *, dagster_home: Path, port: int, mlflow_port: int, lo
     except KeyboardInterrupt:
         log("stopping")
     finally:
+        for ignored in (signal.SIGINT, signal.SIGTERM):  # an impatient second Ctrl-C must not orphan a server
+            signal.signal(ignored, signal.SIG_IGN)
         for server in servers.values():
             _stop(server)
 

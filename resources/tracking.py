@@ -127,6 +127,9 @@ class Tracking(dg.ConfigurableResource):
         return list(
             client.search_runs(
                 [self._experiment_id(client)],
-                filter_string=f"tags.`{FINGERPRINT_TAG}` = '{checkpoint.fingerprint}'",
+                filter_string=(
+                    f"tags.`{FINGERPRINT_TAG}` = '{checkpoint.fingerprint}' "
+                    f"AND attributes.run_name = '{checkpoint.partition}'"
+                ),
             )
         )

@@ -31,6 +31,7 @@ class CorpusFacts:
         bytes: of all texts in UTF-8.
         dropped: rows that were read and not kept, by reason.
         content: the identity of the documents, whatever their order and the shards' size.
+        order: the identity of their order.
         files: the shards, in order.
     """
 
@@ -39,6 +40,7 @@ class CorpusFacts:
     bytes: int
     dropped: dict[str, int]
     content: str
+    order: str
     files: tuple[Path, ...]
 
 
@@ -83,7 +85,8 @@ def write_corpus(
         characters=characters,
         bytes=size,
         dropped=dict(sorted(dropped.items())),
-        content=_content(identities),
+        content=_content(sorted(identities)),
+        order=_content(identities),
         files=tuple(files),
     )
 
@@ -130,6 +133,6 @@ def _write_shard(path: Path, documents: list[Document], hashes: list[str]) -> No
 
 def _content(identities: list[tuple[str, str]]) -> str:
     digest = hashlib.sha256()
-    for identity in sorted(identities):
+    for identity in identities:
         digest.update(canonical(identity).encode() + b"\n")
     return digest.hexdigest()

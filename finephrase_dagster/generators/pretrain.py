@@ -160,10 +160,7 @@ def _fit(
 
 
 def _optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for embedding and norms.
-
-    Muon came to a given loss in fewer steps than AdamW alone, for a tenth more time a step.
-    """
+    """Muon for the layers' matrices, AdamW for embedding and norms."""
     import torch
 
     embedding = {id(model.get_input_embeddings().weight)}

@@ -1,6 +1,6 @@
 """The warehouse: one DuckDB file with every manifest, audit and score of an installation.
 
-Rows are keyed by the fingerprint of the artifact they describe, so recording twice changes nothing and
+Rows are keyed by the fingerprint and the name of the artifact they describe, so recording twice changes nothing and
 rows of earlier recipes stay beside those of today. A reading of it names the fingerprints it wants.
 What is not here: the artifacts themselves, which lie on disk and are the truth.
 """
@@ -18,16 +18,19 @@ from finephrase_dagster.study.spec import StudentRun
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS manifests (
-    fingerprint VARCHAR PRIMARY KEY, asset VARCHAR, part VARCHAR, version VARCHAR, manifest JSON,
-    recorded_at TIMESTAMP DEFAULT current_timestamp);
+    fingerprint VARCHAR, asset VARCHAR, part VARCHAR, version VARCHAR, manifest JSON,
+    recorded_at TIMESTAMP DEFAULT current_timestamp, PRIMARY KEY (fingerprint, asset, part));
 CREATE TABLE IF NOT EXISTS audits (
     fingerprint VARCHAR, cell VARCHAR, prompt VARCHAR, gate VARCHAR, value DOUBLE, threshold DOUBLE,
-    passed BOOLEAN, PRIMARY KEY (fingerprint, gate));
+    passed BOOLEAN, PRIMARY KEY (fingerprint, cell, prompt, gate));
 CREATE TABLE IF NOT EXISTS scores (
     fingerprint VARCHAR, run VARCHAR, mixture VARCHAR, student VARCHAR, data_seed INTEGER,
     model_seed INTEGER, kind VARCHAR, name VARCHAR, score DOUBLE, items INTEGER,
-    PRIMARY KEY (fingerprint, kind, name));
+    PRIMARY KEY (fingerprint, run, kind, name));
 """
+
+
+_NO_MEANS: dict[str, float | None] = {"macro": None, "macro_sd": None, "micro": None}
 
 
 class GateResult(Protocol):
@@ -53,7 +56,7 @@ def record_manifest(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -
     manifest = artifact.manifest()
     connection.execute(
         "INSERT OR REPLACE INTO manifests (fingerprint, asset, part, version, manifest) VALUES (?, ?, ?, ?, ?)",
-        [artifact.fingerprint, artifact.asset, artifact.partition, artifact.version, json.dumps(manifest)],
+        [artifact.fingerprint, artifact.asset, artifact.partition or "", artifact.version, json.dumps(manifest)],
     )
 
 
@@ -103,19 +106,19 @@ def record_scores(
     )
 
 
-def leaderboard(connection: duckdb.DuckDBPyConnection, fingerprints: Iterable[str]) -> list[dict[str, Any]]:
-    """The comparison of the scores with these fingerprints, best macro score first.
+def leaderboard(connection: duckdb.DuckDBPyConnection, scores: Iterable[Artifact]) -> list[dict[str, Any]]:
+    """The comparison of these scores, best macro score first; by micro score where tasks are missing.
 
     Returns:
         One row a mixture and student: `mixture`, `student`, `seeds` (student runs), `macro` and its sample
         standard deviation over the seeds `macro_sd` (None for one seed), `micro`, and `categories`.
     """
-    wanted = list(fingerprints)
+    wanted = [f"{artifact.fingerprint} {artifact.partition}" for artifact in scores]
     found = connection.execute(
         """
         WITH per_name AS (
             SELECT mixture, student, kind, name, avg(score) AS score, stddev_samp(score) AS sd, count(*) AS seeds
-            FROM scores WHERE list_contains(?, fingerprint) GROUP BY ALL)
+            FROM scores WHERE list_contains(?, fingerprint || ' ' || run) GROUP BY ALL)
         SELECT mixture, student, kind, name, score, sd, seeds FROM per_name ORDER BY mixture, student, kind, name
         """,
         [wanted],
@@ -124,12 +127,12 @@ def leaderboard(connection: duckdb.DuckDBPyConnection, fingerprints: Iterable[st
     for mixture, student, kind, name, score, sd, seeds in found:
         row = rows.setdefault(
             (mixture, student),
-            {"mixture": mixture, "student": student, "seeds": seeds, "macro": None, "macro_sd": None, "micro": None},
+            {"mixture": mixture, "student": student, "seeds": seeds, **_NO_MEANS, "categories": {}, "tasks": {}},
         )
         if kind == "mean":
             row[name] = score
             if name == "macro":
                 row["macro_sd"] = sd
         else:
-            row.setdefault("categories" if kind == "category" else "tasks", {})[name] = score
-    return sorted(rows.values(), key=lambda row: (-(row["macro"] or 0.0), row["mixture"]))
+            row["categories" if kind == "category" else "tasks"][name] = score
+    return sorted(rows.values(), key=lambda row: (-(row["macro"] or 0.0), -(row["micro"] or 0.0), row["mixture"]))

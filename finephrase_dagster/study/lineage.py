@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from finephrase_dagster.study.artifact import MANIFEST, Artifact, ArtifactMissing
 from finephrase_dagster.study.file import StudyError, read_study
-from finephrase_dagster.study.fingerprint import differences, fingerprint, sha256_file
+from finephrase_dagster.study.fingerprint import SHORT, differences, fingerprint, sha256_file
 from finephrase_dagster.study.places import Places
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.spec import EMBEDDED, Cell, EmbeddedSource, FilesSource, Study
@@ -103,7 +103,7 @@ class Lineage:
             recipe |= {
                 "training": spec.embedded,
                 "context": spec.context,
-                "texts": {source: self.source(source).version for source in spec.embedded.sources},
+                "texts": {source: self._rows_in_order(source) for source in spec.embedded.sources},
             }
         elif not self._on_hub(spec.model):
             folder = Path(spec.model)
@@ -121,7 +121,8 @@ class Lineage:
             "rows": self.source(cell.source).version,
             "source": cell.source,
             "prompt": {"name": prompt, "system": template.system, "template": template.template},
-            "model": {"name": generator.model, "content": model.version},
+            "model": model.version,
+            "engine": generator.distribution_flags,
             "sampling": {
                 **model.manifest()["sampling"],
                 **generator.sampling.model_dump(exclude_none=True),
@@ -145,15 +146,22 @@ class Lineage:
     def tokenizer(self) -> Artifact:
         """The students' tokenizer. Downstream recipes name it by its content."""
         spec = self.study.tokenizer
-        texts = {source: self.source(source).version for source in spec.sources}
-        return self._artifact("tokens", "tokens/tokenizer", None, {"tokenizer": spec, "texts": texts})
+        recipe: dict[str, Any] = {"model": spec.model}
+        if spec.model == EMBEDDED:
+            recipe["vocabulary"] = spec.vocabulary
+            recipe["texts"] = {source: self._rows_in_order(source) for source in spec.sources}
+        elif not self._on_hub(spec.model):
+            files = sorted(Path(spec.model).glob("*token*.json"))
+            recipe["files"] = [[file.name, sha256_file(file)] for file in files]
+        return self._artifact("tokens", "tokens/tokenizer", None, recipe)
 
     def tokens(self, dataset: str) -> Artifact:
         """A dataset's tokens; `dataset` as a mixture names it."""
         upstream = self._dataset_named(dataset)
         asset, _, partition = upstream.name.rpartition("/")
         name = "corpus" if asset == "sources/corpus" else asset.removeprefix("synthetic/")
-        recipe = {"dataset": upstream.version, "tokenizer": self.tokenizer().version}
+        rows = self._rows_in_order(dataset) if asset == "sources/corpus" else upstream.version
+        recipe = {"dataset": rows, "tokenizer": self.tokenizer().version}
         return self._artifact("tokens", f"tokens/{name}_tokens", partition, recipe)
 
     def mixture(self, name: str) -> Artifact:
@@ -253,6 +261,11 @@ class Lineage:
     def _dataset_named(self, dataset: str) -> Artifact:
         cell, _, prompt = dataset.partition("/")
         return self.dataset(self.study.cell(cell), prompt) if prompt else self.source(dataset)
+
+    def _rows_in_order(self, source: str) -> str:
+        """A corpus by its rows and their order, on which tokens and what is trained on them depend."""
+        corpus = self.source(source)
+        return fingerprint([corpus.version, corpus.manifest().get("order")])[:SHORT]
 
     @staticmethod
     def _on_hub(model: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +28,11 @@ class Places:
     items: Path = REPOSITORY / "finephrase_dagster" / "evaluate" / "items"
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Places:
+    def from_environment(cls) -> Places:
         """The places that the environment names; relative paths start at the repository."""
         return cls(
-            data=REPOSITORY / (environment.get("FINEPHRASE_DATA") or "data"),
-            study=REPOSITORY / (environment.get("FINEPHRASE_STUDY") or "studies/demo.yaml"),
+            data=REPOSITORY / (os.environ.get("FINEPHRASE_DATA") or "data"),
+            study=REPOSITORY / (os.environ.get("FINEPHRASE_STUDY") or "studies/demo.yaml"),
         )
 
     @property

@@ -1,8 +1,8 @@
 """The specs of a study: what is computed, and nothing about where or how it runs.
 
 Everything here is frozen. A field that determines an output is required or its default is written
-down in the study file's documentation; `engine` is the one field of execution, kept beside the model
-that needs it and left out of every fingerprint.
+down in the study file's documentation; `engine` alone mixes in execution, kept beside the model that
+needs it, and what of it is no identity is named here.
 """
 
 from __future__ import annotations
@@ -31,6 +31,39 @@ TASKS = (
     "treb_qa",
 )
 
+EXECUTION_FLAGS = frozenset(
+    [
+        "api_server_count",
+        "async_scheduling",
+        "attention_backend",
+        "block_size",
+        "compilation_config",
+        "cpu_offload_gb",
+        "data_parallel_size",
+        "disable_custom_all_reduce",
+        "disable_log_stats",
+        "disable_uvicorn_access_log",
+        "distributed_executor_backend",
+        "enable_chunked_prefill",
+        "enable_expert_parallel",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "max_parallel_loading_workers",
+        "num_gpu_blocks_override",
+        "pipeline_parallel_size",
+        "scheduling_policy",
+        "speculative_config",
+        "swap_space",
+        "tensor_parallel_size",
+        "uvicorn_log_level",
+    ]
+)
+"""vLLM flags that say how it runs and leave the distribution of completions alone."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$", max_length=64)]
 """A partition key and a part of a file name: lower-case words joined by single underscores, so that
 the double underscore between names is unambiguous and no name leaves the data folder."""
@@ -42,7 +75,7 @@ def _model_reference(value: str) -> str:
     if re.fullmatch(r"[\w.-]+/[\w.-]+@[\w./-]+", value):
         return value
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value):
-        raise ValueError(f"{value!r} has no revision; write {value}@<commit> (or @main to follow it)")
+        raise ValueError(f"{value!r} has no revision; write {value}@<commit>, or @main for what it is today")
     raise ValueError(f"{value!r} is neither 'embedded', a folder (/..., ./...) nor <owner>/<name>@<revision>")
 
 
@@ -130,8 +163,13 @@ class Generator(Spec):
         default=None, description="how the model is trained; used by `model: embedded` alone"
     )
     engine: Mapping[str, str | int | float | bool] = Field(
-        default_factory=dict, description="vLLM flags that leave the distribution alone; not identity"
+        default_factory=dict, description="vLLM flags; those in EXECUTION_FLAGS are no identity"
     )
+
+    @property
+    def distribution_flags(self) -> dict[str, str | int | float | bool]:
+        """The engine flags that are not known to leave the completions alone; they are identity."""
+        return {name: value for name, value in self.engine.items() if name.replace("-", "_") not in EXECUTION_FLAGS}
 
     @model_validator(mode="after")
     def _fits(self) -> Generator:
@@ -192,8 +230,9 @@ class Mixture(Spec):
 
     @property
     def weights(self) -> dict[str, float]:
+        """Shares by component, in the order of their names: how the file lists them is no identity."""
         total = sum(self.components.values())
-        return {name: weight / total for name, weight in self.components.items()}
+        return {name: self.components[name] / total for name in sorted(self.components)}
 
 
 class Student(Spec):
