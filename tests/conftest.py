@@ -12,11 +12,10 @@ os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1",
 for name in ("FINEPHRASE_STUDY", "FINEPHRASE_DATA", "MLFLOW_TRACKING_URI", "DAGSTER_HOME"):
     os.environ.pop(name, None)
 
-from installation import Installation, install
-
 from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.places import REPOSITORY, Places
+from installation import Installation, install
 
 
 @pytest.fixture

@@ -14,6 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from finephrase_dagster.rephrase import engine as engines
+from finephrase_dagster.rephrase import guard
+from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineFlagRefused, arguments, last_words
+from finephrase_dagster.rephrase.pipeline import rephrase
+from finephrase_dagster.rephrase.sampling import GenerationConfigError, request_seed, sampling_of
+from finephrase_dagster.study.fingerprint import sha256_file
+from finephrase_dagster.study.spec import Sampling
 from rephrase_parts import (
     PROMPTS,
     datasets,
@@ -24,14 +32,6 @@ from rephrase_parts import (
     write_corpus,
     write_model,
 )
-
-from finephrase_dagster.rephrase import engine as engines
-from finephrase_dagster.rephrase import guard
-from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineFlagRefused, arguments, last_words
-from finephrase_dagster.rephrase.pipeline import rephrase
-from finephrase_dagster.rephrase.sampling import GenerationConfigError, request_seed, sampling_of
-from finephrase_dagster.study.fingerprint import sha256_file
-from finephrase_dagster.study.spec import Sampling
 
 TESTS = Path(__file__).parent
 

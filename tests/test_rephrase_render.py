@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rephrase_parts import CHAT_TEMPLATE, TEXTS, prompt, write_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finephrase_dagster.rephrase.render import ChatTemplateError, PromptDoesNotFit, Renderer
+from rephrase_parts import CHAT_TEMPLATE, TEXTS, prompt, write_tokenizer
 
 BEFORE = "Write a summary of this text in three sentences, please:\n\n"
 AFTER = "\n\nNow write down what a reader should remember of it."

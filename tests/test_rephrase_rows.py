@@ -9,6 +9,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
+from finephrase_dagster.rephrase import client, ledger
+from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
+from finephrase_dagster.rephrase.ledger import LedgerError
+from finephrase_dagster.rephrase.pipeline import NothingCompleted, rephrase
+from finephrase_dagster.rephrase.reader import CorpusUnreadable, DuplicateId
+from finephrase_dagster.study.artifact import Artifact, ArtifactBusy
+from finephrase_dagster.study.fingerprint import sha256_file, sha256_text
+from finephrase_dagster.study.spec import Sampling
 from rephrase_parts import (
     PROMPTS,
     LocalServer,
@@ -23,15 +32,6 @@ from rephrase_parts import (
     write_corpus,
     write_tokenizer,
 )
-
-from finephrase_dagster.rephrase import client, ledger
-from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
-from finephrase_dagster.rephrase.ledger import LedgerError
-from finephrase_dagster.rephrase.pipeline import NothingCompleted, rephrase
-from finephrase_dagster.rephrase.reader import CorpusUnreadable, DuplicateId
-from finephrase_dagster.study.artifact import Artifact, ArtifactBusy
-from finephrase_dagster.study.fingerprint import sha256_file, sha256_text
-from finephrase_dagster.study.spec import Sampling
 
 
 @pytest.fixture(scope="module")

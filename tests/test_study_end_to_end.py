@@ -18,9 +18,9 @@ from pathlib import Path
 import dagster as dg
 import duckdb
 import pytest
-from installation import CELL, Installation, install, small_study
 
 from finephrase_dagster.definitions import build_defs
+from installation import CELL, Installation, install, small_study
 
 pytestmark = pytest.mark.slow
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from installation import CELL, Installation
 
 if TYPE_CHECKING:

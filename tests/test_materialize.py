@@ -1,0 +1,35 @@
+"""Materialising a study: what stands in the way is named, and what a dead process left is tidied."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import dagster as dg
+
+from finephrase_dagster.materialize import PROCESS_TAG, end_abandoned_runs
+from installation import install
+
+
+def test_an_artifact_that_another_process_writes_is_named(tmp_path: Path) -> None:
+    made = install(tmp_path / "installation")
+    with contextlib.ExitStack() as held:
+        for source in made.lineage.study.sources:
+            held.enter_context(made.lineage.source(source).claim())
+        outcome, _ = made.materialize()
+    assert set(outcome.failed) == {"sources/corpus/package_readmes", "sources/corpus/language_reference"}
+    for name, message in outcome.failed.items():
+        assert message == f"{name} is being written by another process: wait for it, or stop it"
+    assert outcome.made == []
+    assert not outcome.complete
+
+
+def test_a_run_whose_process_is_gone_is_ended_and_others_are_left_alone() -> None:
+    with dg.instance_for_test() as instance:
+        job = dg.GraphDefinition(name="job").to_job()
+        gone = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={PROCESS_TAG: "999999999@0"})
+        elsewhere = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        end_abandoned_runs(instance)
+        found = {run.run_id: run.status for run in instance.get_runs()}
+    assert found[gone.run_id] == dg.DagsterRunStatus.FAILURE
+    assert found[elsewhere.run_id] == dg.DagsterRunStatus.STARTED

@@ -1,0 +1,84 @@
+"""The warehouse: recording twice changes nothing, and no row takes another's place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from finephrase_dagster.results.warehouse import create_tables, leaderboard, record_scores
+from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.study.spec import Seeds, StudentRun
+
+CATEGORIES = {"GK": 0.1, "RC": 0.2}
+
+
+@pytest.fixture
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as opened:
+        create_tables(opened)
+        yield opened
+
+
+def run_of(mixture: str, seed: int = 0) -> StudentRun:
+    return StudentRun(mixture=mixture, student="nano", seeds=Seeds(data=seed, model=seed))
+
+
+def scores_of(run: StudentRun, recipe: str) -> Artifact:
+    return Artifact(asset="evaluation/benchmark_scores", partition=run.name, recipe={"of": recipe}, root=Path())
+
+
+def record(
+    connection: duckdb.DuckDBPyConnection, run: StudentRun, recipe: str, macro: float | None, micro: float | None = 0.1
+) -> Artifact:
+    artifact = scores_of(run, recipe)
+    record_scores(
+        connection, artifact, run, tasks={"gsm8k": (0.1, 24)}, categories=CATEGORIES, micro=micro, macro=macro
+    )
+    return artifact
+
+
+def test_the_best_macro_score_stands_first_with_its_spread_over_seeds(connection: duckdb.DuckDBPyConnection) -> None:
+    scores = [
+        record(connection, run_of("raw"), "a", 0.1),
+        record(connection, run_of("faq", 0), "b", 0.2),
+        record(connection, run_of("faq", 1), "c", 0.4),
+    ]
+    first, second = leaderboard(connection, scores)
+    assert (first["mixture"], first["seeds"]) == ("faq", 2)
+    assert first["macro"] == pytest.approx(0.3)
+    assert first["macro_sd"] == pytest.approx(0.2 / 2**0.5)
+    assert (second["mixture"], second["macro_sd"]) == ("raw", None)
+    assert second["categories"] == CATEGORIES
+
+
+def test_recording_twice_changes_nothing(connection: duckdb.DuckDBPyConnection) -> None:
+    scores = [record(connection, run_of("raw"), "a", 0.1)]
+    before = leaderboard(connection, scores)
+    record(connection, run_of("raw"), "a", 0.1)
+    assert leaderboard(connection, scores) == before
+
+
+def test_two_mixtures_of_one_recipe_both_stay(connection: duckdb.DuckDBPyConnection) -> None:
+    scores = [record(connection, run_of("raw"), "same", 0.1), record(connection, run_of("control"), "same", 0.1)]
+    assert {row["mixture"] for row in leaderboard(connection, scores)} == {"raw", "control"}
+
+
+def test_scores_of_an_earlier_recipe_do_not_count(connection: duckdb.DuckDBPyConnection) -> None:
+    record(connection, run_of("raw"), "earlier", 0.9)
+    (row,) = leaderboard(connection, [record(connection, run_of("raw"), "today", 0.1)])
+    assert row["macro"] == pytest.approx(0.1)
+    assert row["seeds"] == 1
+
+
+def test_without_all_tasks_there_is_no_macro_score_and_micro_ranks(connection: duckdb.DuckDBPyConnection) -> None:
+    scores = [
+        record(connection, run_of("worse"), "a", None, 0.1),
+        record(connection, run_of("better"), "b", None, 0.2),
+    ]
+    assert [(row["mixture"], row["macro"]) for row in leaderboard(connection, scores)] == [
+        ("better", None),
+        ("worse", None),
+    ]
