@@ -6,11 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1", DAGSTER_DISABLE_TELEMETRY="1")
 for name in ("FINEPHRASE_STUDY", "FINEPHRASE_DATA", "MLFLOW_TRACKING_URI", "DAGSTER_HOME"):
     os.environ.pop(name, None)
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.lineage import Lineage

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finephrase_dagster.study.artifact import Artifact, ArtifactMissing, Product
+from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.lineage import STAGES, Lineage
 from finephrase_dagster.study.places import REPOSITORY, Places
 from finephrase_dagster.study.spec import Study
@@ -47,6 +48,11 @@ def completed(lineage: Lineage, prompts: Path, tmp_path: Path) -> Lineage:
 def edited(lineage: Lineage, **changes: object) -> Lineage:
     fields = lineage.study.model_dump() | changes
     return Lineage(study=Study.model_validate(fields), places=lineage.places)
+
+
+def test_a_missing_folder_of_benchmark_items_is_refused_before_anything_starts(lineage: Lineage) -> None:
+    with pytest.raises(StudyError, match=r"evaluation.items: there is no folder /nowhere"):
+        edited(lineage, evaluation=lineage.study.evaluation.model_dump() | {"items": "/nowhere"})
 
 
 def test_items_come_upstream_first_and_have_unique_names(lineage: Lineage) -> None:

@@ -68,6 +68,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "leaves no room for a prompt",
     ),
     "heads that do not divide": (lambda f: f["students"]["nano"].update(heads=3), "must be an even multiple of heads"),
+    "a generator's heads that do not divide": (
+        lambda f: f["generators"]["rephraser"]["embedded"].update(heads=3),
+        "generators.rephraser.embedded: hidden 256 must be an even multiple of heads 3",
+    ),
     "no seeds": (lambda f: f.update(seeds=[]), "seeds"),
     "text where a number belongs": (lambda f: f.update(sequence="long"), "sequence"),
 }

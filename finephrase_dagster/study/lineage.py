@@ -69,6 +69,11 @@ class Lineage:
         self.study = study
         self.places = places
         self.prompts: dict[str, Prompt] = read_prompts(places.prompts, study.prompts)
+        if not self._items.is_dir():
+            raise StudyError(
+                f"study {places.study}: evaluation.items: there is no folder {self._items}; correct the path, or write "
+                "'embedded'"
+            )
 
     @classmethod
     def read(cls, places: Places) -> Lineage:
@@ -271,10 +276,14 @@ class Lineage:
     def _on_hub(model: str) -> bool:
         return "@" in model and not model.startswith(("/", "."))
 
+    @property
+    def _items(self) -> Path:
+        items = self.study.evaluation.items
+        return self.places.items if items == EMBEDDED else Path(items)
+
     @cached_property
     def _items_digest(self) -> str:
-        embedded = self.study.evaluation.items == EMBEDDED
-        folder = self.places.items if embedded else Path(self.study.evaluation.items)
+        folder = self._items
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return fingerprint([[str(path.relative_to(folder)), sha256_file(path)] for path in files])
 

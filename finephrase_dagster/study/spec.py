@@ -151,6 +151,11 @@ class EmbeddedGenerator(Spec):
     learning_rate: float = Field(gt=0)
     seed: int = Field(ge=0)
 
+    @model_validator(mode="after")
+    def _divides(self) -> EmbeddedGenerator:
+        _even_heads(self.hidden, self.heads)
+        return self
+
 
 class Generator(Spec):
     """The model that rephrases."""
@@ -252,8 +257,7 @@ class Student(Spec):
 
     @model_validator(mode="after")
     def _divides(self) -> Student:
-        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
-            raise ValueError(f"hidden {self.hidden} must be an even multiple of heads {self.heads}")
+        _even_heads(self.hidden, self.heads)
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         if self.warmup_fraction + self.decay_fraction > 1:
@@ -353,6 +357,12 @@ class Study(Spec):
             for student in self.students:
                 for seeds in self.seeds:
                     yield StudentRun(mixture=mixture, student=student, seeds=seeds)
+
+
+def _even_heads(hidden: int, heads: int) -> None:
+    """Rotary positions turn pairs of a head's dimensions."""
+    if hidden % heads or (hidden // heads) % 2:
+        raise ValueError(f"hidden {hidden} must be an even multiple of heads {heads}")
 
 
 def _known(field: str, name: str, names: Mapping[str, Any] | tuple[str, ...]) -> None:
