@@ -111,7 +111,7 @@ def test_a_mixture_defined_twice_is_refused_with_its_line(tmp_path: Path) -> Non
 
 
 def test_a_missing_study_lists_those_there_are() -> None:
-    with pytest.raises(StudyError, match=r"no such file; there are .*demo\.yaml.*FINEPHRASE_STUDY"):
+    with pytest.raises(StudyError, match=r"no such file; the project has studies/demo\.yaml.*FINEPHRASE_STUDY"):
         read_study(DEMO.with_name("nothing.yaml"))
 
 

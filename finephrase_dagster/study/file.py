@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from finephrase_dagster.study.places import REPOSITORY
 from finephrase_dagster.study.spec import Study
 
 
@@ -45,9 +46,10 @@ def read_study(path: Path) -> Study:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        others = sorted(str(other) for other in path.parent.glob("*.yaml"))
-        hint = f"; there are {', '.join(others)}" if others else ""
-        raise StudyError(f"study {path}: no such file{hint}. FINEPHRASE_STUDY names the file") from error
+        others = sorted(str(other.relative_to(REPOSITORY)) for other in (REPOSITORY / "studies").glob("*.yaml"))
+        raise StudyError(
+            f"study {path}: no such file; the project has {', '.join(others)}. Name one with --study or FINEPHRASE_STUDY"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"study {path}: cannot be read: {error}") from error
     try:
