@@ -48,7 +48,7 @@ def read_study(path: Path) -> Study:
     except FileNotFoundError as error:
         others = sorted(str(other.relative_to(REPOSITORY)) for other in (REPOSITORY / "studies").glob("*.yaml"))
         raise StudyError(
-            f"study {path}: no such file; the project has {', '.join(others)}. Name one with --study or FINEPHRASE_STUDY"
+            f"study {path}: no such file; the project has {', '.join(others)}. Name one: FINEPHRASE_STUDY"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"study {path}: cannot be read: {error}") from error
