@@ -213,6 +213,11 @@ def command(installation: Installation) -> tuple[list[str], dict[str, str]]:
     ], environment
 
 
+def heed_interrupts() -> None:
+    """Undoes what a shell does to the commands it starts in the background: it has them ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def lines_until(process: subprocess.Popen[str], text: str) -> Iterator[str]:
     assert process.stderr is not None
     for line in process.stderr:
@@ -233,7 +238,14 @@ def lines_until(process: subprocess.Popen[str], text: str) -> Iterator[str]:
 def test_an_interrupted_run_completes_when_it_is_run_again(tmp_path: Path, sent: signal.Signals, moment: str) -> None:
     made = install(tmp_path / "installation")
     arguments, environment = command(made)
-    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
     said = list(lines_until(process, moment))
     time.sleep(0.5)
     process.send_signal(sent)

@@ -87,7 +87,7 @@ def pages(finished: Installation, tmp_path_factory: pytest.TempPathFactory) -> I
                     time.sleep(0.5)
         yield found
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         process.wait(60)
         log.close()
 
