@@ -6,9 +6,13 @@ remembers; where the two differ, the asset runs, finds its artifact and tells Da
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -51,12 +55,41 @@ def materialize_study(
     for observation in changed_prompts(lineage, instance):
         instance.report_runless_asset_event(observation)
     outcome = Outcome()
-    for _, of_stage in groupby(lineage.items(), key=lambda item: item.stage):
-        with engines_kept():
-            for asset, items in groupby(of_stage, key=lambda item: item.asset):
-                for group in _runs_of(_to_do(list(items), lineage, instance, outcome, log)):
-                    _run(asset, group, definitions, instance, outcome, log)
+    with interrupts_noted() as raise_if_interrupted:
+        for _, of_stage in groupby(lineage.items(), key=lambda item: item.stage):
+            with engines_kept():
+                for asset, items in groupby(of_stage, key=lambda item: item.asset):
+                    for group in _runs_of(_to_do(list(items), lineage, instance, outcome, log)):
+                        _run(asset, group, definitions, instance, outcome, log)
+                        raise_if_interrupted()
     return outcome
+
+
+@contextlib.contextmanager
+def interrupts_noted() -> Iterator[Callable[[], None]]:
+    """Yields what raises KeyboardInterrupt if an interrupt arrived since the block began.
+
+    Dagster holds interrupts back while it writes its events, and forgets one that it still holds when a run
+    ends. Python writes every signal's number into a pipe, whoever handles the signal, so nothing is lost there.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield lambda: None
+        return
+    arrived, writing = socket.socketpair()
+    with arrived, writing:
+        arrived.setblocking(False)
+        writing.setblocking(False)
+
+        def raise_if_interrupted() -> None:
+            with contextlib.suppress(BlockingIOError):
+                if {signal.SIGINT, signal.SIGTERM} & set(arrived.recv(4096)):
+                    raise KeyboardInterrupt
+
+        before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        try:
+            yield raise_if_interrupted
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 def _to_do(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from finephrase_dagster.materialize import PROCESS_TAG, end_abandoned_runs
 from installation import install
@@ -33,3 +36,26 @@ def test_a_run_whose_process_is_gone_is_ended_and_others_are_left_alone() -> Non
         found = {run.run_id: run.status for run in instance.get_runs()}
     assert found[gone.run_id] == dg.DagsterRunStatus.FAILURE
     assert found[elsewhere.run_id] == dg.DagsterRunStatus.STARTED
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_dagster_writes_its_last_event_of_a_run_stops_after_that_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
+) -> None:
+    made = install(tmp_path / "installation")
+    write = dg.DagsterInstance.handle_new_event
+
+    def interrupted(instance: dg.DagsterInstance, entry: dg.EventLogEntry, **options: object) -> None:
+        write(instance, entry, **options)
+        if entry.dagster_event is not None and entry.dagster_event.event_type_value == "STEP_SUCCESS":
+            os.kill(os.getpid(), sent)
+
+    monkeypatch.setattr(dg.DagsterInstance, "handle_new_event", interrupted)
+    before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            made.materialize()
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert len(list(made.places.data.rglob("manifest.json"))) == 1
