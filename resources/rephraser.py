@@ -22,6 +22,8 @@ from finephrase_dagster.study.spec import Cell
 if TYPE_CHECKING:
     from finephrase_dagster.rephrase.engine import Engine
 
+SHARDS = "shard-*.parquet"
+
 _engines: dict[str, Engine] = {}
 _keepers = 0
 
@@ -48,26 +50,48 @@ class Rephraser(dg.ConfigurableResource):
     """vLLM on this machine, driven by the rephrasing pipeline."""
 
     concurrency: int = Field(default=128, ge=1, description="requests in flight")
-    chunk_rows: int = Field(default=64, ge=1, description="documents between two points of no return")
+    chunk_rows: int = Field(default=5000, ge=1, description="rows a file")
+    gpu_hour_dollars: float | None = Field(default=None, ge=0, description="the price of a GPU for an hour")
+    log_seconds: float = Field(default=30, gt=0, description="between two lines on how far a run is")
 
     def rephrase(
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], *, log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
         """The manifests of a cell's datasets by prompt, made where they are not complete."""
-        from finephrase_dagster.rephrase.pipeline import rephrase
+        from finephrase_dagster.rephrase import pipeline
+        from finephrase_dagster.rephrase.engine import on_cpu
+        from finephrase_dagster.rephrase.folder import LocalFolder
+        from finephrase_dagster.rephrase.ledger import Dataset
+        from finephrase_dagster.rephrase.progress import Lines
+        from finephrase_dagster.rephrase.render import Renderer
+        from finephrase_dagster.rephrase.sampling import sampling_of
+        from finephrase_dagster.rephrase.survey import survey
 
+        generator = lineage.study.generators[cell.generator]
         model = lineage.generator(cell.generator).folder / "model"
+        sampling = sampling_of(generator, model)
+        prompts = {prompt: lineage.prompts[prompt] for prompt in datasets}
         try:
-            return rephrase(
-                corpus=lineage.source(cell.source).folder,
-                datasets=datasets,
-                prompts={prompt: lineage.prompts[prompt] for prompt in datasets},
-                generator=lineage.study.generators[cell.generator],
-                model=model,
-                engine=lambda: self._engine(lineage, cell, model, log),
-                concurrency=self.concurrency,
-                chunk_rows=self.chunk_rows,
-                log=log,
+            return pipeline.rephrase(
+                survey=survey([str(shard) for shard in sorted(lineage.source(cell.source).folder.glob(SHARDS))]),
+                datasets={
+                    prompt: Dataset(folder=LocalFolder(artifact.folder), recipe=artifact.recipe)
+                    for prompt, artifact in datasets.items()
+                },
+                renderer=lambda: Renderer(
+                    model=model, prompts=prompts, context=generator.context, max_tokens=generator.max_tokens
+                ),
+                request=pipeline.Request.of(cell.generator, generator.max_tokens, sampling),
+                engines=lambda: [self._engine(lineage, cell, model, log)],
+                conduct=pipeline.Conduct(
+                    concurrency=self.concurrency,
+                    chunk_rows=self.chunk_rows,
+                    gpus=0 if on_cpu() else generator.gpus,
+                    gpu_hour_dollars=self.gpu_hour_dollars,
+                    show=Lines(log, seconds=self.log_seconds),
+                    log=log,
+                ),
+                keep_raw=generator.keep_raw,
             )
         finally:
             _stop_engines()

@@ -18,6 +18,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finephrase_dagster.rephrase.engine import EngineLike
+from finephrase_dagster.rephrase.folder import LocalFolder
+from finephrase_dagster.rephrase.ledger import Dataset
+from finephrase_dagster.rephrase.pipeline import Conduct, Request, rephrase
+from finephrase_dagster.rephrase.render import Renderer
+from finephrase_dagster.rephrase.sampling import sampling_of
+from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import sha256_text
 from finephrase_dagster.study.prompt import Prompt
@@ -119,6 +126,34 @@ def datasets(root: Path, names: Sequence[str] = ("plain", "before")) -> dict[str
     }
 
 
+def rephrase_corpus(
+    corpus: Path,
+    wanted: Mapping[str, Artifact],
+    *,
+    model: Path,
+    engine: Callable[[], EngineLike],
+    generator: Generator,
+    prompts: Mapping[str, Prompt] | None = None,
+    concurrency: int = 8,
+    chunk_rows: int = 4,
+    log: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict[str, Any]]:
+    """Rephrases a written corpus, as a study's run does."""
+    return rephrase(
+        survey=survey([str(shard) for shard in sorted(corpus.glob("shard-*.parquet"))]),
+        datasets={
+            name: Dataset(folder=LocalFolder(artifact.folder), recipe=artifact.recipe)
+            for name, artifact in wanted.items()
+        },
+        renderer=lambda: Renderer(
+            model=model, prompts=prompts or PROMPTS, context=generator.context, max_tokens=generator.max_tokens
+        ),
+        request=Request.of("tiny", generator.max_tokens, sampling_of(generator, model)),
+        engines=lambda: [engine()],
+        conduct=Conduct(concurrency=concurrency, chunk_rows=chunk_rows, log=log),
+    )
+
+
 def rows_of(artifact: Artifact) -> list[dict[str, Any]]:
     """All rows of a dataset's files, in the order of its manifest."""
     return [
@@ -152,11 +187,21 @@ class LocalServer:
     def __init__(self, url: str) -> None:
         self.url = url
         self.model = "tiny"
+        self.context = 512
+        self.restartable = False
         self.requests: list[dict[str, Any]] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.alive: Callable[[], bool] = lambda: True
         self.answer: Callable[[dict[str, Any]], Answer | None] = lambda request: completion()
 
     def check(self) -> None:
         """Nothing is known of it but its answers."""
+
+    def restart(self) -> None:
+        """It is not the run's to start."""
+
+    def stop(self) -> None:
+        """Nor to end."""
 
     def asked(self, words: str) -> list[dict[str, Any]]:
         """The requests with these words in a message."""
@@ -170,6 +215,7 @@ def local_server() -> Iterator[LocalServer]:
 
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            server.headers.append(self.headers)
             server.requests.append(request)
             answer = server.answer(request)
             if answer is None:  # a dropped connection
@@ -177,6 +223,13 @@ def local_server() -> Iterator[LocalServer]:
                 return
             body = json.dumps(answer[1]).encode()
             self.send_response(answer[0])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            body = json.dumps({"data": [{"id": server.model, "max_model_len": server.context}]}).encode()
+            self.send_response(200 if server.alive() else 503)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

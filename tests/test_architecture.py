@@ -12,7 +12,7 @@ from finephrase_dagster.study.places import REPOSITORY
 PACKAGE = REPOSITORY / "finephrase_dagster"
 ROOMS = ("corpora", "generators", "rephrase", "audit", "train", "evaluate", "results")
 # A room may import `study`, itself, and what stands here.
-BORROWS = {"generators": {"train", "corpora", "audit"}, "rephrase": {"corpora"}}
+BORROWS = {"generators": {"train", "corpora", "audit", "rephrase"}}
 
 
 def modules() -> list[Path]:

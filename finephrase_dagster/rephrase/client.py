@@ -1,149 +1,306 @@
-"""The client: chat completions from one endpoint, each tried until it is answered or given up.
+"""The client: chat completions from one or several endpoints, each tried until it is answered or given up.
 
-An answer is a `Completion` or a `Refusal` (this row's own failure, with the server's reason). What says
-that no row can be answered (a dead engine, an endpoint that gives nothing, a wrong model name) is raised
-as EngineFailed. How many requests run at once is the caller's.
+A row that got no answer is refused if others got one meanwhile; if none did, it is in doubt, which the next
+answer of the run decides. What says that no row can be answered (a wrong key, endpoints that give nothing)
+is raised as EngineFailed. An engine of our own that died, or fell silent, is started again; a row that it
+died of time after time is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import random
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 
-import aiohttp
-
+from finephrase_dagster.rephrase.completion import (
+    Completion,
+    Doubt,
+    Refusal,
+    Unreadable,
+    Verdict,
+    read_completion,
+    read_error,
+)
+from finephrase_dagster.rephrase.endpoint import Endpoint, Unanswered
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
 
-ATTEMPTS = 5
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 15.0
-SILENCE_SECONDS = 600.0  # a completion of thousands of tokens in a full batch takes minutes
-EVERY_ROWS_STATUS = frozenset({401, 403, 404})  # a wrong key or model name: no request will fare better
-TRY_AGAIN_STATUS = frozenset({408, 409, 425, 429})
+PATH = "/v1/chat/completions"
+STARTS_SECONDS = (0.0, 0.5, 1.5, 4.0, 10.0)  # when the attempts at a row begin, from the first
+THROTTLED_SECONDS = (0.0, 1.0, 4.0, 13.0, 40.0)  # the same where the server has too much to do
+OUTAGE_SECONDS = 30.0  # how long no endpoint may answer anything, if one did before
+OUTAGE_AT_START_SECONDS = 10.0
+# No answer may take longer than max_tokens at the slowest pace seen, five times over, within these bounds.
+SLACK = 5.0
+SHORTEST_WAIT_SECONDS = 10.0
+LONGEST_WAIT_SECONDS = 600.0
+SILENCE_SECONDS = 60.0  # after so long without an answer, the endpoint is asked whether it is alive
+WATCH_SECONDS = 0.25
+DEATH_SECONDS = 1.0  # from an engine's broken connections to the end of its process
+RESTARTS = 3  # of an engine, without an answer between them
+STRIKES = 3  # deaths of an engine under one row
+DOUBTS = 8  # rows in doubt, at least, before the endpoints are
+
+KEY_STATUS = frozenset({401, 403})
+TRY_AGAIN_STATUS = frozenset({408, 409, 425})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Completion:
-    """What the model answered, as it came."""
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a request got no completion."""
-
-    reason: str
-
-
-class _TryAgain(Exception):
-    """One attempt failed in a way that another may not."""
+class _Throttled(Exception):
+    """The server has too much to do."""
 
 
 class Client:
-    """An async context manager over one endpoint."""
+    """An async context manager over the endpoints of a run."""
 
-    def __init__(self, engine: EngineLike) -> None:
-        self._engine = engine
-        self._last_answer = float("-inf")
-        self._probing = asyncio.Lock()
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(
+        self,
+        engines: Sequence[EngineLike],
+        *,
+        max_tokens: int,
+        concurrency: int,
+        key: str | None = None,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Describes it.
+
+        Args:
+            engines: where the model answers.
+            max_tokens: of a completion; says how long an answer may take.
+            concurrency: requests that will be in flight at most.
+            key: the API key, if the servers want one.
+            log: takes a line when an engine is started again.
+        """
+        self.repeated = 0
+        self.restarts = 0
+        self.last_answer = float("-inf")
+        self._endpoints = [Endpoint(engine, key=key, concurrency=concurrency) for engine in engines]
+        self._max_tokens = max_tokens
+        self._most_doubts = max(DOUBTS, concurrency)
+        self._log = log
+        self._slowest: float | None = None  # seconds a token, of all answers
+        self._asked_alive = time.monotonic()
+        self._watching: asyncio.Task[None] | None = None
+        self._asking: dict[Endpoint, asyncio.Task[None]] = {}
+        self._reviving: dict[Endpoint, asyncio.Task[None]] = {}
+        self._restarts_in_vain = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._kept: Endpoint | None = None  # for one request alone
+        self._one_alone = asyncio.Lock()
 
     async def __aenter__(self) -> Client:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=SILENCE_SECONDS),
-        )
+        self._watching = asyncio.create_task(self._watch())
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        running = (self._watching, *self._asking.values(), *self._reviving.values())
+        tasks = [task for task in running if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for endpoint in self._endpoints:
+            endpoint.drop("the run is over")
 
-    async def complete(self, request: dict[str, Any]) -> Completion | Refusal:
-        """Sends one request (`messages`, sampling, `max_tokens`, `seed`); the model's name is added.
+    async def complete(self, request: bytes) -> Verdict:
+        """Sends one request, the JSON of a chat completion, as often as it takes.
 
         Raises:
-            EngineFailed: the engine has ended, or answers neither this request nor any other.
+            EngineFailed: no endpoint can answer it or any other.
         """
-        reason, tried = "", 0.0
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                pause = min(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1), LONGEST_PAUSE_SECONDS)
-                await asyncio.sleep(pause * random.uniform(0.75, 1.25))
-                self._engine.check()
-            tried = time.monotonic()
+        began = time.monotonic()
+        attempts = strikes = 0
+        while True:
+            starts = STARTS_SECONDS
+            async with self._place(alone=strikes >= STRIKES - 1) as endpoint:
+                sent, generation = time.monotonic(), endpoint.generation
+                try:
+                    return await self._ask(endpoint, request)
+                except _Throttled as error:
+                    reason, starts = str(error), THROTTLED_SECONDS
+                    attempts += 1
+                except Unanswered as error:
+                    reason = str(error)
+                    if await self._died(endpoint, generation, under_way=error.under_way):
+                        strikes += error.under_way
+                    else:
+                        # A request that was under way when the endpoint went out says nothing of its row.
+                        attempts += endpoint.out_since is None or sent > endpoint.out_since
+                        endpoint.failed(time.monotonic(), reason)
+            if strikes >= STRIKES:
+                return Refusal(f"the engine died {strikes} times while it served this row: {reason}")
+            if attempts >= len(starts):
+                reason = f"given up after {attempts} attempts: {reason}"
+                return Refusal(reason) if self.last_answer > sent else Doubt(reason, sent)
+            self.repeated += 1
+            await asyncio.sleep(began + starts[attempts] - time.monotonic() if attempts else 0)
+
+    def too_many(self, doubts: Sequence[Doubt]) -> None:
+        """Raises EngineFailed if so many rows are in doubt that the endpoints are."""
+        if len(doubts) >= self._most_doubts:
+            raise self._nothing(doubts[-1].reason)
+
+    async def last_word(self, doubts: Sequence[Doubt]) -> None:
+        """Raises EngineFailed if no endpoint is alive that could have answered the last rows of a run."""
+        if not any(await asyncio.gather(*(endpoint.alive() for endpoint in self._endpoints))):
+            raise self._nothing(doubts[-1].reason)
+
+    async def _ask(self, endpoint: Endpoint, request: bytes) -> Completion | Refusal:
+        """One attempt."""
+        sent = time.monotonic()
+        answer = await endpoint.post(PATH, request)
+        now = time.monotonic()
+        outcome: Completion | Refusal
+        if answer.status == 200:
             try:
-                return await self._send(request)
-            except _TryAgain as error:
-                reason = str(error)
-        if not await self._answers(since=tried):
-            raise EngineFailed(
-                f"{self._engine.url} answers nothing, tried {ATTEMPTS} times ({reason}); "
-                "see that the engine runs, then run again: what is finished is kept"
-            )
-        return Refusal(f"given up after {ATTEMPTS} attempts: {reason}")
+                outcome = read_completion(answer.body)
+            except Unreadable as error:
+                raise Unanswered(str(error)) from error
+            self._slowest = max(self._slowest or 0.0, (now - sent) / max(1, outcome.completion_tokens))
+        else:
+            reason = f"HTTP {answer.status}: {read_error(answer.body)}"
+            if answer.status in KEY_STATUS:
+                raise EngineFailed(f"{endpoint} refuses the API key ({reason}); set FINEPHRASE_API_KEY")
+            if answer.status == 404:
+                raise EngineFailed(f"{endpoint} does not know it ({reason}); correct the endpoint or the model's name")
+            if answer.status == 429:
+                endpoint.throttled(now, answer.retry_after)
+                raise _Throttled(reason)
+            if answer.status in TRY_AGAIN_STATUS or answer.status >= 500:
+                raise Unanswered(reason)
+            outcome = Refusal(reason)
+        endpoint.answered()
+        self.last_answer = now
+        self._restarts_in_vain = 0
+        return outcome
 
-    async def _answers(self, *, since: float) -> bool:
-        """Whether the endpoint answers others: something since then, or else a smallest request now."""
-        async with self._probing:
-            if self._last_answer > since:
-                return True
-            with contextlib.suppress(_TryAgain):
-                await self._send({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1})
-                return True
-            self._engine.check()
-            return False
-
-    async def _send(self, request: dict[str, Any]) -> Completion | Refusal:
-        """One attempt; raises _TryAgain if another may fare better."""
-        assert self._session is not None, "use `async with`"
-        body = {"model": self._engine.model, **request}
+    @contextlib.asynccontextmanager
+    async def _place(self, *, alone: bool) -> AsyncIterator[Endpoint]:
+        """An endpoint that takes a request now; `alone`, when no other request is with it."""
         try:
-            async with self._session.post(f"{self._engine.url}/v1/chat/completions", json=body) as response:
-                text = (await response.read()).decode("utf-8", "replace")
-                status = response.status
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _TryAgain(f"{type(error).__name__}: {error}".rstrip(": ")) from error
-        reason = f"HTTP {status}: {_said(text)}"
-        if status in EVERY_ROWS_STATUS:
-            raise EngineFailed(f"{self._engine.url} refuses model {self._engine.model!r}: {reason}")
-        if status in TRY_AGAIN_STATUS or status >= 500:
-            raise _TryAgain(reason)
-        answer = _completion(text) if status == 200 else Refusal(reason)
-        self._last_answer = time.monotonic()
-        return answer
+            if not alone:
+                yield await self._choice()
+                return
+            async with self._one_alone:
+                self._kept = endpoint = await self._choice()
+                try:
+                    while endpoint.in_flight or not endpoint.takes(time.monotonic()):
+                        await self._wait()
+                    yield endpoint
+                finally:
+                    self._kept = None
+        finally:
+            self._wake(1)
 
+    async def _choice(self) -> Endpoint:
+        """The endpoint with the most room.
 
-def _completion(text: str) -> Completion:
-    """Reads an answer; raises _TryAgain for one that is not a chat completion."""
-    try:
-        answer = json.loads(text)
-        choice, usage = answer["choices"][0], answer["usage"]
-        return Completion(
-            # A lone surrogate, which JSON can spell, has no UTF-8.
-            text=(choice["message"]["content"] or "").encode("utf-8", "replace").decode("utf-8"),
-            finish_reason=choice["finish_reason"] or "unknown",
-            prompt_tokens=int(usage["prompt_tokens"]),
-            completion_tokens=int(usage["completion_tokens"]),
+        Raises:
+            EngineFailed: none has answered for too long.
+        """
+        while True:
+            now = time.monotonic()
+            ready = [one for one in self._endpoints if one is not self._kept and one.takes(now)]
+            if ready:
+                return min(ready, key=lambda endpoint: endpoint.load) if len(ready) > 1 else ready[0]
+            await self._wait()
+            await self._end_outage()
+
+    async def _wait(self) -> None:
+        self._waiting.append(asyncio.get_running_loop().create_future())
+        await self._waiting[-1]
+
+    def _wake(self, most: int) -> None:
+        while self._waiting and most:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                most -= 1
+
+    async def _watch(self) -> None:
+        """Ends requests that wait too long, and wakes what waits for a time to pass."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            for endpoint in self._endpoints:
+                endpoint.overdue(now, self._longest_wait)
+                if endpoint.needs_asking(now) and endpoint not in self._asking:
+                    self._asking[endpoint] = asyncio.create_task(self._ask_whether_alive(endpoint))
+            quiet_since = max(self.last_answer, self._asked_alive)
+            if now - quiet_since > SILENCE_SECONDS:
+                self._asked_alive = now
+                for endpoint in self._endpoints:
+                    if endpoint.in_flight and not await endpoint.alive():
+                        endpoint.drop("it does not answer at all")
+            self._wake(len(self._waiting))
+
+    async def _ask_whether_alive(self, endpoint: Endpoint) -> None:
+        try:
+            await endpoint.ask()
+        finally:
+            del self._asking[endpoint]
+        self._wake(len(self._waiting))
+
+    @property
+    def _longest_wait(self) -> float:
+        if self._slowest is None:
+            return LONGEST_WAIT_SECONDS
+        return min(max(SLACK * self._slowest * self._max_tokens, SHORTEST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
+
+    async def _end_outage(self) -> None:
+        """Starts engines of our own again when no endpoint has answered for too long; raises if there are none."""
+        since = [endpoint.out_since for endpoint in self._endpoints]
+        if None in since:
+            return
+        patience = OUTAGE_SECONDS if self.last_answer > float("-inf") else OUTAGE_AT_START_SECONDS
+        if time.monotonic() - max(one for one in since if one is not None) < patience:
+            return
+        restartable = [endpoint for endpoint in self._endpoints if endpoint.engine.restartable]
+        if not restartable:
+            raise self._nothing(self._endpoints[0].last_failure)
+        for endpoint in restartable:
+            await self._revive(endpoint)
+
+    async def _died(self, endpoint: Endpoint, generation: int, *, under_way: bool) -> bool:
+        """Whether an engine of our own has ended since that generation; if so, it is started again."""
+        if not endpoint.engine.restartable:
+            return False
+        if under_way and endpoint not in self._reviving:
+            await asyncio.sleep(DEATH_SECONDS)
+        if endpoint.generation != generation:
+            return True
+        if endpoint not in self._reviving:
+            try:
+                endpoint.engine.check()
+                return False
+            except EngineFailed as error:
+                self._log(f"{error}\nStarting it again")
+        await self._revive(endpoint)
+        return True
+
+    async def _revive(self, endpoint: Endpoint) -> None:
+        """Starts an engine again; all that asks for it waits for the same start."""
+        if endpoint not in self._reviving:
+            self._restarts_in_vain += 1
+            if self._restarts_in_vain > RESTARTS:
+                raise self._nothing(f"started again {RESTARTS} times in vain: {endpoint.last_failure}")
+            self.restarts += 1
+            self._reviving[endpoint] = asyncio.create_task(self._restart(endpoint))
+        await asyncio.shield(self._reviving[endpoint])
+
+    async def _restart(self, endpoint: Endpoint) -> None:
+        try:
+            await asyncio.to_thread(endpoint.engine.restart)
+        except asyncio.CancelledError:
+            endpoint.engine.stop()  # which ends the start, too
+            raise
+        finally:
+            del self._reviving[endpoint]
+        endpoint.restarted()
+        self._wake(len(self._waiting))
+
+    def _nothing(self, reason: str) -> EngineFailed:
+        names = ", ".join(str(endpoint) for endpoint in self._endpoints)
+        answers = "answer" if len(self._endpoints) > 1 else "answers"
+        return EngineFailed(
+            f"{names} {answers} nothing ({reason}); see that it runs, then run again: what is finished is kept"
         )
-    except (ValueError, LookupError, TypeError) as error:
-        raise _TryAgain(f"not a chat completion ({error!r}): {text[:200]}") from error
-
-
-def _said(text: str) -> str:
-    """The message of a server's error, whichever of the usual shapes it has."""
-    with contextlib.suppress(ValueError, LookupError, TypeError):
-        body = json.loads(text)
-        error = body.get("error", body) if isinstance(body, dict) else body
-        message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-        return str(message or body)[:500]
-    return text.strip()[:500] or "no message"

@@ -93,19 +93,36 @@ class EngineLike(Protocol):
     @property
     def model(self) -> str: ...
 
+    @property
+    def restartable(self) -> bool:
+        """Whether it is ours to start again."""
+
     def check(self) -> None:
         """Raises EngineFailed if it is known to be dead."""
 
+    def restart(self) -> None:
+        """Starts it again, whatever state it is in."""
+
+    def stop(self) -> None:
+        """Ends it."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
+class Remote:
     """A server that somebody else runs, such as `http://127.0.0.1:8000`."""
 
     url: str
     model: str
+    restartable: bool = False
 
     def check(self) -> None:
         """Nothing is known about it but its answers."""
+
+    def restart(self) -> None:
+        raise EngineFailed(f"{self.url} is not ours to start")
+
+    def stop(self) -> None:
+        """It is not ours to end."""
 
 
 class Engine:
@@ -183,6 +200,19 @@ class Engine:
             self.stop()
             raise
         return self
+
+    @property
+    def restartable(self) -> bool:
+        return True
+
+    def restart(self) -> None:
+        """Ends the server if it runs, and starts it.
+
+        Raises:
+            EngineFailed: as for `start`.
+        """
+        self.stop()
+        self.start()
 
     def _launch(self) -> None:
         with socket.socket() as free:

@@ -1,31 +1,37 @@
 """The ledger of one dataset: which rows are done, where they stand, and that none is lost.
 
-The input rows of a shard are done in chunks. A finished chunk is one Parquet file of completions under
-its final name and, before it, one of the rows that got none; a file that stands there is finished, so the
-files themselves say what is left to do. Chunks are named by their first row and say in their footer which
-rows they cover, so that the size of chunks may change from one run to the next.
+Every outcome is in a journal before its request's place is given to the next. A chunk of rows that are all
+done becomes one Parquet file of completions (`part-*`), then its account (`.chunks/part-*`: the rows that
+got no completion and, in the footer, what the part holds); then its journal goes. So the files say what is
+done, whatever killed the writer, and rows are known by their ids: order, division into files and size of
+chunks may change from one run to the next.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
-import shutil
+import re
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from finephrase_dagster.study.artifact import whole_file
-from finephrase_dagster.study.fingerprint import sha256_file
+from finephrase_dagster.rephrase.folder import Folder, Journal
+from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected, record, records
+from finephrase_dagster.rephrase.survey import IdSet, id_hash
+from finephrase_dagster.study.artifact import MANIFEST, manifest_of
+from finephrase_dagster.study.fingerprint import differences, fingerprint, plain
 
 REJECTED = "rejected.parquet"
-CHUNKS_REJECTED = ".rejected"
+CHUNKS = ".chunks"
+RECIPE = ".recipe.json"
 FOOTER = b"finephrase"
 
 COMPLETED_SCHEMA = pa.schema(
@@ -40,130 +46,177 @@ COMPLETED_SCHEMA = pa.schema(
         ("document_sha256", pa.string()),
     ]
 )
+RAW = pa.field("raw", pa.string())
 REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
 
 
 class LedgerError(RuntimeError):
-    """A dataset's finished files do not fit its corpus, or cannot be written; the message says what to do."""
+    """A dataset's files do not add up, or are damaged; the message says what to do."""
+
+
+class RecipeChanged(ValueError):
+    """A folder holds rows of another recipe; the message names what differs."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completed:
-    """A row with its completion."""
+class Dataset:
+    """A dataset to be made: where, by which recipe, and what that is called."""
 
-    id: str
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    truncated: bool
-    document_sha256: str
+    folder: Folder
+    recipe: Mapping[str, Any]
+    name: str = ""
 
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.recipe)
 
-@dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """A row without one."""
+    def manifest(self) -> dict[str, Any] | None:
+        """Its manifest; None if it is not complete.
 
-    id: str
-    status: Literal["skipped", "failed"]
-    reason: str
+        Raises:
+            RecipeChanged: what stands there, complete or not, was made by another recipe.
+        """
+        found = self._read(MANIFEST)
+        begun = found or self._read(RECIPE)
+        if begun is None:
+            if strangers := self.folder.names("part-*.parquet"):
+                raise RecipeChanged(
+                    f"{self.folder}: holds {strangers[0]}, but nothing that says how it was made; choose another folder"
+                )
+        elif begun["fingerprint"] != self.fingerprint:
+            changes = "; ".join(differences(begun["recipe"], plain(self.recipe)))
+            raise RecipeChanged(
+                f"{self.folder}: holds rows of another recipe: {changes}. Go back to that recipe, or choose "
+                "another folder"
+            )
+        return found
 
+    def begin(self) -> None:
+        """Writes down the recipe of what will stand in the folder."""
+        if not self.folder.names(RECIPE):
+            content = {"fingerprint": self.fingerprint, "recipe": plain(self.recipe)}
+            self.folder.write(RECIPE, _json(content))
 
-Outcome = Completed | Rejected
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            content = json.loads(self.folder.read(name))
+            content["fingerprint"], content["recipe"]
+            return content
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise LedgerError(f"{self.folder}: {name} is damaged ({error}); delete it and run again") from error
 
 
 @dataclass
 class Chunk:
-    """Rows `first` to `end` (exclusive) of a shard, and what became of them so far."""
+    """Rows that become one file."""
 
-    shard: int
-    first: int
-    end: int
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return f"part-{self.shard:05d}-{self.first:09d}.parquet"
+    name: str
+    journal: Journal
+    assigned: int = 0
+    entered: int = 0
+    closed: bool = False
 
     @property
     def full(self) -> bool:
-        return len(self.outcomes) == self.end - self.first
-
-    def add(self, row: int, outcome: Outcome) -> None:
-        """Enters one row's outcome; each row has one."""
-        if not self.first <= row < self.end or row in self.outcomes:
-            raise LedgerError(f"{self.name}: row {row} is not of this chunk, or is entered twice")
-        self.outcomes[row] = outcome
+        return self.closed and self.entered == self.assigned
 
 
 class Ledger:
-    """The files of one prompt's dataset in its folder, which the caller has claimed."""
+    """The rows of one prompt's dataset, in its folder, which the caller has claimed."""
 
-    def __init__(self, folder: Path, prompt: str) -> None:
+    def __init__(self, folder: Folder, prompt: str, *, chunk_rows: int, keep_raw: bool = False) -> None:
         self.folder = folder
         self.prompt = prompt
-        (folder / CHUNKS_REJECTED).mkdir(exist_ok=True)
+        self._chunk_rows = chunk_rows
+        self._schema = COMPLETED_SCHEMA.append(RAW) if keep_raw else COMPLETED_SCHEMA
+        self._open: dict[int, Chunk] = {}
+        self._chunks: list[Chunk] = []
+        self._one_publishes = threading.Lock()
+        self._left_over = folder.journals()
+        self._next = _next_numbers([*self._left_over, *map(_stem, folder.names(f"{CHUNKS}/*.parquet"))])
+        self._done = self._found()
 
-    def open_chunks(self, shard: int, ids: Sequence[str], chunk_rows: int) -> list[Chunk]:
-        """The chunks that are left to do of a shard with these ids, in order.
+    @property
+    def found(self) -> int:
+        """How many rows earlier runs had done."""
+        return len(self._done)
 
-        Raises:
-            LedgerError: a finished chunk covers other rows than the shard holds there.
-        """
-        chunks: list[Chunk] = []
-        row = 0
-        for first, end, digest in self._finished(shard):
-            if digest != _digest(ids[first:end]):
-                raise LedgerError(
-                    f"{self.folder}: rows {first} to {end} of shard {shard} were done from a corpus in another "
-                    "order or division; put that corpus back, or delete this folder to do all of it again"
-                )
-            chunks += _chunks(shard, row, first, chunk_rows)
-            row = end
-        return [*chunks, *_chunks(shard, row, len(ids), chunk_rows)]
+    def is_done(self, name: str) -> bool:
+        """Whether an earlier run did the row of this id."""
+        return bool(len(self._done)) and id_hash(name) in self._done
 
-    def publish(self, chunk: Chunk) -> None:
-        """Writes a full chunk under its final name, the rows without completion first.
+    def assign(self, shard: int) -> tuple[Chunk, int]:
+        """The chunk that the next row of a shard will stand in, and its place there."""
+        chunk = self._open.get(shard)
+        if chunk is None:
+            name = f"part-{shard:05d}-{self._next[shard]:05d}"
+            self._next[shard] += 1
+            with self._writing():
+                chunk = self._open[shard] = Chunk(name, self.folder.journal(name))
+            self._chunks.append(chunk)
+        chunk.assigned += 1
+        if chunk.assigned == self._chunk_rows:
+            self.close(shard)
+        return chunk, chunk.assigned
 
-        Raises:
-            LedgerError: it cannot be written; finished chunks stay.
-        """
-        if not chunk.full:
-            raise LedgerError(f"{chunk.name}: {len(chunk.outcomes)} of {chunk.end - chunk.first} rows are done")
-        outcomes = [chunk.outcomes[row] for row in range(chunk.first, chunk.end)]
-        covers = [chunk.first, chunk.end, _digest(outcome.id for outcome in outcomes)]
-        rejected = [vars(outcome) for outcome in outcomes if isinstance(outcome, Rejected)]
-        completed = [{**vars(outcome), "prompt": self.prompt} for outcome in outcomes if isinstance(outcome, Completed)]
-        _write(self.folder / CHUNKS_REJECTED / chunk.name, rejected, REJECTED_SCHEMA)
-        schema = COMPLETED_SCHEMA.with_metadata({FOOTER: json.dumps(covers).encode()})
-        _write(self.folder / chunk.name, completed, schema)
+    def close(self, shard: int) -> None:
+        """Says that no more rows come for a shard's present chunk."""
+        chunk = self._open.pop(shard, None)
+        if chunk is not None:
+            chunk.closed = True
 
-    def parts(self) -> list[Path]:
-        """The finished data files, in order."""
-        return sorted(self.folder.glob("part-*.parquet"))
+    def enter(self, chunk: Chunk, place: int, outcome: Outcome) -> None:
+        """Enters what became of a row; from here on it is not done again."""
+        with self._writing():
+            chunk.journal.append(record(place, outcome))
+        chunk.entered += 1
 
-    def reject_file(self) -> Path:
-        """Writes `rejected.parquet` from what the chunks rejected."""
-        path = self.folder / REJECTED
-        with whole_file(path) as temporary, pq.ParquetWriter(temporary, REJECTED_SCHEMA) as writer:
-            for part in self.parts():
-                writer.write_table(pq.read_table(self.folder / CHUNKS_REJECTED / part.name))
-        return path
+    def publish_full(self) -> None:
+        """Turns chunks whose rows are all done into files under their final names."""
+        with self._one_publishes, self._writing():
+            for chunk in [chunk for chunk in self._chunks if chunk.full]:
+                self._publish(chunk.name, chunk.journal)
+                self._chunks.remove(chunk)
+
+    def publish_left_over(self) -> None:
+        """Does the same with what an interrupted run left, however few rows that are."""
+        with self._one_publishes, self._writing():
+            while self._left_over:
+                name = self._left_over[0]
+                self._publish(name, self.folder.journal(name))
+                self._left_over.pop(0)
+
+    def sync(self) -> None:
+        """Makes all that was entered survive the machine's death, too."""
+        with self._writing():
+            for chunk in list(self._chunks):
+                chunk.journal.sync()
+
+    def release(self) -> None:
+        """Lets go of the journals of chunks that are not full; their rows are kept."""
+        for chunk in self._chunks:
+            chunk.journal.close()
 
     def account(self, rows_in: int) -> Account:
         """Counts all rows of all finished chunks.
 
         Raises:
-            LedgerError: completed, skipped and failed do not add up to the corpus's rows.
+            LedgerError: completed, skipped and failed do not add up to the input's rows, or a file is missing.
         """
         account = Account(rows_in=rows_in)
-        for part in self.parts():
-            tokens = pq.read_table(part, columns=["prompt_tokens", "completion_tokens"])
-            account.completed += tokens.num_rows
-            account.prompt_tokens += pc.sum(tokens["prompt_tokens"]).as_py() or 0
-            account.completion_tokens += pc.sum(tokens["completion_tokens"]).as_py() or 0
-            account.files.append({"path": part.name, "rows": tokens.num_rows, "sha256": sha256_file(part)})
-            for row in pq.read_table(self.folder / CHUNKS_REJECTED / part.name).to_pylist():
+        parts = set(self.folder.names("part-*.parquet"))
+        for name in self.folder.names(f"{CHUNKS}/*.parquet"):
+            rejected, part = self._chunk_account(name)
+            if part["rows"]:
+                if part["path"] not in parts:
+                    raise LedgerError(f"{self.folder}: {part['path']} is missing; delete {name} and run again")
+                account.files.append({key: part[key] for key in ("path", "rows", "sha256")})
+            account.completed += part["rows"]
+            account.prompt_tokens += part["prompt_tokens"]
+            account.completion_tokens += part["completion_tokens"]
+            for row in rejected.to_pylist():
                 account.rejected[row["status"], row["reason"]] += 1
         if rows_in != account.completed + account.skipped + account.failed:
             raise LedgerError(
@@ -172,26 +225,113 @@ class Ledger:
             )
         return account
 
+    def complete(self, dataset: Dataset, account: Account, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes `rejected.parquet` and then the manifest: from here on the dataset is complete."""
+        rejected = [self._chunk_account(name)[0] for name in self.folder.names(f"{CHUNKS}/*.parquet")]
+        content = _parquet(pa.concat_tables([REJECTED_SCHEMA.empty_table(), *rejected]))
+        with self._writing():
+            self.folder.write(REJECTED, content)
+        version_of = [
+            *account.files,
+            {"path": REJECTED, "rows": account.rows_in - account.completed, "sha256": _sha256(content)},
+        ]
+        manifest = manifest_of(dataset.recipe, {**account.facts(), **facts}, account.files, content=version_of)
+        with self._writing():
+            self.folder.write(MANIFEST, _json(manifest))
+            self._tidy()
+        return manifest
+
     def discard(self) -> None:
-        """Removes all finished chunks."""
-        for part in self.parts():
-            part.unlink()
-        self.tidy()
+        """Removes all that was done."""
+        for name in self.folder.names("part-*.parquet"):
+            self.folder.remove(name)
+        self._tidy()
 
-    def tidy(self) -> None:
+    def _tidy(self) -> None:
         """Removes what is needed only until the manifest stands."""
-        shutil.rmtree(self.folder / CHUNKS_REJECTED, ignore_errors=True)
+        for name in [*self.folder.names(f"{CHUNKS}/*"), RECIPE]:
+            self.folder.remove(name)
 
-    def _finished(self, shard: int) -> list[tuple[int, int, str]]:
-        return sorted(self._covered(path) for path in self.folder.glob(f"part-{shard:05d}-*.parquet"))
-
-    def _covered(self, path: Path) -> tuple[int, int, str]:
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            first, end, digest = json.loads(pq.read_schema(path).metadata[FOOTER])
-            pq.read_metadata(self.folder / CHUNKS_REJECTED / path.name)
+            yield
+        except FileNotFoundError as error:
+            raise LedgerError(f"{self.folder}: {error.filename} was taken away; run again") from error
+        except OSError as error:
+            raise LedgerError(
+                f"{self.folder}: cannot be written ({error.strerror or error}); what is done is kept: make room or "
+                "correct the folder, then run again"
+            ) from error
+
+    def _publish(self, name: str, journal: Journal) -> None:
+        rows = dict(sorted(records(journal.read())))
+        completed = [row for row in rows.values() if isinstance(row, Completed)]
+        part: dict[str, Any] = {
+            "path": f"{name}.parquet",
+            "rows": len(completed),
+            "prompt_tokens": sum(row.prompt_tokens for row in completed),
+            "completion_tokens": sum(row.completion_tokens for row in completed),
+        }
+        if completed:
+            content = _parquet(self._table(completed))
+            part["sha256"] = _sha256(content)
+            self.folder.write(part["path"], content)
+        rejected = [row for row in rows.values() if isinstance(row, Rejected)]
+        columns = [[getattr(row, name) for row in rejected] for name in REJECTED_SCHEMA.names]
+        schema = REJECTED_SCHEMA.with_metadata({FOOTER: _json(part)})
+        self.folder.write(f"{CHUNKS}/{name}.parquet", _parquet(pa.table(columns, schema=schema)))
+        journal.remove()
+
+    def _table(self, rows: list[Completed]) -> pa.Table:
+        columns: list[Any] = []
+        for field_ in self._schema:
+            values = (
+                [self.prompt] * len(rows) if field_.name == "prompt" else [getattr(row, field_.name) for row in rows]
+            )
+            columns.append(pa.array(values, field_.type))
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _found(self) -> IdSet:
+        """The ids of all rows that stand in files or journals."""
+        return IdSet(id_hash(name) for name in self._ids())
+
+    def _ids(self) -> Iterator[str]:
+        journals = set(self._left_over)
+        for name in self.folder.names(f"{CHUNKS}/*.parquet"):
+            if _stem(name) in journals:  # killed between its account and the end of its journal
+                continue
+            rejected, part = self._chunk_account(name)
+            yield from rejected["id"].to_pylist()
+            if part["rows"]:
+                yield from self._part_ids(part["path"])
+        for name in self._left_over:
+            journal = self.folder.journal(name)
+            yield from (outcome.id for _, outcome in records(journal.read()))
+            journal.close()
+
+    def _part_ids(self, path: str) -> list[str]:
+        try:
+            return pq.read_table(io.BytesIO(self.folder.read(path)), columns=["id"])["id"].to_pylist()
+        except FileNotFoundError as error:
+            raise LedgerError(
+                f"{self.folder}: {path} is missing; delete {CHUNKS}/{path} and run again, which does its rows again"
+            ) from error
+        except (pa.ArrowException, OSError) as error:
+            raise LedgerError(
+                f"{self.folder}: {path} is damaged ({error}); delete it and {CHUNKS}/{path} and run again, which "
+                "does its rows again"
+            ) from error
+
+    def _chunk_account(self, name: str) -> tuple[pa.Table, dict[str, Any]]:
+        try:
+            rejected = pq.read_table(io.BytesIO(self.folder.read(name)))
+            return rejected.replace_schema_metadata(None), json.loads(rejected.schema.metadata[FOOTER])
         except (OSError, pa.ArrowException, LookupError, ValueError, TypeError) as error:
-            raise LedgerError(f"{path}: not a finished chunk ({error}); delete it and run again") from error
-        return first, end, digest
+            raise LedgerError(
+                f"{self.folder}: {name} is damaged ({error}); delete it and {_stem(name)}.parquet and run again, "
+                "which does their rows again"
+            ) from error
 
 
 @dataclass(kw_only=True)
@@ -217,29 +357,35 @@ class Account:
         return sum(count for (of, _), count in self.rejected.items() if of == status)
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest says of it."""
-        names = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens", "files")
-        return {name: getattr(self, name) for name in names}
+        """What the manifest says of it, the files apart."""
+        names = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens")
+        reasons = {f"{status}: {why}": count for (status, why), count in self.rejected.most_common(20)}
+        return {**{name: getattr(self, name) for name in names}, "reasons": reasons}
 
 
-def _chunks(shard: int, first: int, end: int, chunk_rows: int) -> Iterator[Chunk]:
-    for row in range(first, end, chunk_rows):
-        yield Chunk(shard, row, min(row + chunk_rows, end))
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".parquet")
 
 
-def _digest(ids: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for one in ids:
-        digest.update(one.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()
+def _next_numbers(chunks: Iterable[str]) -> Counter[int]:
+    """By shard, the number after the last of its chunks."""
+    numbers: Counter[int] = Counter()
+    for name in chunks:
+        if match := re.fullmatch(r"part-(\d+)-(\d+)", name):
+            shard = int(match[1])
+            numbers[shard] = max(numbers[shard], int(match[2]) + 1)
+    return numbers
 
 
-def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    try:
-        with whole_file(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, schema), temporary, compression="zstd")
-    except OSError as error:
-        raise LedgerError(
-            f"{path}: cannot be written ({error.strerror or error}); finished chunks are kept: "
-            "make room or correct the folder, then run again"
-        ) from error
+def _parquet(table: pa.Table) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd", use_dictionary=["prompt", "finish_reason"])
+    return file.getvalue()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,108 +1,189 @@
-"""The input rows: DataTrove documents of a corpus's shards, one for every row.
+"""The input rows: DataTrove documents of Parquet and JSONL files, one for every row.
 
-DataTrove's Parquet reader drops rows without text and stops at rows that are not UTF-8. This one yields
-them too, with the reason why they are skipped, so that every row can be accounted for.
+DataTrove's readers drop rows without text, number what has no id and stop at bytes that are not UTF-8. These
+yield every row, with the reason why it is skipped, so that each can be accounted for; a row without an id
+cannot, and is refused. Files are local or on any store that fsspec knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import io
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
-import duckdb
+import fsspec
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.data import Document
-from datatrove.pipeline.readers.parquet import ParquetReader
+from datatrove.pipeline.readers.base import BaseReader
 
 from finephrase_dagster.study.fingerprint import sha256_text
 
-SHARDS = "shard-*.parquet"
-COLUMNS = ("id", "text", "sha256")
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+JSONL = (".jsonl", ".ndjson", ".json")
+BATCH_ROWS = 500
+COLUMNS = ("id", "text")
 
 
-class CorpusUnreadable(ValueError):
-    """A corpus folder has no shards, or a shard lacks a column or an id."""
+class InputUnreadable(ValueError):
+    """A file that cannot be read, lacks a column, or has a row that no account can name."""
 
 
-class DuplicateId(ValueError):
-    """Two rows of a corpus have the same id."""
+class Row(NamedTuple):
+    """One input row: its text, or why it has none that could be sent."""
+
+    id: str
+    text: str
+    skip: str | None
 
 
-def shards_of(corpus: Path) -> list[Path]:
-    """The shards of a corpus, in order, each with the columns id, text and sha256.
-
-    Raises:
-        CorpusUnreadable: there is none, or one is not such a Parquet file.
-    """
-    shards = sorted(corpus.glob(SHARDS))
-    if not shards:
-        raise CorpusUnreadable(f"{corpus}: holds no {SHARDS}; materialise the source first")
-    for shard in shards:
-        try:
-            names = pq.read_schema(shard).names
-        except (OSError, pa.ArrowException) as error:
-            raise CorpusUnreadable(f"{shard}: not a Parquet file ({error}); write the corpus again") from error
-        if missing := [column for column in COLUMNS if column not in names]:
-            raise CorpusUnreadable(f"{shard}: has no column {missing[0]!r}; write the corpus again")
-    return shards
-
-
-def check_ids(shards: list[Path]) -> None:
-    """Checks that every row has an id of its own, in bounded memory.
+def rows_of(file: str) -> Iterator[Row]:
+    """The rows of a Parquet or JSONL (plain, .gz, .zst) file, in order.
 
     Raises:
-        CorpusUnreadable: naming file and row of a missing id.
-        DuplicateId: naming one id that stands more than once.
+        InputUnreadable: naming the file, and the row where one is to blame.
     """
-    with duckdb.connect(config={"memory_limit": "1GB", "threads": 1}) as database:
-        source = "FROM read_parquet($shards, filename = true, file_row_number = true)"
-        files = {"shards": [str(shard) for shard in shards]}
-        missing = database.execute(
-            f"SELECT filename, file_row_number {source} WHERE id IS NULL OR id::VARCHAR = '' LIMIT 1", files
-        ).fetchone()
-        if missing:
-            raise CorpusUnreadable(f"{missing[0]}: row {missing[1]} has no id; give every row an id of its own")
-        twice = database.execute(
-            f"SELECT id, count(*) {source} GROUP BY id HAVING count(*) > 1 LIMIT 1", files
-        ).fetchone()
-        if twice:
-            raise DuplicateId(
-                f"{shards[0].parent}: the id {twice[0]!r} stands {twice[1]} times; give every row an id of its own"
-            )
-
-
-class CorpusReader(ParquetReader):
-    """Yields a document for every row of a shard, in order.
-
-    `metadata` holds `row` (its place in the shard), `sha256` and `skip`: None, or why it has no text.
-    """
-
-    name = "Corpus"
-
-    def __init__(self, corpus: Path) -> None:
-        super().__init__(str(corpus), glob_pattern=SHARDS, recursive=False)
-
-    def read_file(self, filepath: str) -> Iterator[Document]:
-        row = 0
-        with self.data_folder.open(filepath, "rb") as file, pq.ParquetFile(file) as shard:
-            for batch in shard.iter_batches(self.batch_size, columns=list(COLUMNS)):
-                # As bytes, since one row that is not UTF-8 would otherwise stop the whole batch.
-                texts = batch.column("text").cast(pa.binary()).to_pylist()
-                ids = batch.column("id").to_pylist()
-                hashes = batch.column("sha256").to_pylist()
-                for name, raw, digest in zip(ids, texts, hashes, strict=True):
-                    text, skip = _decoded(raw)
-                    metadata = {"row": row, "skip": skip, "sha256": digest or sha256_text(text)}
-                    yield Document(text=text, id=str(name), metadata=metadata)
-                    row += 1
-
-
-def _decoded(raw: bytes | None) -> tuple[str, str | None]:
-    if raw is None:
-        return "", "text is missing"
+    plain = next((file.removesuffix(ending) for ending in CODECS if file.endswith(ending)), file)
     try:
-        text = raw.decode("utf-8")
+        if file.endswith(".parquet"):
+            yield from _parquet_rows(file)
+        elif plain.endswith(JSONL):
+            yield from _jsonl_rows(file, CODECS.get(file.removeprefix(plain)))
+        else:
+            raise InputUnreadable(f"{file}: neither .parquet nor .jsonl (plain, .gz, .zst); convert it to one")
+    except FileNotFoundError as error:
+        raise InputUnreadable(f"{file}: there is no such file; correct the path") from error
+    except (pa.ArrowException, EOFError, OSError) as error:
+        raise InputUnreadable(f"{file}: cannot be read ({error}); replace the file") from error
+
+
+class InputReader(BaseReader):
+    """Yields a document for every row of this task's files, in order.
+
+    `metadata` holds `shard` (the place of its file), `skip` (None, or why it has no text) and `sha256`.
+    """
+
+    name = "Rows"
+
+    def __init__(self, files: Sequence[str], limit: int | None = None) -> None:
+        """Describes it.
+
+        Args:
+            files: all files; a task reads every `world_size`-th of them.
+            limit: rows of all files together, from the first; with more tasks than one, there is none.
+        """
+        super().__init__()
+        self._files = list(files)
+        self._rows_at_most = limit
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Reads files `rank`, `rank + world_size` and so on."""
+        left = self._rows_at_most
+        for shard in range(rank, len(self._files), world_size):
+            self.stat_update("input_files")
+            for row in rows_of(self._files[shard]):
+                if left is not None:
+                    if not left:
+                        return
+                    left -= 1
+                document = Document(
+                    text=row.text,
+                    id=row.id,
+                    metadata={"shard": shard, "skip": row.skip, "sha256": sha256_text(row.text)},
+                )
+                self.update_doc_stats(document)
+                yield document
+
+
+@contextlib.contextmanager
+def _opened(file: str) -> Iterator[BinaryIO]:
+    if "://" in file:
+        with fsspec.open(file, "rb") as opened:
+            yield opened
+    else:
+        with Path(file).open("rb") as opened:
+            yield opened
+
+
+def _jsonl_rows(file: str, codec: str | None) -> Iterator[Row]:
+    with _opened(file) as opened:
+        # Arrow reads a compressed file to its end, all frames of it, and says when it was cut off.
+        lines: Any = io.BufferedReader(pa.CompressedInputStream(opened, codec), 1 << 20) if codec else opened
+        for number, line in enumerate(lines, 1):
+            if line.isspace():
+                continue
+            values, flaw = _parsed(line)
+            if not isinstance(values, dict):
+                raise InputUnreadable(f"{file}: row {number} is not a JSON object ({flaw}); correct or remove it")
+            yield _row(values.get("id"), values.get("text"), flaw, file, number)
+
+
+def _parsed(line: bytes) -> tuple[Any, str]:
+    """A line's JSON value; one with bytes that are not UTF-8 is read all the same, for its id."""
+    try:
+        return orjson.loads(line), ""
+    except orjson.JSONDecodeError as error:
+        flaw = str(error)
+    try:
+        line.decode("utf-8")
     except UnicodeDecodeError as error:
-        return "", f"text is not UTF-8 (byte {error.start})"
-    return text, None if text.strip() else "text is empty"
+        flaw = f"text is not UTF-8 (byte {error.start} of its line)"
+    with contextlib.suppress(ValueError):
+        return json.loads(line.decode("utf-8", "replace")), flaw
+    return None, flaw
+
+
+def _parquet_rows(file: str) -> Iterator[Row]:
+    with _opened(file) as opened, pq.ParquetFile(opened) as table:
+        names = table.schema_arrow.names
+        if missing := [column for column in COLUMNS if column not in names]:
+            raise InputUnreadable(f"{file}: has no column {missing[0]!r}; there are {', '.join(names) or 'none'}")
+        number = 0
+        for batch in table.iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
+            texts = batch.column("text")
+            if pa.types.is_dictionary(texts.type):
+                texts = texts.dictionary_decode()
+            if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+                # As bytes, since one row that is not UTF-8 would otherwise stop the whole batch.
+                texts = texts.cast(pa.binary() if pa.types.is_string(texts.type) else pa.large_binary())
+            for name, text in zip(batch.column("id").to_pylist(), texts.to_pylist(), strict=True):
+                number += 1
+                flaw = ""
+                if isinstance(text, bytes):
+                    try:
+                        text = text.decode("utf-8")
+                    except UnicodeDecodeError as error:
+                        flaw = f"text is not UTF-8 (byte {error.start})"
+                yield _row(name, text, flaw, file, number)
+
+
+def _row(name: Any, text: Any, flaw: str, file: str, number: int) -> Row:
+    row_id = _id(name, file, number)
+    if flaw.startswith("text"):
+        return Row(row_id, "", flaw)
+    if text is None:
+        return Row(row_id, "", "text is missing")
+    if not isinstance(text, str):
+        return Row(row_id, "", f"text is not a string but {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return Row(row_id, "", f"text is not UTF-8 (character {error.start} is half of a pair)")
+    return Row(row_id, text, None if text.strip() else "text is empty")
+
+
+def _id(name: Any, file: str, number: int) -> str:
+    where = f"{file}: row {number}"
+    if name is None or (isinstance(name, str) and not name.strip()):
+        raise InputUnreadable(f"{where} has no id; give every row an id of its own")
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise InputUnreadable(f"{where} has the id {str(name)[:60]!r}; an id is a string or a whole number")
+    try:
+        str(name).encode()
+    except UnicodeEncodeError as error:
+        raise InputUnreadable(f"{where} has an id that is not UTF-8; correct it") from error
+    return str(name)

@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from finephrase_dagster.study.prompt import Prompt
 
 PROBE = "\u2042finephrase\u2042"  # stands for the document where its place in a rendered prompt is looked for
+TEMPLATE_TOKENS = 128  # what chat templates put around the messages; those of common models take 10 to 50
 
 Message = dict[str, str]
 
@@ -39,10 +40,52 @@ class Rendered:
     truncated: bool
 
 
-class Renderer:
-    """Renders documents through prompts for one generator."""
+class RendererLike(Protocol):
+    """What fills prompts with documents."""
 
-    def __init__(self, *, model: Path, prompts: Mapping[str, Prompt], context: int, max_tokens: int) -> None:
+    def render(self, prompt: str, document: str) -> Rendered:
+        """The messages of a document for a prompt of that name."""
+
+
+def messages(prompt: Prompt, document: str) -> list[Message]:
+    """The conversation that asks for a completion."""
+    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    return [*system, {"role": "user", "content": prompt.fill(document)}]
+
+
+class ByteRenderer:
+    """Renders documents for a model whose tokenizer is not at hand: a token is one byte at least.
+
+    That holds of byte-level tokenizers; what a chat template adds is taken to be TEMPLATE_TOKENS at most.
+    """
+
+    def __init__(self, *, prompts: Mapping[str, Prompt], context: int, max_tokens: int) -> None:
+        """Checks that each prompt fits with an empty document; arguments and errors as for `Renderer`."""
+        self._prompts = dict(prompts)
+        self._rooms: dict[str, int] = {}
+        for name, prompt in self._prompts.items():
+            frame = TEMPLATE_TOKENS + sum(_bytes(message["content"]) for message in messages(prompt, ""))
+            self._rooms[name] = context - max_tokens - frame
+            if self._rooms[name] <= 0:
+                raise PromptDoesNotFit(
+                    f"prompt {name}: may take {frame} tokens without a document, and a context of {context} leaves "
+                    f"{context - max_tokens} beside max_tokens {max_tokens}; raise the context, lower max_tokens, or "
+                    "name the model's tokenizer, so that tokens are counted exactly"
+                )
+
+    def render(self, prompt: str, document: str) -> Rendered:
+        """The messages of a document for a prompt of that name."""
+        room = self._rooms[prompt]
+        truncated = len(document) > room or _bytes(document) > room
+        if truncated:
+            document = document.encode("utf-8")[:room].decode("utf-8", "ignore")
+        return Rendered(messages(self._prompts[prompt], document), truncated=truncated)
+
+
+class Renderer:
+    """Renders documents through prompts for one generator, whose tokenizer counts."""
+
+    def __init__(self, *, model: Path | str, prompts: Mapping[str, Prompt], context: int, max_tokens: int) -> None:
         """Loads the tokenizer and checks that each prompt fits with an empty document.
 
         Args:
@@ -58,7 +101,9 @@ class Renderer:
         from transformers import AutoTokenizer
 
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                model, trust_remote_code=False, local_files_only=Path(model).is_dir()
+            )
         except (OSError, ValueError) as error:
             raise ChatTemplateError(f"{model}: its tokenizer cannot be loaded: {error}") from error
         self._prompts = dict(prompts)
@@ -100,9 +145,7 @@ class Renderer:
         return _bytes(text) - _bytes(PROBE), tokens
 
     def _messages(self, prompt: str, document: str) -> list[Message]:
-        spec = self._prompts[prompt]
-        system = [{"role": "system", "content": spec.system}] if spec.system else []
-        return [*system, {"role": "user", "content": spec.fill(document)}]
+        return messages(self._prompts[prompt], document)
 
     def _text(self, prompt: str, document: str) -> str:
         return self._tokenizer.apply_chat_template(

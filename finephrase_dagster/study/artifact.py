@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,11 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else the new name may not survive the machine
+        finally:
+            os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -177,13 +182,36 @@ class Artifact:
             }
             for path in sorted(files)
         ]
-        content = [[file["path"], file["sha256"]] for file in listed]
-        manifest = {
-            "fingerprint": self.fingerprint,
-            "version": version or fingerprint([self.fingerprint, content])[:SHORT],
-            "recipe": plain(self.recipe),
-            **facts,
-            "files": listed,
-        }
+        facts = {name: value for name, value in facts.items() if name != "files"}
+        manifest = manifest_of(self.recipe, facts, listed, version=version)
         write_json(self.folder / MANIFEST, manifest)
         return manifest
+
+
+def manifest_of(
+    recipe: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    files: Sequence[Mapping[str, Any]],
+    *,
+    version: str | None = None,
+    content: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The manifest of a finished product.
+
+    Args:
+        recipe: everything that determines it.
+        facts: what its stage has to say.
+        files: what it consists of, each with `path` and `sha256` at least.
+        version: what downstream recipes name it by; default: a hash of the recipe and the files' names and
+            content.
+        content: the files that this hash is over, where they are not `files`.
+    """
+    name = fingerprint(recipe)
+    hashed = [[file["path"], file["sha256"]] for file in content or files]
+    return {
+        "fingerprint": name,
+        "version": version or fingerprint([name, hashed])[:SHORT],
+        "recipe": plain(recipe),
+        **facts,
+        "files": list(files),
+    }

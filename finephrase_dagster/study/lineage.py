@@ -20,8 +20,9 @@ from finephrase_dagster.study.file import StudyError, read_study
 from finephrase_dagster.study.fingerprint import SHORT, differences, fingerprint, sha256_file
 from finephrase_dagster.study.places import Places
 from finephrase_dagster.study.prompt import Prompt, read_prompts
+from finephrase_dagster.study.recipe import dataset_recipe
 from finephrase_dagster.study.spec import EMBEDDED, Cell, EmbeddedSource, FilesSource, Study
-from finephrase_dagster.study.versions import CLEANING, CODE, TRUNCATION
+from finephrase_dagster.study.versions import CODE
 
 STAGES = ("sources", "generators", "synthetic", "audits", "tokens", "mixtures", "training", "evaluation")
 """The stages that make artifacts, in the order in which data flows."""
@@ -121,23 +122,17 @@ class Lineage:
         """A synthetic dataset: one prompt of one cell."""
         generator = self.study.generators[cell.generator]
         model = self.generator(cell.generator)
-        template = self.prompts[prompt]
-        recipe = {
-            "rows": self.source(cell.source).version,
-            "source": cell.source,
-            "prompt": {"name": prompt, "system": template.system, "template": template.template},
-            "model": model.version,
-            "engine": generator.distribution_flags,
-            "sampling": {
-                **model.manifest()["sampling"],
-                **generator.sampling.model_dump(exclude_none=True),
-            },
-            "context": generator.context,
-            "max_tokens": generator.max_tokens,
-            "truncation": TRUNCATION,
-            "cleaning": CLEANING,
-        }
-        return self._artifact("synthetic", f"synthetic/{cell.name}", prompt, recipe)
+        recipe = dataset_recipe(
+            rows=self.source(cell.source).version,
+            prompt=self.prompts[prompt],
+            model=model.version,
+            engine=generator.distribution_flags,
+            sampling={**model.manifest()["sampling"], **generator.sampling.model_dump(exclude_none=True)},
+            context=generator.context,
+            max_tokens=generator.max_tokens,
+            keep_raw=generator.keep_raw,
+        )
+        return self._artifact("synthetic", f"synthetic/{cell.name}", prompt, {**recipe, "source": cell.source})
 
     def audit(self, cell: Cell, prompt: str) -> Artifact:
         """The gates over one synthetic dataset."""

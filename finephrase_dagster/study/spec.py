@@ -7,6 +7,7 @@ needs it, and what of it is no identity is named here.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -167,6 +168,7 @@ class Generator(Spec):
     embedded: EmbeddedGenerator | None = Field(
         default=None, description="how the model is trained; used by `model: embedded` alone"
     )
+    keep_raw: bool = Field(default=False, description="keep the completion before cleaning, in the column `raw`")
     engine: Mapping[str, str | int | float | bool] = Field(
         default_factory=dict, description="vLLM flags; those in EXECUTION_FLAGS are no identity"
     )
@@ -175,6 +177,12 @@ class Generator(Spec):
     def distribution_flags(self) -> dict[str, str | int | float | bool]:
         """The engine flags that are not known to leave the completions alone; they are identity."""
         return {name: value for name, value in self.engine.items() if name.replace("-", "_") not in EXECUTION_FLAGS}
+
+    @property
+    def gpus(self) -> int:
+        """The GPUs that an engine of it holds: tensor, pipeline and data parallel ranks; 1 unless the study says."""
+        flags = {name.replace("-", "_"): value for name, value in self.engine.items()}
+        return math.prod(int(flags.get(f"{way}_parallel_size", 1)) for way in ("tensor", "pipeline", "data"))
 
     @model_validator(mode="after")
     def _fits(self) -> Generator:

@@ -1,0 +1,211 @@
+"""An OpenAI-compatible server that answers every chat completion at once with the same words.
+
+It shares the machine with the driver that is measured, so it does next to nothing: it finds the end of each
+request and sends bytes made beforehand. It counts requests and can, with --track, tell the documents apart by
+the marker `Document 000123.` that each begins with (which costs a search of every request).
+
+    python benchmarks/instant_server.py [--port 0] [--words 360] [--context 8192] [--track]
+
+prints its port and serves on 127.0.0.1 until its standard input ends. `InstantServer` runs it as a process of
+its own. Beside `POST /v1/chat/completions` and `GET /v1/models` there are `GET /counts` and `POST /reset`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from pydoc_data.topics import topics
+from types import TracebackType
+from typing import cast
+
+import uvloop
+
+MODEL = "instant"
+TOKENS_A_WORD = 4 / 3  # about what a byte-level vocabulary needs for English
+MARKER = re.compile(rb"Document (\d+)\.")
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+CLOSING = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+END_OF_HEAD = b"\r\n\r\n"
+CHAT = b"POST /v1/chat/completions "
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the server has seen.
+
+    Attributes:
+        requests: chat completions asked for since the last reset.
+        first: when the first of them came, in seconds of `time.monotonic()`; None if none has.
+        distinct: different documents since the server's start; 0 without --track.
+        repeated: requests since the server's start for a document that it had seen before.
+    """
+
+    requests: int
+    first: float | None
+    distinct: int
+    repeated: int
+
+
+class InstantServer:
+    """A context manager that runs the server."""
+
+    def __init__(self, *, words: int = 360, context: int = 8192, track: bool = False) -> None:
+        """Describes it: words of an answer, the context it claims, whether it tells documents apart."""
+        self._options = ["--words", str(words), "--context", str(context), *(["--track"] if track else [])]
+
+    def __enter__(self) -> InstantServer:
+        command = [sys.executable, str(Path(__file__)), *self._options]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        port = self._process.stdout.readline().decode().strip()
+        if not port:
+            raise RuntimeError(f"the instant server did not start; run it by hand: {' '.join(command)}")
+        self.url = f"http://127.0.0.1:{port}"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate()  # the end of its input is its end
+
+    def counts(self) -> Counts:
+        """What it has seen."""
+        with urllib.request.urlopen(f"{self.url}/counts", timeout=60) as answer:
+            return Counts(**json.load(answer))
+
+    def reset(self) -> None:
+        """Begins `requests` and `first` anew; documents seen stay known."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/reset", method="POST"), timeout=60).close()
+
+
+class Tally:
+    """The counts while they grow."""
+
+    def __init__(self, track: bool) -> None:
+        self.track = track
+        self.requests = 0
+        self.first: float | None = None
+        self.repeated = 0
+        self._seen: set[bytes] = set()
+
+    def reset(self) -> None:
+        self.requests, self.first = 0, None
+
+    def count(self, request: bytes) -> None:
+        self.requests += 1
+        if self.first is None:
+            self.first = time.monotonic()
+        if self.track and (marker := MARKER.search(request)):
+            if marker[1] in self._seen:
+                self.repeated += 1
+            else:
+                self._seen.add(marker[1])
+
+    def json(self) -> bytes:
+        counts = Counts(self.requests, self.first, len(self._seen), self.repeated)
+        return json.dumps(counts.__dict__).encode()
+
+
+class Connection(asyncio.Protocol):
+    """One connection: requests in any number of pieces, also several in one."""
+
+    def __init__(self, tally: Tally, completion: bytes, models: bytes) -> None:
+        self._tally = tally
+        self._completion = completion
+        self._models = models
+        self._read = b""
+        self._wanted = 0  # bytes of the request that has begun, once its head is there
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        read = self._read + data if self._read else data
+        while len(read) >= self._wanted:
+            head = read.find(END_OF_HEAD)
+            if head < 0:
+                break
+            if not self._wanted:
+                length = LENGTH.search(read, 0, head)
+                self._wanted = head + len(END_OF_HEAD) + (int(length[1]) if length else 0)
+                continue
+            self._answer(read[: self._wanted], CLOSING.search(read, 0, head) is not None)
+            read, self._wanted = read[self._wanted :], 0
+        self._read = read
+
+    def _answer(self, request: bytes, last: bool) -> None:
+        if request.startswith(CHAT):
+            self._tally.count(request)
+            answer = self._completion
+        elif request.startswith(b"GET /v1/models "):
+            answer = self._models
+        elif request.startswith(b"GET /counts "):
+            answer = http(self._tally.json())
+        elif request.startswith(b"POST /reset "):
+            self._tally.reset()
+            answer = http(b"{}")
+        else:
+            answer = http(b'{"error": {"message": "no such page"}}', "404 Not Found")
+        self._transport.write(answer)
+        if last:
+            self._transport.close()
+
+
+def http(body: bytes, status: str = "200 OK") -> bytes:
+    """An answer, head and body."""
+    return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def completion(words: int) -> bytes:
+    """The answer to every chat: so many words of the language reference."""
+    text = " ".join(islice(cycle(" ".join(topics.values()).split()), words))
+    prompt_tokens, completion_tokens = 1200, round(words * TOKENS_A_WORD)
+    answer = {
+        "id": "chatcmpl-instant",
+        "object": "chat.completion",
+        "created": 0,
+        "model": MODEL,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+        },
+    }
+    return http(json.dumps(answer).encode())
+
+
+async def serve(port: int, words: int, context: int, track: bool) -> None:
+    """Serves until standard input ends."""
+    tally, answer = Tally(track), completion(words)
+    model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "benchmark", "max_model_len": context}
+    models = http(json.dumps({"object": "list", "data": [model]}).encode())
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(tally, answer, models), "127.0.0.1", port, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.buffer.read)
+    server.close()
+
+
+def main() -> None:
+    """Serves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
+    parser.add_argument("--words", type=int, default=360, help="words of an answer")
+    parser.add_argument("--context", type=int, default=8192, help="tokens that the model claims to take")
+    parser.add_argument("--track", action="store_true", help="tell documents apart")
+    arguments = parser.parse_args()
+    uvloop.run(serve(arguments.port, arguments.words, arguments.context, arguments.track))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What a server answers to a request for a chat completion, read."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+
+class Unreadable(ValueError):
+    """An answer that is no chat completion."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What the model answered, as it came."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a row gets no completion."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why a row got none so far, though no other row got one either since then."""
+
+    reason: str
+    since: float
+
+
+Verdict = Completion | Refusal | Doubt
+
+
+def read_completion(body: bytes) -> Completion:
+    """The completion in a body; tokens that a server does not count are 0.
+
+    Raises:
+        Unreadable: there is none.
+    """
+    try:
+        answer = _loads(body)
+        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        return Completion(
+            text=_encodable(choice["message"]["content"] or ""),
+            finish_reason=str(choice.get("finish_reason") or "unknown"),
+            prompt_tokens=int(usage.get("prompt_tokens") or 0),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise Unreadable(f"not a chat completion ({error!r}): {body[:200].decode('utf-8', 'replace')}") from error
+
+
+def read_error(body: bytes) -> str:
+    """The message of a server's error, whichever of the usual shapes it has."""
+    text = body.decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        content = _loads(body)
+        error = content.get("error", content) if isinstance(content, dict) else content
+        message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+        return _encodable(str(message or content))[:500]
+    return text.strip()[:500] or "no message"
+
+
+def _loads(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        import json  # which also reads a lone surrogate
+
+        return json.loads(body)
+
+
+def _encodable(text: str) -> str:
+    """A lone surrogate, which JSON can spell, has no UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

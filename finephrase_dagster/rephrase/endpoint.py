@@ -1,0 +1,181 @@
+"""One endpoint of a run: its connections, how much it takes at once, and whether it answers.
+
+An endpoint that answers nothing three times in a row is out. After a pause it is asked whether it is alive,
+then tried with one request, and in again when that is answered. One that says "too many requests" gets
+fewer at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from finephrase_dagster.rephrase.connection import Answer, Connection, ConnectionBroken, Server
+from finephrase_dagster.rephrase.engine import EngineLike
+
+OUT_AFTER = 3  # failures in a row
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 8.0
+CONNECTING = 64  # at once: more than a server's backlog takes are dropped, and tried a second later
+ALIVE_SECONDS = 10.0
+# Requests more at once, for as many answers as it takes at once: little, so that few rows meet a server's limit,
+# and rising, so that a limit that is gone is forgotten within some hundred answers.
+FIRST_GROWTH = 0.05
+GROWTH_RISES = 1.01
+
+
+class Unanswered(Exception):
+    """One request got no answer; another attempt may. `under_way`: the server had it."""
+
+    def __init__(self, reason: str, *, under_way: bool = True) -> None:
+        super().__init__(reason)
+        self.under_way = under_way
+
+
+class Endpoint:
+    """The requests to one engine."""
+
+    def __init__(self, engine: EngineLike, *, key: str | None, concurrency: int) -> None:
+        self.engine = engine
+        self.in_flight = 0
+        self.out_since: float | None = None
+        self.last_failure = ""
+        self.generation = 0  # of its engine: one more with every restart
+        self._server = Server(engine.url, key)
+        self._key = key
+        self._most = concurrency
+        self._limit = float(concurrency)
+        self._growth = FIRST_GROWTH
+        self._idle: list[Connection] = []
+        self._busy: dict[Connection, float] = {}
+        self._connecting = asyncio.Semaphore(CONNECTING)
+        self._failures = 0
+        self._pause = FIRST_PAUSE_SECONDS
+        self._closed_until = 0.0
+        self._may_try = False
+
+    def __str__(self) -> str:
+        return self.engine.url
+
+    @property
+    def load(self) -> float:
+        """How much of what it takes it has."""
+        return self.in_flight / self._limit
+
+    def takes(self, now: float) -> bool:
+        """Whether it may get a request now; one that is out gets one at a time, after its pause."""
+        if now < self._closed_until:
+            return False
+        if self.out_since is not None:
+            return self._may_try and self.in_flight == 0
+        return self.in_flight < self._limit
+
+    def needs_asking(self, now: float) -> bool:
+        """Whether it is out, its pause is over, and nobody has asked whether it is alive."""
+        return self.out_since is not None and now >= self._closed_until and not self._may_try
+
+    async def post(self, path: str, body: bytes) -> Answer:
+        """Sends one request.
+
+        Raises:
+            Unanswered: no connection, or it broke.
+        """
+        self.in_flight += 1
+        under_way = False
+        try:
+            while True:
+                connection = self._idle.pop() if self._idle else await self._connected(under_way)
+                if not connection.usable:
+                    continue
+                self._busy[connection] = time.monotonic()
+                try:
+                    answer = await connection.exchange(self._server.post(path, body))
+                except ConnectionBroken as error:
+                    if error.fresh:
+                        raise Unanswered(str(error)) from error
+                    under_way = True
+                    continue  # most likely the server closed an idle connection just before this request came
+                except asyncio.CancelledError:
+                    connection.close()
+                    raise
+                finally:
+                    del self._busy[connection]
+                if connection.usable:
+                    self._idle.append(connection)
+                return answer
+        finally:
+            self.in_flight -= 1
+
+    async def _connected(self, under_way: bool) -> Connection:
+        async with self._connecting:
+            if self._idle:
+                return self._idle.pop()
+            try:
+                return await self._server.connect()
+            except (OSError, TimeoutError) as error:
+                reason = f"no connection ({error or type(error).__name__})"
+                raise Unanswered(reason, under_way=under_way) from error
+
+    def answered(self) -> None:
+        """Notes an answer to a request."""
+        self._failures = 0
+        self._pause = FIRST_PAUSE_SECONDS
+        self.out_since = None
+        if self._limit < self._most:
+            self._limit = min(self._most, self._limit + self._growth / self._limit)
+            self._growth = min(1.0, self._growth * GROWTH_RISES)
+
+    def failed(self, now: float, reason: str) -> None:
+        """Notes a request without an answer."""
+        self.last_failure = reason
+        self._failures += 1
+        if self.out_since is not None or self._failures >= OUT_AFTER:
+            self.out_since = self.out_since or now
+            self._closed_until = now + self._pause
+            self._may_try = False
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+
+    def throttled(self, now: float, pause: float | None) -> None:
+        """Notes that it had too much: from now on it gets what it took at once, and very slowly more."""
+        self._growth = FIRST_GROWTH
+        self._limit = max(1.0, min(self._limit, float(self.in_flight)))
+        if pause:
+            self._closed_until = max(self._closed_until, now + pause)
+
+    def overdue(self, now: float, seconds: float) -> None:
+        """Ends the requests that have waited longer than that."""
+        for connection, since in list(self._busy.items()):
+            if now - since > seconds:
+                connection.close(f"no answer within {seconds:.0f} s")
+
+    def drop(self, reason: str) -> None:
+        """Ends all its requests and connections."""
+        for connection in [*self._busy, *self._idle]:
+            connection.close(reason)
+        self._idle.clear()
+
+    def restarted(self) -> None:
+        """The engine is a new one: it has another address and a clean record."""
+        self.generation += 1
+        self._server = Server(self.engine.url, self._key)
+        self.drop("the engine was started again")
+        self._failures, self._pause, self._closed_until, self.out_since = 0, FIRST_PAUSE_SECONDS, 0.0, None
+
+    async def ask(self) -> None:
+        """Lets one request try it if it is alive; else it pauses again."""
+        if await self.alive():
+            self._may_try = True
+        else:
+            self.failed(time.monotonic(), self.last_failure)
+
+    async def alive(self) -> bool:
+        """Whether it answers `/v1/models`, which generates nothing, with anything but a server's error."""
+        try:
+            async with asyncio.timeout(ALIVE_SECONDS):
+                connection = await self._server.connect()
+                try:
+                    return (await connection.exchange(self._server.get("/v1/models"))).status < 500
+                finally:
+                    connection.close()
+        except (OSError, TimeoutError):
+            return False

@@ -1,0 +1,131 @@
+"""The figures of a run: what is done while it runs, and the bill at its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from finephrase_dagster.rephrase.completion import Completion
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """Counts of requests, one for each row and prompt, and of seconds.
+
+    Attributes:
+        total: rows times prompts.
+        found: of these, done by earlier runs.
+        skipped, failed, completed: by this run.
+        repeated: attempts beyond each row's first.
+        restarts: of the engine, beyond its first start.
+        start_seconds: until the engine answered, where this run started it.
+    """
+
+    total: int = 0
+    found: int = 0
+    skipped: int = 0
+    failed: int = 0
+    completed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    repeated: int = 0
+    restarts: int = 0
+    start_seconds: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    engine: dict[str, float] = field(default_factory=dict)
+    _in_flight: int = 0
+    _busy_since: float = 0.0
+    _busy: float = 0.0
+
+    @property
+    def done(self) -> int:
+        return self.skipped + self.failed + self.completed
+
+    @property
+    def seconds(self) -> float:
+        """Of the run so far."""
+        return time.monotonic() - self.began
+
+    @property
+    def engine_seconds(self) -> float:
+        """In which the engine had at least one request."""
+        return self._busy + (time.monotonic() - self._busy_since if self._in_flight else 0.0)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Completion tokens, over the seconds in which the engine had requests."""
+        return self.completion_tokens / self.engine_seconds if self.engine_seconds else 0.0
+
+    @property
+    def documents_per_second(self) -> float:
+        """Requests done, over the same seconds."""
+        return self.done / self.engine_seconds if self.engine_seconds else 0.0
+
+    def sent(self) -> None:
+        """Notes that a row goes to the engine."""
+        if not self._in_flight:
+            self._busy_since = time.monotonic()
+        self._in_flight += 1
+
+    def returned(self) -> None:
+        """Notes that it is no longer there."""
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._busy += time.monotonic() - self._busy_since
+
+    def count(self, completion: Completion | None) -> None:
+        """Counts what a row got; None: it is given up."""
+        if completion is None:
+            self.failed += 1
+        else:
+            self.completed += 1
+            self.prompt_tokens += completion.prompt_tokens
+            self.completion_tokens += completion.completion_tokens
+
+    def line(self) -> str:
+        """The state of the run, for a log."""
+        rate = self.documents_per_second
+        left = self.total - self.found - self.done
+        ahead = f"; {_duration(left / rate)} left" if rate and left > 0 else ""
+        return (
+            f"{self.found + self.done:,} of {self.total:,} requests done, {rate:,.1f} documents/s, "
+            f"{self.tokens_per_second:,.0f} output tokens/s, {self.failed:,} failed{ahead}"
+        )
+
+    def bill(self, *, gpus: int, gpu_hour_dollars: float | None) -> dict[str, Any]:
+        """What the run cost, and where the time went.
+
+        Args:
+            gpus: that the engines hold; 0 on a CPU.
+            gpu_hour_dollars: the price of one for an hour, if it is known.
+        """
+        seconds, busy = self.seconds, self.engine_seconds
+        hours = gpus * (seconds if self.done else 0.0) / 3600
+        tokens = self.completion_tokens
+        hits, queries = self.engine.get("prefix_hits"), self.engine.get("prefix_queries")
+        accepted, drafted = self.engine.get("accepted"), self.engine.get("drafted")
+        return {
+            "requests": self.done - self.skipped,
+            "found_done": self.found,
+            "repeated_requests": self.repeated,
+            "engine_restarts": self.restarts,
+            "wall_seconds": round(seconds, 3),
+            "engine_start_seconds": round(self.start_seconds, 3),
+            "engine_seconds": round(busy, 3),
+            "other_seconds": round(max(0.0, seconds - busy - self.start_seconds), 3),
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": tokens,
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            "documents_per_second": round(self.documents_per_second, 2),
+            "prefix_cache_hit_rate": round(hits / queries, 4) if hits is not None and queries else None,
+            "speculation_acceptance": round(accepted / drafted, 4) if accepted is not None and drafted else None,
+            "gpu_hours": round(hours, 4) if gpus else None,
+            "tokens_per_gpu_hour": round(tokens / hours) if hours else None,
+            "dollars": round(hours * gpu_hour_dollars, 2) if gpus and gpu_hour_dollars is not None else None,
+        }
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

@@ -1,0 +1,124 @@
+"""The survey of the input: how many rows, that each has an id of its own, and the rows' identity.
+
+Read before anything is sent. The identity is that of the set of rows: their order, and how they are divided
+into files, do not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from finephrase_dagster.rephrase.reader import Row, rows_of
+from finephrase_dagster.study.fingerprint import SHORT
+
+ID_BYTES = 16  # of a hash of the id: two of a trillion rows meet with a chance of one in 10^14
+
+
+class DuplicateId(ValueError):
+    """Two rows of the input have the same id."""
+
+
+class NoRows(ValueError):
+    """The input holds no row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What the input holds.
+
+    Attributes:
+        files: paths or URLs, in the order given.
+        limit: rows that count, from the first; None: all.
+        rows: how many that are.
+        digest: their identity.
+    """
+
+    files: tuple[str, ...]
+    limit: int | None
+    rows: int
+    digest: str
+
+
+class RowSet:
+    """The identity of a set of rows, built up one by one: the sum of their hashes."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._sum = 0
+
+    def add(self, name: str, text_sha256: str, skip: str | None) -> None:
+        digest = hashlib.sha256(f"{name}\0{text_sha256}\0{skip or ''}".encode()).digest()
+        self._sum += int.from_bytes(digest)
+        self.rows += 1
+
+    @property
+    def digest(self) -> str:
+        whole = (self._sum % 2**256).to_bytes(32) + self.rows.to_bytes(8)
+        return hashlib.sha256(whole).hexdigest()[:SHORT]
+
+
+class IdSet:
+    """Ids, by 16 bytes each of their hash; far smaller than a set of strings."""
+
+    def __init__(self, ids: Iterable[bytes] = ()) -> None:
+        """Takes what `id_hash` gives of each id."""
+        pairs = np.frombuffer(b"".join(ids), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+        self._high, self._low = pairs[order, 0], pairs[order, 1]
+
+    def __len__(self) -> int:
+        return len(self._high)
+
+    def __contains__(self, digest: bytes) -> bool:
+        high = np.uint64(int.from_bytes(digest[:8]))
+        low = int.from_bytes(digest[8:])
+        place = int(np.searchsorted(self._high, high))
+        while place < len(self._high) and self._high[place] == high:
+            if int(self._low[place]) == low:
+                return True
+            place += 1
+        return False
+
+    def repeated(self) -> bytes | None:
+        """One hash that stands more than once, if there is one."""
+        same = np.flatnonzero((self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1]))
+        if not len(same):
+            return None
+        return int(self._high[same[0]]).to_bytes(8) + int(self._low[same[0]]).to_bytes(8)
+
+
+def id_hash(name: str) -> bytes:
+    """The hash of an id that stands for it in an `IdSet`."""
+    return hashlib.blake2b(name.encode(), digest_size=ID_BYTES).digest()
+
+
+def survey(files: Sequence[str], limit: int | None = None) -> Survey:
+    """Reads all rows once.
+
+    Raises:
+        InputUnreadable: a file cannot be read, or a row has no id.
+        DuplicateId: naming one id that stands more than once.
+        NoRows: there is none.
+    """
+    content = RowSet()
+    hashes = bytearray()
+    for row in _limited(files, limit):
+        content.add(row.id, hashlib.sha256(row.text.encode()).hexdigest(), row.skip)
+        hashes += id_hash(row.id)
+    if not content.rows:
+        raise NoRows(f"{', '.join(files)}: no rows; give a file that has some")
+    ids = IdSet([bytes(hashes)])
+    del hashes
+    if (repeated := ids.repeated()) is not None:
+        name = next(row.id for row in _limited(files, limit) if id_hash(row.id) == repeated)
+        raise DuplicateId(f"the id {name!r} stands more than once in {', '.join(files)}; give every row its own")
+    return Survey(files=tuple(files), limit=limit, rows=content.rows, digest=content.digest)
+
+
+def _limited(files: Sequence[str], limit: int | None) -> Iterator[Row]:
+    return islice((row for file in files for row in rows_of(file)), limit)

@@ -1,0 +1,324 @@
+"""The client: who gets a request, what is tried again, and when a row or an endpoint is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from finephrase_dagster.rephrase import client, endpoint
+from finephrase_dagster.rephrase.client import Client
+from finephrase_dagster.rephrase.completion import Completion, Doubt, Refusal, Verdict
+from finephrase_dagster.rephrase.connection import Server
+from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike, Remote
+from rephrase_parts import Answer, LocalServer, completion, failure, local_server
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "STARTS_SECONDS", (0, 0.02, 0.04, 0.06, 0.08))
+    monkeypatch.setattr(client, "THROTTLED_SECONDS", (0, 0.1, 0.2, 0.3, 0.4))
+    monkeypatch.setattr(client, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(client, "OUTAGE_SECONDS", 1.0)
+    monkeypatch.setattr(client, "OUTAGE_AT_START_SECONDS", 1.0)
+    monkeypatch.setattr(client, "DEATH_SECONDS", 0.1)
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(endpoint, "LONGEST_PAUSE_SECONDS", 0.1)
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    with local_server() as one:
+        yield one
+
+
+def ask(
+    engines: Sequence[EngineLike],
+    texts: Sequence[str],
+    *,
+    concurrency: int = 4,
+    key: str | None = None,
+    max_tokens: int = 8,
+) -> dict[str, Verdict]:
+    """What becomes of requests that say these texts."""
+    verdicts: dict[str, Verdict] = {}
+
+    async def send(to: Client, waiting: list[str]) -> None:
+        while waiting:
+            text = waiting.pop(0)
+            verdicts[text] = await to.complete(orjson.dumps({"messages": [{"role": "user", "content": text}]}))
+
+    async def all_of_them() -> None:
+        waiting = list(texts)
+        async with (
+            Client(engines, max_tokens=max_tokens, concurrency=concurrency, key=key) as to,
+            asyncio.TaskGroup() as senders,
+        ):
+            for _ in range(concurrency):
+                senders.create_task(send(to, waiting))
+
+    try:
+        asyncio.run(all_of_them())
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+    return verdicts
+
+
+def words(count: int) -> list[str]:
+    return [f"word-{number}" for number in range(count)]
+
+
+def said(request: dict[str, Any]) -> str:
+    return request["messages"][-1]["content"]
+
+
+def completed(verdicts: dict[str, Verdict]) -> set[str]:
+    return {text for text, verdict in verdicts.items() if isinstance(verdict, Completion)}
+
+
+def test_requests_are_shared_out_among_endpoints(server: LocalServer) -> None:
+    with local_server() as other:
+        for one in (server, other):
+            one.answer = lambda request: time.sleep(0.02) or completion()
+        assert completed(ask([server, other], words(40), concurrency=8)) == set(words(40))
+        assert min(len(server.requests), len(other.requests)) >= 12
+
+
+def test_a_dead_endpoint_is_taken_out_and_costs_no_row(server: LocalServer) -> None:
+    dead = Remote(url="http://127.0.0.1:9", model="tiny")
+    assert completed(ask([dead, server], words(40))) == set(words(40))
+    assert len(server.requests) == 40
+
+
+def test_an_endpoint_that_comes_back_is_taken_in_again(server: LocalServer) -> None:
+    with local_server() as other:
+        other.answer = lambda request: failure(503, "loading") if len(other.requests) <= 6 else completion()
+        server.answer = lambda request: time.sleep(0.02) or completion()
+        assert completed(ask([server, other], words(80), concurrency=8)) == set(words(80))
+        assert len(other.requests) > 12
+
+
+def test_an_outage_that_ends_in_time_costs_no_row(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "OUTAGE_SECONDS", 10.0)
+    began: list[float] = []
+
+    def answer(request: dict[str, Any]) -> Answer | None:
+        if len(server.requests) < 20:
+            return completion()
+        began.append(time.monotonic())
+        return completion() if time.monotonic() - began[0] > 1 else None
+
+    server.answer = answer
+    server.alive = lambda: not began or time.monotonic() - began[0] > 1
+    assert completed(ask([server], words(60), concurrency=8)) == set(words(60))
+
+
+def test_a_server_that_takes_only_so_many_at_once_loses_no_row(server: LocalServer) -> None:
+    lock, at_once = threading.Lock(), Counter[str]()
+
+    def answer(request: dict[str, Any]) -> Answer:
+        with lock:
+            if at_once["now"] >= 5:
+                return failure(429, "too many")
+            at_once["now"] += 1
+        time.sleep(0.03)
+        with lock:
+            at_once["now"] -= 1
+        return completion()
+
+    server.answer = answer
+    assert completed(ask([server], words(150), concurrency=60)) == set(words(150))
+
+
+def test_a_row_that_is_throttled_for_ever_is_given_up(server: LocalServer) -> None:
+    server.answer = lambda request: failure(429, "slow down") if said(request) == "word-3" else completion()
+    verdicts = ask([server], words(400))
+    assert verdicts["word-3"] in (
+        Refusal("given up after 5 attempts: HTTP 429: slow down"),
+        Doubt("given up after 5 attempts: HTTP 429: slow down", getattr(verdicts["word-3"], "since", 0)),
+    )
+    assert len(completed(verdicts)) == 399
+
+
+def test_one_request_that_is_never_answered_does_not_hold_up_the_run(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "SHORTEST_WAIT_SECONDS", 0.3)
+    over = threading.Event()
+
+    def answer(request: dict[str, Any]) -> Answer:
+        if said(request) == "word-5":
+            over.wait(20)
+        return completion()
+
+    server.answer = answer
+    verdicts = ask([server], words(20))
+    over.set()
+    assert not isinstance(verdicts["word-5"], Completion)
+    assert verdicts["word-5"].reason.startswith("given up after 5 attempts: no answer within")
+    assert len(completed(verdicts)) == 19
+
+
+def test_an_endpoint_that_never_answers_stops_the_run(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(endpoint, "ALIVE_SECONDS", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(EngineFailed, match=f"{url} answers nothing"):
+            ask([Remote(url=url, model="tiny")], words(10))
+
+
+def test_the_key_is_sent_and_a_wrong_one_stops_at_once(server: LocalServer) -> None:
+    ask([server], words(1), key="secret-7")
+    assert server.headers[-1]["Authorization"] == "Bearer secret-7"
+    server.answer = lambda request: failure(401, "no such key")
+    with pytest.raises(EngineFailed, match=r"HTTP 401: no such key.*FINEPHRASE_API_KEY"):
+        ask([server], words(5), key="secret-7", concurrency=1)
+
+
+@pytest.mark.parametrize("url", ["ftp://host", "127.0.0.1:8000", "http://"])
+def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="write http://HOST:PORT"):
+        Server(url)
+
+
+def test_a_url_may_end_in_the_version_of_the_api() -> None:
+    assert Server("http://host:8000/v1/").url == Server("http://host:8000").url == "http://host:8000"
+
+
+def test_a_key_cannot_smuggle_in_a_header() -> None:
+    with pytest.raises(ValueError, match="FINEPHRASE_API_KEY"):
+        Server("http://host", "a\r\nX: y")
+
+
+ANSWER = orjson.dumps(completion("Whole.")[1])
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(ANSWER), ANSWER),
+        b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER),
+        b"HTTP/1.0 200 OK\r\n\r\n" + ANSWER,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n"
+        % (ANSWER[:5], len(ANSWER) - 5, ANSWER[5:]),
+    ],
+    ids=["closes", "http-1.0", "ends-with-connection", "chunked"],
+)
+def test_every_way_to_end_an_answer_is_understood(reply: bytes) -> None:
+    with raw_server(reply) as url:
+        verdicts = ask([Remote(url=url, model="tiny")], words(6), concurrency=2)
+    assert [verdict.text for verdict in verdicts.values() if isinstance(verdict, Completion)] == ["Whole."] * 6
+
+
+@contextlib.contextmanager
+def raw_server(reply: bytes) -> Iterator[str]:
+    """Reads a request, sends these bytes in pieces, and closes the connection."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection:
+                received = b""
+                while b'"}]}' not in received:
+                    received += connection.recv(4096)
+                for start in range(0, len(reply), 50):
+                    connection.sendall(reply[start : start + 50])
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+MORTAL = """
+import http.server, json, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if "deadly" in asked:
+            os._exit(9)
+        body = json.dumps({"choices": [{"message": {"content": "Alive."}, "finish_reason": "stop"}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *words): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"""
+
+
+class Mortal:
+    """An engine of our own, a real process, that dies of a deadly request."""
+
+    model = "tiny"
+    restartable = True
+
+    def __init__(self) -> None:
+        self.starts = 0
+        self.restart()
+
+    def restart(self) -> None:
+        self.starts += 1
+        self._process = subprocess.Popen([sys.executable, "-c", MORTAL], stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.url = f"http://127.0.0.1:{self._process.stdout.readline().strip()}"
+
+    def check(self) -> None:
+        if self._process.poll() is not None:
+            raise EngineFailed("it has ended")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture
+def mortal() -> Iterator[Mortal]:
+    one = Mortal()
+    yield one
+    one.stop()
+
+
+def test_a_document_that_kills_the_engine_is_set_aside_and_no_other_is_lost(mortal: Mortal) -> None:
+    texts = [*words(30)[:15], "deadly", *words(30)[15:]]
+    verdicts = ask([mortal], texts, concurrency=8)
+    assert completed(verdicts) == set(words(30))
+    deadly = verdicts["deadly"]
+    assert isinstance(deadly, Refusal)
+    assert deadly.reason.startswith("the engine died 3 times while it served this row")
+    assert mortal.starts == 4
+
+
+def test_an_engine_that_cannot_be_started_again_stops_the_run(mortal: Mortal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise EngineFailed("no memory left")
+
+    monkeypatch.setattr(mortal, "restart", fail)
+    with pytest.raises(EngineFailed, match="no memory left"):
+        ask([mortal], ["deadly", *words(4)], concurrency=2)
