@@ -30,11 +30,14 @@ def test_an_artifact_that_another_process_writes_is_named(tmp_path: Path) -> Non
 def test_a_run_whose_process_is_gone_is_ended_and_others_are_left_alone() -> None:
     with dg.instance_for_test() as instance:
         job = dg.GraphDefinition(name="job").to_job()
-        gone = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={PROCESS_TAG: "999999999@0"})
+        gone = [
+            instance.create_run_for_job(job, status=status, tags={PROCESS_TAG: "999999999@0"})
+            for status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED)
+        ]
         elsewhere = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
         end_abandoned_runs(instance)
         found = {run.run_id: run.status for run in instance.get_runs()}
-    assert found[gone.run_id] == dg.DagsterRunStatus.FAILURE
+    assert {found[run.run_id] for run in gone} == {dg.DagsterRunStatus.FAILURE}
     assert found[elsewhere.run_id] == dg.DagsterRunStatus.STARTED
 
 
