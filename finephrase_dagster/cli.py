@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.places import REPOSITORY, Places
 from finephrase_dagster.study.prompt import PromptError
 
-FAILED, WRONG = 1, 2
+DONE, FAILED, WRONG = 0, 1, 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 results_app = typer.Typer(no_args_is_help=True, help="Scores: the comparison of all students.")
@@ -37,7 +38,24 @@ StudyOption = Annotated[
 def main() -> None:
     """The entry point."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped
-    app()
+    status = _status()
+    if sys.argv[1:2] != ["rephrase"]:
+        sys.exit(status)
+    # All is written by now. Libraries' threads that still run while Python ends abort it now and then ("terminate
+    # called without an active exception"), and a finished run would end with that status.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _status() -> int:
+    try:
+        app()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else DONE if ended.code is None else FAILED
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+    return FAILED
 
 
 @app.command()
@@ -114,7 +132,7 @@ def rephrase(
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 256,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows a file.")] = 5000,
-    limit: Annotated[int | None, typer.Option(min=1, help="Rows, from the first.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=2**62, help="Rows, from the first.")] = None,
     keep_raw: Annotated[bool, typer.Option("--keep-raw", help="Keep completions before cleaning, too.")] = False,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs behind the endpoints, for the bill.")] = None,
     gpu_hour_dollars: Annotated[float | None, typer.Option(min=0, help="Price of one for an hour.")] = None,
@@ -281,9 +299,8 @@ def _rephrasing_explained() -> Iterator[None]:
     """The same for what only rephrasing raises; its modules are slow to import, so only there."""
     from finephrase_dagster.generators.hub import ModelError
     from finephrase_dagster.rephrase.engine import EngineFailed, EngineFlagRefused
-    from finephrase_dagster.rephrase.folder import FolderBusy
+    from finephrase_dagster.rephrase.folder import FolderBusy, FolderUnusable
     from finephrase_dagster.rephrase.ledger import LedgerError, RecipeChanged
-    from finephrase_dagster.rephrase.pipeline import NothingCompleted
     from finephrase_dagster.rephrase.reader import InputUnreadable
     from finephrase_dagster.rephrase.render import ChatTemplateError, PromptDoesNotFit
     from finephrase_dagster.rephrase.sampling import GenerationConfigError
@@ -296,7 +313,7 @@ def _rephrasing_explained() -> Iterator[None]:
     except (*wrong, EngineFlagRefused, GenerationConfigError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(WRONG) from error
-    except (EngineFailed, FolderBusy, LedgerError, NothingCompleted, ModelError) as error:
+    except (EngineFailed, FolderBusy, FolderUnusable, LedgerError, ModelError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(FAILED) from error
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineLike, Remote, on_cpu
 from finephrase_dagster.rephrase.folder import folder_at
 from finephrase_dagster.rephrase.ledger import Dataset
-from finephrase_dagster.rephrase.pipeline import Conduct, Request, rephrase
+from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.progress import Bar, Lines
 from finephrase_dagster.rephrase.render import ByteRenderer, Renderer, RendererLike
+from finephrase_dagster.rephrase.step import Conduct, Request
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.fingerprint import SHORT, sha256_file
 from finephrase_dagster.study.lineage import Lineage
@@ -80,10 +83,15 @@ class Order:
             ):
                 if value is not None:
                     raise RequestWrong(f"{option} goes with --endpoint; a generator's is in the study file")
+        if not self.prompts:
+            raise RequestWrong("--prompt names no prompt; write --prompt NAME[,NAME...]")
+        if not self.output:
+            raise RequestWrong("--output is empty; name a folder")
+        for option, number in (("--temperature", self.temperature), ("--gpu-hour-dollars", self.gpu_hour_dollars)):
+            if number is not None and not math.isfinite(number):
+                raise RequestWrong(f"{option} {number} is no number that can be used")
         if repeated := sorted({name for name in self.prompts if self.prompts.count(name) > 1}):
             raise RequestWrong(f"--prompt names {repeated[0]!r} more than once; name each prompt once")
-        if "://" not in self.output and Path(self.output).is_file():
-            raise RequestWrong(f"--output {self.output} is a file; name a folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +134,6 @@ def carry_out(order: Order, *, places: Places, key: str | None, say: Callable[[s
             conduct=Conduct(
                 concurrency=order.concurrency,
                 chunk_rows=order.chunk_rows,
-                key=key,
                 gpus=means.gpus if order.gpus is None else order.gpus,
                 gpu_hour_dollars=order.gpu_hour_dollars,
                 show=show,
@@ -151,7 +158,7 @@ def carry_out(order: Order, *, places: Places, key: str | None, say: Callable[[s
 def _folder(output: str, prompt: str) -> Any:
     try:
         return folder_at(f"{output.rstrip('/') or '/'}/{prompt}")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise RequestWrong(f"--output {error}") from error
 
 
@@ -212,7 +219,7 @@ def _of_endpoints(order: Order, prompts: Mapping[str, Prompt], key: str | None) 
     try:
         servers = [Server(url, key) for url in order.endpoints]
     except ValueError as error:
-        raise RequestWrong(str(error)) from error
+        raise RequestWrong(f"--endpoint: {error}") from error
     model = str(order.model)
     context = order.context or _context(servers, model, key)
     max_tokens = MAX_TOKENS if order.max_tokens is None else order.max_tokens
@@ -268,11 +275,21 @@ def _tokenizer_identity(tokenizer: str) -> str:
 
 
 def _context(servers: Sequence[Server], model: str, key: str | None) -> int:
-    """The context that all servers name for a model."""
-    contexts = {server.url: _context_of(server, model, key) for server in servers}
+    """The context that all servers name for a model; one that does not answer now may do so later."""
+    contexts: dict[str, int] = {}
+    dead: EngineFailed | None = None
+    with ThreadPoolExecutor(len(servers)) as threads:
+        asked = {server.url: threads.submit(_context_of, server, model, key) for server in servers}
+    for url, found in asked.items():
+        try:
+            contexts[url] = found.result()
+        except EngineFailed as error:
+            dead = error
+    if dead and not contexts:
+        raise dead
     if len(set(contexts.values())) > 1:
-        found = ", ".join(f"{url} {context}" for url, context in contexts.items())
-        raise RequestWrong(f"the endpoints differ in the context of {model} ({found}); say which one with --context")
+        said = ", ".join(f"{url} {context}" for url, context in contexts.items())
+        raise RequestWrong(f"the endpoints differ in the context of {model} ({said}); say which one with --context")
     return next(iter(contexts.values()))
 
 

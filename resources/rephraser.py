@@ -58,13 +58,14 @@ class Rephraser(dg.ConfigurableResource):
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], *, log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
         """The manifests of a cell's datasets by prompt, made where they are not complete."""
-        from finephrase_dagster.rephrase import pipeline
         from finephrase_dagster.rephrase.engine import on_cpu
         from finephrase_dagster.rephrase.folder import LocalFolder
         from finephrase_dagster.rephrase.ledger import Dataset
+        from finephrase_dagster.rephrase.pipeline import rephrase
         from finephrase_dagster.rephrase.progress import Lines
         from finephrase_dagster.rephrase.render import Renderer
         from finephrase_dagster.rephrase.sampling import sampling_of
+        from finephrase_dagster.rephrase.step import Conduct, Request
         from finephrase_dagster.rephrase.survey import survey
 
         generator = lineage.study.generators[cell.generator]
@@ -72,7 +73,7 @@ class Rephraser(dg.ConfigurableResource):
         sampling = sampling_of(generator, model)
         prompts = {prompt: lineage.prompts[prompt] for prompt in datasets}
         try:
-            return pipeline.rephrase(
+            return rephrase(
                 survey=survey([str(shard) for shard in sorted(lineage.source(cell.source).folder.glob(SHARDS))]),
                 datasets={
                     prompt: Dataset(folder=LocalFolder(artifact.folder), recipe=artifact.recipe)
@@ -81,9 +82,9 @@ class Rephraser(dg.ConfigurableResource):
                 renderer=lambda: Renderer(
                     model=model, prompts=prompts, context=generator.context, max_tokens=generator.max_tokens
                 ),
-                request=pipeline.Request.of(cell.generator, generator.max_tokens, sampling),
+                request=Request.of(cell.generator, generator.max_tokens, sampling),
                 engines=lambda: [self._engine(lineage, cell, model, log)],
-                conduct=pipeline.Conduct(
+                conduct=Conduct(
                     concurrency=self.concurrency,
                     chunk_rows=self.chunk_rows,
                     gpus=0 if on_cpu() else generator.gpus,

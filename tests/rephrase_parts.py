@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.folder import LocalFolder
 from finephrase_dagster.rephrase.ledger import Dataset
-from finephrase_dagster.rephrase.pipeline import Conduct, Request, rephrase
+from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.render import Renderer
 from finephrase_dagster.rephrase.sampling import sampling_of
+from finephrase_dagster.rephrase.step import Conduct, Request
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import sha256_text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from finephrase_dagster.rephrase import client, endpoint, folder
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
 from finephrase_dagster.rephrase.folder import FolderBusy
 from finephrase_dagster.rephrase.ledger import LedgerError
-from finephrase_dagster.rephrase.pipeline import NothingCompleted
 from finephrase_dagster.rephrase.reader import InputUnreadable
 from finephrase_dagster.rephrase.survey import DuplicateId, NoRows
 from finephrase_dagster.study.artifact import Artifact
@@ -51,7 +52,7 @@ def server() -> Iterator[LocalServer]:
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "STARTS_SECONDS", (0, 0.02, 0.04, 0.06, 0.08))
-    monkeypatch.setattr(client, "THROTTLED_SECONDS", (0, 0.02, 0.04, 0.06, 0.08))
+    monkeypatch.setattr(client, "THROTTLED_PAUSES_SECONDS", (0.02,))
     monkeypatch.setattr(client, "WATCH_SECONDS", 0.02)
     monkeypatch.setattr(client, "OUTAGE_SECONDS", 0.8)
     monkeypatch.setattr(client, "OUTAGE_AT_START_SECONDS", 0.8)
@@ -192,6 +193,126 @@ def test_a_row_that_always_fails_is_set_aside_while_others_succeed(
     assert len(server.asked("Document 3.")) == 5
 
 
+@pytest.mark.parametrize("poisoned", [range(26, 30), range(5), range(10, 28)])
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_rows_that_fail_in_a_row_are_set_aside_wherever_they_stand(
+    tmp_path: Path, server: LocalServer, run: Run, poisoned: range, concurrency: int
+) -> None:
+    bad = [f"Document {number}." for number in poisoned]
+    server.answer = lambda request: (
+        failure(500, "it chokes") if any(words in str(request["messages"]) for words in bad) else completion()
+    )
+    wanted = datasets(tmp_path / "data", ["plain"])
+    corpus = write_corpus(tmp_path / "corpus", [documents(30)])
+    manifest = run(corpus, wanted, concurrency=concurrency)["plain"]
+    assert (manifest["completed"], manifest["failed"]) == (30 - len(poisoned), len(poisoned))
+
+
+def test_rows_that_fail_are_set_aside_also_when_only_they_are_left(
+    tmp_path: Path, server: LocalServer, run: Run
+) -> None:
+    wanted = datasets(tmp_path / "data", ["plain"])
+    corpus = write_corpus(tmp_path / "corpus", [documents(12)])
+    server.answer = lambda request: completion() if len(server.requests) <= 9 else failure(401, "expired")
+    with pytest.raises(EngineFailed, match="expired"):
+        run(corpus, wanted, concurrency=1)
+    done = {request["messages"][-1]["content"] for request in server.requests[:9]}
+    server.answer = lambda request: (
+        completion() if request["messages"][-1]["content"] in done else failure(500, "it chokes")
+    )
+    manifest = run(corpus, wanted)["plain"]
+    assert (manifest["completed"], manifest["failed"]) == (9, 3)
+
+
+@pytest.mark.parametrize("left", [3, 20])
+@pytest.mark.parametrize("concurrency", [1, 64])
+def test_an_endpoint_that_gives_errors_alone_from_some_moment_on_costs_no_row(
+    tmp_path: Path, server: LocalServer, run: Run, left: int, concurrency: int
+) -> None:
+    wanted = datasets(tmp_path / "data", ["plain"])
+    corpus = write_corpus(tmp_path / "corpus", [documents(40)])
+    server.answer = lambda request: completion() if len(server.requests) <= 40 - left else failure(500, "broken")
+    for _ in range(2):
+        with pytest.raises(EngineFailed, match="HTTP 500: broken"):
+            run(corpus, wanted, concurrency=concurrency)
+    server.answer = lambda request: completion()
+    manifest = run(corpus, wanted)["plain"]
+    assert (manifest["completed"], manifest["failed"]) == (40, 0)
+
+
+ODD = [
+    {"usage": {"prompt_tokens": 10**30, "completion_tokens": 1}},
+    {"usage": {"prompt_tokens": -5, "completion_tokens": 1}},
+    {"usage": {"prompt_tokens": 2**63, "completion_tokens": 1}},
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_answer_with_impossible_counts_is_none(
+    tmp_path: Path, server: LocalServer, run: Run, odd: dict[str, Any]
+) -> None:
+    server.answer = lambda request: (
+        (200, {**completion()[1], **odd}) if "Document 3." in str(request["messages"]) else completion()
+    )
+    wanted = datasets(tmp_path / "data", ["plain"])
+    manifest = run(write_corpus(tmp_path / "corpus", [documents(30)]), wanted)["plain"]
+    assert (manifest["completed"], manifest["failed"]) == (29, 1)
+    assert "not a chat completion" in rejected_of(wanted["plain"])[0]["reason"]
+
+
+def test_a_damaged_file_is_found_before_the_dataset_is_complete(tmp_path: Path, server: LocalServer, run: Run) -> None:
+    wanted = datasets(tmp_path / "data", ["plain"])
+    corpus = write_corpus(tmp_path / "corpus", [documents(12)])
+    server.answer = lambda request: (
+        time.sleep(0.15) or completion() if len(server.requests) <= 9 else failure(401, "expired")
+    )
+    with pytest.raises(EngineFailed):
+        run(corpus, wanted, concurrency=1)
+    part = min(wanted["plain"].folder.glob("part-*.parquet"))
+    content = bytearray(part.read_bytes())
+    content[60] ^= 1
+    part.write_bytes(content)
+    server.answer = lambda request: completion()
+    with pytest.raises(LedgerError, match=r"part-00000-00000\.parquet is damaged.*delete it and \.chunks/"):
+        run(corpus, wanted)
+    part.unlink()
+    (part.parent / ".chunks" / part.name).unlink()
+    assert run(corpus, wanted)["plain"]["completed"] == 12
+    assert len(rows_of(wanted["plain"])) == 12
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "part-00000-00001.parquet"])
+def test_what_is_lost_of_a_complete_dataset_is_made_again_and_no_more(
+    tmp_path: Path, server: LocalServer, run: Run, lost: str
+) -> None:
+    wanted = datasets(tmp_path / "data", ["plain"])
+    corpus = write_corpus(tmp_path / "corpus", [documents(12)])
+    run(corpus, wanted)
+    folder_ = wanted["plain"].folder
+    (folder_ / lost).unlink()
+    server.requests.clear()
+    if lost != "manifest.json":
+        with pytest.raises(LedgerError, match=rf"{lost} is gone; delete manifest\.json and run again"):
+            run(corpus, wanted)
+        (folder_ / "manifest.json").unlink()
+    assert run(corpus, wanted)["plain"]["completed"] == 12
+    assert len(server.requests) == (0 if lost == "manifest.json" else 4)
+    assert sorted(row["id"] for row in rows_of(wanted["plain"])) == sorted(f"doc-{number}" for number in range(12))
+
+
+def test_a_recipe_without_a_row_gives_way_to_another(tmp_path: Path, server: LocalServer, run: Run) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(3)])
+    wanted = datasets(tmp_path / "data", ["plain"])
+    server.answer = lambda request: failure(404, "no such model")
+    with pytest.raises(EngineFailed):
+        run(corpus, wanted)
+    other = {"plain": replace(wanted["plain"], recipe={"prompt": "another"})}
+    moved = wanted["plain"].folder.rename(other["plain"].folder)
+    server.answer = lambda request: completion()
+    assert run(corpus, other)["plain"]["completed"] == 3
+    assert (moved / "manifest.json").is_file()
+
+
 def test_an_endpoint_that_dies_stops_the_run_and_keeps_what_is_finished(
     tmp_path: Path, server: LocalServer, run: Run
 ) -> None:
@@ -232,21 +353,16 @@ def test_a_wrong_key_or_model_stops_at_once(tmp_path: Path, server: LocalServer,
     assert len(server.requests) <= 2
 
 
-def test_a_dataset_of_failures_alone_is_an_error_and_is_tried_again(
+def test_a_dataset_of_failures_alone_is_complete_and_the_log_says_how_to_try_again(
     tmp_path: Path, server: LocalServer, run: Run
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(6)])
     wanted = datasets(tmp_path / "data")
-    refused = {"before"}
-    server.answer = lambda request: (
-        failure(400, "no system message") if len(request["messages"]) == 2 and refused else completion()
-    )
-    with pytest.raises(NothingCompleted, match="before: 6 of 6 rows failed: HTTP 400: no system message"):
-        run(corpus, wanted)
-    assert wanted["plain"].complete
-    assert not wanted["before"].complete
-    refused.clear()
-    assert run(corpus, wanted)["before"]["completed"] == 6
+    server.answer = lambda request: failure(400, "no system message") if len(request["messages"]) == 2 else completion()
+    lines: list[str] = []
+    manifests = run(corpus, wanted, log=lines.append)
+    assert (manifests["plain"]["completed"], manifests["before"]["failed"]) == (6, 6)
+    assert any("before: not one row is completed, most often: HTTP 400: no system message" in line for line in lines)
 
 
 def test_duplicate_ids_are_refused_with_one_of_them(tmp_path: Path, run: Run) -> None:

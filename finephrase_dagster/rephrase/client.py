@@ -1,9 +1,9 @@
 """The client: chat completions from one or several endpoints, each tried until it is answered or given up.
 
 A row that got no answer is refused if others got one meanwhile; if none did, it is in doubt, which the next
-answer of the run decides. What says that no row can be answered (a wrong key, endpoints that give nothing)
-is raised as EngineFailed. An engine of our own that died, or fell silent, is started again; a row that it
-died of time after time is refused.
+answer of the run decides, or at last a request that was answered before, asked again. What says that no row
+can be answered (a wrong key, endpoints that give nothing) is raised as EngineFailed. An engine of our own
+that died, or fell silent, is started again; a row that it died of time after time is refused.
 """
 
 from __future__ import annotations
@@ -23,24 +23,30 @@ from finephrase_dagster.rephrase.completion import (
     read_completion,
     read_error,
 )
+from finephrase_dagster.rephrase.connection import API_KEY, Answer
 from finephrase_dagster.rephrase.endpoint import Endpoint, Unanswered
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
 
 PATH = "/v1/chat/completions"
+ATTEMPTS = 5
 STARTS_SECONDS = (0.0, 0.5, 1.5, 4.0, 10.0)  # when the attempts at a row begin, from the first
-THROTTLED_SECONDS = (0.0, 1.0, 4.0, 13.0, 40.0)  # the same where the server has too much to do
+THROTTLED_SECONDS = 60.0  # how long a server may have too much to do for a row, while others are answered
+THROTTLED_PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0)  # between attempts at such a row; the last again and again
 OUTAGE_SECONDS = 30.0  # how long no endpoint may answer anything, if one did before
 OUTAGE_AT_START_SECONDS = 10.0
-# No answer may take longer than max_tokens at the slowest pace seen, five times over, within these bounds.
-SLACK = 5.0
+# No answer may take longer than max_tokens at the usual pace, three times over, within these bounds. The pace of
+# a long answer is no slower than that of short ones, which waited and were prefilled as well.
+SLACK = 3.0
+CHARACTERS_A_TOKEN = 4  # of text, where a server does not count
 SHORTEST_WAIT_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 600.0
+LONG_SECONDS = 12.0  # an attempt that took longer counts twice: a row that hangs shall not hold its place for ever
 SILENCE_SECONDS = 60.0  # after so long without an answer, the endpoint is asked whether it is alive
 WATCH_SECONDS = 0.25
 DEATH_SECONDS = 1.0  # from an engine's broken connections to the end of its process
 RESTARTS = 3  # of an engine, without an answer between them
 STRIKES = 3  # deaths of an engine under one row
-DOUBTS = 8  # rows in doubt, at least, before the endpoints are
+DOUBTS = 16  # rows in doubt, at least, before the endpoints are
 
 KEY_STATUS = frozenset({401, 403})
 TRY_AGAIN_STATUS = frozenset({408, 409, 425})
@@ -76,9 +82,11 @@ class Client:
         self.last_answer = float("-inf")
         self._endpoints = [Endpoint(engine, key=key, concurrency=concurrency) for engine in engines]
         self._max_tokens = max_tokens
-        self._most_doubts = max(DOUBTS, concurrency)
+        self._most_doubts = max(DOUBTS, 2 * concurrency)
+        self._key = key
         self._log = log
-        self._slowest: float | None = None  # seconds a token, of all answers
+        self._pace: float | None = None  # seconds a token; of late answers more than of early ones
+        self._mute = False  # no answer came at all, though it was waited for as long as may be
         self._asked_alive = time.monotonic()
         self._watching: asyncio.Task[None] | None = None
         self._asking: dict[Endpoint, asyncio.Task[None]] = {}
@@ -108,41 +116,59 @@ class Client:
             EngineFailed: no endpoint can answer it or any other.
         """
         began = time.monotonic()
-        attempts = strikes = 0
+        attempts = strikes = throttled = 0
         while True:
-            starts = STARTS_SECONDS
-            async with self._place(alone=strikes >= STRIKES - 1) as endpoint:
+            async with self._place(alone=strikes >= STRIKES - 1, first=bool(throttled)) as endpoint:
                 sent, generation = time.monotonic(), endpoint.generation
                 try:
                     return await self._ask(endpoint, request)
                 except _Throttled as error:
-                    reason, starts = str(error), THROTTLED_SECONDS
-                    attempts += 1
+                    reason, throttled = str(error), throttled + 1
+                    pause = THROTTLED_PAUSES_SECONDS[min(throttled, len(THROTTLED_PAUSES_SECONDS)) - 1]
                 except Unanswered as error:
-                    reason = str(error)
+                    reason, pause = str(error), 0.0
+                    if self._mute:
+                        raise self._nothing(reason) from error
                     if await self._died(endpoint, generation, under_way=error.under_way):
                         strikes += error.under_way
                     else:
                         # A request that was under way when the endpoint went out says nothing of its row.
-                        attempts += endpoint.out_since is None or sent > endpoint.out_since
+                        if endpoint.out_since is None or sent > endpoint.out_since:
+                            attempts += 2 if time.monotonic() - sent > LONG_SECONDS else 1
                         endpoint.failed(time.monotonic(), reason)
+                        pause = began + STARTS_SECONDS[min(attempts, ATTEMPTS - 1)] - time.monotonic()
             if strikes >= STRIKES:
                 return Refusal(f"the engine died {strikes} times while it served this row: {reason}")
-            if attempts >= len(starts):
-                reason = f"given up after {attempts} attempts: {reason}"
+            waited = time.monotonic() - began
+            if attempts >= ATTEMPTS or (throttled >= ATTEMPTS and waited > THROTTLED_SECONDS):
+                reason = f"given up after {attempts + throttled} attempts: {reason}"
                 return Refusal(reason) if self.last_answer > sent else Doubt(reason, sent)
             self.repeated += 1
-            await asyncio.sleep(began + starts[attempts] - time.monotonic() if attempts else 0)
+            await asyncio.sleep(pause)
 
-    def too_many(self, doubts: Sequence[Doubt]) -> None:
-        """Raises EngineFailed if so many rows are in doubt that the endpoints are."""
-        if len(doubts) >= self._most_doubts:
-            raise self._nothing(doubts[-1].reason)
+    async def settle(self, doubts: Sequence[Doubt], *, known_good: bytes | None, end: bool) -> bool:
+        """Whether rows in doubt are at fault themselves; False: that is to be seen.
 
-    async def last_word(self, doubts: Sequence[Doubt]) -> None:
-        """Raises EngineFailed if no endpoint is alive that could have answered the last rows of a run."""
-        if not any(await asyncio.gather(*(endpoint.alive() for endpoint in self._endpoints))):
-            raise self._nothing(doubts[-1].reason)
+        It is asked when there are many of them, or no other rows are left: by sending a request again that was
+        answered before.
+
+        Args:
+            doubts: all there are.
+            known_good: such a request, if there is one.
+            end: whether no other rows are left.
+
+        Raises:
+            EngineFailed: it got no answer either, or there is none to send.
+        """
+        if not end and len(doubts) < self._most_doubts:
+            return False
+        if known_good is not None:
+            self.repeated += 1
+            with contextlib.suppress(Unanswered, _Throttled):
+                async with self._place(alone=False) as endpoint:
+                    await self._ask(endpoint, known_good)
+                    return True
+        raise self._nothing(doubts[-1].reason)
 
     async def _ask(self, endpoint: Endpoint, request: bytes) -> Completion | Refusal:
         """One attempt."""
@@ -154,31 +180,41 @@ class Client:
             try:
                 outcome = read_completion(answer.body)
             except Unreadable as error:
-                raise Unanswered(str(error)) from error
-            self._slowest = max(self._slowest or 0.0, (now - sent) / max(1, outcome.completion_tokens))
+                raise Unanswered(self._told(str(error))) from error
+            tokens = outcome.completion_tokens or len(outcome.text) / CHARACTERS_A_TOKEN
+            pace = (now - sent) / max(1.0, tokens)
+            self._pace = pace if self._pace is None else 0.95 * self._pace + 0.05 * pace
         else:
-            reason = f"HTTP {answer.status}: {read_error(answer.body)}"
-            if answer.status in KEY_STATUS:
-                raise EngineFailed(f"{endpoint} refuses the API key ({reason}); set FINEPHRASE_API_KEY")
-            if answer.status == 404:
-                raise EngineFailed(f"{endpoint} does not know it ({reason}); correct the endpoint or the model's name")
-            if answer.status == 429:
-                endpoint.throttled(now, answer.retry_after)
-                raise _Throttled(reason)
-            if answer.status in TRY_AGAIN_STATUS or answer.status >= 500:
-                raise Unanswered(reason)
-            outcome = Refusal(reason)
+            outcome = self._refusal(endpoint, answer, now)
         endpoint.answered()
         self.last_answer = now
         self._restarts_in_vain = 0
         return outcome
 
+    def _refusal(self, endpoint: Endpoint, answer: Answer, now: float) -> Refusal:
+        """What an answer without a completion says: of its row, if it is not raised as something else."""
+        reason = self._told(f"HTTP {answer.status}: {read_error(answer.body)}")
+        if answer.status in KEY_STATUS:
+            raise EngineFailed(f"{endpoint} refuses the API key ({reason}); set {API_KEY}")
+        if answer.status == 404 or answer.status < 400:
+            raise EngineFailed(f"{endpoint} does not know it ({reason}); correct the endpoint or the model's name")
+        if answer.status == 429:
+            endpoint.throttled(now, answer.retry_after)
+            raise _Throttled(reason)
+        if answer.status in TRY_AGAIN_STATUS or answer.status >= 500:
+            raise Unanswered(reason)
+        return Refusal(reason)
+
+    def _told(self, text: str) -> str:
+        """What a server said, without the key, should it have repeated that."""
+        return text.replace(self._key, "***") if self._key else text
+
     @contextlib.asynccontextmanager
-    async def _place(self, *, alone: bool) -> AsyncIterator[Endpoint]:
-        """An endpoint that takes a request now; `alone`, when no other request is with it."""
+    async def _place(self, *, alone: bool, first: bool = False) -> AsyncIterator[Endpoint]:
+        """An endpoint that takes a request now; `alone`, when no other request is with it; `first`, before others."""
         try:
             if not alone:
-                yield await self._choice()
+                yield await self._choice(first=first)
                 return
             async with self._one_alone:
                 self._kept = endpoint = await self._choice()
@@ -191,7 +227,7 @@ class Client:
         finally:
             self._wake(1)
 
-    async def _choice(self) -> Endpoint:
+    async def _choice(self, *, first: bool = False) -> Endpoint:
         """The endpoint with the most room.
 
         Raises:
@@ -202,12 +238,16 @@ class Client:
             ready = [one for one in self._endpoints if one is not self._kept and one.takes(now)]
             if ready:
                 return min(ready, key=lambda endpoint: endpoint.load) if len(ready) > 1 else ready[0]
-            await self._wait()
+            await self._wait(first=first)
             await self._end_outage()
 
-    async def _wait(self) -> None:
-        self._waiting.append(asyncio.get_running_loop().create_future())
-        await self._waiting[-1]
+    async def _wait(self, *, first: bool = False) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if first:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
+        await turn
 
     def _wake(self, most: int) -> None:
         while self._waiting and most:
@@ -222,7 +262,8 @@ class Client:
             await asyncio.sleep(WATCH_SECONDS)
             now = time.monotonic()
             for endpoint in self._endpoints:
-                endpoint.overdue(now, self._longest_wait)
+                if endpoint.overdue(now, self._longest_wait) and self._pace is None:
+                    self._mute = True
                 if endpoint.needs_asking(now) and endpoint not in self._asking:
                     self._asking[endpoint] = asyncio.create_task(self._ask_whether_alive(endpoint))
             quiet_since = max(self.last_answer, self._asked_alive)
@@ -235,16 +276,16 @@ class Client:
 
     async def _ask_whether_alive(self, endpoint: Endpoint) -> None:
         try:
-            await endpoint.ask()
+            await endpoint.ask(others=any(one.out_since is None for one in self._endpoints))
         finally:
             del self._asking[endpoint]
         self._wake(len(self._waiting))
 
     @property
     def _longest_wait(self) -> float:
-        if self._slowest is None:
+        if self._pace is None:
             return LONGEST_WAIT_SECONDS
-        return min(max(SLACK * self._slowest * self._max_tokens, SHORTEST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
+        return min(max(SLACK * self._pace * self._max_tokens, SHORTEST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
 
     async def _end_outage(self) -> None:
         """Starts engines of our own again when no endpoint has answered for too long; raises if there are none."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+MOST_TOKENS = 2**31
+
 
 class Unreadable(ValueError):
     """An answer that is no chat completion."""
@@ -52,18 +54,18 @@ def read_completion(body: bytes) -> Completion:
         choice, usage = answer["choices"][0], answer.get("usage") or {}
         return Completion(
             text=_encodable(choice["message"]["content"] or ""),
-            finish_reason=str(choice.get("finish_reason") or "unknown"),
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
+            finish_reason=_encodable(str(choice.get("finish_reason") or "unknown")),
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            completion_tokens=_count(usage.get("completion_tokens")),
         )
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise Unreadable(f"not a chat completion ({error!r}): {body[:200].decode('utf-8', 'replace')}") from error
 
 
 def read_error(body: bytes) -> str:
     """The message of a server's error, whichever of the usual shapes it has."""
     text = body.decode("utf-8", "replace")
-    with contextlib.suppress(ValueError, LookupError, TypeError):
+    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
         content = _loads(body)
         error = content.get("error", content) if isinstance(content, dict) else content
         message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
@@ -78,6 +80,13 @@ def _loads(body: bytes) -> Any:
         import json  # which also reads a lone surrogate
 
         return json.loads(body)
+
+
+def _count(tokens: Any) -> int:
+    count = int(tokens or 0)
+    if not 0 <= count < MOST_TOKENS:
+        raise ValueError(f"{tokens} tokens")
+    return count
 
 
 def _encodable(text: str) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+API_KEY = "FINEPHRASE_API_KEY"  # the environment variable
 CONNECT_SECONDS = 30.0
 
 
@@ -41,17 +42,22 @@ class Server:
         Raises:
             ValueError: it is none.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            host = (parts.hostname or "").encode("idna").decode()
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"endpoint {url!r}: {error}; write http://HOST:PORT") from error
+        if parts.scheme not in ("http", "https") or not host:
             raise ValueError(f"endpoint {url!r}: not a URL; write http://HOST:PORT")
         self.url = url.rstrip("/").removesuffix("/v1")
-        self._host = parts.hostname
+        self._host = host
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._port = parts.port or (443 if self._tls else 80)
+        self._port = port or (443 if self._tls else 80)
         self._path = urlsplit(self.url).path.rstrip("/")
         # A key in a header must not smuggle in further ones.
-        if key is not None and not key.isprintable():
-            raise ValueError("the API key has characters that no header can hold; correct FINEPHRASE_API_KEY")
+        if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key):
+            raise ValueError(f"the API key has characters that no header can hold; correct {API_KEY}")
         authorization = f"Authorization: Bearer {key}\r\n" if key else ""
         self._head = f"Host: {parts.netloc.rpartition('@')[2]}\r\n{authorization}Accept: application/json\r\n"
 
@@ -109,6 +115,9 @@ class Connection(asyncio.Protocol):
         self.usable = True
 
     def data_received(self, data: bytes) -> None:
+        if self._waiting is None:  # nothing was asked: whatever comes would be taken for the next answer
+            self.close()
+            return
         self._got_bytes = True
         try:
             self._parser.feed_data(data)
@@ -141,6 +150,8 @@ class Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        if 100 <= self._parser.get_status_code() < 200:  # an interim answer; the real one follows
+            return
         answer = Answer(self._parser.get_status_code(), self._retry_after, b"".join(self._body))
         waiting, self._waiting = self._waiting, None
         self._served += 1

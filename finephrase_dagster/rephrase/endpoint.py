@@ -1,8 +1,8 @@
 """One endpoint of a run: its connections, how much it takes at once, and whether it answers.
 
-An endpoint that answers nothing three times in a row is out. After a pause it is asked whether it is alive,
-then tried with one request, and in again when that is answered. One that says "too many requests" gets
-fewer at a time.
+An endpoint that answers nothing three times in a row is asked whether it is alive. If not, it is out, and is
+asked again after a pause. If it is, it is in again, unless others are: then one request tries it first. One
+that says "too many requests" gets fewer at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from finephrase_dagster.rephrase.engine import EngineLike
 OUT_AFTER = 3  # failures in a row
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 8.0
+LONGEST_RETRY_AFTER_SECONDS = 60.0
 CONNECTING = 64  # at once: more than a server's backlog takes are dropped, and tried a second later
 ALIVE_SECONDS = 10.0
 # Requests more at once, for as many answers as it takes at once: little, so that few rows meet a server's limit,
@@ -68,7 +69,7 @@ class Endpoint:
             return False
         if self.out_since is not None:
             return self._may_try and self.in_flight == 0
-        return self.in_flight < self._limit
+        return self.in_flight + 1 <= self._limit
 
     def needs_asking(self, now: float) -> bool:
         """Whether it is out, its pause is over, and nobody has asked whether it is alive."""
@@ -84,7 +85,8 @@ class Endpoint:
         under_way = False
         try:
             while True:
-                connection = self._idle.pop() if self._idle else await self._connected(under_way)
+                fresh = under_way or not self._idle  # after one idle connection that was closed, a new one
+                connection = await self._connected(under_way) if fresh else self._idle.pop()
                 if not connection.usable:
                     continue
                 self._busy[connection] = time.monotonic()
@@ -108,7 +110,7 @@ class Endpoint:
 
     async def _connected(self, under_way: bool) -> Connection:
         async with self._connecting:
-            if self._idle:
+            if self._idle and not under_way:
                 return self._idle.pop()
             try:
                 return await self._server.connect()
@@ -130,23 +132,25 @@ class Endpoint:
         self.last_failure = reason
         self._failures += 1
         if self.out_since is not None or self._failures >= OUT_AFTER:
+            if self.out_since is not None:
+                self._closed_until = now + self._pause
+                self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             self.out_since = self.out_since or now
-            self._closed_until = now + self._pause
             self._may_try = False
-            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
     def throttled(self, now: float, pause: float | None) -> None:
         """Notes that it had too much: from now on it gets what it took at once, and very slowly more."""
         self._growth = FIRST_GROWTH
         self._limit = max(1.0, min(self._limit, float(self.in_flight)))
         if pause:
-            self._closed_until = max(self._closed_until, now + pause)
+            self._closed_until = max(self._closed_until, now + min(pause, LONGEST_RETRY_AFTER_SECONDS))
 
-    def overdue(self, now: float, seconds: float) -> None:
-        """Ends the requests that have waited longer than that."""
-        for connection, since in list(self._busy.items()):
-            if now - since > seconds:
-                connection.close(f"no answer within {seconds:.0f} s")
+    def overdue(self, now: float, seconds: float) -> bool:
+        """Ends the requests that have waited longer than that, and says whether there were any."""
+        late = [connection for connection, since in self._busy.items() if now - since > seconds]
+        for connection in late:
+            connection.close(f"no answer within {seconds:.0f} s")
+        return bool(late)
 
     def drop(self, reason: str) -> None:
         """Ends all its requests and connections."""
@@ -161,12 +165,14 @@ class Endpoint:
         self.drop("the engine was started again")
         self._failures, self._pause, self._closed_until, self.out_since = 0, FIRST_PAUSE_SECONDS, 0.0, None
 
-    async def ask(self) -> None:
-        """Lets one request try it if it is alive; else it pauses again."""
-        if await self.alive():
+    async def ask(self, *, others: bool) -> None:
+        """Takes it in if it is alive, or lets one request try it where there are `others`; else it pauses again."""
+        if not await self.alive():
+            self.failed(time.monotonic(), self.last_failure)
+        elif others:
             self._may_try = True
         else:
-            self.failed(time.monotonic(), self.last_failure)
+            self.out_since, self._failures = None, 0
 
     async def alive(self) -> bool:
         """Whether it answers `/v1/models`, which generates nothing, with anything but a server's error."""

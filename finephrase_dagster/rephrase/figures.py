@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ class Figures:
     """Counts of requests, one for each row and prompt, and of seconds.
 
     Attributes:
-        total: rows times prompts.
+        total: rows times prompts; 0 where it is not known.
         found: of these, done by earlier runs.
         skipped, failed, completed: by this run.
         repeated: attempts beyond each row's first.
@@ -83,13 +84,19 @@ class Figures:
             self.prompt_tokens += completion.prompt_tokens
             self.completion_tokens += completion.completion_tokens
 
+    def count_engines(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """Notes what engines counted during the run; one that was started again counts from nothing."""
+        earlier = {} if self.restarts else before
+        self.engine = {name: count - earlier.get(name, 0) for name, count in after.items()}
+
     def line(self) -> str:
         """The state of the run, for a log."""
         rate = self.documents_per_second
         left = self.total - self.found - self.done
         ahead = f"; {_duration(left / rate)} left" if rate and left > 0 else ""
+        of = f" of {self.total:,}" if self.total else ""
         return (
-            f"{self.found + self.done:,} of {self.total:,} requests done, {rate:,.1f} documents/s, "
+            f"{self.found + self.done:,}{of} requests done, {rate:,.1f} documents/s, "
             f"{self.tokens_per_second:,.0f} output tokens/s, {self.failed:,} failed{ahead}"
         )
 

@@ -10,32 +10,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import fnmatch
-import json
 import os
-import socket
-import tempfile
-import threading
-import time
-import uuid
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import fsspec
+from typing import Protocol
 
 from finephrase_dagster.study.artifact import whole_file
 
 LOCK = ".lock"
 JOURNALS = ".journal"
-FIRST = "00000"
-BEAT_SECONDS = 5.0
-SILENT_SECONDS = 60.0  # a holder of the lock that was not heard of for this long is taken for dead
 
 
 class FolderBusy(RuntimeError):
     """Another process writes this folder."""
+
+    def __init__(self, folder: object) -> None:
+        super().__init__(f"{folder} is being written by another process: wait for it, or stop it")
 
 
 class FolderUnusable(RuntimeError):
@@ -85,16 +76,31 @@ class Folder(Protocol):
     def journal(self, name: str) -> Journal:
         """A journal, new or as an earlier process left it."""
 
+    def below(self, name: str) -> Folder:
+        """A folder in this one."""
+
+    def take(self, other: Folder, name: str) -> None:
+        """Moves a file here from a folder below; does nothing if that was done."""
+
+    def clear(self) -> None:
+        """Deletes the folder and all in it."""
+
 
 def folder_at(place: str | Path) -> Folder:
     """The folder of a path, or of a URL such as `s3://bucket/dataset` (any scheme that fsspec knows).
 
     Raises:
-        ValueError: nothing here reads such a URL.
+        ValueError: nothing here reads such a URL, or it is a file, or in one.
     """
     text = str(place).removeprefix("file://")
     if "://" not in text:
-        return LocalFolder(Path(text))
+        path = Path(text)
+        there = next((one for one in (path, *path.parents) if one.exists()), path)
+        if there.is_file():
+            raise ValueError(f"{text}: {there} is a file; name a folder")
+        return LocalFolder(path)
+    from finephrase_dagster.rephrase.object_folder import ObjectFolder
+
     try:
         return ObjectFolder(text)
     except ImportError as error:
@@ -117,7 +123,7 @@ class LocalFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise FolderBusy(_busy(self)) from error
+                raise FolderBusy(self) from error
             for stale in self.path.rglob("*.partial"):
                 stale.unlink(missing_ok=True)
             yield
@@ -142,6 +148,17 @@ class LocalFolder:
 
     def journal(self, name: str) -> Journal:
         return _LocalJournal(self.path / JOURNALS / name)
+
+    def below(self, name: str) -> LocalFolder:
+        return LocalFolder(self.path / name)
+
+    def take(self, other: Folder, name: str) -> None:
+        assert isinstance(other, LocalFolder), other
+        with contextlib.suppress(FileNotFoundError):
+            (other.path / name).rename(self.path / name)
+
+    def clear(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 class _LocalJournal:
@@ -175,244 +192,3 @@ class _LocalJournal:
     def remove(self) -> None:
         self.close()
         self._path.unlink(missing_ok=True)
-
-
-class ObjectFolder:
-    """A prefix of an object store, through fsspec; credentials and endpoint come from the environment.
-
-    What the store's library raises becomes FolderUnusable, but for a file that is not there.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._store, self._root = fsspec.core.url_to_fs(self.url)
-        self._lock: _Lock | None = None
-
-    def __str__(self) -> str:
-        return self.url
-
-    @contextlib.contextmanager
-    def claim(self) -> Iterator[None]:
-        lock = self._lock = _Lock(self)
-        lock.take()
-        try:
-            journals = set(self.journals())
-            names = self.names(f"{JOURNALS}/*")
-            self.remove_all([name for name in names if _journal_of(name) not in journals])
-            yield
-        finally:
-            lock.release()
-
-    def names(self, pattern: str) -> list[str]:
-        directory, slash, _ = pattern.rpartition("/")
-        self._store.invalidate_cache()
-        found: list[dict[str, Any]] = []
-        with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
-            found = self._store.ls(f"{self._root}{slash}{directory}", detail=True)
-        names = [entry["name"].removeprefix(f"{self._root}/") for entry in found if entry["type"] == "file"]
-        return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern) and not name.endswith("/"))
-
-    def read(self, name: str) -> bytes:
-        with self._asking(FileNotFoundError):
-            return self._store.cat_file(f"{self._root}/{name}")
-
-    def read_all(self, names: Sequence[str]) -> list[bytes]:
-        """Several files' contents, fetched at once."""
-        with self._asking(FileNotFoundError):
-            found = self._store.cat([f"{self._root}/{name}" for name in names]) if names else {}
-        return list(found.values())
-
-    def write(self, name: str, content: bytes) -> None:
-        self._check()
-        self.put(name, content)
-
-    def put(self, name: str, content: bytes, mode: Literal["overwrite", "create"] = "overwrite") -> None:
-        """Writes a file without asking who holds the folder; with `create`, raises FileExistsError if it is there."""
-        with self._asking(FileExistsError):
-            self._store.pipe_file(f"{self._root}/{name}", content, mode=mode)
-
-    def remove(self, name: str) -> None:
-        self.remove_all([name])
-
-    def remove_all(self, names: Sequence[str]) -> None:
-        """Deletes files, those that are there, at once."""
-        self._check()
-        self.take_away(names)
-
-    def take_away(self, names: Sequence[str]) -> None:
-        """Deletes files without asking who holds the folder."""
-        if names:
-            with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
-                self._store.rm([f"{self._root}/{name}" for name in names])
-
-    def journals(self) -> list[str]:
-        # Its first segment is removed first: what has none was being removed, and is in a file.
-        return [_journal_of(name) for name in self.names(f"{JOURNALS}/*.{FIRST}")]
-
-    def journal(self, name: str) -> Journal:
-        return _ObjectJournal(self, f"{JOURNALS}/{name}")
-
-    def _check(self) -> None:
-        if self._lock:
-            self._lock.check()
-
-    @contextlib.contextmanager
-    def _asking(self, *expected: type[Exception]) -> Iterator[None]:
-        try:
-            yield
-        except expected:
-            raise
-        except Exception as error:  # each store's library has errors of its own
-            raise FolderUnusable(
-                f"{self}: {error}; see that the store answers, has this bucket and lets you in, then run again: what "
-                "is finished is kept"
-            ) from error
-
-
-class _ObjectJournal:
-    """Numbered objects `<name>.00000`, each with the records between two calls of `sync`."""
-
-    def __init__(self, folder: ObjectFolder, name: str) -> None:
-        self._folder = folder
-        self._name = name
-        self._written: list[str] = []
-        self._all = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the journal
-        self._pending: list[bytes] = []
-        self._turn = threading.Lock()
-
-    @cached_property
-    def _earlier(self) -> list[str]:
-        return self._folder.names(f"{self._name}.*")
-
-    def append(self, record: bytes) -> None:
-        self._pending.append(record)
-        self._all.write(record)
-
-    def sync(self) -> None:
-        with self._turn:
-            if count := len(self._pending):
-                segment = f"{self._name}.{len(self._earlier) + len(self._written):05d}"
-                self._folder.write(segment, b"".join(self._pending[:count]))
-                self._written.append(segment)
-                del self._pending[:count]  # more may have been added meanwhile
-
-    def read(self) -> bytes:
-        earlier = self._folder.read_all(self._earlier)
-        self._all.seek(0)
-        return b"".join(earlier) + self._all.read()
-
-    def close(self) -> None:
-        self.sync()
-        self._all.close()
-
-    def remove(self) -> None:
-        with self._turn:
-            self._pending.clear()
-            segments = [*self._earlier, *self._written]
-            self._folder.remove_all(segments[:1])
-            self._folder.remove_all(segments[1:])
-            self._all.close()
-
-
-class _Lock:
-    """One writer of a prefix: an object that only its creator refreshes.
-
-    A lock is dead if its process, where it is of this machine, has ended; else if it was not refreshed for
-    a minute.
-    """
-
-    def __init__(self, folder: ObjectFolder) -> None:
-        self._folder = folder
-        self._token = uuid.uuid4().hex
-        self._lost = False
-        self._heard = time.time()
-        self._over = threading.Event()
-        self._beats = threading.Thread(target=self._beat, daemon=True)
-
-    def take(self) -> None:
-        """Raises FolderBusy if another process holds it."""
-        holder = self._holder()
-        if holder is not None:
-            if _lives(holder):
-                raise FolderBusy(_busy(self._folder))
-            self._folder.take_away([LOCK])
-        try:
-            self._folder.put(LOCK, self._content(), mode="create")
-        except FileExistsError as error:
-            if not self._mine():  # it is where a first try was heard, but its answer was lost
-                raise FolderBusy(_busy(self._folder)) from error
-        self._beats.start()
-
-    def check(self) -> None:
-        """Raises FolderBusy if another process took it over, for this one was not heard of."""
-        if not self._lost and time.time() - self._heard > SILENT_SECONDS / 2:
-            self._refresh()
-        if self._lost:
-            raise FolderBusy(_busy(self._folder))
-
-    def release(self) -> None:
-        self._over.set()
-        self._beats.join()
-        with contextlib.suppress(FolderUnusable):  # then it is dead, as this process will be
-            if self._mine():
-                self._folder.take_away([LOCK])
-
-    def _beat(self) -> None:
-        while not self._lost and not self._over.wait(BEAT_SECONDS):
-            with contextlib.suppress(FolderUnusable):  # a store that is away for a moment; the next beat may pass
-                self._refresh()
-
-    def _refresh(self) -> None:
-        if self._mine():
-            self._folder.put(LOCK, self._content())
-            self._heard = time.time()
-        else:
-            self._lost = True
-
-    def _content(self) -> bytes:
-        pid = os.getpid()
-        return json.dumps(
-            {"token": self._token, "machine": machine(), "process": [pid, _began(pid)], "heard": time.time()}
-        ).encode()
-
-    def _mine(self) -> bool:
-        return (self._holder() or {}).get("token") == self._token
-
-    def _holder(self) -> dict[str, Any] | None:
-        """What the lock says; None if there is none."""
-        try:
-            return dict(json.loads(self._folder.read(LOCK)))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
-            return {}
-
-
-def machine() -> str:
-    """This machine, as long as it runs; a container that counts its processes by itself is one of its own."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
-
-
-def _lives(holder: dict[str, Any]) -> bool:
-    if holder.get("machine") == machine():
-        pid, began = holder["process"]
-        return _began(pid) == began
-    return time.time() - float(holder.get("heard", 0)) < SILENT_SECONDS
-
-
-def _began(pid: int) -> str | None:
-    """When a process of this machine began, in the kernel's count since its start; None if it has ended."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else fields[18]
-
-
-def _journal_of(name: str) -> str:
-    return name.removeprefix(f"{JOURNALS}/").rpartition(".")[0]
-
-
-def _busy(folder: Folder) -> str:
-    return f"{folder} is being written by another process: wait for it, or stop it"

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finephrase_dagster.rephrase.folder import Folder, Journal
@@ -75,6 +76,7 @@ class Dataset:
 
         Raises:
             RecipeChanged: what stands there, complete or not, was made by another recipe.
+            LedgerError: the manifest is damaged, or a file of it is gone.
         """
         found = self._read(MANIFEST)
         begun = found or self._read(RECIPE)
@@ -83,19 +85,35 @@ class Dataset:
                 raise RecipeChanged(
                     f"{self.folder}: holds {strangers[0]}, but nothing that says how it was made; choose another folder"
                 )
-        elif begun["fingerprint"] != self.fingerprint:
+        elif begun["fingerprint"] != self.fingerprint and (found or self._holds_rows()):
             changes = "; ".join(differences(begun["recipe"], plain(self.recipe)))
             raise RecipeChanged(
                 f"{self.folder}: holds rows of another recipe: {changes}. Go back to that recipe, or choose "
                 "another folder"
             )
+        if found and (gone := {file["path"] for file in found["files"]} - set(self.folder.names("part-*.parquet"))):
+            raise LedgerError(
+                f"{self.folder}: {min(gone)} is gone; delete {MANIFEST} and run again, which does its rows again"
+            )
         return found
 
     def begin(self) -> None:
         """Writes down the recipe of what will stand in the folder."""
-        if not self.folder.names(RECIPE):
+        begun = self._read(RECIPE)
+        if begun is None or begun["fingerprint"] != self.fingerprint:
             content = {"fingerprint": self.fingerprint, "recipe": plain(self.recipe)}
             self.folder.write(RECIPE, _json(content))
+
+    def _holds_rows(self) -> bool:
+        if self.folder.names("part-*.parquet") or self.folder.names(f"{CHUNKS}/*.parquet"):
+            return True
+        for name in self.folder.journals():
+            journal = self.folder.journal(name)
+            held = bool(journal.read())
+            journal.close()
+            if held:
+                return True
+        return False
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
@@ -104,8 +122,9 @@ class Dataset:
             return content
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise LedgerError(f"{self.folder}: {name} is damaged ({error}); delete it and run again") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            remedy = "delete it" if name == MANIFEST else "put it back, or delete this folder"
+            raise LedgerError(f"{self.folder}: {name} is damaged ({error}); {remedy} and run again") from error
 
 
 @dataclass
@@ -135,6 +154,7 @@ class Ledger:
         self._chunks: list[Chunk] = []
         self._one_publishes = threading.Lock()
         self._left_over = folder.journals()
+        self._adopt_parts()
         self._next = _next_numbers([*self._left_over, *map(_stem, folder.names(f"{CHUNKS}/*.parquet"))])
         self._done = self._found()
 
@@ -227,30 +247,15 @@ class Ledger:
 
     def complete(self, dataset: Dataset, account: Account, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Writes `rejected.parquet` and then the manifest: from here on the dataset is complete."""
-        rejected = [self._chunk_account(name)[0] for name in self.folder.names(f"{CHUNKS}/*.parquet")]
-        content = _parquet(pa.concat_tables([REJECTED_SCHEMA.empty_table(), *rejected]))
+        names = self.folder.names(f"{CHUNKS}/*.parquet")
+        rejected = [self._chunk_account(name)[0] for name in names]
         with self._writing():
-            self.folder.write(REJECTED, content)
-        version_of = [
-            *account.files,
-            {"path": REJECTED, "rows": account.rows_in - account.completed, "sha256": _sha256(content)},
-        ]
-        manifest = manifest_of(dataset.recipe, {**account.facts(), **facts}, account.files, content=version_of)
-        with self._writing():
-            self.folder.write(MANIFEST, _json(manifest))
-            self._tidy()
+            manifest = write_manifest(
+                dataset, account, pa.concat_tables([REJECTED_SCHEMA.empty_table(), *rejected]), facts
+            )
+            for name in names:  # needed only until the manifest stands
+                self.folder.remove(name)
         return manifest
-
-    def discard(self) -> None:
-        """Removes all that was done."""
-        for name in self.folder.names("part-*.parquet"):
-            self.folder.remove(name)
-        self._tidy()
-
-    def _tidy(self) -> None:
-        """Removes what is needed only until the manifest stands."""
-        for name in [*self.folder.names(f"{CHUNKS}/*"), RECIPE]:
-            self.folder.remove(name)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -277,11 +282,13 @@ class Ledger:
             content = _parquet(self._table(completed))
             part["sha256"] = _sha256(content)
             self.folder.write(part["path"], content)
-        rejected = [row for row in rows.values() if isinstance(row, Rejected)]
+        self._write_account(name, [row for row in rows.values() if isinstance(row, Rejected)], part)
+        journal.remove()
+
+    def _write_account(self, name: str, rejected: list[Rejected], part: Mapping[str, Any]) -> None:
         columns = [[getattr(row, name) for row in rejected] for name in REJECTED_SCHEMA.names]
         schema = REJECTED_SCHEMA.with_metadata({FOOTER: _json(part)})
         self.folder.write(f"{CHUNKS}/{name}.parquet", _parquet(pa.table(columns, schema=schema)))
-        journal.remove()
 
     def _table(self, rows: list[Completed]) -> pa.Table:
         columns: list[Any] = []
@@ -291,6 +298,18 @@ class Ledger:
             )
             columns.append(pa.array(values, field_.type))
         return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _adopt_parts(self) -> None:
+        """Writes the accounts of parts that have neither one nor a journal: somebody deleted it, or the manifest."""
+        accounts = {_stem(name) for name in self.folder.names(f"{CHUNKS}/*.parquet")}
+        for path in self.folder.names("part-*.parquet"):
+            if _stem(path) not in accounts and _stem(path) not in self._left_over:
+                content = self.folder.read(path)
+                table = self._read_part(path, content, ["prompt_tokens", "completion_tokens"])
+                part = {"path": path, "rows": table.num_rows, "sha256": _sha256(content)}
+                part |= {name: pc.sum(table[name]).as_py() or 0 for name in table.column_names}
+                with self._writing():
+                    self._write_account(_stem(path), [], part)
 
     def _found(self) -> IdSet:
         """The ids of all rows that stand in files or journals."""
@@ -304,24 +323,35 @@ class Ledger:
             rejected, part = self._chunk_account(name)
             yield from rejected["id"].to_pylist()
             if part["rows"]:
-                yield from self._part_ids(part["path"])
+                yield from self._part_ids(part)
         for name in self._left_over:
             journal = self.folder.journal(name)
             yield from (outcome.id for _, outcome in records(journal.read()))
             journal.close()
 
-    def _part_ids(self, path: str) -> list[str]:
+    def _part_ids(self, part: Mapping[str, Any]) -> list[str]:
+        path = part["path"]
         try:
-            return pq.read_table(io.BytesIO(self.folder.read(path)), columns=["id"])["id"].to_pylist()
+            content = self.folder.read(path)
         except FileNotFoundError as error:
             raise LedgerError(
                 f"{self.folder}: {path} is missing; delete {CHUNKS}/{path} and run again, which does its rows again"
             ) from error
+        if _sha256(content) != part["sha256"]:
+            raise self._damaged(path, "its content is not what was written")
+        return self._read_part(path, content, ["id"])["id"].to_pylist()
+
+    def _read_part(self, path: str, content: bytes, columns: list[str]) -> pa.Table:
+        try:
+            return pq.read_table(io.BytesIO(content), columns=columns)
         except (pa.ArrowException, OSError) as error:
-            raise LedgerError(
-                f"{self.folder}: {path} is damaged ({error}); delete it and {CHUNKS}/{path} and run again, which "
-                "does its rows again"
-            ) from error
+            raise self._damaged(path, str(error)) from error
+
+    def _damaged(self, path: str, flaw: str) -> LedgerError:
+        return LedgerError(
+            f"{self.folder}: {path} is damaged ({flaw}); delete it and {CHUNKS}/{path} and run again, which does its "
+            "rows again"
+        )
 
     def _chunk_account(self, name: str) -> tuple[pa.Table, dict[str, Any]]:
         try:
@@ -365,6 +395,16 @@ class Account:
 
 def _stem(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(".parquet")
+
+
+def write_manifest(dataset: Dataset, account: Account, rejected: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Completes a dataset whose parts stand in its folder: its rejected rows, then its manifest."""
+    content = _parquet(rejected)
+    dataset.folder.write(REJECTED, content)
+    hashed = [*account.files, {"path": REJECTED, "sha256": _sha256(content)}]
+    manifest = manifest_of(dataset.recipe, {**account.facts(), **facts}, account.files, content=hashed)
+    dataset.folder.write(MANIFEST, _json(manifest))
+    return manifest
 
 
 def _next_numbers(chunks: Iterable[str]) -> Counter[int]:

@@ -7,6 +7,7 @@ cannot, and is refused. Files are local or on any store that fsspec knows.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import json
@@ -57,8 +58,16 @@ def rows_of(file: str) -> Iterator[Row]:
             raise InputUnreadable(f"{file}: neither .parquet nor .jsonl (plain, .gz, .zst); convert it to one")
     except FileNotFoundError as error:
         raise InputUnreadable(f"{file}: there is no such file; correct the path") from error
-    except (pa.ArrowException, EOFError, OSError) as error:
+    except InputUnreadable:
+        raise
+    except (pa.ArrowException, EOFError, OSError, UnicodeDecodeError, KeyError) as error:
         raise InputUnreadable(f"{file}: cannot be read ({error}); replace the file") from error
+    except Exception as error:  # each store's library has errors of its own
+        if "://" not in file:
+            raise
+        raise InputUnreadable(
+            f"{file}: cannot be read ({error}); see that the store answers and lets you in"
+        ) from error
 
 
 class InputReader(BaseReader):
@@ -114,7 +123,9 @@ def _jsonl_rows(file: str, codec: str | None) -> Iterator[Row]:
         # Arrow reads a compressed file to its end, all frames of it, and says when it was cut off.
         lines: Any = io.BufferedReader(pa.CompressedInputStream(opened, codec), 1 << 20) if codec else opened
         for number, line in enumerate(lines, 1):
-            if line.isspace():
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line or line.isspace():
                 continue
             values, flaw = _parsed(line)
             if not isinstance(values, dict):
@@ -132,7 +143,7 @@ def _parsed(line: bytes) -> tuple[Any, str]:
         line.decode("utf-8")
     except UnicodeDecodeError as error:
         flaw = f"text is not UTF-8 (byte {error.start} of its line)"
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         return json.loads(line.decode("utf-8", "replace")), flaw
     return None, flaw
 
@@ -178,6 +189,11 @@ def _row(name: Any, text: Any, flaw: str, file: str, number: int) -> Row:
 
 def _id(name: Any, file: str, number: int) -> str:
     where = f"{file}: row {number}"
+    if isinstance(name, bytes):
+        try:
+            name = name.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputUnreadable(f"{where} has an id that is not UTF-8; correct it") from error
     if name is None or (isinstance(name, str) and not name.strip()):
         raise InputUnreadable(f"{where} has no id; give every row an id of its own")
     if isinstance(name, bool) or not isinstance(name, str | int):

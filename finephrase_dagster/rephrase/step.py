@@ -1,24 +1,87 @@
 """The inference step: a DataTrove step that sends documents through all prompts and fills the ledgers.
 
-Documents end here: the datasets are the ledgers' files. How requests are kept in flight is the window's.
+Documents end here: the datasets are the ledgers' files. Run as one task it makes the datasets; as one of
+several it makes its part of each, which `tasks.gather` puts together. How requests are kept in flight is the
+window's.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from finephrase_dagster.rephrase.connection import API_KEY
+from finephrase_dagster.rephrase.counters import counters
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.figures import Figures
-from finephrase_dagster.rephrase.ledger import Chunk, Ledger
+from finephrase_dagster.rephrase.ledger import Chunk, Dataset, Ledger, LedgerError
 from finephrase_dagster.rephrase.outcome import Rejected
-from finephrase_dagster.rephrase.render import RendererLike
+from finephrase_dagster.rephrase.render import Rendered, RendererLike
 from finephrase_dagster.rephrase.sampling import request_seed
-from finephrase_dagster.rephrase.survey import RowSet
+from finephrase_dagster.rephrase.survey import RowSet, Survey
+from finephrase_dagster.rephrase.tasks import task_of
 from finephrase_dagster.rephrase.window import Job, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What every request says, beside its messages.
+
+    Attributes:
+        model: the name that the server has for it.
+        max_tokens: tokens a completion may have.
+        sampling: temperature, top_p, top_k; what is left out, the server decides.
+        seed: what the requests' own seeds derive from; None: none is sent.
+    """
+
+    model: str
+    max_tokens: int
+    sampling: Mapping[str, float | int]
+    seed: int | None
+
+    @classmethod
+    def of(cls, model: str, max_tokens: int, sampling: Mapping[str, float | int]) -> Request:
+        """The request of sampling values among which `seed` may be."""
+        drawn = {name: value for name, value in sampling.items() if name != "seed"}
+        seed = sampling.get("seed")
+        return cls(model=model, max_tokens=max_tokens, sampling=drawn, seed=None if seed is None else int(seed))
+
+    def body(self) -> dict[str, Any]:
+        """The part of the JSON that all requests have in common."""
+        return {"model": self.model, "max_tokens": self.max_tokens, **self.sampling}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conduct:
+    """How a run is conducted; nothing of it is identity.
+
+    Attributes:
+        concurrency: requests in flight at most.
+        chunk_rows: input rows that become one file.
+        gpus: that the engines hold; 0 on a CPU.
+        gpu_hour_dollars: the price of one for an hour, if it is known.
+        show: called with the figures twice a second.
+        log: takes a line about each dataset, and about what goes wrong.
+    """
+
+    concurrency: int
+    chunk_rows: int
+    gpus: int = 0
+    gpu_hour_dollars: float | None = None
+    show: Callable[[Figures], None] = lambda figures: None
+    log: Callable[[str], None] = lambda line: None
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.chunk_rows < 1:
+            raise ValueError(f"concurrency {self.concurrency} and chunk_rows {self.chunk_rows} must be at least 1")
 
 
 class RephraseStep(PipelineStep):
@@ -30,89 +93,203 @@ class RephraseStep(PipelineStep):
     def __init__(
         self,
         *,
-        ledgers: Mapping[str, Ledger],
-        renderer: RendererLike,
-        request: Mapping[str, float | int | str],
-        seed: int | None,
+        datasets: Mapping[str, Dataset],
+        renderer: Callable[[], RendererLike],
+        request: Request,
         engines: Callable[[], Sequence[EngineLike]],
-        window: Window,
-        figures: Figures,
+        conduct: Conduct,
+        survey: Survey,
+        keep_raw: bool = False,
     ) -> None:
-        """Describes the step.
+        """Describes the step; it can be pickled if `renderer` and `engines` can.
 
         Args:
-            ledgers: by prompt name.
-            renderer: for these prompts.
-            request: what every request says: model, max_tokens, and of sampling what the server does not decide.
-            seed: what the requests' own seeds derive from; None: none is sent.
-            engines: called once there is something to send.
-            window: what keeps the requests in flight.
-            figures: what counts the run.
+            datasets: by prompt name, what is to be made; complete ones are left alone.
+            renderer: makes what renders their prompts; called only if there is something to do.
+            request: what every request says.
+            engines: gives the engines; called once, and only if there is something to send.
+            conduct: how the run is conducted.
+            survey: of the whole input.
+            keep_raw: whether the completion before cleaning is kept, in a column of its own.
         """
         super().__init__()
-        self.ledgers = ledgers
-        self.rows = RowSet()
-        self.figures = figures
+        self._datasets = dict(datasets)
         self._renderer = renderer
-        self._request = dict(request)
-        self._seed = seed
+        self._request = request
         self._engines = engines
-        self._window = window
+        self._conduct = conduct
+        self._survey = survey
+        self._keep_raw = keep_raw
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Does what is left of the documents.
+        """Does what is left of the documents, and completes the datasets, or this task's parts of them.
 
         Raises:
-            EngineFailed: the engine cannot answer; what is done is kept.
-            OSError: a ledger cannot be written, likewise.
+            EngineFailed: the engine cannot answer; what is done is kept, as in all that follows.
+            FolderBusy: another process is making one of the datasets.
+            RecipeChanged: a folder holds rows of another recipe.
+            LedgerError: files are damaged, or cannot be written.
         """
-        jobs = self._jobs(data)
+        datasets = {
+            name: dataset if world_size == 1 else task_of(dataset, rank, world_size)
+            for name, dataset in self._datasets.items()
+        }
+        with contextlib.ExitStack() as claims:
+            for name, dataset in list(datasets.items()):
+                if not dataset.manifest():
+                    claims.enter_context(dataset.folder.claim())
+                if dataset.manifest():  # it may have become so while its claim was held elsewhere
+                    del datasets[name]
+            if datasets:
+                renderer = self._renderer()  # before anything is written: it may refuse the request
+                ledgers = {name: claims.enter_context(self._ledger(name, of)) for name, of in datasets.items()}
+                self._make(data, datasets, ledgers, renderer, part=world_size > 1)
+        yield from ()
+
+    @contextlib.contextmanager
+    def _ledger(self, prompt: str, dataset: Dataset) -> Iterator[Ledger]:
+        dataset.begin()
+        ledger = Ledger(dataset.folder, prompt, chunk_rows=self._conduct.chunk_rows, keep_raw=self._keep_raw)
+        try:
+            yield ledger
+        finally:
+            ledger.release()
+
+    def _make(
+        self,
+        documents: Iterable[Document],
+        datasets: Mapping[str, Dataset],
+        ledgers: Mapping[str, Ledger],
+        renderer: RendererLike,
+        *,
+        part: bool,
+    ) -> None:
+        found = sum(ledger.found for ledger in ledgers.values())
+        figures = Figures(total=self._survey.rows * len(ledgers) if not part else 0, found=found)
+        rows = RowSet()
+        source = _Jobs(documents, ledgers, renderer, self._request, figures, rows)
+        jobs = iter(source)
         first = next(jobs, None)
         if first is not None:
             # Before there is an event loop, so that an interrupt ends a long start at once.
+            began = time.monotonic()
             engines = self._engines()
-            self._window.run(first, jobs, engines, self.ledgers)
-        for ledger in self.ledgers.values():
+            figures.start_seconds = time.monotonic() - began
+            before = counters(engines)
+            self._window(figures).run(first, jobs, engines, ledgers, known_good=source.known_good)
+            figures.count_engines(before, counters(engines))
+        for ledger in ledgers.values():
             ledger.publish_left_over()
             ledger.publish_full()
-        yield from ()
+        if not part and rows.digest != self._survey.digest:
+            raise LedgerError(
+                f"{', '.join(self._survey.files)}: changed while they were read; put them back and run again"
+            )
+        self._complete(datasets, ledgers, rows, figures, part=part)
 
-    def _jobs(self, documents: Iterable[Document]) -> Iterator[Job]:
-        """What is to be sent, in order; skipped rows are entered as they come by."""
+    def _window(self, figures: Figures) -> Window:
+        return Window(
+            concurrency=self._conduct.concurrency,
+            max_tokens=self._request.max_tokens,
+            key=os.environ.get(API_KEY) or None,
+            keep_raw=self._keep_raw,
+            figures=figures,
+            show=self._conduct.show,
+            log=self._conduct.log,
+        )
+
+    def _complete(
+        self,
+        datasets: Mapping[str, Dataset],
+        ledgers: Mapping[str, Ledger],
+        rows: RowSet,
+        figures: Figures,
+        *,
+        part: bool,
+    ) -> None:
+        """Accounts for every row and writes the manifests."""
+        bill = figures.bill(gpus=self._conduct.gpus, gpu_hour_dollars=self._conduct.gpu_hour_dollars)
+        facts = {"run": {"prompts": list(datasets), **bill}}
+        for name, dataset in datasets.items():
+            account = ledgers[name].account(rows.rows)
+            ledgers[name].complete(dataset, account, {**facts, "row_sum": f"{rows.sum:x}"} if part else facts)
+            self._conduct.log(
+                f"{name}: {account.completed:,} completed, {account.skipped:,} skipped, {account.failed:,} failed; "
+                f"{account.completion_tokens:,} output tokens"
+            )
+            if account.failed and not account.completed:
+                reason = max(account.rejected, key=account.rejected.__getitem__)[1]
+                self._conduct.log(
+                    f"{name}: not one row is completed, most often: {reason}. Correct the cause, delete "
+                    f"{dataset.folder} and run again"
+                )
+
+
+class _Jobs:
+    """What is to be sent, in order; rows that are skipped are entered as they come by."""
+
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        ledgers: Mapping[str, Ledger],
+        renderer: RendererLike,
+        request: Request,
+        figures: Figures,
+        rows: RowSet,
+    ) -> None:
+        self._documents = documents
+        self._ledgers = ledgers
+        self._renderer = renderer
+        self._request = request.body()
+        self._seed = request.seed
+        self._figures = figures
+        self._rows = rows
+        self._done: tuple[str, Document] | None = None
+
+    def known_good(self) -> bytes | None:
+        """A request that an earlier run got through, most likely with an answer."""
+        return self._body(*self._done) if self._done else None
+
+    def __iter__(self) -> Iterator[Job]:
         shard = 0
-        resumed = any(ledger.found for ledger in self.ledgers.values())
-        for document in documents:
+        for document in self._documents:
             metadata = document.metadata
-            self.rows.add(document.id, metadata["sha256"], metadata["skip"])
+            self._rows.add(document.id, metadata["sha256"], metadata["skip"])
             if metadata["shard"] != shard:
                 self._close(shard)
                 shard = metadata["shard"]
-            for prompt, ledger in self.ledgers.items():
-                if resumed and ledger.is_done(document.id):
+            for prompt, ledger in self._ledgers.items():
+                if ledger.found and ledger.is_done(document.id):
+                    if self._done is None and not metadata["skip"]:
+                        self._done = prompt, document
                     continue
                 chunk, place = ledger.assign(shard)
                 if metadata["skip"]:
-                    self.figures.skipped += 1
+                    self._figures.skipped += 1
                     ledger.enter(chunk, place, Rejected(id=document.id, status="skipped", reason=metadata["skip"]))
                 else:
                     yield self._job(prompt, document, chunk, place)
         self._close(shard)
 
     def _close(self, shard: int) -> None:
-        for ledger in self.ledgers.values():
+        for ledger in self._ledgers.values():
             ledger.close(shard)
 
     def _job(self, prompt: str, document: Document, chunk: Chunk, place: int) -> Job:
         rendered = self._renderer.render(prompt, document.text)
-        request = {"messages": rendered.messages, **self._request}
-        if self._seed is not None:
-            request["seed"] = request_seed(self._seed, document.id, prompt)
         return Job(
             prompt=prompt,
             id=document.id,
             sha256=document.metadata["sha256"],
-            request=orjson.dumps(request),
+            request=self._body(prompt, document, rendered),
             truncated=rendered.truncated,
             chunk=chunk,
             place=place,
         )
+
+    def _body(self, prompt: str, document: Document, rendered: Rendered | None = None) -> bytes:
+        rendered = rendered or self._renderer.render(prompt, document.text)
+        request = {"messages": rendered.messages, **self._request}
+        if self._seed is not None:
+            request["seed"] = request_seed(self._seed, document.id, prompt)
+        return orjson.dumps(request)

@@ -47,18 +47,19 @@ class Survey:
 class RowSet:
     """The identity of a set of rows, built up one by one: the sum of their hashes."""
 
-    def __init__(self) -> None:
-        self.rows = 0
-        self._sum = 0
+    def __init__(self, rows: int = 0, total: int = 0) -> None:
+        """An empty set, or one of so many rows with that sum."""
+        self.rows = rows
+        self.sum = total
 
     def add(self, name: str, text_sha256: str, skip: str | None) -> None:
         digest = hashlib.sha256(f"{name}\0{text_sha256}\0{skip or ''}".encode()).digest()
-        self._sum += int.from_bytes(digest)
+        self.sum = (self.sum + int.from_bytes(digest)) % 2**256
         self.rows += 1
 
     @property
     def digest(self) -> str:
-        whole = (self._sum % 2**256).to_bytes(32) + self.rows.to_bytes(8)
+        whole = self.sum.to_bytes(32) + self.rows.to_bytes(8)
         return hashlib.sha256(whole).hexdigest()[:SHORT]
 
 

@@ -7,7 +7,9 @@ before its place in the window is given on, so that a killed run repeats no more
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected
 
 SYNC_SECONDS = 1.0
 SHOW_SECONDS = 0.5
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Job(NamedTuple):
@@ -70,11 +73,18 @@ class Window:
         self._show = show
         self._log = log
         self._doubts: list[tuple[Job, Doubt]] = []
+        self._answered: bytes | None = None
 
     def run(
-        self, first: Job, jobs: Iterator[Job], engines: Sequence[EngineLike], ledgers: Mapping[str, Ledger]
+        self,
+        first: Job,
+        jobs: Iterator[Job],
+        engines: Sequence[EngineLike],
+        ledgers: Mapping[str, Ledger],
+        *,
+        known_good: Callable[[], bytes | None],
     ) -> None:
-        """Sends them all.
+        """Sends them all; `known_good` gives a request that an earlier run got answered, if there was one.
 
         Raises:
             EngineFailed: no engine can answer.
@@ -83,6 +93,7 @@ class Window:
         self._ledgers = ledgers
         self._first: Job | None = first
         self._jobs = jobs
+        self._known_good = known_good
         try:
             _in_own_loop(lambda: self._slide(engines))
         except BaseExceptionGroup as failures:
@@ -100,8 +111,7 @@ class Window:
                     for _ in range(self._concurrency):
                         senders.create_task(self._send(client))
                 if self._doubts:
-                    await client.last_word([doubt for _, doubt in self._doubts])
-                    self._refuse_doubtful()
+                    await self._settle(client, end=True)
             finally:
                 keeping.cancel()
                 publishing.cancel()
@@ -119,9 +129,10 @@ class Window:
                 figures.returned()
             if isinstance(verdict, Doubt):
                 self._doubts.append((job, verdict))
-                client.too_many([doubt for _, doubt in self._doubts])
+                await self._settle(client, end=False)
                 continue
             if isinstance(verdict, Completion):
+                self._answered = job.request
                 self._enter(job, self._completed(job, verdict), verdict)
             else:
                 self._enter(job, Rejected(id=job.id, status="failed", reason=verdict.reason), None)
@@ -148,6 +159,11 @@ class Window:
         self._ledgers[job.prompt].enter(job.chunk, job.place, outcome)
         self._figures.count(completion)
 
+    async def _settle(self, client: Client, *, end: bool) -> None:
+        doubts = [doubt for _, doubt in self._doubts]
+        if await client.settle(doubts, known_good=self._answered or self._known_good(), end=end):
+            self._refuse_doubtful()
+
     def _refuse_doubtful(self) -> None:
         """Others got an answer meanwhile, so it is these rows' own fault."""
         doubts, self._doubts = self._doubts, []
@@ -173,8 +189,12 @@ class Window:
                 await asyncio.to_thread(ledger.sync)
 
 
-def _in_own_loop(work: Callable[[], Any]) -> None:
-    """Runs a coroutine to its end, also where the calling thread has a running event loop (a notebook)."""
+def _in_own_loop(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs a coroutine to its end, also where the calling thread has a running event loop (a notebook).
+
+    An interrupt cancels it, and is then left to whoever handled it before: a handler that raises within the
+    loop's own callbacks would be logged there, and lost.
+    """
 
     def run() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -183,10 +203,41 @@ def _in_own_loop(work: Callable[[], Any]) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        run()
+        if threading.current_thread() is not threading.main_thread():
+            run()
+            return
+    else:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(run).result()
         return
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(run).result()
+    before = {sent: signal.getsignal(sent) for sent in INTERRUPTS}
+    arrived: list[signal.Signals] = []
+
+    async def interruptible() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def interrupt(sent: signal.Signals) -> None:
+            arrived.append(sent)
+            task.cancel()
+
+        for sent in INTERRUPTS:
+            if before[sent] not in (signal.SIG_IGN, None):
+                asyncio.get_running_loop().add_signal_handler(sent, interrupt, sent)
+        await work()
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(interruptible())
+    except asyncio.CancelledError:
+        if not arrived:
+            raise
+    finally:
+        for sent, handler in before.items():
+            if handler is not None:
+                signal.signal(sent, handler)
+    if arrived:
+        signal.raise_signal(arrived[0])
 
 
 def _first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,0 +1,176 @@
+"""The folder of a dataset in an object store, through fsspec.
+
+A file appears with its finished upload. An object store knows no appending, so a journal's records are
+uploaded together whenever it is synced; and it has no locks, so the writer is who created the lock's object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import fsspec
+
+from finephrase_dagster.rephrase.folder import JOURNALS, Folder, FolderUnusable, Journal
+from finephrase_dagster.rephrase.lock import Lock
+
+FIRST = "00000"
+
+
+class ObjectFolder:
+    """A prefix of an object store, through fsspec; credentials and endpoint come from the environment.
+
+    What the store's library raises becomes FolderUnusable, but for a file that is not there.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._store, self._root = fsspec.core.url_to_fs(self.url)
+        self._lock: Lock | None = None
+
+    def __str__(self) -> str:
+        return self.url
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        lock = self._lock = Lock(self)
+        lock.take()
+        try:
+            journals = set(self.journals())
+            names = self.names(f"{JOURNALS}/*")
+            self.remove_all([name for name in names if _journal_of(name) not in journals])
+            yield
+        finally:
+            lock.release()
+
+    def names(self, pattern: str) -> list[str]:
+        directory, slash, _ = pattern.rpartition("/")
+        self._store.invalidate_cache()
+        found: list[dict[str, Any]] = []
+        with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
+            found = self._store.ls(f"{self._root}{slash}{directory}", detail=True)
+        names = [entry["name"].removeprefix(f"{self._root}/") for entry in found if entry["type"] == "file"]
+        return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern) and not name.endswith("/"))
+
+    def read(self, name: str) -> bytes:
+        with self._asking(FileNotFoundError):
+            return self._store.cat_file(f"{self._root}/{name}")
+
+    def read_all(self, names: Sequence[str]) -> list[bytes]:
+        """Several files' contents, fetched at once."""
+        with self._asking(FileNotFoundError):
+            found = self._store.cat([f"{self._root}/{name}" for name in names]) if names else {}
+        return list(found.values())
+
+    def write(self, name: str, content: bytes) -> None:
+        self._check()
+        self.put(name, content)
+
+    def put(self, name: str, content: bytes, mode: Literal["overwrite", "create"] = "overwrite") -> None:
+        """Writes a file without asking who holds the folder; with `create`, raises FileExistsError if it is there."""
+        with self._asking(FileExistsError):
+            self._store.pipe_file(f"{self._root}/{name}", content, mode=mode)
+
+    def remove(self, name: str) -> None:
+        self.remove_all([name])
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        """Deletes files, those that are there, at once."""
+        self._check()
+        self.take_away(names)
+
+    def take_away(self, names: Sequence[str]) -> None:
+        """Deletes files without asking who holds the folder."""
+        if names:
+            with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
+                self._store.rm([f"{self._root}/{name}" for name in names])
+
+    def journals(self) -> list[str]:
+        # Its first segment is removed first: what has none was being removed, and is in a file.
+        return [_journal_of(name) for name in self.names(f"{JOURNALS}/*.{FIRST}")]
+
+    def journal(self, name: str) -> Journal:
+        return _ObjectJournal(self, f"{JOURNALS}/{name}")
+
+    def below(self, name: str) -> ObjectFolder:
+        return ObjectFolder(f"{self.url}/{name}")
+
+    def take(self, other: Folder, name: str) -> None:
+        assert isinstance(other, ObjectFolder), other
+        self._check()
+        with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
+            self._store.mv(f"{other._root}/{name}", f"{self._root}/{name}")
+
+    def clear(self) -> None:
+        with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
+            self._store.rm(self._root, recursive=True)
+
+    def _check(self) -> None:
+        if self._lock:
+            self._lock.check()
+
+    @contextlib.contextmanager
+    def _asking(self, *expected: type[Exception]) -> Iterator[None]:
+        try:
+            yield
+        except expected:
+            raise
+        except Exception as error:  # each store's library has errors of its own
+            raise FolderUnusable(
+                f"{self}: {error}; see that the store answers, has this bucket and lets you in, then run again: what "
+                "is finished is kept"
+            ) from error
+
+
+class _ObjectJournal:
+    """Numbered objects `<name>.00000`, each with the records between two calls of `sync`."""
+
+    def __init__(self, folder: ObjectFolder, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._written: list[str] = []
+        self._all = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the journal
+        self._pending: list[bytes] = []
+        self._turn = threading.Lock()
+
+    @cached_property
+    def _earlier(self) -> list[str]:
+        return self._folder.names(f"{self._name}.*")
+
+    def append(self, record: bytes) -> None:
+        self._pending.append(record)
+        self._all.write(record)
+
+    def sync(self) -> None:
+        with self._turn:
+            if count := len(self._pending):
+                segment = f"{self._name}.{len(self._earlier) + len(self._written):05d}"
+                self._folder.write(segment, b"".join(self._pending[:count]))
+                self._written.append(segment)
+                del self._pending[:count]  # more may have been added meanwhile
+
+    def read(self) -> bytes:
+        earlier = self._folder.read_all(self._earlier)
+        self._all.seek(0)
+        return b"".join(earlier) + self._all.read()
+
+    def close(self) -> None:
+        self.sync()
+        self._all.close()
+
+    def remove(self) -> None:
+        with self._turn:
+            self._pending.clear()
+            segments = [*self._earlier, *self._written]
+            self._folder.remove_all(segments[:1])
+            self._folder.remove_all(segments[1:])
+            self._all.close()
+
+
+def _journal_of(name: str) -> str:
+    return name.removeprefix(f"{JOURNALS}/").rpartition(".")[0]

@@ -1,0 +1,323 @@
+"""`finephrase rephrase`, the whole command against a local server: what it makes, resumes and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from finephrase_dagster.study.fingerprint import sha256_file
+from finephrase_dagster.study.places import REPOSITORY
+from rephrase_parts import LocalServer, completion, documents, failure, local_server, write_tokenizer
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    with local_server() as one:
+        one.context = 4096
+        yield one
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "in.jsonl", documents(60))
+
+
+def write_rows(path: Path, rows: Sequence[tuple[str, str | None]]) -> Path:
+    path.write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in rows), encoding="utf-8")
+    return path
+
+
+def arguments(rows: Path, output: Path, server: LocalServer, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "finephrase_dagster.cli", "rephrase"),
+        *("--input", str(rows), "--prompt", "faq,math", "--output", str(output)),
+        *("--endpoint", server.url, "--model", "tiny", "--max-tokens", "64", "--seed", "0", "--json", *more),
+    ]
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    def heed_interrupts() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
+
+
+def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def dataset(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a complete dataset, whose manifest says the truth and which holds nothing else."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["rows_in"] == manifest["completed"] + manifest["skipped"] + manifest["failed"]
+    for file in manifest["files"]:
+        assert sha256_file(folder / file["path"]) == file["sha256"]
+        assert pq.read_metadata(folder / file["path"]).num_rows == file["rows"]
+    held = {path.name for path in folder.rglob("*") if path.is_file()} - {".lock", ".recipe.json"}
+    assert held == {"manifest.json", "rejected.parquet", *(file["path"] for file in manifest["files"])}
+    found = [row for file in manifest["files"] for row in pq.read_table(folder / file["path"]).to_pylist()]
+    assert len(found) == manifest["completed"]
+    return found
+
+
+def test_it_makes_one_dataset_a_prompt_and_reports_in_json(tmp_path: Path, server: LocalServer, rows: Path) -> None:
+    done = run(arguments(rows, tmp_path / "out", server))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    for name in ("faq", "math"):
+        assert report["datasets"][name]["completed"] == 60
+        assert sorted(row["id"] for row in dataset(tmp_path / "out" / name)) == sorted(i for i, _ in documents(60))
+    assert len(server.requests) == 120
+    assert all("temperature" not in request and request["max_tokens"] == 64 for request in server.requests)
+    recipe = json.loads((tmp_path / "out" / "faq" / "manifest.json").read_text())["recipe"]
+    assert recipe["sampling"] == {
+        "temperature": "server default",
+        "top_p": "server default",
+        "top_k": "server default",
+        "seed": 0,
+    }
+    assert (recipe["context"], recipe["max_tokens"]) == (4096, 64)
+    again = run(arguments(rows, tmp_path / "out", server))
+    assert (again.returncode, len(server.requests)) == (0, 120)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_an_ended_driver_goes_on_where_it_was_and_repeats_what_was_in_flight(
+    tmp_path: Path, server: LocalServer, rows: Path, sent: signal.Signals
+) -> None:
+    server.answer = lambda request: time.sleep(0.05) or completion()
+    command = arguments(rows, tmp_path / "out", server, "--concurrency", "4", "--chunk-rows", "7")
+    driver = start(command)
+    until(lambda: len(server.requests) >= 50)
+    driver.send_signal(sent)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == (1 if sent != signal.SIGKILL else -signal.SIGKILL), said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "out").rglob("manifest.json"))
+    server.answer = lambda request: completion()
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    for name in ("faq", "math"):
+        assert len({row["id"] for row in dataset(tmp_path / "out" / name)}) == 60
+    assert 120 <= len(server.requests) <= 124
+
+
+@pytest.mark.parametrize("damage", [b"deadbeef {}\n", b"00", b"\x00" * 99, None])
+def test_a_journal_that_is_damaged_at_its_end_costs_no_more_than_its_last_rows(
+    tmp_path: Path, server: LocalServer, rows: Path, damage: bytes | None
+) -> None:
+    server.answer = lambda request: completion() if len(server.requests) <= 40 else time.sleep(0.05) or completion()
+    command = arguments(rows, tmp_path / "out", server, "--concurrency", "2")
+    driver = start(command)
+    until(lambda: len(server.requests) >= 60)
+    driver.kill()
+    driver.communicate()
+    journals = list((tmp_path / "out").glob("*/.journal/*"))
+    assert len(journals) == 2
+    for journal in journals:
+        content = journal.read_bytes()
+        journal.write_bytes(content + damage if damage else content[:-5])
+    assert run(command).returncode == 0
+    for name in ("faq", "math"):
+        assert len({row["id"] for row in dataset(tmp_path / "out" / name)}) == 60
+    assert 120 <= len(server.requests) <= 124
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--seed", "1"], "sampling.seed: 0 -> 1"),
+        (["--temperature", "0.5"], 'sampling.temperature: "server default" -> 0.5'),
+        (["--max-tokens", "65"], "max_tokens: 64 -> 65"),
+        (["--context", "4000"], "context: 4096 -> 4000"),
+        (["--model", "other", "--context", "4096"], 'model: "tiny" -> "other"'),
+        (["--limit", "59"], "rows: "),
+        (["--keep-raw"], "keep_raw: null -> true"),
+    ],
+)
+def test_another_recipe_is_refused_and_what_differs_is_named(
+    tmp_path: Path, server: LocalServer, rows: Path, change: list[str], named: str
+) -> None:
+    assert run(arguments(rows, tmp_path / "out", server)).returncode == 0
+    done = run(arguments(rows, tmp_path / "out", server, *change))
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert len(server.requests) == 120
+
+
+def test_another_recipe_is_refused_also_where_nothing_is_complete(
+    tmp_path: Path, server: LocalServer, rows: Path
+) -> None:
+    server.answer = lambda request: completion() if len(server.requests) < 20 else failure(401, "no")
+    assert run(arguments(rows, tmp_path / "out", server)).returncode == 1
+    done = run(arguments(rows, tmp_path / "out", server, "--seed", "1"))
+    assert (done.returncode, "sampling.seed: 0 -> 1" in done.stderr) == (2, True)
+
+
+def test_execution_is_no_identity(tmp_path: Path, server: LocalServer, rows: Path) -> None:
+    assert run(arguments(rows, tmp_path / "out", server)).returncode == 0
+    moved = rows.rename(tmp_path / "elsewhere.jsonl")
+    with local_server() as other:
+        other.context = 4096
+        command = arguments(moved, tmp_path / "out", other, "--concurrency", "3", "--chunk-rows", "9")
+        assert (run(command).returncode, other.requests) == (0, [])
+
+
+def test_a_second_driver_is_refused_while_the_first_writes(tmp_path: Path, server: LocalServer, rows: Path) -> None:
+    gate = threading.Event()
+    server.answer = lambda request: (gate.wait(60) and completion()) or completion()
+    first = start(arguments(rows, tmp_path / "out", server))
+    until(lambda: bool(server.requests))
+    second = run(arguments(rows, tmp_path / "out", server))
+    assert (second.returncode, "written by another process" in second.stderr) == (1, True)
+    gate.set()
+    assert (first.communicate(timeout=60), first.returncode)[1] == 0
+    assert len(server.requests) == 120
+
+
+def test_the_documents_are_cut_by_bytes_and_the_instruction_survives(tmp_path: Path, server: LocalServer) -> None:
+    rows = write_rows(tmp_path / "in.jsonl", [("long", "déjà vu " * 3000), ("short", "Short."), ("huge", "x" * 10**7)])
+    assert run(arguments(rows, tmp_path / "out", server)).returncode == 0
+    for request in server.requests:
+        words = request["messages"][-1]["content"]
+        assert len(words.encode()) + 64 <= 4096
+        assert "Q:" in words or "problem" in words
+    assert {row["id"]: row["truncated"] for row in dataset(tmp_path / "out" / "faq")} == {
+        "long": True,
+        "short": False,
+        "huge": True,
+    }
+
+
+def test_a_tokenizer_counts_exactly_and_is_part_of_the_recipe(tmp_path: Path, server: LocalServer) -> None:
+    folder = write_tokenizer(tmp_path / "tokenizer")
+    rows = write_rows(tmp_path / "in.jsonl", [("long", "word " * 6000)])
+    assert run(arguments(rows, tmp_path / "a", server, "--tokenizer", str(folder))).returncode == 0
+    longest = max(len(request["messages"][-1]["content"]) for request in server.requests)
+    assert longest > 4096
+    recipe = json.loads((tmp_path / "a" / "faq" / "manifest.json").read_text())["recipe"]
+    assert len(recipe["tokenizer"]) == 16
+
+
+def test_raw_completions_are_kept_on_request(tmp_path: Path, server: LocalServer, rows: Path) -> None:
+    server.answer = lambda request: completion("Here is the table:\n\n| a |")
+    assert run(arguments(rows, tmp_path / "out", server, "--keep-raw")).returncode == 0
+    for row in dataset(tmp_path / "out" / "faq"):
+        assert (row["text"], row["raw"]) == ("| a |", "Here is the table:\n\n| a |")
+
+
+def test_failures_are_reported_and_the_exit_status_is_0(tmp_path: Path, server: LocalServer) -> None:
+    rows = write_rows(tmp_path / "in.jsonl", [*documents(8), ("null", None)])
+    server.answer = lambda request: (
+        failure(400, "too dull") if "Document 5." in str(request["messages"]) else completion()
+    )
+    done = run(arguments(rows, tmp_path / "out", server))
+    report = json.loads(done.stdout)["datasets"]["faq"]
+    assert (done.returncode, report["completed"], report["skipped"], report["failed"]) == (0, 7, 1, 1)
+    assert report["reasons"] == {"failed: HTTP 400: too dull": 1, "skipped: text is missing": 1}
+    rejected = pq.read_table(tmp_path / "out" / "faq" / "rejected.parquet").to_pylist()
+    assert Counter(row["status"] for row in rejected) == {"failed": 1, "skipped": 1}
+
+
+def test_the_key_is_used_and_never_told(tmp_path: Path, server: LocalServer, rows: Path) -> None:
+    done = run(arguments(rows, tmp_path / "out", server), FINEPHRASE_API_KEY="sesame-73")
+    assert done.returncode == 0
+    assert {headers["Authorization"] for headers in server.headers} == {"Bearer sesame-73"}
+    assert "sesame-73" not in done.stdout + done.stderr
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"sesame-73" in path.read_bytes()]
+
+
+def test_several_values_of_an_option_may_follow_it_or_repeat_it(tmp_path: Path, server: LocalServer) -> None:
+    files = [str(write_rows(tmp_path / f"{start}.jsonl", documents(3, start=start))) for start in (0, 3, 6)]
+    with local_server() as other:
+        command = [
+            *(sys.executable, "-m", "finephrase_dagster.cli", "rephrase", "--input", *files[:2], "--input", files[2]),
+            *("--prompt", "faq", "--output", str(tmp_path / "out"), "--endpoint", server.url, other.url),
+            *("--model", "tiny", "--context", "4096"),
+        ]
+        done = run(command)
+        assert done.returncode == 0, done.stderr
+        assert len(server.requests) + len(other.requests) == 9
+        assert min(len(server.requests), len(other.requests)) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (["--prompt", "nonsense"], "prompt 'nonsense': there is no file"),
+        (["--prompt", "faq,faq"], "names 'faq' more than once"),
+        (["--generator", "rephraser"], "either --generator NAME, or --endpoint URL"),
+        (["--endpoint", "ftp://x"], "write http://HOST:PORT"),
+        (["--model", "other"], "has no model 'other'; it has tiny"),
+        (["--max-tokens", "4096"], "leaves no room"),
+        (["--max-tokens", "4000"], "raise the context, lower max_tokens"),
+        (["--max-tokens", "0"], "max-tokens"),
+        (["--concurrency", "0"], "concurrency"),
+        (["--input", "none.jsonl"], "none.jsonl: there is no such file"),
+        (["--tokenizer", "./nowhere"], "tokenizer cannot be loaded"),
+        (["--output", "{rows}"], "is a file; name a folder"),
+        (["--output", "nope://x/y"], "nope"),
+    ],
+)
+def test_a_wrong_request_is_one_message_and_exit_status_2(
+    tmp_path: Path, server: LocalServer, rows: Path, change: list[str], complaint: str
+) -> None:
+    done = run(arguments(rows, tmp_path / "out", server, *(word.replace("{rows}", str(rows)) for word in change)))
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert complaint in " ".join(done.stderr.replace("│", " ").split())
+    assert server.requests == []
+    assert not list((tmp_path / "out").rglob("*")) or not list((tmp_path / "out").rglob("part-*"))
+
+
+def test_an_endpoint_that_is_not_there_is_exit_status_1(tmp_path: Path, server: LocalServer, rows: Path) -> None:
+    server.url = "http://127.0.0.1:9"
+    done = run(arguments(rows, tmp_path / "out", server, "--context", "4096"))
+    assert done.returncode == 1
+    assert "http://127.0.0.1:9 answers nothing" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_generator_of_a_study_runs_on_an_engine_of_its_own(tmp_path: Path) -> None:
+    from rephrase_parts import write_model
+
+    model = write_model(tmp_path / "model")
+    demo = (REPOSITORY / "studies" / "demo.yaml").read_text()
+    study = tmp_path / "study.yaml"
+    study.write_text(demo.replace("model: embedded\n    context", f"model: {model}\n    context"))
+    rows = write_rows(tmp_path / "in.jsonl", documents(6))
+    command = [
+        *(sys.executable, "-m", "finephrase_dagster.cli", "rephrase", "--study", str(study), "--json"),
+        *("--input", str(rows), "--prompt", "faq", "--output", str(tmp_path / "out")),
+        *("--generator", "rephraser", "--max-tokens", "16", "--seed", "5"),
+    ]
+    done = run(command, FINEPHRASE_DATA=str(tmp_path / "data"))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)["datasets"]["faq"]
+    assert report["completed"] == 6
+    assert report["run"]["engine_start_seconds"] > 1
+    recipe = json.loads((tmp_path / "out" / "faq" / "manifest.json").read_text())["recipe"]
+    assert (recipe["sampling"]["seed"], recipe["max_tokens"]) == (5, 16)

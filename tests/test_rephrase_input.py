@@ -1,0 +1,151 @@
+"""The input rows: every row of every format is read, named and counted, or refused with file and row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finephrase_dagster.rephrase.reader import InputReader, InputUnreadable, Row, rows_of
+from finephrase_dagster.rephrase.survey import DuplicateId, IdSet, NoRows, id_hash, survey
+
+LINES = [{"id": f"d{number}", "text": f"Text {number}, naïve."} for number in range(7)]
+
+
+def jsonl(path: Path, rows: list[Any]) -> str:
+    content = b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows)
+    if path.suffix == ".gz":
+        content = gzip.compress(content)
+    if path.suffix == ".zst":
+        half = content.index(b"\n", len(content) // 2) + 1
+        packed = zstandard.ZstdCompressor()
+        content = packed.compress(content[:half]) + packed.compress(content[half:])  # two frames
+    path.write_bytes(content)
+    return str(path)
+
+
+def parquet(path: Path, **columns: pa.Array) -> str:
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz", "in.jsonl.zst"])
+def test_a_jsonl_file_gives_its_rows_however_it_is_packed(tmp_path: Path, name: str) -> None:
+    file = jsonl(tmp_path / name, LINES)
+    assert list(rows_of(file)) == [Row(row["id"], row["text"], None) for row in LINES]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.binary()])
+def test_a_parquet_file_gives_its_rows_whatever_kind_of_text_it_has(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = pa.array([row["text"].encode() if kind == pa.binary() else row["text"] for row in LINES], kind)
+    file = parquet(tmp_path / "in.parquet", id=pa.array([row["id"] for row in LINES]), text=texts)
+    assert [row.text for row in rows_of(file)] == [row["text"] for row in LINES]
+
+
+def test_whole_numbers_are_ids_too(tmp_path: Path) -> None:
+    file = parquet(tmp_path / "in.parquet", id=pa.array([7, 8]), text=pa.array(["a", "b"]))
+    assert [row.id for row in rows_of(file)] == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"id": "a"}, "text is missing"),
+        ({"id": "a", "text": None}, "text is missing"),
+        ({"id": "a", "text": ""}, "text is empty"),
+        ({"id": "a", "text": " \n\t"}, "text is empty"),
+        ({"id": "a", "text": 5}, "text is not a string but int"),
+        (b'{"id": "a", "text": "caf\xe9"}\n', "text is not UTF-8 (byte 24 of its line)"),
+        (b'{"id": "a", "text": "half \\ud83d of a pair"}\n', "text is not UTF-8 (character 5 is half of a pair)"),
+    ],
+)
+def test_a_row_without_text_is_kept_with_the_reason(tmp_path: Path, row: Any, reason: str) -> None:
+    (found,) = rows_of(jsonl(tmp_path / "in.jsonl", [row]))
+    assert (found.id, found.text.strip(), found.skip) == ("a", "", reason)
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({"text": "a"}, "row 3 has no id"),
+        ({"id": " ", "text": "a"}, "row 3 has no id"),
+        ({"id": 1.5, "text": "a"}, r"row 3 has the id '1.5'; an id is a string or a whole number"),
+        ({"id": True, "text": "a"}, "row 3 has the id 'True'"),
+        (b'{"id": "\\ud83d", "text": "a"}\n', "row 3 has an id that is not UTF-8"),
+        (b'{"id": "a", "text": "cut o\n', "row 3 is not a JSON object"),
+        (b"[1]\n", "row 3 is not a JSON object"),
+    ],
+)
+def test_a_row_that_no_account_can_name_is_refused_with_file_and_row(tmp_path: Path, row: Any, complaint: str) -> None:
+    file = jsonl(tmp_path / "in.jsonl", [*LINES[:2], row])
+    with pytest.raises(InputUnreadable, match=rf"in\.jsonl: {complaint}"):
+        list(rows_of(file))
+
+
+def test_blank_lines_and_carriage_returns_are_no_rows(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "in.jsonl", [b'{"id": "a", "text": "b"}\r\n', b"\r\n", b"\n", b'{"id": "c", "text": "d"}'])
+    assert [row.id for row in rows_of(file)] == ["a", "c"]
+
+
+@pytest.mark.parametrize("name", ["in.jsonl.gz", "in.jsonl.zst", "in.parquet", "in.csv", "none.jsonl"])
+def test_a_file_that_is_cut_off_or_not_what_its_name_says_is_refused(tmp_path: Path, name: str) -> None:
+    if name != "none.jsonl":
+        whole = jsonl(tmp_path / (name if name.endswith(("gz", "zst")) else "x.jsonl"), LINES)
+        (tmp_path / name).write_bytes(Path(whole).read_bytes()[:-9])
+    with pytest.raises(InputUnreadable, match=name.replace(".", r"\.")):
+        list(rows_of(str(tmp_path / name)))
+
+
+def test_a_parquet_file_without_a_column_is_refused(tmp_path: Path) -> None:
+    file = parquet(tmp_path / "in.parquet", id=pa.array(["a"]), body=pa.array(["b"]))
+    with pytest.raises(InputUnreadable, match="has no column 'text'; there are id, body"):
+        list(rows_of(file))
+
+
+def test_the_identity_is_that_of_the_set_of_rows(tmp_path: Path) -> None:
+    rows = [*LINES, {"id": "none", "text": None}]
+    shuffled = random.Random(0).sample(rows, len(rows))
+    one = survey([jsonl(tmp_path / "one.jsonl", rows)])
+    other = survey([jsonl(tmp_path / "a.jsonl.gz", shuffled[:3]), jsonl(tmp_path / "b.jsonl", shuffled[3:])])
+    assert (one.digest, one.rows) == (other.digest, other.rows)
+    changed = [{**rows[0], "text": "Text 0, naive."}, *rows[1:]]
+    swapped = [{**rows[0], "text": rows[1]["text"]}, {**rows[1], "text": rows[0]["text"]}, *rows[2:]]
+    for different in (rows[1:], changed, swapped, [*rows, {"id": "more", "text": "more"}]):
+        assert survey([jsonl(tmp_path / "other.jsonl", different)]).digest != one.digest
+
+
+def test_a_limit_counts_rows_of_all_files_from_the_first(tmp_path: Path) -> None:
+    files = [jsonl(tmp_path / "a.jsonl", LINES[:3]), jsonl(tmp_path / "b.jsonl", LINES[3:])]
+    limited = survey(files, 5)
+    assert limited.rows == 5
+    assert limited.digest == survey([jsonl(tmp_path / "c.jsonl", LINES[:5])]).digest
+    assert [document.id for document in InputReader(files, 5).run()] == ["d0", "d1", "d2", "d3", "d4"]
+
+
+def test_an_id_that_stands_twice_is_named(tmp_path: Path) -> None:
+    files = [jsonl(tmp_path / "a.jsonl", LINES), jsonl(tmp_path / "b.jsonl", [{"id": "d3", "text": "other"}])]
+    with pytest.raises(DuplicateId, match="'d3' stands more than once"):
+        survey(files)
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NoRows, match=r"empty\.jsonl: no rows"):
+        survey([jsonl(tmp_path / "empty.jsonl", [])])
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=40, unique=True), st.integers(0, 40))
+def test_a_set_of_ids_holds_just_what_was_put_in(ids: list[str], some: int) -> None:
+    held = IdSet([id_hash(name) for name in ids[:some]])
+    assert len(held) == len(ids[:some])
+    assert [id_hash(name) in held for name in ids] == [place < some for place in range(len(ids))]
+    assert held.repeated() is None
+    assert some == 0 or not ids or IdSet([id_hash(name) for name in [*ids, ids[0]]]).repeated() == id_hash(ids[0])

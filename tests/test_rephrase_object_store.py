@@ -1,0 +1,202 @@
+"""`finephrase rephrase` from an object store into an object store: killed, gone on with, and never two at once."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from finephrase_dagster.rephrase.folder import folder_at
+from finephrase_dagster.rephrase.outcome import records
+from object_store import ObjectStore, object_store
+from rephrase_parts import LocalServer, completion, documents, local_server
+
+PROMPTS = ("faq", "table")
+ROWS = 150
+CONCURRENCY = 8
+BEFORE_THE_KILL = 170
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    with object_store() as running:
+        lines = [json.dumps({"id": name, "text": text}) for name, text in documents(ROWS - 1)]
+        lines.insert(40, json.dumps({"id": "empty", "text": ""}))
+        running.files.pipe_file(f"{running.bucket}/in.jsonl.gz", gzip.compress("\n".join(lines).encode()))
+        yield running
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    with local_server() as one:
+        one.context = 8192
+        yield one
+
+
+class Gate:
+    """Lets so many requests pass, and holds the others until it is opened."""
+
+    def __init__(self, server: LocalServer, passing: int) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+        self._left = threading.Semaphore(passing)
+        server.answer = self._answer
+
+    def open(self) -> None:
+        self._open.set()
+
+    def _answer(self, request: dict[str, Any]) -> Any:
+        if not self._left.acquire(blocking=False):
+            self.reached.set()
+            self._open.wait()
+        time.sleep(0.05)
+        return completion("Here it is, in other words.")
+
+
+def start(store: ObjectStore, server: LocalServer, output: str) -> subprocess.Popen[str]:
+    options = {
+        "--input": f"{store.bucket}/in.jsonl.gz",
+        "--prompt": ",".join(PROMPTS),
+        "--output": output,
+        "--endpoint": server.url,
+        "--model": server.model,
+        "--concurrency": str(CONCURRENCY),
+        "--chunk-rows": "25",
+    }
+    command = [sys.executable, "-m", "finephrase_dagster.cli", "rephrase", "--json"]
+    words = [word for option in options.items() for word in option]
+    return subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def messages(server: LocalServer) -> Counter[str]:
+    """The requests, each by its own text: a document in a prompt."""
+    return Counter(json.dumps(request["messages"]) for request in list(server.requests))
+
+
+def stored(output: str) -> set[tuple[str, str]]:
+    """The prompts and ids of all rows in a killed run's journals and files that were sent."""
+    found = set()
+    for prompt in PROMPTS:
+        folder = folder_at(f"{output}/{prompt}")
+        for name in folder.names(".journal/*"):
+            found |= {(prompt, outcome.id) for _, outcome in records(folder.read(name))}
+        for name in folder.names("part-*.parquet"):
+            found |= {(prompt, row) for row in pq.read_table(io.BytesIO(folder.read(name)))["id"].to_pylist()}
+    return found - {(prompt, "empty") for prompt in PROMPTS}
+
+
+def check_dataset(store: ObjectStore, output: str, prompt: str) -> None:
+    """Every row once, every file as the manifest says, and nothing else."""
+    files = store.files
+    manifest = json.loads(files.cat_file(f"{output}/{prompt}/manifest.json"))
+    assert [manifest[name] for name in ("rows_in", "completed", "skipped", "failed")] == [ROWS, ROWS - 1, 1, 0]
+    ids = []
+    for file in manifest["files"]:
+        content = files.cat_file(f"{output}/{prompt}/{file['path']}")
+        assert hashlib.sha256(content).hexdigest() == file["sha256"]
+        rows = pq.read_table(io.BytesIO(content)).to_pylist()
+        assert len(rows) == file["rows"]
+        assert {row["prompt"] for row in rows} == {prompt}
+        ids += [row["id"] for row in rows]
+    assert sorted(ids) == sorted(name for name, _ in documents(ROWS - 1))
+    rejected = pq.read_table(io.BytesIO(files.cat_file(f"{output}/{prompt}/rejected.parquet"))).to_pylist()
+    assert rejected == [{"id": "empty", "status": "skipped", "reason": "text is empty"}]
+    root = f"{output}/{prompt}".removeprefix("s3://")
+    paths = {path.removeprefix(f"{root}/") for path in files.find(root)}
+    assert paths == {"manifest.json", "rejected.parquet", *(file["path"] for file in manifest["files"])}
+
+
+@pytest.mark.parametrize(
+    "uploaded",
+    [
+        pytest.param(True, id="once all answers are uploaded"),
+        pytest.param(False, id="between two uploads", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_goes_on_and_every_row_is_there_once(
+    store: ObjectStore, server: LocalServer, uploaded: bool
+) -> None:
+    output = f"{store.bucket}/killed-{uploaded}"
+    gate = Gate(server, BEFORE_THE_KILL)
+    driver = start(store, server, output)
+    assert gate.reached.wait(60)
+    while uploaded and len(stored(output)) < BEFORE_THE_KILL:
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    assert finish(driver)[0] == -signal.SIGKILL
+    gate.open()
+    before, kept = messages(server), stored(output)
+    assert len(before) == before.total() <= BEFORE_THE_KILL + CONCURRENCY
+    assert not store.files.exists(f"{output}/faq/manifest.json")
+
+    server.requests.clear()
+    status, out, err = finish(start(store, server, output))
+    assert status == 0, err
+    assert {made["completed"] for made in json.loads(out)["datasets"].values()} == {ROWS - 1}
+    after = messages(server)
+    assert after.total() == len(after) == 2 * (ROWS - 1) - len(kept)
+    assert len(before & after) == len(before) - len(kept)
+    if uploaded:
+        assert len(before & after) <= CONCURRENCY
+    for prompt in PROMPTS:
+        check_dataset(store, output, prompt)
+
+    server.requests.clear()
+    made = store.files.find(output, detail=True)
+    status, out, err = finish(start(store, server, output))
+    assert status == 0, err
+    assert not server.requests
+    assert store.files.find(output, detail=True) == made
+
+
+def test_a_second_driver_is_refused_while_the_first_one_runs(store: ObjectStore, server: LocalServer) -> None:
+    output = f"{store.bucket}/twice"
+    gate = Gate(server, 5)
+    first = start(store, server, output)
+    assert gate.reached.wait(60)
+    status, out, err = finish(start(store, server, output))
+    assert (status, out) == (1, "")
+    assert f"error: {output}/faq is being written by another process" in err
+    assert "Traceback" not in err
+    gate.open()
+    assert finish(first)[0] == 0
+    assert messages(server).total() == 2 * (ROWS - 1)
+    for prompt in PROMPTS:
+        check_dataset(store, output, prompt)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_gives_the_folder_back(store: ObjectStore, server: LocalServer) -> None:
+    output = f"{store.bucket}/interrupted"
+    gate = Gate(server, 60)
+    first = start(store, server, output)
+    assert gate.reached.wait(60)
+    os.kill(first.pid, signal.SIGINT)
+    status, _, err = finish(first)
+    gate.open()
+    assert status == 1, err
+    assert "Traceback" not in err
+    assert not store.files.exists(f"{output}/faq/.lock")
+    assert len(stored(output)) >= 60 - CONCURRENCY
+    server.requests.clear()
+    assert finish(start(store, server, output))[0] == 0
+    for prompt in PROMPTS:
+        check_dataset(store, output, prompt)
