@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 LIST := requirements/cpu.txt
 INSTALLED = $(VENV)/installed-$(notdir $(LIST))
 SYSTEM := $(VENV)/system-packages
+BENCHMARKS := driver resume memory engine prefix train
 .PHONY: help demo ui test test-fast bench lint clean
 
 help:
@@ -28,7 +29,7 @@ test-fast: $(INSTALLED)
 	$(BIN)/pytest -m "not slow"
 
 bench: $(INSTALLED)
-	@set -e; for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark; done
+	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python benchmarks/$$benchmark.py; done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
 """The peer of the driver's benchmarks: DataTrove's InferenceRunner with checkpoints, used as the study's scripts do.
 
-Started by the benchmarks, once a run; the same command again resumes. Its packages beside those installed stand
-in `benchmarks/peer.txt`. By hand:
+Started by the benchmarks, once a run; the same command again resumes. By hand:
 
     python benchmarks/datatrove_peer.py --input FILE --prompt prompts/faq.md --output DIR --endpoint URL \\
         --model NAME --context N --max-tokens N --seed N --concurrency N
@@ -13,12 +12,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-# DataTrove imports these two only when it needs them, and loses documents where one is not there.
-try:
-    import aiofiles  # noqa: F401
-    import aiosqlite  # noqa: F401
-except ImportError as error:
-    raise SystemExit(f"{error}; install the peer's packages as benchmarks/peer.txt says") from error
 from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.inference.run_inference import InferenceConfig, InferenceResult, InferenceRunner

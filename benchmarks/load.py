@@ -201,6 +201,5 @@ def import_seconds(command: list[str], times: int = 3) -> float:
 
 
 def environment() -> dict[str, str]:
-    """The runs' environment: offline, and the peer's own packages (`peer.txt`) within reach."""
-    reach = [str(Path(sys.prefix) / "peer"), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, reach))}
+    """The runs' environment: offline."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1"}

@@ -298,9 +298,9 @@ def _store_explained() -> Iterator[None]:
 def _rephrasing_explained() -> Iterator[None]:
     """The same for what only rephrasing raises; its modules are slow to import, so only there."""
     from finephrase_dagster.generators.hub import ModelError
+    from finephrase_dagster.rephrase.dataset import LedgerError, RecipeChanged
     from finephrase_dagster.rephrase.engine import EngineFailed, EngineFlagRefused
     from finephrase_dagster.rephrase.folder import FolderBusy, FolderUnusable
-    from finephrase_dagster.rephrase.ledger import LedgerError, RecipeChanged
     from finephrase_dagster.rephrase.reader import InputUnreadable
     from finephrase_dagster.rephrase.render import ChatTemplateError, PromptDoesNotFit
     from finephrase_dagster.rephrase.sampling import GenerationConfigError

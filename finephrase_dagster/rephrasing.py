@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.rephrase.connection import Server
+from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineLike, Remote, on_cpu
 from finephrase_dagster.rephrase.folder import folder_at
-from finephrase_dagster.rephrase.ledger import Dataset
 from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.progress import Bar, Lines
 from finephrase_dagster.rephrase.render import ByteRenderer, Renderer, RendererLike

@@ -20,7 +20,7 @@ from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 
 if TYPE_CHECKING:
-    from finephrase_dagster.rephrase.engine import Engine
+    from finephrase_dagster.rephrase.engine import Engine, EngineLike
 
 SHARDS = "shard-*.parquet"
 
@@ -51,6 +51,9 @@ class Rephraser(dg.ConfigurableResource):
 
     concurrency: int = Field(default=128, ge=1, description="requests in flight")
     chunk_rows: int = Field(default=5000, ge=1, description="rows a file")
+    endpoints: list[str] = Field(
+        default=[], description="servers of the generator under its name in the study; none: an engine is started here"
+    )
     gpu_hour_dollars: float | None = Field(default=None, ge=0, description="the price of a GPU for an hour")
     log_seconds: float = Field(default=30, gt=0, description="between two lines on how far a run is")
 
@@ -58,9 +61,9 @@ class Rephraser(dg.ConfigurableResource):
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], *, log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
         """The manifests of a cell's datasets by prompt, made where they are not complete."""
+        from finephrase_dagster.rephrase.dataset import Dataset
         from finephrase_dagster.rephrase.engine import on_cpu
         from finephrase_dagster.rephrase.folder import LocalFolder
-        from finephrase_dagster.rephrase.ledger import Dataset
         from finephrase_dagster.rephrase.pipeline import rephrase
         from finephrase_dagster.rephrase.progress import Lines
         from finephrase_dagster.rephrase.render import Renderer
@@ -83,7 +86,7 @@ class Rephraser(dg.ConfigurableResource):
                     model=model, prompts=prompts, context=generator.context, max_tokens=generator.max_tokens
                 ),
                 request=Request.of(cell.generator, generator.max_tokens, sampling),
-                engines=lambda: [self._engine(lineage, cell, model, log)],
+                engines=lambda: self._remotes(cell) or [self._engine(lineage, cell, model, log)],
                 conduct=Conduct(
                     concurrency=self.concurrency,
                     chunk_rows=self.chunk_rows,
@@ -96,6 +99,11 @@ class Rephraser(dg.ConfigurableResource):
             )
         finally:
             _stop_engines()
+
+    def _remotes(self, cell: Cell) -> list[EngineLike]:
+        from finephrase_dagster.rephrase.engine import Remote
+
+        return [Remote(url=url, model=cell.generator) for url in self.endpoints]
 
     @staticmethod
     def _engine(lineage: Lineage, cell: Cell, model: Path, log: Callable[[str], None]) -> Engine:

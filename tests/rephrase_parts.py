@@ -18,9 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.folder import LocalFolder
-from finephrase_dagster.rephrase.ledger import Dataset
 from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.render import Renderer
 from finephrase_dagster.rephrase.sampling import sampling_of

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from finephrase_dagster.rephrase import client, endpoint, folder
+from finephrase_dagster.rephrase.dataset import LedgerError
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
 from finephrase_dagster.rephrase.folder import FolderBusy
-from finephrase_dagster.rephrase.ledger import LedgerError
 from finephrase_dagster.rephrase.reader import InputUnreadable
 from finephrase_dagster.rephrase.survey import DuplicateId, NoRows
 from finephrase_dagster.study.artifact import Artifact

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from datatrove.executor.local import LocalPipelineExecutor
 
+from finephrase_dagster.rephrase.dataset import Dataset, LedgerError, RecipeChanged
 from finephrase_dagster.rephrase.engine import Remote
 from finephrase_dagster.rephrase.folder import LocalFolder
-from finephrase_dagster.rephrase.ledger import Dataset, LedgerError, RecipeChanged
 from finephrase_dagster.rephrase.reader import InputReader
 from finephrase_dagster.rephrase.render import ByteRenderer
 from finephrase_dagster.rephrase.step import Conduct, RephraseStep, Request

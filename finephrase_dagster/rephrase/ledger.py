@@ -10,29 +10,33 @@ chunks may change from one run to the next.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from finephrase_dagster.rephrase.dataset import (
+    CHUNKS,
+    Account,
+    Dataset,
+    LedgerError,
+    json_bytes,
+    parquet,
+    sha256_bytes,
+    write_manifest,
+)
 from finephrase_dagster.rephrase.folder import Folder, Journal
 from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected, record, records
 from finephrase_dagster.rephrase.survey import IdSet, id_hash
-from finephrase_dagster.study.artifact import MANIFEST, manifest_of
-from finephrase_dagster.study.fingerprint import differences, fingerprint, plain
 
-REJECTED = "rejected.parquet"
-CHUNKS = ".chunks"
-RECIPE = ".recipe.json"
 FOOTER = b"finephrase"
 
 COMPLETED_SCHEMA = pa.schema(
@@ -49,82 +53,6 @@ COMPLETED_SCHEMA = pa.schema(
 )
 RAW = pa.field("raw", pa.string())
 REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
-
-
-class LedgerError(RuntimeError):
-    """A dataset's files do not add up, or are damaged; the message says what to do."""
-
-
-class RecipeChanged(ValueError):
-    """A folder holds rows of another recipe; the message names what differs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """A dataset to be made: where, by which recipe, and what that is called."""
-
-    folder: Folder
-    recipe: Mapping[str, Any]
-    name: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.recipe)
-
-    def manifest(self) -> dict[str, Any] | None:
-        """Its manifest; None if it is not complete.
-
-        Raises:
-            RecipeChanged: what stands there, complete or not, was made by another recipe.
-            LedgerError: the manifest is damaged, or a file of it is gone.
-        """
-        found = self._read(MANIFEST)
-        begun = found or self._read(RECIPE)
-        if begun is None:
-            if strangers := self.folder.names("part-*.parquet"):
-                raise RecipeChanged(
-                    f"{self.folder}: holds {strangers[0]}, but nothing that says how it was made; choose another folder"
-                )
-        elif begun["fingerprint"] != self.fingerprint and (found or self._holds_rows()):
-            changes = "; ".join(differences(begun["recipe"], plain(self.recipe)))
-            raise RecipeChanged(
-                f"{self.folder}: holds rows of another recipe: {changes}. Go back to that recipe, or choose "
-                "another folder"
-            )
-        if found and (gone := {file["path"] for file in found["files"]} - set(self.folder.names("part-*.parquet"))):
-            raise LedgerError(
-                f"{self.folder}: {min(gone)} is gone; delete {MANIFEST} and run again, which does its rows again"
-            )
-        return found
-
-    def begin(self) -> None:
-        """Writes down the recipe of what will stand in the folder."""
-        begun = self._read(RECIPE)
-        if begun is None or begun["fingerprint"] != self.fingerprint:
-            content = {"fingerprint": self.fingerprint, "recipe": plain(self.recipe)}
-            self.folder.write(RECIPE, _json(content))
-
-    def _holds_rows(self) -> bool:
-        if self.folder.names("part-*.parquet") or self.folder.names(f"{CHUNKS}/*.parquet"):
-            return True
-        for name in self.folder.journals():
-            journal = self.folder.journal(name)
-            held = bool(journal.read())
-            journal.close()
-            if held:
-                return True
-        return False
-
-    def _read(self, name: str) -> dict[str, Any] | None:
-        try:
-            content = json.loads(self.folder.read(name))
-            content["fingerprint"], content["recipe"]
-            return content
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            remedy = "delete it" if name == MANIFEST else "put it back, or delete this folder"
-            raise LedgerError(f"{self.folder}: {name} is damaged ({error}); {remedy} and run again") from error
 
 
 @dataclass
@@ -279,16 +207,16 @@ class Ledger:
             "completion_tokens": sum(row.completion_tokens for row in completed),
         }
         if completed:
-            content = _parquet(self._table(completed))
-            part["sha256"] = _sha256(content)
+            content = parquet(self._table(completed))
+            part["sha256"] = sha256_bytes(content)
             self.folder.write(part["path"], content)
         self._write_account(name, [row for row in rows.values() if isinstance(row, Rejected)], part)
         journal.remove()
 
     def _write_account(self, name: str, rejected: list[Rejected], part: Mapping[str, Any]) -> None:
         columns = [[getattr(row, name) for row in rejected] for name in REJECTED_SCHEMA.names]
-        schema = REJECTED_SCHEMA.with_metadata({FOOTER: _json(part)})
-        self.folder.write(f"{CHUNKS}/{name}.parquet", _parquet(pa.table(columns, schema=schema)))
+        schema = REJECTED_SCHEMA.with_metadata({FOOTER: json_bytes(part)})
+        self.folder.write(f"{CHUNKS}/{name}.parquet", parquet(pa.table(columns, schema=schema)))
 
     def _table(self, rows: list[Completed]) -> pa.Table:
         columns: list[Any] = []
@@ -306,7 +234,7 @@ class Ledger:
             if _stem(path) not in accounts and _stem(path) not in self._left_over:
                 content = self.folder.read(path)
                 table = self._read_part(path, content, ["prompt_tokens", "completion_tokens"])
-                part = {"path": path, "rows": table.num_rows, "sha256": _sha256(content)}
+                part = {"path": path, "rows": table.num_rows, "sha256": sha256_bytes(content)}
                 part |= {name: pc.sum(table[name]).as_py() or 0 for name in table.column_names}
                 with self._writing():
                     self._write_account(_stem(path), [], part)
@@ -337,7 +265,7 @@ class Ledger:
             raise LedgerError(
                 f"{self.folder}: {path} is missing; delete {CHUNKS}/{path} and run again, which does its rows again"
             ) from error
-        if _sha256(content) != part["sha256"]:
+        if sha256_bytes(content) != part["sha256"]:
             raise self._damaged(path, "its content is not what was written")
         return self._read_part(path, content, ["id"])["id"].to_pylist()
 
@@ -364,47 +292,8 @@ class Ledger:
             ) from error
 
 
-@dataclass(kw_only=True)
-class Account:
-    """What became of every row of a dataset."""
-
-    rows_in: int
-    completed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    files: list[dict[str, Any]] = field(default_factory=list)
-    rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    @property
-    def skipped(self) -> int:
-        return self._rejected("skipped")
-
-    @property
-    def failed(self) -> int:
-        return self._rejected("failed")
-
-    def _rejected(self, status: str) -> int:
-        return sum(count for (of, _), count in self.rejected.items() if of == status)
-
-    def facts(self) -> dict[str, Any]:
-        """What the manifest says of it, the files apart."""
-        names = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens")
-        reasons = {f"{status}: {why}": count for (status, why), count in self.rejected.most_common(20)}
-        return {**{name: getattr(self, name) for name in names}, "reasons": reasons}
-
-
 def _stem(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(".parquet")
-
-
-def write_manifest(dataset: Dataset, account: Account, rejected: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes a dataset whose parts stand in its folder: its rejected rows, then its manifest."""
-    content = _parquet(rejected)
-    dataset.folder.write(REJECTED, content)
-    hashed = [*account.files, {"path": REJECTED, "sha256": _sha256(content)}]
-    manifest = manifest_of(dataset.recipe, {**account.facts(), **facts}, account.files, content=hashed)
-    dataset.folder.write(MANIFEST, _json(manifest))
-    return manifest
 
 
 def _next_numbers(chunks: Iterable[str]) -> Counter[int]:
@@ -415,17 +304,3 @@ def _next_numbers(chunks: Iterable[str]) -> Counter[int]:
             shard = int(match[1])
             numbers[shard] = max(numbers[shard], int(match[2]) + 1)
     return numbers
-
-
-def _parquet(table: pa.Table) -> bytes:
-    file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd", use_dictionary=["prompt", "finish_reason"])
-    return file.getvalue()
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -14,8 +14,8 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 from datatrove.utils.stats import PipelineStats
 
+from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
 from finephrase_dagster.rephrase.engine import EngineLike
-from finephrase_dagster.rephrase.ledger import Dataset, LedgerError
 from finephrase_dagster.rephrase.reader import InputReader
 from finephrase_dagster.rephrase.render import RendererLike
 from finephrase_dagster.rephrase.step import Conduct, RephraseStep, Request

@@ -20,9 +20,10 @@ from datatrove.pipeline.base import PipelineStep
 
 from finephrase_dagster.rephrase.connection import API_KEY
 from finephrase_dagster.rephrase.counters import counters
+from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.figures import Figures
-from finephrase_dagster.rephrase.ledger import Chunk, Dataset, Ledger, LedgerError
+from finephrase_dagster.rephrase.ledger import Chunk, Ledger
 from finephrase_dagster.rephrase.outcome import Rejected
 from finephrase_dagster.rephrase.render import Rendered, RendererLike
 from finephrase_dagster.rephrase.sampling import request_seed

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.rephrase.ledger import REJECTED, Account, Dataset, LedgerError, write_manifest
+from finephrase_dagster.rephrase.dataset import REJECTED, Account, Dataset, LedgerError, write_manifest
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 
 TASKS = ".tasks"
