@@ -141,6 +141,27 @@ def test_a_server_that_takes_only_so_many_at_once_loses_no_row(server: LocalServ
     assert completed(ask([server], words(150), concurrency=60)) == set(words(150))
 
 
+def test_a_server_that_throttles_every_row_once_is_not_sent_fewer_for_it(server: LocalServer) -> None:
+    seen: set[str] = set()
+    lock, at_once = threading.Lock(), Counter[str]()
+
+    def answer(request: dict[str, Any]) -> Answer:
+        if said(request) not in seen:
+            seen.add(said(request))
+            return failure(429, "once")
+        with lock:
+            at_once["now"] += 1
+            at_once["most"] = max(at_once["most"], at_once["now"])
+        time.sleep(0.05)
+        with lock:
+            at_once["now"] -= 1
+        return completion()
+
+    server.answer = answer
+    assert completed(ask([server], words(200), concurrency=32)) == set(words(200))
+    assert at_once["most"] >= 16
+
+
 def test_a_row_that_is_throttled_for_ever_is_given_up(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "THROTTLED_SECONDS", 0.5)
     server.answer = lambda request: failure(429, "slow down") if said(request) == "word-3" else completion()

@@ -139,12 +139,17 @@ class Client:
                         pause = began + STARTS_SECONDS[min(attempts, ATTEMPTS - 1)] - time.monotonic()
             if strikes >= STRIKES:
                 return Refusal(f"the engine died {strikes} times while it served this row: {reason}")
-            waited = time.monotonic() - began
-            if attempts >= ATTEMPTS or (throttled >= ATTEMPTS and waited > THROTTLED_SECONDS):
+            if attempts >= ATTEMPTS or (throttled >= ATTEMPTS and self._throttled_enough(endpoint, began)):
                 reason = f"given up after {attempts + throttled} attempts: {reason}"
                 return Refusal(reason) if self.last_answer > sent else Doubt(reason, sent)
             self.repeated += 1
             await asyncio.sleep(pause)
+
+    def _throttled_enough(self, endpoint: Endpoint, began: float) -> bool:
+        """Whether a row has waited long enough for a server that answers others at once, or none at all."""
+        now = time.monotonic()
+        mute = now - self.last_answer > THROTTLED_SECONDS
+        return now - began > THROTTLED_SECONDS and (mute or not endpoint.busy)
 
     async def settle(self, doubts: Sequence[Doubt], *, known_good: bytes | None, end: bool) -> bool:
         """Whether rows in doubt are at fault themselves; False: that is to be seen.

@@ -19,10 +19,11 @@ LONGEST_PAUSE_SECONDS = 8.0
 LONGEST_RETRY_AFTER_SECONDS = 60.0
 CONNECTING = 64  # at once: more than a server's backlog takes are dropped, and tried a second later
 ALIVE_SECONDS = 10.0
-# Requests more at once, for as many answers as it takes at once: little, so that few rows meet a server's limit,
-# and rising, so that a limit that is gone is forgotten within some hundred answers.
-FIRST_GROWTH = 0.05
-GROWTH_RISES = 1.01
+MEMORY = 0.05  # weight of the latest answer in the share of those that said "too many requests"
+MUCH, LITTLE = 0.3, 0.05  # shares at which an endpoint gets fewer at a time, and slowly more again
+GROWTH = 1.02  # for each answer
+ALONE = 5  # requests told so though nothing else was in flight: then it is not their number
+PATIENT_SECONDS = 30.0  # for which their number is then left alone
 
 
 class Unanswered(Exception):
@@ -46,7 +47,9 @@ class Endpoint:
         self._key = key
         self._most = concurrency
         self._limit = float(concurrency)
-        self._growth = FIRST_GROWTH
+        self._throttled_share = 0.0
+        self._throttled_alone = 0
+        self._patient_until = 0.0
         self._idle: list[Connection] = []
         self._busy: dict[Connection, float] = {}
         self._connecting = asyncio.Semaphore(CONNECTING)
@@ -123,9 +126,9 @@ class Endpoint:
         self._failures = 0
         self._pause = FIRST_PAUSE_SECONDS
         self.out_since = None
-        if self._limit < self._most:
-            self._limit = min(self._most, self._limit + self._growth / self._limit)
-            self._growth = min(1.0, self._growth * GROWTH_RISES)
+        self._throttled_share *= 1 - MEMORY
+        if self._throttled_share < LITTLE:
+            self._limit = min(self._most, self._limit * GROWTH)
 
     def failed(self, now: float, reason: str) -> None:
         """Notes a request without an answer."""
@@ -139,11 +142,22 @@ class Endpoint:
             self._may_try = False
 
     def throttled(self, now: float, pause: float | None) -> None:
-        """Notes that it had too much: from now on it gets what it took at once, and very slowly more."""
-        self._growth = FIRST_GROWTH
-        self._limit = max(1.0, min(self._limit, float(self.in_flight)))
+        """Notes that it had too much; if it often has, from now on it gets what it took at once."""
+        self._throttled_share += MEMORY * (1 - self._throttled_share)
+        self._throttled_alone += not self.in_flight
+        if self._throttled_alone >= ALONE:
+            self._throttled_alone = 0
+            self._patient_until, self._limit = now + PATIENT_SECONDS, float(self._most)
+        elif self._throttled_share > MUCH and now > self._patient_until:
+            self._limit = max(1.0, min(self._limit, float(self.in_flight)))
+            self._throttled_share = 2 * LITTLE
         if pause:
             self._closed_until = max(self._closed_until, now + min(pause, LONGEST_RETRY_AFTER_SECONDS))
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has too much to do for many requests, not for one alone."""
+        return self._throttled_share > MUCH / 2
 
     def overdue(self, now: float, seconds: float) -> bool:
         """Ends the requests that have waited longer than that, and says whether there were any."""
