@@ -130,7 +130,7 @@ def rephrase(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Gives each row and prompt a seed of its own; default: likewise.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 256,
+    concurrency: Annotated[int, typer.Option(min=1, max=20_000, help="Requests in flight.")] = 256,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows a file.")] = 5000,
     limit: Annotated[int | None, typer.Option(min=1, max=2**62, help="Rows, from the first.")] = None,
     keep_raw: Annotated[bool, typer.Option("--keep-raw", help="Keep completions before cleaning, too.")] = False,
@@ -313,8 +313,11 @@ def _rephrasing_explained() -> Iterator[None]:
     except (*wrong, EngineFlagRefused, GenerationConfigError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(WRONG) from error
-    except (EngineFailed, FolderBusy, FolderUnusable, LedgerError, ModelError, OSError) as error:
+    except (EngineFailed, FolderBusy, FolderUnusable, LedgerError, ModelError) as error:
         typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(FAILED) from error
+    except OSError as error:
+        typer.echo(f"error: {error}; make room there or correct the folder, then run again", err=True)
         raise typer.Exit(FAILED) from error
 
 

@@ -101,6 +101,15 @@ def test_a_dead_endpoint_is_taken_out_and_costs_no_row(server: LocalServer) -> N
     assert len(server.requests) == 40
 
 
+@pytest.mark.parametrize("count", [1, 5, 60])
+def test_an_endpoint_that_gives_errors_alone_costs_no_row_while_another_answers(
+    server: LocalServer, count: int
+) -> None:
+    with local_server() as broken:
+        broken.answer = lambda request: failure(500, "broken")
+        assert completed(ask([broken, server], words(count), concurrency=3)) == set(words(count))
+
+
 def test_an_endpoint_that_comes_back_is_taken_in_again(server: LocalServer) -> None:
     with local_server() as other:
         other.answer = lambda request: failure(503, "loading") if len(other.requests) <= 6 else completion()

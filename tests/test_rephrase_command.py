@@ -21,6 +21,8 @@ from finephrase_dagster.study.fingerprint import sha256_file
 from finephrase_dagster.study.places import REPOSITORY
 from rephrase_parts import LocalServer, completion, documents, failure, local_server, write_tokenizer
 
+pytestmark = pytest.mark.slow  # a process for every run
+
 
 @pytest.fixture
 def server() -> Iterator[LocalServer]:
@@ -300,7 +302,6 @@ def test_an_endpoint_that_is_not_there_is_exit_status_1(tmp_path: Path, server: 
     assert "http://127.0.0.1:9 answers nothing" in done.stderr
 
 
-@pytest.mark.slow
 def test_a_generator_of_a_study_runs_on_an_engine_of_its_own(tmp_path: Path) -> None:
     from rephrase_parts import write_model
 

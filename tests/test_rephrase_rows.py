@@ -240,6 +240,52 @@ def test_an_endpoint_that_gives_errors_alone_from_some_moment_on_costs_no_row(
     assert (manifest["completed"], manifest["failed"]) == (40, 0)
 
 
+def test_an_answer_to_an_older_request_proves_nothing(tmp_path: Path, server: LocalServer, run: Run) -> None:
+    def answer(request: dict[str, Any]) -> Any:
+        number = len(server.requests)
+        if number <= 8:
+            time.sleep(0.2 * number)
+            return completion()
+        return failure(500, "dead since then") if "ok" not in server.model else completion()
+
+    server.answer = answer
+    wanted = datasets(tmp_path / "data", ["plain"])
+    corpus = write_corpus(tmp_path / "corpus", [documents(12)])
+    with pytest.raises(EngineFailed, match="dead since then"):
+        run(corpus, wanted, concurrency=8)
+    server.model = "ok"
+    manifest = run(corpus, wanted)["plain"]
+    assert (manifest["completed"], manifest["failed"]) == (12, 0)
+
+
+def test_a_refusal_is_no_sign_that_the_model_answers(tmp_path: Path, server: LocalServer, run: Run) -> None:
+    def answer(request: dict[str, Any]) -> Any:
+        if "Document 15." in str(request["messages"]):
+            return failure(400, "refused at the door")
+        return completion() if len(server.requests) <= 10 or "ok" in server.model else failure(500, "dead behind it")
+
+    server.answer = answer
+    wanted = datasets(tmp_path / "data", ["plain"])
+    corpus = write_corpus(tmp_path / "corpus", [documents(30)])
+    with pytest.raises(EngineFailed, match="dead behind it"):
+        run(corpus, wanted, concurrency=4)
+    server.model = "ok"
+    manifest = run(corpus, wanted)["plain"]
+    assert (manifest["completed"], manifest["failed"]) == (29, 1)
+
+
+@pytest.mark.parametrize("status", [204, 301, 401, 403, 404])
+def test_one_row_that_a_gateway_turns_away_does_not_stop_the_others(
+    tmp_path: Path, server: LocalServer, run: Run, status: int
+) -> None:
+    server.answer = lambda request: (
+        failure(status, "not this one") if "Document 7." in str(request["messages"]) else completion()
+    )
+    wanted = datasets(tmp_path / "data", ["plain"])
+    manifest = run(write_corpus(tmp_path / "corpus", [documents(20)]), wanted, concurrency=2)["plain"]
+    assert (manifest["completed"], manifest["failed"]) == (19, 1)
+
+
 ODD = [
     {"usage": {"prompt_tokens": 10**30, "completion_tokens": 1}},
     {"usage": {"prompt_tokens": -5, "completion_tokens": 1}},

@@ -48,12 +48,18 @@ RESTARTS = 3  # of an engine, without an answer between them
 STRIKES = 3  # deaths of an engine under one row
 DOUBTS = 16  # rows in doubt, at least, before the endpoints are
 
-KEY_STATUS = frozenset({401, 403})
+KEY_STATUS = frozenset({401, 402, 403})
+EVERY_ROWS_STATUS = KEY_STATUS | {404, 405}
+LONGEST_ROW_PAUSE_SECONDS = 12.0  # what a row heeds of `Retry-After` where the server answers others
 TRY_AGAIN_STATUS = frozenset({408, 409, 425})
 
 
 class _Throttled(Exception):
-    """The server has too much to do."""
+    """The server has too much to do, and may say for how long."""
+
+    def __init__(self, reason: str, retry_after: float | None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 class Client:
@@ -80,6 +86,7 @@ class Client:
         self.repeated = 0
         self.restarts = 0
         self.last_answer = float("-inf")
+        self.proof = float("-inf")  # when the latest request was sent that got a completion
         self._endpoints = [Endpoint(engine, key=key, concurrency=concurrency) for engine in engines]
         self._max_tokens = max_tokens
         self._most_doubts = max(DOUBTS, 2 * concurrency)
@@ -89,7 +96,7 @@ class Client:
         self._mute = False  # no answer came at all, though it was waited for as long as may be
         self._asked_alive = time.monotonic()
         self._watching: asyncio.Task[None] | None = None
-        self._asking: dict[Endpoint, asyncio.Task[None]] = {}
+        self._asking: dict[Endpoint, asyncio.Task[bool]] = {}
         self._reviving: dict[Endpoint, asyncio.Task[None]] = {}
         self._restarts_in_vain = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -117,14 +124,16 @@ class Client:
         """
         began = time.monotonic()
         attempts = strikes = throttled = 0
+        failed: Endpoint | None = None  # another one is asked next, if there is one
         while True:
-            async with self._place(alone=strikes >= STRIKES - 1, first=bool(throttled)) as endpoint:
+            async with self._place(alone=strikes >= STRIKES - 1, first=bool(throttled), after=failed) as endpoint:
                 sent, generation = time.monotonic(), endpoint.generation
                 try:
                     return await self._ask(endpoint, request)
                 except _Throttled as error:
                     reason, throttled = str(error), throttled + 1
                     pause = THROTTLED_PAUSES_SECONDS[min(throttled, len(THROTTLED_PAUSES_SECONDS)) - 1]
+                    pause = max(pause, min(error.retry_after or 0.0, LONGEST_ROW_PAUSE_SECONDS))
                 except Unanswered as error:
                     reason, pause = str(error), 0.0
                     if self._mute:
@@ -132,16 +141,15 @@ class Client:
                     if await self._died(endpoint, generation, under_way=error.under_way):
                         strikes += error.under_way
                     else:
-                        # A request that was under way when the endpoint went out says nothing of its row.
-                        if endpoint.out_since is None or sent > endpoint.out_since:
-                            attempts += 2 if time.monotonic() - sent > LONG_SECONDS else 1
-                        endpoint.failed(time.monotonic(), reason)
+                        failed, late = endpoint, time.monotonic() - sent > LONG_SECONDS
+                        if await self._alive_after(endpoint, reason):  # else it says nothing of its row
+                            attempts += 2 if late else 1
                         pause = began + STARTS_SECONDS[min(attempts, ATTEMPTS - 1)] - time.monotonic()
             if strikes >= STRIKES:
                 return Refusal(f"the engine died {strikes} times while it served this row: {reason}")
             if attempts >= ATTEMPTS or (throttled >= ATTEMPTS and self._throttled_enough(endpoint, began)):
                 reason = f"given up after {attempts + throttled} attempts: {reason}"
-                return Refusal(reason) if self.last_answer > sent else Doubt(reason, sent)
+                return Refusal(reason) if self.proof > sent else Doubt(reason, sent)
             self.repeated += 1
             await asyncio.sleep(pause)
 
@@ -167,12 +175,15 @@ class Client:
         """
         if not end and len(doubts) < self._most_doubts:
             return False
-        if known_good is not None:
+        failed: Endpoint | None = None
+        for pause in STARTS_SECONDS if known_good is not None else ():
             self.repeated += 1
+            await asyncio.sleep(pause)
             with contextlib.suppress(Unanswered, _Throttled):
-                async with self._place(alone=False) as endpoint:
-                    await self._ask(endpoint, known_good)
-                    return True
+                async with self._place(alone=False, after=failed) as endpoint:
+                    failed = endpoint
+                    if isinstance(await self._ask(endpoint, known_good or b""), Completion):
+                        return True
         raise self._nothing(doubts[-1].reason)
 
     async def _ask(self, endpoint: Endpoint, request: bytes) -> Completion | Refusal:
@@ -189,6 +200,7 @@ class Client:
             tokens = outcome.completion_tokens or len(outcome.text) / CHARACTERS_A_TOKEN
             pace = (now - sent) / max(1.0, tokens)
             self._pace = pace if self._pace is None else 0.95 * self._pace + 0.05 * pace
+            self.proof = max(self.proof, sent)
         else:
             outcome = self._refusal(endpoint, answer, now)
         endpoint.answered()
@@ -199,13 +211,15 @@ class Client:
     def _refusal(self, endpoint: Endpoint, answer: Answer, now: float) -> Refusal:
         """What an answer without a completion says: of its row, if it is not raised as something else."""
         reason = self._told(f"HTTP {answer.status}: {read_error(answer.body)}")
-        if answer.status in KEY_STATUS:
-            raise EngineFailed(f"{endpoint} refuses the API key ({reason}); set {API_KEY}")
-        if answer.status == 404 or answer.status < 400:
+        if answer.status in EVERY_ROWS_STATUS or answer.status < 400:
+            if self.proof > float("-inf"):  # it was right so far, so this may be the row's
+                raise Unanswered(reason)
+            if answer.status in KEY_STATUS:
+                raise EngineFailed(f"{endpoint} refuses the API key ({reason}); set {API_KEY}")
             raise EngineFailed(f"{endpoint} does not know it ({reason}); correct the endpoint or the model's name")
         if answer.status == 429:
             endpoint.throttled(now, answer.retry_after)
-            raise _Throttled(reason)
+            raise _Throttled(reason, answer.retry_after)
         if answer.status in TRY_AGAIN_STATUS or answer.status >= 500:
             raise Unanswered(reason)
         return Refusal(reason)
@@ -215,11 +229,16 @@ class Client:
         return text.replace(self._key, "***") if self._key else text
 
     @contextlib.asynccontextmanager
-    async def _place(self, *, alone: bool, first: bool = False) -> AsyncIterator[Endpoint]:
-        """An endpoint that takes a request now; `alone`, when no other request is with it; `first`, before others."""
+    async def _place(
+        self, *, alone: bool, first: bool = False, after: Endpoint | None = None
+    ) -> AsyncIterator[Endpoint]:
+        """An endpoint that takes a request now.
+
+        `alone`: when no other request is with it; `first`: before others; `after`: rather another than this.
+        """
         try:
             if not alone:
-                yield await self._choice(first=first)
+                yield await self._choice(first=first, after=after)
                 return
             async with self._one_alone:
                 self._kept = endpoint = await self._choice()
@@ -232,7 +251,7 @@ class Client:
         finally:
             self._wake(1)
 
-    async def _choice(self, *, first: bool = False) -> Endpoint:
+    async def _choice(self, *, first: bool = False, after: Endpoint | None = None) -> Endpoint:
         """The endpoint with the most room.
 
         Raises:
@@ -242,7 +261,7 @@ class Client:
             now = time.monotonic()
             ready = [one for one in self._endpoints if one is not self._kept and one.takes(now)]
             if ready:
-                return min(ready, key=lambda endpoint: endpoint.load) if len(ready) > 1 else ready[0]
+                return min(ready, key=lambda one: (one is after, one.load)) if len(ready) > 1 else ready[0]
             await self._wait(first=first)
             await self._end_outage()
 
@@ -269,8 +288,8 @@ class Client:
             for endpoint in self._endpoints:
                 if endpoint.overdue(now, self._longest_wait) and self._pace is None:
                     self._mute = True
-                if endpoint.needs_asking(now) and endpoint not in self._asking:
-                    self._asking[endpoint] = asyncio.create_task(self._ask_whether_alive(endpoint))
+                if endpoint.needs_asking(now):
+                    self._whether_alive(endpoint)
             quiet_since = max(self.last_answer, self._asked_alive)
             if now - quiet_since > SILENCE_SECONDS:
                 self._asked_alive = now
@@ -279,12 +298,27 @@ class Client:
                         endpoint.drop("it does not answer at all")
             self._wake(len(self._waiting))
 
-    async def _ask_whether_alive(self, endpoint: Endpoint) -> None:
+    async def _alive_after(self, endpoint: Endpoint, reason: str) -> bool:
+        """Notes a request without an answer; whether the endpoint is alive, which is asked at the third in a row."""
+        endpoint.failed(time.monotonic(), reason)
+        if endpoint.out_since is None:
+            return True
+        if endpoint.needs_asking(time.monotonic()) or endpoint in self._asking:
+            return await asyncio.shield(self._whether_alive(endpoint))
+        return False
+
+    def _whether_alive(self, endpoint: Endpoint) -> asyncio.Task[bool]:
+        """Asks it; all that want to know wait for the same answer."""
+        if endpoint not in self._asking:
+            self._asking[endpoint] = asyncio.create_task(self._ask_whether_alive(endpoint))
+        return self._asking[endpoint]
+
+    async def _ask_whether_alive(self, endpoint: Endpoint) -> bool:
         try:
-            await endpoint.ask(others=any(one.out_since is None for one in self._endpoints))
+            return await endpoint.ask(others=any(one.out_since is None for one in self._endpoints))
         finally:
             del self._asking[endpoint]
-        self._wake(len(self._waiting))
+            self._wake(len(self._waiting))
 
     @property
     def _longest_wait(self) -> float:

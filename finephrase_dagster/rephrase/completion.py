@@ -34,7 +34,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Why a row got none so far, though no other row got one either since then."""
+    """Why a row got none so far, though no other row got one either that was sent since then."""
 
     reason: str
     since: float

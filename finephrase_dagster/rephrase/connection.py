@@ -48,7 +48,7 @@ class Server:
             port = parts.port
         except ValueError as error:
             raise ValueError(f"endpoint {url!r}: {error}; write http://HOST:PORT") from error
-        if parts.scheme not in ("http", "https") or not host:
+        if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
             raise ValueError(f"endpoint {url!r}: not a URL; write http://HOST:PORT")
         self.url = url.rstrip("/").removesuffix("/v1")
         self._host = host
@@ -86,6 +86,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.usable = False
+        self.used = 0.0  # when it last gave an answer
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[Answer] | None = None
         self._parser = httptools.HttpResponseParser(self)

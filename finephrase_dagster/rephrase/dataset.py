@@ -61,7 +61,8 @@ class Dataset:
                 f"{self.folder}: holds rows of another recipe: {changes}. Go back to that recipe, or choose "
                 "another folder"
             )
-        if found and (gone := {file["path"] for file in found["files"]} - set(self.folder.names("part-*.parquet"))):
+        there = {*self.folder.names("part-*.parquet"), *self.folder.names(REJECTED)} if found else set()
+        if found and (gone := {REJECTED, *(file["path"] for file in found["files"])} - there):
             raise LedgerError(
                 f"{self.folder}: {min(gone)} is gone; delete {MANIFEST} and run again, which does its rows again"
             )
@@ -88,7 +89,7 @@ class Dataset:
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
             content = json.loads(self.folder.read(name))
-            content["fingerprint"], content["recipe"]
+            content["fingerprint"], content["recipe"], content["files"] if name == MANIFEST else None
             return content
         except FileNotFoundError:
             return None

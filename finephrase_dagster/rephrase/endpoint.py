@@ -19,6 +19,7 @@ LONGEST_PAUSE_SECONDS = 8.0
 LONGEST_RETRY_AFTER_SECONDS = 60.0
 CONNECTING = 64  # at once: more than a server's backlog takes are dropped, and tried a second later
 ALIVE_SECONDS = 10.0
+IDLE_SECONDS = 1.0  # a connection that was idle for less is not closed for that
 MEMORY = 0.05  # weight of the latest answer in the share of those that said "too many requests"
 MUCH, LITTLE = 0.3, 0.05  # shares at which an endpoint gets fewer at a time, and slowly more again
 GROWTH = 1.02  # for each answer
@@ -96,7 +97,7 @@ class Endpoint:
                 try:
                     answer = await connection.exchange(self._server.post(path, body))
                 except ConnectionBroken as error:
-                    if error.fresh:
+                    if error.fresh or time.monotonic() - connection.used < IDLE_SECONDS:
                         raise Unanswered(str(error)) from error
                     under_way = True
                     continue  # most likely the server closed an idle connection just before this request came
@@ -105,6 +106,7 @@ class Endpoint:
                     raise
                 finally:
                     del self._busy[connection]
+                connection.used = time.monotonic()
                 if connection.usable:
                     self._idle.append(connection)
                 return answer
@@ -134,11 +136,9 @@ class Endpoint:
         """Notes a request without an answer."""
         self.last_failure = reason
         self._failures += 1
-        if self.out_since is not None or self._failures >= OUT_AFTER:
-            if self.out_since is not None:
-                self._closed_until = now + self._pause
-                self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
-            self.out_since = self.out_since or now
+        if self.out_since is None and self._failures >= OUT_AFTER:
+            self.out_since = now
+        if self.out_since is not None:
             self._may_try = False
 
     def throttled(self, now: float, pause: float | None) -> None:
@@ -151,7 +151,7 @@ class Endpoint:
         elif self._throttled_share > MUCH and now > self._patient_until:
             self._limit = max(1.0, min(self._limit, float(self.in_flight)))
             self._throttled_share = 2 * LITTLE
-        if pause:
+        if pause and self.busy:
             self._closed_until = max(self._closed_until, now + min(pause, LONGEST_RETRY_AFTER_SECONDS))
 
     @property
@@ -179,14 +179,16 @@ class Endpoint:
         self.drop("the engine was started again")
         self._failures, self._pause, self._closed_until, self.out_since = 0, FIRST_PAUSE_SECONDS, 0.0, None
 
-    async def ask(self, *, others: bool) -> None:
-        """Takes it in if it is alive, or lets one request try it where there are `others`; else it pauses again."""
-        if not await self.alive():
-            self.failed(time.monotonic(), self.last_failure)
-        elif others:
-            self._may_try = True
-        else:
+    async def ask(self, *, others: bool) -> bool:
+        """Whether it is alive: then it is in again, or may be tried where `others` are in; else it pauses."""
+        alive = await self.alive()
+        if alive and not others:
             self.out_since, self._failures = None, 0
+        else:
+            self._may_try = alive
+            self._closed_until = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        return alive
 
     async def alive(self) -> bool:
         """Whether it answers `/v1/models`, which generates nothing, with anything but a server's error."""

@@ -84,6 +84,7 @@ class Ledger:
         self._left_over = folder.journals()
         self._adopt_parts()
         self._next = _next_numbers([*self._left_over, *map(_stem, folder.names(f"{CHUNKS}/*.parquet"))])
+        self.example: str | None = None  # the id of a row that is completed
         self._done = self._found()
 
     @property
@@ -251,10 +252,15 @@ class Ledger:
             rejected, part = self._chunk_account(name)
             yield from rejected["id"].to_pylist()
             if part["rows"]:
-                yield from self._part_ids(part)
+                ids = self._part_ids(part)
+                self.example = ids[0]
+                yield from ids
         for name in self._left_over:
             journal = self.folder.journal(name)
-            yield from (outcome.id for _, outcome in records(journal.read()))
+            for _, outcome in records(journal.read()):
+                if isinstance(outcome, Completed):
+                    self.example = outcome.id
+                yield outcome.id
             journal.close()
 
     def _part_ids(self, part: Mapping[str, Any]) -> list[str]:

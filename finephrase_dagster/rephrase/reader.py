@@ -173,6 +173,8 @@ def _parquet_rows(file: str) -> Iterator[Row]:
 
 
 def _row(name: Any, text: Any, flaw: str, file: str, number: int) -> Row:
+    if flaw.startswith("text is not UTF-8") and isinstance(name, str) and "\ufffd" in name:
+        raise InputUnreadable(f"{file}: row {number} has an id that is not UTF-8; correct it")
     row_id = _id(name, file, number)
     if flaw.startswith("text"):
         return Row(row_id, "", flaw)

@@ -248,7 +248,7 @@ class _Jobs:
         self._done: tuple[str, Document] | None = None
 
     def known_good(self) -> bytes | None:
-        """A request that an earlier run got through, most likely with an answer."""
+        """A request that an earlier run got a completion for, if its row came by."""
         return self._body(*self._done) if self._done else None
 
     def __iter__(self) -> Iterator[Job]:
@@ -261,7 +261,7 @@ class _Jobs:
                 shard = metadata["shard"]
             for prompt, ledger in self._ledgers.items():
                 if ledger.found and ledger.is_done(document.id):
-                    if self._done is None and not metadata["skip"]:
+                    if document.id == ledger.example:
                         self._done = prompt, document
                     continue
                 chunk, place = ledger.assign(shard)

@@ -136,8 +136,8 @@ class Window:
                 self._enter(job, self._completed(job, verdict), verdict)
             else:
                 self._enter(job, Rejected(id=job.id, status="failed", reason=verdict.reason), None)
-            if self._doubts and client.last_answer > self._doubts[0][1].since:
-                self._refuse_doubtful()
+            if self._doubts:
+                self._refuse_doubtful(client.proof)
 
     def _next(self) -> Job | None:
         first, self._first = self._first, None
@@ -162,12 +162,13 @@ class Window:
     async def _settle(self, client: Client, *, end: bool) -> None:
         doubts = [doubt for _, doubt in self._doubts]
         if await client.settle(doubts, known_good=self._answered or self._known_good(), end=end):
-            self._refuse_doubtful()
+            self._refuse_doubtful(client.proof)
 
-    def _refuse_doubtful(self) -> None:
-        """Others got an answer meanwhile, so it is these rows' own fault."""
-        doubts, self._doubts = self._doubts, []
-        for job, doubt in doubts:
+    def _refuse_doubtful(self, proof: float) -> None:
+        """A request that was sent after theirs got an answer, so it is these rows' own fault."""
+        refused = [(job, doubt) for job, doubt in self._doubts if doubt.since < proof]
+        self._doubts = [(job, doubt) for job, doubt in self._doubts if doubt.since >= proof]
+        for job, doubt in refused:
             self._enter(job, Rejected(id=job.id, status="failed", reason=doubt.reason), None)
 
     async def _publish(self) -> None:
