@@ -53,6 +53,7 @@ def server() -> Iterator[LocalServer]:
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "STARTS_SECONDS", (0, 0.02, 0.04, 0.06, 0.08))
     monkeypatch.setattr(client, "THROTTLED_PAUSES_SECONDS", (0.02,))
+    monkeypatch.setattr(client, "SETTLE_PAUSES_SECONDS", (0, 0.02, 0.04))
     monkeypatch.setattr(client, "WATCH_SECONDS", 0.02)
     monkeypatch.setattr(client, "OUTAGE_SECONDS", 0.8)
     monkeypatch.setattr(client, "OUTAGE_AT_START_SECONDS", 0.8)

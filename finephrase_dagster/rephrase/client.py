@@ -32,6 +32,7 @@ ATTEMPTS = 5
 STARTS_SECONDS = (0.0, 0.5, 1.5, 4.0, 10.0)  # when the attempts at a row begin, from the first
 THROTTLED_SECONDS = 60.0  # how long a server may have too much to do for a row, while others are answered
 THROTTLED_PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0)  # between attempts at such a row; the last again and again
+SETTLE_PAUSES_SECONDS = (0.0, 0.5, 1.5, 4.0)  # before each time that a known answer is asked for again
 OUTAGE_SECONDS = 30.0  # how long no endpoint may answer anything, if one did before
 OUTAGE_AT_START_SECONDS = 10.0
 # No answer may take longer than max_tokens at the usual pace, three times over, within these bounds. The pace of
@@ -176,7 +177,7 @@ class Client:
         if not end and len(doubts) < self._most_doubts:
             return False
         failed: Endpoint | None = None
-        for pause in STARTS_SECONDS if known_good is not None else ():
+        for pause in SETTLE_PAUSES_SECONDS if known_good is not None else ():
             self.repeated += 1
             await asyncio.sleep(pause)
             with contextlib.suppress(Unanswered, _Throttled):

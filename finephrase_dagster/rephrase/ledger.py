@@ -10,7 +10,6 @@ chunks may change from one run to the next.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import re
 import threading
@@ -21,7 +20,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from finephrase_dagster.rephrase.dataset import (
     CHUNKS,
@@ -30,6 +28,7 @@ from finephrase_dagster.rephrase.dataset import (
     LedgerError,
     json_bytes,
     parquet,
+    read_parquet,
     sha256_bytes,
     write_manifest,
 )
@@ -277,7 +276,7 @@ class Ledger:
 
     def _read_part(self, path: str, content: bytes, columns: list[str]) -> pa.Table:
         try:
-            return pq.read_table(io.BytesIO(content), columns=columns)
+            return read_parquet(content, columns)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(path, str(error)) from error
 
@@ -289,7 +288,7 @@ class Ledger:
 
     def _chunk_account(self, name: str) -> tuple[pa.Table, dict[str, Any]]:
         try:
-            rejected = pq.read_table(io.BytesIO(self.folder.read(name)))
+            rejected = read_parquet(self.folder.read(name))
             return rejected.replace_schema_metadata(None), json.loads(rejected.schema.metadata[FOOTER])
         except (OSError, pa.ArrowException, LookupError, ValueError, TypeError) as error:
             raise LedgerError(

@@ -22,8 +22,6 @@ import pyarrow.parquet as pq
 from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseReader
 
-from finephrase_dagster.study.fingerprint import sha256_text
-
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 JSONL = (".jsonl", ".ndjson", ".json")
 BATCH_ROWS = 500
@@ -70,10 +68,26 @@ def rows_of(file: str) -> Iterator[Row]:
         ) from error
 
 
+def stamp(file: str) -> str:
+    """What changes when a file does: size and time, or what its store says of it.
+
+    Raises:
+        InputUnreadable: it is not there.
+    """
+    try:
+        if "://" in file:
+            store, path = fsspec.core.url_to_fs(file)
+            return str(store.ukey(path))
+        found = Path(file).stat()
+    except (OSError, NotImplementedError) as error:
+        raise InputUnreadable(f"{file}: cannot be read ({error}); put it back and run again") from error
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
 class InputReader(BaseReader):
     """Yields a document for every row of this task's files, in order.
 
-    `metadata` holds `shard` (the place of its file), `skip` (None, or why it has no text) and `sha256`.
+    `metadata` holds `shard` (the place of its file) and `skip` (None, or why it has no text).
     """
 
     name = "Rows"
@@ -99,13 +113,7 @@ class InputReader(BaseReader):
                     if not left:
                         return
                     left -= 1
-                document = Document(
-                    text=row.text,
-                    id=row.id,
-                    metadata={"shard": shard, "skip": row.skip, "sha256": sha256_text(row.text)},
-                )
-                self.update_doc_stats(document)
-                yield document
+                yield Document(text=row.text, id=row.id, metadata={"shard": shard, "skip": row.skip})
 
 
 @contextlib.contextmanager
@@ -182,10 +190,11 @@ def _row(name: Any, text: Any, flaw: str, file: str, number: int) -> Row:
         return Row(row_id, "", "text is missing")
     if not isinstance(text, str):
         return Row(row_id, "", f"text is not a string but {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return Row(row_id, "", f"text is not UTF-8 (character {error.start} is half of a pair)")
+    if flaw:  # only what the stricter parser refused can hold half a pair
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return Row(row_id, "", f"text is not UTF-8 (character {error.start} is half of a pair)")
     return Row(row_id, text, None if text.strip() else "text is empty")
 
 

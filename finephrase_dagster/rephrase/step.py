@@ -25,11 +25,13 @@ from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.figures import Figures
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
 from finephrase_dagster.rephrase.outcome import Rejected
+from finephrase_dagster.rephrase.reader import Row, stamp
 from finephrase_dagster.rephrase.render import Rendered, RendererLike
 from finephrase_dagster.rephrase.sampling import request_seed
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 from finephrase_dagster.rephrase.tasks import task_of
 from finephrase_dagster.rephrase.window import Job, Window
+from finephrase_dagster.study.fingerprint import sha256_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +169,7 @@ class RephraseStep(PipelineStep):
     ) -> None:
         found = sum(ledger.found for ledger in ledgers.values())
         figures = Figures(total=self._survey.rows * len(ledgers) if not part else 0, found=found)
-        rows = RowSet()
+        rows = _Rows(summed=part)
         source = _Jobs(documents, ledgers, renderer, self._request, figures, rows)
         jobs = iter(source)
         first = next(jobs, None)
@@ -182,11 +184,12 @@ class RephraseStep(PipelineStep):
         for ledger in ledgers.values():
             ledger.publish_left_over()
             ledger.publish_full()
-        if not part and rows.digest != self._survey.digest:
+        stamps = tuple(stamp(file) for file in self._survey.files)
+        if stamps != self._survey.stamps or (not part and rows.count != self._survey.rows):
             raise LedgerError(
                 f"{', '.join(self._survey.files)}: changed while they were read; put them back and run again"
             )
-        self._complete(datasets, ledgers, rows, figures, part=part)
+        self._complete(datasets, ledgers, rows, figures)
 
     def _window(self, figures: Figures) -> Window:
         return Window(
@@ -203,17 +206,17 @@ class RephraseStep(PipelineStep):
         self,
         datasets: Mapping[str, Dataset],
         ledgers: Mapping[str, Ledger],
-        rows: RowSet,
+        rows: _Rows,
         figures: Figures,
-        *,
-        part: bool,
     ) -> None:
         """Accounts for every row and writes the manifests."""
         bill = figures.bill(gpus=self._conduct.gpus, gpu_hour_dollars=self._conduct.gpu_hour_dollars)
-        facts = {"run": {"prompts": list(datasets), **bill}}
+        facts: dict[str, Any] = {"run": {"prompts": list(datasets), **bill}}
+        if rows.identity is not None:
+            facts["row_sum"] = f"{rows.identity.sum % 2**256:x}"
         for name, dataset in datasets.items():
-            account = ledgers[name].account(rows.rows)
-            ledgers[name].complete(dataset, account, {**facts, "row_sum": f"{rows.sum:x}"} if part else facts)
+            account = ledgers[name].account(rows.count)
+            ledgers[name].complete(dataset, account, facts)
             self._conduct.log(
                 f"{name}: {account.completed:,} completed, {account.skipped:,} skipped, {account.failed:,} failed; "
                 f"{account.completion_tokens:,} output tokens"
@@ -226,6 +229,19 @@ class RephraseStep(PipelineStep):
                 )
 
 
+class _Rows:
+    """The documents that came by: how many, and for a part which."""
+
+    def __init__(self, *, summed: bool) -> None:
+        self.count = 0
+        self.identity = RowSet() if summed else None
+
+    def add(self, document: Document) -> None:
+        self.count += 1
+        if self.identity is not None:
+            self.identity.add(Row(document.id, document.text, document.metadata["skip"]))
+
+
 class _Jobs:
     """What is to be sent, in order; rows that are skipped are entered as they come by."""
 
@@ -236,7 +252,7 @@ class _Jobs:
         renderer: RendererLike,
         request: Request,
         figures: Figures,
-        rows: RowSet,
+        rows: _Rows,
     ) -> None:
         self._documents = documents
         self._ledgers = ledgers
@@ -255,7 +271,7 @@ class _Jobs:
         shard = 0
         for document in self._documents:
             metadata = document.metadata
-            self._rows.add(document.id, metadata["sha256"], metadata["skip"])
+            self._rows.add(document)
             if metadata["shard"] != shard:
                 self._close(shard)
                 shard = metadata["shard"]
@@ -281,7 +297,7 @@ class _Jobs:
         return Job(
             prompt=prompt,
             id=document.id,
-            sha256=document.metadata["sha256"],
+            sha256=sha256_text(document.text),
             request=self._body(prompt, document, rendered),
             truncated=rendered.truncated,
             chunk=chunk,

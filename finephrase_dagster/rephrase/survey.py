@@ -13,7 +13,7 @@ from itertools import islice
 
 import numpy as np
 
-from finephrase_dagster.rephrase.reader import Row, rows_of
+from finephrase_dagster.rephrase.reader import Row, rows_of, stamp
 from finephrase_dagster.study.fingerprint import SHORT
 
 ID_BYTES = 16  # of a hash of the id: two of a trillion rows meet with a chance of one in 10^14
@@ -36,12 +36,14 @@ class Survey:
         limit: rows that count, from the first; None: all.
         rows: how many that are.
         digest: their identity.
+        stamps: what tells whether a file has changed since (`reader.stamp`).
     """
 
     files: tuple[str, ...]
     limit: int | None
     rows: int
     digest: str
+    stamps: tuple[str, ...]
 
 
 class RowSet:
@@ -52,14 +54,16 @@ class RowSet:
         self.rows = rows
         self.sum = total
 
-    def add(self, name: str, text_sha256: str, skip: str | None) -> None:
-        digest = hashlib.sha256(f"{name}\0{text_sha256}\0{skip or ''}".encode()).digest()
-        self.sum = (self.sum + int.from_bytes(digest)) % 2**256
+    def add(self, row: Row) -> None:
+        """Adds a row: its id, its text, and why it has none."""
+        text = hashlib.sha256(row.text.encode()).digest()
+        digest = hashlib.sha256(b"%b\0%b%b" % (row.id.encode(), text, (row.skip or "").encode())).digest()
+        self.sum += int.from_bytes(digest)
         self.rows += 1
 
     @property
     def digest(self) -> str:
-        whole = self.sum.to_bytes(32) + self.rows.to_bytes(8)
+        whole = (self.sum % 2**256).to_bytes(32) + self.rows.to_bytes(8)
         return hashlib.sha256(whole).hexdigest()[:SHORT]
 
 
@@ -106,10 +110,11 @@ def survey(files: Sequence[str], limit: int | None = None) -> Survey:
         DuplicateId: naming one id that stands more than once.
         NoRows: there is none.
     """
+    stamps = tuple(stamp(file) for file in files)
     content = RowSet()
     hashes = bytearray()
     for row in _limited(files, limit):
-        content.add(row.id, hashlib.sha256(row.text.encode()).hexdigest(), row.skip)
+        content.add(row)
         hashes += id_hash(row.id)
     if not content.rows:
         raise NoRows(f"{', '.join(files)}: no rows; give a file that has some")
@@ -118,7 +123,7 @@ def survey(files: Sequence[str], limit: int | None = None) -> Survey:
     if (repeated := ids.repeated()) is not None:
         name = next(row.id for row in _limited(files, limit) if id_hash(row.id) == repeated)
         raise DuplicateId(f"the id {name!r} stands more than once in {', '.join(files)}; give every row its own")
-    return Survey(files=tuple(files), limit=limit, rows=content.rows, digest=content.digest)
+    return Survey(files=tuple(files), limit=limit, rows=content.rows, digest=content.digest, stamps=stamps)
 
 
 def _limited(files: Sequence[str], limit: int | None) -> Iterator[Row]:

@@ -7,15 +7,13 @@ lock and manifest, so that a task that is killed goes on where it was. `gather` 
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from finephrase_dagster.rephrase.dataset import REJECTED, Account, Dataset, LedgerError, write_manifest
+from finephrase_dagster.rephrase.dataset import REJECTED, Account, Dataset, LedgerError, read_parquet, write_manifest
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 
 TASKS = ".tasks"
@@ -72,7 +70,7 @@ def _gathered(dataset: Dataset, survey: Survey, tasks: int) -> dict[str, Any]:
         account.files += manifest["files"]
         for count in COUNTS:
             setattr(account, count, getattr(account, count) + manifest[count])
-        rejected = pq.read_table(io.BytesIO(part.folder.read(REJECTED)))
+        rejected = read_parquet(part.folder.read(REJECTED))
         account.rejected += Counter(zip(rejected["status"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
         tables.append(rejected)
     runs = _runs(manifests)
