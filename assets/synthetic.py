@@ -95,6 +95,7 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
                     )
                 },
                 tokens_per_second=manifest["run"]["tokens_per_second"],
+                bill=dg.MetadataValue.json(manifest["run"]),
             )
         yield from materialize_each(context, upstream, results)
 

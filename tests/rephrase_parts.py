@@ -242,6 +242,9 @@ def local_server() -> Iterator[LocalServer]:
         daemon_threads = True
         request_queue_size = 128
 
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that was killed has closed its connection; nobody needs to read of it."""
+
     http = Server(("127.0.0.1", 0), Handler)
     server = LocalServer(f"http://127.0.0.1:{http.server_address[1]}")
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)

@@ -55,7 +55,7 @@ def rows_of(file: str) -> Iterator[Row]:
         else:
             raise InputUnreadable(f"{file}: neither .parquet nor .jsonl (plain, .gz, .zst); convert it to one")
     except FileNotFoundError as error:
-        raise InputUnreadable(f"{file}: there is no such file; correct the path") from error
+        raise _missing(file) from error
     except InputUnreadable:
         raise
     except (pa.ArrowException, EOFError, OSError, UnicodeDecodeError, KeyError) as error:
@@ -66,6 +66,10 @@ def rows_of(file: str) -> Iterator[Row]:
         raise InputUnreadable(
             f"{file}: cannot be read ({error}); see that the store answers and lets you in"
         ) from error
+
+
+def _missing(file: str) -> InputUnreadable:
+    return InputUnreadable(f"{file}: there is no such file; correct the path")
 
 
 def stamp(file: str) -> str:
@@ -79,8 +83,10 @@ def stamp(file: str) -> str:
             store, path = fsspec.core.url_to_fs(file)
             return str(store.ukey(path))
         found = Path(file).stat()
-    except (OSError, NotImplementedError) as error:
-        raise InputUnreadable(f"{file}: cannot be read ({error}); put it back and run again") from error
+    except FileNotFoundError as error:
+        raise _missing(file) from error
+    except Exception as error:  # each store's library has errors of its own
+        raise InputUnreadable(f"{file}: cannot be read ({error}); see that it can be, and run again") from error
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
