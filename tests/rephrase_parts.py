@@ -17,7 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from finephrase_dagster.rephrase import client, endpoint
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.folder import LocalFolder
@@ -166,6 +168,25 @@ def rows_of(artifact: Artifact) -> list[dict[str, Any]]:
 
 def rejected_of(artifact: Artifact) -> list[dict[str, Any]]:
     return pq.read_table(artifact.folder / "rejected.parquet").to_pylist()
+
+
+def shorten_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the client try again, and give up, within fractions of a second."""
+    pauses: dict[Any, dict[str, Any]] = {
+        client: {
+            "STARTS_SECONDS": (0, 0.02, 0.04, 0.06, 0.08),
+            "THROTTLED_PAUSES_SECONDS": (0.02, 0.05),
+            "SETTLE_PAUSES_SECONDS": (0, 0.02, 0.04),
+            "WATCH_SECONDS": 0.02,
+            "OUTAGE_SECONDS": 1.0,
+            "OUTAGE_AT_START_SECONDS": 1.0,
+            "DEATH_SECONDS": 0.1,
+        },
+        endpoint: {"FIRST_PAUSE_SECONDS": 0.02, "LONGEST_PAUSE_SECONDS": 0.1},
+    }
+    for module, values in pauses.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
 
 
 Answer = tuple[int, Mapping[str, Any]]

@@ -22,20 +22,12 @@ from finephrase_dagster.rephrase.client import Client
 from finephrase_dagster.rephrase.completion import Completion, Refusal, Verdict
 from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike, Remote
-from rephrase_parts import Answer, LocalServer, completion, failure, local_server
+from rephrase_parts import Answer, LocalServer, completion, failure, local_server, shorten_pauses
 
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "STARTS_SECONDS", (0, 0.02, 0.04, 0.06, 0.08))
-    monkeypatch.setattr(client, "THROTTLED_PAUSES_SECONDS", (0.02, 0.05))
-    monkeypatch.setattr(client, "SETTLE_PAUSES_SECONDS", (0, 0.02, 0.04))
-    monkeypatch.setattr(client, "WATCH_SECONDS", 0.02)
-    monkeypatch.setattr(client, "OUTAGE_SECONDS", 1.0)
-    monkeypatch.setattr(client, "OUTAGE_AT_START_SECONDS", 1.0)
-    monkeypatch.setattr(client, "DEATH_SECONDS", 0.1)
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(endpoint, "LONGEST_PAUSE_SECONDS", 0.1)
+    shorten_pauses(monkeypatch)
 
 
 @pytest.fixture

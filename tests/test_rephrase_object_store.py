@@ -121,7 +121,7 @@ def check_dataset(store: ObjectStore, output: str, prompt: str) -> None:
     assert rejected == [{"id": "empty", "status": "skipped", "reason": "text is empty"}]
     root = f"{output}/{prompt}".removeprefix("s3://")
     paths = {path.removeprefix(f"{root}/") for path in files.find(root)}
-    assert paths == {"manifest.json", "rejected.parquet", *(file["path"] for file in manifest["files"])}
+    assert paths == {"manifest.json", "rejected.parquet", ".recipe.json", *(file["path"] for file in manifest["files"])}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from finephrase_dagster.rephrase import client, endpoint, folder
+from finephrase_dagster.rephrase import folder
 from finephrase_dagster.rephrase.dataset import LedgerError
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
 from finephrase_dagster.rephrase.folder import FolderBusy
@@ -33,6 +33,7 @@ from rephrase_parts import (
     rejected_of,
     rephrase_corpus,
     rows_of,
+    shorten_pauses,
     write_corpus,
     write_tokenizer,
 )
@@ -51,14 +52,7 @@ def server() -> Iterator[LocalServer]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "STARTS_SECONDS", (0, 0.02, 0.04, 0.06, 0.08))
-    monkeypatch.setattr(client, "THROTTLED_PAUSES_SECONDS", (0.02,))
-    monkeypatch.setattr(client, "SETTLE_PAUSES_SECONDS", (0, 0.02, 0.04))
-    monkeypatch.setattr(client, "WATCH_SECONDS", 0.02)
-    monkeypatch.setattr(client, "OUTAGE_SECONDS", 0.8)
-    monkeypatch.setattr(client, "OUTAGE_AT_START_SECONDS", 0.8)
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(endpoint, "LONGEST_PAUSE_SECONDS", 0.05)
+    shorten_pauses(monkeypatch)
 
 
 Run = Callable[..., dict[str, dict[str, Any]]]
