@@ -164,6 +164,7 @@ def test_a_server_that_throttles_every_row_once_is_not_sent_fewer_for_it(server:
     assert at_once["most"] >= 16
 
 
+@pytest.mark.slow
 def test_a_row_that_is_throttled_for_ever_is_given_up(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "THROTTLED_SECONDS", 0.5)
     server.answer = lambda request: failure(429, "slow down") if said(request) == "word-3" else completion()

@@ -30,7 +30,7 @@ from finephrase_dagster.rephrase.lock import machine
 from finephrase_dagster.rephrase.object_folder import ObjectFolder
 from object_store import ObjectStore, object_store
 
-KINDS = ("disk", "store")
+KINDS = ("disk", pytest.param("store", marks=pytest.mark.slow))
 ANOTHER_MACHINE = "elsewhere 1 pid:[1]"
 
 

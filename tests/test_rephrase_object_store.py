@@ -24,6 +24,8 @@ from finephrase_dagster.rephrase.outcome import records
 from object_store import ObjectStore, object_store
 from rephrase_parts import LocalServer, completion, documents, local_server
 
+pytestmark = pytest.mark.slow  # a process for every run
+
 PROMPTS = ("faq", "table")
 ROWS = 150
 CONCURRENCY = 8

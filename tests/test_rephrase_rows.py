@@ -188,6 +188,7 @@ def test_a_row_that_always_fails_is_set_aside_while_others_succeed(
     assert len(server.asked("Document 3.")) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poisoned", [range(26, 30), range(5), range(10, 28)])
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_rows_that_fail_in_a_row_are_set_aside_wherever_they_stand(
@@ -219,6 +220,7 @@ def test_rows_that_fail_are_set_aside_also_when_only_they_are_left(
     assert (manifest["completed"], manifest["failed"]) == (9, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [3, 20])
 @pytest.mark.parametrize("concurrency", [1, 64])
 def test_an_endpoint_that_gives_errors_alone_from_some_moment_on_costs_no_row(
@@ -428,6 +430,7 @@ def test_a_folder_without_shards_and_a_file_that_is_none_are_named(tmp_path: Pat
         run(tmp_path / "corpus", datasets(tmp_path / "data"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["chunks", "order", "division", "nothing"])
 def test_an_interrupted_run_goes_on_whatever_of_its_execution_changed(
     tmp_path: Path, server: LocalServer, run: Run, change: str

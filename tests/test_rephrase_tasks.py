@@ -22,7 +22,12 @@ from finephrase_dagster.rephrase.step import Conduct, RephraseStep, Request
 from finephrase_dagster.rephrase.survey import Survey, survey
 from finephrase_dagster.rephrase.tasks import gather
 from finephrase_dagster.study.fingerprint import sha256_file
-from rephrase_parts import PROMPTS, LocalServer, completion, documents, failure, local_server
+from rephrase_parts import PROMPTS, LocalServer, completion, documents, failure, local_server, shorten_pauses
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_pauses(monkeypatch)
 
 
 @pytest.fixture
@@ -69,6 +74,7 @@ def execute(steps: list[Any], logs: Path, workers: int) -> None:
     LocalPipelineExecutor(steps, tasks=3, workers=workers, logging_dir=str(logs), skip_completed=False).run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_three_tasks_make_one_dataset_a_prompt(
     tmp_path: Path, server: LocalServer, surveyed: Survey, workers: int
