@@ -2,7 +2,7 @@
 
 Files appear under their names whole or not at all: on a disk by a rename, in an object store by a finished
 upload. A journal takes records one by one and keeps them when the process is killed; an object store knows
-no appending, so there the records of each second are uploaded together. What is written is the ledger's.
+no appending, so there records are uploaded together, at every `sync`. What is written is the ledger's.
 """
 
 from __future__ import annotations
