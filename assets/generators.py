@@ -5,8 +5,9 @@ import dagster as dg
 from finephrase_dagster.events import materialized
 from finephrase_dagster.generators.product import make_generator
 from finephrase_dagster.partitions import ACCELERATOR, CORPUS, MODEL, asset_spec, needs, static
+from finephrase_dagster.study.fields import EMBEDDED
 from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.spec import EMBEDDED, Study
+from finephrase_dagster.study.spec import Study
 from resources.warehouse import Warehouse
 
 

@@ -21,9 +21,10 @@ from finephrase_dagster.partitions import (
     tokens_key,
 )
 from finephrase_dagster.study.artifact import Artifact, Product
+from finephrase_dagster.study.fields import EMBEDDED
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.spec import EMBEDDED, Cell
+from finephrase_dagster.study.spec import Cell
 from finephrase_dagster.train.tokenizer import tokenizer_folder, train_tokenizer
 from finephrase_dagster.train.tokens import tokenise
 from resources.warehouse import Warehouse

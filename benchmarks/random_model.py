@@ -30,8 +30,8 @@ from finephrase_dagster.rephrase.pipeline import Conduct, Request, rephrase
 from finephrase_dagster.rephrase.render import Renderer
 from finephrase_dagster.rephrase.sampling import sampling_of
 from finephrase_dagster.rephrase.survey import survey
+from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.prompt import Prompt
-from finephrase_dagster.study.spec import Generator, Sampling
 
 VOCABULARY = 8192
 CONTEXT = 1024

@@ -30,11 +30,11 @@ from finephrase_dagster.rephrase.render import ByteRenderer, Renderer, RendererL
 from finephrase_dagster.rephrase.step import Conduct, Request
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.fingerprint import SHORT, sha256_file
+from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.places import Places
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.recipe import SERVER_DEFAULT, dataset_recipe
-from finephrase_dagster.study.spec import Generator
 from finephrase_dagster.study.versions import TRUNCATION, TRUNCATION_BYTES
 
 MAX_TOKENS = 2048

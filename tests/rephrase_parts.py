@@ -30,8 +30,8 @@ from finephrase_dagster.rephrase.step import Conduct, Request
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import sha256_text
+from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.prompt import Prompt
-from finephrase_dagster.study.spec import Generator, Sampling
 
 TEXTS = list(pydoc_data.topics.topics.values())
 CHAT_TEMPLATE = (

@@ -20,7 +20,7 @@ from finephrase_dagster.corpora.embedded import listed_distributions
 from finephrase_dagster.corpora.shards import read_corpus, write_corpus
 from finephrase_dagster.corpora.source import read_source
 from finephrase_dagster.study.fingerprint import sha256_text
-from finephrase_dagster.study.spec import EmbeddedSource, FilesSource, HubSource, Source
+from finephrase_dagster.study.source import EmbeddedSource, FilesSource, HubSource, Source
 
 LIST = Path(__file__).parents[1] / "requirements" / "cpu.txt"
 

@@ -13,8 +13,8 @@ from finephrase_dagster.corpora.embedded import read_language_reference
 from finephrase_dagster.generators.branches import IGNORED, Sampler
 from finephrase_dagster.generators.model import GeneratorError, build_model, build_tokenizer
 from finephrase_dagster.generators.pretrain import GeneratorFacts, train_generator
+from finephrase_dagster.study.generator import EmbeddedGenerator
 from finephrase_dagster.study.prompt import read_prompts
-from finephrase_dagster.study.spec import EmbeddedGenerator
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from finephrase_dagster.rephrase import guard
 from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineFlagRefused, arguments, last_words
 from finephrase_dagster.rephrase.sampling import GenerationConfigError, request_seed, sampling_of
 from finephrase_dagster.study.fingerprint import sha256_file
-from finephrase_dagster.study.spec import Sampling
+from finephrase_dagster.study.generator import Sampling
 from rephrase_parts import (
     datasets,
     documents,

@@ -21,7 +21,7 @@ from finephrase_dagster.rephrase.reader import InputUnreadable
 from finephrase_dagster.rephrase.survey import DuplicateId, NoRows
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import sha256_file, sha256_text
-from finephrase_dagster.study.spec import Sampling
+from finephrase_dagster.study.generator import Sampling
 from rephrase_parts import (
     LocalServer,
     completion,

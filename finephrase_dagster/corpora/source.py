@@ -8,7 +8,7 @@ from pathlib import Path
 from finephrase_dagster.corpora.document import CorpusError, Document, Dropped
 from finephrase_dagster.corpora.embedded import read_language_reference, read_package_readmes
 from finephrase_dagster.study.fingerprint import sha256_text
-from finephrase_dagster.study.spec import EmbeddedSource, FilesSource, HubSource, Source
+from finephrase_dagster.study.source import EmbeddedSource, FilesSource, HubSource, Source
 
 
 def read_source(source: Source, name: str, *, requirements: Path) -> Iterator[Document | Dropped]:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from finephrase_dagster.evaluate import free_form, multiple_choice
 from finephrase_dagster.evaluate.row import Row
-from finephrase_dagster.study.spec import EMBEDDED
+from finephrase_dagster.study.fields import EMBEDDED
 
 EMBEDDED_ITEMS = Path(__file__).parent / "items"
 FEW_SHOT_SPLIT = "train"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finephrase_dagster.study.spec import EmbeddedGenerator
+from finephrase_dagster.study.generator import EmbeddedGenerator
 from finephrase_dagster.train.vocabulary import train_bpe
 
 if TYPE_CHECKING:

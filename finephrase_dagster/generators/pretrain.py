@@ -19,7 +19,7 @@ from finephrase_dagster.generators.instructions import FORMATS, wordings
 from finephrase_dagster.generators.model import GeneratorError, build_model, build_tokenizer, save_generator
 from finephrase_dagster.generators.outline import outline
 from finephrase_dagster.generators.pairs import derive
-from finephrase_dagster.study.spec import EmbeddedGenerator
+from finephrase_dagster.study.generator import EmbeddedGenerator
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,10 @@ from finephrase_dagster.corpora.shards import read_corpus
 from finephrase_dagster.generators.hub import resolve_model
 from finephrase_dagster.rephrase.sampling import sampling_of
 from finephrase_dagster.study.artifact import Product
+from finephrase_dagster.study.fields import EMBEDDED
 from finephrase_dagster.study.fingerprint import SHORT
+from finephrase_dagster.study.generator import Sampling
 from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.spec import EMBEDDED, Sampling
 
 
 def make_generator(lineage: Lineage, name: str, folder: Path, *, log: Callable[[str], None]) -> Product:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from finephrase_dagster.rephrase import guard
-from finephrase_dagster.study.spec import Generator
+from finephrase_dagster.study.generator import Generator
 
 Flags = Mapping[str, str | int | float | bool]
 

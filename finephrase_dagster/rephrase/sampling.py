@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.study.spec import Generator
+from finephrase_dagster.study.generator import Generator
 
 TOP_K_OFF = -1
 SEED_BITS = 53  # the integers that JSON carries exactly everywhere

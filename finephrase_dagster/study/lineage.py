@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finephrase_dagster.study.artifact import MANIFEST, Artifact, ArtifactMissing
+from finephrase_dagster.study.fields import EMBEDDED
 from finephrase_dagster.study.file import StudyError, read_study
 from finephrase_dagster.study.fingerprint import SHORT, differences, fingerprint, sha256_file
 from finephrase_dagster.study.places import Places
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.recipe import dataset_recipe
-from finephrase_dagster.study.spec import EMBEDDED, Cell, EmbeddedSource, FilesSource, Study
+from finephrase_dagster.study.source import EmbeddedSource, FilesSource
+from finephrase_dagster.study.spec import Cell, Study
 from finephrase_dagster.study.versions import CODE
 
 STAGES = ("sources", "generators", "synthetic", "audits", "tokens", "mixtures", "training", "evaluation")
@@ -92,7 +94,7 @@ class Lineage:
     def source(self, name: str) -> Artifact:
         """A corpus, named by what is read. Downstream recipes name it by its rows alone."""
         source = self.study.sources[name]
-        recipe: dict[str, Any] = {"source": name, "read": source}
+        recipe: dict[str, Any] = {"source": name, "read": source.identity}
         if isinstance(source, EmbeddedSource) and source.corpus == "package_readmes":
             recipe["list"] = sha256_file(self.places.requirements)
         if isinstance(source, FilesSource):

@@ -1,22 +1,22 @@
 """The specs of a study: what is computed, and nothing about where or how it runs.
 
 Everything here is frozen. A field that determines an output is required or its default is written
-down in the study file's documentation; `engine` alone mixes in execution, kept beside the model that
-needs it, and what of it is no identity is named here.
+down in the study file's documentation.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-EMBEDDED = "embedded"
+from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Name, Spec, check_heads
+from finephrase_dagster.study.generator import Generator
+from finephrase_dagster.study.source import Source
+
 TASKS = (
     "arc_cf:easy",
     "hellaswag_cf",
@@ -31,166 +31,6 @@ TASKS = (
     "wikitablequestions",
     "treb_qa",
 )
-
-EXECUTION_FLAGS = frozenset(
-    [
-        "api_server_count",
-        "async_scheduling",
-        "attention_backend",
-        "block_size",
-        "compilation_config",
-        "cpu_offload_gb",
-        "data_parallel_size",
-        "disable_custom_all_reduce",
-        "disable_log_stats",
-        "disable_uvicorn_access_log",
-        "distributed_executor_backend",
-        "enable_chunked_prefill",
-        "enable_expert_parallel",
-        "enable_prefix_caching",
-        "enforce_eager",
-        "gpu_memory_utilization",
-        "kv_cache_memory_bytes",
-        "max_num_batched_tokens",
-        "max_num_seqs",
-        "max_parallel_loading_workers",
-        "num_gpu_blocks_override",
-        "pipeline_parallel_size",
-        "scheduling_policy",
-        "speculative_config",
-        "swap_space",
-        "tensor_parallel_size",
-        "uvicorn_log_level",
-    ]
-)
-"""vLLM flags that say how it runs and leave the distribution of completions alone."""
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$", max_length=64)]
-"""A partition key and a part of a file name: lower-case words joined by single underscores, so that
-the double underscore between names is unambiguous and no name leaves the data folder."""
-
-
-def _model_reference(value: str) -> str:
-    if value == EMBEDDED or value.startswith(("/", "./", "../")):
-        return value
-    if re.fullmatch(r"[\w.-]+/[\w.-]+@[\w./-]+", value):
-        return value
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value):
-        raise ValueError(f"{value!r} has no revision; write {value}@<commit>, or @main for what it is today")
-    raise ValueError(f"{value!r} is neither 'embedded', a folder (/..., ./...) nor <owner>/<name>@<revision>")
-
-
-ModelReference = Annotated[str, AfterValidator(_model_reference)]
-"""`embedded`, a folder that begins with `/` or `.`, or `<owner>/<name>@<revision>` on the hub."""
-
-
-class Spec(BaseModel):
-    """The base of all specs: frozen, and refusing fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class EmbeddedSource(Spec):
-    """Real text that every installation carries; nothing is downloaded."""
-
-    kind: Literal["embedded"]
-    corpus: Literal["package_readmes", "language_reference"]
-    limit: int | None = Field(default=None, ge=1, description="documents at most")
-
-
-class FilesSource(Spec):
-    """Local Parquet or JSONL (plain, .gz, .zst) files."""
-
-    kind: Literal["files"]
-    paths: tuple[str, ...] = Field(min_length=1, description="files or glob patterns")
-    text_column: str = "text"
-    id_column: str | None = Field(default=None, description="default: an id from the text's hash")
-    limit: int | None = Field(default=None, ge=1)
-
-
-class HubSource(Spec):
-    """A dataset on the Hugging Face hub, streamed."""
-
-    kind: Literal["hub"]
-    dataset: str
-    revision: str
-    subset: str | None = None
-    split: str = "train"
-    text_column: str = "text"
-    id_column: str | None = None
-    limit: int | None = Field(default=None, ge=1)
-
-
-Source = Annotated[EmbeddedSource | FilesSource | HubSource, Field(discriminator="kind")]
-
-
-class Sampling(Spec):
-    """How completions are drawn; a value left out is the model's own generation_config's."""
-
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1)
-    seed: int = Field(ge=0, description="per-request seeds are derived from it, the row and the prompt")
-
-
-class EmbeddedGenerator(Spec):
-    """The recipe of the chat model that a study trains for itself (`model: embedded`).
-
-    It learns from pairs (document, restructured document) that follow from the documents' own
-    headings, lists, definitions and quantities.
-    """
-
-    sources: tuple[Name, ...] = Field(min_length=1)
-    vocabulary: int = Field(ge=512, le=65_536, description="entries of its byte-level BPE tokenizer")
-    layers: int = Field(ge=1)
-    hidden: int = Field(ge=16)
-    ffn: int = Field(ge=16)
-    heads: int = Field(ge=1)
-    steps: int = Field(ge=1, description="optimizer steps")
-    batch_sequences: int = Field(ge=1)
-    sequence: int = Field(ge=64, description="tokens a training sequence")
-    learning_rate: float = Field(gt=0)
-    seed: int = Field(ge=0)
-
-    @model_validator(mode="after")
-    def _divides(self) -> EmbeddedGenerator:
-        _even_heads(self.hidden, self.heads)
-        return self
-
-
-class Generator(Spec):
-    """The model that rephrases."""
-
-    model: ModelReference
-    context: int = Field(ge=128, description="tokens: prompt and completion together")
-    max_tokens: int = Field(ge=1, description="tokens a completion may have")
-    sampling: Sampling
-    embedded: EmbeddedGenerator | None = Field(
-        default=None, description="how the model is trained; used by `model: embedded` alone"
-    )
-    keep_raw: bool = Field(default=False, description="keep the completion before cleaning, in the column `raw`")
-    engine: Mapping[str, str | int | float | bool] = Field(
-        default_factory=dict, description="vLLM flags; those in EXECUTION_FLAGS are no identity"
-    )
-
-    @property
-    def distribution_flags(self) -> dict[str, str | int | float | bool]:
-        """The engine flags that are not known to leave the completions alone; they are identity."""
-        return {name: value for name, value in self.engine.items() if name.replace("-", "_") not in EXECUTION_FLAGS}
-
-    @property
-    def gpus(self) -> int:
-        """The GPUs that an engine of it holds: tensor, pipeline and data parallel ranks; 1 unless the study says."""
-        flags = {name.replace("-", "_"): value for name, value in self.engine.items()}
-        return math.prod(int(flags.get(f"{way}_parallel_size", 1)) for way in ("tensor", "pipeline", "data"))
-
-    @model_validator(mode="after")
-    def _fits(self) -> Generator:
-        if self.max_tokens >= self.context:
-            raise ValueError(f"max_tokens {self.max_tokens} leaves no room for a prompt in a context of {self.context}")
-        if self.model == EMBEDDED and self.embedded is None:
-            raise ValueError("model is 'embedded' but the section 'embedded' (how to train it) is missing")
-        return self
 
 
 class Cell(Spec):
@@ -265,7 +105,7 @@ class Student(Spec):
 
     @model_validator(mode="after")
     def _divides(self) -> Student:
-        _even_heads(self.hidden, self.heads)
+        check_heads(self.hidden, self.heads)
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         if self.warmup_fraction + self.decay_fraction > 1:
@@ -365,12 +205,6 @@ class Study(Spec):
             for student in self.students:
                 for seeds in self.seeds:
                     yield StudentRun(mixture=mixture, student=student, seeds=seeds)
-
-
-def _even_heads(hidden: int, heads: int) -> None:
-    """Rotary positions turn pairs of a head's dimensions."""
-    if hidden % heads or (hidden // heads) % 2:
-        raise ValueError(f"hidden {hidden} must be an even multiple of heads {heads}")
 
 
 def _known(field: str, name: str, names: Mapping[str, Any] | tuple[str, ...]) -> None:

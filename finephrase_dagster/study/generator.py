@@ -1,0 +1,125 @@
+"""Generators: the models that rephrase, how they are sampled, and which engine flags are no identity.
+
+`engine` alone mixes in execution, kept beside the model that needs it; what of it is no identity is named here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from pydantic import Field, model_validator
+
+from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Name, Spec, check_heads
+
+EXECUTION_FLAGS = frozenset(
+    [
+        "api_server_count",
+        "async_scheduling",
+        "attention_backend",
+        "block_size",
+        "compilation_config",
+        "cpu_offload_gb",
+        "data_parallel_size",
+        "disable_custom_all_reduce",
+        "disable_log_stats",
+        "disable_uvicorn_access_log",
+        "distributed_executor_backend",
+        "enable_chunked_prefill",
+        "enable_expert_parallel",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "max_parallel_loading_workers",
+        "num_gpu_blocks_override",
+        "pipeline_parallel_size",
+        "scheduling_policy",
+        "speculative_config",
+        "swap_space",
+        "tensor_parallel_size",
+        "uvicorn_log_level",
+    ]
+)
+"""vLLM flags that say how it runs and leave the distribution of completions alone."""
+
+
+class Sampling(Spec):
+    """How completions are drawn; a value left out is the model's own generation_config's."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1)
+    seed: int = Field(ge=0, description="per-request seeds are derived from it, the row and the prompt")
+
+
+class EmbeddedGenerator(Spec):
+    """The recipe of the chat model that a study trains for itself (`model: embedded`).
+
+    It learns from pairs (document, restructured document) that follow from the documents' own
+    headings, lists, definitions and quantities.
+    """
+
+    sources: tuple[Name, ...] = Field(min_length=1)
+    vocabulary: int = Field(ge=512, le=65_536, description="entries of its byte-level BPE tokenizer")
+    layers: int = Field(ge=1)
+    hidden: int = Field(ge=16)
+    ffn: int = Field(ge=16)
+    heads: int = Field(ge=1)
+    steps: int = Field(ge=1, description="optimizer steps")
+    batch_sequences: int = Field(ge=1)
+    sequence: int = Field(ge=64, description="tokens a training sequence")
+    learning_rate: float = Field(gt=0)
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _divides(self) -> EmbeddedGenerator:
+        check_heads(self.hidden, self.heads)
+        return self
+
+
+class Throughput(Spec):
+    """How fast a generator is known to be where this installation has not measured it; no identity."""
+
+    tokens_per_second: float = Field(gt=0, description="output tokens a second and GPU")
+    basis: str = Field(min_length=1, description="whose figure that is")
+
+
+class Generator(Spec):
+    """The model that rephrases."""
+
+    model: ModelReference
+    context: int = Field(ge=128, description="tokens: prompt and completion together")
+    max_tokens: int = Field(ge=1, description="tokens a completion may have")
+    sampling: Sampling
+    embedded: EmbeddedGenerator | None = Field(
+        default=None, description="how the model is trained; used by `model: embedded` alone"
+    )
+    keep_raw: bool = Field(default=False, description="keep the completion before cleaning, in the column `raw`")
+    parameters: float | None = Field(default=None, gt=0, description="of the model; for plans, no identity")
+    license: str | None = Field(default=None, description="of the model and what it writes; no identity")
+    throughput: Throughput | None = Field(default=None, description="for plans; no identity")
+    engine: Mapping[str, str | int | float | bool] = Field(
+        default_factory=dict, description="vLLM flags; those in EXECUTION_FLAGS are no identity"
+    )
+
+    @property
+    def distribution_flags(self) -> dict[str, str | int | float | bool]:
+        """The engine flags that are not known to leave the completions alone; they are identity."""
+        return {name: value for name, value in self.engine.items() if name.replace("-", "_") not in EXECUTION_FLAGS}
+
+    @property
+    def gpus(self) -> int:
+        """The GPUs that an engine of it holds: tensor, pipeline and data parallel ranks; 1 unless the study says."""
+        flags = {name.replace("-", "_"): value for name, value in self.engine.items()}
+        return math.prod(int(flags.get(f"{way}_parallel_size", 1)) for way in ("tensor", "pipeline", "data"))
+
+    @model_validator(mode="after")
+    def _fits(self) -> Generator:
+        if self.max_tokens >= self.context:
+            raise ValueError(f"max_tokens {self.max_tokens} leaves no room for a prompt in a context of {self.context}")
+        if self.model == EMBEDDED and self.embedded is None:
+            raise ValueError("model is 'embedded' but the section 'embedded' (how to train it) is missing")
+        return self
