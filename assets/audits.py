@@ -59,7 +59,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         prompt = context.partition_key
         dataset, artifact = lineage.dataset(cell, prompt), lineage.audit(cell, prompt)
         dataset.manifest()
-        found = audit_dataset(dataset.folder, format=lineage.prompts[prompt].format, gates=lineage.study.gates)
+        found = audit_dataset(dataset.folder, check=lineage.prompts[prompt].check, gates=lineage.study.gates)
         artifact.made_by(lambda folder: _report(folder, dataset, found))
         with warehouse.connect() as connection:
             record_audit(connection, artifact, cell.name, found.gates)

@@ -32,6 +32,7 @@ from finephrase_dagster.rephrase.sampling import sampling_of
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.prompt import Prompt
+from finephrase_dagster.study.turns import parse_turns, positions
 
 VOCABULARY = 8192
 CONTEXT = 1024
@@ -68,7 +69,17 @@ def documents(count: int, *, tokens: int, first: int = 0) -> list[Document]:
 
 
 def prompt(name: str, template: str) -> Prompt:
-    return Prompt(name=name, format="prose", version=1, description="A benchmark's.", template=template)
+    return Prompt(
+        name=name,
+        family="other",
+        format="text",
+        origin="a benchmark",
+        document=positions(parse_turns(template))[0],
+        check="prose",
+        version=1,
+        description="A benchmark's.",
+        template=template,
+    )
 
 
 def generator(model: Path, *, max_tokens: int) -> Generator:

@@ -32,6 +32,7 @@ from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import sha256_text
 from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.prompt import Prompt
+from finephrase_dagster.study.turns import parse_turns, positions
 
 TEXTS = list(pydoc_data.topics.topics.values())
 CHAT_TEMPLATE = (
@@ -108,7 +109,18 @@ def documents(count: int, *, words: int = 60, start: int = 0) -> list[tuple[str,
 
 
 def prompt(name: str, template: str = "[[DOCUMENT]]\n\nSay it in other words.", system: str | None = None) -> Prompt:
-    return Prompt(name=name, format="prose", version=1, description="a test's", template=template, system=system)
+    return Prompt(
+        name=name,
+        family="other",
+        format="text",
+        origin="a test",
+        document=positions(parse_turns(template))[0],
+        check="prose",
+        version=1,
+        description="a test's",
+        template=template,
+        system=system,
+    )
 
 
 PROMPTS = {

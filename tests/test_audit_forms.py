@@ -1,12 +1,16 @@
-"""The form of completions: what each format asks for, and what breaks it."""
+"""The form of completions: what each check asks for, and what breaks it."""
 
 from __future__ import annotations
+
+from itertools import pairwise
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finephrase_dagster.audit.forms import form_flaw, has_form
+from finephrase_dagster.audit.forms import MOST_PAIRS, form_flaw, has_form
+from finephrase_dagster.study.prompt import Check
 
 FAQ = "Q: What is a queue?\nA: A queue keeps items in order.\n\nQ: Who uses it?\nA: Schedulers use it."
 MATH = (
@@ -15,9 +19,27 @@ MATH = (
 )
 TABLE = "| Part | Lines |\n| --- | ---: |\n| head | 3 |\n| body | 9 |\n\nQ: How long is the body?\nA: 9 lines."
 TUTORIAL = "# Sort a list\n\n1. Make a list. You need something to sort.\n2. Call sort on it. It works in place."
-WHOLE = {"faq": FAQ, "math": MATH, "table": TABLE, "tutorial": TUTORIAL, "prose": "One sentence."}
+PAIR = "Q: Which one sorts in place? (a) sort (b) sorted\nA: (a) sort"
+LIST = "- A queue keeps items in order.\n- A stack gives back the last item first."
+DIALOGUE = "Ida: What is a queue?\nOle: It keeps order.\n\nIda: Like a line of people?\nOle: Just like that."
+WHOLE = {
+    "faq": FAQ,
+    "math": MATH,
+    "table": TABLE,
+    "tutorial": TUTORIAL,
+    "qa_pairs": PAIR,
+    "list": LIST,
+    "dialogue": DIALOGUE,
+    "prose": "One sentence.",
+}
+ALSO = {"faq": {"faq", "qa_pairs", "dialogue"}}
+"""Where one form is a case of others: a FAQ is also questions with answers, and Q and A take turns."""
 
 phrase = st.text(st.characters(categories=("L",)), min_size=1, max_size=12)
+
+
+def test_every_check_that_a_prompt_may_name_has_its_rule() -> None:
+    assert set(WHOLE) == set(get_args(Check))
 
 
 @pytest.mark.parametrize("format", WHOLE)
@@ -28,7 +50,8 @@ def test_a_completion_as_the_prompt_asks_has_the_form(format: str) -> None:
 
 @pytest.mark.parametrize("format", [format for format in WHOLE if format != "prose"])
 def test_another_formats_completion_has_not_the_form(format: str) -> None:
-    assert [other for other, text in WHOLE.items() if has_form(format, text)] == [format]
+    others = {other for other, text in WHOLE.items() if format in ALSO.get(other, {other})}
+    assert {other for other, text in WHOLE.items() if has_form(format, text)} == others
 
 
 @pytest.mark.parametrize("format", WHOLE)
@@ -58,6 +81,17 @@ def test_an_announcement_before_or_behind_breaks_the_form(format: str) -> None:
         ("table", "|a|b|c|\n|:-|:-:|-:|\n|1|a \\| b||\n\n**Q:** What is b?\n**A:** a or b"),
         ("tutorial", "**Sort a list**\n\n**Step 1:** Make one.\n\n**Step 2:** Sort it."),
         ("tutorial", "Sort a list\n===========\n\n1) Make one.\n2) Sort it."),
+        ("qa_pairs", "**Question 1:** Is it one?\n**Answer:** Yes.\n\n**Question 2:** Why?\n**Answer:** It is."),
+        ("qa_pairs", "1. Q: Is it one?\n   A: Yes.\n2. **Q:** Which?\n   (a) this\n   (b) that\n   **A:** (b)"),
+        ("qa_pairs", "- Q: Which steps?\n- A: These:\n1. Ask\n2. Answer"),
+        ("list", "1. **Queue**: in order.\n2) **Stack**: last first.\n\n10. Heap: least first."),
+        ("list", "* One fact\n  that goes on.\n\n  And on.\n* Another fact\ngoes on, too.\n    - a detail"),
+        ("list", "\u2022 One\n\u2022 Two"),
+        ("list", "-\n  One\n- Two"),
+        ("dialogue", "**Ida:** What?\n**Ole:** That.\n**Ida:** Why?\n**Ole:** So."),
+        ("dialogue", "Dr. Ida Berg-Li (smiling): What?\nStudent 1:\nThat.\nDr. Ida Berg-Li: Why?\nStudent 1: So."),
+        ("dialogue", "\u674e: \u4ec0\u4e48\n\u738b: \u8fd9\n\u674e: \u597d\n\u738b: \u597d"),
+        ("dialogue", "Ida: What?\nOle: See\nhttps://example.org and\nremember this: it is.\nIda: Why?\nOle: So."),
         ("tutorial", "## Sort\n\nShort.\n\n### 1. Make one\n\nWhy.\n\n### 2. Sort it\n\n   1. nested\n   2. list"),
     ],
 )
@@ -90,6 +124,23 @@ def test_markdown_dress_leaves_the_form_recognisable(format: str, text: str) -> 
         ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |\nQ: What?", "not one question and one answer"),
         ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |\nof it\nQ: What?\nA: It.", "begins with something else"),
         ("table", f"{TABLE}\nQ: Again?\nA: No.", "not one question and one answer"),
+        ("qa_pairs", "It is this.\nQ: What?\nA: It.", "begins with something else than its question"),
+        ("qa_pairs", "A: It.\nQ: What?", "do not alternate"),
+        ("qa_pairs", "Q: What?", "do not alternate"),
+        ("qa_pairs", "Q: What?\nA:", "an empty answer"),
+        ("qa_pairs", "\n".join(["Q: What?\nA: It."] * 9), "more than 8 questions"),
+        ("qa_pairs", "Q: What?\nA: It.\n\nI hope that this helps.", "something stands behind"),
+        ("list", "# Facts\n- One\n- Two", "begins with something else than an item"),
+        ("list", "- One", "fewer than two items"),
+        ("list", "- One\n-\n- Three", "an empty item"),
+        ("list", "- One\n\nMore:\n\n- Two", "between or behind"),
+        ("list", "**One** is first\n**Two** is next", "begins with something else"),
+        ("dialogue", "A talk\nIda: What?\nOle: It.\nIda: Why?\nOle: So.", "something else than a speaker"),
+        ("dialogue", "Ida: What?\nIda: It.\nIda: Why?\nIda: So.", "fewer than two speakers"),
+        ("dialogue", "Ida: What?\nOle: It.", "fewer than two speakers"),
+        ("dialogue", "Claim: one\nReason: two\nResult: three\nSource: four", "fewer than two speakers"),
+        ("dialogue", "Ida: What?\nOle: It.\nOle: Again.\nIda: Why?", "twice in a row"),
+        ("dialogue", "Ida: What?\nOle:\nIda: Why?\nOle: So.", "an empty speech"),
         ("tutorial", "1. Make one.\n2. Sort it.", "no heading"),
         ("tutorial", "Sort a list\n\n1. Make one.\n2. Sort it.", "no heading"),
         ("tutorial", "# Sort\n\n1. Make one.", "fewer than two numbered steps"),
@@ -112,6 +163,25 @@ def test_an_unknown_format_is_an_error() -> None:
 def test_any_two_questions_with_answers_are_a_faq(pairs: list[tuple[str, str]]) -> None:
     text = "\n".join(f"Q: {question}?\nA: {answer}." for question, answer in pairs)
     assert has_form("faq", text) == (len(pairs) >= 2)
+
+
+@given(st.lists(st.tuples(phrase, phrase), max_size=12))
+def test_one_to_eight_questions_with_answers_are_pairs(pairs: list[tuple[str, str]]) -> None:
+    text = "\n\n".join(f"Q: {question}?\nA: {answer}." for question, answer in pairs)
+    assert has_form("qa_pairs", text) == (1 <= len(pairs) <= MOST_PAIRS)
+
+
+@given(st.lists(phrase, max_size=6), st.sampled_from(["- ", "* ", "1. ", "12) ", "  - "]))
+def test_any_two_marked_lines_are_a_list(items: list[str], mark: str) -> None:
+    assert has_form("list", "\n".join(mark + item for item in items)) == (len(items) >= 2)
+
+
+@given(st.lists(st.sampled_from(["Ida", "Ole", "Uwe"]), max_size=8))
+def test_speakers_of_a_dialogue_alternate_and_two_come_back(speakers: list[str]) -> None:
+    alternate = all(one != other for one, other in pairwise(speakers))
+    back = {speaker for speaker in speakers if speakers.count(speaker) > 1}
+    text = "\n".join(f"{speaker}: Yes." for speaker in speakers)
+    assert has_form("dialogue", text) == (alternate and len(back) >= 2)
 
 
 @given(

@@ -64,7 +64,7 @@ def write_dataset(
 
 
 def audit(folder: Path) -> Audit:
-    return audit_dataset(folder, format="faq", gates=GATES)
+    return audit_dataset(folder, check="faq", gates=GATES)
 
 
 def gate(audited: Audit, name: str) -> GateResult:

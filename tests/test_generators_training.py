@@ -68,7 +68,7 @@ def test_training_saves_a_chat_model_that_loads_and_answers(
     assert model.config.tie_word_embeddings is True
     assert (model.generation_config.temperature, model.generation_config.top_p) == (0.7, 0.9)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
-    prompt = read_prompts(PROMPTS, ("faq",))["faq"].fill(documents[0].text[:200])
+    prompt = read_prompts(PROMPTS, ("faq",))["faq"].fill(documents[0].text[:200])[0].text
     message = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
     assert text == f"<|user|>{prompt}<|assistant|>"

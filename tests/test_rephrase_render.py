@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from finephrase_dagster.rephrase.render import ChatTemplateError, PromptDoesNotFit, Renderer
+from finephrase_dagster.rephrase.render import (
+    TEMPLATE_TOKENS,
+    TURN_TOKENS,
+    ByteRenderer,
+    ChatTemplateError,
+    PromptDoesNotFit,
+    Renderer,
+    messages,
+)
 from rephrase_parts import CHAT_TEMPLATE, TEXTS, prompt, write_tokenizer
 
 BEFORE = "Write a summary of this text in three sentences, please:\n\n"
@@ -20,8 +28,15 @@ PROMPTS = {
     "instruction_last": prompt("instruction_last", f"[[DOCUMENT]]{AFTER}"),
     "instruction_first": prompt("instruction_first", f"{BEFORE}[[DOCUMENT]]"),
     "both_sides": prompt("both_sides", f"{BEFORE}[[DOCUMENT]]{AFTER}", system="You write well."),
+    "conversation": prompt(
+        "conversation",
+        f"[[USER]]\nSay hello.\n[[ASSISTANT]]\nHello.\n[[USER]]\n{BEFORE}[[DOCUMENT]]{AFTER}\n"
+        "[[ASSISTANT]]\nIt is about a queue.\n[[USER]]\nWhat is a queue?",
+        system="You write well.",
+    ),
 }
 MAX_TOKENS = 30
+MARK = "\u2042the document\u2042"
 FOLDER = TemporaryDirectory(prefix="finephrase-tokenizer-")  # removed when the process ends
 
 
@@ -55,8 +70,12 @@ def test_prompt_and_completion_fit_and_the_instruction_survives(text: str, name:
     rendered = renderer(context).render(name, text)
     ids = tokenizer().apply_chat_template(rendered.messages, add_generation_prompt=True, return_dict=False)
     assert len(ids) + MAX_TOKENS <= context
-    message = rendered.messages[-1]["content"]
-    before, after = PROMPTS[name].template.split("[[DOCUMENT]]")
+    around = messages(PROMPTS[name], MARK)
+    assert [message["role"] for message in rendered.messages] == [message["role"] for message in around]
+    place = next(index for index, message in enumerate(around) if MARK in message["content"])
+    assert rendered.messages[:place] + rendered.messages[place + 1 :] == around[:place] + around[place + 1 :]
+    message = rendered.messages[place]["content"]
+    before, after = around[place]["content"].split(MARK)
     assert message.startswith(before)
     assert message.endswith(after)
     document = message[len(before) : len(message) - len(after)]
@@ -67,15 +86,37 @@ def test_prompt_and_completion_fit_and_the_instruction_survives(text: str, name:
 @settings(max_examples=60, deadline=None)
 @given(text=TEXT, name=st.sampled_from(sorted(PROMPTS)))
 def test_a_document_is_cut_only_if_it_does_not_fit_and_fills_the_room_then(text: str, name: str) -> None:
-    whole = [{"role": "user", "content": PROMPTS[name].fill(text)}]
-    if PROMPTS[name].system:
-        whole.insert(0, {"role": "system", "content": PROMPTS[name].system or ""})
+    whole = messages(PROMPTS[name], text)
     needed = len(tokenizer().apply_chat_template(whole, add_generation_prompt=True, return_dict=False))
     rendered = renderer(300).render(name, text)
     assert rendered.truncated == (needed > 300 - MAX_TOKENS)
     if rendered.truncated:
         used = tokenizer().apply_chat_template(rendered.messages, add_generation_prompt=True, return_dict=False)
         assert len(used) > 300 - MAX_TOKENS - 12  # a character of four bytes and two seams may be lost
+
+
+def test_a_conversation_is_sent_turn_by_turn_behind_its_system_message() -> None:
+    asked = [(message["role"], message["content"]) for message in messages(PROMPTS["conversation"], "A text.")]
+    assert asked == [
+        ("system", "You write well."),
+        ("user", "Say hello."),
+        ("assistant", "Hello."),
+        ("user", f"{BEFORE}A text.{AFTER}"),
+        ("assistant", "It is about a queue."),
+        ("user", "What is a queue?"),
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=TEXT, name=st.sampled_from(sorted(PROMPTS)), context=st.sampled_from([700, 1000]))
+def test_without_a_tokenizer_the_bytes_of_all_turns_fit(text: str, name: str, context: int) -> None:
+    rendered = ByteRenderer(prompts=PROMPTS, context=context, max_tokens=MAX_TOKENS).render(name, text)
+    size = sum(len(message["content"].encode("utf-8", "surrogatepass")) for message in rendered.messages)
+    around = TEMPLATE_TOKENS + TURN_TOKENS * max(0, len(rendered.messages) - 2)
+    assert size + around + MAX_TOKENS <= context
+    assert rendered.messages[0] == messages(PROMPTS[name], "")[0] or len(rendered.messages) == 1
+    if len(rendered.messages) > 2:
+        assert rendered.messages[-1]["content"] == "What is a queue?"
 
 
 def test_a_document_whose_bytes_fit_is_not_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:

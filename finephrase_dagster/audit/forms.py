@@ -1,4 +1,4 @@
-"""The form a completion must have, one rule a format.
+"""The form a completion must have, one rule a check.
 
 A form is what the prompt asks for and what a program can decide: which parts stand there, in which
 order, and that nothing stands around them. Markdown dress (bold markers, a heading's marks, "Step 1:")
@@ -8,7 +8,11 @@ is let through, since it leaves the parts recognisable. Whether the content is t
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
+
+MOST_PAIRS = 8  # questions with answers that the check `qa_pairs` lets through
 
 _DRESS = r"(?:\#{1,6}[ ]+)?[*_]{0,2}"
 
@@ -28,25 +32,31 @@ _SEPARATOR_CELL = re.compile(r":?-+:?")
 _HEADING = re.compile(r"\#{1,6}[ ]+\S.*|(?P<bold>\*\*|__)(?!\s).+(?P=bold)")
 _UNDERLINE = re.compile(r"=+|-+")
 _STEP = re.compile(rf"{_DRESS}(?:Step[ ])?(?P<number>\d+)[*_]{{0,2}}[.):](?P<rest>.*)", re.IGNORECASE)
+_ITEM_MARK = re.compile(r"\s*(?:[-*+\u2022]|\d{1,3}[.)])(?:\s+|$)")
+_NUMBERED_PAIR = re.compile(rf"{_ITEM_MARK.pattern}{_DRESS}[QA]", re.IGNORECASE)
+_SPEAKER = re.compile(
+    rf"{_DRESS}(?P<speaker>[^\W\d_][\w.'\u2019-]*(?:[ ][\w.'\u2019-]+){{0,3}})[*_]{{0,2}}(?:[ ]?\([^()]*\))?"
+    r"[*_]{0,2}[ ]?:[*_]{0,2}(?!//)(?P<rest>.*)"
+)
 
 
-def has_form(format: str, text: str) -> bool:
-    """Whether a completion has the form of a prompt's format.
+def has_form(check: str, text: str) -> bool:
+    """Whether a completion has the form that a prompt's check asks for.
 
     Raises:
-        KeyError: there is no such format.
+        KeyError: there is no such check.
     """
-    return form_flaw(format, text) is None
+    return form_flaw(check, text) is None
 
 
-def form_flaw(format: str, text: str) -> str | None:
+def form_flaw(check: str, text: str) -> str | None:
     """What keeps a completion from having the form; None where it has it.
 
     Raises:
-        KeyError: there is no such format.
+        KeyError: there is no such check.
     """
     lines = text.strip().splitlines()
-    return "empty" if not lines else _FLAWS[format](lines)
+    return "empty" if not lines else _FLAWS[check](lines)
 
 
 def _words(text: str) -> str:
@@ -133,11 +143,70 @@ def _prose_flaw(lines: list[str]) -> str | None:
     return None if any(_words(line) for line in lines) else "no words"
 
 
+def _qa_pairs_flaw(lines: list[str]) -> str | None:
+    """One to eight questions, each followed by its answer, numbered or not, and nothing around them."""
+    parts = _parts(
+        [_ITEM_MARK.sub("", line) if _NUMBERED_PAIR.match(line) else line for line in lines],
+        {"question": _QUESTION, "answer": _ANSWER},
+    )
+    if isinstance(parts, str):
+        return parts
+    if [name for name, _ in parts] != ["question", "answer"] * (len(parts) // 2):
+        return "questions and answers do not alternate"
+    if len(parts) > 2 * MOST_PAIRS:
+        return f"more than {MOST_PAIRS} questions"
+    return _empty_part(parts) or _trailer(parts[-1])
+
+
+def _list_flaw(lines: list[str]) -> str | None:
+    """At least two bullets or numbers with their texts, and nothing before, between or behind them."""
+    items: list[list[str]] = []
+    after_blank = False
+    for line in lines:
+        mark = _ITEM_MARK.match(line)
+        if mark:
+            items.append([line[mark.end() :]])
+        elif not items:
+            return "begins with something else than an item"
+        elif line.strip() and after_blank and not line[0].isspace():
+            return "something stands between or behind the items"
+        else:
+            items[-1].append(line)
+        after_blank = not line.strip()
+    if any(not _words(" ".join(item)) for item in items):
+        return "an empty item"
+    return "fewer than two items" if len(items) < 2 else None
+
+
+def _dialogue_flaw(lines: list[str]) -> str | None:
+    """Speeches that begin with a name and a colon; speakers alternate, and two of them speak twice."""
+    speeches: list[tuple[str, list[str]]] = []
+    speakers: list[str] = []
+    for line in lines:
+        match = _SPEAKER.fullmatch(line.strip())
+        # A name begins with a capital: "he said this: ..." goes on with a speech.
+        if match and not match["speaker"][0].islower():
+            speakers.append(match["speaker"].casefold())
+            speeches.append(("speech", [match["rest"]]))
+        elif not speeches:
+            return "begins with something else than a speaker"
+        else:
+            speeches[-1][1].append(line)
+    if sum(count > 1 for count in Counter(speakers).values()) < 2:
+        return "fewer than two speakers who take turns"
+    if any(one == next_one for one, next_one in pairwise(speakers)):
+        return "a speaker speaks twice in a row"
+    return _empty_part(speeches) or _trailer(speeches[-1])
+
+
 _FLAWS: dict[str, Callable[[list[str]], str | None]] = {
     "faq": _faq_flaw,
     "math": _math_flaw,
     "table": _table_flaw,
     "tutorial": _tutorial_flaw,
+    "qa_pairs": _qa_pairs_flaw,
+    "list": _list_flaw,
+    "dialogue": _dialogue_flaw,
     "prose": _prose_flaw,
 }
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from finephrase_dagster.audit.forms import form_flaw
 from finephrase_dagster.study.artifact import MANIFEST
 from finephrase_dagster.study.fingerprint import sha256_file
+from finephrase_dagster.study.prompt import Check
 from finephrase_dagster.study.spec import Gates
 
 REJECTED = "rejected.parquet"
@@ -68,7 +69,7 @@ class Audit:
         distinct_openings: how many different first characters its completions have.
     """
 
-    format: str
+    check: Check
     rows: int
     distinct_openings: int
     gates: tuple[GateResult, ...]
@@ -81,12 +82,12 @@ class Audit:
         return {"passed": self.passed, **asdict(self)}
 
 
-def audit_dataset(folder: Path, *, format: str, gates: Gates) -> Audit:
+def audit_dataset(folder: Path, *, check: Check, gates: Gates) -> Audit:
     """Judges a complete synthetic dataset.
 
     Args:
         folder: the folder with the manifest.
-        format: the form its completions must have; see `audit.forms`.
+        check: the form its completions must have; see `audit.forms`.
         gates: the thresholds.
 
     Raises:
@@ -109,10 +110,10 @@ def audit_dataset(folder: Path, *, format: str, gates: Gates) -> Audit:
         ),
         _share("empty", rows, gates.max_empty, lambda row: None if row["text"].strip() else "empty"),
         _share("truncated", rows, gates.max_truncated, _truncation),
-        _form(rows, format, gates.min_form),
+        _form(rows, check, gates.min_form),
         _common_opening(rows, openings, gates),
     )
-    return Audit(format=format, rows=len(rows), distinct_openings=len(openings), gates=results)
+    return Audit(check=check, rows=len(rows), distinct_openings=len(openings), gates=results)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -232,10 +233,10 @@ def _share(
     return _result(name, value, threshold, "at most", f"{len(found):,} of {len(rows):,} completions are {name}", found)
 
 
-def _form(rows: Sequence[dict[str, Any]], format: str, threshold: float) -> GateResult:
-    flawed = [_example(row, reason) for row in rows if (reason := form_flaw(format, row["text"])) is not None]
+def _form(rows: Sequence[dict[str, Any]], check: Check, threshold: float) -> GateResult:
+    flawed = [_example(row, reason) for row in rows if (reason := form_flaw(check, row["text"])) is not None]
     formed = len(rows) - len(flawed)
-    detail = f"{formed:,} of {len(rows):,} completions have the form {format!r}"
+    detail = f"{formed:,} of {len(rows):,} completions have the form {check!r}"
     if flawed:
         common, count = Counter(example.reason for example in flawed).most_common(1)[0]
         detail += f" (most common flaw, {count:,} times: {common})"

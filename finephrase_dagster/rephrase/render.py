@@ -19,7 +19,8 @@ from typing import Any, Protocol
 from finephrase_dagster.study.prompt import Prompt
 
 PROBE = "\u2042finephrase\u2042"  # stands for the document where its place in a rendered prompt is looked for
-TEMPLATE_TOKENS = 128  # what chat templates put around the messages; those of common models take 10 to 50
+TEMPLATE_TOKENS = 128  # what chat templates put around two messages; those of common models take 10 to 50
+TURN_TOKENS = 16  # what they put around each further message; those of common models take 2 to 7
 
 Message = dict[str, str]
 
@@ -50,13 +51,14 @@ class RendererLike(Protocol):
 def messages(prompt: Prompt, document: str) -> list[Message]:
     """The conversation that asks for a completion."""
     system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    return [*system, {"role": "user", "content": prompt.fill(document)}]
+    return [*system, *({"role": turn.role, "content": turn.text} for turn in prompt.fill(document))]
 
 
 class ByteRenderer:
     """Renders documents for a model whose tokenizer is not at hand: a token is one byte at least.
 
-    That holds of byte-level tokenizers; what a chat template adds is taken to be TEMPLATE_TOKENS at most.
+    That holds of byte-level tokenizers; what a chat template adds is taken to be TEMPLATE_TOKENS at most, and
+    TURN_TOKENS for each message of a conversation beyond two.
     """
 
     def __init__(self, *, prompts: Mapping[str, Prompt], context: int, max_tokens: int) -> None:
@@ -64,7 +66,9 @@ class ByteRenderer:
         self._prompts = dict(prompts)
         self._rooms: dict[str, int] = {}
         for name, prompt in self._prompts.items():
-            frame = TEMPLATE_TOKENS + sum(_bytes(message["content"]) for message in messages(prompt, ""))
+            empty = messages(prompt, "")
+            frame = TEMPLATE_TOKENS + TURN_TOKENS * max(0, len(empty) - 2)
+            frame += sum(_bytes(message["content"]) for message in empty)
             self._rooms[name] = context - max_tokens - frame
             if self._rooms[name] <= 0:
                 raise PromptDoesNotFit(
