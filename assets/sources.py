@@ -1,10 +1,12 @@
 """Source corpora: one partition a source, written once as numbered Parquet shards."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
 
 from assets.previews import documents
+from finephrase_dagster.corpora.progress import PROGRESS
 from finephrase_dagster.corpora.shards import write_corpus
 from finephrase_dagster.corpora.source import read_source
 from finephrase_dagster.events import materialized
@@ -39,30 +41,25 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
     def corpus(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
         artifact = lineage.source(name)
-        manifest = artifact.made_by(lambda folder: _write(lineage, name, folder))
+        manifest = artifact.made_by(lambda folder: _write(lineage, name, folder, context.log.info))
+        (artifact.folder / PROGRESS).unlink(missing_ok=True)  # the manifest says it all
         warehouse.record(artifact)
         return materialized(
             artifact,
             rows=manifest["rows"],
             preview=documents(artifact.folder),
+            tokens=manifest["tokens"],
+            tokens_basis=manifest["tokens_basis"],
             characters=manifest["characters"],
+            text_bytes=manifest["text_bytes"],
+            seconds=manifest["seconds"],
             dropped=dg.MetadataValue.json(manifest["dropped"]),
         )
 
     return [corpus]
 
 
-def _write(lineage: Lineage, name: str, folder: Path) -> Product:
-    rows = read_source(lineage.study.sources[name], name, requirements=lineage.places.requirements)
-    facts = write_corpus(rows, folder, shard_documents=SHARD_DOCUMENTS, name=name)
-    return Product(
-        files=facts.files,
-        facts={
-            "rows": facts.rows,
-            "characters": facts.characters,
-            "text_bytes": facts.bytes,
-            "dropped": facts.dropped,
-            "order": facts.order,
-        },
-        version=facts.content[:SHORT],
-    )
+def _write(lineage: Lineage, name: str, folder: Path, log: Callable[[str], None]) -> Product:
+    reader = read_source(lineage.study.sources[name], name, requirements=lineage.places.requirements)
+    facts = write_corpus(reader, folder, shard_documents=SHARD_DOCUMENTS, log=log)
+    return Product(files=(), facts=facts.figures, version=facts.content[:SHORT])

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finephrase_dagster.rephrase.reader import InputReader, InputUnreadable, Row, rows_of
-from finephrase_dagster.rephrase.survey import DuplicateId, IdSet, NoRows, id_hash, survey
+from finephrase_dagster.rephrase.survey import DuplicateId, NoRows, survey
+from finephrase_dagster.study.ids import IdSet, id_hash
 
 LINES = [{"id": f"d{number}", "text": f"Text {number}, naïve."} for number in range(7)]
 
@@ -147,5 +148,13 @@ def test_a_set_of_ids_holds_just_what_was_put_in(ids: list[str], some: int) -> N
     held = IdSet([id_hash(name) for name in ids[:some]])
     assert len(held) == len(ids[:some])
     assert [id_hash(name) in held for name in ids] == [place < some for place in range(len(ids))]
-    assert held.repeated() is None
-    assert some == 0 or not ids or IdSet([id_hash(name) for name in [*ids, ids[0]]]).repeated() == id_hash(ids[0])
+    assert [held.add(id_hash(name)) for name in ids] == [place >= some for place in range(len(ids))]
+    assert len(held) == len(ids)
+
+
+def test_a_set_of_ids_grows_and_forgets_none() -> None:
+    held = IdSet()
+    assert all(held.add(id_hash(f"d{number}")) for number in range(60_000))
+    assert len(held) == 60_000
+    assert not any(held.add(id_hash(f"d{number}")) for number in range(60_000))
+    assert not any(id_hash(f"e{number}") in held for number in range(60_000))

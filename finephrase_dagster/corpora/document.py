@@ -19,12 +19,14 @@ class Document:
     Attributes:
         id: unique within its corpus, and the same whenever the same source is read.
         text: its text, never blank, always encodable as UTF-8.
-        source: where the row came from (a file, a distribution, a dataset).
+        source: where the row came from (a file, a distribution, a dataset, a page's address).
+        tokens: as the source counts them; None where it does not. No part of the document's identity.
     """
 
     id: str
     text: str
     source: str
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +35,9 @@ class Dropped:
 
     source: str
     reason: str
+
+
+Row = Document | Dropped
 
 
 def text_flaw(text: object) -> str | None:

@@ -1,18 +1,122 @@
-"""One source of a study as documents: the right reader, unique ids, and the limit."""
+"""One source of a study as documents: the right reader, then the sample, unique ids, and the limit.
+
+A row goes through in this order: what the study's `keep` says of it, its text, the sample, whether its id was there
+before, the limit. The first that it fails is the reason for which it is counted.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from finephrase_dagster.corpora.document import CorpusError, Document, Dropped
+from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, Row
 from finephrase_dagster.corpora.embedded import read_language_reference, read_package_readmes
-from finephrase_dagster.study.fingerprint import sha256_text
-from finephrase_dagster.study.source import EmbeddedSource, FilesSource, HubSource, Source
+from finephrase_dagster.corpora.reader import ListedReader, Position, Reader
+from finephrase_dagster.study.file import StudyError
+from finephrase_dagster.study.fingerprint import fingerprint, sha256_file
+from finephrase_dagster.study.ids import IdSet, id_hash
+from finephrase_dagster.study.source import EmbeddedSource, FilesSource, Sample, Source
+
+_HASHES = 2**64  # of which a sample takes a share
 
 
-def read_source(source: Source, name: str, *, requirements: Path) -> Iterator[Document | Dropped]:
-    """Reads a source in its stable order.
+class SourceReader:
+    """A source of a study, with the limits that the study sets.
+
+    Attributes:
+        name: the source's name in the study, for messages.
+        token_column: the column that says how many tokens a row has, if there is one.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        name: str,
+        *,
+        sample: Sample | None = None,
+        limit: int | None = None,
+        ids_from_text: bool = False,
+        token_column: str | None = None,
+    ) -> None:
+        """Takes the rows of a reader.
+
+        Args:
+            reader: where they come from.
+            name: see above.
+            sample: the share of the documents that counts.
+            limit: documents at most.
+            ids_from_text: whether an id that is there again means a text that is there again.
+            token_column: see above.
+        """
+        self.name = name
+        self.token_column = token_column
+        self._reader = reader
+        self._sample = sample
+        self._limit = limit
+        self._ids_from_text = ids_from_text
+
+    @property
+    def identity(self) -> str:
+        """See `Reader`.
+
+        Raises:
+            CorpusError: what is to be read is not there.
+        """
+        with _named(self.name):
+            return self._reader.identity
+
+    def position(self) -> Position:
+        """The place behind the row that `rows` gave last."""
+        return self._reader.position()
+
+    def rows(self, start: Position | None = None, before: IdSet | None = None) -> Iterator[Row]:
+        """The rows from a position on.
+
+        Args:
+            start: a position; default: the beginning.
+            before: the ids of the documents that lie behind it; those that follow are added.
+
+        Raises:
+            CorpusError: the source cannot be read as the study says, or two rows have one id.
+        """
+        kept = IdSet() if before is None else before
+        documents = len(kept)
+        if documents == self._limit:
+            return
+        with _named(self.name):
+            for row in self._unique(self._sampled(self._reader.rows(start or {})), kept):
+                yield row
+                documents += isinstance(row, Document)
+                if documents == self._limit:
+                    return
+
+    def _sampled(self, rows: Iterable[Row]) -> Iterator[Row]:
+        if self._sample is None:
+            yield from rows
+            return
+        share, seed = self._sample.rate * _HASHES, self._sample.seed
+        reason = f"not in the sample of {self._sample.rate}"
+        for row in rows:
+            if isinstance(row, Document) and _drawn(seed, row.id) >= share:
+                yield Dropped(source=row.source, reason=reason)
+            else:
+                yield row
+
+    def _unique(self, rows: Iterable[Row], before: IdSet) -> Iterator[Row]:
+        """Refuses a second document of an id; where the id is the text's hash, drops the repetition."""
+        for row in rows:
+            if not isinstance(row, Document) or before.add(id_hash(row.id)):
+                yield row
+            elif self._ids_from_text:
+                yield Dropped(source=row.source, reason="repeated text")
+            else:
+                raise CorpusError(f"{row.source}: the id {row.id!r} stands twice; make ids unique")
+
+
+def read_source(source: Source, name: str, *, requirements: Path) -> SourceReader:
+    """A source of a study, to be read in its stable order.
 
     Args:
         source: what to read; its limit counts documents that are kept.
@@ -20,52 +124,42 @@ def read_source(source: Source, name: str, *, requirements: Path) -> Iterator[Do
         requirements: the list of `name==version` lines that `package_readmes` reads.
 
     Raises:
-        CorpusError: the source cannot be read as the study says, or two rows have one id.
+        CorpusError: there is no such source.
     """
-    limited = _limited(_unique(_rows(source, requirements), _ids_from_text(source)), source.limit)
-    try:
-        yield from limited
-    except CorpusError as error:
-        raise CorpusError(f"source {name}: {error}") from error
-
-
-def _rows(source: Source, requirements: Path) -> Iterator[Document | Dropped]:
     if isinstance(source, EmbeddedSource):
-        if source.corpus == "package_readmes":
-            return read_package_readmes(requirements)
-        return read_language_reference()
-    # The readers bring DataTrove and Arrow along, which the embedded corpora do without.
-    from finephrase_dagster.corpora.readers import Columns, read_files, read_hub
+        return SourceReader(_embedded(source, requirements), name, limit=source.limit)
+    # The readers bring Arrow and `datasets` along, which the embedded corpora do without.
+    from finephrase_dagster.corpora.files import FilesReader
+    from finephrase_dagster.corpora.hub import HubReader
 
-    columns = Columns(text=source.text_column, id=source.id_column)
-    if isinstance(source, FilesSource):
-        return read_files(source.paths, columns=columns)
-    return read_hub(source.dataset, revision=source.revision, subset=source.subset, split=source.split, columns=columns)
-
-
-def _ids_from_text(source: Source) -> bool:
-    return isinstance(source, FilesSource | HubSource) and source.id_column is None
-
-
-def _unique(rows: Iterable[Document | Dropped], ids_from_text: bool) -> Iterator[Document | Dropped]:
-    """Refuses a second document of an id; where the id is the text's hash, drops the repetition."""
-    seen: set[bytes] = set()  # half a hash an id: 64 bits would collide within a billion documents
-    for row in rows:
-        if isinstance(row, Document):
-            key = bytes.fromhex(sha256_text(row.id)[:32])
-            if key in seen:
-                if not ids_from_text:
-                    raise CorpusError(f"{row.source}: the id {row.id!r} stands twice; make ids unique")
-                yield Dropped(source=row.source, reason="repeated text")
-                continue
-            seen.add(key)
-        yield row
+    with _named(name):
+        reader: Reader = FilesReader(source) if isinstance(source, FilesSource) else HubReader(source)
+    return SourceReader(
+        reader,
+        name,
+        sample=source.sample,
+        limit=source.limit,
+        ids_from_text=source.id_column is None,
+        token_column=source.token_column,
+    )
 
 
-def _limited(rows: Iterable[Document | Dropped], limit: int | None) -> Iterator[Document | Dropped]:
-    kept = 0
-    for row in rows:
-        yield row
-        kept += isinstance(row, Document)
-        if kept == limit:
-            return
+def _embedded(source: EmbeddedSource, requirements: Path) -> Reader:
+    if source.corpus == "language_reference":
+        return ListedReader(read_language_reference, source.corpus)
+    listed = sha256_file(requirements) if requirements.is_file() else ""
+    return ListedReader(lambda: read_package_readmes(requirements), fingerprint([source.corpus, listed]))
+
+
+def _drawn(seed: int, name: str) -> int:
+    """The number of an id in a draw, uniform below `_HASHES`."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest())
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Puts the source's name before what its reader says."""
+    try:
+        yield
+    except (CorpusError, StudyError) as error:
+        raise CorpusError(f"source {name}: {error}") from error

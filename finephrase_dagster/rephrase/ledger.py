@@ -34,7 +34,7 @@ from finephrase_dagster.rephrase.dataset import (
 )
 from finephrase_dagster.rephrase.folder import Folder, Journal
 from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected, record, records
-from finephrase_dagster.rephrase.survey import IdSet, id_hash
+from finephrase_dagster.study.ids import IdSet, id_hash
 
 FOOTER = b"finephrase"
 

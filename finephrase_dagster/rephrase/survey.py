@@ -7,16 +7,13 @@ into files, do not matter.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
-
 from finephrase_dagster.rephrase.reader import Row, rows_of, stamp
 from finephrase_dagster.study.fingerprint import SHORT
-
-ID_BYTES = 16  # of a hash of the id: two of a trillion rows meet with a chance of one in 10^14
+from finephrase_dagster.study.ids import IdSet, id_hash
 
 
 class DuplicateId(ValueError):
@@ -67,41 +64,6 @@ class RowSet:
         return hashlib.sha256(whole).hexdigest()[:SHORT]
 
 
-class IdSet:
-    """Ids, by 16 bytes each of their hash; far smaller than a set of strings."""
-
-    def __init__(self, ids: Iterable[bytes] = ()) -> None:
-        """Takes what `id_hash` gives of each id."""
-        pairs = np.frombuffer(b"".join(ids), dtype=">u8").reshape(-1, 2).astype(np.uint64)
-        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-        self._high, self._low = pairs[order, 0], pairs[order, 1]
-
-    def __len__(self) -> int:
-        return len(self._high)
-
-    def __contains__(self, digest: bytes) -> bool:
-        high = np.uint64(int.from_bytes(digest[:8]))
-        low = int.from_bytes(digest[8:])
-        place = int(np.searchsorted(self._high, high))
-        while place < len(self._high) and self._high[place] == high:
-            if int(self._low[place]) == low:
-                return True
-            place += 1
-        return False
-
-    def repeated(self) -> bytes | None:
-        """One hash that stands more than once, if there is one."""
-        same = np.flatnonzero((self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1]))
-        if not len(same):
-            return None
-        return int(self._high[same[0]]).to_bytes(8) + int(self._low[same[0]]).to_bytes(8)
-
-
-def id_hash(name: str) -> bytes:
-    """The hash of an id that stands for it in an `IdSet`."""
-    return hashlib.blake2b(name.encode(), digest_size=ID_BYTES).digest()
-
-
 def survey(files: Sequence[str], limit: int | None = None) -> Survey:
     """Reads all rows once.
 
@@ -112,17 +74,13 @@ def survey(files: Sequence[str], limit: int | None = None) -> Survey:
     """
     stamps = tuple(stamp(file) for file in files)
     content = RowSet()
-    hashes = bytearray()
+    ids = IdSet()
     for row in _limited(files, limit):
         content.add(row)
-        hashes += id_hash(row.id)
+        if not ids.add(id_hash(row.id)):
+            raise DuplicateId(f"the id {row.id!r} stands more than once in {', '.join(files)}; give every row its own")
     if not content.rows:
         raise NoRows(f"{', '.join(files)}: no rows; give a file that has some")
-    ids = IdSet([bytes(hashes)])
-    del hashes
-    if (repeated := ids.repeated()) is not None:
-        name = next(row.id for row in _limited(files, limit) if id_hash(row.id) == repeated)
-        raise DuplicateId(f"the id {name!r} stands more than once in {', '.join(files)}; give every row its own")
     return Survey(files=tuple(files), limit=limit, rows=content.rows, digest=content.digest, stamps=stamps)
 
 

@@ -1,0 +1,105 @@
+"""The rows of a hub dataset, streamed by `datasets`; a local folder of the same layout stands in for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from finephrase_dagster.corpora.columns import Columns
+from finephrase_dagster.corpora.document import CorpusError, Row
+from finephrase_dagster.corpora.reader import Position
+from finephrase_dagster.study.fingerprint import fingerprint
+from finephrase_dagster.study.source import HubSource
+
+BATCH = 1_000  # rows that are in memory at once
+
+
+class HubReader:
+    """A dataset's split, file by file; a position is a file's place among them and the rows of it that were read.
+
+    The state that the library keeps of a stream would do, but for this: a stream that goes on near the beginning of
+    a file reads the whole file before it again.
+    """
+
+    def __init__(self, source: HubSource) -> None:
+        """Describes it; nothing is opened yet."""
+        self._source = source
+        self._columns = Columns(source)
+        self._where = f"{source.dataset}@{source.revision}"
+        self._file = self._row = 0
+
+    @property
+    def identity(self) -> str:
+        """That of the files: on the hub a revision such as `main` may have become another."""
+        files = self._builder.config.data_files or {}
+        return fingerprint([[str(split), list(urls), urls.origin_metadata] for split, urls in sorted(files.items())])
+
+    def position(self) -> Position:
+        return {"file": self._file, "row": self._row}
+
+    def rows(self, start: Position) -> Iterator[Row]:
+        self._file, self._row = start.get("file", 0), start.get("row", 0)
+        stream, behind = self._stream(), self._row
+        try:
+            for place in range(self._file, stream.num_shards):
+                self._file, self._row = place, behind
+                number = 0
+                for table in stream.shard(num_shards=stream.num_shards, index=place).iter(BATCH):
+                    self._columns.check(table.schema, self._where)
+                    left = table.slice(max(behind - number, 0))
+                    number += len(table)
+                    for row in self._columns.table_rows(left, self._where, self._row + 1):
+                        self._row += 1
+                        yield row
+                behind = 0
+        except CorpusError:
+            raise
+        except Exception as error:  # the stream broke off, in one of many ways
+            raise CorpusError(
+                f"dataset {self._where}: broke off after row {self._row} of file {self._file + 1} "
+                f"({_first_line(error)}); run again"
+            ) from error
+
+    @cached_property
+    def _builder(self) -> Any:
+        return self._opened(lambda: self._load())
+
+    def _stream(self) -> Any:
+        """The split as Arrow tables, of the needed columns alone where the format keeps columns apart."""
+        split = self._source.split
+        stream = self._opened(lambda: self._builder.as_streaming_dataset(split=split))
+        if stream.features is not None:
+            self._columns.check(stream.features.arrow_schema, self._where)
+        if hasattr(self._builder.config, "columns") and stream.features is not None:
+            # The batch size is the library's first row group by default, which may be empty.
+            wanted = {"columns": self._columns.tops(stream.features), "batch_size": BATCH}
+            stream = self._opened(lambda: self._load(**wanted).as_streaming_dataset(split=split))
+        return stream.with_format("arrow")
+
+    def _load(self, **options: Any) -> Any:
+        from datasets import load_dataset_builder
+
+        source = self._source
+        if source.files is not None:
+            options["data_files"] = {source.split: list(source.files)}
+        return load_dataset_builder(source.dataset, source.subset, revision=source.revision, **options)
+
+    def _opened(self, attempt: Any) -> Any:
+        """What an attempt to open gives.
+
+        Raises:
+            CorpusError: it failed, with the next step.
+        """
+        try:
+            return attempt()
+        except Exception as error:  # the library raises many kinds: offline, unknown name, subset or split
+            source = self._source
+            raise CorpusError(
+                f"dataset {self._where}, subset {source.subset or 'default'}, split {source.split}: cannot be opened "
+                f"({_first_line(error)}); check its name and the network, or unset HF_HUB_OFFLINE"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

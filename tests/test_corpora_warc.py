@@ -1,0 +1,167 @@
+"""Web archives: a record's text and headers as a row, of WET files and of crawled pages."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from corpora_parts import documents, files, make_unreadable, read, reasons
+from finephrase_dagster.corpora.document import CorpusError
+from finephrase_dagster.corpora.source import read_source
+from finephrase_dagster.study.fingerprint import sha256_text
+
+SENTENCES = "Rivers carry water from the mountains to the sea, and they shape the land on their way. " * 8
+NUMBER, PAGE, KIND = "WARC-Record-ID", "WARC-Target-URI", "WARC-Identified-Payload-Type"
+
+
+class Record(NamedTuple):
+    """What is written into an archive."""
+
+    kind: str
+    content: bytes
+    media: str = "text/html; charset=utf-8"
+    status: str = "200 OK"
+    protocol: str = "HTTP/1.1"
+    headers: tuple[tuple[str, str], ...] = ()
+    record_headers: tuple[tuple[str, str], ...] = ()
+
+
+def page(text: str = SENTENCES, charset: str = "utf-8") -> bytes:
+    menu = "<nav><ul><li><a href='/'>Home</a></li><li><a href='/x'>Shop</a></li></ul></nav>"
+    body = f"<article><h1>Rivers</h1><p>{text}</p></article>"
+    return f"<html><head><title>T</title></head><body>{menu}{body}</body></html>".encode(charset)
+
+
+def write_archive(path: Path, records: Sequence[Record]) -> Path:
+    with path.open("wb") as file:
+        writer = WARCWriter(file, gzip=path.suffix == ".gz")
+        writer.write_record(writer.create_warcinfo_record(path.name, {"software": "test"}))
+        for number, record in enumerate(records):
+            http = None
+            if record.kind == "response":
+                http = StatusAndHeaders(
+                    record.status, [("Content-Type", record.media), *record.headers], record.protocol
+                )
+            named = {NUMBER: f"<urn:uuid:{number:08d}>", **dict(record.record_headers)}
+            made = writer.create_warc_record(
+                f"https://example.org/{number}",
+                record.kind,
+                payload=BytesIO(record.content),
+                length=len(record.content),
+                warc_content_type="text/plain" if record.kind == "conversion" else "",
+                http_headers=http,
+                warc_headers_dict=named,
+            )
+            writer.write_record(made)
+    return path
+
+
+@pytest.mark.parametrize("name", ["crawl.warc.wet.gz", "crawl.wet.gz", "crawl.wet", "crawl.warc"])
+def test_the_texts_of_a_wet_file_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
+    contents = ["Über Flüsse.\nZweite Zeile.\n".encode(), b"  \n", b"\xff\xfe", b"Last."]
+    path = write_archive(tmp_path / name, [Record("conversion", content) for content in contents])
+    rows = read(files(path, id_column=None))
+    assert [(row.text, row.source) for row in documents(rows)] == [
+        ("Über Flüsse.\nZweite Zeile.\n", "https://example.org/0"),
+        ("Last.", "https://example.org/3"),
+    ]
+    assert [row.id for row in documents(rows)] == [sha256_text(row.text)[:32] for row in documents(rows)]
+    assert reasons(rows) == ["empty text", "text is not valid Unicode"]
+
+
+def test_of_crawled_pages_the_main_text_is_extracted_and_the_rest_counted(tmp_path: Path) -> None:
+    records = [
+        Record("request", b"GET / HTTP/1.1\r\n\r\n"),
+        Record("response", page()),
+        Record("response", gzip.compress(page("Packed. " + SENTENCES)), headers=(("Content-Encoding", "gzip"),)),
+        Record("response", page("Grüße. " + SENTENCES, "latin-1"), "text/html; charset=iso-8859-1"),
+        Record("response", b"%PDF-1.7 ...", "application/pdf"),
+        Record("response", page(), status="404 Not Found"),
+        Record("response", b""),
+        Record("response", page(), protocol="SPDY"),
+        Record("response", b"<html><body></body></html>"),
+        Record("response", page("Named. " + SENTENCES), "", record_headers=((KIND, "text/html"),)),
+        Record("metadata", b"fetchTimeMs: 10"),
+        Record("revisit", b""),
+        Record("resource", b"a file"),
+    ]  # fmt: skip
+    path = write_archive(tmp_path / "crawl.warc.gz", records)
+    rows = read(files(path, id_column=NUMBER))
+    assert [(row.id, row.source) for row in documents(rows)] == [
+        (f"<urn:uuid:{number:08d}>", f"https://example.org/{number}") for number in (1, 2, 3, 9)
+    ]
+    texts = [row.text for row in documents(rows)]
+    assert all(SENTENCES.strip() in text and "Shop" not in text for text in texts)
+    assert "Packed." in texts[1]
+    assert "Grüße." in texts[2]
+    assert Counter(reasons(rows)) == {"no HTML page": 1, "no successful response": 2, "no text": 2}
+
+
+def test_a_records_headers_are_columns(tmp_path: Path) -> None:
+    language = "WARC-Identified-Content-Language"
+    records = [Record("conversion", b"No language.\n")]
+    for found in ("eng", "deu", "eng,fra"):
+        records.append(Record("conversion", f"Text {found}.".encode(), record_headers=((language, found),)))
+    path = write_archive(tmp_path / "crawl.wet.gz", records)
+    rows = read(files(path, id_column=PAGE, keep={language: {"values": ["eng"]}}))
+    assert [(row.id, row.text) for row in documents(rows)] == [("https://example.org/1", "Text eng.")]
+    assert reasons(rows) == [f"{language} not one of eng"] * 3
+    for wrong in ({"text_column": "body"}, {"id_column": "id"}, {"keep": {"score": {"min": 1}}}):
+        with pytest.raises(CorpusError, match=r"crawl.wet.gz: no column '\w+'; there are text, the headers"):
+            read(files(path, **({"id_column": None} | wrong)))
+    with pytest.raises(CorpusError, match=r"https://example.org/0, row 1: no id in column 'WARC-Absent'"):
+        read(files(path, id_column="WARC-Absent"))
+
+
+@pytest.mark.parametrize("name", ["crawl.warc.gz", "crawl.warc", "crawl.wet.gz", "crawl.wet"])
+def test_an_archive_that_is_cut_off_is_refused_wherever(tmp_path: Path, name: str) -> None:
+    kind = "conversion" if ".wet" in name else "response"
+    path = write_archive(tmp_path / name, [Record(kind, page()) for _ in range(3)])
+    whole, source = path.read_bytes(), files(path, id_column=NUMBER)
+    assert len(read(source)) == 3
+    # After any record, a file may end; of the blank lines behind a record that is not packed, none is needed.
+    starts = [place for place in range(len(whole)) if whole.startswith((b"\x1f\x8b\x08", b"WARC/1.0"), place)]
+    blank = range(1 if name.endswith("gz") else 5)
+    ends = {place - lines for place in [*starts, len(whole)] for lines in blank}
+    for length in sorted(set(range(1, len(whole), 7)) - ends):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CorpusError, match=name.replace(".", r"\.")):
+            read(source)
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.warc").write_bytes(b"no archive at all\n")
+    with pytest.raises(CorpusError, match=r"a\.warc: cannot be read .*; replace the file"):
+        read(files(tmp_path / "a.warc", id_column=None))
+
+
+def test_an_archive_that_is_packed_as_a_whole_is_read_too(tmp_path: Path) -> None:
+    plain = write_archive(tmp_path / "b.warc", [Record("conversion", b"one"), Record("conversion", b"two")])
+    (tmp_path / "c.warc.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert [row.text for row in documents(read(files(tmp_path / "c.warc.gz", id_column=None)))] == ["one", "two"]
+
+
+def test_archives_are_gone_on_with_at_the_next_row(tmp_path: Path) -> None:
+    for name in "ab":
+        records = [Record("response", page(f"{name}{n} {SENTENCES}")) for n in range(6)]
+        records.insert(3, Record("request", b"GET / HTTP/1.1\r\n\r\n"))
+        write_archive(tmp_path / f"{name}.warc.gz", records)
+    source = files(tmp_path, id_column=None)
+    rows = read(source)
+    assert len(documents(rows)) == 12
+    for after in range(1, 13):
+        reader = read_source(source, "tried", requirements=tmp_path)
+        stream = reader.rows()
+        assert [next(stream) for _ in range(after)] == rows[:after]
+        again = read_source(source, "tried", requirements=tmp_path)
+        assert list(again.rows(reader.position())) == rows[after:]
+    make_unreadable(tmp_path / "a.warc.gz")
+    assert len(list(again.rows({"file": 1, "row": 0}))) == 6
