@@ -1,23 +1,73 @@
 """Student checkpoints: one partition a student run, each with a run in MLflow."""
 
+from collections.abc import Iterable
+
 import dagster as dg
 
 from assets.previews import completions
 from finephrase_dagster.events import materialized
-from finephrase_dagster.partitions import ACCELERATOR, CHECKPOINT, MIXTURE, asset_spec, needs, static
+from finephrase_dagster.partitions import ACCELERATOR, CHECKPOINT, MIXTURE, PLATEAU, asset_spec, needs, static
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.lineage import Lineage
 from resources.tracking import Tracking
 from resources.trainer import Trainer
 from resources.warehouse import Warehouse
 
+FIGURES = ("parameters", "steps", "tokens", "seconds", "tokens_per_second", "final_loss")
+
 
 def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
-    """The asset `training/checkpoint`."""
-    runs = lineage.study.student_runs
-    trained_on = {
+    """The asset `training/checkpoint`, and `training/plateau` where runs decay from another's."""
+    if not lineage.study.plateaus:
+        return [_checkpoint(lineage)]
+    return [_plateau(lineage), _checkpoint(lineage)]
+
+
+def _plateau(lineage: Lineage) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name="plateau",
+        specs=[
+            asset_spec(
+                PLATEAU,
+                group="training",
+                description="A student just before its learning rate decays: the decay variants, and the run itself, "
+                "go on from here.",
+                kinds={"pytorch"},
+                owner="training",
+                deps=[needs(MIXTURE, _trained_on(lineage, lineage.study.plateaus))],
+            )
+        ],
+        partitions_def=static(lineage.study.plateaus),
+        pool=ACCELERATOR,
+    )
+    def plateau(context: dg.AssetExecutionContext, trainer: Trainer, warehouse: Warehouse) -> dg.MaterializeResult:
+        run = context.partition_key
+        artifact = lineage.plateau(run)
+        manifest = artifact.made_by(lambda folder: trainer.train_plateau(lineage, run, folder, log=context.log.info))
+        warehouse.record(artifact)
+        return materialized(artifact, **{name: manifest[name] for name in FIGURES})
+
+    return plateau
+
+
+def _trained_on(lineage: Lineage, names: Iterable[str]) -> dict[str, list[str]]:
+    """Of these runs, those on each mixture."""
+    runs = {name: lineage.study.student_runs[name] for name in names}
+    return {
         mixture: [name for name, run in runs.items() if run.mixture == mixture] for mixture in lineage.study.mixtures
     }
+
+
+def _begun_from(lineage: Lineage) -> dict[str, list[str]]:
+    """The runs that go on from each plateau: its own and the decay variants."""
+    runs = lineage.study.student_runs
+    begun = {name: run.base.name if run.base else name for name, run in runs.items()}
+    return {plateau: [name for name in runs if begun[name] == plateau] for plateau in lineage.study.plateaus}
+
+
+def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
+    runs = lineage.study.student_runs
+    begun = [needs(PLATEAU, _begun_from(lineage))] if lineage.study.plateaus else []
 
     @dg.multi_asset(
         name="checkpoint",
@@ -29,7 +79,7 @@ def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
                 "of are in MLflow.",
                 kinds={"pytorch", "mlflow"},
                 owner="training",
-                deps=[needs(MIXTURE, trained_on)],
+                deps=[needs(MIXTURE, _trained_on(lineage, runs)), *begun],
             )
         ],
         partitions_def=static(runs),
@@ -46,13 +96,10 @@ def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
         return materialized(
             artifact,
             mlflow=dg.MetadataValue.url(tracking.link(run_id)),
-            **{
-                name: manifest[name]
-                for name in ("parameters", "steps", "tokens", "seconds", "tokens_per_second", "final_loss")
-            },
+            **{name: manifest[name] for name in FIGURES},
         )
 
-    return [checkpoint]
+    return checkpoint
 
 
 def track_checkpoint(
@@ -75,7 +122,8 @@ def track_checkpoint(
         },
         params={
             **lineage.study.students[run.student].model_dump(),
-            "sequence": lineage.study.sequence,
+            "sequence": lineage.sequence,
+            "decay_from": run.decay_from,
             "data_seed": run.seeds.data,
             "model_seed": run.seeds.model,
             "parameters": manifest["parameters"],

@@ -28,12 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from finephrase_dagster.study.spec import Mixture, Seeds, Student
+from finephrase_dagster.study.student import Mixture, Seeds, Student
 from finephrase_dagster.train.mixture import mix, read_windows
+from finephrase_dagster.train.sequences import Sequences
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import train_tokenizer
 from finephrase_dagster.train.tokens import TokenSet, tokenise
-from finephrase_dagster.train.trainer import Sequences, adamw, train_student
+from finephrase_dagster.train.trainer import adamw, train_student
 from finephrase_dagster.train.training import data_order, steps_of
 
 SEQUENCE, VOCABULARY = 256, 4096
@@ -49,6 +50,7 @@ STUDENT = Student(
     warmup_fraction=0.1,
     decay_fraction=0.3,
     weight_decay=0.1,
+    document_masking=True,
 )
 SEEDS = Seeds(data=1, model=1)
 
@@ -126,7 +128,7 @@ def bare(root: Path) -> tuple[float, float]:
     windows = read_windows(root / "mixture", sequence=SEQUENCE)
     steps = steps_of(len(windows), student=STUDENT)
     order = data_order(len(windows), seed=SEEDS.data)
-    data = Sequences(windows, [TokenSet(root / "tokens")], order, SEQUENCE)
+    data = Sequences(windows, [TokenSet(root / "tokens")], order, SEQUENCE, end_of_text=0)
     torch.manual_seed(SEEDS.model)
     model = build_student(STUDENT, vocabulary=VOCABULARY, sequence=SEQUENCE, eos=0)
     model.config.use_cache = False

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finephrase_dagster.study.spec import Mixture
+from finephrase_dagster.study.student import Mixture
 from finephrase_dagster.train.mixture import MixtureError, allocate, draw, mix, read_windows
 from finephrase_dagster.train.tokens import TokenSet
 

@@ -9,7 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from finephrase_dagster.train.pieces import pieces
 from finephrase_dagster.train.tokenizer import (
     END_OF_TEXT,
     TokenizerError,
@@ -183,3 +186,45 @@ def test_tokens_that_contradict_their_index_are_refused(tokenizer: Path, tmp_pat
         TokenSet(tmp_path / "out")
     with pytest.raises(TokensError, match="tokenise the dataset first"):
         TokenSet(tmp_path)
+
+
+@given(text=st.text(alphabet="ab .\n", max_size=200), longest=st.integers(1, 40))
+def test_pieces_hold_all_of_a_text_but_the_white_space_between_them(text: str, longest: int) -> None:
+    found = list(pieces(text, longest))
+    assert all(0 < len(piece) <= longest for piece in found)
+    assert "".join("".join(found).split()) == "".join(text.split())
+    if len(text) <= longest and text.strip():
+        assert found == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one\n\ntwo\nthree. four five", ["one", "two", "three. four five"]),
+        ("one two\nthree. four five six", ["one two", "three.", "four five six"]),
+        ("one two. three four five six", ["one two.", "three four five", "six"]),
+        ("abcdefghijklmnopqrstuvwxyz", ["abcdefghijklmnop", "qrstuvwxyz"]),
+    ],
+)
+def test_a_piece_ends_with_a_paragraph_else_a_line_a_sentence_a_word(text: str, expected: list[str]) -> None:
+    assert list(pieces(text, 16)) == expected
+
+
+def test_a_long_document_is_several_that_have_its_id(tokenizer: Path, tmp_path: Path) -> None:
+    texts = ["word " * 50_000, "short", " ", None]
+    pq.write_table(
+        pa.table({"id": ["long", "short", "blank", "none"], "text": pa.array(texts, pa.string())}),
+        tmp_path / "shard-00000.parquet",
+    )
+    (tmp_path / "tokens").mkdir()
+    facts = tokenise(
+        [tmp_path / "shard-00000.parquet"],
+        tmp_path / "tokens",
+        tokenizer=tokenizer,
+        dataset="web",
+        log=lambda _: None,
+    )
+    rows = pq.read_table(tmp_path / "tokens" / "00000.documents.parquet").to_pylist()
+    assert [(row["id"], row["piece"]) for row in rows] == [("long", 0), ("long", 1), ("long", 2), ("short", 0)]
+    assert (facts.rows, facts.empty, facts.documents) == (4, 2, 4)
+    assert facts.tokens == sum(row["tokens"] for row in rows)

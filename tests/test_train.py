@@ -8,9 +8,10 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +22,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finephrase_dagster.study.spec import Mixture, Seeds, Student
+from finephrase_dagster.study.student import Mixture, Seeds, Student
 from finephrase_dagster.train.checkpoint import last_checkpoint, mark_whole
 from finephrase_dagster.train.mixture import mix, read_windows
+from finephrase_dagster.train.sequences import Sequences, positions
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import train_tokenizer
 from finephrase_dagster.train.tokens import TokenSet, tokenise
-from finephrase_dagster.train.trainer import Sequences, adamw, train_student
+from finephrase_dagster.train.trainer import adamw, train_plateau, train_student
 from finephrase_dagster.train.training import (
+    DEFAULT,
+    Execution,
     Trainer,
     TrainingDiverged,
     TrainingError,
@@ -38,6 +42,7 @@ from finephrase_dagster.train.training import (
 )
 
 SEQUENCE = 32
+SAVING = Execution(checkpoint_steps=10)
 STUDENT = Student(
     layers=2,
     hidden=32,
@@ -50,6 +55,7 @@ STUDENT = Student(
     warmup_fraction=0.1,
     decay_fraction=0.3,
     weight_decay=0.1,
+    document_masking=True,
 )
 
 
@@ -69,32 +75,65 @@ class Study:
         model: int = 1,
         student: Student = STUDENT,
         log: Callable[[str], None] = lambda _: None,
-        checkpoint_steps: int | None = None,
+        execution: Execution = DEFAULT,
+        plateau: Path | None = None,
+        other_data: bool = False,
     ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
         train: Trainer = train_student
         return train(
             output,
-            student=student,
-            sequence=SEQUENCE,
-            seeds=Seeds(data=data, model=model),
-            mixture=self.mixture,
-            components=self.components,
-            tokenizer=self.tokenizer,
+            **self.course(student, data, model),
             log=log,
-            checkpoint_steps=checkpoint_steps,
+            execution=execution,
+            plateau=plateau,
+            other_data=other_data,
         )
+
+    def train_plateau(
+        self, output: Path, *, student: Student = STUDENT, log: Callable[[str], None] = lambda _: None
+    ) -> TrainingFacts:
+        output.mkdir(exist_ok=True)
+        return train_plateau(output, **self.course(student, 1, 1), log=log, execution=SAVING)
+
+    def course(self, student: Student, data: int, model: int) -> dict[str, Any]:
+        return {
+            "student": student,
+            "sequence": SEQUENCE,
+            "seeds": Seeds(data=data, model=model),
+            "mixture": self.mixture,
+            "components": self.components,
+            "tokenizer": self.tokenizer,
+        }
+
+    def on(self, folder: Path, *, seed: int, steps: int = 40) -> Study:
+        """The same with another mixture of the same tokens."""
+        folder.mkdir()
+        mixture = Mixture(components={"topics": 1}, tokens=steps * 4 * SEQUENCE + 3 * SEQUENCE, seed=seed)
+        mix(folder, mixture=mixture, sequence=SEQUENCE, components=self.components)
+        return replace(self, mixture=folder)
+
+
+def killing(step: int) -> Callable[[str], None]:
+    """A log that kills the process as soon as it hears of a step."""
+
+    def log(message: str) -> None:
+        if message.startswith(f"step {step} "):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return log
 
 
 def train_and_die(study: Study, output: Path) -> None:
     """Trains in a process of its own, which is killed in its 24th step."""
-
-    def killing(message: str) -> None:
-        if message.startswith("step 24 "):
-            os.kill(os.getpid(), signal.SIGKILL)
-
     torch.set_num_threads(1)
-    study.train(output, log=killing, checkpoint_steps=10)
+    study.train(output, log=killing(24), execution=SAVING)
+
+
+def decay_and_die(study: Study, output: Path, plateau: Path) -> None:
+    """Trains the decay in a process of its own, which is killed in its 32nd step."""
+    torch.set_num_threads(1)
+    study.train(output, log=killing(32), execution=Execution(checkpoint_steps=2), plateau=plateau, other_data=True)
 
 
 def killed(study: Study, output: Path) -> Path:
@@ -229,10 +268,39 @@ def test_batches_are_the_windows_in_the_data_seed_s_order(study: Study) -> None:
     order = data_order(len(windows), seed=7)
     assert sorted(order) == list(range(len(windows)))
     assert order.tolist() != data_order(len(windows), seed=8).tolist()
-    batch = Sequences(windows, [tokens], order, SEQUENCE).__getitems__([0, 1, 2])
+    batch = Sequences(windows, [tokens], order, SEQUENCE, end_of_text=None).__getitems__([0, 1, 2])
     expected = [tokens.window(int(windows.start[index]), SEQUENCE) for index in order[:3]]
     assert np.array_equal(batch["input_ids"].numpy(), np.stack(expected))
     assert torch.equal(batch["labels"], batch["input_ids"])
+    assert set(batch) == {"input_ids", "labels"}
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4))
+def test_positions_count_from_each_documents_beginning(rows: list[list[int]]) -> None:
+    expected = []
+    for row in rows:
+        place = -1
+        expected.append([])
+        for index, _ in enumerate(row):
+            place = 0 if index and row[index - 1] == 0 else place + 1
+            expected[-1].append(place)
+    assert positions(np.array(rows), end_of_text=0).tolist() == expected
+
+
+def test_attention_stays_within_a_document_where_the_student_says_so() -> None:
+    """What follows a document is predicted as if nothing stood before it."""
+    torch.manual_seed(0)
+    model = build_student(STUDENT, vocabulary=512, sequence=SEQUENCE, eos=0).eval()
+    first, second, later = [5, 6, 7, 0], [9, 8, 7, 0], [11, 12, 13, 14]
+    together = np.array([[*first, *later], [*second, *later]])
+    places = torch.from_numpy(positions(together, end_of_text=0))
+    with torch.no_grad():
+        masked = model(input_ids=torch.from_numpy(together), position_ids=places, use_cache=False).logits[:, 4:]
+        alone = model(input_ids=torch.tensor([later])).logits
+        seeing = model(input_ids=torch.from_numpy(together)).logits[:, 4:]
+    assert torch.allclose(masked[0], alone[0], atol=1e-6)
+    assert torch.allclose(masked[1], alone[0], atol=1e-6)
+    assert not torch.allclose(seeing[0], seeing[1], atol=1e-6)
 
 
 @pytest.mark.slow
@@ -250,7 +318,24 @@ def test_a_student_learns_and_its_facts_are_exact(study: Study, trained: tuple[P
     table = pq.read_table(output / "losses.parquet")
     assert table.column_names == ["step", "loss", "learning_rate", "tokens"]
     assert table["loss"].to_pylist() == [point.loss for point in facts.curve]
-    assert sorted(file.name for file in output.iterdir()) == ["losses.parquet", "model"]
+    assert sorted(file.name for file in output.iterdir()) == ["losses.parquet", "model", "order.parquet"]
+
+
+@pytest.mark.slow
+def test_what_a_student_saw_is_listed_in_its_order_with_the_documents(
+    study: Study, trained: tuple[Path, TrainingFacts]
+) -> None:
+    rows = pq.read_table(trained[0] / "order.parquet").to_pylist()
+    windows = read_windows(study.mixture, sequence=SEQUENCE)
+    order = data_order(len(windows), seed=1)[: 40 * 4]
+    assert [row["start"] for row in rows] == windows.start[order].tolist()
+    assert {row["component"] for row in rows} == {"topics"}
+    ends = TokenSet(study.components["topics"]).document_ends
+    for row in rows:
+        documents = [int(row[column]) for column in ("first_document", "last_document")]
+        begins = [0 if number == 0 else int(ends[number - 1]) for number in documents]
+        assert begins[0] <= row["start"] < ends[documents[0]]
+        assert begins[1] <= row["start"] + SEQUENCE - 1 < ends[documents[1]]
 
 
 @pytest.mark.slow
@@ -299,7 +384,7 @@ def test_a_killed_run_ends_with_the_weights_and_the_curve_of_an_uninterrupted_on
     # The latest one is torn as by a full disk: the one before it counts.
     (work / "checkpoint-20" / "optimizer.pt").write_bytes(b"half")
     messages: list[str] = []
-    resumed = study.train(tmp_path, log=messages.append, checkpoint_steps=10)
+    resumed = study.train(tmp_path, log=messages.append, execution=SAVING)
     assert messages[:2] == ["checkpoint checkpoint-20 is incomplete and set aside", "taken up at step 10"]
     assert resumed.resumed_from == 10
     assert resumed.curve == facts.curve
@@ -308,11 +393,41 @@ def test_a_killed_run_ends_with_the_weights_and_the_curve_of_an_uninterrupted_on
 
 
 @pytest.mark.slow
+def test_a_batch_in_parts_gives_the_student_of_a_whole_one(
+    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+) -> None:
+    facts = study.train(tmp_path, execution=Execution(micro_batch=1))
+    assert [point.loss for point in facts.curve] == pytest.approx([p.loss for p in trained[1].curve], rel=1e-3)
+    assert facts.steps == 40
+
+
+@pytest.mark.slow
+def test_a_student_trains_in_bfloat16_and_is_kept_in_float32(
+    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+) -> None:
+    facts = study.train(tmp_path, execution=Execution(bf16=True))
+    assert facts.final_loss == pytest.approx(trained[1].final_loss, rel=0.02)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.float32
+    assert weights(tmp_path) != weights(trained[0])
+
+
+def test_parts_that_do_not_make_a_batch_are_refused(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="a batch of 4 sequences has no whole number of 3: correct micro_batch"):
+        study.train(tmp_path, execution=Execution(micro_batch=3))
+
+
+@pytest.mark.slow
+def test_document_masking_is_identity(study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path) -> None:
+    study.train(tmp_path, student=STUDENT.model_copy(update={"document_masking": False}))
+    assert weights(tmp_path) != weights(trained[0])
+
+
+@pytest.mark.slow
 def test_another_seed_never_takes_up_a_killed_run(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
     killed(study, tmp_path)
-    assert study.train(tmp_path, data=2, checkpoint_steps=10).resumed_from == 0
+    assert study.train(tmp_path, data=2, execution=SAVING).resumed_from == 0
     assert weights(tmp_path) != weights(trained[0])
 
 
@@ -322,6 +437,58 @@ def test_a_diverged_run_says_so_and_leaves_no_model(study: Study, tmp_path: Path
     with pytest.raises(TrainingDiverged, match="learning_rate"):
         study.train(tmp_path, student=wild)
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_a_run_from_its_plateau_ends_with_the_weights_and_the_curve_of_one_in_one_go(
+    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+) -> None:
+    output, facts = trained
+    plateau = study.train_plateau(tmp_path / "plateau")
+    assert (plateau.steps, plateau.curve) == (28, facts.curve[:28])
+    assert sorted(file.name for file in (tmp_path / "plateau").iterdir()) == ["state"]
+    gone_on = study.train(tmp_path / "run", plateau=tmp_path / "plateau")
+    assert gone_on.resumed_from == 28
+    assert gone_on.curve == facts.curve
+    assert weights(tmp_path / "run") == weights(output)
+
+
+@pytest.mark.slow
+def test_a_decay_variant_sees_the_new_mixture_after_the_plateau_alone_killed_or_not(
+    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+) -> None:
+    plateau = tmp_path / "plateau"
+    study.train_plateau(plateau)
+    other = study.on(tmp_path / "other", seed=5)
+    decayed = other.train(tmp_path / "decayed", plateau=plateau, other_data=True)
+    assert decayed.steps == 40
+    assert decayed.curve[:28] == trained[1].curve[:28]
+    assert decayed.curve[28:] != trained[1].curve[28:]
+    assert weights(tmp_path / "decayed") != weights(trained[0])
+
+    process = multiprocessing.get_context("spawn").Process(
+        target=decay_and_die, args=(other, tmp_path / "killed", plateau)
+    )
+    process.start()
+    process.join(timeout=300)
+    assert process.exitcode == -signal.SIGKILL
+    again = other.train(tmp_path / "killed", plateau=plateau, other_data=True, execution=Execution(checkpoint_steps=2))
+    assert again.resumed_from >= 30
+    assert again.curve == decayed.curve
+    assert weights(tmp_path / "killed") == weights(tmp_path / "decayed")
+
+
+@pytest.mark.slow
+def test_a_plateau_of_another_length_is_refused(study: Study, tmp_path: Path) -> None:
+    study.train_plateau(tmp_path / "plateau")
+    shorter = study.on(tmp_path / "shorter", seed=5, steps=20)
+    with pytest.raises(TrainingError, match=r"ends at step 28, this run decays from step 14: give both mixtures"):
+        shorter.train(tmp_path / "run", plateau=tmp_path / "plateau", other_data=True)
+
+
+def test_a_schedule_without_decay_has_no_plateau(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="correct the student's 'decay_fraction'"):
+        study.train_plateau(tmp_path, student=STUDENT.model_copy(update={"decay_fraction": 0}))
 
 
 def test_a_mixture_under_one_batch_is_refused_with_a_remedy(study: Study, tmp_path: Path) -> None:

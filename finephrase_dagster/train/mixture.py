@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finephrase_dagster.study.artifact import whole_file
-from finephrase_dagster.study.spec import Mixture
+from finephrase_dagster.study.student import Mixture
 from finephrase_dagster.train.tokens import TokenSet
 
 WINDOWS = "windows.parquet"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finephrase_dagster.study.spec import Student
+from finephrase_dagster.study.student import Student
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

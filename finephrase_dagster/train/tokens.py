@@ -2,10 +2,11 @@
 
 Each input file becomes one `NNNNN.ds` (the documents' tokens one after another, little-endian, an
 end-of-text token after each), one `NNNNN.ds.index` (the documents' ends in tokens, uint64) and one
-`NNNNN.documents.parquet` (the documents' ids and lengths, in order). The first two are DataTrove's
+`NNNNN.documents.parquet` (the documents' ids, pieces and lengths, in order). The first two are DataTrove's
 format, which nanotron reads as well; the third is written last and says that the other two are whole,
 so that a killed run goes on with the next file. Documents keep the order of their files: order in
-training is the mixture's and the student's business, and a window can be traced to its documents.
+training is the mixture's and the student's business (whole windows are shuffled there, as DataTrove shuffles
+chunks), and a window can be traced to its documents.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finephrase_dagster.study.artifact import whole_file
+from finephrase_dagster.train.pieces import pieces
 from finephrase_dagster.train.tokenizer import TOKENIZER_FILE, load_tokenizer
 
 
@@ -38,7 +41,7 @@ class TokenFacts:
     Attributes:
         rows: rows of the input files.
         empty: rows without text; they have no tokens and are no documents.
-        documents: rows - empty.
+        documents: what has tokens; a row of more than 100,000 characters is several (`pieces.py`).
         tokens: all tokens, the end-of-text token of each document included.
         token_bytes: bytes a token takes on disk, 2 or 4.
     """
@@ -92,7 +95,7 @@ def tokenise(
         raise TokensError(f"{dataset} is empty: its {len(files)} files hold {rows} rows and no text; check its source")
     return TokenFacts(
         rows=rows,
-        empty=rows - found.documents,
+        empty=rows - _with_text(output),
         documents=found.documents,
         tokens=found.tokens,
         token_bytes=step.token_size,
@@ -100,19 +103,31 @@ def tokenise(
 
 
 def _tokenise_file(step: Any, file: Path, work: Path, output: Path, name: str, dataset: str) -> int:
-    ids: list[str] = []
+    found: list[tuple[str, int]] = []
     with _quiet_datatrove():
-        step.run(_documents(file, dataset, ids), rank=int(name))
+        step.run(_documents(file, dataset, found), rank=int(name))
     written = work / f"{name}_unshuffled.ds"
     ends = np.fromfile(f"{written}.index", dtype="<u8")
     for source, target in ((written, f"{name}.ds"), (Path(f"{written}.index"), f"{name}.ds.index")):
         with source.open("rb+") as handle:
             os.fsync(handle.fileno())
         source.rename(output / target)
-    table = pa.table({"id": pa.array(ids, pa.string()), "tokens": pa.array(np.diff(ends, prepend=0), pa.uint64())})
+    table = pa.table(
+        {
+            "id": pa.array([name for name, _ in found], pa.string()),
+            "piece": pa.array([piece for _, piece in found], pa.uint32()),
+            "tokens": pa.array(np.diff(ends, prepend=0), pa.uint64()),
+        }
+    )
     with whole_file(output / f"{name}.documents.parquet") as temporary:
         pq.write_table(table, temporary, compression="zstd")
-    return len(ids)
+    return len(found)
+
+
+def _with_text(output: Path) -> int:
+    """The rows that have tokens."""
+    pieces_of = [pq.read_table(file, columns=["piece"])["piece"] for file in output.glob("*.documents.parquet")]
+    return sum(pc.sum(pc.equal(column, 0)).as_py() or 0 for column in pieces_of)
 
 
 def _rows(file: Path, dataset: str) -> int:
@@ -130,16 +145,16 @@ def _rows(file: Path, dataset: str) -> int:
     return metadata.num_rows
 
 
-def _documents(file: Path, dataset: str, ids: list[str]) -> Iterator[Any]:
-    """The file's documents that have text, in order; their ids are appended to `ids`."""
+def _documents(file: Path, dataset: str, found: list[tuple[str, int]]) -> Iterator[Any]:
+    """The file's documents that have text, in pieces, in order; each one's id and piece is appended to `found`."""
     from datatrove.data import Document
 
     try:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=1000, columns=["id", "text"]):
             for key, text in zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True):
-                if text:
-                    ids.append(str(key))
-                    yield Document(text=text, id=str(key))
+                for number, piece in enumerate(pieces(text or "")):
+                    found.append((str(key), number))
+                    yield Document(text=piece, id=str(key))
     except (OSError, pa.ArrowInvalid) as error:
         raise TokensError(f"{dataset}: {file} cannot be read to its end ({error}): make the dataset again") from error
 
@@ -172,6 +187,7 @@ class TokenSet:
             raise TokensError(f"{folder} holds no tokens: tokenise the dataset first")
         indices = [np.fromfile(folder / f"{name}.ds.index", dtype="<u8").astype(np.int64) for name in names]
         kept = [(name, ends) for name, ends in zip(names, indices, strict=True) if len(ends)]
+        self._names = [name for name, _ in kept]
         self._files = [_tokens(folder / f"{name}.ds", int(ends[-1])) for name, ends in kept]
         self._ends = [ends for _, ends in kept]
         self._offsets = np.concatenate([[0], np.cumsum([len(file) for file in self._files], dtype=np.int64)])
@@ -189,6 +205,12 @@ class TokenSet:
         """The position after each document's end-of-text token; shape (documents,), int64."""
         shifted = [ends + offset for ends, offset in zip(self._ends, self._offsets, strict=False)]
         return np.concatenate([np.empty(0, np.int64), *shifted])
+
+    @cached_property
+    def document_ids(self) -> pa.ChunkedArray:
+        """The documents' ids, in their order; strings."""
+        files = [self.folder / f"{name}.documents.parquet" for name in self._names]
+        return pa.concat_tables([pq.read_table(file, columns=["id"]) for file in files])["id"]
 
     def window(self, start: int, length: int) -> np.ndarray:
         """The tokens at start .. start + length; shape (length,), int64.

@@ -6,38 +6,48 @@ optimizer's groups, the schedule, and the rule by which a checkpoint counts as w
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import transformers
 from transformers import LlamaForCausalLM, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from finephrase_dagster.study.artifact import whole_file
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
-from finephrase_dagster.study.spec import Seeds, Student
-from finephrase_dagster.train.checkpoint import last_checkpoint, mark_whole
-from finephrase_dagster.train.mixture import WINDOWS, Windows, read_windows
+from finephrase_dagster.study.student import Seeds, Student
+from finephrase_dagster.train.checkpoint import Checkpoint, last_checkpoint, mark_whole
+from finephrase_dagster.train.mixture import WINDOWS, read_windows
+from finephrase_dagster.train.order import ORDER
+from finephrase_dagster.train.sequences import Sequences
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import load_tokenizer
 from finephrase_dagster.train.tokens import TokenSet
 from finephrase_dagster.train.training import (
+    DEFAULT,
+    Execution,
     LossPoint,
     TrainingDiverged,
+    TrainingError,
     TrainingFacts,
     data_order,
     learning_rate_factor,
+    plateau_steps,
     steps_of,
 )
 
+STATE = "state"
+"""The folder of a plateau's state, below its output."""
 POINTS = 100
 """Points of a loss curve, about."""
 
@@ -52,78 +62,167 @@ def train_student(
     components: Mapping[str, Path],
     tokenizer: Path,
     log: Callable[[str], None],
-    checkpoint_steps: int | None = None,
+    execution: Execution = DEFAULT,
+    plateau: Path | None = None,
+    other_data: bool = False,
 ) -> TrainingFacts:
     """Trains a student on this machine; see `training.Trainer` for the arguments.
 
-    On the CPU the same arguments give the same weights, whether the run was killed in between or not.
+    On the CPU the same arguments give the same weights, whether the run was killed in between or not, and
+    whether its plateau was trained before or not.
 
     Raises:
-        TrainingError: the mixture does not fill one batch.
+        TrainingError: the mixture does not fill one batch, or the plateau is another schedule's.
         TrainingDiverged: the loss became infinite or no number.
         MixtureError, TokensError, TokenizerError: what is trained on is missing or unreadable.
     """
-    words = load_tokenizer(tokenizer)
-    windows = read_windows(mixture, sequence=sequence)
-    steps = steps_of(len(windows), student=student)
-    data = Sequences(
-        windows,
-        [TokenSet(components[name]) for name in windows.names],
-        data_order(len(windows), seed=seeds.data)[: steps * student.batch_sequences],
-        sequence,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.model)
-        model = build_student(student, vocabulary=len(words), sequence=sequence, eos=words.eos_token_id)
-
-    identity = [student, sequence, seeds, sha256_file(mixture / WINDOWS), sha256_file(tokenizer / "tokenizer.json")]
-    work = output / "work" / fingerprint(identity)[:SHORT]
-    work.mkdir(parents=True, exist_ok=True)
+    course = _Course.of(student, sequence, seeds, mixture, components, tokenizer, execution)
+    origin = [sha256_file(plateau / STATE / SAFE_WEIGHTS_NAME)] if plateau and other_data else []
+    work = output / "work" / fingerprint([*course.identity, *origin])[:SHORT]
     resumed = last_checkpoint(work, log=log)
-    trainer = _trainer(model, data, student, seeds, steps, work, log, checkpoint_steps)
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(resumed.folder) if resumed else None)
-    seconds = time.perf_counter() - started
-
-    curve = _curve(trainer.state.log_history, student.batch_sequences * sequence)
-    _save(output, model, words, curve)
-    done = steps - (resumed.step if resumed else 0)
-    tail = curve[-math.ceil(len(curve) / 10) :]
-    return TrainingFacts(
-        parameters=model.num_parameters(only_trainable=True),
-        steps=steps,
-        tokens=steps * student.batch_sequences * sequence,
-        resumed_from=resumed.step if resumed else 0,
-        seconds=seconds,
-        tokens_per_second=done * student.batch_sequences * sequence / seconds,
-        final_loss=sum(point.loss for point in tail) / len(tail),
-        curve=curve,
-    )
+    if plateau and resumed is None:
+        resumed = _take_up(plateau / STATE, work, course.plateau, log=log)
+    trainer, facts = course.train(work, resumed, until=course.steps, log=log)
+    course.data.write_order(output / ORDER)
+    _save(output, trainer.model, course.words, facts.curve)
+    return facts
 
 
-class Sequences(torch.utils.data.Dataset):
-    """A mixture's windows in a student's order, handed out as whole batches."""
+def train_plateau(
+    output: Path,
+    *,
+    student: Student,
+    sequence: int,
+    seeds: Seeds,
+    mixture: Path,
+    components: Mapping[str, Path],
+    tokenizer: Path,
+    log: Callable[[str], None],
+    execution: Execution = DEFAULT,
+) -> TrainingFacts:
+    """Trains a student until its learning rate would begin to decay; `output/state` holds what goes on from there.
 
-    def __init__(self, windows: Windows, sets: list[TokenSet], order: np.ndarray, sequence: int) -> None:
-        self._windows = windows
-        self._sets = sets
-        self._order = order
-        self._sequence = sequence
+    Arguments and errors as for `train_student`.
+    """
+    course = _Course.of(student, sequence, seeds, mixture, components, tokenizer, execution)
+    if course.plateau in (0, course.steps):
+        raise TrainingError(
+            f"of {course.steps} steps {course.steps - course.plateau} are decay: there is no plateau to decay from; "
+            "correct the student's 'decay_fraction'"
+        )
+    work = output / "work" / fingerprint(course.identity)[:SHORT]
+    _, facts = course.train(work, last_checkpoint(work, log=log), until=course.plateau, log=log)
+    shutil.rmtree(output / STATE, ignore_errors=True)
+    (work / f"checkpoint-{course.plateau}").rename(output / STATE)
+    shutil.rmtree(output / "work")
+    return facts
 
-    def __len__(self) -> int:
-        return len(self._order)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return self.__getitems__([index])
+@dataclass(frozen=True, kw_only=True)
+class _Course:
+    """One student's way through its data.
 
-    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """Input ids and labels, which the model shifts itself; shape (len(indices), sequence), int64."""
-        rows = np.empty((len(indices), self._sequence), np.int64)
-        for row, index in enumerate(self._order[indices]):
-            tokens = self._sets[self._windows.component[index]]
-            rows[row] = tokens.window(int(self._windows.start[index]), self._sequence)
-        batch = torch.from_numpy(rows)
-        return {"input_ids": batch, "labels": batch}
+    Attributes:
+        steps: all of them.
+        plateau: those before the learning rate decays.
+        identity: what determines the weights.
+    """
+
+    student: Student
+    sequence: int
+    seeds: Seeds
+    words: Any
+    data: Sequences
+    steps: int
+    plateau: int
+    execution: Execution
+    identity: list[Any]
+
+    @classmethod
+    def of(
+        cls,
+        student: Student,
+        sequence: int,
+        seeds: Seeds,
+        mixture: Path,
+        components: Mapping[str, Path],
+        tokenizer: Path,
+        execution: Execution,
+    ) -> _Course:
+        words = load_tokenizer(tokenizer)
+        windows = read_windows(mixture, sequence=sequence)
+        steps = steps_of(len(windows), student=student)
+        order = data_order(len(windows), seed=seeds.data)[: steps * student.batch_sequences]
+        hashes = [sha256_file(mixture / WINDOWS), sha256_file(tokenizer / "tokenizer.json")]
+        return cls(
+            student=student,
+            sequence=sequence,
+            seeds=seeds,
+            words=words,
+            data=Sequences(
+                windows,
+                [TokenSet(components[name]) for name in windows.names],
+                order,
+                sequence,
+                end_of_text=words.eos_token_id if student.document_masking else None,
+            ),
+            steps=steps,
+            plateau=plateau_steps(steps, student=student),
+            execution=execution,
+            identity=[student, sequence, seeds, *hashes],
+        )
+
+    def train(
+        self, work: Path, resumed: Checkpoint | None, *, until: int, log: Callable[[str], None]
+    ) -> tuple[transformers.Trainer, TrainingFacts]:
+        """Trains up to a step, from a checkpoint if one is given; others are written into `work`."""
+        work.mkdir(parents=True, exist_ok=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seeds.model)
+            model = build_student(
+                self.student, vocabulary=len(self.words), sequence=self.sequence, eos=self.words.eos_token_id
+            )
+        if self.execution.attention:
+            model.set_attn_implementation(self.execution.attention)
+        trainer = _trainer(model, self, until, work, log)
+        started = time.perf_counter()
+        trainer.train(resume_from_checkpoint=str(resumed.folder) if resumed else None)
+        seconds = time.perf_counter() - started
+        step_tokens = self.student.batch_sequences * self.sequence
+        curve = _curve(trainer.state.log_history, step_tokens)
+        tail = curve[-math.ceil(len(curve) / 10) :]
+        done = until - (resumed.step if resumed else 0)
+        return trainer, TrainingFacts(
+            parameters=model.num_parameters(only_trainable=True),
+            steps=until,
+            tokens=until * step_tokens,
+            resumed_from=resumed.step if resumed else 0,
+            seconds=seconds,
+            tokens_per_second=done * step_tokens / seconds,
+            gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+            final_loss=sum(point.loss for point in tail) / len(tail),
+            curve=curve,
+        )
+
+
+def _take_up(state: Path, work: Path, step: int, *, log: Callable[[str], None]) -> Checkpoint:
+    """Puts a plateau's state into `work`, as the checkpoint of a run that was killed there.
+
+    Raises:
+        TrainingError: it is another step's.
+    """
+    found = json.loads((state / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+    if found != step:
+        raise TrainingError(
+            f"the plateau {state} ends at step {found}, this run decays from step {step}: give both mixtures the same "
+            "'tokens'"
+        )
+    unfinished, checkpoint = work / "unfinished", work / f"checkpoint-{step}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(state, unfinished)
+    unfinished.rename(checkpoint)
+    log(f"goes on from the plateau at step {step}")
+    return Checkpoint(checkpoint, step)
 
 
 def adamw(model: LlamaForCausalLM, student: Student) -> torch.optim.AdamW:
@@ -141,31 +240,35 @@ def adamw(model: LlamaForCausalLM, student: Student) -> torch.optim.AdamW:
 
 
 def _trainer(
-    model: LlamaForCausalLM,
-    data: Sequences,
-    student: Student,
-    seeds: Seeds,
-    steps: int,
-    work: Path,
-    log: Callable[[str], None],
-    checkpoint_steps: int | None,
+    model: LlamaForCausalLM, course: _Course, until: int, work: Path, log: Callable[[str], None]
 ) -> transformers.Trainer:
+    student, steps, execution = course.student, course.steps, course.execution
+    micro_batch = execution.micro_batch or student.batch_sequences
+    if student.batch_sequences % micro_batch:
+        raise TrainingError(
+            f"a batch of {student.batch_sequences} sequences has no whole number of {micro_batch}: correct micro_batch"
+        )
     cadence = max(1, round(steps / POINTS))
+    saves = execution.checkpoint_steps or (steps if until < steps else None)  # a plateau is kept at its end
     arguments = TrainingArguments(
         output_dir=str(work),
-        num_train_epochs=1,
-        per_device_train_batch_size=student.batch_sequences,
+        max_steps=until,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=student.batch_sequences // micro_batch,
+        bf16=torch.cuda.is_available() if execution.bf16 is None else execution.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        torch_compile=execution.compile,
         max_grad_norm=1.0,
         train_sampling_strategy="sequential",
-        seed=seeds.data,
+        seed=course.seeds.data,
         dataloader_num_workers=0,
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         logging_steps=cadence,
         logging_nan_inf_filter=False,
-        save_strategy="steps" if checkpoint_steps else "no",
+        save_strategy="steps" if saves else "no",
         # A checkpoint between two points of the curve would split the mean of the later one.
-        save_steps=math.ceil((checkpoint_steps or 1) / cadence) * cadence,
+        save_steps=math.ceil((saves or 1) / cadence) * cadence,
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
@@ -177,10 +280,10 @@ def _trainer(
     trainer = transformers.Trainer(
         model=model,
         args=arguments,
-        train_dataset=data,
+        train_dataset=course.data,
         data_collator=_as_it_is,
         optimizers=(optimizer, schedule),
-        callbacks=[_Progress(log)],
+        callbacks=[_Progress(log, course.plateau)],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
@@ -191,13 +294,14 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class _Progress(TrainerCallback):
-    """Logs the last step, tells how training goes, stops a diverged run, and marks whole checkpoints."""
+    """Logs the plateau's and the last step, tells how training goes, stops a diverged run, marks whole checkpoints."""
 
-    def __init__(self, log: Callable[[str], None]) -> None:
+    def __init__(self, log: Callable[[str], None], plateau: int) -> None:
         self._log = log
+        self._plateau = plateau
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == state.max_steps:
+        if state.global_step in (self._plateau, state.max_steps):
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -230,7 +334,7 @@ def _curve(history: list[dict[str, float]], step_tokens: int) -> tuple[LossPoint
     )
 
 
-def _save(output: Path, model: LlamaForCausalLM, words: Any, curve: tuple[LossPoint, ...]) -> None:
+def _save(output: Path, model: Any, words: Any, curve: tuple[LossPoint, ...]) -> None:
     """Puts curve and model under their names, the model last, and removes `work`."""
     with whole_file(output / "losses.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(point) for point in curve]), temporary)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from finephrase_dagster.study.spec import Seeds, Student
+from finephrase_dagster.study.student import Seeds, Student
 
 
 class TrainingError(ValueError):
@@ -49,9 +49,10 @@ class TrainingFacts:
         parameters: trainable parameters, tied ones once.
         steps: optimizer steps.
         tokens: tokens seen, steps x sequences a step x tokens a sequence.
-        resumed_from: the step that a killed run was taken up at; 0 if it ran in one go.
+        resumed_from: the step that a killed run, or a plateau, was taken up at; 0 if it ran in one go.
         seconds: wall time of the steps that this run did itself.
         tokens_per_second: of these steps.
+        gpus: that it trained on; 0 on a CPU.
         final_loss: mean training loss of the last tenth of the curve, nats a token.
         curve: at most about 100 points, the last of them at the last step.
     """
@@ -62,19 +63,42 @@ class TrainingFacts:
     resumed_from: int
     seconds: float
     tokens_per_second: float
+    gpus: int
     final_loss: float
     curve: tuple[LossPoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a machine trains; nothing of it is identity.
+
+    Attributes:
+        checkpoint_steps: steps between what a killed run is taken up at; None writes none.
+        micro_batch: sequences that are on the device at once; None: the whole batch.
+        bf16: whether products are computed in bfloat16, with weights and sums in float32; None: on a GPU.
+        compile: whether the model is compiled first.
+        attention: transformers' name of an attention kernel; None: PyTorch's own fused one.
+    """
+
+    checkpoint_steps: int | None = None
+    micro_batch: int | None = None
+    bf16: bool | None = None
+    compile: bool = False
+    attention: str | None = None
+
+
+DEFAULT = Execution()
 
 
 class Trainer(Protocol):
     """Trains a student on a mixture and leaves a Hugging Face checkpoint in `output/model`.
 
-    What is named after `output` determines the weights, but for `log` and `checkpoint_steps`.
+    What is named after `output` determines the weights, but for `log` and `execution`.
 
     Args:
         output: an existing folder, used for this run alone. `model/` (configuration, safetensors,
-            tokenizer) and `losses.parquet` (the loss curve) appear in it when they are whole; what is
-            needed to take up a killed run lies in `work/` until then.
+            tokenizer), `losses.parquet` (the loss curve) and `order.parquet` (what it saw) appear in it when
+            they are whole; what is needed to take up a killed run lies in `work/` until then.
         student: shape, batch, schedule and optimizer.
         sequence: tokens a training sequence.
         seeds: of the data's order and of the weights.
@@ -82,7 +106,9 @@ class Trainer(Protocol):
         components: the folder of tokens of each of the mixture's components.
         tokenizer: the tokenizer's folder.
         log: receives progress, one line at a time.
-        checkpoint_steps: steps between what a killed run is taken up at; None writes none.
+        execution: how this machine does it.
+        plateau: the output of `train_plateau`, to go on from; None: from the first step.
+        other_data: the plateau was trained on another mixture: a decay variant.
     """
 
     def __call__(
@@ -96,7 +122,9 @@ class Trainer(Protocol):
         components: Mapping[str, Path],
         tokenizer: Path,
         log: Callable[[str], None],
-        checkpoint_steps: int | None = None,
+        execution: Execution = DEFAULT,
+        plateau: Path | None = None,
+        other_data: bool = False,
     ) -> TrainingFacts: ...
 
 
@@ -120,6 +148,11 @@ def steps_of(windows: int, *, student: Student) -> int:
     return steps
 
 
+def plateau_steps(steps: int, *, student: Student) -> int:
+    """The steps before the learning rate decays, of so many in all."""
+    return steps - round(student.decay_fraction * steps)
+
+
 def learning_rate_factor(step: int, *, steps: int, student: Student) -> float:
     """Warm-up, stable, decay: the learning rate of a step as a part of the student's `learning_rate`.
 
@@ -132,7 +165,7 @@ def learning_rate_factor(step: int, *, steps: int, student: Student) -> float:
         steps: all steps.
     """
     warmup = round(student.warmup_fraction * steps)
-    decay = round(student.decay_fraction * steps)
+    decay = steps - plateau_steps(steps, student=student)
     if step < warmup:
         return (step + 1) / warmup
     remaining = steps - 1 - step

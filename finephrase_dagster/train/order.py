@@ -1,0 +1,52 @@
+"""The order: which window a student saw at which place, and which documents are in it.
+
+With the datasets themselves this says exactly what a student was trained on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finephrase_dagster.study.artifact import whole_file
+from finephrase_dagster.train.mixture import Windows
+from finephrase_dagster.train.tokens import TokenSet
+
+ORDER = "order.parquet"
+
+
+def write_order(path: Path, *, windows: Windows, sets: list[TokenSet], order: np.ndarray, sequence: int) -> None:
+    """Writes a row a window, in the order in which a student sees them.
+
+    Columns: `component` (the dataset), `start` (the window's first token in it), `first_document` and
+    `last_document` (the ids of the documents that the window begins and ends in; those between them are
+    whole).
+
+    Args:
+        path: the Parquet file.
+        windows: of the mixture.
+        sets: the tokens of its components, as `windows` numbers them.
+        order: numbers of windows, shape (windows seen,).
+        sequence: tokens a window.
+    """
+    component, start = windows.component[order], windows.start[order]
+    first = np.empty(len(order), dtype=object)
+    last = np.empty(len(order), dtype=object)
+    for number, tokens in enumerate(sets):
+        rows = np.flatnonzero(component == number)
+        ids, ends = tokens.document_ids, tokens.document_ends
+        for column, places in ((first, start[rows]), (last, start[rows] + sequence - 1)):
+            column[rows] = ids.take(pa.array(np.searchsorted(ends, places, side="right"))).to_pylist()
+    table = pa.table(
+        {
+            "component": pa.DictionaryArray.from_arrays(pa.array(component), pa.array(windows.names, pa.string())),
+            "start": pa.array(start, pa.int64()),
+            "first_document": pa.array(first, pa.string()),
+            "last_document": pa.array(last, pa.string()),
+        }
+    ).replace_schema_metadata({"sequence": str(sequence)})
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
