@@ -17,6 +17,7 @@ from finephrase_dagster.partitions import (
     needs,
     static,
 )
+from finephrase_dagster.results.comparison import compared
 from finephrase_dagster.results.warehouse import leaderboard, record_scores
 from finephrase_dagster.study.artifact import Artifact, Product, write_json
 from finephrase_dagster.study.lineage import Lineage
@@ -81,8 +82,8 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
                 LEADERBOARD,
                 group="evaluation",
                 stage="leaderboard",
-                description="Mixtures compared: mean macro score over the seeds with its spread, and the six "
-                "categories.",
+                description="Mixtures compared: mean macro score over the seeds with its spread, the six categories, how "
+                "often a student saw its data, and which differences are more than noise.",
                 kinds={"duckdb"},
                 owner="evaluation",
                 deps=[needs_all_scores()],
@@ -95,7 +96,9 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
         with warehouse.connect() as connection:
             for of_run in scores:  # the artifacts are the truth, also where the warehouse is younger than they
                 _record(connection, lineage, of_run)
-            rows = leaderboard(connection, scores)
+            ranked = leaderboard(connection, scores)
+        mixtures = {name: lineage.mixture(name).manifest() for name in {row["mixture"] for row in ranked}}
+        rows = compared(ranked, mixtures)
 
         def make(folder: Path) -> Product:
             write_json(folder / "leaderboard.json", rows)

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -17,6 +18,7 @@ from finephrase_dagster.partitions import (
     static,
     tokens_key,
 )
+from finephrase_dagster.results.comparison import MANY_EPOCHS
 from finephrase_dagster.study.artifact import ArtifactMissing, Product
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Study
@@ -45,6 +47,14 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
                 deps=_deps(lineage.study),
             )
         ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "repetition",
+                asset=MIXTURE,
+                description=f"no component is seen more than {MANY_EPOCHS} times; beyond that, more passes add little",
+                partitions_def=static(lineage.study.mixtures),
+            )
+        ],
         partitions_def=static(lineage.study.mixtures),
     )
     def mixture(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
@@ -53,14 +63,28 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
         artifact = lineage.mixture(name)
         manifest = artifact.made_by(lambda folder: _mix(lineage, name, folder))
         warehouse.record(artifact)
-        return materialized(
+        result = materialized(
             artifact,
             rows=manifest["windows"],
             tokens=manifest["tokens"],
             preview=table(manifest["components"]),
         )
+        return result._replace(check_results=[_repetition(manifest["components"])])
 
     return [mixture]
+
+
+def _repetition(components: list[dict[str, Any]]) -> dg.AssetCheckResult:
+    """Warns of components that a student sees too often: what they gain is confounded with their share."""
+    epochs = {component["name"]: component["epochs"] for component in components}
+    many = {name: count for name, count in epochs.items() if count > MANY_EPOCHS}
+    return dg.AssetCheckResult(
+        check_name="repetition",
+        passed=not many,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=", ".join(f"{name}: {count:.1f} times" for name, count in (many or epochs).items()),
+        metadata={"epochs": max(epochs.values())},
+    )
 
 
 def _deps(study: Study) -> list[dg.AssetDep]:
@@ -106,7 +130,7 @@ def _mix(lineage: Lineage, name: str, folder: Path) -> Product:
     facts = mix(
         folder,
         mixture=mixture,
-        sequence=lineage.study.sequence,
+        sequence=lineage.sequence,
         components={component: lineage.tokens(component).folder for component in mixture.components},
     )
     return Product(files=folder.glob("*.parquet"), facts=asdict(facts))

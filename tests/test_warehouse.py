@@ -10,7 +10,7 @@ import pytest
 
 from finephrase_dagster.results.warehouse import create_tables, leaderboard, record_scores
 from finephrase_dagster.study.artifact import Artifact
-from finephrase_dagster.study.spec import Seeds, StudentRun
+from finephrase_dagster.study.student import Seeds, StudentRun
 
 CATEGORIES = {"GK": 0.1, "RC": 0.2}
 
@@ -52,6 +52,13 @@ def test_the_best_macro_score_stands_first_with_its_spread_over_seeds(connection
     assert first["macro_sd"] == pytest.approx(0.2 / 2**0.5)
     assert (second["mixture"], second["macro_sd"]) == ("raw", None)
     assert second["categories"] == CATEGORIES
+
+
+def test_a_decay_variant_is_no_seed_of_the_run_from_scratch(connection: duckdb.DuckDBPyConnection) -> None:
+    decayed = StudentRun(mixture="faq", student="nano", seeds=Seeds(data=0, model=0), decay_from="raw")
+    scores = [record(connection, run_of("faq"), "a", 0.1), record(connection, decayed, "b", 0.3)]
+    rows = leaderboard(connection, scores)
+    assert [(row["decay_from"], row["seeds"], row["macro"]) for row in rows] == [("raw", 1, 0.3), (None, 1, 0.1)]
 
 
 def test_recording_twice_changes_nothing(connection: duckdb.DuckDBPyConnection) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import duckdb
 
 from finephrase_dagster.study.artifact import Artifact
-from finephrase_dagster.study.spec import StudentRun
+from finephrase_dagster.study.student import StudentRun
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS manifests (
@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS scores (
     fingerprint VARCHAR, run VARCHAR, mixture VARCHAR, student VARCHAR, data_seed INTEGER,
     model_seed INTEGER, kind VARCHAR, name VARCHAR, score DOUBLE, items INTEGER,
     PRIMARY KEY (fingerprint, run, kind, name));
+ALTER TABLE scores ADD COLUMN IF NOT EXISTS decay_from VARCHAR;
 """
 
 
@@ -87,7 +88,7 @@ def record_scores(
         *(("mean", name, mean, None) for name, mean in (("micro", micro), ("macro", macro)) if mean is not None),
     ]
     connection.executemany(
-        "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             [
                 artifact.fingerprint,
@@ -100,6 +101,7 @@ def record_scores(
                 name,
                 score,
                 items,
+                run.decay_from,
             ]
             for kind, name, score, items in rows
         ],
@@ -110,24 +112,27 @@ def leaderboard(connection: duckdb.DuckDBPyConnection, scores: Iterable[Artifact
     """The comparison of these scores, best macro score first; by micro score where tasks are missing.
 
     Returns:
-        One row a mixture and student: `mixture`, `student`, `seeds` (student runs), `macro` and its sample
+        One row a mixture, student and variant: `mixture`, `student`, `decay_from` (None: trained from scratch),
+        `seeds` (student runs), `macro` and its sample
         standard deviation over the seeds `macro_sd` (None for one seed), `micro`, and `categories`.
     """
     wanted = [f"{artifact.fingerprint} {artifact.partition}" for artifact in scores]
     found = connection.execute(
         """
         WITH per_name AS (
-            SELECT mixture, student, kind, name, avg(score) AS score, stddev_samp(score) AS sd, count(*) AS seeds
+            SELECT mixture, student, decay_from, kind, name,
+                avg(score) AS score, stddev_samp(score) AS sd, count(*) AS seeds
             FROM scores WHERE list_contains(?, fingerprint || ' ' || run) GROUP BY ALL)
-        SELECT mixture, student, kind, name, score, sd, seeds FROM per_name ORDER BY mixture, student, kind, name
+        SELECT mixture, student, decay_from, kind, name, score, sd, seeds FROM per_name
+        ORDER BY mixture, student, decay_from NULLS FIRST, kind, name
         """,
         [wanted],
     ).fetchall()
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for mixture, student, kind, name, score, sd, seeds in found:
+    rows: dict[tuple[str, str, str | None], dict[str, Any]] = {}
+    for mixture, student, decay_from, kind, name, score, sd, seeds in found:
+        key = {"mixture": mixture, "student": student, "decay_from": decay_from}
         row = rows.setdefault(
-            (mixture, student),
-            {"mixture": mixture, "student": student, "seeds": seeds, **_NO_MEANS, "categories": {}, "tasks": {}},
+            (mixture, student, decay_from), {**key, "seeds": seeds, **_NO_MEANS, "categories": {}, "tasks": {}}
         )
         if kind == "mean":
             row[name] = score
