@@ -5,7 +5,6 @@ import dagster as dg
 from finephrase_dagster.events import materialized
 from finephrase_dagster.generators.product import make_generator
 from finephrase_dagster.partitions import ACCELERATOR, CORPUS, MODEL, asset_spec, needs, static
-from finephrase_dagster.study.fields import EMBEDDED
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Study
 from resources.warehouse import Warehouse
@@ -53,7 +52,7 @@ def _trained_on(study: Study) -> dict[str, list[str]]:
         source: [
             name
             for name, generator in study.generators.items()
-            if generator.model == EMBEDDED and generator.embedded and source in generator.embedded.sources
+            if generator.trained_here and generator.embedded and source in generator.embedded.sources
         ]
         for source in study.sources
     }

@@ -21,7 +21,6 @@ from finephrase_dagster.partitions import (
     tokens_key,
 )
 from finephrase_dagster.study.artifact import Artifact, Product
-from finephrase_dagster.study.fields import EMBEDDED
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
@@ -39,7 +38,9 @@ def build_tokens(lineage: Lineage) -> list[dg.AssetsDefinition]:
 
 
 def _tokenizer(lineage: Lineage) -> dg.AssetsDefinition:
-    sources = lineage.study.tokenizer.sources
+    spec = lineage.study.tokenizer
+    assert spec is not None
+    sources = spec.sources
     read = [dg.AssetDep(CORPUS, partition_mapping=dg.SpecificPartitionsPartitionMapping(list(sources)))]
 
     @dg.multi_asset(
@@ -67,7 +68,8 @@ def _tokenizer(lineage: Lineage) -> dg.AssetsDefinition:
 
 def _make_tokenizer(lineage: Lineage, folder: Path) -> Product:
     spec = lineage.study.tokenizer
-    if spec.model == EMBEDDED:
+    assert spec is not None
+    if spec.trained_here:
         assert spec.vocabulary is not None
         texts = (doc.text for source in spec.sources for doc in read_corpus(lineage.source(source).folder))
         train_tokenizer(folder, vocabulary=spec.vocabulary, texts=texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.places import REPOSITORY, Places
 from finephrase_dagster.study.prompt import PromptError
+from finephrase_dagster.terminal import leaderboard_text, rephrased_text, where_to_look
 
 DONE, FAILED, WRONG = 0, 1, 2
 
@@ -87,7 +89,7 @@ def materialize(study: StudyOption = None) -> None:
             raise typer.Exit(FAILED)
         rows = json.loads((lineage.leaderboard().folder / "leaderboard.json").read_text(encoding="utf-8"))
         typer.echo(leaderboard_text(rows))
-        typer.echo(_where_to_look(lineage))
+        typer.echo(where_to_look(lineage))
 
 
 class _ManyValues(TyperCommand):
@@ -170,31 +172,61 @@ def rephrase(
         typer.echo(json.dumps(done, indent=2) if as_json else rephrased_text(done))
 
 
-def rephrased_text(done: dict[str, Any]) -> str:
-    """What `rephrase` made, for a terminal."""
-    lines = []
-    for name, dataset in done["datasets"].items():
-        lines.append(
-            f"{name}: {dataset['rows_in']:,} rows in = {dataset['completed']:,} completed + {dataset['skipped']:,} "
-            f"skipped + {dataset['failed']:,} failed; {dataset['completion_tokens']:,} output tokens"
-        )
-        lines += [f"  {count:,} x {reason}" for reason, count in dataset["reasons"].items()]
-        lines.append(f"  {dataset['folder']}")
-    run = next(iter(done["datasets"].values()))["run"]
-    lines.append(
-        f"{run['requests']:,} requests in {run['wall_seconds']:,.1f} s: {run['engine_seconds']:,.1f} s with the "
-        f"engine, {run['engine_start_seconds']:,.1f} s to start it, {run['other_seconds']:,.1f} s else; "
-        f"{run['documents_per_second']:,.1f} documents/s, {run['tokens_per_second']:,.0f} output tokens/s, "
-        f"{run['repeated_requests']:,} repeated"
-    )
-    shares = {
-        "prefix cache hit rate": run["prefix_cache_hit_rate"],
-        "speculation acceptance": run["speculation_acceptance"],
-        "tokens per GPU-hour": run["tokens_per_gpu_hour"],
-        "dollars": run["dollars"],
-    }
-    said = [f"{name} {value:,}" for name, value in shares.items() if value is not None]
-    return "\n".join([*lines, *([", ".join(said)] if said else [])])
+@app.command()
+def plan(
+    study: StudyOption = None,
+    gpus: Annotated[int, typer.Option(min=1, help="That work at the same time.")] = 1,
+    gpu_hour_dollars: Annotated[
+        float | None, typer.Option(min=0, help="Price of one for an hour; default: the published 3 dollars.")
+    ] = None,
+    goodput: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Part of a GPU's time at work; the published run reached 0.44.")
+    ] = 1.0,
+    max_dollars: Annotated[
+        float | None, typer.Option(min=0, help="Exit with status 1 if what would run costs more.")
+    ] = None,
+    every_item: Annotated[bool, typer.Option("--items", help="List every partition with its state.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """What a study would run, what exists already, and what it costs. Starts nothing."""
+    with _explained():
+        from finephrase_dagster.planning import plan_text
+        from finephrase_dagster.study.figures import Published
+        from finephrase_dagster.study.plan import Terms
+        from finephrase_dagster.study.plan import plan as planned
+
+        price = Published.read().gpu_hour_dollars if gpu_hour_dollars is None else gpu_hour_dollars
+        _refuse_no_number({"--gpu-hour-dollars": price, "--goodput": goodput, "--max-dollars": max_dollars})
+        found = planned(Lineage.read(_places(study)), Terms(gpus=gpus, gpu_hour_dollars=price, goodput=goodput))
+        typer.echo(json.dumps(found.as_json(), indent=2) if as_json else plan_text(found, every_item=every_item))
+        if max_dollars is None:
+            return
+        if found.unknown:
+            typer.echo(f"error: it cannot be told what this costs: {'; '.join(found.unknown)}", err=True)
+            raise typer.Exit(FAILED)
+        if found.dollars > max_dollars:
+            typer.echo(
+                f"error: what would run costs {found.dollars:,.2f} dollars, more than {max_dollars:,.2f}; raise "
+                "--max-dollars, or take partitions out of the study",
+                err=True,
+            )
+            raise typer.Exit(FAILED)
+
+
+def _refuse_no_number(options: dict[str, float | None]) -> None:
+    for option, value in options.items():
+        if value is not None and not math.isfinite(value):
+            typer.echo(f"error: {option} {value} is no number that can be used", err=True)
+            raise typer.Exit(WRONG)
+
+
+@app.command()
+def expand(study: StudyOption = None) -> None:
+    """Prints a study with every entry in full: registries, defaults and grids put in. It is a study file itself."""
+    with _explained():
+        from finephrase_dagster.planning import expanded_text
+
+        typer.echo(expanded_text(Lineage.read(_places(study)).study), nl=False)
 
 
 @app.command()
@@ -227,35 +259,6 @@ def leaderboard(
         artifact.manifest()
         rows = json.loads((artifact.folder / "leaderboard.json").read_text(encoding="utf-8"))
         typer.echo(json.dumps(rows, indent=2) if as_json else leaderboard_text(rows))
-
-
-def leaderboard_text(rows: list[dict[str, Any]]) -> str:
-    """The leaderboard as a table for a terminal, best first."""
-    categories = list(rows[0]["categories"]) if rows else []
-    head = f"{'mixture':<24} {'student':<10} {'macro':>7} {'± sd':>7} {'seeds':>5} {'micro':>7}"
-    lines = [head + "".join(f" {category:>6}" for category in categories)]
-    for row in rows:
-        figures = "".join(f" {row['categories'][category]:>6.4f}" for category in categories)
-        lines.append(
-            f"{row['mixture']:<24} {row['student']:<10} {_figure(row['macro'])} {_figure(row['macro_sd'])} "
-            f"{row['seeds']:>5} {_figure(row['micro'])}{figures}"
-        )
-    return "\n".join(lines)
-
-
-def _figure(value: float | None) -> str:
-    return f"{value:7.4f}" if value is not None else f"{'-':>7}"
-
-
-def _where_to_look(lineage: Lineage) -> str:
-    return (
-        "\nmacro: mean over six categories of the probability a token of the right answer gets; "
-        "± sd: its standard deviation over seeds.\n"
-        f"Scores, audits and manifests: {lineage.places.warehouse} (DuckDB)\n"
-        f"Datasets and checkpoints:     {lineage.places.data}\n"
-        "Lineage, checks and previews: make ui, then http://127.0.0.1:3000\n"
-        "Loss curves and ablations:    make ui, then http://127.0.0.1:5000"
-    )
 
 
 def _places(study: Path | None) -> Places:

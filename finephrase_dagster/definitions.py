@@ -16,6 +16,7 @@ from assets.audits import build_audits
 from assets.evaluation import build_evaluation
 from assets.generators import build_generators
 from assets.mixtures import build_mixtures
+from assets.plan import build_plan
 from assets.prompts import build_prompts
 from assets.sources import build_sources
 from assets.synthetic import build_synthetic
@@ -45,21 +46,29 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
     """
     return dg.Definitions(
         assets=[
+            *build_plan(lineage),
             *build_prompts(lineage),
             *build_sources(lineage),
             *build_generators(lineage),
             *build_synthetic(lineage),
             *build_audits(lineage),
-            *build_tokens(lineage),
-            *build_mixtures(lineage),
-            *build_training(lineage),
-            *build_evaluation(lineage),
+            *(_training(lineage) if lineage.study.mixtures else []),
         ],
         jobs=build_jobs(lineage),
         sensors=build_sensors(lineage),
         loggers={"progress": progress},
         resources={**default_resources(lineage), **(resources or {})},
     )
+
+
+def _training(lineage: Lineage) -> list[dg.AssetsDefinition]:
+    """What a study with mixtures has besides."""
+    return [
+        *build_tokens(lineage),
+        *build_mixtures(lineage),
+        *build_training(lineage),
+        *build_evaluation(lineage),
+    ]
 
 
 def default_resources(lineage: Lineage) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dagster as dg
 
+from finephrase_dagster.partitions import PLAN
+from finephrase_dagster.study.graph import items
 from finephrase_dagster.study.lineage import Lineage
 
 
 def build_jobs(lineage: Lineage) -> list[dg.UnresolvedAssetJobDefinition]:
     """A job for every asset of the study, in the order of the stages."""
-    assets = dict.fromkeys(item.asset for item in lineage.items())
+    assets = dict.fromkeys(["/".join(PLAN.path), *(item.asset for item in items(lineage))])
     return [
         dg.define_asset_job(
             job_of(asset), selection=dg.AssetSelection.assets(asset.split("/")), description=f"Makes {asset}."

@@ -25,7 +25,8 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 
 from finephrase_dagster.automation import changed_prompts
 from finephrase_dagster.jobs import job_of
-from finephrase_dagster.study.lineage import Item, Lineage
+from finephrase_dagster.study.graph import Item, items, state
+from finephrase_dagster.study.lineage import Lineage
 from resources.rephraser import engines_kept
 
 PROCESS_TAG = "finephrase/process"
@@ -61,10 +62,10 @@ def materialize_study(
         instance.report_runless_asset_event(observation)
     outcome = Outcome()
     with interrupts_noted() as raise_if_interrupted:
-        for _, of_stage in groupby(lineage.items(), key=lambda item: item.stage):
+        for _, of_stage in groupby(items(lineage), key=lambda item: item.stage):
             with engines_kept():
-                for asset, items in groupby(of_stage, key=lambda item: item.asset):
-                    for group in _runs_of(_to_do(list(items), lineage, instance, outcome, log)):
+                for asset, of_asset in groupby(of_stage, key=lambda item: item.asset):
+                    for group in _runs_of(_to_do(list(of_asset), instance, outcome, log)):
                         _run(asset, group, definitions, instance, outcome, log)
                         raise_if_interrupted()
     return outcome
@@ -98,25 +99,24 @@ def interrupts_noted() -> Iterator[Callable[[], None]]:
 
 
 def _to_do(
-    items: Sequence[Item],
-    lineage: Lineage,
+    of_asset: Sequence[Item],
     instance: dg.DagsterInstance,
     outcome: Outcome,
     log: Callable[[str], None],
 ) -> list[list[Item]]:
     """The items of one asset that must run, in stretches without a gap."""
     stretches: list[list[Item]] = [[]]
-    for item in items:
-        state = lineage.state(item)
-        if state.status == "waiting":
+    for item in of_asset:
+        found = state(item)
+        if found.status == "waiting":
             outcome.waiting.append(item.name)
             stretches.append([])
-        elif state.status == "current" and _recorded(item, instance):
+        elif found.status == "current" and _recorded(item, instance):
             outcome.reused.append(item.name)
             stretches.append([])
         else:
-            if state.status == "stale":
-                log(f"{item.name} is stale: {'; '.join(state.reasons) or 'its recipe changed'}")
+            if found.status == "stale":
+                log(f"{item.name} is stale: {'; '.join(found.reasons)}")
             stretches[-1].append(item)
     return [stretch for stretch in stretches if stretch]
 
@@ -139,13 +139,13 @@ def _runs_of(stretches: Sequence[list[Item]]) -> Iterator[list[Item]]:
 
 def _run(
     asset: str,
-    items: list[Item],
+    group: list[Item],
     definitions: dg.Definitions,
     instance: dg.DagsterInstance,
     outcome: Outcome,
     log: Callable[[str], None],
 ) -> None:
-    partitions = [item.partition for item in items if item.partition]
+    partitions = [item.partition for item in group if item.partition]
     name = f"{asset} {', '.join(partitions)}".strip()
     tags = {PROCESS_TAG: _process_name(os.getpid())}
     if len(partitions) > 1:
@@ -163,7 +163,7 @@ def _run(
         raise_on_error=False,
     )
     if result.success:
-        outcome.made += [item.name for item in items]
+        outcome.made += [item.name for item in group]
         log(f"{name}: done in {time.monotonic() - started:.1f} s")
         return
     kind, message, causes = _error(result)
@@ -171,7 +171,7 @@ def _run(
         message += "; make room, or set FINEPHRASE_DATA to a larger disk, and run again: what is finished is kept"
     if kind == dg.DagsterExecutionInterruptedError.__name__:
         raise KeyboardInterrupt
-    for item in items:
+    for item in group:
         if item.stage == "synthetic" and item.artifact().complete:
             outcome.made.append(item.name)  # another prompt of the run failed
         else:

@@ -13,12 +13,14 @@ import dagster as dg
 from finephrase_dagster.study.spec import Cell, Study
 from finephrase_dagster.study.versions import CODE
 
+PLAN = dg.AssetKey(["study", "plan"])
 TEMPLATE = dg.AssetKey(["prompts", "template"])
 CORPUS = dg.AssetKey(["sources", "corpus"])
 MODEL = dg.AssetKey(["generators", "model"])
 TOKENIZER = dg.AssetKey(["tokens", "tokenizer"])
 CORPUS_TOKENS = dg.AssetKey(["tokens", "corpus_tokens"])
 MIXTURE = dg.AssetKey(["mixtures", "mixture"])
+PLATEAU = dg.AssetKey(["training", "plateau"])
 CHECKPOINT = dg.AssetKey(["training", "checkpoint"])
 SCORES = dg.AssetKey(["evaluation", "benchmark_scores"])
 LEADERBOARD = dg.AssetKey(["evaluation", "leaderboard"])

@@ -102,7 +102,7 @@ class _Means:
     renderer: Callable[[], RendererLike]
     request: Request
     engines: Callable[[], contextlib.AbstractContextManager[Sequence[EngineLike]]]
-    gpus: int
+    gpus: int | None
 
 
 def carry_out(order: Order, *, places: Places, key: str | None, say: Callable[[str], None]) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def _of_endpoints(order: Order, prompts: Mapping[str, Prompt], key: str | None) 
         renderer=renderer,
         request=Request.of(model, max_tokens, sampling),
         engines=engines,
-        gpus=0,
+        gpus=None,
     )
 
 

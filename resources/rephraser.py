@@ -90,7 +90,7 @@ class Rephraser(dg.ConfigurableResource):
                 conduct=Conduct(
                     concurrency=self.concurrency,
                     chunk_rows=self.chunk_rows,
-                    gpus=0 if on_cpu() else generator.gpus,
+                    gpus=None if self.endpoints else 0 if on_cpu() else generator.gpus,
                     gpu_hour_dollars=self.gpu_hour_dollars,
                     show=Lines(log, seconds=self.log_seconds),
                     log=log,

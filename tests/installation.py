@@ -38,6 +38,10 @@ def small_study() -> dict[str, Any]:
     }
     fields["students"]["nano"] |= {"layers": 2, "hidden": 32, "ffn": 64, "heads": 2, "batch_sequences": 8}
     fields["seeds"] = [{"data": 0, "model": 0}]
+    fields["runs"] = [
+        {"mixtures": ["*"], "students": ["nano"]},
+        {"mixtures": ["faq_and_raw"], "students": ["nano"], "decay_from": "raw"},
+    ]
     return fields
 
 

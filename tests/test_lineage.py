@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from finephrase_dagster.study.artifact import Artifact, ArtifactMissing, Product
 from finephrase_dagster.study.file import StudyError
-from finephrase_dagster.study.lineage import STAGES, Lineage
+from finephrase_dagster.study.graph import STAGES, items, state
+from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.places import REPOSITORY, Places
 from finephrase_dagster.study.spec import Study
 
 
 def complete(lineage: Lineage) -> None:
     """Publishes every artifact of a study, upstream first, with a word as its content."""
-    for item in lineage.items():
+    for item in items(lineage):
 
         def make(folder: Path, name: str = item.name) -> Product:
             (folder / "content.txt").write_text(name)
@@ -28,7 +29,7 @@ def complete(lineage: Lineage) -> None:
 
 
 def states(lineage: Lineage) -> dict[str, str]:
-    return {item.name: lineage.state(item).status for item in lineage.items()}
+    return {item.name: state(item).status for item in items(lineage)}
 
 
 @pytest.fixture
@@ -56,9 +57,9 @@ def test_a_missing_folder_of_benchmark_items_is_refused_before_anything_starts(l
 
 
 def test_items_come_upstream_first_and_have_unique_names(lineage: Lineage) -> None:
-    items = list(lineage.items())
-    assert len({item.name for item in items}) == len(items)
-    stages = [STAGES.index(item.stage) for item in items]
+    found = list(items(lineage))
+    assert len({item.name for item in found}) == len(found)
+    stages = [STAGES.index(item.stage) for item in found]
     assert stages == sorted(stages)
 
 
@@ -98,8 +99,8 @@ def test_a_stale_item_says_which_input_changed(completed: Lineage, prompts: Path
     path = prompts / "faq.md"
     path.write_text(path.read_text().replace("curious", "patient"))
     after = Lineage(study=completed.study, places=completed.places)
-    item = next(item for item in after.items() if item.name == "synthetic/rephraser__package_readmes/faq")
-    assert [reason.split(":")[0] for reason in after.state(item).reasons] == ["prompt.template"]
+    item = next(item for item in items(after) if item.name == "synthetic/rephraser__package_readmes/faq")
+    assert [reason.split(":")[0] for reason in state(item).reasons] == ["prompt.template"]
 
 
 def test_a_prompts_description_is_no_part_of_a_dataset(completed: Lineage, prompts: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_new_name_or_description_of_the_study_changes_nothing(completed: Linea
 def test_a_gate_moved_without_consequence_leaves_the_mixtures_alone(completed: Lineage) -> None:
     gates = completed.study.model_dump()["gates"] | {"max_empty": 0.01}
     after = edited(completed, gates=gates)
-    for item in after.items():
+    for item in items(after):
         if item.stage == "audits":
             verdict = item.artifact()
 

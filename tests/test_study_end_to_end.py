@@ -20,13 +20,14 @@ import duckdb
 import pytest
 
 from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.study.graph import items, state
 from installation import CELL, Installation, install, small_study
 
 pytestmark = pytest.mark.slow
 
 
 def test_every_partition_of_the_graph_is_there(finished: Installation) -> None:
-    states = {item.name: finished.lineage.state(item).status for item in finished.lineage.items()}
+    states = {item.name: state(item).status for item in items(finished.lineage)}
     assert set(states.values()) == {"current"}
 
 
@@ -45,7 +46,7 @@ def test_the_warehouse_holds_manifests_audits_and_scores(finished: Installation)
         manifests = connection.execute("SELECT count(*) FROM manifests").fetchone()
         gates = connection.execute("SELECT DISTINCT gate FROM audits").fetchall()
         tasks = connection.execute("SELECT count(DISTINCT name) FROM scores WHERE kind = 'task'").fetchone()
-    assert manifests == (len(list(finished.lineage.items())),)
+    assert manifests == (len(list(items(finished.lineage))),)
     assert {gate for (gate,) in gates} == {"accounting", "completed", "empty", "truncated", "form", "common_opening"}
     assert tasks == (12,)
 
@@ -72,7 +73,7 @@ def test_mlflow_has_one_finished_run_a_checkpoint_with_curve_scores_and_mixture(
 
 def test_dagster_knows_every_partition_its_checks_and_its_previews(finished: Installation) -> None:
     with finished.instance() as instance:
-        for item in finished.lineage.items():
+        for item in items(finished.lineage):
             key = dg.AssetKey(item.asset.split("/"))
             record = instance.fetch_materializations(
                 dg.AssetRecordsFilter(key, asset_partitions=[item.partition] if item.partition else None), limit=1
@@ -89,7 +90,7 @@ def test_dagster_knows_every_partition_its_checks_and_its_previews(finished: Ins
 def test_a_second_run_makes_nothing(own: Installation) -> None:
     outcome, _ = own.materialize()
     assert outcome.made == []
-    assert len(outcome.reused) == len(list(own.lineage.items()))
+    assert len(outcome.reused) == len(list(items(own.lineage)))
 
 
 def test_what_dagster_forgot_is_told_again_without_being_made_again(own: Installation) -> None:
@@ -113,7 +114,7 @@ def stale(installation: Installation) -> set[str]:
         resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
         return {
             item.name
-            for item in installation.lineage.items()
+            for item in items(installation.lineage)
             if resolver.get_status(dg.AssetKey(item.asset.split("/")), item.partition) != StaleStatus.FRESH
         }
 
@@ -122,7 +123,7 @@ def test_an_edited_prompt_reruns_what_hangs_on_it_and_leaves_the_rest_fresh(own:
     assert stale(own) == set()
     path = own.places.prompts / "table.md"
     path.write_text(path.read_text().replace("Gather", "Collect"))
-    untouched = {item.name: item.artifact().folder for item in own.lineage.items() if "/table" not in item.name}
+    untouched = {item.name: item.artifact().folder for item in items(own.lineage) if "/table" not in item.name}
     outcome, said = own.materialize()
     assert outcome.complete
     assert set(outcome.made) == {
@@ -131,7 +132,7 @@ def test_an_edited_prompt_reruns_what_hangs_on_it_and_leaves_the_rest_fresh(own:
         f"tokens/{CELL}_tokens/table",
     }
     assert any("table is stale: prompt.template" in line for line in said)
-    assert {item.name: item.artifact().folder for item in own.lineage.items() if item.name in untouched} == untouched
+    assert {item.name: item.artifact().folder for item in items(own.lineage) if item.name in untouched} == untouched
     assert stale(own) == set()
 
 
@@ -186,7 +187,7 @@ def test_a_model_in_a_folder_takes_the_generators_place_by_one_line(own: Install
     (folder / "generation_config.json").write_text(json.dumps(config | {"temperature": 0.5}))
     fields = small_study()
     fields["generators"]["rephraser"]["model"] = str(folder)
-    fields["mixtures"].pop("raw")
+    del fields["mixtures"]["raw"], fields["runs"]
     own.write(fields)
     outcome, _ = own.materialize()
     assert outcome.complete, outcome.failed

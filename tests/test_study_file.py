@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finephrase_dagster.study.file import StudyError, read_study
@@ -43,13 +44,13 @@ def test_specs_are_frozen() -> None:
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "an unknown prompt": (lambda f: f["cells"][0].update(prompts=["poem"]), r"cells\[0\].prompts: there is no 'poem'"),
+    "an unknown prompt": (lambda f: f["cells"][0].update(prompts=["poem"]), r"cells\[0\]\.prompts: there is no 'poem'"),
     "a prompt listed twice": (lambda f: f["prompts"].append("faq"), "prompts: faq stands more than once"),
-    "a cell listed twice": (lambda f: f["cells"].append(f["cells"][0]), "cells: .* stands more than once"),
-    "an unknown source": (lambda f: f["cells"][0].update(source="web"), r"cells\[0\].source: there is no 'web'"),
+    "a cell listed twice": (lambda f: f["cells"].append(f["cells"][0]), r"cells\[2\]: .* stands more than once"),
+    "an unknown source": (lambda f: f["cells"][0].update(source="web"), r"cells\[0\]\.source: there is no 'web'"),
     "an unknown dataset": (
         lambda f: f["mixtures"]["readmes_raw"]["components"].update(web=1),
-        "mixtures.readmes_raw.components: there is no 'web'",
+        "mixtures.readmes_raw.components.web: there is no 'web'",
     ),
     "a weight of zero": (
         lambda f: f["mixtures"]["readmes_raw"]["components"].update(package_readmes=0),
@@ -73,7 +74,39 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "generators.rephraser.embedded: hidden 256 must be an even multiple of heads 3",
     ),
     "no seeds": (lambda f: f.update(seeds=[]), "seeds"),
-    "text where a number belongs": (lambda f: f.update(sequence="long"), "sequence"),
+    "text where a number belongs": (lambda f: f.update(sequence="long"), "sequence: is 'long'; must be a whole number"),
+    "true where a number belongs": (
+        lambda f: f["students"]["nano"].update(layers=True),
+        "students.nano.layers: is true",
+    ),
+    "no finite number": (
+        lambda f: f["students"]["nano"].update(learning_rate=float("inf")),
+        "students.nano.learning_rate: is inf; must be a finite number",
+    ),
+    "an endless number": (lambda f: f["students"]["nano"].update(ffn=10**30), "students.nano.ffn: has a number above"),
+    "a weight that is none": (
+        lambda f: f["mixtures"]["readmes_raw"]["components"].update(package_readmes=float("nan")),
+        "mixtures.readmes_raw.components.package_readmes: is nan; must be a finite number",
+    ),
+    "a seed that no generator of numbers takes": (
+        lambda f: f["seeds"].append({"data": 2**32, "model": 0}),
+        r"seeds\[2\]\.data: is 4294967296; must be less than",
+    ),
+    "a prompt without a file": (
+        lambda f: f["prompts"].append("poem"),
+        r"prompts\[4\]: prompt 'poem': there is no file",
+    ),
+    "a number as a prompt": (lambda f: f["prompts"].append(2026), r"prompts\[4\]: is 2026; write the name in quotes"),
+    "a section of nothing": (lambda f: f.update(students=None), "students: is empty; write what belongs there"),
+    "a kind that is none": (
+        lambda f: f["sources"]["package_readmes"].update(kind="web"),
+        "sources.package_readmes: has no such 'kind'; write one of 'embedded', 'files', 'hub'",
+    ),
+    "a source without a kind": (
+        lambda f: f["sources"]["package_readmes"].pop("kind"),
+        "sources.package_readmes: says no 'kind'; add it",
+    ),
+    "a list where fields belong": (lambda f: f.update(tokenizer=["embedded"]), "tokenizer: is a list; must be fields"),
 }
 
 
@@ -95,12 +128,84 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
         read_study(written(tmp_path, change))
 
 
-@pytest.mark.parametrize("text", ["", "- a list", "name: [", "name: a\nname: b\n", "\ttabs: 1"])
-def test_what_is_not_a_study_is_refused(tmp_path: Path, text: str) -> None:
+NOT_YAML = {
+    "nothing": ("", "holds no fields"),
+    "a list": ("- a list", "holds no fields"),
+    "an open bracket": ("name: [", r"study\.yaml:1: not valid YAML"),
+    "a name twice": ("name: a\nname: b\n", r"study\.yaml:2: .*'name' is defined twice"),
+    "a tab": ("\ttabs: 1", r"study\.yaml:1: not valid YAML"),
+    "two documents": ("a: 1\n---\nb: 1\n", "another document"),
+    "an unknown alias": ("a: *b", r"study\.yaml:1: .*undefined alias 'b'"),
+    "an alias of itself": ("a: &a {b: *a}", "nested more than 20 levels deep, perhaps by an alias"),
+    "a list as a name": ("[a]: 1", r"study\.yaml:1: .*a name is no plain text"),
+    "deep nesting": (f"a: {'[' * 50}{']' * 50}", "nested more than 20 levels deep"),
+    "endless nesting": (f"a: {'[' * 5000}{']' * 5000}", "nested more than 20 levels deep"),
+    "a billion values": (
+        "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+        + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+        "holds more than 1,000,000 values",
+    ),
+    "a day that does not exist": ("a: 1\nb: 2026-13-45", r"study\.yaml:2: .*'2026-13-45' looks like .* timestamp"),
+    "an object": ("a: !!python/object:os.system {}", r"study\.yaml:1: .*could not determine a constructor"),
+    "a tag that lies": ("a: !!bool maybe", r"study\.yaml:1: .*'maybe' looks like a value of type bool"),
+    "too many digits": (f"a: 1{'0' * 5000}", r"study\.yaml:1: .* looks like a value of type int"),
+    "a control character": ("a: 1\nb: \x07", r"study\.yaml:2: .*special characters"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_YAML)
+def test_what_is_not_a_study_is_refused(tmp_path: Path, case: str) -> None:
+    text, message = NOT_YAML[case]
     path = tmp_path / "study.yaml"
-    path.write_text(text)
-    with pytest.raises(StudyError, match=str(path)):
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(StudyError, match=message) as caught:
         read_study(path)
+    assert str(path) in str(caught.value)
+
+
+def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    folder, latin, large = tmp_path / "folder", tmp_path / "latin.yaml", tmp_path / "large.yaml"
+    folder.mkdir()
+    latin.write_bytes(b"name: demo\ndescription: caf\xe9\n")
+    large.write_bytes(b"# \n" * 3_000_000)
+    for path, message in {
+        folder: "is a folder; name the file in it",
+        latin: "latin.yaml:2: cannot be read as UTF-8; save the file as UTF-8",
+        large: "is larger than 8 MiB",
+        latin / "study.yaml": "cannot be read .*make it a file that you may read",
+        tmp_path / ("x" * 300): "cannot be read .*File name too long",
+        tmp_path / "nul\0": "cannot be read",
+    }.items():
+        with pytest.raises(StudyError, match=message) as caught:
+            read_study(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: demo")
+    path.chmod(0)
+    root = os.geteuid()
+    if root == 0:
+        os.seteuid(65534)  # root may read everything
+    try:
+        with pytest.raises(StudyError, match="Permission denied"):
+            read_study(path)
+    finally:
+        os.seteuid(root)
+
+
+def test_a_folder_of_prompts_that_is_not_there_is_refused_with_the_study(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"demo\.yaml: .*nowhere: there is no such folder"):
+        read_study(DEMO, prompts=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_and_any_line_end_are_accepted(tmp_path: Path, encoding: str, end: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_bytes(DEMO.read_text(encoding="utf-8").replace("\n", end).encode(encoding))
+    assert read_study(path) == read_study(DEMO)
 
 
 def test_a_mixture_defined_twice_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -115,15 +220,84 @@ def test_a_missing_study_lists_those_there_are() -> None:
         read_study(DEMO.with_name("nothing.yaml"))
 
 
-leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+STUDIES = {
+    name: yaml.safe_load(DEMO.with_name(f"{name}.yaml").read_text(encoding="utf-8"))
+    for name in ("demo", "finephrase", "production")
+}
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.dates() | st.text(max_size=8)
+anything = st.recursive(leaves, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=8), inner))
 
 
-@given(field=st.sampled_from(sorted(FIELDS)), value=leaves | st.lists(leaves, max_size=2))
-def test_whatever_stands_in_a_field_the_answer_is_a_study_or_a_study_error(
-    tmp_path_factory: pytest.TempPathFactory, field: str, value: object
+def spots(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """All places in fields, from the outside in."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*above, key)
+        yield from spots(inner, (*above, key))
+
+
+def at(fields: Any, spot: tuple[Any, ...]) -> Any:
+    for key in spot:
+        fields = fields[key]
+    return fields
+
+
+def broken(fields: dict[str, Any], draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
+    """Breaks fields at one place in one of the ways that happen."""
+    places = st.sampled_from(list(spots(fields)))
+    spot = draw(places)
+    holder, key = at(fields, spot[:-1]), spot[-1]
+    way = draw(st.sampled_from(["delete", "replace", "rename", "repeat", "swap", "insert", "wrap"]))
+    if way == "delete":
+        del holder[key]
+    elif way == "rename" and isinstance(holder, dict):
+        holder[draw(st.sampled_from([f"{key}s", f"{key}_2", "", "Key", "from"]))] = holder.pop(key)
+    elif way == "repeat" and isinstance(holder, list):
+        holder.append(holder[key])
+    elif way == "swap":
+        other = draw(places)
+        one, two = copy.deepcopy(holder[key]), copy.deepcopy(at(fields, other))
+        at(fields, other[:-1])[other[-1]] = one
+        if spot[:-1] != other and other != spot[: len(other)]:
+            holder[key] = two
+    elif way == "insert" and isinstance(holder, list):
+        holder.insert(key, draw(st.sampled_from(["unknown", "*", "gemma_3_1b", 2026, "{prompt}"])))
+    elif way == "insert":
+        holder[draw(st.sampled_from(["unknown", "*", "gemma_3_1b", "dclm/faq"]))] = draw(leaves)
+    elif way == "wrap":
+        holder[key] = draw(st.sampled_from([[holder[key]], {"all": holder[key]}, str(holder[key])]))
+    else:
+        holder[key] = draw(anything)
+
+
+@settings(max_examples=300)
+@given(name=st.sampled_from(sorted(STUDIES)), times=st.integers(1, 3), data=st.data())
+def test_however_a_study_is_broken_the_answer_is_a_study_or_a_study_error(
+    tmp_path_factory: pytest.TempPathFactory, name: str, times: int, data: st.DataObject
 ) -> None:
-    path = tmp_path_factory.mktemp("study") / "study.yaml"
-    path.write_text(yaml.safe_dump({**FIELDS, field: value}), encoding="utf-8")
+    fields = copy.deepcopy(STUDIES[name])
+    for _ in range(times):
+        broken(fields, data.draw)
+        if not fields:
+            break
+    path = tmp_path_factory.getbasetemp() / "broken.yaml"
+    path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
+    try:
+        assert isinstance(read_study(path), Study)
+    except StudyError as error:
+        assert str(path) in str(error)
+        assert len(str(error).splitlines()) < 60
+
+
+@given(lines=st.lists(st.integers(0, 100), min_size=1, max_size=4), way=st.sampled_from(["drop", "repeat", "indent"]))
+def test_however_the_text_is_broken_the_answer_is_a_study_or_a_study_error(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[int], way: str
+) -> None:
+    text = DEMO.read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        if line < len(text):
+            text[line : line + 1] = {"drop": [], "repeat": [text[line]] * 2, "indent": [f"  {text[line]}"]}[way]
+    path = tmp_path_factory.getbasetemp() / "broken.yaml"
+    path.write_text("\n".join(text), encoding="utf-8")
     try:
         assert isinstance(read_study(path), Study)
     except StudyError as error:

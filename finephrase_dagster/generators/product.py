@@ -11,7 +11,6 @@ from finephrase_dagster.corpora.shards import read_corpus
 from finephrase_dagster.generators.hub import resolve_model
 from finephrase_dagster.rephrase.sampling import sampling_of
 from finephrase_dagster.study.artifact import Product
-from finephrase_dagster.study.fields import EMBEDDED
 from finephrase_dagster.study.fingerprint import SHORT
 from finephrase_dagster.study.generator import Sampling
 from finephrase_dagster.study.lineage import Lineage
@@ -27,14 +26,14 @@ def make_generator(lineage: Lineage, name: str, folder: Path, *, log: Callable[[
     spec = lineage.study.generators[name]
     model = folder / "model"
     facts: dict[str, Any] = {}
-    if spec.model == EMBEDDED:
+    if spec.trained_here:
         from finephrase_dagster.generators.pretrain import train_generator
 
         assert spec.embedded is not None
         sources = [lineage.source(source).folder for source in spec.embedded.sources]
         documents = [document for source in sources for document in read_corpus(source)]
         facts = asdict(train_generator(model, spec=spec.embedded, context=spec.context, documents=documents, log=log))
-    found = resolve_model(str(model) if spec.model == EMBEDDED else spec.model, model)
+    found = resolve_model(str(model) if spec.trained_here else spec.model, model)
     if Path(found.folder) != model:
         model.unlink(missing_ok=True)
         model.symlink_to(Path(found.folder).resolve())

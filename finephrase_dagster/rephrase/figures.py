@@ -100,15 +100,15 @@ class Figures:
             f"{self.tokens_per_second:,.0f} output tokens/s, {self.failed:,} failed{ahead}"
         )
 
-    def bill(self, *, gpus: int, gpu_hour_dollars: float | None) -> dict[str, Any]:
+    def bill(self, *, gpus: int | None, gpu_hour_dollars: float | None) -> dict[str, Any]:
         """What the run cost, and where the time went.
 
         Args:
-            gpus: that the engines hold; 0 on a CPU.
+            gpus: that the engines hold; 0 on a CPU, None where nobody said.
             gpu_hour_dollars: the price of one for an hour, if it is known.
         """
         seconds, busy = self.seconds, self.engine_seconds
-        hours = gpus * (seconds if self.done else 0.0) / 3600
+        hours = (gpus or 0) * (seconds if self.done else 0.0) / 3600
         tokens = self.completion_tokens
         hits, queries = self.engine.get("prefix_hits"), self.engine.get("prefix_queries")
         accepted, drafted = self.engine.get("accepted"), self.engine.get("drafted")
@@ -127,6 +127,7 @@ class Figures:
             "documents_per_second": round(self.documents_per_second, 2),
             "prefix_cache_hit_rate": round(hits / queries, 4) if hits is not None and queries else None,
             "speculation_acceptance": round(accepted / drafted, 4) if accepted is not None and drafted else None,
+            "gpus": gpus,
             "gpu_hours": round(hours, 4) if gpus else None,
             "tokens_per_gpu_hour": round(tokens / hours) if hours else None,
             "dollars": round(hours * gpu_hour_dollars, 2) if gpus and gpu_hour_dollars is not None else None,

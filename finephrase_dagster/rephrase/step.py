@@ -69,7 +69,7 @@ class Conduct:
     Attributes:
         concurrency: requests in flight at most.
         chunk_rows: input rows that become one file.
-        gpus: that the engines hold; 0 on a CPU.
+        gpus: that the engines hold; 0 on a CPU, None where nobody said.
         gpu_hour_dollars: the price of one for an hour, if it is known.
         show: called with the figures twice a second.
         log: takes a line about each dataset, and about what goes wrong.
@@ -77,7 +77,7 @@ class Conduct:
 
     concurrency: int
     chunk_rows: int
-    gpus: int = 0
+    gpus: int | None = 0
     gpu_hour_dollars: float | None = None
     show: Callable[[Figures], None] = lambda figures: None
     log: Callable[[str], None] = lambda line: None

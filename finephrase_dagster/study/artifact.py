@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,14 +154,18 @@ class Artifact:
     def made_by(self, make: Callable[[Path], Product]) -> dict[str, Any]:
         """The manifest of the artifact, which `make` fills into its folder unless it is there already.
 
+        The manifest tells the `seconds` that it took.
+
         Raises:
             ArtifactBusy: another process is making it.
         """
         if not self.complete:
             with self.claim() as folder:
                 if not self.complete:
+                    began = time.monotonic()
                     product = make(folder)
-                    self.publish(product.files, product.facts, version=product.version)
+                    facts = {"seconds": round(time.monotonic() - began, 3), **product.facts}
+                    self.publish(product.files, facts, version=product.version)
         return self.manifest()
 
     def publish(self, files: Iterable[Path], facts: Mapping[str, Any], *, version: str | None = None) -> dict[str, Any]:

@@ -2,79 +2,185 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from finephrase_dagster.study.expand import full_study
+from finephrase_dagster.study.fields import Name
+from finephrase_dagster.study.library import Library, Registry
 from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.problems import NAME, Contradictions, Problem, shown, told
+from finephrase_dagster.study.prompt import PromptError, prompt_names
 from finephrase_dagster.study.spec import Study
+
+PROMPTS = REPOSITORY / "prompts"
+STUDIES = REPOSITORY / "studies"
+REGISTRIES = {"generators": "generators.yaml", "sources": "sources.yaml"}
+"""The files that hold what every study may name, by the section of a study that they serve."""
+
+LARGEST_FILE = 8 * 2**20  # bytes
+LARGEST_TREE = 1_000_000  # values, each as often as aliases repeat it
+DEEPEST = 20
+MOST_LINES = 50  # of a message
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 class StudyError(ValueError):
     """A study file is wrong; the message names file, field and remedy."""
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice, which YAML would let the later one win."""
+class _Loader(yaml.SafeLoader):
+    """A safe loader to whom every key is a text, and which refuses one that stands twice.
 
+    YAML reads the name 1_7 as a number and `on` as true, and lets the later of two equal keys win.
+    """
 
-def _mapping(loader: _UniqueKeys, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-    seen: set[Hashable] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, Hashable) and key in seen:
-            raise yaml.MarkedYAMLError(
-                problem=f"{key!r} is defined twice; names are unique", problem_mark=key_node.start_mark
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a name is no plain text; write 'name:'", problem_mark=key.start_mark
+                )
+            if key.tag == _MERGE:
+                continue
+            if key.value in seen:
+                problem = f"{key.value!r} is defined twice; names are unique"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+            key.tag = _TEXT
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+            # such as a date that does not exist, or a tag that says another type than the value has
+            kind = node.tag.rpartition(":")[2]
+            problem = (
+                f"{shown(node.value)} looks like a value of type {kind} and is none; put it in quotes if it is a text"
             )
-        if isinstance(key, Hashable):
-            seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
 
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+def read_study(path: Path, *, prompts: Path = PROMPTS, registries: Path = STUDIES) -> Study:
+    """Reads, expands and validates a study file.
 
-
-def read_study(path: Path) -> Study:
-    """Reads and validates a study file.
+    Args:
+        path: the file.
+        prompts: the folder of prompt files.
+        registries: the folder of `generators.yaml` and `sources.yaml`.
 
     Raises:
-        StudyError: no such file, not YAML, or fields that are missing, unknown or contradictory.
+        StudyError: no such file, not YAML, or fields that are missing, unknown or contradictory; or a
+            registry that is wrong.
     """
+    fields = _fields(path, "study")
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        others = sorted(str(other.relative_to(REPOSITORY)) for other in (REPOSITORY / "studies").glob("*.yaml"))
-        raise StudyError(
-            f"study {path}: no such file; the project has {', '.join(others)}. Name one: FINEPHRASE_STUDY"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"study {path}: cannot be read: {error}") from error
+        names = prompt_names(prompts)
+    except PromptError as error:
+        raise StudyError(f"study {path}: {error}") from error
+    found = {
+        section: Registry(path=registries / name, entries=read_registry(section, registries))
+        for section, name in REGISTRIES.items()
+    }
     try:
-        fields = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+        return full_study(fields, Library(registries=found, prompts=names))
+    except Contradictions as error:
+        raise _wrong("study", path, error.problems) from error
+
+
+def read_registry(section: str, folder: Path = STUDIES) -> dict[str, Any]:
+    """The entries of a registry, `generators` or `sources`, by name; fields that a study must say are not in them.
+
+    Raises:
+        StudyError: it cannot be read, or an entry is not a name with fields.
+    """
+    path = folder / REGISTRIES[section]
+    entries = _fields(path, "registry")
+    wrong = []
+    for name, entry in entries.items():
+        try:
+            _NAME.validate_python(name)
+        except ValidationError:
+            wrong.append(Problem((name,), f"is no name; write {NAME}"))
+        if not isinstance(entry, dict):
+            wrong.append(Problem((name,), f"is {shown(entry)}; write its fields, a line each, indented below it"))
+    if wrong:
+        raise _wrong("registry", path, wrong)
+    return entries
+
+
+def _fields(path: Path, kind: str) -> dict[str, Any]:
+    text = _text(path, kind)
+    try:
+        fields = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise StudyError(f"study {path}{where}: not valid YAML: {problem}") from error
-    if not isinstance(fields, dict):
-        raise StudyError(f"study {path}: holds no fields; studies/demo.yaml shows what a study says")
+        line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise StudyError(f"{kind} {path}:{line + 1}: not valid YAML: {problem}") from error
+    except RecursionError as error:
+        raise StudyError(f"{kind} {path}: is nested more than {DEEPEST} levels deep; write it flatter") from error
+    if not isinstance(fields, dict) or not fields:
+        shows = "studies/demo.yaml" if kind == "study" else f"studies/{path.name}"
+        raise StudyError(f"{kind} {path}: holds no fields; {shows} shows what belongs there")
+    if flaw := _overgrown(fields):
+        raise StudyError(f"{kind} {path}: {flaw}")
+    return fields
+
+
+def _text(path: Path, kind: str) -> str:
     try:
-        return Study.model_validate(fields)
-    except ValidationError as error:
-        raise StudyError(_explained(path, error)) from error
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise StudyError(f"{kind} {path}: is larger than {LARGEST_FILE // 2**20} MiB; name the right file")
+        return content.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        known = ", ".join(
+            str(other.relative_to(REPOSITORY))
+            for other in sorted(STUDIES.glob("*.yaml"))
+            if other.name not in (*REGISTRIES.values(), "figures.yaml")
+        )
+        remedy = (
+            f"the project has {known}. Name one: FINEPHRASE_STUDY or --study" if kind == "study" else "put it there"
+        )
+        raise StudyError(f"{kind} {path}: no such file; {remedy}") from error
+    except IsADirectoryError as error:
+        raise StudyError(f"{kind} {path}: is a folder; name the file in it") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise StudyError(f"{kind} {path}:{line}: cannot be read as UTF-8; save the file as UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise StudyError(f"{kind} {path}: cannot be read ({reason}); make it a file that you may read") from error
 
 
-def _explained(path: Path, error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        remedy = {
-            "missing": "is missing; add it",
-            "extra_forbidden": "is not a field here; remove it or correct its name",
-        }.get(problem["type"], message)
-        lines.append(f"  {field}: {remedy}" if field else f"  {remedy}")
-    return f"study {path} is wrong in {len(lines)} place{'s' * (len(lines) > 1)}:\n" + "\n".join(lines)
+def _overgrown(fields: dict[str, Any]) -> str | None:
+    """Why fields cannot be worked on; aliases make small files endless."""
+    waiting: list[tuple[Any, int]] = [(fields, 0)]
+    count = 0
+    while waiting:
+        value, depth = waiting.pop()
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, set)) else ()
+        count += len(inner)
+        if depth > DEEPEST:
+            return f"is nested more than {DEEPEST} levels deep, perhaps by an alias of itself; write it flatter"
+        if count > LARGEST_TREE:
+            return f"holds more than {LARGEST_TREE:,} values; use fewer aliases"
+        waiting += [(one, depth + 1) for one in inner]
+    return None
+
+
+def _wrong(kind: str, path: Path, problems: list[Problem]) -> StudyError:
+    lines = told(problems)
+    more = [f"and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
+    text = "\n".join(f"  {line}" for line in [*lines[:MOST_LINES], *more])
+    return StudyError(f"{kind} {path} is wrong in {len(lines):,} place{'s' * (len(lines) > 1)}:\n{text}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from pydantic import Field, model_validator
 
-from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Name, Spec, check_heads
+from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Name, Seed, Spec, check_heads
 
 EXECUTION_FLAGS = frozenset(
     [
@@ -45,6 +45,9 @@ EXECUTION_FLAGS = frozenset(
 )
 """vLLM flags that say how it runs and leave the distribution of completions alone."""
 
+PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+"""vLLM flags whose product is the GPUs of an engine."""
+
 
 class Sampling(Spec):
     """How completions are drawn; a value left out is the model's own generation_config's."""
@@ -52,7 +55,7 @@ class Sampling(Spec):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
-    seed: int = Field(ge=0, description="per-request seeds are derived from it, the row and the prompt")
+    seed: Seed = Field(description="per-request seeds are derived from it, the row and the prompt")
 
 
 class EmbeddedGenerator(Spec):
@@ -72,7 +75,7 @@ class EmbeddedGenerator(Spec):
     batch_sequences: int = Field(ge=1)
     sequence: int = Field(ge=64, description="tokens a training sequence")
     learning_rate: float = Field(gt=0)
-    seed: int = Field(ge=0)
+    seed: Seed
 
     @model_validator(mode="after")
     def _divides(self) -> EmbeddedGenerator:
@@ -106,6 +109,11 @@ class Generator(Spec):
     )
 
     @property
+    def trained_here(self) -> bool:
+        """Whether the study trains it."""
+        return self.model == EMBEDDED
+
+    @property
     def distribution_flags(self) -> dict[str, str | int | float | bool]:
         """The engine flags that are not known to leave the completions alone; they are identity."""
         return {name: value for name, value in self.engine.items() if name.replace("-", "_") not in EXECUTION_FLAGS}
@@ -114,7 +122,17 @@ class Generator(Spec):
     def gpus(self) -> int:
         """The GPUs that an engine of it holds: tensor, pipeline and data parallel ranks; 1 unless the study says."""
         flags = {name.replace("-", "_"): value for name, value in self.engine.items()}
-        return math.prod(int(flags.get(f"{way}_parallel_size", 1)) for way in ("tensor", "pipeline", "data"))
+        return math.prod(int(flags.get(name, 1)) for name in PARALLEL)
+
+    @model_validator(mode="after")
+    def _has_one_of_each_flag(self) -> Generator:
+        for name, value in self.engine.items():
+            if "-" in name and name.replace("-", "_") in self.engine:
+                raise ValueError(f"engine: {name} and {name.replace('-', '_')} are one flag; write it with _ alone")
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if name.replace("-", "_") in PARALLEL and not whole:
+                raise ValueError(f"engine: {name} is {value!r}; it must be a whole number of GPUs")
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Generator:

@@ -7,62 +7,21 @@ complete: so an artifact whose inputs are not there yet cannot be named, and ask
 
 from __future__ import annotations
 
-import glob
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from finephrase_dagster.study.artifact import MANIFEST, Artifact, ArtifactMissing
+from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fields import EMBEDDED
 from finephrase_dagster.study.file import StudyError, read_study
-from finephrase_dagster.study.fingerprint import SHORT, differences, fingerprint, sha256_file
+from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
+from finephrase_dagster.study.inputs import described, input_files
 from finephrase_dagster.study.places import Places
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.recipe import dataset_recipe
 from finephrase_dagster.study.source import EmbeddedSource, FilesSource
-from finephrase_dagster.study.spec import Cell, Study
+from finephrase_dagster.study.spec import Cell, Evaluation, Study
 from finephrase_dagster.study.versions import CODE
-
-STAGES = ("sources", "generators", "synthetic", "audits", "tokens", "mixtures", "training", "evaluation")
-"""The stages that make artifacts, in the order in which data flows."""
-
-Status = Literal["current", "stale", "missing", "waiting"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One partition of one asset of the graph, and how to name its artifact.
-
-    Attributes:
-        stage: one of `STAGES`.
-        asset: the asset's path, such as `mixtures/mixture`.
-        partition: its partition key; None where the asset has none.
-        artifact: names the artifact; raises `ArtifactMissing` while an input is missing.
-    """
-
-    stage: str
-    asset: str
-    partition: str | None
-    artifact: Callable[[], Artifact]
-
-    @property
-    def name(self) -> str:
-        return f"{self.asset}/{self.partition}" if self.partition else self.asset
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """Whether an item's artifact is there, and why not.
-
-    `current`: complete, by the recipe of today. `stale`: there, but by another recipe. `missing`: not
-    there, though its inputs are. `waiting`: an input is not there.
-    """
-
-    status: Status
-    reasons: tuple[str, ...] = ()
 
 
 class Lineage:
@@ -72,7 +31,7 @@ class Lineage:
         self.study = study
         self.places = places
         self.prompts: dict[str, Prompt] = read_prompts(places.prompts, study.prompts)
-        if not self._items.is_dir():
+        if study.evaluation is not None and not self._items.is_dir():
             raise StudyError(
                 f"study {places.study}: evaluation.items: there is no folder {self._items}; correct the path, or write "
                 "'embedded'"
@@ -85,7 +44,19 @@ class Lineage:
         Raises:
             StudyError, PromptError: the study file or one of its prompts is wrong.
         """
-        return cls(study=read_study(places.study), places=places)
+        return cls(study=read_study(places.study, prompts=places.prompts), places=places)
+
+    @property
+    def sequence(self) -> int:
+        """Tokens a training sequence, of a study that trains."""
+        assert self.study.sequence is not None
+        return self.study.sequence
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The benchmark suite, of a study that trains."""
+        assert self.study.evaluation is not None
+        return self.study.evaluation
 
     def _artifact(self, stage: str, asset: str, partition: str | None, recipe: dict[str, Any]) -> Artifact:
         whole = {"stage": stage, "code": CODE[stage], **recipe}
@@ -98,16 +69,14 @@ class Lineage:
         if isinstance(source, EmbeddedSource) and source.corpus == "package_readmes":
             recipe["list"] = sha256_file(self.places.requirements)
         if isinstance(source, FilesSource):
-            recipe["files"] = [
-                [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in input_files(source)
-            ]
+            recipe["files"] = described(input_files(source.paths))
         return self._artifact("sources", "sources/corpus", name, recipe)
 
     def generator(self, name: str) -> Artifact:
         """The model that rephrases, ready on disk. Downstream recipes name it by its files' content."""
         spec = self.study.generators[name]
         recipe: dict[str, Any] = {"model": spec.model}
-        if spec.model == EMBEDDED and spec.embedded is not None:
+        if spec.trained_here and spec.embedded is not None:
             recipe |= {
                 "training": spec.embedded,
                 "context": spec.context,
@@ -140,7 +109,7 @@ class Lineage:
         """The gates over one synthetic dataset."""
         recipe = {
             "dataset": self.dataset(cell, prompt).version,
-            "format": self.prompts[prompt].format,
+            "check": self.prompts[prompt].check,
             "gates": self.study.gates,
         }
         return self._artifact("audits", f"audits/{cell.name}_audit", prompt, recipe)
@@ -148,8 +117,9 @@ class Lineage:
     def tokenizer(self) -> Artifact:
         """The students' tokenizer. Downstream recipes name it by its content."""
         spec = self.study.tokenizer
+        assert spec is not None
         recipe: dict[str, Any] = {"model": spec.model}
-        if spec.model == EMBEDDED:
+        if spec.trained_here:
             recipe["vocabulary"] = spec.vocabulary
             recipe["texts"] = {source: self._rows_in_order(source) for source in spec.sources}
         elif not self._on_hub(spec.model):
@@ -180,29 +150,38 @@ class Lineage:
             },
             "tokens": mixture.tokens,
             "seed": mixture.seed,
-            "sequence": self.study.sequence,
+            "sequence": self.sequence,
         }
         return self._artifact("mixtures", "mixtures/mixture", name, recipe)
 
     def checkpoint(self, run: str) -> Artifact:
         """A student, trained."""
+        base = self.study.student_runs[run].base
+        decay = {"decay_from": self.plateau(base.name).version} if base else {}
+        return self._artifact("training", "training/checkpoint", run, {**self._run(run), **decay})
+
+    def plateau(self, run: str) -> Artifact:
+        """A student before its learning rate decays, of a run that others decay from."""
+        return self._artifact("training", "training/plateau", run, {**self._run(run), "until": "decay"})
+
+    def _run(self, run: str) -> dict[str, Any]:
         student_run = self.study.student_runs[run]
-        recipe = {
+        return {
             "mixture": self.mixture(student_run.mixture).version,
             "student": self.study.students[student_run.student],
             "seeds": student_run.seeds,
-            "sequence": self.study.sequence,
+            "sequence": self.sequence,
             "tokenizer": self.tokenizer().version,
         }
-        return self._artifact("training", "training/checkpoint", run, recipe)
 
     def scores(self, run: str) -> Artifact:
         """A student's benchmark scores."""
+        evaluation = self.evaluation
         recipe = {
             "checkpoint": self.checkpoint(run).version,
-            "tasks": self.study.evaluation.tasks,
-            "shots": self.study.evaluation.shots,
-            "samples": self.study.evaluation.samples,
+            "tasks": evaluation.tasks,
+            "shots": evaluation.shots,
+            "samples": evaluation.samples,
             "items": self._items_digest,
         }
         return self._artifact("evaluation", "evaluation/benchmark_scores", run, recipe)
@@ -216,49 +195,6 @@ class Lineage:
         """The audit of a dataset as a mixture names it; None for a source, which has none."""
         cell, _, prompt = dataset.partition("/")
         return self.audit(self.study.cell(cell), prompt) if prompt else None
-
-    def items(self) -> Iterator[Item]:
-        """Every partition of every asset, upstream first."""
-        study = self.study
-        for name in study.sources:
-            yield self._item("sources", "sources/corpus", name, self.source, name)
-        for name in study.generators:
-            yield self._item("generators", "generators/model", name, self.generator, name)
-        for cell in study.cells:
-            for prompt in study.prompts_of(cell):
-                yield self._item("synthetic", f"synthetic/{cell.name}", prompt, self.dataset, cell, prompt)
-        for cell in study.cells:
-            for prompt in study.prompts_of(cell):
-                yield self._item("audits", f"audits/{cell.name}_audit", prompt, self.audit, cell, prompt)
-        yield self._item("tokens", "tokens/tokenizer", None, self.tokenizer)
-        for dataset in study.datasets:
-            cell_name, _, prompt = dataset.partition("/")
-            asset = f"tokens/{cell_name if prompt else 'corpus'}_tokens"
-            yield self._item("tokens", asset, prompt or dataset, self.tokens, dataset)
-        for name in study.mixtures:
-            yield self._item("mixtures", "mixtures/mixture", name, self.mixture, name)
-        for run in study.student_runs:
-            yield self._item("training", "training/checkpoint", run, self.checkpoint, run)
-        for run in study.student_runs:
-            yield self._item("evaluation", "evaluation/benchmark_scores", run, self.scores, run)
-        yield self._item("evaluation", "evaluation/leaderboard", None, self.leaderboard)
-
-    def state(self, item: Item) -> State:
-        """Whether the item's artifact is current, and if not, why."""
-        try:
-            artifact = item.artifact()
-        except ArtifactMissing as error:
-            return State(status="waiting", reasons=(str(error),))
-        if artifact.complete:
-            return State(status="current")
-        earlier = _latest_recipe(artifact.folder.parent)
-        if earlier is None:
-            return State(status="missing")
-        return State(status="stale", reasons=tuple(differences(earlier, artifact.recipe)))
-
-    @staticmethod
-    def _item(stage: str, asset: str, partition: str | None, name: Callable[..., Artifact], *key: Any) -> Item:
-        return Item(stage=stage, asset=asset, partition=partition, artifact=lambda: name(*key))
 
     def _dataset_named(self, dataset: str) -> Artifact:
         cell, _, prompt = dataset.partition("/")
@@ -275,7 +211,7 @@ class Lineage:
 
     @property
     def _items(self) -> Path:
-        items = self.study.evaluation.items
+        items = self.evaluation.items
         return self.places.items if items == EMBEDDED else Path(items)
 
     @cached_property
@@ -283,28 +219,3 @@ class Lineage:
         folder = self._items
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return fingerprint([[str(path.relative_to(folder)), sha256_file(path)] for path in files])
-
-
-def input_files(source: FilesSource) -> list[Path]:
-    """The files that a source's patterns name, sorted.
-
-    Raises:
-        StudyError: a pattern matches nothing.
-    """
-    found: list[Path] = []
-    for pattern in source.paths:
-        matches = [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - absolute patterns
-        if not matches:
-            raise StudyError(f"source path {pattern}: no file matches; correct `paths` in the study file")
-        found += matches
-    return sorted(set(found))
-
-
-def _latest_recipe(folder: Path) -> dict[str, Any] | None:
-    manifests = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
-    if not manifests:
-        return None
-    try:
-        return json.loads(manifests[-1].read_text(encoding="utf-8"))["recipe"]
-    except (ValueError, KeyError):
-        return None

@@ -6,16 +6,18 @@ down in the study file's documentation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Name, Spec, check_heads
+from finephrase_dagster.study.fields import ModelReference, Name, Spec
 from finephrase_dagster.study.generator import Generator
+from finephrase_dagster.study.grid import LARGEST, matching
+from finephrase_dagster.study.problems import Contradictions, Place, Problem, shortened, unknown
 from finephrase_dagster.study.source import Source
+from finephrase_dagster.study.student import Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
 
 TASKS = (
     "arc_cf:easy",
@@ -38,7 +40,9 @@ class Cell(Spec):
 
     generator: Name
     source: Name
-    prompts: tuple[Name, ...] | None = Field(default=None, description="default: all prompts of the study")
+    prompts: tuple[Name, ...] | None = Field(
+        default=None, min_length=1, description="default: all prompts of the study"
+    )
 
     @property
     def name(self) -> str:
@@ -56,70 +60,6 @@ class Gates(Spec):
     opening_characters: int = Field(ge=1, description="characters that make an opening")
 
 
-class Tokenizer(Spec):
-    """The students' tokenizer: one for the whole study, so that scores per token compare."""
-
-    model: ModelReference
-    vocabulary: int | None = Field(default=None, ge=512, description="entries; used by `model: embedded`")
-    sources: tuple[Name, ...] = Field(default=(), description="texts it is trained on, likewise")
-
-    @model_validator(mode="after")
-    def _trainable(self) -> Tokenizer:
-        if self.model == EMBEDDED and (self.vocabulary is None or not self.sources):
-            raise ValueError("model is 'embedded': say 'vocabulary' and 'sources' to train it")
-        return self
-
-
-class Mixture(Spec):
-    """Datasets by weight up to a budget.
-
-    A component is a source (`package_readmes`) or a synthetic dataset (`<generator>__<source>/<prompt>`);
-    its weight is its share of the tokens after all weights are scaled to sum to 1.
-    """
-
-    components: Mapping[str, Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    tokens: int = Field(ge=1, description="training tokens of a student on this mixture")
-    seed: int = Field(ge=0, description="which windows are drawn where a component is longer than its share")
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Shares by component, in the order of their names: how the file lists them is no identity."""
-        total = sum(self.components.values())
-        return {name: self.components[name] / total for name in sorted(self.components)}
-
-
-class Student(Spec):
-    """A decoder trained from scratch: a Llama without biases, tied embeddings; see docs/study-file.md."""
-
-    layers: int = Field(ge=1)
-    hidden: int = Field(ge=8)
-    ffn: int = Field(ge=8)
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-    batch_sequences: int = Field(ge=1, description="sequences an optimizer step")
-    learning_rate: float = Field(gt=0)
-    final_learning_rate: float = Field(ge=0)
-    warmup_fraction: float = Field(ge=0, le=1)
-    decay_fraction: float = Field(ge=0, le=1)
-    weight_decay: float = Field(ge=0)
-
-    @model_validator(mode="after")
-    def _divides(self) -> Student:
-        check_heads(self.hidden, self.heads)
-        if self.heads % self.kv_heads:
-            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
-        if self.warmup_fraction + self.decay_fraction > 1:
-            raise ValueError("warmup_fraction and decay_fraction together are more than 1")
-        return self
-
-
-class Seeds(Spec):
-    """The two sources of a student's noise, apart: the order of its data and its initial weights."""
-
-    data: int = Field(ge=0)
-    model: int = Field(ge=0)
-
-
 class Evaluation(Spec):
     """The benchmark suite."""
 
@@ -129,21 +69,8 @@ class Evaluation(Spec):
     samples: int = Field(ge=1, description="items a task at most")
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudentRun:
-    """One training run; its name is a partition key."""
-
-    mixture: str
-    student: str
-    seeds: Seeds
-
-    @property
-    def name(self) -> str:
-        return f"{self.mixture}__{self.student}__data{self.seeds.data}_model{self.seeds.model}"
-
-
 class Study(Spec):
-    """A whole study, as one file says it."""
+    """A whole study. Without mixtures it ends with the audits: a production run."""
 
     name: Name
     description: str = Field(min_length=1)
@@ -152,34 +79,123 @@ class Study(Spec):
     generators: Mapping[Name, Generator] = Field(min_length=1)
     cells: tuple[Cell, ...] = Field(min_length=1)
     gates: Gates
-    tokenizer: Tokenizer
-    sequence: int = Field(ge=16, description="tokens a training sequence, the students' context")
-    mixtures: Mapping[Name, Mixture] = Field(min_length=1)
-    students: Mapping[Name, Student] = Field(min_length=1)
-    seeds: tuple[Seeds, ...] = Field(min_length=1)
-    evaluation: Evaluation
+    tokenizer: Tokenizer | None = None
+    sequence: int | None = Field(default=None, ge=16, description="tokens a training sequence, the students' context")
+    mixtures: Mapping[Name, Mixture] = Field(default_factory=dict)
+    students: Mapping[Name, Student] = Field(default_factory=dict)
+    seeds: tuple[Seeds, ...] = ()
+    runs: tuple[RunGrid, ...] | None = Field(
+        default=None, min_length=1, description="default: every mixture with every student and every pair of seeds"
+    )
+    evaluation: Evaluation | None = None
 
     @model_validator(mode="after")
     def _refers_to_what_it_has(self) -> Study:
-        _no_repeats("prompts", self.prompts)
-        _no_repeats("cells", [cell.name for cell in self.cells])
-        _no_repeats("seeds", [f"data {seeds.data}, model {seeds.model}" for seeds in self.seeds])
-        _no_repeats("evaluation.tasks", self.evaluation.tasks)
+        wrong = [*self._repeated(), *self._unknown()]
+        if not self.mixtures:
+            wrong += self._without_mixtures()
+        else:
+            missing = self._missing_for_training()
+            wrong += missing or [*self._wrong_in_training(), *self._wrong_in_runs()]
+        if wrong:
+            raise Contradictions(list(dict.fromkeys(wrong)))
+        return self
+
+    def _repeated(self) -> Iterator[Problem]:
+        """What stands twice in a list whose entries become partitions."""
+        yield from _repeats(("prompts",), self.prompts)
         for index, cell in enumerate(self.cells):
-            _known(f"cells[{index}].generator", cell.generator, self.generators)
-            _known(f"cells[{index}].source", cell.source, self.sources)
-            _no_repeats(f"cells[{index}].prompts", cell.prompts or ())
-            for prompt in cell.prompts or ():
-                _known(f"cells[{index}].prompts", prompt, self.prompts)
+            yield from _repeats(("cells", index, "prompts"), cell.prompts or ())
+        for index, name in _again([cell.name for cell in self.cells]):
+            message = f"{name} stands more than once; write all its prompts in one cell"
+            yield Problem(("cells", index), message)
+
+    def _unknown(self) -> Iterator[Problem]:
+        """What is named and not there."""
+        for index, cell in enumerate(self.cells):
+            yield from _unknown_of(("cells", index, "generator"), [cell.generator], self.generators)
+            yield from _unknown_of(("cells", index, "source"), [cell.source], self.sources)
+            yield from _unknown_of(("cells", index, "prompts"), cell.prompts or (), self.prompts)
         for name, generator in self.generators.items():
-            for source in generator.embedded.sources if generator.embedded else ():
-                _known(f"generators.{name}.embedded.sources", source, self.sources)
-        for source in self.tokenizer.sources:
-            _known("tokenizer.sources", source, self.sources)
+            if generator.embedded:
+                yield from _unknown_of(
+                    ("generators", name, "embedded", "sources"), generator.embedded.sources, self.sources
+                )
         for name, mixture in self.mixtures.items():
             for component in mixture.components:
-                _known(f"mixtures.{name}.components", component, self.datasets)
-        return self
+                yield from _unknown_of(("mixtures", name, "components", component), [component], self.datasets)
+        if self.tokenizer:
+            yield from _unknown_of(("tokenizer", "sources"), self.tokenizer.sources, self.sources)
+
+    def _without_mixtures(self) -> Iterator[Problem]:
+        """A study without mixtures has nothing to train: what would say how is a mistake."""
+        for name in ("tokenizer", "sequence", "students", "seeds", "runs", "evaluation"):
+            if getattr(self, name):
+                yield Problem((name,), "there are no mixtures to train on; add 'mixtures', or remove it")
+
+    def _missing_for_training(self) -> list[Problem]:
+        needed = ["tokenizer", "sequence", "students", "evaluation"]
+        if not self.runs or any(grid.seeds is None for grid in self.runs):
+            needed.append("seeds")
+        message = "is missing; mixtures are trained on, add it"
+        return [Problem((name,), message) for name in needed if not getattr(self, name)]
+
+    def _wrong_in_training(self) -> Iterator[Problem]:
+        yield from _repeats(("seeds",), [f"data {seeds.data}, model {seeds.model}" for seeds in self.seeds])
+        if self.evaluation:
+            yield from _repeats(("evaluation", "tasks"), self.evaluation.tasks)
+        for index, grid in enumerate(self.runs or ()):
+            for pattern, names in matching(grid.mixtures, self.mixtures).items():
+                if not names:
+                    yield Problem(("runs", index, "mixtures"), unknown(pattern, self.mixtures))
+            yield from _unknown_of(("runs", index, "students"), grid.students, self.students)
+            if grid.decay_from is not None:
+                yield from _unknown_of(("runs", index, "decay_from"), [grid.decay_from], self.mixtures)
+                if grid.decay_from in grid.mixtures:
+                    message = f"{grid.decay_from} would decay from itself; take it out of this grid's mixtures"
+                    yield Problem(("runs", index, "decay_from"), message)
+
+    def _wrong_in_runs(self) -> list[Problem]:
+        """What is wrong with the runs as such; nothing while they name what is not there."""
+        if list(self._wrong_in_training()):
+            return []
+        size = sum(grid.size(len(self._named(grid.mixtures)), len(self.seeds)) for grid in self._grids)
+        if size > LARGEST:
+            message = f"are {size:,} student runs; a study may have {LARGEST:,}: list fewer mixtures, students or seeds"
+            return [Problem(("runs",), message)]
+        wrong: list[Problem] = []
+        owner: dict[str, int] = {}
+        again: dict[tuple[int, int], list[str]] = {}
+        for index, run in self._numbered_runs():
+            if run.name in owner:
+                again.setdefault((index, owner[run.name]), []).append(run.name)
+            owner.setdefault(run.name, index)
+        for (index, first), names in again.items():
+            where = "in this grid" if index == first else f"; runs[{first}] has it, too"
+            message = f"{shortened(names, 3)} stands more than once{where}: take it out of one"
+            wrong.append(Problem(("runs", index), message))
+        return [*wrong, *self._wrong_in_decays(set(owner))]
+
+    def _wrong_in_decays(self, names: Collection[str]) -> Iterator[Problem]:
+        """Why runs cannot take up others before their decay."""
+        flaws: dict[tuple[int, str], list[str]] = {}
+        for index, run in self._numbered_runs():
+            if run.base is None:
+                continue
+            if run.base.name not in names:
+                flaws.setdefault((index, "is no run, and others decay from it; add it to 'runs'"), []).append(
+                    run.base.name
+                )
+            if self.students[run.student].decay_fraction == 0:
+                flaws.setdefault((index, "has decay_fraction 0 and thus no decay to train; give it one"), []).append(
+                    run.student
+                )
+            tokens = self.mixtures[run.base.mixture].tokens
+            if self.mixtures[run.mixture].tokens != tokens:
+                flaw = f"has other 'tokens' than the {tokens} of {run.base.mixture}; give both the same"
+                flaws.setdefault((index, flaw), []).append(run.mixture)
+        for (index, flaw), subjects in flaws.items():
+            yield Problem(("runs", index, "decay_from"), f"{shortened(list(dict.fromkeys(subjects)), 3)} {flaw}")
 
     def prompts_of(self, cell: Cell) -> tuple[str, ...]:
         """The partitions of a cell."""
@@ -187,32 +203,76 @@ class Study(Spec):
 
     def cell(self, name: str) -> Cell:
         """The cell of a name `<generator>__<source>`."""
-        return next(cell for cell in self.cells if cell.name == name)
+        return self._cells[name]
 
     @cached_property
-    def datasets(self) -> tuple[str, ...]:
-        """What a mixture may name: sources, then `<cell>/<prompt>`."""
+    def datasets(self) -> dict[str, None]:
+        """What a mixture may name, in order: sources, then `<cell>/<prompt>`."""
         synthetic = [f"{cell.name}/{prompt}" for cell in self.cells for prompt in self.prompts_of(cell)]
-        return (*self.sources, *synthetic)
+        return dict.fromkeys([*self.sources, *synthetic])
 
     @cached_property
     def student_runs(self) -> dict[str, StudentRun]:
-        """All training runs by name: mixtures x students x seeds."""
-        return {run.name: run for run in self._student_runs()}
+        """All training runs by name; a run that others decay from comes before them."""
+        return {run.name: run for run in sorted(self._all_runs, key=lambda run: run.decay_from is not None)}
 
-    def _student_runs(self) -> Iterator[StudentRun]:
-        for mixture in self.mixtures:
-            for student in self.students:
-                for seeds in self.seeds:
-                    yield StudentRun(mixture=mixture, student=student, seeds=seeds)
+    def in_full(self) -> Study:
+        """The same study with every run written out."""
+        if not self.mixtures:
+            return self
+        runs = []
+        for run in self.student_runs.values():
+            decay = {} if run.decay_from is None else {"decay_from": run.decay_from}
+            runs.append(RunGrid(mixtures=(run.mixture,), students=(run.student,), seeds=(run.seeds,), **decay))
+        return self.model_copy(update={"runs": tuple(runs)})
+
+    @cached_property
+    def plateaus(self) -> tuple[str, ...]:
+        """The runs that others decay from, by name."""
+        return tuple(dict.fromkeys(run.base.name for run in self.student_runs.values() if run.base))
+
+    @cached_property
+    def _cells(self) -> dict[str, Cell]:
+        return {cell.name: cell for cell in self.cells}
+
+    @cached_property
+    def _all_runs(self) -> tuple[StudentRun, ...]:
+        return tuple(run for _, run in self._numbered_runs())
+
+    @property
+    def _grids(self) -> tuple[RunGrid, ...]:
+        if not self.mixtures:
+            return ()
+        return self.runs or (RunGrid(mixtures=("*",), students=tuple(self.students)),)
+
+    def _numbered_runs(self) -> Iterator[tuple[int, StudentRun]]:
+        """The runs, each with the place of its grid in `runs`."""
+        for index, grid in enumerate(self._grids):
+            for run in grid.runs(self._named(grid.mixtures), self.seeds):
+                yield index, run
+
+    def _named(self, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        """The mixtures that names and patterns stand for, each once."""
+        found = matching(patterns, self.mixtures)
+        return tuple(dict.fromkeys(name for names in found.values() for name in names))
 
 
-def _known(field: str, name: str, names: Mapping[str, Any] | tuple[str, ...]) -> None:
-    if name not in names:
-        raise ValueError(f"{field}: there is no {name!r}; known: {', '.join(names)}")
+def _unknown_of(place: Place, named: Iterable[str], names: Collection[str]) -> Iterator[Problem]:
+    for name in named:
+        if name not in names:
+            yield Problem(place, unknown(name, names))
 
 
-def _no_repeats(field: str, names: tuple[str, ...] | list[str]) -> None:
-    repeated = sorted({name for name in names if list(names).count(name) > 1})
+def _again(names: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """The names that stood before, with their places."""
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            yield index, name
+        seen.add(name)
+
+
+def _repeats(place: Place, names: Iterable[str]) -> Iterator[Problem]:
+    repeated = list(dict.fromkeys(name for _, name in _again(names)))
     if repeated:
-        raise ValueError(f"{field}: {', '.join(repeated)} stands more than once; partition names are unique")
+        yield Problem(place, f"{shortened(repeated)} stands more than once; write it once")

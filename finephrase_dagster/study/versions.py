@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import Final
 
 CODE: Final = {
-    "sources": "1",
+    "sources": "2",
     "generators": "1",
     "synthetic": "1",
     "audits": "1",
-    "tokens": "1",
+    "tokens": "2",
     "mixtures": "1",
-    "training": "1",
+    "training": "2",
     "evaluation": "1",
-    "leaderboard": "1",
+    "leaderboard": "2",
 }
 CLEANING: Final = "1"
 """The rules that turn a raw completion into text (`rephrase/clean.py`)."""

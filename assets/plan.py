@@ -1,0 +1,80 @@
+"""The plan: what the study would run, what is there and what it costs, as an asset that makes nothing else."""
+
+import dagster as dg
+from pydantic import Field
+
+from finephrase_dagster.partitions import PLAN
+from finephrase_dagster.planning import plan_markdown, stale_markdown
+from finephrase_dagster.study.figures import Published
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.plan import Plan, Terms, plan
+
+
+class Pricing(dg.Config):
+    """Under which terms the plan is priced."""
+
+    gpus: int = Field(default=1, ge=1, description="GPUs that work at the same time")
+    gpu_hour_dollars: float | None = Field(
+        default=None, ge=0, description="price of one for an hour; default: published"
+    )
+    goodput: float = Field(default=1.0, gt=0, le=1, description="part of a GPU's time at work; 1 is ideal")
+
+
+def build_plan(lineage: Lineage) -> list[dg.AssetsDefinition]:
+    """The asset `study/plan` with its two checks."""
+
+    @dg.multi_asset(
+        name="plan",
+        specs=[
+            dg.AssetSpec(
+                PLAN,
+                group_name="study",
+                description="What is current, stale and missing, and what making it would take: documents, tokens, "
+                "GPU-hours, dollars, time and disk. It starts nothing: materialise it to see the study as it stands.",
+                kinds={"markdown"},
+                owners=["team:generation"],
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec("current", asset=PLAN, description="everything is there, by today's recipes"),
+            dg.AssetCheckSpec("priced", asset=PLAN, description="it is known what everything would cost"),
+        ],
+    )
+    def study_plan(config: Pricing) -> dg.MaterializeResult:
+        price = Published.read().gpu_hour_dollars if config.gpu_hour_dollars is None else config.gpu_hour_dollars
+        terms = Terms(gpus=config.gpus, gpu_hour_dollars=price, goodput=config.goodput)
+        found = plan(lineage, terms)
+        total = found.as_json()["total"]
+        return dg.MaterializeResult(
+            metadata={
+                "plan": dg.MetadataValue.md(plan_markdown(found)),
+                "stale": dg.MetadataValue.md(stale_markdown(found)),
+                "warnings": dg.MetadataValue.json(list(found.warnings)),
+                "to_do": total["partitions"],
+                "exists": total["exists"]["partitions"],
+                **{name: total[name] for name in ("gpu_hours", "dollars", "wall_hours", "disk_bytes")},
+            },
+            check_results=[_current(found), _priced(found)],
+        )
+
+    return [study_plan]
+
+
+def _current(found: Plan) -> dg.AssetCheckResult:
+    total = found.as_json()["total"]
+    return dg.AssetCheckResult(
+        check_name="current",
+        passed=not total["partitions"],
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{total['stale']} stale, {total['missing']} missing, {total['exists']['partitions']} current",
+        metadata={"stale": dg.MetadataValue.md(stale_markdown(found))},
+    )
+
+
+def _priced(found: Plan) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name="priced",
+        passed=not found.unknown,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="; ".join(found.unknown) or f"{found.dollars:,.2f} dollars for what would run",
+    )

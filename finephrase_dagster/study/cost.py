@@ -1,0 +1,206 @@
+"""What an item of the graph would take: documents, tokens, GPU-hours, hours of this machine, disk.
+
+Tokens and throughput are those measured by this installation where it has any, else the published ones, else
+estimates whose basis is said. All GPU-hours are ideal: engines that are always busy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from finephrase_dagster.study.expectation import BYTES_PER_TOKEN, Expectations
+from finephrase_dagster.study.figures import Measured, Published
+from finephrase_dagster.study.graph import Item
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.spec import Cell
+
+COMPRESSED = 0.42  # of a text's bytes, in zstd Parquet
+SMALL = 50e6  # parameters; a model below is trained and served without a GPU
+# What one process did on two cores of 2024.
+DOCUMENTS_PER_SECOND = {"sources": 5_000, "audits": 5_000}
+TOKENISED_PER_SECOND = 1.2e6
+SMALL_FLOPS = 8e10  # of training and serving small models
+WINDOWS_PER_SECOND = 2e6
+OVERHEAD_SECONDS = 3.0  # an item's own, however small it is
+GPU_FLOPS = 3e14  # an H100 at the third of its peak at which the published students trained
+QUERY_TOKENS, CHOICES = 800, 3  # of a benchmark item with three shots, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What an item takes.
+
+    Attributes:
+        hours: of this machine, without a GPU.
+        basis: where the figures come from.
+        unknown: what would have to be known to price it; None where all is.
+    """
+
+    documents: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    gpu_hours: float = 0.0
+    hours: float = 0.0
+    disk_bytes: int = 0
+    basis: tuple[str, ...] = field(default=())
+    unknown: str | None = None
+
+
+class Estimator:
+    """Costs of a study's items in an installation."""
+
+    def __init__(self, lineage: Lineage, *, published: Published, measured: Measured) -> None:
+        self._lineage = lineage
+        self._study = lineage.study
+        self._published = published
+        self._measured = measured
+        self._expected = Expectations(lineage, published=published, measured=measured)
+
+    def cost(self, item: Item) -> Cost:
+        """What the item takes, or took if it is there."""
+        return getattr(self, f"_{item.stage}")(item)
+
+    def _sources(self, item: Item) -> Cost:
+        name = item.partition or ""
+        size = self._expected.size(name)
+        unknown = None
+        if not size.tokens:
+            unknown = f"sources.{name}: how large it is; write 'documents' and 'tokens', or 'limit'"
+        return Cost(
+            documents=round(size.documents),
+            input_tokens=round(size.tokens),
+            hours=_hours(size.documents / DOCUMENTS_PER_SECOND["sources"]),
+            disk_bytes=round(size.tokens * BYTES_PER_TOKEN * COMPRESSED),
+            basis=(f"size: {size.basis}",),
+            unknown=unknown,
+        )
+
+    def _generators(self, item: Item) -> Cost:
+        name = item.partition or ""
+        generator = self._study.generators[name]
+        disk = round(2 * (generator.parameters or 0))
+        if generator.trained_here and generator.embedded:
+            took = self._measured.seconds(item.asset, name)
+            spec = generator.embedded
+            parameters = spec.layers * (4 * spec.hidden**2 + 3 * spec.hidden * spec.ffn) + spec.vocabulary * spec.hidden
+            tokens = spec.steps * spec.batch_sequences * spec.sequence
+            seconds = took or 6 * parameters * tokens / SMALL_FLOPS + OVERHEAD_SECONDS
+            basis = "time: measured here" if took else "time: estimated from compute"
+            return Cost(input_tokens=tokens, hours=_hours(seconds), disk_bytes=4 * parameters, basis=(basis,))
+        return Cost(hours=_hours(disk / 1e8), disk_bytes=disk, basis=("download at 100 MB/s",))
+
+    def _synthetic(self, item: Item) -> Cost:
+        cell, prompt = self._cell(item)
+        source, size = self._expected.size(cell.source), self._expected.size(f"{cell.name}/{prompt}")
+        generator = self._study.generators[cell.generator]
+        filled = self._published.input_tokens.get(cell.source)
+        if filled is None:
+            around = len(self._lineage.prompts[prompt].template.encode()) / BYTES_PER_TOKEN
+            filled = source.tokens / source.documents + around if source.documents else 0.0
+        filled = min(filled, generator.context - generator.max_tokens)
+        rate, basis = self._expected.rate(cell.generator)
+        seconds = size.tokens / rate.tokens_per_second if rate else 0.0
+        return Cost(
+            documents=round(size.documents),
+            input_tokens=round(size.documents * filled),
+            output_tokens=round(size.tokens),
+            gpu_hours=seconds / 3600 if rate and rate.on_gpu else 0.0,
+            hours=seconds / 3600 if rate and not rate.on_gpu else 0.0,
+            disk_bytes=round(size.tokens * BYTES_PER_TOKEN * COMPRESSED),
+            basis=(f"completions: {size.basis}", f"throughput: {basis}"),
+            unknown=None
+            if rate
+            else f"generators.{cell.generator}: its throughput; write 'throughput' or 'parameters'",
+        )
+
+    def _audits(self, item: Item) -> Cost:
+        size = self._expected.size(f"{(item.asset.removeprefix('audits/').removesuffix('_audit'))}/{item.partition}")
+        return Cost(
+            documents=round(size.documents),
+            hours=_hours(size.documents / DOCUMENTS_PER_SECOND["audits"]),
+            disk_bytes=20_000,
+            basis=("time: seen on two cores",),
+        )
+
+    def _tokens(self, item: Item) -> Cost:
+        if item.partition is None:
+            seconds = self._measured.seconds(item.asset) or OVERHEAD_SECONDS
+            return Cost(hours=_hours(seconds), disk_bytes=10_000_000, basis=("time: seen on two cores",))
+        cell = item.asset.removeprefix("tokens/").removesuffix("_tokens")
+        size = self._expected.size(item.partition if cell == "corpus" else f"{cell}/{item.partition}")
+        return Cost(
+            documents=round(size.documents),
+            input_tokens=round(size.tokens),
+            hours=_hours(size.tokens / TOKENISED_PER_SECOND),
+            disk_bytes=round(size.tokens * (2 if self._vocabulary <= 65_536 else 4)),
+            basis=(f"size: {size.basis}", "time: seen on two cores"),
+        )
+
+    def _mixtures(self, item: Item) -> Cost:
+        mixture = self._study.mixtures[item.partition or ""]
+        windows = mixture.tokens / self._lineage.sequence
+        return Cost(
+            input_tokens=mixture.tokens,
+            hours=_hours(windows / WINDOWS_PER_SECOND),
+            disk_bytes=round(4 * windows),
+            basis=("time: seen on two cores",),
+        )
+
+    def _training(self, item: Item) -> Cost:
+        run = self._study.student_runs[item.partition or ""]
+        student = self._study.students[run.student]
+        tokens = self._study.mixtures[run.mixture].tokens
+        begun = run.base.name if run.base else run.name
+        if item.asset == "training/plateau":
+            tokens = round(tokens * (1 - student.decay_fraction))
+        elif begun in self._study.plateaus:
+            tokens = round(tokens * student.decay_fraction)
+        parameters = student.parameters(self._vocabulary)
+        rate = self._measured.training(student)
+        if rate is not None:
+            seconds, on_gpu, basis = tokens / rate.tokens_per_second, rate.on_gpu, "measured here"
+        elif parameters < SMALL:
+            seconds, on_gpu, basis = 6 * parameters * tokens / SMALL_FLOPS, False, "estimated from compute"
+        else:
+            known = self._published.training
+            hours = known.gpu_hours * (parameters / known.parameters) * (tokens / known.tokens)
+            seconds, on_gpu, basis = 3600 * hours, True, "published, scaled by parameters and tokens"
+        return Cost(
+            input_tokens=tokens,
+            gpu_hours=seconds / 3600 if on_gpu else 0.0,
+            hours=0.0 if on_gpu else _hours(seconds),
+            disk_bytes=4 * parameters,
+            basis=(f"throughput: {basis}",),
+        )
+
+    def _evaluation(self, item: Item) -> Cost:
+        if item.partition is None:
+            return Cost(hours=_hours(0), disk_bytes=100_000, basis=("time: seen on two cores",))
+        student = self._study.students[self._study.student_runs[item.partition].student]
+        evaluation = self._lineage.evaluation
+        tokens = len(evaluation.tasks) * evaluation.samples * CHOICES * QUERY_TOKENS
+        parameters = student.parameters(self._vocabulary)
+        if parameters < SMALL:
+            took = self._measured.seconds(item.asset)
+            basis = "time: measured here" if took else "time: seen on two cores"
+            return Cost(hours=_hours(took or 10 * OVERHEAD_SECONDS), disk_bytes=1_000_000, basis=(basis,))
+        seconds = 2 * parameters * tokens / GPU_FLOPS
+        return Cost(
+            input_tokens=tokens,
+            gpu_hours=seconds / 3600,
+            disk_bytes=20_000_000,
+            basis=("time: estimated from compute",),
+        )
+
+    @property
+    def _vocabulary(self) -> int:
+        tokenizer = self._study.tokenizer
+        return (tokenizer.vocabulary if tokenizer else None) or 128_256
+
+    def _cell(self, item: Item) -> tuple[Cell, str]:
+        assert item.partition is not None
+        return self._study.cell(item.asset.removeprefix("synthetic/")), item.partition
+
+
+def _hours(seconds: float) -> float:
+    return (seconds + OVERHEAD_SECONDS) / 3600

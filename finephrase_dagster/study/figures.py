@@ -1,0 +1,165 @@
+"""Figures that plans count with: the published ones, and what this installation has measured itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from finephrase_dagster.study.artifact import MANIFEST
+from finephrase_dagster.study.fields import Spec
+from finephrase_dagster.study.fingerprint import plain
+from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.student import Student
+
+PUBLISHED = REPOSITORY / "studies" / "figures.yaml"
+
+
+class TrainingFigure(Spec):
+    """One training whose price is known."""
+
+    parameters: float = Field(gt=0)
+    tokens: float = Field(gt=0)
+    gpu_hours: float = Field(gt=0)
+
+
+class Published(Spec):
+    """The published study's figures.
+
+    Attributes:
+        input_tokens: of a filled prompt, by source.
+        output_tokens: of a completion, by source, prompt and generator.
+    """
+
+    input_tokens: Mapping[str, float]
+    output_tokens: Mapping[str, Mapping[str, Mapping[str, float]]]
+    training: TrainingFigure
+    gpu_hour_dollars: float = Field(ge=0)
+
+    @classmethod
+    def read(cls, path: Path = PUBLISHED) -> Published:
+        return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+    def completion(self, source: str, prompt: str, generator: str) -> tuple[float, str] | None:
+        """Mean tokens of a completion and whose figure that is; the nearest run there is, None without any."""
+        exact = self.output_tokens.get(source, {}).get(prompt, {}).get(generator)
+        if exact is not None:
+            return exact, "published run"
+        runs = [(of, name, value) for _, of, name, value in self._runs()]
+        alike = {
+            "published, this prompt and generator on other sources": [
+                value for of, name, value in runs if (of, name) == (prompt, generator)
+            ],
+            "published, this prompt by other generators": [value for of, _, value in runs if of == prompt],
+            "published, other prompts by this generator": [value for _, name, value in runs if name == generator],
+            "published, all runs": [value for _, _, value in runs],
+        }
+        return next(((sum(values) / len(values), basis) for basis, values in alike.items() if values), None)
+
+    def _runs(self) -> Iterator[tuple[str, str, str, float]]:
+        for source, prompts in self.output_tokens.items():
+            for prompt, generators in prompts.items():
+                for generator, value in generators.items():
+                    yield source, prompt, generator, value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """How fast something ran here: tokens a second, of one GPU, or of this machine where it used none."""
+
+    tokens_per_second: float
+    on_gpu: bool
+
+
+class Measured:
+    """What the manifests of an installation tell, of all recipes that were ever made."""
+
+    def __init__(self, data: Path) -> None:
+        """Reads nothing yet.
+
+        Args:
+            data: the folder of all artifacts.
+        """
+        self._data = data
+
+    def generation(self, generator: str, model: str) -> Rate | None:
+        """How fast a generator wrote.
+
+        Args:
+            generator: its name.
+            model: the version of its model; what another model of that name did counts for nothing.
+        """
+        tokens = seconds = 0.0
+        gpus = 0
+        for manifest in self._of_generator(generator, model):
+            run = manifest["run"]
+            if run["completion_tokens"] and run["tokens_per_second"]:
+                gpus = run.get("gpus") or 0
+                tokens += run["completion_tokens"]
+                seconds += run["completion_tokens"] / run["tokens_per_second"] * max(gpus, 1)
+        return Rate(tokens_per_second=tokens / seconds, on_gpu=gpus > 0) if seconds else None
+
+    def completion(self, generator: str, model: str, prompt: str) -> float | None:
+        """Mean tokens of this model's completions for a prompt, whatever its text was."""
+        made = [
+            manifest
+            for manifest in self._of_generator(generator, model)
+            if manifest["recipe"]["prompt"]["name"] == prompt
+        ]
+        rows = sum(manifest["completed"] for manifest in made)
+        return sum(manifest["completion_tokens"] for manifest in made) / rows if rows else None
+
+    def training(self, student: Student) -> Rate | None:
+        """How fast students of this shape trained."""
+        shape = plain(student)
+        rates = [
+            manifest
+            for manifest in self._manifests("training/checkpoint")
+            if manifest["recipe"].get("student") == shape and manifest.get("tokens_per_second")
+        ]
+        if not rates:
+            return None
+        mean = sum(manifest["tokens_per_second"] for manifest in rates) / len(rates)
+        gpus = rates[-1].get("gpus") or 0
+        return Rate(tokens_per_second=mean / max(gpus, 1), on_gpu=gpus > 0)
+
+    def seconds(self, asset: str, partition: str | None = None) -> float | None:
+        """Mean seconds that an asset's artifacts took to make; of one partition alone, if one is said."""
+        made = [
+            manifest["seconds"]
+            for manifest in self._manifests(asset)
+            if "seconds" in manifest and (partition is None or manifest["partition"] == partition)
+        ]
+        return sum(made) / len(made) if made else None
+
+    def _of_generator(self, generator: str, model: str) -> Iterator[dict[str, Any]]:
+        for asset in sorted(self._by_asset):
+            if asset.startswith(f"synthetic/{generator}__"):
+                for manifest in self._by_asset[asset]:
+                    if manifest["recipe"].get("model") == model and isinstance(manifest.get("run"), dict):
+                        yield manifest
+
+    def _manifests(self, asset: str) -> list[dict[str, Any]]:
+        return self._by_asset.get(asset, [])
+
+    @cached_property
+    def _by_asset(self) -> dict[str, list[dict[str, Any]]]:
+        """The readable manifests, oldest first, by asset; each with its `partition`."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        paths = [*self._data.glob(f"*/*/*/{MANIFEST}"), *self._data.glob(f"*/*/*/*/{MANIFEST}")]
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime):
+            group, asset, *partition = path.relative_to(self._data).parts[:-2]
+            try:
+                manifest = json.loads(path.read_text(encoding="utf-8"))
+                assert isinstance(manifest["recipe"], dict)
+            except (ValueError, KeyError, TypeError, AssertionError):
+                continue
+            manifest["partition"] = partition[0] if partition else None
+            found.setdefault(f"{group}/{asset}", []).append(manifest)
+        return found

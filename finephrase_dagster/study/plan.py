@@ -1,0 +1,162 @@
+"""The plan: what a study would run, what exists already, and what it costs. It starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from finephrase_dagster.study.cost import Cost, Estimator
+from finephrase_dagster.study.figures import Measured, Published
+from finephrase_dagster.study.generator import Generator
+from finephrase_dagster.study.graph import STAGES, Item, State, items, states
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.source import HubSource
+
+MOVING = ("main", "master")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """Under which a plan is priced; none of it is identity.
+
+    Attributes:
+        gpus: that work at the same time.
+        gpu_hour_dollars: the price of one for an hour.
+        goodput: the part of a GPU's time that does the work; 1 is ideal, the published production run reached .44.
+    """
+
+    gpus: int = 1
+    gpu_hour_dollars: float = 3.0
+    goodput: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One item with its state and its cost."""
+
+    item: Item
+    state: State
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study's items with states and costs, and the terms.
+
+    Attributes:
+        warnings: what a person should know before launching.
+    """
+
+    study: str
+    terms: Terms
+    items: tuple[Planned, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def dollars(self) -> float:
+        """What would run costs."""
+        return self._total(planned for planned in self.items if planned.state.status != "current")["dollars"]
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What would have to be known to price what would run."""
+        to_do = [planned for planned in self.items if planned.state.status != "current"]
+        return tuple(dict.fromkeys(planned.cost.unknown for planned in to_do if planned.cost.unknown))
+
+    def as_json(self) -> dict[str, Any]:
+        """`stages` and `total` of what would run, each with what `exists` already; `items`, the list behind them."""
+        used = [stage for stage in STAGES if any(planned.item.stage == stage for planned in self.items)]
+        return {
+            "study": self.study,
+            "gpus": self.terms.gpus,
+            "gpu_hour_dollars": self.terms.gpu_hour_dollars,
+            "goodput": self.terms.goodput,
+            "stages": {stage: self._stage([p for p in self.items if p.item.stage == stage]) for stage in used},
+            "total": self._stage(self.items),
+            "warnings": list(self.warnings),
+            "unknown": list(self.unknown),
+            "items": [
+                {
+                    "name": planned.item.name,
+                    "stage": planned.item.stage,
+                    "asset": planned.item.asset,
+                    "partition": planned.item.partition,
+                    "state": planned.state.status,
+                    "reasons": list(planned.state.reasons),
+                    **self._figures(planned.cost),
+                    "basis": list(planned.cost.basis),
+                }
+                for planned in self.items
+            ],
+        }
+
+    def _stage(self, of_stage: Iterable[Planned]) -> dict[str, Any]:
+        of_stage = list(of_stage)
+        by_status = {
+            status: [planned for planned in of_stage if planned.state.status == status]
+            for status in ("stale", "missing", "current")
+        }
+        to_do = [*by_status["stale"], *by_status["missing"]]
+        basis = dict.fromkeys(line for planned in to_do or of_stage for line in planned.cost.basis)
+        return {
+            **self._total(to_do),
+            "stale": len(by_status["stale"]),
+            "missing": len(by_status["missing"]),
+            "exists": self._total(by_status["current"]),
+            "basis": list(basis),
+        }
+
+    def _total(self, some: Iterable[Planned]) -> dict[str, Any]:
+        some = list(some)
+        rows = [self._figures(planned.cost) for planned in some]
+        names = ("documents", "input_tokens", "output_tokens", "gpu_hours", "dollars", "wall_hours", "disk_bytes")
+        return {"partitions": len(some), **{name: sum(row[name] for row in rows) for name in names}}
+
+    def _figures(self, cost: Cost) -> dict[str, Any]:
+        paid = cost.gpu_hours / self.terms.goodput
+        return {
+            "documents": cost.documents,
+            "input_tokens": cost.input_tokens,
+            "output_tokens": cost.output_tokens,
+            "gpu_hours": cost.gpu_hours,
+            "dollars": paid * self.terms.gpu_hour_dollars,
+            "wall_hours": paid / self.terms.gpus + cost.hours,
+            "disk_bytes": cost.disk_bytes,
+        }
+
+
+def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
+    """The plan of a study in an installation; reads manifests, starts nothing."""
+    published = Published.read()
+    terms = terms or Terms(gpu_hour_dollars=published.gpu_hour_dollars)
+    graph = {item.name: item for item in items(lineage)}
+    found = states(graph, lineage.places.data)
+    estimator = Estimator(lineage, published=published, measured=Measured(lineage.places.data))
+    planned = tuple(Planned(item=item, state=found[name], cost=estimator.cost(item)) for name, item in graph.items())
+    unreadable = [
+        f"sources.{item.partition}: {reason}"
+        for name, item in graph.items()
+        if item.stage == "sources" and found[name].status == "missing"
+        for reason in found[name].reasons
+    ]
+    warnings = [*unreadable, *_warnings(lineage, terms)]
+    return Plan(study=lineage.study.name, terms=terms, items=planned, warnings=tuple(warnings))
+
+
+def _warnings(lineage: Lineage, terms: Terms) -> Iterable[str]:
+    moving = [f"generators.{name}" for name, spec in lineage.study.generators.items() if _moves(spec)]
+    moving += [
+        f"sources.{name}"
+        for name, spec in lineage.study.sources.items()
+        if isinstance(spec, HubSource) and spec.revision in MOVING
+    ]
+    if moving:
+        yield f"{', '.join(moving)}: a branch may move; name a commit in place of it before paying for anything"
+    for name, generator in lineage.study.generators.items():
+        if generator.gpus > terms.gpus and not generator.trained_here:
+            yield f"generators.{name}: an engine holds {generator.gpus} GPUs, the plan has {terms.gpus}"
+
+
+def _moves(generator: Generator) -> bool:
+    return generator.model.rpartition("@")[2] in MOVING

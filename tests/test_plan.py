@@ -1,0 +1,269 @@
+"""The plan: what would run and why, what is there, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.study.artifact import Product
+from finephrase_dagster.study.graph import STAGES, Item, items
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.places import REPOSITORY, Places
+from finephrase_dagster.study.plan import Plan, Terms, plan
+from installation import Installation
+from test_cli import finephrase
+
+STUDIES = REPOSITORY / "studies"
+FIGURES = ("documents", "input_tokens", "output_tokens", "gpu_hours", "dollars", "wall_hours", "disk_bytes")
+RUN = {"completion_tokens": 9_000, "tokens_per_second": 300.0, "gpus": 0}
+FACTS: dict[str, dict[str, Any]] = {
+    "sources": {"rows": 100, "tokens": 50_000, "text_bytes": 200_000, "dropped": {}},
+    "generators": {"sampling": {"temperature": 1.0}, "parameters": 4_000_000},
+    "synthetic": {"completed": 90, "completion_tokens": 9_000, "run": RUN},
+}
+
+
+def lineage_of(study: str, data: Path) -> Lineage:
+    return Lineage.read(Places(data=data, study=STUDIES / f"{study}.yaml"))
+
+
+def complete(lineage: Lineage) -> None:
+    """Publishes every artifact of a study with the facts that a plan reads."""
+    for item in items(lineage):
+
+        def make(folder: Path, of: Item = item) -> Product:
+            (folder / "content.txt").write_text(of.name)
+            return Product(files=[folder / "content.txt"], facts=FACTS.get(of.stage, {}))
+
+        item.artifact().made_by(make)
+
+
+@pytest.fixture
+def completed(tmp_path: Path) -> Lineage:
+    """The demo, all there, with prompts that may be edited."""
+    prompts = Path(shutil.copytree(REPOSITORY / "prompts", tmp_path / "prompts"))
+    places = Places(data=tmp_path / "data", study=STUDIES / "demo.yaml", prompts=prompts)
+    made = Lineage.read(places)
+    complete(made)
+    return made
+
+
+def edit(lineage: Lineage, prompt: str) -> Lineage:
+    path = lineage.places.prompts / f"{prompt}.md"
+    path.write_text(path.read_text().replace("Reply with", "Answer with"))
+    return Lineage.read(lineage.places)
+
+
+def of_status(found: Plan, status: str) -> dict[str, tuple[str, ...]]:
+    return {p.item.name: p.state.reasons for p in found.items if p.state.status == status}
+
+
+def test_the_production_run_costs_what_was_published(tmp_path: Path) -> None:
+    synthetic = plan(lineage_of("production", tmp_path)).as_json()["stages"]["synthetic"]
+    assert synthetic["documents"] == 4 * 339_347_842
+    assert synthetic["output_tokens"] == pytest.approx(486e9, rel=0.005)
+    assert synthetic["gpu_hours"] / 24 == pytest.approx(612, rel=0.03)
+    assert synthetic["dollars"] == pytest.approx(612 * 24 * 3, rel=0.03)
+    assert "throughput: published sweep, tier 1" in synthetic["basis"]
+
+
+def test_the_published_study_has_its_90_generation_runs(tmp_path: Path) -> None:
+    found = plan(lineage_of("finephrase", tmp_path)).as_json()
+    synthetic = found["stages"]["synthetic"]
+    assert synthetic["partitions"] == 90
+    sources = Counter(item["asset"].split("__")[1] for item in found["items"] if item["stage"] == "synthetic")
+    assert sources == {"fineweb_edu_hq": 77, "dclm": 7, "fineweb_edu_lq": 4, "cosmopedia": 2}
+    assert synthetic["output_tokens"] == pytest.approx(1.056e12, rel=0.005)
+    assert synthetic["input_tokens"] == pytest.approx(1.800e12, rel=0.005)
+
+
+def test_no_partition_needs_a_hundred_others_but_the_leaderboard(tmp_path: Path) -> None:
+    graph = list(items(lineage_of("finephrase", tmp_path)))
+    assert [item.name for item in graph if len(item.needs) >= 100] == ["evaluation/leaderboard"]
+
+
+@pytest.mark.parametrize("study", ["demo", "finephrase", "production"])
+def test_a_plan_starts_nothing_and_writes_nothing(study: str, tmp_path: Path) -> None:
+    plan(lineage_of(study, tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("study", ["demo", "finephrase", "production"])
+def test_stages_add_up_to_the_total_and_items_to_stages(study: str, tmp_path: Path) -> None:
+    found = plan(lineage_of(study, tmp_path)).as_json()
+    assert list(found["stages"]) == [stage for stage in STAGES if stage in found["stages"]]
+    for figure in ("partitions", *FIGURES):
+        in_stages = sum(stage[figure] for stage in found["stages"].values())
+        assert found["total"][figure] == pytest.approx(in_stages)
+    for name, stage in found["stages"].items():
+        for figure in FIGURES:
+            in_items = sum(item[figure] for item in found["items"] if item["stage"] == name)
+            assert stage[figure] == pytest.approx(in_items)
+
+
+def test_of_a_complete_study_nothing_would_run_and_all_exists(completed: Lineage) -> None:
+    found = plan(completed).as_json()
+    assert found["total"]["partitions"] == 0
+    assert found["total"]["wall_hours"] == 0
+    assert found["total"]["exists"]["partitions"] == len(found["items"])
+    assert found["stages"]["synthetic"]["exists"]["output_tokens"] == 8 * 9_000
+
+
+def test_an_edited_prompt_lists_its_partitions_and_what_hangs_on_them_with_the_reason(completed: Lineage) -> None:
+    stale = of_status(plan(edit(completed, "table")), "stale")
+    cells = ["rephraser__package_readmes", "rephraser__language_reference"]
+    own = {f"synthetic/{cell}/table" for cell in cells}
+    assert {name for name, reasons in stale.items() if any("prompt.template" in reason for reason in reasons)} == own
+    mixtures = ("formats_only", "formats_and_raw")
+    runs = [f"{mixture}__nano__data{seed}_model{seed}" for mixture in mixtures for seed in (0, 1)]
+    assert set(stale) == {
+        *own,
+        *(f"audits/{cell}_audit/table" for cell in cells),
+        *(f"tokens/{cell}_tokens/table" for cell in cells),
+        *(f"mixtures/mixture/{mixture}" for mixture in mixtures),
+        *(f"training/checkpoint/{run}" for run in runs),
+        *(f"evaluation/benchmark_scores/{run}" for run in runs),
+        "evaluation/leaderboard",
+    }
+    assert stale["tokens/rephraser__package_readmes_tokens/table"] == (
+        "synthetic/rephraser__package_readmes/table is stale",
+    )
+    assert set(of_status(plan(completed), "missing")) == set()
+
+
+def test_what_was_measured_here_takes_the_place_of_what_was_published(completed: Lineage) -> None:
+    """Four datasets of 9,000 tokens at 300 a second, without a GPU."""
+    synthetic = plan(edit(completed, "table")).as_json()["stages"]["synthetic"]
+    assert "throughput: measured here" in synthetic["basis"]
+    assert "completions: measured here" in synthetic["basis"]
+    assert synthetic["output_tokens"] == 2 * 100 * 100  # of 100 documents each, 100 tokens a completion
+    assert synthetic["gpu_hours"] == 0
+    assert synthetic["wall_hours"] == pytest.approx(20_000 / 300 / 3600)
+
+
+def test_what_another_model_of_that_name_did_counts_for_nothing(completed: Lineage, tmp_path: Path) -> None:
+    fields = yaml.safe_load(completed.places.study.read_text())
+    fields["generators"]["rephraser"] |= {
+        "model": "HuggingFaceTB/SmolLM2-135M-Instruct@main",
+        "parameters": 134_000_000,
+    }
+    del fields["generators"]["rephraser"]["embedded"]
+    study = tmp_path / "other.yaml"
+    study.write_text(yaml.safe_dump(fields))
+    places = Places(data=completed.places.data, study=study, prompts=completed.places.prompts)
+    found = plan(Lineage.read(places))
+    synthetic = found.as_json()["stages"]["synthetic"]
+    assert synthetic["basis"][1] == "throughput: as smollm2_135m, the nearest in size: published sweep, tier 1"
+    assert synthetic["gpu_hours"] > 0
+    assert "generators.rephraser: a branch may move" in found.warnings[0]
+
+
+def test_twice_the_gpus_take_half_the_time_and_cost_the_same(tmp_path: Path) -> None:
+    lineage = lineage_of("production", tmp_path)
+    one, two, half = (
+        plan(lineage, terms).as_json()["stages"]["synthetic"]
+        for terms in (Terms(gpus=50), Terms(gpus=100), Terms(gpus=50, goodput=0.5))
+    )
+    assert two["wall_hours"] == pytest.approx(one["wall_hours"] / 2)
+    assert two["dollars"] == pytest.approx(one["dollars"])
+    assert half["dollars"] == pytest.approx(2 * one["dollars"])
+    assert half["gpu_hours"] == pytest.approx(one["gpu_hours"])
+
+
+def study_with(folder: Path, **source: Any) -> Path:
+    """Documents of a local folder through a model that nothing is known of."""
+    fields = yaml.safe_load((STUDIES / "production.yaml").read_text())
+    fields["sources"] = {"web": {"kind": "hub", "dataset": "some/web", "revision": "1", **source}}
+    fields["generators"] = {
+        "unknown": {"model": "some/model@1", "context": 4096, "max_tokens": 512, "sampling": {"seed": 0}}
+    }
+    fields["cells"] = [{"generator": "unknown", "source": "web"}]
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def test_a_price_that_cannot_be_told_is_never_taken_for_none(tmp_path: Path) -> None:
+    study = study_with(tmp_path)
+    found = plan(Lineage.read(Places(data=tmp_path / "data", study=study)))
+    assert [what.partition(":")[0] for what in found.unknown] == ["sources.web", "generators.unknown"]
+    done = finephrase("plan", "--study", str(study), "--max-dollars", "1e9", FINEPHRASE_DATA=str(tmp_path / "data"))
+    assert done.returncode == 1
+    assert "error: it cannot be told what this costs: sources.web: how large it is" in done.stderr
+
+
+def test_a_limit_is_what_a_source_has_at_most(tmp_path: Path) -> None:
+    study = study_with(tmp_path, limit=1000, documents=5_000_000, tokens=10_000_000_000)
+    found = plan(Lineage.read(Places(data=tmp_path / "data", study=study))).as_json()
+    assert found["stages"]["sources"]["documents"] == 1000
+    assert found["stages"]["sources"]["input_tokens"] == 2_000_000
+
+
+@pytest.mark.parametrize(("limit", "status"), [("100000", 0), ("1000", 1)])
+def test_a_launch_can_be_guarded_by_its_price(limit: str, status: int, tmp_path: Path) -> None:
+    study = str(STUDIES / "production.yaml")
+    done = finephrase("plan", "--study", study, "--max-dollars", limit, "--json", FINEPHRASE_DATA=str(tmp_path))
+    assert done.returncode == status
+    assert json.loads(done.stdout)["total"]["dollars"] > 40_000
+    assert ("more than 1,000.00; raise --max-dollars" in done.stderr) == bool(status)
+
+
+def test_a_plan_for_a_person_names_stages_prices_and_bases(tmp_path: Path) -> None:
+    study = str(STUDIES / "production.yaml")
+    done = finephrase("plan", "--study", study, "--gpus", "100", FINEPHRASE_DATA=str(tmp_path))
+    assert done.returncode == 0
+    assert "synthetic: completions: published run; throughput: published sweep, tier 1" in done.stdout
+    assert "6.1 days" in done.stdout
+    everything = finephrase("plan", "--study", study, "--items", FINEPHRASE_DATA=str(tmp_path)).stdout
+    assert "synthetic/smollm2_1_7b__fineweb_edu_350bt/faq missing" in everything
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--gpus", "0"], ["--goodput", "2"], ["--goodput", "nan"], ["--max-dollars", "-1"], ["--gpu-hour-dollars", "inf"]],
+)
+def test_terms_that_make_no_sense_are_a_wrong_request(arguments: list[str], tmp_path: Path) -> None:
+    done = finephrase("plan", *arguments, FINEPHRASE_DATA=str(tmp_path))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_the_web_ui_shows_the_plan_without_making_anything(completed: Lineage) -> None:
+    lineage = edit(completed, "table")
+    before = sorted(path for path in lineage.places.data.rglob("*"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = build_defs(lineage).resolve_job_def("make__study__plan")
+        result = job.execute_in_process(instance=instance, run_config={"ops": {"plan": {"config": {"gpus": 2}}}})
+    assert result.success
+    checks = {found.check_name: found for found in result.get_asset_check_evaluations()}
+    assert not checks["current"].passed
+    assert "0 missing" in (checks["current"].description or "")
+    assert checks["priced"].passed
+    event = result.get_asset_materialization_events()[0]
+    metadata = event.step_materialization_data.materialization.metadata
+    assert "| synthetic | 2 | 6 |" in str(metadata["plan"].value)
+    assert "`synthetic/rephraser__package_readmes/table`: prompt.template" in str(metadata["stale"].value)
+    assert sorted(path for path in lineage.places.data.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_study_that_was_made_is_current_and_a_change_is_priced_by_what_it_took(own: Installation) -> None:
+    found = plan(own.lineage).as_json()
+    assert found["total"]["partitions"] == 0
+    path = own.places.prompts / "table.md"
+    path.write_text(path.read_text().replace("Gather", "Collect"))
+    after = plan(own.lineage).as_json()
+    assert {item["name"] for item in after["items"] if item["state"] == "stale"} == {
+        "synthetic/rephraser__package_readmes/table",
+        "audits/rephraser__package_readmes_audit/table",
+        "tokens/rephraser__package_readmes_tokens/table",
+    }
+    assert after["stages"]["synthetic"]["basis"][:2] == ["completions: measured here", "throughput: measured here"]
