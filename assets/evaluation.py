@@ -82,8 +82,8 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
                 LEADERBOARD,
                 group="evaluation",
                 stage="leaderboard",
-                description="Mixtures compared: mean macro score over the seeds with its spread, the six categories, how "
-                "often a student saw its data, and which differences are more than noise.",
+                description="Mixtures compared: mean macro score over the seeds with its spread, the six categories, "
+                "how often a student saw its data, and which differences are more than noise.",
                 kinds={"duckdb"},
                 owner="evaluation",
                 deps=[needs_all_scores()],

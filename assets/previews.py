@@ -9,26 +9,41 @@ from typing import Any
 import duckdb
 
 CHARACTERS = 600
+SHARDS = "shard-*.parquet"
 
 
 def documents(folder: Path, rows: int = 3) -> str:
     """The first documents of a corpus."""
-    found = duckdb.execute(
-        "SELECT id, text FROM read_parquet(?) ORDER BY id LIMIT ?", [str(folder / "shard-*.parquet"), rows]
-    ).fetchall()
-    return "\n\n".join(f"**{id_}**\n\n{_quoted(text)}" for id_, text in found)
+    first = sorted(folder.glob(SHARDS))[:1]
+    found = duckdb.execute("SELECT id, text FROM read_parquet(?) LIMIT ?", [[str(file) for file in first], rows])
+    return "\n\n".join(f"**{id_}**\n\n{_quoted(text)}" for id_, text in found.fetchall())
 
 
 def completions(folder: Path, corpus: Path, rows: int = 3) -> str:
     """A few documents of a corpus, each with what was made of it."""
-    found = duckdb.execute(
-        """
-        SELECT part.id, corpus.text, part.text FROM read_parquet(?) AS part
-        JOIN read_parquet(?) AS corpus ON corpus.id = part.id ORDER BY part.id LIMIT ?
-        """,
-        [str(folder / "part-*.parquet"), str(corpus / "shard-*.parquet"), rows],
-    ).fetchall()
-    return "\n\n".join(f"**{id_}**\n\n{_quoted(source)}\n\nbecame\n\n{_quoted(made)}" for id_, source, made in found)
+    parts = [str(file) for file in sorted(folder.glob("part-*.parquet"))[:1]]
+    made: dict[str, str] = dict(
+        duckdb.execute("SELECT id, text FROM read_parquet(?) ORDER BY id LIMIT ?", [parts, rows]).fetchall()
+        if parts
+        else []
+    )
+    sources = _texts(corpus, list(made))
+    return "\n\n".join(
+        f"**{id_}**\n\n{_quoted(sources[id_])}\n\nbecame\n\n{_quoted(text)}"
+        for id_, text in made.items()
+        if id_ in sources
+    )
+
+
+def _texts(corpus: Path, ids: list[str]) -> dict[str, str]:
+    """The texts of some documents; shard by shard, for a corpus may be larger than anybody wants to scan."""
+    found: dict[str, str] = {}
+    for shard in sorted(corpus.glob(SHARDS)):
+        if len(found) == len(ids):
+            break
+        rows = duckdb.execute("SELECT id, text FROM read_parquet(?) WHERE list_contains(?, id)", [str(shard), ids])
+        found |= dict(rows.fetchall())
+    return found
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
