@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 
 from finephrase_dagster.evaluate.categories import (
     CATEGORIES,
+    COUNTED,
+    SUITE,
+    UNCOUNTED,
     UnknownTask,
     category_means,
     macro_mean,
     micro_mean,
 )
-from finephrase_dagster.evaluate.scores import scores, task_score
-from finephrase_dagster.study.spec import TASKS
+from finephrase_dagster.evaluate.scores import NoItems, scores
+
+TASKS = COUNTED
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PUBLISHED = Path(os.environ.get("FINEPHRASE_PUBLISHED") or REPOSITORY.parent / "shared" / "published")
@@ -76,8 +80,19 @@ def test_categories_and_means_reproduce_the_published_columns() -> None:
         assert macro_mean(means) == pytest.approx(row["macro"], abs=1e-9)
 
 
-def test_every_task_is_in_exactly_one_category() -> None:
-    assert sorted(task for tasks in CATEGORIES.values() for task in tasks) == sorted(TASKS)
+def test_every_task_but_arc_challenge_is_in_exactly_one_category() -> None:
+    counted = [task for tasks in CATEGORIES.values() for task in tasks]
+    assert len(counted) == len(set(counted)) == 12
+    assert sorted([*counted, "arc_cf:challenge"]) == sorted(SUITE)
+
+
+@given(st.floats(0, 1))
+def test_arc_challenge_moves_no_mean(value: float) -> None:
+    means = {task: index / 20 for index, task in enumerate(TASKS)}
+    more = means | dict.fromkeys(UNCOUNTED, value)
+    assert category_means(more) == category_means(means)
+    assert (micro_mean(more), macro_mean(more)) == (micro_mean(means), macro_mean(means))
+    assert micro_mean(dict.fromkeys(UNCOUNTED, value)) is None
 
 
 @given(st.sets(st.sampled_from(TASKS), max_size=len(TASKS) - 1))
@@ -104,16 +119,36 @@ def test_an_unknown_task_is_named() -> None:
 
 
 def test_a_task_score_has_its_standard_error() -> None:
-    score = task_score([0.1, 0.2, 0.6])
+    score = scores({"gsm8k": {"": [0.1, 0.2, 0.6]}}).tasks["gsm8k"]
     assert (score.mean, score.n) == (pytest.approx(0.3), 3)
     assert score.stderr == pytest.approx(0.26457513110645906 / 3**0.5)
-    assert task_score([0.4]).stderr is None
+    assert scores({"gsm8k": {"": [0.4]}}).tasks["gsm8k"].stderr is None
 
 
-def test_scores_of_all_tasks_have_both_means() -> None:
-    whole = scores({task: task_score([index / 100]) for index, task in enumerate(TASKS)})
-    assert set(whole.categories) == set(CATEGORIES)
-    assert whole.micro == pytest.approx(0.055)
-    assert whole.macro is not None
-    part = scores({"gsm8k": task_score([0.25])})
+def test_a_task_with_subsets_is_the_mean_of_their_means_however_many_items_each_has() -> None:
+    score = scores({"mmlu_redux_cf": {"anatomy": [0.1, 0.3], "virology": [0.9] * 6}}).tasks["mmlu_redux_cf"]
+    assert (score.mean, score.n) == (pytest.approx((0.2 + 0.9) / 2), 8)
+    assert score.stderr == pytest.approx((0.02 / 2) ** 0.5 / 2)
+
+
+def test_scores_of_all_tasks_have_both_means_and_an_interval_beside_each() -> None:
+    whole = scores({task: {"": [index / 100, index / 50]} for index, task in enumerate(SUITE)})
+    assert set(whole.categories) == set(whole.category_intervals) == set(CATEGORIES)
+    for mean, interval in [
+        (whole.micro, whole.micro_interval),
+        (whole.macro, whole.macro_interval),
+        *((mean, whole.category_intervals[name]) for name, mean in whole.categories.items()),
+        *((score.mean, score.interval) for score in whole.tasks.values()),
+    ]:
+        assert mean is not None
+        assert interval is not None
+        assert interval[0] <= mean <= interval[1]
+    part = scores({"gsm8k": {"": [0.25]}})
     assert (dict(part.categories), part.micro, part.macro) == ({"MATH": 0.25}, None, None)
+    assert (part.micro_interval, part.macro_interval) == (None, None)
+
+
+@pytest.mark.parametrize("empty", [{}, {"": []}, {"anatomy": [0.5], "virology": []}])
+def test_a_task_without_items_has_no_score_and_is_no_zero(empty: dict[str, list[float]]) -> None:
+    with pytest.raises(NoItems, match=r"task drop has no items to score; check evaluation.items"):
+        scores({"gsm8k": {"": [0.5]}, "drop": empty})

@@ -14,17 +14,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from finephrase_dagster.evaluate.benchmarks import EMBEDDED_ITEMS, ItemsError
-from finephrase_dagster.evaluate.categories import CATEGORIES, UnknownTask
+from finephrase_dagster.evaluate.categories import CATEGORIES, SUITE, UnknownTask
 from finephrase_dagster.evaluate.checkpoint import CheckpointError, evaluate_checkpoint
-from finephrase_dagster.study.spec import TASKS, Evaluation
+from finephrase_dagster.evaluate.reading import EMBEDDED_ITEMS, ItemsError
+from finephrase_dagster.study.spec import Evaluation
 
 pytestmark = pytest.mark.slow  # the first import of lighteval takes about ten seconds
 
-SUITE = Evaluation(items="embedded", tasks=TASKS, shots=3, samples=6)
+# Not checked by the spec, which need not know of ARC-Challenge.
+WHOLE = Evaluation.model_construct(items="embedded", tasks=SUITE, shots=3, samples=6)
 
 
-def save_checkpoint(folder: Path, *, context: int) -> Path:
+def save_checkpoint(folder: Path, *, context: int, heads: int = 2) -> Path:
     """A Llama with weights large enough that its probabilities are far from uniform."""
     import torch
     from tokenizers import ByteLevelBPETokenizer
@@ -43,7 +44,7 @@ def save_checkpoint(folder: Path, *, context: int) -> Path:
                 hidden_size=32,
                 intermediate_size=64,
                 num_hidden_layers=2,
-                num_attention_heads=2,
+                num_attention_heads=heads,
                 max_position_embeddings=context,
                 initializer_range=0.3,
                 tie_word_embeddings=True,
@@ -97,9 +98,7 @@ def examples_by_query(evaluation: Evaluation) -> dict[tuple[str, str], tuple[lis
     """Of each item: the few-shot examples that were chosen for it, and its golds."""
     from finephrase_dagster.evaluate.tasks import build_docs
 
-    state = random.getstate()
     docs = build_docs(evaluation)
-    random.setstate(state)
     return {
         (task, doc.query): (
             [(shot.query, shot.get_golds()[0].strip()) for shot in doc.fewshot_samples],
@@ -111,9 +110,9 @@ def examples_by_query(evaluation: Evaluation) -> dict[tuple[str, str], tuple[lis
 
 
 def test_scores_agree_with_a_direct_computation(wide: Path, tmp_path: Path) -> None:
-    scored = evaluate_checkpoint(wide, tmp_path, evaluation=SUITE, batch_size=8)
-    direct, known = Direct(wide), examples_by_query(SUITE)
-    values: dict[str, list[float]] = {task: [] for task in TASKS}
+    scored = evaluate_checkpoint(wide, tmp_path, evaluation=WHOLE, batch_size=8)
+    direct, known = Direct(wide), examples_by_query(WHOLE)
+    values: dict[str, list[float]] = {task: [] for task in SUITE}
     for sample in samples(tmp_path):
         examples, golds = known[sample["task"], sample["query"]]
         assert sample["shots"] == len(examples) == 3
@@ -125,11 +124,15 @@ def test_scores_agree_with_a_direct_computation(wide: Path, tmp_path: Path) -> N
             per_gold.append((math.exp(log_probability / len(answer)), log_probability, len(answer), gold))
         best, log_probability, tokens, gold = max(per_gold)
         assert sample["prob_norm_token"] == pytest.approx(best, abs=1e-5)
+        assert sample["golds"] == golds
+        assert sample["gold_tokens"] == [length for _, _, length, _ in per_gold]
+        assert sample["gold_log_probabilities"] == pytest.approx([sum_ for _, sum_, _, _ in per_gold], abs=1e-4)
+        assert sample["prompt_tokens"] == len(prompt)
         assert sample["log_probability"] / tokens == pytest.approx(log_probability / tokens, abs=1e-5)
         assert (sample["tokens"], sample["gold"]) == (tokens, gold)
         values[sample["task"]].append(best)
     assert max(max(of_task) for of_task in values.values()) > 5 * min(min(v) for v in values.values())
-    for task in TASKS:
+    for task in SUITE:
         mean = sum(values[task]) / len(values[task])
         assert scored.tasks[task].n == 6
         assert scored.tasks[task].mean == pytest.approx(mean, abs=1e-5)
@@ -142,19 +145,21 @@ def test_the_batch_size_changes_nothing(wide: Path, narrow: Path, tmp_path: Path
         found = []
         for batch_size in (1, 8, 48):
             output = tmp_path / f"{checkpoint.name}-{batch_size}"
-            evaluate_checkpoint(checkpoint, output, evaluation=SUITE, batch_size=batch_size)
+            evaluate_checkpoint(checkpoint, output, evaluation=WHOLE, batch_size=batch_size)
             found.append(samples(output))
         for other in found[1:]:
             for one, two in zip(found[0], other, strict=True):
                 assert two.pop("prob_norm_token") == pytest.approx(one["prob_norm_token"], abs=1e-5)
                 assert two.pop("log_probability") == pytest.approx(one["log_probability"], rel=1e-5)
+                several = two.pop("gold_log_probabilities")
+                assert several == pytest.approx(one["gold_log_probabilities"], rel=1e-5)
                 assert two.items() <= one.items()
 
 
 def test_a_second_evaluation_gives_the_same(narrow: Path, tmp_path: Path) -> None:
-    first = evaluate_checkpoint(narrow, tmp_path / "1", evaluation=SUITE, batch_size=16)
+    first = evaluate_checkpoint(narrow, tmp_path / "1", evaluation=WHOLE, batch_size=16)
     random.seed(99)
-    second = evaluate_checkpoint(narrow, tmp_path / "2", evaluation=SUITE, batch_size=16)
+    second = evaluate_checkpoint(narrow, tmp_path / "2", evaluation=WHOLE, batch_size=16)
     assert first == second
     assert samples(tmp_path / "1") == samples(tmp_path / "2")
 
@@ -162,8 +167,8 @@ def test_a_second_evaluation_gives_the_same(narrow: Path, tmp_path: Path) -> Non
 def test_examples_that_do_not_fit_are_dropped_from_the_front_and_answers_stay_whole(
     narrow: Path, tmp_path: Path
 ) -> None:
-    evaluate_checkpoint(narrow, tmp_path, evaluation=SUITE, batch_size=16)
-    direct, known = Direct(narrow), examples_by_query(SUITE)
+    evaluate_checkpoint(narrow, tmp_path, evaluation=WHOLE, batch_size=16)
+    direct, known = Direct(narrow), examples_by_query(WHOLE)
     shots: Counter[int] = Counter()
     for sample in samples(tmp_path):
         examples, golds = known[sample["task"], sample["query"]]
@@ -220,7 +225,7 @@ def test_a_subset_of_tasks_has_no_macro_score(narrow: Path, tmp_path: Path) -> N
 
 def test_fewer_samples_are_a_subset_of_more(narrow: Path, tmp_path: Path) -> None:
     for count in (3, 7):
-        evaluation = SUITE.model_copy(update={"samples": count, "tasks": ("piqa_cf",)})
+        evaluation = WHOLE.model_copy(update={"samples": count, "tasks": ("piqa_cf",)})
         evaluate_checkpoint(narrow, tmp_path / str(count), evaluation=evaluation, batch_size=8)
     few, many = ({sample["item"] for sample in samples(tmp_path / str(count))} for count in (3, 7))
     assert len(few) == 3
@@ -233,7 +238,7 @@ def test_the_process_and_the_checkpoint_are_left_as_they_were(narrow: Path, tmp_
     files = {path: path.read_bytes() for path in narrow.rglob("*") if path.is_file()}
     torch.set_grad_enabled(True)
     before = (random.getstate(), os.environ.get("TOKENIZERS_PARALLELISM"), torch.get_num_threads())
-    evaluate_checkpoint(narrow, tmp_path, evaluation=SUITE, batch_size=4)
+    evaluate_checkpoint(narrow, tmp_path, evaluation=WHOLE, batch_size=4)
     assert torch.is_grad_enabled()
     assert (random.getstate(), os.environ.get("TOKENIZERS_PARALLELISM"), torch.get_num_threads()) == before
     assert {path: path.read_bytes() for path in narrow.rglob("*") if path.is_file()} == files
@@ -241,7 +246,7 @@ def test_the_process_and_the_checkpoint_are_left_as_they_were(narrow: Path, tmp_
 
 
 def test_more_shots_than_examples_are_refused(narrow: Path, tmp_path: Path) -> None:
-    evaluation = SUITE.model_copy(update={"shots": 9})
+    evaluation = WHOLE.model_copy(update={"shots": 9})
     with pytest.raises(ItemsError, match=r"task arc_cf:easy: 6 few-shot items .* evaluation.shots is 9"):
         evaluate_checkpoint(narrow, tmp_path, evaluation=evaluation, batch_size=4)
 
@@ -260,7 +265,7 @@ def test_a_damaged_checkpoint_is_named(narrow: Path, tmp_path: Path, damage: Any
     checkpoint = shutil.copytree(narrow, tmp_path / "checkpoint")
     damage(checkpoint)
     with pytest.raises(CheckpointError, match=f"{checkpoint} {message}"):
-        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=SUITE, batch_size=4)
+        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=WHOLE, batch_size=4)
     assert not (tmp_path / "out").exists()
 
 
@@ -272,7 +277,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(narrow: Path, tmp_path: Pa
     tokenizer.add_tokens(["<extra>"])
     tokenizer.save_pretrained(checkpoint)
     with pytest.raises(CheckpointError, match=r"the tokenizer has 701 entries, the model only 700"):
-        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=SUITE, batch_size=4)
+        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=WHOLE, batch_size=4)
 
 
 def test_no_special_token_is_put_before_the_prompt(narrow: Path, tmp_path: Path) -> None:
@@ -283,8 +288,8 @@ def test_no_special_token_is_put_before_the_prompt(narrow: Path, tmp_path: Path)
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     tokenizer.post_processor = TemplateProcessing(single="<|end|> $A", special_tokens=[("<|end|>", 0)])
     tokenizer.save(str(checkpoint / "tokenizer.json"))
-    plain = evaluate_checkpoint(narrow, tmp_path / "plain", evaluation=SUITE, batch_size=8)
-    assert evaluate_checkpoint(checkpoint, tmp_path / "other", evaluation=SUITE, batch_size=8) == plain
+    plain = evaluate_checkpoint(narrow, tmp_path / "plain", evaluation=WHOLE, batch_size=8)
+    assert evaluate_checkpoint(checkpoint, tmp_path / "other", evaluation=WHOLE, batch_size=8) == plain
 
 
 def test_a_model_that_gives_nan_gets_no_score(narrow: Path, tmp_path: Path) -> None:
@@ -299,7 +304,7 @@ def test_a_model_that_gives_nan_gets_no_score(narrow: Path, tmp_path: Path) -> N
         model.model.norm.weight.fill_(math.nan)
     model.save_pretrained(checkpoint)
     with pytest.raises(NotAProbability, match="not finite"):
-        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=SUITE, batch_size=4)
+        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=WHOLE, batch_size=4)
     assert not (tmp_path / "out").exists()
 
 
@@ -320,14 +325,71 @@ def test_the_metric_takes_the_best_gold_and_ignores_the_other_choices() -> None:
 
 
 def test_a_task_knows_the_folder_or_the_original_on_the_hub() -> None:
+    from finephrase_dagster.evaluate.reading import HUB, place
     from finephrase_dagster.evaluate.tasks import task_config
 
-    local = task_config("hellaswag_cf", items=EMBEDDED_ITEMS, shots=3)
+    local = task_config(place("hellaswag_cf", "embedded"), "", shots=3)
     assert local.hf_repo == str(EMBEDDED_ITEMS / "hellaswag")
     assert (local.evaluation_splits, local.few_shots_split, local.num_fewshots) == (("test",), "train", 3)
-    hub = task_config("hellaswag_cf", items=None, shots=3)
-    assert (hub.hf_repo, hub.hf_subset) == ("Rowan/hellaswag", "default")
+    hub = task_config(place("hellaswag_cf", HUB), "default", shots=3)
+    assert (hub.hf_repo, hub.hf_subset, hub.hf_revision) == ("Rowan/hellaswag", "default", "main")
     assert (hub.evaluation_splits, hub.few_shots_split) == (("validation",), "train")
-    assert task_config("xcsqa_cf", items=None, shots=3).few_shots_split == "validation"
+    xcsqa = task_config(place("xcsqa_cf", HUB), "X-CSQA-en", shots=3)
+    assert (xcsqa.hf_subset, xcsqa.few_shots_split) == ("X-CSQA-en", "validation")
+    assert task_config(place("mmlu_redux_cf", HUB), "virology", shots=3).name == "mmlu_redux_cf:virology"
+
+
+def test_an_unknown_task_is_refused_by_name(narrow: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownTask, match=r"no task 'triviaqa'"):
-        task_config("triviaqa", items=None, shots=3)
+        evaluate_checkpoint(
+            narrow, tmp_path, evaluation=WHOLE.model_copy(update={"tasks": ("triviaqa",)}), batch_size=4
+        )
+
+
+def test_a_missing_task_is_an_error_and_no_score_is_written(narrow: Path, tmp_path: Path) -> None:
+    items = shutil.copytree(EMBEDDED_ITEMS, tmp_path / "items")
+    shutil.rmtree(items / "winogrande")
+    with pytest.raises(ItemsError, match=r"task winogrande_cf: .* is not there"):
+        evaluate_checkpoint(
+            narrow, tmp_path / "out", evaluation=WHOLE.model_copy(update={"items": str(items)}), batch_size=4
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_tell_all_scores(narrow: Path, tmp_path: Path) -> None:
+    """Task, subset and value of the samples are enough to compute every score again."""
+    from finephrase_dagster.evaluate.scores import scores
+
+    found = evaluate_checkpoint(narrow, tmp_path, evaluation=WHOLE, batch_size=16)
+    values: dict[str, dict[str, list[float]]] = {}
+    for sample in samples(tmp_path):
+        values.setdefault(sample["task"], {}).setdefault(sample["subset"], []).append(sample["prob_norm_token"])
+        assert len(sample["examples"]) == sample["shots"]
+        assert sample["item"] not in sample["examples"]
+        assert len(sample["digest"]) == 64
+    assert scores(values) == found
+
+
+def test_subjects_are_evaluated_apart_and_weigh_the_same(narrow: Path, tmp_path: Path) -> None:
+    from finephrase_dagster.evaluate.benchmarks import MMLU_SUBJECTS
+
+    for subject in MMLU_SUBJECTS:
+        rows = [
+            {"question": f"Is {n} in {subject}?", "choices": ["no", "yes"], "answer": n % 2, "error_type": "ok"}
+            for n in range(5)
+        ]
+        folder = tmp_path / "items" / "mmlu_redux" / subject
+        folder.mkdir(parents=True)
+        (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    evaluation = WHOLE.model_copy(
+        update={"items": str(tmp_path / "items"), "tasks": ("mmlu_redux_cf",), "samples": 130}
+    )
+    score = evaluate_checkpoint(narrow, tmp_path / "out", evaluation=evaluation, batch_size=16).tasks["mmlu_redux_cf"]
+    by_subject: dict[str, list[float]] = {}
+    for sample in samples(tmp_path / "out"):
+        by_subject.setdefault(sample["subset"], []).append(sample["prob_norm_token"])
+        assert sample["subset"] in sample["query"]
+    assert sorted(by_subject) == sorted(MMLU_SUBJECTS)
+    assert {len(values) for values in by_subject.values()} == {2, 3}
+    means = [sum(values) / len(values) for values in by_subject.values()]
+    assert (score.mean, score.n) == (pytest.approx(sum(means) / 57), 130)

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from finephrase_dagster.evaluate.benchmarks import (
-    BENCHMARKS,
-    EMBEDDED_ITEMS,
-    ItemsError,
-    items_folder,
-    read_rows,
-)
-from finephrase_dagster.study.spec import TASKS
+from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
+from finephrase_dagster.evaluate.categories import SUITE
+from finephrase_dagster.evaluate.reading import EMBEDDED_ITEMS, ItemsError, items_folder, place
+from finephrase_dagster.evaluate.selection import Item, select
 
+ALL = 10_000
 CHOICES = {"text": ["str"], "label": ["str"]}
 # Columns and nesting of the originals, transcribed from their dataset cards.
 SCHEMAS: dict[str, Any] = {
@@ -61,6 +60,7 @@ SCHEMAS: dict[str, Any] = {
     "openbookqa_cf": {"id": "str", "question_stem": "str", "choices": CHOICES, "answerKey": "str"},
     "winogrande_cf": {"sentence": "str", "option1": "str", "option2": "str", "answer": "str"},
     "piqa_cf": {"goal": "str", "sol1": "str", "sol2": "str", "label": "int"},
+    "arc_cf:challenge": {"id": "str", "question": "str", "choices": CHOICES, "answerKey": "str"},
     "gsm8k": {"question": "str", "answer": "str"},
     "drop": {
         "section_id": "str",
@@ -119,25 +119,28 @@ def lines(task: str, split: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def selected(task: str, items: Path | str = "embedded", *, shots: int = 0) -> tuple[Item, ...]:
+    """All items of a task that are scored."""
+    return select(place(task, str(items)), samples=ALL, shots=shots).items
+
+
 def test_there_is_a_benchmark_for_each_task_and_a_folder_for_each_benchmark() -> None:
-    assert tuple(BENCHMARKS) == TASKS
+    assert tuple(BENCHMARKS) == SUITE
     assert {path.name for path in EMBEDDED_ITEMS.iterdir()} == {b.folder for b in BENCHMARKS.values()}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", SUITE)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_items_have_the_schema_of_the_original(task: str, split: str) -> None:
     for line in lines(task, split):
         assert fits(shape(line), SCHEMAS[task]), line
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", SUITE)
 def test_items_are_enough_unique_and_apart_from_the_examples(task: str) -> None:
-    row = BENCHMARKS[task].row
-    examples, items = (
-        [row.model_validate(line) for line in read_rows(task, split, items=EMBEDDED_ITEMS)]
-        for split in ("train", "test")
-    )
+    selection = select(place(task, "embedded"), samples=ALL, shots=5)
+    items = [item.row for item in selection.items]
+    examples = [item.row for item in selection.examples[""]]
     assert len(items) >= 24
     assert len(examples) >= 5
     both = [*examples, *items]
@@ -148,9 +151,11 @@ def test_items_are_enough_unique_and_apart_from_the_examples(task: str) -> None:
 def test_right_choices_stand_at_every_place() -> None:
     places = [line["choices"]["label"].index(line["answerKey"]) for line in lines("arc_cf:easy", "test")]
     assert set(places) == {0, 1, 2, 3}
+    hard = [line["choices"]["label"].index(line["answerKey"]) for line in lines("arc_cf:challenge", "test")]
+    assert set(hard) == {0, 1, 2, 3}
     assert {line["label"] for line in lines("piqa_cf", "test")} == {0, 1}
     assert {line["answer"] for line in lines("winogrande_cf", "test")} == {"1", "2"}
-    for task in ("arc_cf:easy", "openbookqa_cf"):
+    for task in ("arc_cf:easy", "arc_cf:challenge", "openbookqa_cf"):
         assert all(len(set(line["choices"]["text"])) == 4 for line in lines(task, "test"))
 
 
@@ -163,8 +168,7 @@ def test_squad_answers_stand_in_their_context_where_they_say() -> None:
 def test_a_question_without_an_answer_is_read_and_not_scored() -> None:
     unanswerable = [line for line in lines("squad_v2", "test") if not line["answers"]["text"]]
     assert unanswerable
-    scored = read_rows("squad_v2", "test", items=EMBEDDED_ITEMS)
-    assert len(scored) == len(lines("squad_v2", "test")) - len(unanswerable)
+    assert len(selected("squad_v2")) == len(lines("squad_v2", "test")) - len(unanswerable)
 
 
 def test_worked_sums_are_right() -> None:
@@ -182,21 +186,21 @@ def test_worked_sums_are_right() -> None:
         (
             "wikitablequestions",
             "| Name | Animal | Age |\n| --- | --- | --- |\n| Rex | dog | 6 |\n| Mia | cat | 3 |\n"
-            "Question: what kind of animal is mia?\nAnswer:",
-            ("cat",),
+            "Question: What kind of animal is mia?\nAnswer:",
+            ("Cat",),
         ),
         ("winogrande_cf", "The pillow was softer than the stone, so she rested her head on the",
          ("pillow at night.",)),
         (
             "squad_v2",
-            "Context: A red fox hears a mouse under the snow and leaps high before it dives in with its "
+            "A red fox hears a mouse under the snow and leaps high before it dives in with its "
             "paws.\nQuestion: What does the fox hear under the snow?\nAnswer:",
-            ("a mouse", "mouse"),
+            ("A mouse", "Mouse"),
         ),
-        ("xcsqa_cf", "Question: What do you need to write on a blackboard?\nAnswer:", ("chalk",)),
+        ("xcsqa_cf", "Question: What do you need to write on a blackboard?\nAnswer:", ("Chalk",)),
         (
             "hellaswag_cf",
-            "Making a sandwich: The boy spreads butter on two slices of bread. He",
+            "The boy spreads butter on two slices of bread. He",
             ("adds cheese and lettuce and presses the slices together.",),
         ),
     ],
@@ -206,10 +210,10 @@ def test_prompts_and_answers_have_the_cloze_form(task: str, prompt: str, golds: 
     assert (row.prompt(), row.golds()) == (prompt, golds)
 
 
-def test_several_answers_of_a_table_question_are_one_list() -> None:
+def test_of_several_answers_of_a_table_question_each_counts() -> None:
     line = next(line for line in lines("wikitablequestions", "test") if len(line["answers"]) > 1)
     row = BENCHMARKS["wikitablequestions"].row.model_validate(line)
-    assert row.golds() == ("Silent Harbor, Northern Lights",)
+    assert row.golds() == ("Silent Harbor", "Northern Lights")
 
 
 @pytest.fixture
@@ -225,7 +229,10 @@ def test_a_missing_folder_is_named_with_what_belongs_there(tmp_path: Path) -> No
 def test_a_missing_file_is_named_with_its_task(items: Path) -> None:
     shutil.rmtree(items / "piqa")
     with pytest.raises(ItemsError, match=r"task piqa_cf: .*piqa/test.jsonl is not there.*ybisk/piqa"):
-        read_rows("piqa_cf", "test", items=items)
+        selected("piqa_cf", items)
+    (items / "gsm8k" / "train.jsonl").unlink()
+    with pytest.raises(ItemsError, match=r"task gsm8k: .*gsm8k/train.jsonl is not there"):
+        selected("gsm8k", items, shots=3)
 
 
 @pytest.mark.parametrize(
@@ -259,14 +266,14 @@ def test_a_broken_item_is_named_with_its_line_and_field(
     rows[2] |= change
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(ItemsError, match=f"task {task}: .*test.jsonl, {message}"):
-        read_rows(task, "test", items=items)
+        selected(task, items)
 
 
 def test_a_line_that_is_not_json_is_named(items: Path) -> None:
     path = items / "gsm8k" / "test.jsonl"
     path.write_text(path.read_text(encoding="utf-8") + '{"question": "Half\n', encoding="utf-8")
     with pytest.raises(ItemsError, match=r"gsm8k/test.jsonl, line 25: Invalid JSON"):
-        read_rows("gsm8k", "test", items=items)
+        selected("gsm8k", items)
 
 
 def test_an_id_that_stands_twice_is_refused(items: Path) -> None:
@@ -274,13 +281,57 @@ def test_an_id_that_stands_twice_is_refused(items: Path) -> None:
     first = path.read_text(encoding="utf-8").split("\n")[0]
     path.write_text(f"{first}\n{first}\n", encoding="utf-8")
     with pytest.raises(ItemsError, match=r"line 2: the item 'fp-drop-test-000' is already in line 1"):
-        read_rows("drop", "test", items=items)
+        selected("drop", items)
 
 
 def test_an_empty_file_is_refused(items: Path) -> None:
     (items / "drop" / "test.jsonl").write_text("")
-    with pytest.raises(ItemsError, match="holds no item with an answer"):
-        read_rows("drop", "test", items=items)
+    with pytest.raises(ItemsError, match=r"task drop: .*there is no row"):
+        selected("drop", items)
+
+
+def test_a_file_whose_items_have_no_answer_is_refused(items: Path) -> None:
+    row = next(line for line in lines("squad_v2", "test") if not line["answers"]["text"])
+    (items / "squad_v2" / "test.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(ItemsError, match=r"task squad_v2: .*, split test, holds no item with an answer; take another"):
+        selected("squad_v2", items)
+
+
+def test_a_line_that_is_no_object_is_named(items: Path) -> None:
+    (items / "gsm8k" / "test.jsonl").write_text("[1, 2]\n", encoding="utf-8")
+    with pytest.raises(ItemsError, match=r"gsm8k/test.jsonl, line 1: is no JSON object"):
+        selected("gsm8k", items)
+
+
+def test_fewer_examples_than_shots_are_refused_with_the_remedy(items: Path) -> None:
+    with pytest.raises(ItemsError, match=r"task piqa_cf: 6 few-shot items .*shots is 7: write more, or ask for fewer"):
+        selected("piqa_cf", items, shots=7)
+
+
+def test_the_selection_does_not_depend_on_the_order_of_the_file(items: Path) -> None:
+    before = select(place("gsm8k", str(items)), samples=7, shots=3)
+    for name in ("test", "train"):
+        path = items / "gsm8k" / f"{name}.jsonl"
+        rows = path.read_text(encoding="utf-8").splitlines()
+        path.write_text("\n".join(reversed(rows)) + "\n", encoding="utf-8")
+    assert select(place("gsm8k", str(items)), samples=7, shots=3) == before
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_fewer_samples_are_a_beginning_of_more(one: int, two: int) -> None:
+    few, many = (select(place("gsm8k", "embedded"), samples=count, shots=0).items for count in sorted((one, two)))
+    assert many[: len(few)] == few
+    assert len(few) == min(one, two, 24)
+
+
+def test_no_item_is_its_own_example_even_where_the_files_share_it(items: Path) -> None:
+    path = items / "piqa" / "train.jsonl"
+    path.write_text((items / "piqa" / "test.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    selection = select(place("piqa_cf", str(items)), samples=ALL, shots=3)
+    for item in selection.items:
+        examples = selection.examples_of(item)
+        assert len(examples) == 3
+        assert item.row.prompt() not in [example.row.prompt() for example in examples]
 
 
 def test_a_line_separator_inside_a_string_does_not_end_the_item(items: Path) -> None:
@@ -288,12 +339,12 @@ def test_a_line_separator_inside_a_string_does_not_end_the_item(items: Path) -> 
     question = "A rope\u2028of 6 meters is halved. How long is a half?"
     row = json.dumps({"question": question, "answer": "#### 3"}, ensure_ascii=False)
     path.write_text(row + "\n", encoding="utf-8")
-    assert [line["question"] for line in read_rows("gsm8k", "test", items=items)] == [question]
+    assert [item.line["question"] for item in selected("gsm8k", items)] == [question]
 
 
 def test_what_definitions_import_is_light() -> None:
     program = (
-        "import sys; from finephrase_dagster.evaluate import benchmarks, categories, checkpoint, scores; "
+        "import sys; from finephrase_dagster.evaluate import benchmarks, categories, checkpoint, scores, selection; "
         "print([name for name in ('torch', 'transformers', 'lighteval', 'datasets') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

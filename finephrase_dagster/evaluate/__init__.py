@@ -1,1 +1,1 @@
-"""The benchmark suite: twelve tasks, their items, one metric, and the scores of a checkpoint."""
+"""The benchmark suite: twelve tasks and ARC-Challenge, their items, one metric, and a checkpoint's scores."""

@@ -1,4 +1,4 @@
-"""Scoring one checkpoint on the benchmark suite, with lighteval on its own transformers model.
+"""Scoring one checkpoint on the benchmark suite, with lighteval's tasks on transformers or vLLM.
 
 Importing this module is cheap; lighteval, whose import takes seconds, comes with the first call.
 """
@@ -6,22 +6,26 @@ Importing this module is cheap; lighteval, whose import takes seconds, comes wit
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import random
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from finephrase_dagster.evaluate.scores import Scores, scores, task_score
+from finephrase_dagster.evaluate.scores import Scores, scores
 from finephrase_dagster.study.artifact import whole_file
 from finephrase_dagster.study.spec import Evaluation
 
 if TYPE_CHECKING:
-    from lighteval.models.abstract_model import LightevalModel
+    from lighteval.tasks.requests import Doc
+
+    from finephrase_dagster.evaluate.model import ScoringModel
 
 SAMPLES = "samples.parquet"
+
+Backend = Literal["transformers", "vllm"]
 
 
 class CheckpointError(ValueError):
@@ -29,59 +33,87 @@ class CheckpointError(ValueError):
 
 
 def evaluate_checkpoint(
-    checkpoint: Path, output: Path, *, evaluation: Evaluation, batch_size: int, threads: int = 1
+    checkpoint: Path,
+    output: Path,
+    *,
+    evaluation: Evaluation,
+    batch_size: int,
+    threads: int = 1,
+    backend: Backend = "transformers",
+    engine: Mapping[str, Any] | None = None,
 ) -> Scores:
     """Scores a checkpoint and writes `output/samples.parquet`, one row an item.
 
-    The columns are task, item, query (the item's own prompt), gold (the best of its golds),
-    log_probability (natural, summed over the gold's tokens), tokens, prob_norm_token, shots (examples
-    that fit the context) and cut_tokens (tokens of the question that did not).
+    The columns are
+    - task, subset (the dataset's, such as a subject of MMLU; empty for own items), item (its id), digest (the
+      hash of its row);
+    - query (the item's own prompt), examples (ids of those that were put before it), shots (how many),
+      prompt_tokens, cut_tokens (tokens of the question that did not fit);
+    - golds with gold_log_probabilities (natural, summed over the gold's tokens) and gold_tokens;
+    - gold (the best of them) with log_probability, tokens and prob_norm_token.
 
     Args:
         checkpoint: a Hugging Face folder of a decoder and its fast tokenizer.
         output: an existing folder or one to create.
-        evaluation: items, tasks, shots and samples; this alone determines the result.
-        batch_size: sequences a forward pass; changes nothing but time and memory.
+        evaluation: items, tasks, shots and samples; they determine the result up to rounding.
+        batch_size: sequences a forward pass of transformers; changes nothing but time and memory.
         threads: of torch. Students of a few million parameters are fastest on one: more of them mostly
             wait for one another, on a busy machine for longer than the computation takes.
+        backend: transformers computes in float32, vLLM in the checkpoint's precision unless told otherwise.
+        engine: flags of vLLM.
 
     Raises:
         CheckpointError: no usable model or tokenizer in the folder.
         ItemsError: a task's items are missing or wrong.
+        UnknownTask: a task that the suite does not have.
         AnswerTooLong: a gold answer does not fit the model's context.
         NotAProbability: the model gives NaN.
+        EngineUnavailable: vLLM is asked for, and not installed or not able to start.
     """
+    _check(checkpoint)
     with _undisturbed_process(threads):
-        rows = _measured(_loaded(checkpoint, batch_size), evaluation)
+        from finephrase_dagster.evaluate.tasks import build_docs
+
+        docs = build_docs(evaluation)  # before anything is loaded: what is missing shows at once
+        with _loaded(checkpoint.absolute(), backend, batch_size, engine or {}) as model:
+            rows = _measured(model, docs)
+    values: dict[str, dict[str, list[float]]] = {task: {} for task in evaluation.tasks}
+    for row in rows:
+        values[row["task"]].setdefault(row["subset"], []).append(row["prob_norm_token"])
+    found = scores(values)
     output.mkdir(parents=True, exist_ok=True)
     _write(rows, output / SAMPLES)
-    values: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        values[row["task"]].append(row["prob_norm_token"])
-    return scores({task: task_score(of_task) for task, of_task in values.items()})
+    return found
 
 
-def _measured(model: LightevalModel, evaluation: Evaluation) -> list[dict[str, Any]]:
+def _measured(model: ScoringModel, docs: Mapping[str, list[Doc]]) -> list[dict[str, Any]]:
     from finephrase_dagster.evaluate.context import fit
-    from finephrase_dagster.evaluate.metric import best_gold
-    from finephrase_dagster.evaluate.tasks import build_docs
+    from finephrase_dagster.evaluate.metric import best_gold, gold_answers
 
-    fitted = [(task, fit(doc, model)) for task, docs in build_docs(evaluation).items() for doc in docs]
+    fitted = [(task, fit(doc, model)) for task, of_task in docs.items() for doc in of_task]
     responses = model.loglikelihood([item.doc for _, item in fitted])
     rows = []
     for (task, item), response in zip(fitted, responses, strict=True):
-        gold = best_gold(item.doc, response)
+        golds, gold = gold_answers(item.doc, response), best_gold(item.doc, response)
+        about = item.doc.specific or {}
         rows.append(
             {
                 "task": task,
+                "subset": about["subset"],
                 "item": item.doc.id,
+                "digest": about["digest"],
                 "query": item.doc.query,
+                "examples": about["examples"][len(about["examples"]) - item.shots :],
+                "shots": item.shots,
+                "prompt_tokens": item.prompt_tokens,
+                "cut_tokens": item.cut_tokens,
+                "golds": [answer.text for answer in golds],
+                "gold_log_probabilities": [answer.log_probability for answer in golds],
+                "gold_tokens": [answer.tokens for answer in golds],
                 "gold": gold.text,
                 "log_probability": gold.log_probability,
                 "tokens": gold.tokens,
                 "prob_norm_token": gold.prob_norm_token,
-                "shots": item.shots,
-                "cut_tokens": item.cut_tokens,
             }
         )
     return rows
@@ -95,26 +127,47 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
 
 
-def _loaded(checkpoint: Path, batch_size: int) -> LightevalModel:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from finephrase_dagster.evaluate.model import checkpoint_model
-
+def _check(checkpoint: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         if not (checkpoint / name).is_file():
             raise CheckpointError(f"{checkpoint} holds no {name}: it is not a checkpoint; train the student")
     try:
-        network = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
-        model = checkpoint_model(checkpoint.absolute(), network, batch_size=batch_size)
+        entries = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+        tokens = _entries(checkpoint / "tokenizer.json")
     except Exception as error:  # what a damaged file raises depends on the library that reads it
-        raise CheckpointError(f"{checkpoint} cannot be loaded, train the student again: {error}") from error
-    if len(model.tokenizer) > network.config.vocab_size:
+        raise _unloadable(checkpoint, error) from error
+    if tokens > entries:
         raise CheckpointError(
-            f"{checkpoint}: the tokenizer has {len(model.tokenizer)} entries, the model only "
-            f"{network.config.vocab_size}: they do not belong together"
+            f"{checkpoint}: the tokenizer has {tokens} entries, the model only {entries}: they do not belong together; "
+            "train the student again"
         )
-    return model
+
+
+def _entries(tokenizer: Path) -> int:
+    from tokenizers import Tokenizer
+
+    return int(Tokenizer.from_file(str(tokenizer)).get_vocab_size(with_added_tokens=True))
+
+
+def _unloadable(checkpoint: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{checkpoint} cannot be loaded, train the student again: {error}")
+
+
+@contextlib.contextmanager
+def _loaded(checkpoint: Path, backend: Backend, batch_size: int, engine: Mapping[str, Any]) -> Iterator[ScoringModel]:
+    if backend == "vllm":
+        from finephrase_dagster.evaluate.engine import engine_model
+
+        with engine_model(checkpoint, flags=engine) as model:
+            yield model
+        return
+    from finephrase_dagster.evaluate.model import TransformersModel
+
+    try:
+        loaded = TransformersModel(checkpoint, batch_size=batch_size)
+    except Exception as error:  # what a damaged file raises depends on the library that reads it
+        raise _unloadable(checkpoint, error) from error
+    yield loaded
 
 
 @contextlib.contextmanager

@@ -2,58 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field, model_validator
 
-from finephrase_dagster.evaluate.row import Row, Strict, asked, distinct
+from finephrase_dagster.evaluate.row import Row, Strict, answers, asked
 
 
 class SquadAnswers(Strict):
     """Answers as spans of the context; no span where the context does not answer."""
 
     text: list[str]
-    answer_start: list[int]
 
 
 class SquadV2(Row):
     """rajpurkar/squad_v2; a question without an answer has no gold and is not scored."""
 
     id: str
-    title: str
     context: str
     question: str
     answers: SquadAnswers
 
     def prompt(self) -> str:
-        return f"Context: {self.context.strip()}\n{asked(self.question)}"
+        return asked(self.question, self.context)
 
     def golds(self) -> tuple[str, ...]:
-        return distinct(self.answers.text)
+        return answers(text for text in self.answers.text if text)
 
     def key(self) -> str:
         return self.id
 
 
-class DropAnswers(Strict):
-    """The answers of several annotators; each stands for itself."""
+class DropSpans(Strict):
+    """The answers of several annotators as texts."""
 
     spans: list[str] = Field(min_length=1)
-    types: list[str]
+
+
+class DropDate(Strict):
+    """A date, each part of which may be empty."""
+
+    day: str
+    month: str
+    year: str
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.day, self.month, self.year) if part)
+
+
+class DropAnswer(Strict):
+    """An answer by its kind: a number, spans of the passage, or a date; the others are empty."""
+
+    number: str | None
+    spans: list[str]
+    date: DropDate | None
+
+    def texts(self) -> Iterator[str]:
+        """What there is of it."""
+        yield from (text for text in (self.number, *self.spans, str(self.date or "")) if text)
 
 
 class Drop(Row):
-    """ucinlp/drop."""
+    """lighteval/drop_harness (`answer`) or ucinlp/drop (`answers_spans`); each answer stands for itself."""
 
-    section_id: str
     query_id: str
     passage: str
     question: str
-    answers_spans: DropAnswers
+    answer: DropAnswer | None = None
+    answers_spans: DropSpans | None = None
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_answer(self) -> Drop:
+        if (self.answer is None) == (self.answers_spans is None):
+            raise ValueError("needs either answer or answers_spans")
+        return self
 
     def prompt(self) -> str:
-        return f"Passage: {self.passage.strip()}\n{asked(self.question)}"
+        return asked(self.question, self.passage)
 
     def golds(self) -> tuple[str, ...]:
-        return distinct(self.answers_spans.spans)
+        if self.answers_spans is not None:
+            return answers(self.answers_spans.spans)
+        return answers(self.answer.texts()) if self.answer else ()
 
     def key(self) -> str:
         return self.query_id
@@ -80,7 +110,6 @@ class Table(Strict):
 
     header: list[str] = Field(min_length=1)
     rows: list[list[str]]
-    name: str
 
     @model_validator(mode="after")
     def _is_rectangular(self) -> Table:
@@ -96,47 +125,44 @@ class Table(Strict):
 
 
 class WikiTableQuestion(Row):
-    """stanfordnlp/wikitablequestions; several answers are one list, all of which is asked for."""
+    """lighteval/wikitablequestions (`table_md`) or stanfordnlp/wikitablequestions (`table`).
 
-    id: str
+    Of several answers each stands for itself, as in the study.
+    """
+
+    id: str = ""
     question: str
     answers: list[str] = Field(min_length=1)
-    table: Table
+    table: Table | None = None
+    table_md: str | None = None
 
     def prompt(self) -> str:
-        return f"{self.table.markdown()}\n{asked(self.question)}"
+        if self.table is not None:
+            return asked(self.question, self.table.markdown())
+        if not (self.table_md or "").strip():
+            raise ValueError("needs either table or table_md")
+        return asked(self.question, self.table_md or "")
 
     def golds(self) -> tuple[str, ...]:
-        return (", ".join(answer.strip() for answer in self.answers),)
+        return answers(self.answers)
 
     def key(self) -> str:
-        return self.id
+        return self.id or super().key()
 
 
 class TableReasoning(Row):
-    """JT-LM/JIUTIAN-TReB: tables in Markdown beside their titles."""
+    """lighteval/treb_table_retrieval, a part of TReB; a question on several tables is not scored."""
 
-    id: str
-    file_path: list[str]
-    instruction: str
+    id: str = ""
     question: str
-    answer: str
-    title: list[str]
-    columnslable: list[int]
+    answer: str | int | float
     Table_markdown: list[str] = Field(min_length=1)
-    Table_html: list[str]
-    number_answer: str | float
 
     def prompt(self) -> str:
-        titles = [*self.title, *[""] * len(self.Table_markdown)]
-        tables = [
-            f"{title}\n{table.strip()}" if title else table.strip()
-            for title, table in zip(titles, self.Table_markdown, strict=False)
-        ]
-        return "\n".join([*tables, asked(self.question)])
+        return asked(self.question, self.Table_markdown[0])
 
     def golds(self) -> tuple[str, ...]:
-        return (self.answer.strip(),)
+        return answers([str(self.answer)]) if len(self.Table_markdown) == 1 else ()
 
     def key(self) -> str:
-        return self.id
+        return self.id or super().key()

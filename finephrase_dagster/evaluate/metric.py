@@ -44,8 +44,8 @@ class GoldAnswer:
         return math.exp(self.log_probability / self.tokens)
 
 
-def best_gold(doc: Doc, response: ModelResponse) -> GoldAnswer:
-    """The gold answer with the largest probability per token.
+def gold_answers(doc: Doc, response: ModelResponse) -> list[GoldAnswer]:
+    """All gold answers, in the document's order.
 
     Raises:
         NotAProbability: a log-probability is NaN or infinite.
@@ -61,7 +61,16 @@ def best_gold(doc: Doc, response: ModelResponse) -> GoldAnswer:
     ]
     if not all(math.isfinite(answer.log_probability) for answer in answers):
         raise NotAProbability(f"a log-probability in task {doc.task_name} is not finite; train the model again")
-    return max(answers, key=lambda answer: answer.prob_norm_token)
+    return answers
+
+
+def best_gold(doc: Doc, response: ModelResponse) -> GoldAnswer:
+    """The gold answer with the largest probability per token.
+
+    Raises:
+        NotAProbability: a log-probability is NaN or infinite.
+    """
+    return max(gold_answers(doc, response), key=lambda answer: answer.prob_norm_token)
 
 
 class ProbNormToken(SampleLevelComputation):

@@ -1,4 +1,4 @@
-"""The rows of the seven multiple-choice benchmarks, asked in cloze form.
+"""The rows of the multiple-choice benchmarks, asked in cloze form.
 
 The answer is the text of the right choice; wrong choices are read, checked and then left alone, since
 the metric ignores them.
@@ -6,9 +6,11 @@ the metric ignores them.
 
 from __future__ import annotations
 
+import re
+
 from pydantic import Field
 
-from finephrase_dagster.evaluate.row import Row, Strict, asked, choice
+from finephrase_dagster.evaluate.row import Row, Strict, answers, asked, capitalized, choice
 
 
 class LabelledChoices(Strict):
@@ -38,7 +40,7 @@ class Arc(Row):
         return asked(self.question)
 
     def golds(self) -> tuple[str, ...]:
-        return (self.choices.named(self.answerKey),)
+        return answers([self.choices.named(self.answerKey)])
 
     def key(self) -> str:
         return self.id
@@ -56,7 +58,7 @@ class OpenBookQa(Row):
         return asked(self.question_stem)
 
     def golds(self) -> tuple[str, ...]:
-        return (self.choices.named(self.answerKey),)
+        return answers([self.choices.named(self.answerKey)])
 
     def key(self) -> str:
         return self.id
@@ -70,10 +72,9 @@ class XcsqaQuestion(Strict):
 
 
 class Xcsqa(Row):
-    """INK-USC/xcsr, X-CSQA."""
+    """INK-USC/xcsr, X-CSQA; a question that lost one of its choices in translation is not scored."""
 
     id: str
-    lang: str
     question: XcsqaQuestion
     answerKey: str  # noqa: N815 - the dataset's column
 
@@ -81,54 +82,79 @@ class Xcsqa(Row):
         return asked(self.question.stem)
 
     def golds(self) -> tuple[str, ...]:
-        return (self.question.choices.named(self.answerKey),)
+        choices = self.question.choices
+        if not all(text.strip() for text in choices.text):
+            return ()
+        return answers([choices.named(self.answerKey)])
 
     def key(self) -> str:
         return self.id
 
 
 class MmluRedux(Row):
-    """edinburgh-dawg/mmlu-redux-2.0; the answer is MMLU's, as the study took it."""
+    """edinburgh-dawg/mmlu-redux-2.0.
+
+    Where the re-annotation found the question sound, MMLU's answer counts; where it found the answer
+    wrong, its own does. Questions with any other flaw are not scored.
+    """
 
     question: str
     choices: list[str] = Field(min_length=2)
     answer: int
     error_type: str
-    source: str | None
-    correct_answer: str | None
-    potential_reason: str | None
+    correct_answer: str | int | None = None
 
     def prompt(self) -> str:
         return asked(self.question)
 
     def golds(self) -> tuple[str, ...]:
-        return (choice(self.choices, self.answer, "answer"),)
+        right = choice(self.choices, self.answer, "answer")
+        if self.error_type == "ok":
+            return answers([right])
+        corrected = self._corrected() if self.error_type == "wrong_groundtruth" else None
+        return () if corrected is None else answers([self.choices[corrected]])
+
+    def _corrected(self) -> int | None:
+        """The annotators' answer, a letter or a number; None if it is no choice."""
+        text = str(self.correct_answer or "").strip()
+        if self.correct_answer == 0 or text.isdecimal():
+            index = int(text or 0)
+        elif re.fullmatch("[A-Za-z]", text):
+            index = ord(text.upper()) - ord("A")
+        else:
+            return None
+        return index if index < len(self.choices) else None
 
 
 class HellaSwag(Row):
     """Rowan/hellaswag: the prompt is the beginning of the text itself, the answer its end."""
 
     ind: int
-    activity_label: str
-    ctx_a: str
-    ctx_b: str
     ctx: str
     endings: list[str] = Field(min_length=2)
-    source_id: str
-    split: str
-    split_type: str
+    source_id: str = ""
     label: str
 
     def prompt(self) -> str:
-        return f"{self.activity_label}: {self.ctx.strip()}"
+        return capitalized(without_marks(self.ctx))
 
     def golds(self) -> tuple[str, ...]:
         if not self.label.isdecimal():
             raise ValueError(f"label {self.label!r} is not the number of an ending")
-        return (choice(self.endings, int(self.label), "label").strip(),)
+        return (without_marks(choice(self.endings, int(self.label), "label")),)
 
     def key(self) -> str:
-        return str(self.ind)
+        return f"{self.source_id}#{self.ind}" if self.source_id else str(self.ind)
+
+
+def without_marks(text: str) -> str:
+    """A text without the bracketed marks that articles on how to do things bring along.
+
+    `[title]` begins a sentence; all others, such as `[header]`, only name what follows.
+    """
+    text = re.sub(r"[.\s]*\[title\]\s*", ". ", text)
+    text = re.sub(r"\[[^\]]*\]", " ", text)
+    return re.sub(r"\s+", " ", text).strip().removeprefix(". ")
 
 
 class Winogrande(Row):
@@ -166,4 +192,4 @@ class Piqa(Row):
         return asked(self.goal)
 
     def golds(self) -> tuple[str, ...]:
-        return (choice([self.sol1, self.sol2], self.label, "label"),)
+        return answers([choice([self.sol1, self.sol2], self.label, "label")])

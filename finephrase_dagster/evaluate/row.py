@@ -1,14 +1,13 @@
 """What the rows of all benchmarks have in common.
 
-A row has the column names and the nesting of its original hub dataset; it knows its question as a
-prompt and the texts that count as right. What is not here: where rows come from, few-shot examples,
-models.
+A row has the column names and the nesting of its original dataset; it knows its question as a prompt
+and the texts that count as right. What is not here: where rows come from, few-shot examples, models.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -33,7 +32,7 @@ class Row(Strict):
         """The right answers, any of which counts; empty where the item has none to score."""
 
     def key(self) -> str:
-        """The item's id in its dataset; a hash of the row where the dataset has none."""
+        """The item's id in its dataset; a hash of what is read of it where the dataset has none."""
         return fingerprint(self)[:SHORT]
 
     @model_validator(mode="after")
@@ -52,13 +51,20 @@ def choice(options: Sequence[str], index: int, field: str) -> str:
     return options[index]
 
 
-def asked(question: str) -> str:
-    """A question in the form that its answer continues; ValueError if it is empty."""
+def asked(question: str, context: str = "") -> str:
+    """A question in the form that its answer continues, below its context; ValueError if it is empty."""
     if not question.strip():
         raise ValueError("the question is empty")
-    return f"Question: {question.strip()}\nAnswer:"
+    above = f"{capitalized(context)}\n" if context.strip() else ""
+    return f"{above}Question: {capitalized(question)}\nAnswer:"
 
 
-def distinct(texts: Sequence[str]) -> tuple[str, ...]:
-    """Alternative answers, each once, in their order."""
-    return tuple(dict.fromkeys(text.strip() for text in texts))
+def answers(texts: Iterable[str]) -> tuple[str, ...]:
+    """Alternative answers as they stand behind a question: capitalised, each once, in their order."""
+    return tuple(dict.fromkeys(capitalized(text) for text in texts))
+
+
+def capitalized(text: str) -> str:
+    """A text without space around it, its first letter a capital, as the study's cloze forms have it."""
+    text = text.strip()
+    return text[:1].upper() + text[1:]

@@ -5,23 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, variance
 
-from finephrase_dagster.evaluate.categories import category_means, macro_mean, micro_mean
+from finephrase_dagster.evaluate.bootstrap import Interval, interval, resampled_means
+from finephrase_dagster.evaluate.categories import category_means, check_tasks, macro_mean, micro_mean
+
+
+class NoItems(ValueError):
+    """A task without items, which has no score."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskScore:
-    """The mean of `prob_norm_token` over a task's items.
+    """The mean of `prob_norm_token` over a task's items, or over its subsets' means.
 
     Attributes:
         mean: 0 to 1.
-        stderr: the standard error of the mean over items; None for a single item.
+        stderr: the standard error of the mean over items; None where a subset has a single item.
+        interval: the 95 % bootstrap interval of the mean.
         n: items.
     """
 
     mean: float
     stderr: float | None
+    interval: Interval
     n: int
 
 
@@ -34,25 +41,60 @@ class Scores:
         categories: means of the categories whose tasks are all there.
         micro: the mean of the twelve tasks; None if one is missing.
         macro: the mean of the six categories; None if a task is missing.
+        category_intervals, micro_interval, macro_interval: the 95 % bootstrap interval of each.
     """
 
     tasks: Mapping[str, TaskScore]
     categories: Mapping[str, float]
     micro: float | None
     macro: float | None
+    category_intervals: Mapping[str, Interval]
+    micro_interval: Interval | None
+    macro_interval: Interval | None
 
 
-def task_score(values: Sequence[float]) -> TaskScore:
-    """The score of a task from its items' values, of which there is at least one."""
-    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return TaskScore(mean=fmean(values), stderr=error, n=len(values))
+Values = Mapping[str, Mapping[str, Sequence[float]]]
+"""Items' values by task and subset; a task without subsets has one, named ""."""
 
 
-def scores(tasks: Mapping[str, TaskScore]) -> Scores:
-    """All scores from those of the tasks.
+def scores(values: Values) -> Scores:
+    """All scores from the items' values.
 
     Raises:
-        UnknownTask: a name that is not among the twelve.
+        UnknownTask: a name that is not in the suite.
+        NoItems: a task or subset without items.
     """
-    means = {task: score.mean for task, score in tasks.items()}
-    return Scores(tasks=tasks, categories=category_means(means), micro=micro_mean(means), macro=macro_mean(means))
+    check_tasks(values)
+    groups = {task: list(subsets.values()) for task, subsets in values.items()}
+    for task, of_task in groups.items():
+        if not of_task or not all(of_task):
+            raise NoItems(f"task {task} has no items to score; check evaluation.items, or leave the task out")
+    means = {task: fmean(fmean(group) for group in of_task) for task, of_task in groups.items()}
+    redrawn = {task: resampled_means(task, of_task) for task, of_task in groups.items()}
+    categories, micro, macro = category_means(means), micro_mean(means), macro_mean(means)
+    micro_redrawn, macro_redrawn = micro_mean(redrawn), macro_mean(redrawn)
+    redrawn_categories = category_means(redrawn)
+    return Scores(
+        tasks={
+            task: TaskScore(
+                mean=means[task],
+                stderr=_standard_error(of_task),
+                interval=interval(redrawn[task], means[task]),
+                n=sum(map(len, of_task)),
+            )
+            for task, of_task in groups.items()
+        },
+        categories=categories,
+        micro=micro,
+        macro=macro,
+        category_intervals={name: interval(redrawn_categories[name], mean) for name, mean in categories.items()},
+        micro_interval=None if micro is None or micro_redrawn is None else interval(micro_redrawn, micro),
+        macro_interval=None if macro is None or macro_redrawn is None else interval(macro_redrawn, macro),
+    )
+
+
+def _standard_error(groups: Sequence[Sequence[float]]) -> float | None:
+    """That of the mean of the groups' means; None if a group has no spread to tell from."""
+    if any(len(group) < 2 for group in groups):
+        return None
+    return math.sqrt(sum(variance(group) / len(group) for group in groups)) / len(groups)

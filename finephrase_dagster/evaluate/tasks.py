@@ -1,36 +1,31 @@
 """The benchmarks as lighteval tasks, and their items as lighteval documents with few-shot examples.
 
 Tasks are built directly: lighteval's registry would import every bundled task, one of which downloads
-a file. Few-shot examples are chosen by lighteval's own sampler with its fixed seed, as in the study.
-What is not here: tokens, and how many examples fit a model's context.
+a file. Which items and examples there are stands in `selection`: lighteval's own few-shot sampler
+depends on the files' order, and where examples come from the evaluated split it can hand an item its
+own answer. What is not here: tokens, and how many examples fit a model's context.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lighteval.tasks.lighteval_task import LightevalTask, LightevalTaskConfig
 from lighteval.tasks.requests import Doc
 
-from finephrase_dagster.evaluate.benchmarks import (
-    BENCHMARKS,
-    EVALUATION_SPLIT,
-    FEW_SHOT_SPLIT,
-    Benchmark,
-    ItemsError,
-    items_folder,
-    read_rows,
-)
+from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
 from finephrase_dagster.evaluate.categories import check_tasks
 from finephrase_dagster.evaluate.metric import prob_norm_token
+from finephrase_dagster.evaluate.reading import Place, place
+from finephrase_dagster.evaluate.row import Row
+from finephrase_dagster.evaluate.selection import Item, Selection, select
 from finephrase_dagster.study.spec import Evaluation
 
 
-def document(line: dict[str, Any], task: str, *, benchmark: Benchmark) -> Doc | None:
+def document(line: dict[str, Any], task: str, *, schema: type[Row]) -> Doc | None:
     """A dataset's row as lighteval's document; its choices are the golds alone. None: nothing to score."""
-    row = benchmark.row.model_validate(line)
+    row = schema.model_validate(line)
     golds = row.golds()
     if not golds:
         return None
@@ -43,30 +38,23 @@ def document(line: dict[str, Any], task: str, *, benchmark: Benchmark) -> Doc | 
     )
 
 
-def task_config(task: str, *, items: Path | None, shots: int) -> LightevalTaskConfig:
-    """The lighteval configuration of a task.
-
-    Args:
-        items: the folder of all tasks' items; None: the original dataset on the hub.
-        shots: few-shot examples an item.
+def task_config(place: Place, subset: str, *, shots: int) -> LightevalTaskConfig:
+    """The lighteval configuration of a task, or of one of its subsets.
 
     Raises:
-        UnknownTask: not one of the twelve.
+        UnknownTask: not one of the suite.
     """
-    check_tasks((task,))
-    benchmark = BENCHMARKS[task]
-    local = items is not None
-    evaluated = EVALUATION_SPLIT if local else benchmark.evaluation_split
-    examples = FEW_SHOT_SPLIT if local else benchmark.few_shot_split
+    check_tasks((place.task,))
     return LightevalTaskConfig(
-        name=task,
-        prompt_function=partial(document, benchmark=benchmark),  # type: ignore[arg-type] # may be None
-        hf_repo=str(items / benchmark.folder) if items is not None else benchmark.hub,
-        hf_subset="default" if local else benchmark.subset,  # type: ignore[arg-type] # may be None
-        hf_avail_splits=[split for split in (examples, evaluated) if split],
-        evaluation_splits=[evaluated],
-        few_shots_split=examples or evaluated,
-        few_shots_select="balanced",
+        name=place.task if len(place.subsets) == 1 else f"{place.task}:{subset}",
+        prompt_function=partial(document, schema=BENCHMARKS[place.task].row),  # type: ignore[arg-type] # may be None
+        hf_repo=place.repository,
+        hf_subset=subset or "default",
+        hf_revision=place.revision,
+        hf_avail_splits=list(dict.fromkeys([place.few_shot_split, place.evaluation_split])),
+        evaluation_splits=[place.evaluation_split],
+        few_shots_split=place.few_shot_split,
+        few_shots_select="sequential",
         num_fewshots=shots,
         metrics=[prob_norm_token()],
         stop_sequence=["\n"],
@@ -76,29 +64,43 @@ def task_config(task: str, *, items: Path | None, shots: int) -> LightevalTaskCo
 def build_docs(evaluation: Evaluation) -> dict[str, list[Doc]]:
     """The documents of a study's evaluation by task, each with its few-shot examples.
 
-    The items are the first `samples` of a fixed shuffle, so a smaller number takes a subset.
+    Of a document, `id` is the item's, and `specific` holds `subset`, `digest` (the hash of its row) and
+    `examples` (the ids of its examples).
 
     Raises:
         ItemsError: items that are missing or wrong, or fewer examples than shots.
+        UnknownTask: not one of the suite.
     """
-    folder = items_folder(evaluation.items)
-    return {task: _docs(task, folder, evaluation) for task in evaluation.tasks}
-
-
-def _docs(task: str, folder: Path, evaluation: Evaluation) -> list[Doc]:
-    lighteval_task = LightevalTask(task_config(task, items=folder, shots=evaluation.shots))
-    examples = read_rows(task, FEW_SHOT_SPLIT, items=folder) if evaluation.shots else []
-    if len(examples) < evaluation.shots:
-        raise ItemsError(
-            f"task {task}: {len(examples)} few-shot items in {folder / BENCHMARKS[task].folder}, "
-            f"but evaluation.shots is {evaluation.shots}: write more, or ask for fewer"
-        )
-    # Plain rows, already checked: lighteval only iterates, and a column of TReB mixes two types.
-    lighteval_task.dataset = {
-        FEW_SHOT_SPLIT: examples,
-        EVALUATION_SPLIT: read_rows(task, EVALUATION_SPLIT, items=folder),
-    }
-    docs = lighteval_task.get_docs(max_samples=evaluation.samples)
-    for doc in docs:
-        doc.id = str((doc.specific or {})["item"])  # lighteval has put the position there
+    check_tasks(evaluation.tasks)
+    docs = {}
+    for task in evaluation.tasks:
+        where = place(task, evaluation.items)
+        selection = select(where, samples=evaluation.samples, shots=evaluation.shots)
+        docs[task] = [doc for subset in where.subsets for doc in _docs(where, subset, selection)]
     return docs
+
+
+def _docs(where: Place, subset: str, selection: Selection) -> list[Doc]:
+    items = [item for item in selection.items if item.subset == subset]
+    if not items:
+        return []
+    lighteval_task = LightevalTask(task_config(where, subset, shots=0))
+    # Copies, for lighteval writes into what it iterates over.
+    lighteval_task.dataset = {where.evaluation_split: [dict(item.line) for item in items]}
+    docs = lighteval_task.get_docs()
+    by_line = {doc.id: doc for doc in docs}  # lighteval's id is the position
+    return [_with_examples(by_line[str(index)], item, selection) for index, item in enumerate(items)]
+
+
+def _with_examples(doc: Doc, item: Item, selection: Selection) -> Doc:
+    examples = selection.examples_of(item)
+    schema = type(item.row)
+    found = [document(example.line, doc.task_name, schema=schema) for example in examples]
+    doc.fewshot_samples = [example for example in found if example is not None]
+    doc.id = item.row.key()
+    doc.specific = {
+        "subset": item.subset,
+        "digest": item.digest,
+        "examples": [example.row.key() for example in examples],
+    }
+    return doc
