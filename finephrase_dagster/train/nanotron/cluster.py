@@ -1,0 +1,134 @@
+"""The cluster that nanotron trains on: its environment, its GPUs, and how a model and its batches divide over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finephrase_dagster.study.student import Student
+from finephrase_dagster.train.training import TrainingError
+
+ENTRY = "run_train.py"
+"""nanotron's own training script, at the top of its checkout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where nanotron trains; `tensor` and `pipeline` change how fresh weights are drawn, nothing else does.
+
+    Attributes:
+        python: the interpreter of nanotron's environment; `torchrun` lies beside it.
+        source: a checkout of nanotron, installed editable there.
+        nodes: machines; every one sees the run's folder under the same path.
+        gpus: a node.
+        tensor: GPUs that share each matrix.
+        pipeline: GPUs that share the layers.
+        rendezvous: host:port of the first node; needed from two nodes on.
+        recompute: whether activations are computed again in the backward pass: less memory, slower.
+        peak_tflops: bfloat16 TFLOP/s of one GPU without sparsity; 989 is an H100.
+    """
+
+    python: Path
+    source: Path
+    nodes: int = 1
+    gpus: int = 8
+    tensor: int = 1
+    pipeline: int = 1
+    rendezvous: str | None = None
+    recompute: bool = False
+    peak_tflops: float = 989.0
+
+    @property
+    def world(self) -> int:
+        """All GPUs."""
+        return self.nodes * self.gpus
+
+    @property
+    def data(self) -> int:
+        """Replicas of the model, each with its own part of a batch."""
+        return self.world // (self.tensor * self.pipeline)
+
+    @property
+    def torchrun(self) -> Path:
+        """The launcher of nanotron's environment."""
+        return self.python.parent / "torchrun"
+
+    def check_installation(self) -> None:
+        """Whether there is something to start.
+
+        Raises:
+            TrainingError: the environment or the checkout is not there, or several nodes do not know where to meet.
+        """
+        if not self.torchrun.is_file():
+            raise TrainingError(
+                f"nanotron's environment has no {self.torchrun}: build it as docs/nanotron.md says and name its python"
+            )
+        if not (self.source / ENTRY).is_file():
+            raise TrainingError(f"{self.source} holds no {ENTRY}: name a checkout of nanotron's main branch")
+        if self.nodes > 1 and not self.rendezvous:
+            raise TrainingError(
+                f"{self.nodes} nodes do not know where to meet: set 'rendezvous' to the first node's host:port"
+            )
+
+    def accumulation(self, student: Student, *, micro_batch: int | None) -> tuple[int, int]:
+        """The micro batch and how many of them a replica adds up, so that a batch is exactly the student's.
+
+        Args:
+            micro_batch: sequences on a GPU at once; None: a replica's whole part of the batch.
+
+        Raises:
+            TrainingError: the GPUs do not divide, or the batch does not; naming what would.
+        """
+        sizes = {"nodes": self.nodes, "gpus": self.gpus, "tensor": self.tensor, "pipeline": self.pipeline}
+        for name, size in sizes.items():
+            if size < 1:
+                raise TrainingError(f"{name} is {size}: at least 1 is needed")
+        group = self.tensor * self.pipeline
+        if self.world % group:
+            raise TrainingError(
+                f"{self.world} GPUs do not divide into groups of {group} (tensor {self.tensor} x pipeline "
+                f"{self.pipeline}): take a multiple of {group}"
+            )
+        if self.gpus % self.tensor:
+            raise TrainingError(
+                f"a node's {self.gpus} GPUs do not divide by tensor {self.tensor}: matrices shared between nodes "
+                "train too slowly; lower 'tensor'"
+            )
+        batch, replicas = student.batch_sequences, self.data
+        if batch % replicas:
+            fitting = [size for size in range(1, replicas) if batch % size == 0]
+            raise TrainingError(
+                f"a batch of {batch} sequences does not divide over {replicas} replicas: use "
+                f"{fitting[-1] * group} GPUs, or change the student's 'batch_sequences'"
+            )
+        share = batch // replicas
+        micro = share if micro_batch is None else micro_batch
+        if micro < 1 or share % micro:
+            fitting = [size for size in range(1, share + 1) if share % size == 0 and size <= max(micro, 1)]
+            raise TrainingError(
+                f"a replica's {share} sequences of each batch do not divide by micro_batch {micro}: "
+                f"use {fitting[-1]}, or fewer GPUs"
+            )
+        return micro, share // micro
+
+    def check_shape(self, student: Student, *, vocabulary: int) -> None:
+        """Whether the model divides over the GPUs.
+
+        Raises:
+            TrainingError: a width does not divide by `tensor`, or there are fewer layers than `pipeline`.
+        """
+        widths = {
+            "heads": student.heads,
+            "kv_heads": student.kv_heads,
+            "ffn": student.ffn,
+            "vocabulary": vocabulary,
+        }
+        for name, width in widths.items():
+            if width % self.tensor:
+                raise TrainingError(
+                    f"the student's {name} {width} does not divide by tensor {self.tensor}: lower 'tensor'"
+                )
+        if self.pipeline > student.layers:
+            raise TrainingError(
+                f"pipeline {self.pipeline} is more than the student's {student.layers} layers: lower 'pipeline'"
+            )

@@ -1,0 +1,139 @@
+"""What nanotron reads: a folder of links to token files for each component, in the student's order.
+
+nanotron takes sequences of `sequence + 1` tokens from a folder's files, one file after another in the
+order of their names, and does not begin again at the end. So a component that is seen more than once is
+linked more than once, and the order of the data is the order of the links. It differs from the trainer
+for one machine: documents keep their order within a file, and a component that is longer than its share
+is read from the front.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finephrase_dagster.train.mixture import Windows
+from finephrase_dagster.train.tokens import TokensError
+from finephrase_dagster.train.training import TrainingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFile:
+    """A file of tokens: its path, its tokens and the bytes of one."""
+
+    path: Path
+    tokens: int
+    token_bytes: int
+
+    def sequences(self, sequence: int) -> int:
+        """Sequences that nanotron reads from it."""
+        return self.tokens // (sequence + 1)
+
+
+def weights_of(windows: Windows) -> dict[str, float]:
+    """Share of each component of a mixture."""
+    counts = np.bincount(windows.component, minlength=len(windows.names))
+    return {name: int(count) / len(windows) for name, count in zip(windows.names, counts, strict=True)}
+
+
+def token_files(folder: Path) -> list[TokenFile]:
+    """The files of a tokenised dataset that hold tokens, in its order.
+
+    Raises:
+        TokensError: there are none, or one and its index contradict each other.
+    """
+    found = []
+    for file in sorted(folder.glob("*.ds")):
+        index = file.with_name(f"{file.name}.index")
+        if not index.is_file():
+            raise TokensError(f"{file} has no index beside it: delete its folder, tokenise again")
+        ends = np.fromfile(index, dtype="<u8")
+        tokens, size = int(ends[-1]) if len(ends) else 0, file.stat().st_size
+        if tokens and size not in (2 * tokens, 4 * tokens):
+            raise TokensError(
+                f"{file} has {size} bytes, which {tokens} tokens do not take: delete its folder, tokenise again"
+            )
+        if tokens:
+            found.append(TokenFile(path=file, tokens=tokens, token_bytes=size // tokens))
+    if not found:
+        raise TokensError(f"{folder} holds no tokens: tokenise the dataset first")
+    return found
+
+
+def token_bytes(components: Mapping[str, Path]) -> int:
+    """Bytes a token takes in all components, 2 or 4.
+
+    Raises:
+        TokensError: it differs: they come from different tokenizers.
+    """
+    sizes = {name: token_files(folder)[0].token_bytes for name, folder in components.items()}
+    if len(set(sizes.values())) != 1:
+        said = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise TokensError(f"the bytes of a token differ ({said}): tokenise all components with one tokenizer")
+    return next(iter(sizes.values()))
+
+
+def link_data(
+    folder: Path,
+    *,
+    components: Mapping[str, Path],
+    weights: Mapping[str, float],
+    sequences: int,
+    read_before: Mapping[str, int],
+    sequence: int,
+    seed: int,
+) -> dict[str, float]:
+    """Links each component's files into `folder/<component>`, as often as the run needs them.
+
+    Links of a shorter run are the beginning of those of a longer one: a run goes on where its plateau ended.
+
+    Args:
+        folder: the run's data; what stands there is replaced.
+        components: the folder of tokens of each component.
+        weights: share of each component.
+        sequences: that the run reads in all.
+        read_before: sequences of a component that an earlier stage has read; it goes on behind them.
+        sequence: tokens a sequence.
+        seed: order of the files.
+
+    Returns:
+        How often each component is linked in full.
+
+    Raises:
+        TrainingError: no file of a component holds one sequence.
+        TokensError: a component's tokens cannot be read.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    epochs = {}
+    for name, weight in weights.items():
+        # nanotron rounds its shares step by step, so that one may get a sequence more.
+        wanted = math.ceil(weight * sequences) + 1 + read_before.get(name, 0)
+        files = [file for file in token_files(components[name]) if file.sequences(sequence)]
+        if not files:
+            raise TrainingError(
+                f"no file of {name} holds {sequence + 1} tokens: give it more text, lower the study's 'sequence', or "
+                "take it out of the mixture"
+            )
+        target = folder / name
+        target.mkdir(parents=True)
+        linked, epoch = 0, 0
+        while linked < wanted:
+            for place, number in enumerate(_order(len(files), seed=seed, name=name, epoch=epoch)):
+                file = files[number]
+                (target / f"{epoch:05d}-{place:06d}.ds").symlink_to(file.path.resolve())
+                linked += file.sequences(sequence)
+            epoch += 1
+        epochs[name] = wanted / linked * epoch
+    return epochs
+
+
+def _order(files: int, *, seed: int, name: str, epoch: int) -> np.ndarray:
+    """Numbers of the files, in the order in which an epoch reads them."""
+    source = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return np.random.default_rng([seed, source, epoch]).permutation(files)
