@@ -1,6 +1,9 @@
 """Benchmark scores of every student run, and the leaderboard over all of them."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import duckdb
@@ -17,7 +20,8 @@ from finephrase_dagster.partitions import (
     needs,
     static,
 )
-from finephrase_dagster.results.comparison import compared
+from finephrase_dagster.results.comparison import Interval, Variant, compared
+from finephrase_dagster.results.early import look_early
 from finephrase_dagster.results.warehouse import leaderboard, record_scores
 from finephrase_dagster.study.artifact import Artifact, Product, write_json
 from finephrase_dagster.study.lineage import Lineage
@@ -67,9 +71,19 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         }
         run_id = tracking.finished(checkpoint) or track_checkpoint(tracking, lineage, checkpoint, context)
         tracking.log_scores(run_id, named)
+        if len(scores["curve"]) > 1:
+            points = [(point["step"], point["macro"]) for point in scores["curve"] if point["macro"] is not None]
+            tracking.log_curve(run_id, "macro_on_the_way", points)
         link = dg.MetadataValue.url(tracking.link(run_id))
         rows = [{"task": task, "score": score["mean"], "items": score["n"]} for task, score in scores["tasks"].items()]
-        return materialized(artifact, preview=table(rows), mlflow=link, macro=scores["macro"], micro=scores["micro"])
+        return materialized(
+            artifact,
+            preview=table(rows),
+            mlflow=link,
+            macro=scores["macro"],
+            micro=scores["micro"],
+            macro_interval=dg.MetadataValue.json(scores["macro_interval"]),
+        )
 
     return benchmark_scores
 
@@ -98,20 +112,49 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
                 _record(connection, lineage, of_run)
             ranked = leaderboard(connection, scores)
         mixtures = {name: lineage.mixture(name).manifest() for name in {row["mixture"] for row in ranked}}
-        rows = compared(ranked, mixtures)
+        manifests = {run: of_run.manifest() for run, of_run in zip(lineage.study.student_runs, scores, strict=True)}
+        rows = compared(ranked, mixtures, _intervals(lineage, manifests))
+        looks = [asdict(look) for look in look_early(_curves(manifests))]
 
         def make(folder: Path) -> Product:
             write_json(folder / "leaderboard.json", rows)
-            return Product(files=[folder / "leaderboard.json"], facts={"rows": len(rows)})
+            write_json(folder / "early.json", [{**look, "regret": _named(look["regret"])} for look in looks])
+            return Product(files=folder.glob("*.json"), facts={"rows": len(rows)})
 
         artifact.made_by(make)
         warehouse.record(artifact)
         flat = [{**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row["categories"]} for row in rows]
         return materialized(
-            artifact, rows=len(rows), preview=table(flat), mlflow=dg.MetadataValue.url(tracking.comparison())
+            artifact,
+            rows=len(rows),
+            preview=table(flat),
+            early=dg.MetadataValue.md(table(looks)) if looks else None,
+            mlflow=dg.MetadataValue.url(tracking.comparison()),
         )
 
     return leaderboard_asset
+
+
+def _intervals(lineage: Lineage, scores: Mapping[str, dict[str, Any]]) -> dict[Variant, list[Interval]]:
+    found: dict[Variant, list[Interval]] = {}
+    for name, manifest in scores.items():
+        if manifest["macro_interval"] is not None:
+            run = lineage.study.student_runs[name]
+            low, high = manifest["macro_interval"]
+            found.setdefault((run.mixture, run.student, run.decay_from), []).append((low, high))
+    return found
+
+
+def _curves(scores: Mapping[str, dict[str, Any]]) -> dict[str, dict[int, float]]:
+    """Macro scores by step; nothing where tasks are missing."""
+    return {
+        run: {point["step"]: point["macro"] for point in manifest["curve"] if point["macro"] is not None}
+        for run, manifest in scores.items()
+    }
+
+
+def _named(regret: Mapping[float, float]) -> dict[str, float]:
+    return {f"{part:g}": lost for part, lost in regret.items()}
 
 
 def _record(connection: duckdb.DuckDBPyConnection, lineage: Lineage, artifact: Artifact) -> None:

@@ -23,7 +23,7 @@ from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.places import REPOSITORY, Places
 from finephrase_dagster.study.prompt import PromptError
-from finephrase_dagster.terminal import leaderboard_text, rephrased_text, where_to_look
+from finephrase_dagster.terminal import early_text, leaderboard_text, rephrased_text, where_to_look
 
 DONE, FAILED, WRONG = 0, 1, 2
 
@@ -87,8 +87,10 @@ def materialize(study: StudyOption = None) -> None:
                     err=True,
                 )
             raise typer.Exit(FAILED)
-        rows = json.loads((lineage.leaderboard().folder / "leaderboard.json").read_text(encoding="utf-8"))
-        typer.echo(leaderboard_text(rows))
+        if not lineage.study.mixtures:
+            return
+        folder = lineage.leaderboard().folder
+        typer.echo(leaderboard_text(_read(folder / "leaderboard.json")) + early_text(_read(folder / "early.json")))
         typer.echo(where_to_look(lineage))
 
 
@@ -177,7 +179,7 @@ def plan(
     study: StudyOption = None,
     gpus: Annotated[int, typer.Option(min=1, help="That work at the same time.")] = 1,
     gpu_hour_dollars: Annotated[
-        float | None, typer.Option(min=0, help="Price of one for an hour; default: the published 3 dollars.")
+        float | None, typer.Option(min=0, max=1e6, help="Price of one for an hour; default: the published 3 dollars.")
     ] = None,
     goodput: Annotated[
         float, typer.Option(min=0.001, max=1, help="Part of a GPU's time at work; the published run reached 0.44.")
@@ -255,10 +257,18 @@ def leaderboard(
 ) -> None:
     """Prints the comparison of a study's mixtures."""
     with _explained():
-        artifact = Lineage.read(_places(study)).leaderboard()
+        lineage = Lineage.read(_places(study))
+        if not lineage.study.mixtures:
+            raise StudyError(f"study {lineage.places.study}: has no mixtures, and thus no scores; name another study")
+        artifact = lineage.leaderboard()
         artifact.manifest()
-        rows = json.loads((artifact.folder / "leaderboard.json").read_text(encoding="utf-8"))
-        typer.echo(json.dumps(rows, indent=2) if as_json else leaderboard_text(rows))
+        rows = _read(artifact.folder / "leaderboard.json")
+        early = _read(artifact.folder / "early.json")
+        typer.echo(json.dumps(rows, indent=2) if as_json else leaderboard_text(rows) + early_text(early))
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _places(study: Path | None) -> Places:

@@ -30,11 +30,15 @@ from finephrase_dagster.study.places import Places
 from resources.evaluator import Evaluator
 from resources.rephraser import Rephraser
 from resources.tracking import Tracking
-from resources.trainer import Trainer
+from resources.trainer import NanotronTrainer, Trainer
 from resources.warehouse import Warehouse
 
 MLFLOW_URL = "http://127.0.0.1:5000"
 """Where `make ui` serves MLflow's pages; links point there unless the store is itself a server."""
+
+
+CLUSTER = ("nodes", "gpus", "tensor", "pipeline")
+"""What `FINEPHRASE_NANOTRON_<NAME>` says of the cluster, in numbers."""
 
 
 def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
@@ -78,7 +82,7 @@ def default_resources(lineage: Lineage) -> dict[str, Any]:
     return {
         "warehouse": Warehouse(database=str(places.warehouse)),
         "rephraser": Rephraser(),
-        "trainer": Trainer(),
+        "trainer": _trainer(lineage),
         "evaluator": Evaluator(),
         "tracking": Tracking(
             uri=uri,
@@ -87,6 +91,20 @@ def default_resources(lineage: Lineage) -> dict[str, Any]:
             web_url=uri if uri.startswith("http") else os.environ.get("FINEPHRASE_MLFLOW_URL", MLFLOW_URL),
         ),
     }
+
+
+def _trainer(lineage: Lineage) -> Any:
+    """The trainer that the study asks for; a cluster is described by the environment."""
+    if lineage.study.trainer == "transformers":
+        return Trainer()
+    said = {name: os.environ.get(f"FINEPHRASE_NANOTRON_{name.upper()}") for name in CLUSTER}
+    sizes: dict[str, Any] = {name: int(size) for name, size in said.items() if size}
+    return NanotronTrainer(
+        python=dg.EnvVar("FINEPHRASE_NANOTRON_PYTHON"),
+        source=dg.EnvVar("FINEPHRASE_NANOTRON_SOURCE"),
+        rendezvous=os.environ.get("FINEPHRASE_NANOTRON_RENDEZVOUS"),
+        **sizes,
+    )
 
 
 defs = build_defs(Lineage.read(Places.from_environment()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -12,16 +12,16 @@ from finephrase_dagster.study.plan import Plan
 from finephrase_dagster.study.spec import Study
 
 COLUMNS = (
-    ("stage", 11),
-    ("to do", 7),
-    ("there", 7),
-    ("documents", 10),
-    ("tokens in", 10),
-    ("tokens out", 11),
-    ("GPU-hours", 10),
-    ("dollars", 12),
-    ("wall time", 11),
-    ("disk", 9),
+    "stage",
+    "to do",
+    "there",
+    "documents",
+    "tokens in",
+    "tokens out",
+    "GPU-hours",
+    "dollars",
+    "wall time",
+    "disk",
 )
 
 
@@ -33,9 +33,12 @@ def plan_text(plan: Plan, *, every_item: bool, shown_items: int = 12) -> str:
         shown_items: how many of the stale ones are listed.
     """
     figures = plan.as_json()
-    head = "".join(f"{name:>{width}}" if index else f"{name:<{width}}" for index, (name, width) in enumerate(COLUMNS))
-    lines = [head]
-    lines += [_row(name, stage) for name, stage in (*figures["stages"].items(), ("total", figures["total"]))]
+    rows = [COLUMNS, *(_cells(name, stage) for name, stage in _stages(figures))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    lines = [f"{figures['study']}: {figures['file']}, artifacts in {figures['data']}", ""]
+    lines += ["  ".join(_aligned(row, widths)) for row in rows]
+    if not figures["total"]["partitions"]:
+        lines.append("\neverything is there, by today's recipes")
     lines.append(
         f"\n{figures['gpus']} GPU{'s' * (figures['gpus'] > 1)} at {figures['gpu_hour_dollars']:g} dollars an hour, "
         f"{100 * figures['goodput']:g} % of their time at work; stages one after another."
@@ -50,8 +53,8 @@ def plan_text(plan: Plan, *, every_item: bool, shown_items: int = 12) -> str:
 def plan_markdown(plan: Plan) -> str:
     """The stages as a Markdown table."""
     figures = plan.as_json()
-    lines = [f"| {' | '.join(name for name, _ in COLUMNS)} |", f"|---|{'---:|' * (len(COLUMNS) - 1)}"]
-    for name, stage in (*figures["stages"].items(), ("total", figures["total"])):
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|---|{'---:|' * (len(COLUMNS) - 1)}"]
+    for name, stage in _stages(figures):
         lines.append(f"| {' | '.join(_cells(name, stage))} |")
     return "\n".join(lines)
 
@@ -84,12 +87,16 @@ def _items(items: Iterable[Mapping[str, Any]], every_item: bool, shown: int) -> 
     return lines
 
 
-def _row(name: str, stage: Mapping[str, Any]) -> str:
-    cells = _cells(name, stage)
-    return "".join(
-        f"{cell:>{width}}" if index else f"{cell:<{width}}"
-        for index, (cell, (_, width)) in enumerate(zip(cells, COLUMNS, strict=True))
-    )
+def _stages(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [*figures["stages"].items(), ("total", figures["total"])]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Names to the left, figures to the right."""
+    return [
+        f"{cell:>{width}}" if column else f"{cell:<{width}}"
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
 
 
 def _cells(name: str, stage: Mapping[str, Any]) -> list[str]:
@@ -100,11 +107,17 @@ def _cells(name: str, stage: Mapping[str, Any]) -> list[str]:
         _short(stage["documents"]),
         _short(stage["input_tokens"]),
         _short(stage["output_tokens"]),
-        f"{stage['gpu_hours']:,.1f}" if stage["gpu_hours"] else "-",
-        f"{stage['dollars']:,.0f}" if stage["dollars"] else "-",
+        _priced(stage, "gpu_hours", 1),
+        _priced(stage, "dollars", 0),
         _duration(stage["wall_hours"]),
         f"{_short(stage['disk_bytes'])}B",
     ]
+
+
+def _priced(stage: Mapping[str, Any], figure: str, digits: int) -> str:
+    """A figure; with a question mark where something in it is not known."""
+    said = f"{stage[figure]:,.{digits}f}" if stage[figure] else ""
+    return f"{said} + ?".removeprefix(" + ") if stage["unpriced"] else said or "-"
 
 
 def _short(number: float) -> str:

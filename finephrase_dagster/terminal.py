@@ -52,6 +52,19 @@ def leaderboard_text(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, *_notes(rows)])
 
 
+def early_text(looks: list[dict[str, Any]]) -> str:
+    """What scores on the way tell of the final ones; nothing where there are none."""
+    if not looks:
+        return ""
+    lines = ["", "on the way: step, rank correlation with the final macro score, what going on with a part would cost"]
+    for look in looks:
+        correlation = look["rank_correlation"]
+        regret = ", ".join(f"best {100 * float(part):g} %: {lost:.4f}" for part, lost in look["regret"].items())
+        shown = f"{correlation:.2f}" if correlation is not None else "-"
+        lines.append(f"  {look['step']:>6}  {shown:>5}  {regret}")
+    return "\n".join(lines)
+
+
 def _name(row: Mapping[str, Any]) -> str:
     decay = f" (decay of {row['decay_from']})" if row["decay_from"] else ""
     return f"{row['mixture']}{decay}"

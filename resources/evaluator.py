@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -13,18 +14,39 @@ from finephrase_dagster.study.lineage import Lineage
 
 
 class Evaluator(dg.ConfigurableResource):
-    """lighteval on this machine."""
+    """The suite on this machine."""
 
     batch_size: int = Field(default=16, ge=1, description="sequences a forward pass; leaves the scores alone")
+    engine: dict[str, Any] = Field(default_factory=dict, description="flags of vLLM, such as gpu_memory_utilization")
 
     def evaluate(self, lineage: Lineage, run: str, folder: Path) -> Product:
-        """Scores one student run into a folder."""
-        from finephrase_dagster.evaluate.checkpoint import SAMPLES, evaluate_checkpoint
+        """Scores one student run into a folder: at its end, and at the steps at which its model was kept."""
+        from finephrase_dagster.evaluate.checkpoint import SAMPLES
 
-        scores = evaluate_checkpoint(
-            lineage.checkpoint(run).folder / "model",
-            folder,
-            evaluation=lineage.study.evaluation,
+        checkpoint = lineage.checkpoint(run)
+        curve = []
+        for kept in _kept(checkpoint.folder):
+            at = self._scores(lineage, kept, folder / kept.parent.name / kept.name)
+            curve.append({"step": int(kept.name), **{name: at[name] for name in ("macro", "micro", "categories")}})
+        found = self._scores(lineage, checkpoint.folder / "model", folder)
+        last = {name: found[name] for name in ("macro", "micro", "categories")}
+        facts = {**found, "curve": [*curve, {"step": checkpoint.manifest()["steps"], **last}]}
+        return Product(files=sorted(folder.rglob(SAMPLES)), facts=facts)
+
+    def _scores(self, lineage: Lineage, model: Path, output: Path) -> dict[str, Any]:
+        from finephrase_dagster.evaluate.checkpoint import evaluate_checkpoint
+
+        found = evaluate_checkpoint(
+            model,
+            output,
+            evaluation=lineage.evaluation,
             batch_size=self.batch_size,
+            backend=lineage.evaluation.backend,
+            engine=self.engine,
         )
-        return Product(files=[folder / SAMPLES], facts=asdict(scores))
+        return asdict(found)
+
+
+def _kept(checkpoint: Path) -> list[Path]:
+    """The models that were kept on the way, by their steps."""
+    return sorted((checkpoint / "steps").glob("*"), key=lambda path: int(path.name))

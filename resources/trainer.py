@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from pydantic import Field
 
 from finephrase_dagster.study.artifact import Product
 from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.train.order import ORDER
-from finephrase_dagster.train.training import Execution
+from finephrase_dagster.train.training import Execution, TrainingFacts
 
 
 class Trainer(dg.ConfigurableResource):
@@ -34,21 +34,24 @@ class Trainer(dg.ConfigurableResource):
 
     def train(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
         """Trains one student run into a folder, from its plateau where one was trained."""
-        from finephrase_dagster.train.trainer import train_student
-
         base = lineage.study.student_runs[run].base
         begun = base.name if base else run
         plateau = lineage.plateau(begun).folder if begun in lineage.study.plateaus else None
+        train_student, _ = self._trainers()
         facts = train_student(folder, **self._course(lineage, run, log), plateau=plateau, other_data=base is not None)
-        files = [folder / "losses.parquet", folder / ORDER, *(folder / "model").iterdir()]
-        return Product(files=files, facts=asdict(facts))
+        return Product(files=_files(folder), facts=asdict(facts))
 
     def train_plateau(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
         """Trains one student run until its learning rate would decay."""
-        from finephrase_dagster.train.trainer import STATE, train_plateau
-
+        _, train_plateau = self._trainers()
         facts = train_plateau(folder, **self._course(lineage, run, log))
-        return Product(files=(folder / STATE).iterdir(), facts=asdict(facts))
+        return Product(files=_files(folder), facts=asdict(facts))
+
+    def _trainers(self) -> tuple[Callable[..., TrainingFacts], Callable[..., TrainingFacts]]:
+        """What trains a student, and what trains it up to its plateau."""
+        from finephrase_dagster.train.trainer import train_plateau, train_student
+
+        return train_student, train_plateau
 
     def _course(self, lineage: Lineage, run: str, log: Callable[[str], None]) -> dict[str, Any]:
         """The arguments that both have."""
@@ -62,6 +65,7 @@ class Trainer(dg.ConfigurableResource):
             "components": {component: lineage.tokens(component).folder for component in components},
             "tokenizer": lineage.tokenizer().folder,
             "log": log,
+            **({"keep_steps": every} if (every := lineage.evaluation.every) else {}),
             "execution": Execution(
                 checkpoint_steps=self.checkpoint_steps,
                 micro_batch=self.micro_batch,
@@ -70,3 +74,42 @@ class Trainer(dg.ConfigurableResource):
                 attention=self.attention,
             ),
         }
+
+
+class NanotronTrainer(Trainer):
+    """nanotron on a cluster, in an environment of its own; docs/nanotron.md tells how to build it."""
+
+    python: str = Field(description="the interpreter of nanotron's environment; torchrun lies beside it")
+    source: str = Field(description="a checkout of nanotron, installed editable there")
+    nodes: int = Field(default=1, ge=1, description="machines that see the run's folder under the same path")
+    gpus: int = Field(default=8, ge=1, description="of a node")
+    tensor: int = Field(default=1, ge=1, description="GPUs that share each matrix")
+    pipeline: int = Field(default=1, ge=1, description="GPUs that share the layers")
+    rendezvous: str | None = Field(default=None, description="host:port of the first node, from two nodes on")
+    recompute: bool = Field(default=False, description="compute activations again in the backward pass")
+
+    def _trainers(self) -> tuple[Callable[..., TrainingFacts], Callable[..., TrainingFacts]]:
+        from finephrase_dagster.train.nanotron.cluster import Cluster
+        from finephrase_dagster.train.nanotron.trainer import train_plateau, train_student
+
+        cluster = Cluster(
+            python=Path(self.python),
+            source=Path(self.source),
+            nodes=self.nodes,
+            gpus=self.gpus,
+            tensor=self.tensor,
+            pipeline=self.pipeline,
+            rendezvous=self.rendezvous,
+            recompute=self.recompute,
+        )
+        return partial(train_student, cluster=cluster), partial(train_plateau, cluster=cluster)
+
+
+def _files(folder: Path) -> list[Path]:
+    """What a training left, but for what it works with."""
+    work = folder / "work"
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".") and work not in path.parents
+    ]

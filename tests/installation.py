@@ -37,6 +37,7 @@ def small_study() -> dict[str, Any]:
         "faq_and_raw": {"components": {f"{CELL}/faq": 1, "package_readmes": 1}, "tokens": 8192, "seed": 0},
     }
     fields["students"]["nano"] |= {"layers": 2, "hidden": 32, "ffn": 64, "heads": 2, "batch_sequences": 8}
+    fields["evaluation"]["every"] = 8
     fields["seeds"] = [{"data": 0, "model": 0}]
     fields["runs"] = [
         {"mixtures": ["*"], "students": ["nano"]},

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finephrase_dagster.study.fingerprint import NoDeterministicForm, canonical, differences, fingerprint
+from finephrase_dagster.study.student import Seeds
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -40,3 +41,19 @@ def test_a_difference_names_its_place_and_both_values() -> None:
     old = {"sampling": {"temperature": 1.0, "seed": 0}, "rows": "a"}
     new = {"sampling": {"temperature": 0.7, "seed": 0}, "rows": "a"}
     assert differences(old, new) == ["sampling.temperature: 1.0 -> 0.7"]
+
+
+def test_of_long_values_the_part_that_differs_is_shown() -> None:
+    old = {"prompt": {"template": "word " * 200 + "the end"}, "tasks": ["a", "b"], "gates": {"min": 0.5, "max": 1.0}}
+    new = {"prompt": {"template": "word " * 200 + "an end"}, "tasks": ["a", "c"], "gates": {"min": 0.6, "max": 1.0}}
+    gates, prompt, tasks = differences(old, new)
+    assert gates == "gates.min: 0.5 -> 0.6"
+    assert tasks == 'tasks[1]: "b" -> "c"'
+    assert "the end" in prompt
+    assert "an end" in prompt
+    assert len(prompt) < 300
+
+
+def test_a_spec_and_what_a_manifest_keeps_of_it_are_compared_field_by_field() -> None:
+    seeds = Seeds(data=1, model=2)
+    assert differences({"seeds": {"data": 1, "model": 1}}, {"seeds": seeds}) == ["seeds.model: 1 -> 2"]

@@ -39,6 +39,52 @@ def test_the_leaderboard_ranks_every_mixture(finished: Installation) -> None:
         assert set(row["categories"]) == {"GK", "RC", "RES", "NLU", "MATH", "TABLE"}
         assert row["macro"] == pytest.approx(sum(row["categories"].values()) / 6)
     assert rows == sorted(rows, key=lambda row: -row["macro"])
+    assert {(row["mixture"], row["decay_from"]) for row in rows} == {
+        ("raw", None),
+        ("faq_and_raw", None),
+        ("faq_and_raw", "raw"),
+    }
+    by_mixture = {row["mixture"]: row for row in rows}
+    assert by_mixture["raw"]["mix_in"] == {"package_readmes": 1}
+    assert by_mixture["faq_and_raw"]["mix_in"] == {"package_readmes": 0.5}
+    components = finished.lineage.mixture("faq_and_raw").manifest()["components"]
+    assert by_mixture["faq_and_raw"]["epochs"] == max(component["epochs"] for component in components)
+
+
+def test_students_are_scored_on_the_way_and_the_order_there_is_compared_with_the_end(finished: Installation) -> None:
+    lineage = finished.lineage
+    for run in lineage.study.student_runs:
+        scores = lineage.scores(run).manifest()
+        steps = [point["step"] for point in scores["curve"]]
+        assert steps == ([16] if run.endswith("decay_raw") else [8, 16])
+        assert scores["curve"][-1]["macro"] == scores["macro"]
+        low, high = scores["macro_interval"]
+        assert low <= scores["macro"] <= high
+    (look,) = json.loads((lineage.leaderboard().folder / "early.json").read_text())
+    assert (look["step"], look["runs"]) == (8, 2)
+    assert look["regret"]["0.5"] >= 0
+
+
+def test_a_decay_variant_goes_on_from_the_plateau_of_its_base(finished: Installation) -> None:
+    lineage = finished.lineage
+    base, decayed = "raw__nano__data0_model0", "faq_and_raw__nano__data0_model0__decay_raw"
+    curves = {run: lineage.checkpoint(run).manifest()["curve"] for run in (base, decayed)}
+    plateau = lineage.plateau(base).manifest()
+    assert curves[base][: len(plateau["curve"])] == curves[decayed][: len(plateau["curve"])] == plateau["curve"]
+    assert curves[base][-1]["loss"] != curves[decayed][-1]["loss"]
+    assert lineage.checkpoint(base).manifest()["resumed_from"] == plateau["steps"]
+    order = lineage.checkpoint(decayed).folder / "order.parquet"
+    assert duckdb.execute("SELECT count(*) FROM read_parquet(?)", [str(order)]).fetchone() == (128,)
+
+
+def test_a_mixture_that_repeats_its_data_is_warned_of(finished: Installation) -> None:
+    with finished.instance() as instance:
+        key = dg.AssetCheckKey(dg.AssetKey(["mixtures", "mixture"]), "repetition")
+        (record, *_) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+        evaluation = record.event.asset_check_evaluation if record.event else None
+        assert evaluation is not None
+        many = finished.lineage.mixture(evaluation.partition or "").manifest()["components"]
+        assert evaluation.passed == (max(component["epochs"] for component in many) <= 4)
 
 
 def test_the_warehouse_holds_manifests_audits_and_scores(finished: Installation) -> None:
@@ -48,7 +94,7 @@ def test_the_warehouse_holds_manifests_audits_and_scores(finished: Installation)
         tasks = connection.execute("SELECT count(DISTINCT name) FROM scores WHERE kind = 'task'").fetchone()
     assert manifests == (len(list(items(finished.lineage))),)
     assert {gate for (gate,) in gates} == {"accounting", "completed", "empty", "truncated", "form", "common_opening"}
-    assert tasks == (12,)
+    assert tasks == (13,)
 
 
 def test_mlflow_has_one_finished_run_a_checkpoint_with_curve_scores_and_mixture(finished: Installation) -> None:

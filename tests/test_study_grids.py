@@ -339,8 +339,8 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         r"runs\[3\]\.decay_from: 1_7b has decay_fraction 0",
     ),
     "a decay on another budget": (
-        lambda f: f["mixtures"]["fineweb_edu_hq_alone"].update(tokens=5),
-        r"in 1 place:\n  runs\[3\]\.decay_from: faq_.* and 1 more has other 'tokens' than the 5",
+        lambda f: f["mixtures"]["fineweb_edu_hq_alone"].update(tokens=5_000_000),
+        r"in 1 place:\n  runs\[3\]\.decay_from: faq_.* and 1 more has other 'tokens' than the 5000000",
     ),
     "mixtures without what trains": (
         lambda f: [f.pop(name) for name in ("tokenizer", "sequence", "evaluation", "students", "seeds")],

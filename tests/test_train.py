@@ -76,6 +76,7 @@ class Study:
         student: Student = STUDENT,
         log: Callable[[str], None] = lambda _: None,
         execution: Execution = DEFAULT,
+        keep_steps: int | None = None,
         plateau: Path | None = None,
         other_data: bool = False,
     ) -> TrainingFacts:
@@ -86,15 +87,21 @@ class Study:
             **self.course(student, data, model),
             log=log,
             execution=execution,
+            keep_steps=keep_steps,
             plateau=plateau,
             other_data=other_data,
         )
 
     def train_plateau(
-        self, output: Path, *, student: Student = STUDENT, log: Callable[[str], None] = lambda _: None
+        self,
+        output: Path,
+        *,
+        student: Student = STUDENT,
+        log: Callable[[str], None] = lambda _: None,
+        keep_steps: int | None = None,
     ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
-        return train_plateau(output, **self.course(student, 1, 1), log=log, execution=SAVING)
+        return train_plateau(output, **self.course(student, 1, 1), log=log, execution=SAVING, keep_steps=keep_steps)
 
     def course(self, student: Student, data: int, model: int) -> dict[str, Any]:
         return {
@@ -476,6 +483,28 @@ def test_a_decay_variant_sees_the_new_mixture_after_the_plateau_alone_killed_or_
     assert again.resumed_from >= 30
     assert again.curve == decayed.curve
     assert weights(tmp_path / "killed") == weights(tmp_path / "decayed")
+
+
+@pytest.mark.slow
+def test_models_that_are_kept_on_the_way_are_those_of_their_steps_whatever_way_the_run_took(
+    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+) -> None:
+    facts = study.train(tmp_path / "whole", keep_steps=10)
+    assert facts.curve == trained[1].curve
+    assert weights(tmp_path / "whole") == weights(trained[0])
+    kept = {path.name: path for path in (tmp_path / "whole" / "steps").iterdir()}
+    assert sorted(kept) == ["10", "20", "30"]
+    assert AutoModelForCausalLM.from_pretrained(kept["20"]).config.use_cache
+    assert AutoTokenizer.from_pretrained(kept["20"]).eos_token
+
+    plateau = tmp_path / "plateau"
+    study.train_plateau(plateau, keep_steps=10)
+    study.train(tmp_path / "gone_on", keep_steps=10, plateau=plateau)
+    for name, path in kept.items():
+        same = tmp_path / "gone_on" / "steps" / name / "model.safetensors"
+        assert same.read_bytes() == (path / "model.safetensors").read_bytes()
+    study.train(tmp_path / "decayed", keep_steps=10, plateau=plateau, other_data=True)
+    assert [path.name for path in (tmp_path / "decayed" / "steps").iterdir()] == ["30"]
 
 
 @pytest.mark.slow

@@ -6,21 +6,30 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+Variant = tuple[str, str, str | None]
+"""Mixture, student, and the mixture whose run was decayed."""
+Interval = tuple[float, float]
 MANY_EPOCHS = 4
 """Repetition up to which more passes are about as good as new text (Muennighoff et al., arXiv 2305.16264)."""
 Z = 1.96
 """Standard errors that a difference has to exceed to be more than noise, 95 % of the time."""
 
 
-def compared(rows: Sequence[Mapping[str, Any]], mixtures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def compared(
+    rows: Sequence[Mapping[str, Any]],
+    mixtures: Mapping[str, Mapping[str, Any]],
+    intervals: Mapping[Variant, Sequence[Interval]] | None = None,
+) -> list[dict[str, Any]]:
     """The leaderboard's rows with what is needed to read them.
 
     Args:
         rows: mixture, student, decay_from, seeds, macro and macro_sd each; best first.
         mixtures: the manifest of each mixture.
+        intervals: of the macro score of each run, as its benchmark items give it, by mixture, student and variant.
 
     Returns:
         The rows, each with
+        `macro_interval`, the mean of its runs' intervals: seeds share their items, so more of them do not narrow it;
         `epochs`, how often a student saw the component that it saw most often;
         `mix_in`, the original text in the mixture with its share: rows of one student with the same `mix_in`
         and budget differ in their synthetic part alone and may be compared with each other (`comparable`
@@ -30,7 +39,10 @@ def compared(rows: Sequence[Mapping[str, Any]], mixtures: Mapping[str, Mapping[s
         `behind`, how far the row is behind the best comparable one, and `within_noise`, whether that is less
         than seeds alone would give (None where the noise is not known).
     """
-    found = [{**row, **_of_mixture(mixtures[row["mixture"]])} for row in rows]
+    found = [
+        {**row, **_of_mixture(mixtures[row["mixture"]]), "macro_interval": _mean((intervals or {}).get(_variant(row)))}
+        for row in rows
+    ]
     noise = {student: pooled_noise(row for row in found if row["student"] == student) for student in _students(found)}
     for row in found:
         alike = [other for other in found if _group(other) == _group(row)]
@@ -65,6 +77,17 @@ def _of_mixture(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "mix_in": {name: round(weight, 6) for name, weight in sorted(original.items())},
         "tokens": manifest["tokens"],
     }
+
+
+def _variant(row: Mapping[str, Any]) -> Variant:
+    return row["mixture"], row["student"], row["decay_from"]
+
+
+def _mean(intervals: Sequence[Interval] | None) -> Interval | None:
+    if not intervals:
+        return None
+    lows, highs = zip(*intervals, strict=True)
+    return sum(lows) / len(lows), sum(highs) / len(highs)
 
 
 def _group(row: Mapping[str, Any]) -> tuple[Any, ...]:

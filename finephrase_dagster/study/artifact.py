@@ -103,7 +103,7 @@ class Artifact:
 
     @property
     def complete(self) -> bool:
-        return (self.folder / MANIFEST).is_file()
+        return (self.folder / MANIFEST).exists()
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of a complete artifact.
@@ -112,13 +112,13 @@ class Artifact:
             ArtifactMissing: it is not complete, or its manifest is another recipe's or unreadable.
         """
         path = self.folder / MANIFEST
-        if not path.is_file():
+        if not path.exists():
             raise ArtifactMissing(f"{self.name} is not there: materialise it first")
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             found, _ = manifest["fingerprint"], manifest["version"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactMissing(f"{path} is not a manifest ({error}): delete its folder") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactMissing(f"{path} is not a manifest ({_said(error)}): delete its folder") from error
         if found != self.fingerprint:
             raise ArtifactMissing(f"{path} has the fingerprint of another recipe: delete its folder")
         return manifest
@@ -191,6 +191,10 @@ class Artifact:
         manifest = manifest_of(self.recipe, facts, listed, version=version)
         write_json(self.folder / MANIFEST, manifest)
         return manifest
+
+
+def _said(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def manifest_of(

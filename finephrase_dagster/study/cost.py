@@ -6,19 +6,18 @@ estimates whose basis is said. All GPU-hours are ideal: engines that are always 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from finephrase_dagster.study.expectation import BYTES_PER_TOKEN, Expectations
-from finephrase_dagster.study.figures import Measured, Published
-from finephrase_dagster.study.graph import Item
+from finephrase_dagster.study.figures import Measured, Published, number
+from finephrase_dagster.study.graph import Item, manifest_of
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 
 COMPRESSED = 0.42  # of a text's bytes, in zstd Parquet
 SMALL = 50e6  # parameters; a model below is trained and served without a GPU
 # What one process did on two cores of 2024.
-DOCUMENTS_PER_SECOND = {"sources": 5_000, "audits": 5_000}
-TOKENISED_PER_SECOND = 1.2e6
+PACE = {"sources": 5_000, "audits": 5_000, "tokens": 1.2e6}  # documents, documents, tokens a second
 SMALL_FLOPS = 8e10  # of training and serving small models
 WINDOWS_PER_SECOND = 2e6
 OVERHEAD_SECONDS = 3.0  # an item's own, however small it is
@@ -57,21 +56,28 @@ class Estimator:
         self._expected = Expectations(lineage, published=published, measured=measured)
 
     def cost(self, item: Item) -> Cost:
-        """What the item takes, or took if it is there."""
-        return getattr(self, f"_{item.stage}")(item)
+        """What the item takes, or about what it took if it is there."""
+        expected: Cost = getattr(self, f"_{item.stage}")(item)
+        manifest = manifest_of(item)
+        files = (manifest or {}).get("files")
+        sizes = [number(file, "bytes") for file in files] if isinstance(files, list) else []
+        if not sizes or None in sizes:
+            return expected
+        return replace(expected, disk_bytes=round(sum(size for size in sizes if size is not None)))
 
     def _sources(self, item: Item) -> Cost:
         name = item.partition or ""
         size = self._expected.size(name)
+        pace, basis = self._pace("sources", "rows")
         unknown = None
         if not size.tokens:
             unknown = f"sources.{name}: how large it is; write 'documents' and 'tokens', or 'limit'"
         return Cost(
             documents=round(size.documents),
             input_tokens=round(size.tokens),
-            hours=_hours(size.documents / DOCUMENTS_PER_SECOND["sources"]),
+            hours=_hours(size.documents / pace),
             disk_bytes=round(size.tokens * BYTES_PER_TOKEN * COMPRESSED),
-            basis=(f"size: {size.basis}",),
+            basis=(f"size: {size.basis}", f"time: {basis}"),
             unknown=unknown,
         )
 
@@ -115,25 +121,28 @@ class Estimator:
 
     def _audits(self, item: Item) -> Cost:
         size = self._expected.size(f"{(item.asset.removeprefix('audits/').removesuffix('_audit'))}/{item.partition}")
+        pace, basis = self._pace("audits", "rows")
         return Cost(
             documents=round(size.documents),
-            hours=_hours(size.documents / DOCUMENTS_PER_SECOND["audits"]),
+            hours=_hours(size.documents / pace),
             disk_bytes=20_000,
-            basis=("time: seen on two cores",),
+            basis=(f"time: {basis}",),
         )
 
     def _tokens(self, item: Item) -> Cost:
         if item.partition is None:
-            seconds = self._measured.seconds(item.asset) or OVERHEAD_SECONDS
-            return Cost(hours=_hours(seconds), disk_bytes=10_000_000, basis=("time: seen on two cores",))
+            took = self._measured.seconds(item.asset)
+            basis = "measured here" if took else "seen on two cores"
+            return Cost(hours=_hours(took or OVERHEAD_SECONDS), disk_bytes=10_000_000, basis=(f"time: {basis}",))
         cell = item.asset.removeprefix("tokens/").removesuffix("_tokens")
         size = self._expected.size(item.partition if cell == "corpus" else f"{cell}/{item.partition}")
+        pace, basis = self._pace("tokens", "tokens")
         return Cost(
             documents=round(size.documents),
             input_tokens=round(size.tokens),
-            hours=_hours(size.tokens / TOKENISED_PER_SECOND),
+            hours=_hours(size.tokens / pace),
             disk_bytes=round(size.tokens * (2 if self._vocabulary <= 65_536 else 4)),
-            basis=(f"size: {size.basis}", "time: seen on two cores"),
+            basis=(f"size: {size.basis}", f"time: {basis}"),
         )
 
     def _mixtures(self, item: Item) -> Cost:
@@ -169,7 +178,7 @@ class Estimator:
             input_tokens=tokens,
             gpu_hours=seconds / 3600 if on_gpu else 0.0,
             hours=0.0 if on_gpu else _hours(seconds),
-            disk_bytes=4 * parameters,
+            disk_bytes=4 * parameters + self._kept_bytes(run.name, parameters),
             basis=(f"throughput: {basis}",),
         )
 
@@ -180,17 +189,46 @@ class Estimator:
         evaluation = self._lineage.evaluation
         tokens = len(evaluation.tasks) * evaluation.samples * CHOICES * QUERY_TOKENS
         parameters = student.parameters(self._vocabulary)
+        looks = self._looks(item.partition)
         if parameters < SMALL:
             took = self._measured.seconds(item.asset)
             basis = "time: measured here" if took else "time: seen on two cores"
-            return Cost(hours=_hours(took or 10 * OVERHEAD_SECONDS), disk_bytes=1_000_000, basis=(basis,))
-        seconds = 2 * parameters * tokens / GPU_FLOPS
+            hours = _hours(took or looks * 4 * OVERHEAD_SECONDS)
+            return Cost(hours=hours, disk_bytes=looks * 1_000_000, basis=(basis,))
+        seconds = looks * 2 * parameters * tokens / GPU_FLOPS
         return Cost(
-            input_tokens=tokens,
+            input_tokens=looks * tokens,
             gpu_hours=seconds / 3600,
-            disk_bytes=20_000_000,
+            disk_bytes=looks * 20_000_000,
             basis=("time: estimated from compute",),
         )
+
+    def _pace(self, stage: str, counted: str) -> tuple[float, str]:
+        """What a stage without a GPU does in a second, and whose figure that is."""
+        measured = self._measured.pace(stage, counted)
+        return (measured, "measured here") if measured else (PACE[stage], "seen on two cores")
+
+    def _looks(self, run: str) -> int:
+        """How often a run is evaluated: at its end, and on the way where the study says so."""
+        every = self._lineage.evaluation.every
+        if not every:
+            return 1
+        steps = self._steps(run)
+        first = self._plateau_steps(run) if self._study.student_runs[run].base else 0
+        return (steps - 1) // every - first // every + 1
+
+    def _kept_bytes(self, run: str, parameters: int) -> int:
+        """Of the models on the way."""
+        return 4 * parameters * (self._looks(run) - 1)
+
+    def _steps(self, run: str) -> int:
+        student_run = self._study.student_runs[run]
+        student, mixture = self._study.students[student_run.student], self._study.mixtures[student_run.mixture]
+        return mixture.tokens // self._lineage.sequence // student.batch_sequences
+
+    def _plateau_steps(self, run: str) -> int:
+        student = self._study.students[self._study.student_runs[run].student]
+        return self._steps(run) - round(student.decay_fraction * self._steps(run))
 
     @property
     def _vocabulary(self) -> int:

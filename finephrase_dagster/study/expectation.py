@@ -13,8 +13,9 @@ from functools import cache
 from typing import Any
 
 from finephrase_dagster.study.artifact import Artifact, ArtifactMissing
-from finephrase_dagster.study.figures import Measured, Published, Rate
+from finephrase_dagster.study.figures import Measured, Published, Rate, number
 from finephrase_dagster.study.file import StudyError, read_registry
+from finephrase_dagster.study.generator import Throughput
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.source import EmbeddedSource, Source
 from finephrase_dagster.study.spec import Cell
@@ -49,26 +50,37 @@ class Expectations:
         """Of a source or of a synthetic dataset, as a mixture names it."""
         cell_name, _, prompt = dataset.partition("/")
         if not prompt:
-            manifest = _manifest(lambda: self._lineage.source(dataset))
-            if manifest:
-                tokens = manifest.get("tokens") or manifest["text_bytes"] / BYTES_PER_TOKEN
-                return Size(documents=manifest["rows"], tokens=tokens, basis="counted here")
-            return _expected(self._study.sources[dataset])
+            return self._source_size(dataset)
         cell = self._study.cell(cell_name)
-        manifest = _manifest(lambda: self._lineage.dataset(cell, prompt))
-        if manifest:
-            return Size(documents=manifest["completed"], tokens=manifest["completion_tokens"], basis="counted here")
+        made = _manifest(lambda: self._lineage.dataset(cell, prompt))
+        documents, tokens = number(made, "completed"), number(made, "completion_tokens")
+        if documents is not None and tokens is not None:
+            return Size(documents=documents, tokens=tokens, basis="counted here")
         source, generator = self.size(cell.source), self._study.generators[cell.generator]
         mean, basis = self._completion(cell, prompt)
         return Size(documents=source.documents, tokens=source.documents * min(mean, generator.max_tokens), basis=basis)
 
+    def _source_size(self, name: str) -> Size:
+        source = self._study.sources[name]
+        made = _counted(_manifest(lambda: self._lineage.source(name)), "counted here")
+        if made is not None:
+            return made
+        expected = _expected(source)
+        if expected.basis != "unknown":
+            return expected
+        earlier = _counted(self._measured.last("sources/corpus", name), "counted here, by an earlier recipe")
+        if earlier is None or not source.limit or source.limit >= earlier.documents:
+            return earlier or expected
+        tokens = earlier.tokens / earlier.documents * source.limit
+        return Size(documents=source.limit, tokens=tokens, basis=earlier.basis)
+
     def _completion(self, cell: Cell, prompt: str) -> tuple[float, str]:
         """Mean tokens of a completion and whose figure that is."""
-        model = self._model(cell.generator)
-        measured = self._measured.completion(cell.generator, model, prompt) if model else None
+        model, generator = self._model(cell.generator), self._study.generators[cell.generator]
+        measured = self._measured.completion(cell.generator, model, prompt, generator.max_tokens) if model else None
         if measured is not None:
-            return measured, "measured here"
-        generator = self._study.generators[cell.generator]
+            mean, rows = measured
+            return mean, f"measured here on {rows:,} documents"
         if generator.trained_here:
             return 0.4 * generator.max_tokens, "assumed, 0.4 of max_tokens"
         return self._published.completion(cell.source, prompt, cell.generator) or (
@@ -77,19 +89,35 @@ class Expectations:
         )
 
     def _rate(self, name: str) -> tuple[Rate | None, str]:
-        """How fast a generator writes and whose figure that is."""
+        """How fast a generator writes and whose figure that is.
+
+        What a large model did without a GPU is not how anybody runs a study, and counts only if nothing else is
+        known.
+        """
         generator = self._study.generators[name]
         model = self._model(name)
         measured = self._measured.generation(name, model) if model else None
-        if measured is not None:
-            return measured, "measured here"
-        if generator.throughput:
-            return Rate(
-                tokens_per_second=generator.throughput.tokens_per_second, on_gpu=True
-            ), generator.throughput.basis
+        known = generator.throughput or self._of_same_model(generator.model)
+        of_size = self._of_nearest(generator.parameters) if generator.parameters else (None, "unknown")
+        if measured is not None and (measured.on_gpu or generator.trained_here or not (known or of_size[0])):
+            where = "" if measured.on_gpu else ", without a GPU"
+            return measured, f"measured here over {measured.tokens:,.0f} tokens{where}"
+        if known:
+            return Rate(tokens_per_second=known.tokens_per_second, on_gpu=True), known.basis
         if generator.trained_here:
-            return Rate(tokens_per_second=2_000, on_gpu=False), "seen on two cores"
-        return self._of_nearest(generator.parameters) if generator.parameters else (None, "unknown")
+            return Rate(tokens_per_second=SMALL_TOKENS_PER_SECOND, on_gpu=False), "seen on two cores"
+        return of_size
+
+    @staticmethod
+    def _of_same_model(model: str) -> Throughput | None:
+        """What the registry says of a model, whatever its revision."""
+        wanted = model.partition("@")[0]
+        entries = [
+            entry
+            for entry in read_registry("generators").values()
+            if str(entry.get("model", "")).partition("@")[0] == wanted and "throughput" in entry
+        ]
+        return Throughput.model_validate(entries[0]["throughput"]) if entries else None
 
     @staticmethod
     def _of_nearest(parameters: float) -> tuple[Rate | None, str]:
@@ -122,6 +150,14 @@ def _expected(source: Source) -> Size:
         return Size(documents=source.limit, tokens=source.limit * each, basis="its limit")
     expected = source.documents or (source.tokens or 0) / each
     return Size(documents=expected, tokens=expected * each, basis="as the study says" if expected else "unknown")
+
+
+def _counted(manifest: dict[str, Any] | None, basis: str) -> Size | None:
+    """The size of a corpus by its manifest."""
+    rows, size = number(manifest, "rows"), number(manifest, "text_bytes")
+    if not rows or size is None:
+        return None
+    return Size(documents=rows, tokens=number(manifest, "tokens") or size / BYTES_PER_TOKEN, basis=basis)
 
 
 def _manifest(artifact: Callable[[], Artifact]) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from finephrase_dagster.study.fingerprint import plain
 from finephrase_dagster.study.places import REPOSITORY
 from finephrase_dagster.study.student import Student
 
+LONG_ENOUGH = 10.0  # seconds, below which what a stage does besides its work says more of its pace
 PUBLISHED = REPOSITORY / "studies" / "figures.yaml"
 
 
@@ -71,10 +73,15 @@ class Published(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """How fast something ran here: tokens a second, of one GPU, or of this machine where it used none."""
+    """How fast something ran: tokens a second, of one GPU, or of this machine where it used none.
+
+    Attributes:
+        tokens: over which it was measured.
+    """
 
     tokens_per_second: float
     on_gpu: bool
+    tokens: float = 0.0
 
 
 class Measured:
@@ -96,53 +103,82 @@ class Measured:
             model: the version of its model; what another model of that name did counts for nothing.
         """
         tokens = seconds = 0.0
-        gpus = 0
+        on_gpu = False
         for manifest in self._of_generator(generator, model):
-            run = manifest["run"]
-            if run["completion_tokens"] and run["tokens_per_second"]:
-                gpus = run.get("gpus") or 0
-                tokens += run["completion_tokens"]
-                seconds += run["completion_tokens"] / run["tokens_per_second"] * max(gpus, 1)
-        return Rate(tokens_per_second=tokens / seconds, on_gpu=gpus > 0) if seconds else None
+            run = manifest.get("run")
+            written, rate, gpus = (number(run, name) for name in ("completion_tokens", "tokens_per_second", "gpus"))
+            if written and rate and gpus is not None:  # where nobody said what it ran on, it says nothing
+                on_gpu = gpus > 0
+                tokens += written
+                seconds += written / rate * max(gpus, 1)
+        return Rate(tokens_per_second=tokens / seconds, on_gpu=on_gpu, tokens=tokens) if seconds else None
 
-    def completion(self, generator: str, model: str, prompt: str) -> float | None:
-        """Mean tokens of this model's completions for a prompt, whatever its text was."""
-        made = [
-            manifest
-            for manifest in self._of_generator(generator, model)
-            if manifest["recipe"]["prompt"]["name"] == prompt
-        ]
-        rows = sum(manifest["completed"] for manifest in made)
-        return sum(manifest["completion_tokens"] for manifest in made) / rows if rows else None
+    def completion(self, generator: str, model: str, prompt: str, max_tokens: int) -> tuple[float, int] | None:
+        """Mean tokens of this model's completions for a prompt, whatever its text was, and how many they were.
+
+        Completions under a smaller limit than `max_tokens` do not count: they may have been cut off.
+        """
+        rows = tokens = 0.0
+        for manifest in self._of_generator(generator, model):
+            recipe = manifest["recipe"]
+            named = recipe.get("prompt")
+            if isinstance(named, dict) and named.get("name") == prompt:
+                completed, written = (number(manifest, name) for name in ("completed", "completion_tokens"))
+                if completed and written and (number(recipe, "max_tokens") or 0) >= max_tokens:
+                    rows += completed
+                    tokens += written
+        return (tokens / rows, round(rows)) if rows else None
 
     def training(self, student: Student) -> Rate | None:
         """How fast students of this shape trained."""
         shape = plain(student)
-        rates = [
-            manifest
-            for manifest in self._manifests("training/checkpoint")
-            if manifest["recipe"].get("student") == shape and manifest.get("tokens_per_second")
-        ]
-        if not rates:
-            return None
-        mean = sum(manifest["tokens_per_second"] for manifest in rates) / len(rates)
-        gpus = rates[-1].get("gpus") or 0
-        return Rate(tokens_per_second=mean / max(gpus, 1), on_gpu=gpus > 0)
+        tokens = seconds = 0.0
+        on_gpu = False
+        for manifest in self._manifests("training/checkpoint"):
+            seen, rate = (number(manifest, name) for name in ("tokens", "tokens_per_second"))
+            if manifest["recipe"].get("student") == shape and seen and rate:
+                gpus = number(manifest, "gpus") or 0
+                on_gpu = gpus > 0
+                tokens += seen
+                seconds += seen / rate * max(gpus, 1)
+        return Rate(tokens_per_second=tokens / seconds, on_gpu=on_gpu, tokens=tokens) if seconds else None
 
     def seconds(self, asset: str, partition: str | None = None) -> float | None:
         """Mean seconds that an asset's artifacts took to make; of one partition alone, if one is said."""
-        made = [
-            manifest["seconds"]
-            for manifest in self._manifests(asset)
-            if "seconds" in manifest and (partition is None or manifest["partition"] == partition)
+        of_asset = self._manifests(asset)
+        taken = [
+            seconds
+            for manifest in of_asset
+            if partition is None or manifest["partition"] == partition
+            if (seconds := number(manifest, "seconds")) is not None
         ]
-        return sum(made) / len(made) if made else None
+        return sum(taken) / len(taken) if taken else None
+
+    def pace(self, stage: str, counted: str) -> float | None:
+        """How many of what its manifests count a stage made in a second; None before it has worked long enough.
+
+        Args:
+            stage: the first part of its assets' names.
+            counted: the name of a number in its manifests.
+        """
+        done = seconds = 0.0
+        for asset, manifests in self._by_asset.items():
+            for manifest in manifests if asset.startswith(f"{stage}/") else ():
+                made, taken = number(manifest, counted), number(manifest, "seconds")
+                if made and taken:
+                    done += made
+                    seconds += taken
+        return done / seconds if seconds >= LONG_ENOUGH else None
+
+    def last(self, asset: str, partition: str) -> dict[str, Any] | None:
+        """The manifest of a partition that was written last, whatever its recipe."""
+        return next((m for m in reversed(self._manifests(asset)) if m["partition"] == partition), None)
 
     def _of_generator(self, generator: str, model: str) -> Iterator[dict[str, Any]]:
         for asset in sorted(self._by_asset):
             if asset.startswith(f"synthetic/{generator}__"):
                 for manifest in self._by_asset[asset]:
-                    if manifest["recipe"].get("model") == model and isinstance(manifest.get("run"), dict):
+                    if manifest["recipe"].get("model") == model:
                         yield manifest
 
     def _manifests(self, asset: str) -> list[dict[str, Any]]:
@@ -157,9 +193,18 @@ class Measured:
             group, asset, *partition = path.relative_to(self._data).parts[:-2]
             try:
                 manifest = json.loads(path.read_text(encoding="utf-8"))
-                assert isinstance(manifest["recipe"], dict)
-            except (ValueError, KeyError, TypeError, AssertionError):
+            except (OSError, ValueError):
+                continue
+            if not isinstance(manifest, dict) or not isinstance(manifest.get("recipe"), dict):
                 continue
             manifest["partition"] = partition[0] if partition else None
             found.setdefault(f"{group}/{asset}", []).append(manifest)
         return found
+
+
+def number(fields: Any, name: str) -> float | None:
+    """A finite number in a manifest; None where there is none."""
+    value = fields.get(name) if isinstance(fields, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value

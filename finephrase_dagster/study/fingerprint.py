@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 SHORT = 16  # hex digits that name a folder: 64 bits
+SHOWN = 80  # characters of a value that has changed
 
 
 class NoDeterministicForm(TypeError):
@@ -75,16 +76,31 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def differences(old: object, new: object, where: str = "") -> list[str]:
+def differences(old: object, new: object) -> list[str]:
     """The places at which two recipes differ, as readable lines ("sampling.temperature: 1.0 -> 0.7")."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
+    return list(_differences(plain(old), plain(new), ""))
+
+
+def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            found += differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
-        return found
-    return [] if canonical(old) == canonical(new) else [f"{where}: {_shown(old)} -> {_shown(new)}"]
+            yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(one, other, f"{where}[{index}]")
+    elif canonical(old) != canonical(new):
+        yield f"{where}: {_change(canonical(old), canonical(new))}"
 
 
-def _shown(value: object) -> str:
-    text = canonical(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+def _change(old: str, new: str) -> str:
+    """Two texts as they are, or, of long ones, the part that differs."""
+    if max(len(old), len(new)) <= SHOWN:
+        return f"{old} -> {new}"
+    same = next((place for place, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    begin = max(0, same - SHOWN // 4)
+    return f"{_cut(old, begin)} -> {_cut(new, begin)}"
+
+
+def _cut(text: str, begin: int) -> str:
+    part = text[begin : begin + SHOWN]
+    return f"{'...' if begin else ''}{part}{'...' if begin + SHOWN < len(text) else ''}"

@@ -150,6 +150,10 @@ def state(item: Item) -> State:
     except ArtifactMissing as error:
         return State(status="waiting", reasons=(str(error),))
     if artifact.complete:
+        try:
+            artifact.manifest()
+        except ArtifactMissing as error:  # there is a file of that name, and it is no manifest of this recipe
+            return State(status="missing", reasons=(str(error),))
         return State(status="current")
     earlier = latest_manifest(artifact.folder.parent)
     if earlier is None:
@@ -182,13 +186,21 @@ def states(graph: Mapping[str, Item], data: Path) -> dict[str, State]:
     return found
 
 
+def manifest_of(item: Item) -> dict[str, Any] | None:
+    """The manifest of an item that is there by today's recipe."""
+    try:
+        return item.artifact().manifest()
+    except (ArtifactMissing, StudyError):
+        return None
+
+
 def latest_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest in a partition's folder that was written last, whatever its recipe; None if there is none."""
     manifests = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in manifests:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (OSError, ValueError):
             continue
         if isinstance(manifest, dict) and isinstance(manifest.get("recipe"), dict):
             return manifest

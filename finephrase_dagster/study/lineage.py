@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.study.artifact import Artifact, ArtifactMissing
 from finephrase_dagster.study.fields import EMBEDDED
 from finephrase_dagster.study.file import StudyError, read_study
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
@@ -23,6 +23,8 @@ from finephrase_dagster.study.source import EmbeddedSource, FilesSource
 from finephrase_dagster.study.spec import Cell, Evaluation, Study
 from finephrase_dagster.study.versions import CODE
 
+HUB = "hub"
+
 
 class Lineage:
     """The artifacts of a study in an installation."""
@@ -31,10 +33,10 @@ class Lineage:
         self.study = study
         self.places = places
         self.prompts: dict[str, Prompt] = read_prompts(places.prompts, study.prompts)
-        if study.evaluation is not None and not self._items.is_dir():
+        if study.evaluation is not None and study.evaluation.items != HUB and not self._items.is_dir():
             raise StudyError(
                 f"study {places.study}: evaluation.items: there is no folder {self._items}; correct the path, or write "
-                "'embedded'"
+                "'embedded' or 'hub'"
             )
 
     @classmethod
@@ -98,7 +100,7 @@ class Lineage:
             prompt=self.prompts[prompt],
             model=model.version,
             engine=generator.distribution_flags,
-            sampling={**model.manifest()["sampling"], **generator.sampling.model_dump(exclude_none=True)},
+            sampling={**_said(model, "sampling"), **generator.sampling.model_dump(exclude_none=True)},
             context=generator.context,
             max_tokens=generator.max_tokens,
             keep_raw=generator.keep_raw,
@@ -172,6 +174,9 @@ class Lineage:
             "seeds": student_run.seeds,
             "sequence": self.sequence,
             "tokenizer": self.tokenizer().version,
+            # Its data come in another order, its numbers from other kernels.
+            **({"trainer": self.study.trainer} if self.study.trainer != "transformers" else {}),
+            **({"keep_steps": self.evaluation.every} if self.evaluation.every else {}),
         }
 
     def scores(self, run: str) -> Artifact:
@@ -182,6 +187,8 @@ class Lineage:
             "tasks": evaluation.tasks,
             "shots": evaluation.shots,
             "samples": evaluation.samples,
+            **({"every": evaluation.every} if evaluation.every else {}),
+            **({"backend": evaluation.backend} if evaluation.backend != "transformers" else {}),
             "items": self._items_digest,
         }
         return self._artifact("evaluation", "evaluation/benchmark_scores", run, recipe)
@@ -216,6 +223,20 @@ class Lineage:
 
     @cached_property
     def _items_digest(self) -> str:
+        if self.evaluation.items == HUB:  # which datasets, at which revision, belongs to the code's version
+            return HUB
         folder = self._items
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return fingerprint([[str(path.relative_to(folder)), sha256_file(path)] for path in files])
+
+
+def _said(artifact: Artifact, name: str) -> dict[str, Any]:
+    """The fields that a manifest holds under a name.
+
+    Raises:
+        ArtifactMissing: it holds none.
+    """
+    fields = artifact.manifest().get(name)
+    if not isinstance(fields, dict):
+        raise ArtifactMissing(f"{artifact.folder}: its manifest has no {name!r}: delete the folder")
+    return fields

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.study.cost import Cost, Estimator
 from finephrase_dagster.study.figures import Measured, Published
+from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.graph import STAGES, Item, State, items, states
+from finephrase_dagster.study.graph import STAGES, Item, State, items, manifest_of, states
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.source import HubSource
 
@@ -45,10 +47,14 @@ class Plan:
     """A study's items with states and costs, and the terms.
 
     Attributes:
+        file: the study's.
+        data: the folder of all artifacts.
         warnings: what a person should know before launching.
     """
 
     study: str
+    file: Path
+    data: Path
     terms: Terms
     items: tuple[Planned, ...]
     warnings: tuple[str, ...]
@@ -69,6 +75,8 @@ class Plan:
         used = [stage for stage in STAGES if any(planned.item.stage == stage for planned in self.items)]
         return {
             "study": self.study,
+            "file": str(self.file),
+            "data": str(self.data),
             "gpus": self.terms.gpus,
             "gpu_hour_dollars": self.terms.gpu_hour_dollars,
             "goodput": self.terms.goodput,
@@ -86,6 +94,7 @@ class Plan:
                     "reasons": list(planned.state.reasons),
                     **self._figures(planned.cost),
                     "basis": list(planned.cost.basis),
+                    "unknown": planned.cost.unknown,
                 }
                 for planned in self.items
             ],
@@ -101,6 +110,7 @@ class Plan:
         basis = dict.fromkeys(line for planned in to_do or of_stage for line in planned.cost.basis)
         return {
             **self._total(to_do),
+            "unpriced": sum(planned.cost.unknown is not None for planned in to_do),
             "stale": len(by_status["stale"]),
             "missing": len(by_status["missing"]),
             "exists": self._total(by_status["current"]),
@@ -127,7 +137,13 @@ class Plan:
 
 
 def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
-    """The plan of a study in an installation; reads manifests, starts nothing."""
+    """The plan of a study in an installation; reads manifests, starts nothing.
+
+    Raises:
+        StudyError: the folder of artifacts is none.
+    """
+    if lineage.places.data.exists() and not lineage.places.data.is_dir():
+        raise StudyError(f"FINEPHRASE_DATA {lineage.places.data} is no folder; name the one with the artifacts")
     published = Published.read()
     terms = terms or Terms(gpu_hour_dollars=published.gpu_hour_dollars)
     graph = {item.name: item for item in items(lineage)}
@@ -140,8 +156,34 @@ def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
         if item.stage == "sources" and found[name].status == "missing"
         for reason in found[name].reasons
     ]
-    warnings = [*unreadable, *_warnings(lineage, terms)]
-    return Plan(study=lineage.study.name, terms=terms, items=planned, warnings=tuple(warnings))
+    warnings = [*unreadable, *_failed_audits(graph, found), *_warnings(lineage, terms)]
+    if any("published sweep" in line for one in planned for line in one.cost.basis) and terms.goodput == 1:
+        warnings.append(
+            "GPU-hours are ideal, by the published sweep; the study's own runs took about twice as many: see --goodput"
+        )
+    return Plan(
+        study=lineage.study.name,
+        file=lineage.places.study,
+        data=lineage.places.data,
+        terms=terms,
+        items=planned,
+        warnings=tuple(warnings),
+    )
+
+
+def _failed_audits(graph: Mapping[str, Item], found: Mapping[str, State]) -> Iterable[str]:
+    """What cannot be made although all that it needs is there."""
+    for name, item in graph.items():
+        if item.stage != "audits" or found[name].status != "current":
+            continue
+        manifest = manifest_of(item) or {}
+        if manifest.get("passed") is False:
+            failed = [gate["name"] for gate in manifest.get("gates", []) if not gate.get("passed")]
+            held_up = [other.name for other in graph.values() if name in other.needs]
+            yield (
+                f"{name}: did not pass ({', '.join(failed)}); {', '.join(held_up) or 'nothing'} cannot be made before "
+                "the prompt, the generator or the gate changes"
+            )
 
 
 def _warnings(lineage: Lineage, terms: Terms) -> Iterable[str]:
@@ -154,6 +196,8 @@ def _warnings(lineage: Lineage, terms: Terms) -> Iterable[str]:
     if moving:
         yield f"{', '.join(moving)}: a branch may move; name a commit in place of it before paying for anything"
     for name, generator in lineage.study.generators.items():
+        if generator.model.startswith(("/", ".")) and not Path(generator.model).is_dir():
+            yield f"generators.{name}: there is no folder {generator.model}; put the model there or correct the path"
         if generator.gpus > terms.gpus and not generator.trained_here:
             yield f"generators.{name}: an engine holds {generator.gpus} GPUs, the plan has {terms.gpus}"
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from finephrase_dagster.study.fields import Name
 from finephrase_dagster.study.fingerprint import sha256_text
@@ -38,6 +38,7 @@ Family = Literal["own", "nemotron_cc", "beyond_web", "rewire", "other"]
 Check = Literal["faq", "math", "table", "tutorial", "qa_pairs", "list", "dialogue", "prose"]
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 _MARK = "---"
 _NO_PROMPT = "readme"  # the one Markdown file of the folder that is none
 
@@ -102,11 +103,20 @@ def prompt_names(folder: Path) -> tuple[str, ...]:
     No file is read: what they say may be wrong.
 
     Raises:
-        PromptError: there is no such folder.
+        PromptError: there is no such folder, or a file whose name cannot be a prompt's.
     """
     if not folder.is_dir():
         raise PromptError(f"{folder}: there is no such folder; prompts are files <name>.md in it")
-    return tuple(path.stem for path in _prompt_files(folder))
+    files = _prompt_files(folder)
+    for path in files:
+        try:
+            _NAME.validate_python(path.stem)
+        except ValidationError as error:
+            raise PromptError(
+                f"{path}:1: {path.stem!r} is no name for a prompt; use lower-case words joined by single underscores, "
+                "64 characters at most"
+            ) from error
+    return tuple(path.stem for path in files)
 
 
 def read_prompts(folder: Path, names: tuple[str, ...]) -> dict[str, Prompt]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from finephrase_dagster.study.fields import Spec
 
@@ -32,6 +32,14 @@ class OneOf(Spec):
     """Listed values."""
 
     values: tuple[Value, ...] = Field(min_length=1)
+
+
+def _kind(said: Any) -> str:
+    return "one of" if isinstance(said, OneOf) or (isinstance(said, Mapping) and "values" in said) else "range"
+
+
+Condition = Annotated[Annotated[Range, Tag("range")] | Annotated[OneOf, Tag("one of")], Discriminator(_kind)]
+"""What a column must hold: a range, unless it says `values`."""
 
 
 class Sample(Spec):
@@ -65,7 +73,7 @@ class TableSource(Spec):
     )
     id_column: Text | None = Field(default=None, description="default: an id from the text's hash")
     token_column: Text | None = Field(default=None, description="the tokens of a row, as the source counts them")
-    keep: Mapping[Text, Range | OneOf] = Field(
+    keep: Mapping[Text, Condition] = Field(
         default_factory=dict, description="rows count only if each of these columns holds what is said here"
     )
     sample: Sample | None = None

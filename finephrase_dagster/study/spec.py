@@ -33,6 +33,9 @@ TASKS = (
     "wikitablequestions",
     "treb_qa",
 )
+"""The tasks whose scores make categories and means."""
+UNCOUNTED = ("arc_cf:challenge",)
+"""Tasks that are run beside them and count for nothing."""
 
 
 class Cell(Spec):
@@ -63,10 +66,18 @@ class Gates(Spec):
 class Evaluation(Spec):
     """The benchmark suite."""
 
-    items: ModelReference = Field(description="`embedded`, or a folder with one JSONL folder a task")
-    tasks: tuple[Literal[TASKS], ...] = Field(min_length=1)  # type: ignore[valid-type]
+    items: Literal["hub"] | ModelReference = Field(
+        description="`embedded`, `hub` (the original datasets), or a folder with one folder a task"
+    )
+    tasks: tuple[Literal[(*TASKS, *UNCOUNTED)], ...] = Field(min_length=1)  # type: ignore[valid-type]
     shots: int = Field(ge=0)
     samples: int = Field(ge=1, description="items a task at most")
+    every: int | None = Field(
+        default=None, ge=1, description="also evaluate students every so many steps; default: at their end alone"
+    )
+    backend: Literal["transformers", "vllm"] = Field(
+        default="transformers", description="transformers computes in float32, vLLM in the checkpoint's precision"
+    )
 
 
 class Study(Spec):
@@ -88,6 +99,9 @@ class Study(Spec):
         default=None, min_length=1, description="default: every mixture with every student and every pair of seeds"
     )
     evaluation: Evaluation | None = None
+    trainer: Literal["transformers", "nanotron"] = Field(
+        default="transformers", description="transformers trains on one machine, nanotron on a cluster"
+    )
 
     @model_validator(mode="after")
     def _refers_to_what_it_has(self) -> Study:
@@ -142,6 +156,9 @@ class Study(Spec):
 
     def _wrong_in_training(self) -> Iterator[Problem]:
         yield from _repeats(("seeds",), [f"data {seeds.data}, model {seeds.model}" for seeds in self.seeds])
+        if self.trainer == "nanotron" and self.evaluation and self.evaluation.every:
+            message = "nanotron keeps no models on the way; remove it, or write 'trainer: transformers'"
+            yield Problem(("evaluation", "every"), message)
         if self.evaluation:
             yield from _repeats(("evaluation", "tasks"), self.evaluation.tasks)
         for index, grid in enumerate(self.runs or ()):
@@ -174,7 +191,21 @@ class Study(Spec):
             where = "in this grid" if index == first else f"; runs[{first}] has it, too"
             message = f"{shortened(names, 3)} stands more than once{where}: take it out of one"
             wrong.append(Problem(("runs", index), message))
-        return [*wrong, *self._wrong_in_decays(set(owner))]
+        return [*wrong, *self._too_small(), *self._wrong_in_decays(set(owner))]
+
+    def _too_small(self) -> Iterator[Problem]:
+        """Budgets that end before the first step of a student."""
+        assert self.sequence is not None
+        needed: dict[str, int] = {}
+        for run in self._all_runs:
+            step = self.students[run.student].batch_sequences * self.sequence
+            if self.mixtures[run.mixture].tokens < step:
+                needed[run.mixture] = max(step, needed.get(run.mixture, 0))
+        for name, tokens in needed.items():
+            said = self.mixtures[name].tokens
+            yield Problem(
+                ("mixtures", name, "tokens"), f"{said} are less than one step of a student, {tokens}; raise them"
+            )
 
     def _wrong_in_decays(self, names: Collection[str]) -> Iterator[Problem]:
         """Why runs cannot take up others before their decay."""

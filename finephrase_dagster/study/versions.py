@@ -16,7 +16,7 @@ CODE: Final = {
     "tokens": "2",
     "mixtures": "1",
     "training": "2",
-    "evaluation": "1",
+    "evaluation": "2",
     "leaderboard": "2",
 }
 CLEANING: Final = "1"

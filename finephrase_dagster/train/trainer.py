@@ -19,14 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import transformers
-from transformers import LlamaForCausalLM, TrainerCallback, TrainingArguments
+from transformers import LlamaForCausalLM, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from finephrase_dagster.study.artifact import whole_file
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.student import Seeds, Student
-from finephrase_dagster.train.checkpoint import Checkpoint, last_checkpoint, mark_whole
+from finephrase_dagster.train.callbacks import Keeper, Progress, write_model
+from finephrase_dagster.train.checkpoint import Checkpoint, last_checkpoint
 from finephrase_dagster.train.mixture import WINDOWS, read_windows
 from finephrase_dagster.train.order import ORDER
 from finephrase_dagster.train.sequences import Sequences
@@ -37,7 +38,6 @@ from finephrase_dagster.train.training import (
     DEFAULT,
     Execution,
     LossPoint,
-    TrainingDiverged,
     TrainingError,
     TrainingFacts,
     data_order,
@@ -48,6 +48,8 @@ from finephrase_dagster.train.training import (
 
 STATE = "state"
 """The folder of a plateau's state, below its output."""
+STEPS = "steps"
+"""The folder of the models that were kept on the way, by their steps."""
 POINTS = 100
 """Points of a loss curve, about."""
 
@@ -63,6 +65,7 @@ def train_student(
     tokenizer: Path,
     log: Callable[[str], None],
     execution: Execution = DEFAULT,
+    keep_steps: int | None = None,
     plateau: Path | None = None,
     other_data: bool = False,
 ) -> TrainingFacts:
@@ -76,15 +79,17 @@ def train_student(
         TrainingDiverged: the loss became infinite or no number.
         MixtureError, TokensError, TokenizerError: what is trained on is missing or unreadable.
     """
-    course = _Course.of(student, sequence, seeds, mixture, components, tokenizer, execution)
+    course = _Course.of(student, sequence, seeds, mixture, components, tokenizer, execution, keep_steps)
     origin = [sha256_file(plateau / STATE / SAFE_WEIGHTS_NAME)] if plateau and other_data else []
     work = output / "work" / fingerprint([*course.identity, *origin])[:SHORT]
     resumed = last_checkpoint(work, log=log)
     if plateau and resumed is None:
         resumed = _take_up(plateau / STATE, work, course.plateau, log=log)
+        if keep_steps and not other_data:
+            shutil.copytree(plateau / STEPS, work / STEPS, dirs_exist_ok=True)
     trainer, facts = course.train(work, resumed, until=course.steps, log=log)
     course.data.write_order(output / ORDER)
-    _save(output, trainer.model, course.words, facts.curve)
+    _save(output, trainer.model, course.words, facts.curve, work / STEPS)
     return facts
 
 
@@ -99,12 +104,13 @@ def train_plateau(
     tokenizer: Path,
     log: Callable[[str], None],
     execution: Execution = DEFAULT,
+    keep_steps: int | None = None,
 ) -> TrainingFacts:
     """Trains a student until its learning rate would begin to decay; `output/state` holds what goes on from there.
 
     Arguments and errors as for `train_student`.
     """
-    course = _Course.of(student, sequence, seeds, mixture, components, tokenizer, execution)
+    course = _Course.of(student, sequence, seeds, mixture, components, tokenizer, execution, keep_steps)
     if course.plateau in (0, course.steps):
         raise TrainingError(
             f"of {course.steps} steps {course.steps - course.plateau} are decay: there is no plateau to decay from; "
@@ -114,6 +120,7 @@ def train_plateau(
     _, facts = course.train(work, last_checkpoint(work, log=log), until=course.plateau, log=log)
     shutil.rmtree(output / STATE, ignore_errors=True)
     (work / f"checkpoint-{course.plateau}").rename(output / STATE)
+    _move_steps(work / STEPS, output)
     shutil.rmtree(output / "work")
     return facts
 
@@ -136,6 +143,7 @@ class _Course:
     steps: int
     plateau: int
     execution: Execution
+    keep_steps: int | None
     identity: list[Any]
 
     @classmethod
@@ -148,6 +156,7 @@ class _Course:
         components: Mapping[str, Path],
         tokenizer: Path,
         execution: Execution,
+        keep_steps: int | None,
     ) -> _Course:
         words = load_tokenizer(tokenizer)
         windows = read_windows(mixture, sequence=sequence)
@@ -169,6 +178,7 @@ class _Course:
             steps=steps,
             plateau=plateau_steps(steps, student=student),
             execution=execution,
+            keep_steps=keep_steps,
             identity=[student, sequence, seeds, *hashes],
         )
 
@@ -277,13 +287,14 @@ def _trainer(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, steps=steps, student=student)
     )
+    keepers = [Keeper(course.keep_steps, course.words, work / STEPS)] if course.keep_steps else []
     trainer = transformers.Trainer(
         model=model,
         args=arguments,
         train_dataset=course.data,
         data_collator=_as_it_is,
         optimizers=(optimizer, schedule),
-        callbacks=[_Progress(log, course.plateau)],
+        callbacks=[Progress(log, course.plateau), *keepers],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
@@ -291,34 +302,6 @@ def _trainer(
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-class _Progress(TrainerCallback):
-    """Logs the plateau's and the last step, tells how training goes, stops a diverged run, marks whole checkpoints."""
-
-    def __init__(self, log: Callable[[str], None], plateau: int) -> None:
-        self._log = log
-        self._plateau = plateau
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step in (self._plateau, state.max_steps):
-            control.should_log = True
-
-    def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        logs = given["logs"]
-        if "loss" not in logs:
-            return
-        step, every = state.global_step, max(1, state.max_steps // 5)
-        if not math.isfinite(logs["loss"]):
-            raise TrainingDiverged(
-                f"the loss is {logs['loss']} at step {step}: lower the student's 'learning_rate' or raise its "
-                "'warmup_fraction'"
-            )
-        if step % every < state.logging_steps or step == state.max_steps:
-            self._log(f"step {step} of {state.max_steps}: loss {logs['loss']:.3f}")
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def _curve(history: list[dict[str, float]], step_tokens: int) -> tuple[LossPoint, ...]:
@@ -334,17 +317,21 @@ def _curve(history: list[dict[str, float]], step_tokens: int) -> tuple[LossPoint
     )
 
 
-def _save(output: Path, model: Any, words: Any, curve: tuple[LossPoint, ...]) -> None:
-    """Puts curve and model under their names, the model last, and removes `work`."""
+def _save(output: Path, model: Any, words: Any, curve: tuple[LossPoint, ...], steps: Path) -> None:
+    """Puts curve, kept steps and model under their names, the model last, and removes `work`."""
+    _move_steps(steps, output)
     with whole_file(output / "losses.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(point) for point in curve]), temporary)
     unfinished = output / "work" / "model"
     shutil.rmtree(unfinished, ignore_errors=True)
-    model.config.use_cache = True  # the Trainer turns it off for training
-    transformers.utils.logging.disable_progress_bar()
-    model.save_pretrained(unfinished)
-    transformers.utils.logging.enable_progress_bar()
-    words.save_pretrained(unfinished)
+    write_model(unfinished, model, words)
     shutil.rmtree(output / "model", ignore_errors=True)
     unfinished.rename(output / "model")
     shutil.rmtree(output / "work")
+
+
+def _move_steps(steps: Path, output: Path) -> None:
+    shutil.rmtree(output / STEPS, ignore_errors=True)
+    if steps.is_dir():
+        shutil.rmtree(steps / "unfinished", ignore_errors=True)
+        steps.rename(output / STEPS)

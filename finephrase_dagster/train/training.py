@@ -107,6 +107,7 @@ class Trainer(Protocol):
         tokenizer: the tokenizer's folder.
         log: receives progress, one line at a time.
         execution: how this machine does it.
+        keep_steps: the model is kept every so many steps, in `output/steps/<step>`; None keeps none.
         plateau: the output of `train_plateau`, to go on from; None: from the first step.
         other_data: the plateau was trained on another mixture: a decay variant.
     """
@@ -123,6 +124,7 @@ class Trainer(Protocol):
         tokenizer: Path,
         log: Callable[[str], None],
         execution: Execution = DEFAULT,
+        keep_steps: int | None = None,
         plateau: Path | None = None,
         other_data: bool = False,
     ) -> TrainingFacts: ...

@@ -1,0 +1,50 @@
+"""Which trainer a study gets, and that they never stand for one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finephrase_dagster.definitions import default_resources
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.spec import Study
+from resources.trainer import NanotronTrainer, Trainer
+from test_plan import complete
+
+
+def trained_by(lineage: Lineage, **fields: Any) -> Lineage:
+    return Lineage(study=Study.model_validate(lineage.study.model_dump() | fields), places=lineage.places)
+
+
+def test_a_study_is_trained_on_this_machine_unless_it_says_otherwise(
+    lineage: Lineage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert type(default_resources(lineage)["trainer"]) is Trainer
+    monkeypatch.setenv("FINEPHRASE_NANOTRON_GPUS", "4")
+    trainer = default_resources(trained_by(lineage, trainer="nanotron"))["trainer"]
+    assert isinstance(trainer, NanotronTrainer)
+    assert (trainer.gpus, trainer.nodes) == (4, 1)
+
+
+def test_what_one_trainer_made_is_not_the_other_s(lineage: Lineage) -> None:
+    complete(lineage)
+    cluster = trained_by(lineage, trainer="nanotron")
+    run = next(iter(lineage.study.student_runs))
+    assert lineage.checkpoint(run).complete
+    assert not cluster.checkpoint(run).complete
+    assert cluster.mixture(cluster.study.student_runs[run].mixture).complete
+
+
+def test_models_on_the_way_are_kept_by_one_trainer_alone(lineage: Lineage) -> None:
+    evaluation = lineage.evaluation.model_dump() | {"every": 10}
+    assert trained_by(lineage, evaluation=evaluation).evaluation.every == 10
+    with pytest.raises(ValueError, match="nanotron keeps no models on the way"):
+        trained_by(lineage, trainer="nanotron", evaluation=evaluation)
+
+
+def test_a_checkpoint_without_models_on_the_way_does_not_stand_for_one_with_them(lineage: Lineage) -> None:
+    complete(lineage)
+    run = next(iter(lineage.study.student_runs))
+    looking = trained_by(lineage, evaluation=lineage.evaluation.model_dump() | {"every": 10})
+    assert not looking.checkpoint(run).complete
