@@ -106,13 +106,14 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
     )
     def leaderboard_asset(tracking: Tracking, warehouse: Warehouse) -> dg.MaterializeResult:
         artifact = lineage.leaderboard()
-        scores = [lineage.scores(run) for run in lineage.study.student_runs]
+        runs = lineage.finishing_runs()
+        scores = [lineage.scores(run) for run in runs]
         with warehouse.connect() as connection:
             for of_run in scores:  # the artifacts are the truth, also where the warehouse is younger than they
                 _record(connection, lineage, of_run)
             ranked = leaderboard(connection, scores)
         mixtures = {name: lineage.mixture(name).manifest() for name in {row["mixture"] for row in ranked}}
-        manifests = {run: of_run.manifest() for run, of_run in zip(lineage.study.student_runs, scores, strict=True)}
+        manifests = {run: of_run.manifest() for run, of_run in zip(runs, scores, strict=True)}
         rows = compared(ranked, mixtures, _intervals(lineage, manifests))
         looks = [asdict(look) for look in look_early(_curves(manifests))]
 

@@ -6,7 +6,17 @@ import dagster as dg
 
 from assets.previews import completions
 from finephrase_dagster.events import materialized
-from finephrase_dagster.partitions import ACCELERATOR, CHECKPOINT, MIXTURE, PLATEAU, asset_spec, needs, static
+from finephrase_dagster.partitions import (
+    ACCELERATOR,
+    CHECKPOINT,
+    EARLY_SCORES,
+    EARLY_STUDENT,
+    MIXTURE,
+    PLATEAU,
+    asset_spec,
+    needs,
+    static,
+)
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.lineage import Lineage
 from resources.tracking import Tracking
@@ -34,7 +44,7 @@ def _plateau(lineage: Lineage) -> dg.AssetsDefinition:
                 "go on from here.",
                 kinds={"pytorch"},
                 owner="training",
-                deps=[needs(MIXTURE, _trained_on(lineage, lineage.study.plateaus))],
+                deps=[needs(MIXTURE, trained_on(lineage, lineage.study.plateaus))],
             )
         ],
         partitions_def=static(lineage.study.plateaus),
@@ -50,7 +60,7 @@ def _plateau(lineage: Lineage) -> dg.AssetsDefinition:
     return plateau
 
 
-def _trained_on(lineage: Lineage, names: Iterable[str]) -> dict[str, list[str]]:
+def trained_on(lineage: Lineage, names: Iterable[str]) -> dict[str, list[str]]:
     """Of these runs, those on each mixture."""
     runs = {name: lineage.study.student_runs[name] for name in names}
     return {
@@ -68,6 +78,8 @@ def _begun_from(lineage: Lineage) -> dict[str, list[str]]:
 def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
     runs = lineage.study.student_runs
     begun = [needs(PLATEAU, _begun_from(lineage))] if lineage.study.plateaus else []
+    if rivals := lineage.study.rivals:
+        begun += [needs(key, {run: [run] for run in rivals}) for key in (EARLY_STUDENT, EARLY_SCORES)]
 
     @dg.multi_asset(
         name="checkpoint",
@@ -79,7 +91,7 @@ def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
                 "of are in MLflow.",
                 kinds={"pytorch", "mlflow"},
                 owner="training",
-                deps=[needs(MIXTURE, _trained_on(lineage, runs)), *begun],
+                deps=[needs(MIXTURE, trained_on(lineage, runs)), *begun],
             )
         ],
         partitions_def=static(runs),

@@ -13,6 +13,7 @@ import dagster as dg
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from assets.audits import build_audits
+from assets.early import build_early
 from assets.evaluation import build_evaluation
 from assets.generators import build_generators
 from assets.mixtures import build_mixtures
@@ -70,6 +71,7 @@ def _training(lineage: Lineage) -> list[dg.AssetsDefinition]:
     return [
         *build_tokens(lineage),
         *build_mixtures(lineage),
+        *build_early(lineage),
         *build_training(lineage),
         *build_evaluation(lineage),
     ]

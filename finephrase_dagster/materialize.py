@@ -111,6 +111,9 @@ def _to_do(
         if found.status == "waiting":
             outcome.waiting.append(item.name)
             stretches.append([])
+        elif found.status == "stopped":
+            log(f"{item.name}: {found.reasons[0]}")
+            stretches.append([])
         elif found.status == "current" and _recorded(item, instance):
             outcome.reused.append(item.name)
             stretches.append([])

@@ -33,6 +33,13 @@ class Evaluator(dg.ConfigurableResource):
         facts = {**found, "curve": [*curve, {"step": checkpoint.manifest()["steps"], **last}]}
         return Product(files=sorted(folder.rglob(SAMPLES)), facts=facts)
 
+    def evaluate_early(self, lineage: Lineage, run: str, folder: Path) -> Product:
+        """Scores one student run into a folder where it is compared with others."""
+        from finephrase_dagster.evaluate.checkpoint import SAMPLES
+
+        found = self._scores(lineage, lineage.early(run).folder / "model", folder)
+        return Product(files=[folder / SAMPLES], facts=found)
+
     def _scores(self, lineage: Lineage, model: Path, output: Path) -> dict[str, Any]:
         from finephrase_dagster.evaluate.checkpoint import evaluate_checkpoint
 

@@ -36,15 +36,27 @@ class Trainer(dg.ConfigurableResource):
         """Trains one student run into a folder, from its plateau where one was trained."""
         base = lineage.study.student_runs[run].base
         begun = base.name if base else run
-        plateau = lineage.plateau(begun).folder if begun in lineage.study.plateaus else None
         train_student, _ = self._trainers()
-        facts = train_student(folder, **self._course(lineage, run, log), plateau=plateau, other_data=base is not None)
+        before: dict[str, Any] = {}
+        if begun in lineage.study.plateaus:
+            before = {"plateau": lineage.plateau(begun).folder, "other_data": base is not None}
+        elif lineage.study.early_stop and run in lineage.study.rivals:
+            before = {"plateau": lineage.early(run).folder, "plateau_step": lineage.study.early_stop.step}
+        facts = train_student(folder, **self._course(lineage, run, log), **before)
         return Product(files=_files(folder), facts=asdict(facts))
 
     def train_plateau(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
         """Trains one student run until its learning rate would decay."""
+        return self._train_until(lineage, run, folder, log)
+
+    def train_early(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
+        """Trains one student run until it is compared with others."""
+        assert lineage.study.early_stop is not None
+        return self._train_until(lineage, run, folder, log, until=lineage.study.early_stop.step)
+
+    def _train_until(self, lineage: Lineage, run: str, folder: Path, log: Callable[[str], None], **end: int) -> Product:
         _, train_plateau = self._trainers()
-        facts = train_plateau(folder, **self._course(lineage, run, log))
+        facts = train_plateau(folder, **self._course(lineage, run, log), **end)
         return Product(files=_files(folder), facts=asdict(facts))
 
     def _trainers(self) -> tuple[Callable[..., TrainingFacts], Callable[..., TrainingFacts]]:

@@ -78,6 +78,7 @@ class Study:
         execution: Execution = DEFAULT,
         keep_steps: int | None = None,
         plateau: Path | None = None,
+        plateau_step: int | None = None,
         other_data: bool = False,
     ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
@@ -89,6 +90,7 @@ class Study:
             execution=execution,
             keep_steps=keep_steps,
             plateau=plateau,
+            plateau_step=plateau_step,
             other_data=other_data,
         )
 
@@ -99,9 +101,12 @@ class Study:
         student: Student = STUDENT,
         log: Callable[[str], None] = lambda _: None,
         keep_steps: int | None = None,
+        until: int | None = None,
     ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
-        return train_plateau(output, **self.course(student, 1, 1), log=log, execution=SAVING, keep_steps=keep_steps)
+        return train_plateau(
+            output, **self.course(student, 1, 1), log=log, execution=SAVING, keep_steps=keep_steps, until=until
+        )
 
     def course(self, student: Student, data: int, model: int) -> dict[str, Any]:
         return {
@@ -453,7 +458,7 @@ def test_a_run_from_its_plateau_ends_with_the_weights_and_the_curve_of_one_in_on
     output, facts = trained
     plateau = study.train_plateau(tmp_path / "plateau")
     assert (plateau.steps, plateau.curve) == (28, facts.curve[:28])
-    assert sorted(file.name for file in (tmp_path / "plateau").iterdir()) == ["state"]
+    assert sorted(file.name for file in (tmp_path / "plateau").iterdir()) == ["model", "state"]
     gone_on = study.train(tmp_path / "run", plateau=tmp_path / "plateau")
     assert gone_on.resumed_from == 28
     assert gone_on.curve == facts.curve
@@ -505,6 +510,19 @@ def test_models_that_are_kept_on_the_way_are_those_of_their_steps_whatever_way_t
         assert same.read_bytes() == (path / "model.safetensors").read_bytes()
     study.train(tmp_path / "decayed", keep_steps=10, plateau=plateau, other_data=True)
     assert [path.name for path in (tmp_path / "decayed" / "steps").iterdir()] == ["30"]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(
+    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+) -> None:
+    early = study.train_plateau(tmp_path / "early", until=10)
+    assert (early.steps, early.curve) == (10, trained[1].curve[:10])
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "early" / "model").num_parameters() == early.parameters
+    gone_on = study.train(tmp_path / "run", plateau=tmp_path / "early", plateau_step=10)
+    assert gone_on.resumed_from == 10
+    assert gone_on.curve == trained[1].curve
+    assert weights(tmp_path / "run") == weights(trained[0])
 
 
 @pytest.mark.slow

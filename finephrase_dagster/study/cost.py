@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from finephrase_dagster.study.artifact import ArtifactMissing
 from finephrase_dagster.study.expectation import BYTES_PER_TOKEN, Expectations
 from finephrase_dagster.study.figures import Measured, Published, number
 from finephrase_dagster.study.graph import Item, manifest_of
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
+from finephrase_dagster.study.student import StudentRun
 
 COMPRESSED = 0.42  # of a text's bytes, in zstd Parquet
 SMALL = 50e6  # parameters; a model below is trained and served without a GPU
@@ -155,15 +157,13 @@ class Estimator:
             basis=("time: seen on two cores",),
         )
 
+    def _early(self, item: Item) -> Cost:
+        return self._evaluated(item, looks=1) if item.asset == "early/scores" else self._training(item)
+
     def _training(self, item: Item) -> Cost:
         run = self._study.student_runs[item.partition or ""]
         student = self._study.students[run.student]
-        tokens = self._study.mixtures[run.mixture].tokens
-        begun = run.base.name if run.base else run.name
-        if item.asset == "training/plateau":
-            tokens = round(tokens * (1 - student.decay_fraction))
-        elif begun in self._study.plateaus:
-            tokens = round(tokens * student.decay_fraction)
+        tokens, going_on = self._seen(item, run)
         parameters = student.parameters(self._vocabulary)
         rate = self._measured.training(student)
         if rate is not None:
@@ -179,17 +179,44 @@ class Estimator:
             gpu_hours=seconds / 3600 if on_gpu else 0.0,
             hours=0.0 if on_gpu else _hours(seconds),
             disk_bytes=4 * parameters + self._kept_bytes(run.name, parameters),
-            basis=(f"throughput: {basis}",),
+            basis=(f"throughput: {basis}", *going_on),
         )
+
+    def _seen(self, item: Item, run: StudentRun) -> tuple[int, tuple[str, ...]]:
+        """The tokens that a training sees in the mean, and on what that is based besides."""
+        study, decay = self._study, self._study.students[run.student].decay_fraction
+        tokens = study.mixtures[run.mixture].tokens
+        if study.early_stop and run.name in study.rivals:
+            early = round(tokens * study.early_stop.step / study.steps(run.name))
+            if item.asset == "early/student":
+                return early, ()
+            if not self._undecided(run.name):
+                return tokens - early, ()
+            keep = study.early_stop.keep  # how many go on is known, which ones is not
+            return round(keep * (tokens - early)), (f"{100 * keep:g} % go on after {study.early_stop.step} steps",)
+        if item.asset == "training/plateau":
+            return round(tokens * (1 - decay)), ()
+        begun = run.base.name if run.base else run.name
+        return (round(tokens * decay) if begun in study.plateaus else tokens), ()
+
+    def _undecided(self, run: str) -> bool:
+        """Whether it is still open if a run goes on."""
+        try:
+            self._lineage.rank(run)
+        except ArtifactMissing:
+            return True
+        return False
 
     def _evaluation(self, item: Item) -> Cost:
         if item.partition is None:
             return Cost(hours=_hours(0), disk_bytes=100_000, basis=("time: seen on two cores",))
-        student = self._study.students[self._study.student_runs[item.partition].student]
+        return self._evaluated(item, looks=self._looks(item.partition))
+
+    def _evaluated(self, item: Item, *, looks: int) -> Cost:
+        student = self._study.students[self._study.student_runs[item.partition or ""].student]
         evaluation = self._lineage.evaluation
         tokens = len(evaluation.tasks) * evaluation.samples * CHOICES * QUERY_TOKENS
         parameters = student.parameters(self._vocabulary)
-        looks = self._looks(item.partition)
         if parameters < SMALL:
             took = self._measured.seconds(item.asset)
             basis = "time: measured here" if took else "time: seen on two cores"
@@ -213,7 +240,7 @@ class Estimator:
         every = self._lineage.evaluation.every
         if not every:
             return 1
-        steps = self._steps(run)
+        steps = self._study.steps(run)
         first = self._plateau_steps(run) if self._study.student_runs[run].base else 0
         return (steps - 1) // every - first // every + 1
 
@@ -221,14 +248,9 @@ class Estimator:
         """Of the models on the way."""
         return 4 * parameters * (self._looks(run) - 1)
 
-    def _steps(self, run: str) -> int:
-        student_run = self._study.student_runs[run]
-        student, mixture = self._study.students[student_run.student], self._study.mixtures[student_run.mixture]
-        return mixture.tokens // self._lineage.sequence // student.batch_sequences
-
     def _plateau_steps(self, run: str) -> int:
         student = self._study.students[self._study.student_runs[run].student]
-        return self._steps(run) - round(student.decay_fraction * self._steps(run))
+        return self._study.steps(run) - round(student.decay_fraction * self._study.steps(run))
 
     @property
     def _vocabulary(self) -> int:

@@ -31,6 +31,22 @@ class TrainingFigure(Spec):
     gpu_hours: float = Field(gt=0)
 
 
+class EarlyFigure(Spec):
+    """What stopping students early would have cost the published study.
+
+    Attributes:
+        part: of the training, at which they are compared.
+        keep: the part of them that goes on.
+        rank_correlation: Spearman's, of the macro scores there with the final ones.
+        regret: how much lower the best final score would have been, in the mean over resamples of the students.
+    """
+
+    part: float = Field(gt=0, lt=1)
+    keep: float = Field(gt=0, lt=1)
+    rank_correlation: float = Field(ge=-1, le=1)
+    regret: float = Field(ge=0)
+
+
 class Published(Spec):
     """The published study's figures.
 
@@ -42,6 +58,7 @@ class Published(Spec):
     input_tokens: Mapping[str, float]
     output_tokens: Mapping[str, Mapping[str, Mapping[str, float]]]
     training: TrainingFigure
+    early_looks: tuple[EarlyFigure, ...] = Field(min_length=1)
     gpu_hour_dollars: float = Field(ge=0)
 
     @classmethod
@@ -63,6 +80,13 @@ class Published(Spec):
             "published, all runs": [value for _, _, value in runs],
         }
         return next(((sum(values) / len(values), basis) for basis, values in alike.items() if values), None)
+
+    def early(self, part: float, keep: float) -> EarlyFigure:
+        """The figure of the nearest look that is no later and keeps no more; else of the earliest and strictest."""
+        fitting = [look for look in self.early_looks if look.part <= part and look.keep <= keep]
+        if not fitting:
+            return min(self.early_looks, key=lambda look: (look.part, look.keep))
+        return max(fitting, key=lambda look: (look.part, look.keep))
 
     def _runs(self) -> Iterator[tuple[str, str, str, float]]:
         for source, prompts in self.output_tokens.items():

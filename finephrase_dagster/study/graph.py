@@ -15,12 +15,12 @@ from typing import Any, Literal
 from finephrase_dagster.study.artifact import MANIFEST, Artifact, ArtifactMissing
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.fingerprint import differences
-from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.lineage import Lineage, StoppedEarly
 
-STAGES = ("sources", "generators", "synthetic", "audits", "tokens", "mixtures", "training", "evaluation")
+STAGES = ("sources", "generators", "synthetic", "audits", "tokens", "mixtures", "early", "training", "evaluation")
 """The stages that make artifacts, in the order in which data flows."""
 
-Status = Literal["current", "stale", "missing", "waiting"]
+Status = Literal["current", "stale", "missing", "waiting", "stopped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class State:
     """Whether an item's artifact is there, and why not.
 
     `current`: complete, by the recipe of today. `stale`: there, but by another recipe. `missing`: not
-    there, though its inputs are. `waiting`: an input is not there.
+    there, though its inputs are. `waiting`: an input is not there. `stopped`: the study's early stop ended it.
     """
 
     status: Status
@@ -91,11 +91,17 @@ def items(lineage: Lineage) -> Iterator[Item]:
         parts += [audit_item(component) for component in mixture.components if "/" in component]
         yield item("mixtures", mixture_item(name), tuple(parts), lineage.mixture, name)
     made_of = {name: (mixture_item(run.mixture), TOKENIZER) for name, run in study.student_runs.items()}
+    for name in study.rivals:
+        yield item("early", early_item(name), made_of[name], lineage.early, name)
+    for name in study.rivals:
+        yield item("early", f"early/scores/{name}", (early_item(name),), lineage.early_scores, name)
     for name in study.plateaus:
         yield item("training", plateau_item(name), made_of[name], lineage.plateau, name)
     for name, run in study.student_runs.items():
         base = run.base.name if run.base else name
-        begun = (plateau_item(base),) if base in study.plateaus else ()
+        begun: tuple[str, ...] = (plateau_item(base),) if base in study.plateaus else ()
+        if name in study.rivals:
+            begun = (early_item(name), *(f"early/scores/{rival}" for rival in study.rivals[name]))
         yield item("training", f"training/checkpoint/{name}", (*made_of[name], *begun), lineage.checkpoint, name)
     scores = [f"evaluation/benchmark_scores/{name}" for name in study.student_runs]
     for name, scored in zip(study.student_runs, scores, strict=True):
@@ -129,6 +135,10 @@ def mixture_item(name: str) -> str:
     return f"mixtures/mixture/{name}"
 
 
+def early_item(run: str) -> str:
+    return f"early/student/{run}"
+
+
 def plateau_item(run: str) -> str:
     return f"training/plateau/{run}"
 
@@ -149,6 +159,8 @@ def state(item: Item) -> State:
         artifact = item.artifact()
     except ArtifactMissing as error:
         return State(status="waiting", reasons=(str(error),))
+    except StoppedEarly as error:
+        return State(status="stopped", reasons=(str(error),))
     if artifact.complete:
         try:
             artifact.manifest()
@@ -178,7 +190,8 @@ def states(graph: Mapping[str, Item], data: Path) -> dict[str, State]:
             own = state(item)
         except StudyError as error:  # a source's files are not there
             own = State(status="missing", reasons=(str(error),))
-        behind = [f"{need} is {found[need].status}" for need in item.needs if found[need].status != "current"]
+        needed = {need: found[need].status for need in item.needs}
+        behind = [f"{need} is {status}" for need, status in needed.items() if status not in ("current", "stopped")]
         if own.status == "waiting":
             made = latest_manifest(data / name) is not None
             own = State(status="stale" if made else "missing", reasons=tuple(behind) or own.reasons)
@@ -190,7 +203,7 @@ def manifest_of(item: Item) -> dict[str, Any] | None:
     """The manifest of an item that is there by today's recipe."""
     try:
         return item.artifact().manifest()
-    except (ArtifactMissing, StudyError):
+    except (ArtifactMissing, StoppedEarly, StudyError):
         return None
 
 

@@ -7,6 +7,7 @@ complete: so an artifact whose inputs are not there yet cannot be named, and ask
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from finephrase_dagster.study.spec import Cell, Evaluation, Study
 from finephrase_dagster.study.versions import CODE
 
 HUB = "hub"
+
+
+class StoppedEarly(RuntimeError):
+    """A run that the study's early stop ended; the message says by which score."""
 
 
 class Lineage:
@@ -158,9 +163,53 @@ class Lineage:
 
     def checkpoint(self, run: str) -> Artifact:
         """A student, trained."""
+        self._refuse_if_stopped(run)
         base = self.study.student_runs[run].base
         decay = {"decay_from": self.plateau(base.name).version} if base else {}
         return self._artifact("training", "training/checkpoint", run, {**self._run(run), **decay})
+
+    def early(self, run: str) -> Artifact:
+        """A student at the step at which it is compared with others."""
+        assert self.study.early_stop is not None
+        return self._artifact("training", "early/student", run, {**self._run(run), "until": self.study.early_stop.step})
+
+    def early_scores(self, run: str) -> Artifact:
+        """The scores by which it is decided whether a student goes on."""
+        recipe = {"checkpoint": self.early(run).version, **self._suite()}
+        return self._artifact("evaluation", "early/scores", run, recipe)
+
+    def rank(self, run: str) -> tuple[int, int]:
+        """A run's place among those that it is compared with early, from 1, and how many of them go on.
+
+        Raises:
+            ArtifactMissing: not all of them have been scored.
+        """
+        assert self.study.early_stop is not None
+        rivals = self.study.rivals[run]
+        macro = {rival: self.early_scores(rival).manifest().get("macro") or 0.0 for rival in rivals}
+        order = sorted(rivals, key=lambda rival: (-macro[rival], rival))
+        return order.index(run) + 1, max(1, math.ceil(self.study.early_stop.keep * len(rivals)))
+
+    def finishing_runs(self) -> list[str]:
+        """The runs that are trained to their end.
+
+        Raises:
+            ArtifactMissing: it is not decided yet.
+        """
+        return [run for run in self.study.student_runs if run not in self.study.rivals or self._goes_on(run)]
+
+    def _goes_on(self, run: str) -> bool:
+        place, going_on = self.rank(run)
+        return place <= going_on
+
+    def _refuse_if_stopped(self, run: str) -> None:
+        if run in self.study.rivals and not self._goes_on(run):
+            place, going_on = self.rank(run)
+            assert self.study.early_stop is not None
+            raise StoppedEarly(
+                f"{run} was stopped at step {self.study.early_stop.step}: its macro score is number {place} of "
+                f"{len(self.study.rivals[run])}, and {going_on} go on"
+            )
 
     def plateau(self, run: str) -> Artifact:
         """A student before its learning rate decays, of a run that others decay from."""
@@ -184,18 +233,25 @@ class Lineage:
         evaluation = self.evaluation
         recipe = {
             "checkpoint": self.checkpoint(run).version,
-            "tasks": evaluation.tasks,
-            "shots": evaluation.shots,
-            "samples": evaluation.samples,
+            **self._suite(),
             **({"every": evaluation.every} if evaluation.every else {}),
-            **({"backend": evaluation.backend} if evaluation.backend != "transformers" else {}),
-            "items": self._items_digest,
         }
         return self._artifact("evaluation", "evaluation/benchmark_scores", run, recipe)
 
+    def _suite(self) -> dict[str, Any]:
+        """What determines scores, but for the model."""
+        evaluation = self.evaluation
+        return {
+            "tasks": evaluation.tasks,
+            "shots": evaluation.shots,
+            "samples": evaluation.samples,
+            **({"backend": evaluation.backend} if evaluation.backend != "transformers" else {}),
+            "items": self._items_digest,
+        }
+
     def leaderboard(self) -> Artifact:
         """The comparison of all student runs."""
-        scores = {run: self.scores(run).version for run in self.study.student_runs}
+        scores = {run: self.scores(run).version for run in self.finishing_runs()}
         return self._artifact("leaderboard", "evaluation/leaderboard", None, {"scores": scores})
 
     def audit_named(self, dataset: str) -> Artifact | None:

@@ -62,13 +62,16 @@ class Plan:
     @property
     def dollars(self) -> float:
         """What would run costs."""
-        return self._total(planned for planned in self.items if planned.state.status != "current")["dollars"]
+        return self._total(self._to_do)["dollars"]
 
     @property
     def unknown(self) -> tuple[str, ...]:
         """What would have to be known to price what would run."""
-        to_do = [planned for planned in self.items if planned.state.status != "current"]
-        return tuple(dict.fromkeys(planned.cost.unknown for planned in to_do if planned.cost.unknown))
+        return tuple(dict.fromkeys(planned.cost.unknown for planned in self._to_do if planned.cost.unknown))
+
+    @property
+    def _to_do(self) -> list[Planned]:
+        return [planned for planned in self.items if planned.state.status in ("stale", "missing")]
 
     def as_json(self) -> dict[str, Any]:
         """`stages` and `total` of what would run, each with what `exists` already; `items`, the list behind them."""
@@ -156,7 +159,7 @@ def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
         if item.stage == "sources" and found[name].status == "missing"
         for reason in found[name].reasons
     ]
-    warnings = [*unreadable, *_failed_audits(graph, found), *_warnings(lineage, terms)]
+    warnings = [*unreadable, *_failed_audits(graph, found), *_warnings(lineage, terms, published)]
     if any("published sweep" in line for one in planned for line in one.cost.basis) and terms.goodput == 1:
         warnings.append(
             "GPU-hours are ideal, by the published sweep; the study's own runs took about twice as many: see --goodput"
@@ -186,7 +189,7 @@ def _failed_audits(graph: Mapping[str, Item], found: Mapping[str, State]) -> Ite
             )
 
 
-def _warnings(lineage: Lineage, terms: Terms) -> Iterable[str]:
+def _warnings(lineage: Lineage, terms: Terms, published: Published) -> Iterable[str]:
     moving = [f"generators.{name}" for name, spec in lineage.study.generators.items() if _moves(spec)]
     moving += [
         f"sources.{name}"
@@ -195,6 +198,14 @@ def _warnings(lineage: Lineage, terms: Terms) -> Iterable[str]:
     ]
     if moving:
         yield f"{', '.join(moving)}: a branch may move; name a commit in place of it before paying for anything"
+    if (stop := lineage.study.early_stop) and lineage.study.rivals:
+        shortest = min(lineage.study.steps(run) for run in lineage.study.rivals)
+        known = published.early(stop.step / shortest, stop.keep)
+        yield (
+            f"early_stop: {100 * stop.keep:g} % of {len(lineage.study.rivals)} students go on after {stop.step} steps; "
+            f"of the published students that would have cost {known.regret:.4f} macro in the mean, at "
+            f"{100 * known.part:g} % of the training (rank correlation {known.rank_correlation:.2f})"
+        )
     for name, generator in lineage.study.generators.items():
         if generator.model.startswith(("/", ".")) and not Path(generator.model).is_dir():
             yield f"generators.{name}: there is no folder {generator.model}; put the model there or correct the path"

@@ -17,7 +17,7 @@ from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.grid import LARGEST, matching
 from finephrase_dagster.study.problems import Contradictions, Place, Problem, shortened, unknown
 from finephrase_dagster.study.source import Source
-from finephrase_dagster.study.student import Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
+from finephrase_dagster.study.student import EarlyStop, Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
 
 TASKS = (
     "arc_cf:easy",
@@ -99,6 +99,7 @@ class Study(Spec):
         default=None, min_length=1, description="default: every mixture with every student and every pair of seeds"
     )
     evaluation: Evaluation | None = None
+    early_stop: EarlyStop | None = Field(default=None, description="default: every run is trained to its end")
     trainer: Literal["transformers", "nanotron"] = Field(
         default="transformers", description="transformers trains on one machine, nanotron on a cluster"
     )
@@ -143,7 +144,7 @@ class Study(Spec):
 
     def _without_mixtures(self) -> Iterator[Problem]:
         """A study without mixtures has nothing to train: what would say how is a mistake."""
-        for name in ("tokenizer", "sequence", "students", "seeds", "runs", "evaluation"):
+        for name in ("tokenizer", "sequence", "students", "seeds", "runs", "evaluation", "early_stop"):
             if getattr(self, name):
                 yield Problem((name,), "there are no mixtures to train on; add 'mixtures', or remove it")
 
@@ -191,7 +192,22 @@ class Study(Spec):
             where = "in this grid" if index == first else f"; runs[{first}] has it, too"
             message = f"{shortened(names, 3)} stands more than once{where}: take it out of one"
             wrong.append(Problem(("runs", index), message))
-        return [*wrong, *self._too_small(), *self._wrong_in_decays(set(owner))]
+        return [*wrong, *self._too_small(), *self._wrong_in_decays(set(owner)), *self._wrong_in_early_stop()]
+
+    def _wrong_in_early_stop(self) -> Iterator[Problem]:
+        """Why runs cannot be compared early."""
+        if self.early_stop is None:
+            return
+        assert self.sequence is not None
+        if self.trainer == "nanotron":
+            message = "nanotron trains without a stop; remove it, or write 'trainer: transformers'"
+            yield Problem(("early_stop",), message)
+        if self.evaluation and not set(TASKS) <= set(self.evaluation.tasks):
+            yield Problem(("early_stop",), "students are compared by their macro score, which needs all twelve tasks")
+        steps = [self.steps(run) for group in self.compared_early.values() for run in group]
+        if steps and self.early_stop.step >= min(steps):
+            message = f"{self.early_stop.step} is not before the end of the shortest run, {min(steps)} steps; lower it"
+            yield Problem(("early_stop", "step"), message)
 
     def _too_small(self) -> Iterator[Problem]:
         """Budgets that end before the first step of a student."""
@@ -256,6 +272,27 @@ class Study(Spec):
             decay = {} if run.decay_from is None else {"decay_from": run.decay_from}
             runs.append(RunGrid(mixtures=(run.mixture,), students=(run.student,), seeds=(run.seeds,), **decay))
         return self.model_copy(update={"runs": tuple(runs)})
+
+    def steps(self, run: str) -> int:
+        """Optimizer steps of a run, to its end."""
+        assert self.sequence is not None
+        of = self.student_runs[run]
+        return self.mixtures[of.mixture].tokens // self.sequence // self.students[of.student].batch_sequences
+
+    @cached_property
+    def compared_early(self) -> dict[tuple[str, int, int, int], tuple[str, ...]]:
+        """The runs of which only the best go on, by student, budget and seeds; groups of one are none."""
+        groups: dict[tuple[str, int, int, int], list[str]] = {}
+        for name, run in self.student_runs.items() if self.early_stop else ():
+            if run.base is None and name not in self.plateaus:
+                key = (run.student, self.mixtures[run.mixture].tokens, run.seeds.data, run.seeds.model)
+                groups.setdefault(key, []).append(name)
+        return {key: tuple(names) for key, names in groups.items() if len(names) > 1}
+
+    @cached_property
+    def rivals(self) -> dict[str, tuple[str, ...]]:
+        """Of each run that is compared early: those that it is compared with, itself included."""
+        return {run: group for group in self.compared_early.values() for run in group}
 
     @cached_property
     def plateaus(self) -> tuple[str, ...]:

@@ -130,6 +130,16 @@ def _how_said(seeds: object) -> str:
     return "grid" if isinstance(seeds, (dict, SeedGrid)) else "pairs"
 
 
+class EarlyStop(Spec):
+    """Runs of one student, budget and pair of seeds are compared at a step, and only the best go on.
+
+    Runs that others decay from, and those that do, go on in any case.
+    """
+
+    step: int = Field(ge=1, description="optimizer steps after which students are compared")
+    keep: float = Field(gt=0, lt=1, description="the part of them that goes on, by macro score; at least one")
+
+
 class RunGrid(Spec):
     """Training runs: each of the mixtures with each student and each pair of seeds."""
 

@@ -67,6 +67,7 @@ def train_student(
     execution: Execution = DEFAULT,
     keep_steps: int | None = None,
     plateau: Path | None = None,
+    plateau_step: int | None = None,
     other_data: bool = False,
 ) -> TrainingFacts:
     """Trains a student on this machine; see `training.Trainer` for the arguments.
@@ -84,7 +85,7 @@ def train_student(
     work = output / "work" / fingerprint([*course.identity, *origin])[:SHORT]
     resumed = last_checkpoint(work, log=log)
     if plateau and resumed is None:
-        resumed = _take_up(plateau / STATE, work, course.plateau, log=log)
+        resumed = _take_up(plateau / STATE, work, plateau_step or course.plateau, log=log)
         if keep_steps and not other_data:
             shutil.copytree(plateau / STEPS, work / STEPS, dirs_exist_ok=True)
     trainer, facts = course.train(work, resumed, until=course.steps, log=log)
@@ -105,21 +106,28 @@ def train_plateau(
     log: Callable[[str], None],
     execution: Execution = DEFAULT,
     keep_steps: int | None = None,
+    until: int | None = None,
 ) -> TrainingFacts:
-    """Trains a student until its learning rate would begin to decay; `output/state` holds what goes on from there.
+    """Trains a student's first steps; `output/state` holds what goes on from there, `output/model` the model.
 
     Arguments and errors as for `train_student`.
+
+    Args:
+        until: how many steps; None: up to where its learning rate would begin to decay.
     """
     course = _Course.of(student, sequence, seeds, mixture, components, tokenizer, execution, keep_steps)
-    if course.plateau in (0, course.steps):
+    if until is None and course.plateau in (0, course.steps):
         raise TrainingError(
             f"of {course.steps} steps {course.steps - course.plateau} are decay: there is no plateau to decay from; "
             "correct the student's 'decay_fraction'"
         )
+    end = until or course.plateau
     work = output / "work" / fingerprint(course.identity)[:SHORT]
-    _, facts = course.train(work, last_checkpoint(work, log=log), until=course.plateau, log=log)
+    trainer, facts = course.train(work, last_checkpoint(work, log=log), until=end, log=log)
+    shutil.rmtree(output / "model", ignore_errors=True)
+    write_model(output / "model", trainer.model, course.words)
     shutil.rmtree(output / STATE, ignore_errors=True)
-    (work / f"checkpoint-{course.plateau}").rename(output / STATE)
+    (work / f"checkpoint-{end}").rename(output / STATE)
     _move_steps(work / STEPS, output)
     shutil.rmtree(output / "work")
     return facts

@@ -109,6 +109,7 @@ class Trainer(Protocol):
         execution: how this machine does it.
         keep_steps: the model is kept every so many steps, in `output/steps/<step>`; None keeps none.
         plateau: the output of `train_plateau`, to go on from; None: from the first step.
+        plateau_step: the step at which it ends; None: where the learning rate begins to decay.
         other_data: the plateau was trained on another mixture: a decay variant.
     """
 
@@ -126,6 +127,7 @@ class Trainer(Protocol):
         execution: Execution = DEFAULT,
         keep_steps: int | None = None,
         plateau: Path | None = None,
+        plateau_step: int | None = None,
         other_data: bool = False,
     ) -> TrainingFacts: ...
 

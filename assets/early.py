@@ -1,0 +1,76 @@
+"""Early stops: students compared after their first steps, so that only the best are trained to their end."""
+
+import dagster as dg
+
+from assets.training import FIGURES, trained_on
+from finephrase_dagster.events import materialized
+from finephrase_dagster.partitions import ACCELERATOR, EARLY_SCORES, EARLY_STUDENT, MIXTURE, asset_spec, needs, static
+from finephrase_dagster.study.lineage import Lineage
+from resources.evaluator import Evaluator
+from resources.trainer import Trainer
+from resources.warehouse import Warehouse
+
+
+def build_early(lineage: Lineage) -> list[dg.AssetsDefinition]:
+    """The assets `early/student` and `early/scores`, of a study with an early stop."""
+    if not lineage.study.rivals:
+        return []
+    return [_student(lineage), _scores(lineage)]
+
+
+def _student(lineage: Lineage) -> dg.AssetsDefinition:
+    runs = list(lineage.study.rivals)
+
+    @dg.multi_asset(
+        name="early_student",
+        specs=[
+            asset_spec(
+                EARLY_STUDENT,
+                group="training",
+                description="A student after the first steps on its mixture. If it is among the best it goes on from "
+                "here.",
+                kinds={"pytorch"},
+                owner="training",
+                deps=[needs(MIXTURE, trained_on(lineage, runs))],
+            )
+        ],
+        partitions_def=static(runs),
+        pool=ACCELERATOR,
+    )
+    def student(context: dg.AssetExecutionContext, trainer: Trainer, warehouse: Warehouse) -> dg.MaterializeResult:
+        run = context.partition_key
+        artifact = lineage.early(run)
+        manifest = artifact.made_by(lambda folder: trainer.train_early(lineage, run, folder, log=context.log.info))
+        warehouse.record(artifact)
+        return materialized(artifact, **{name: manifest[name] for name in FIGURES})
+
+    return student
+
+
+def _scores(lineage: Lineage) -> dg.AssetsDefinition:
+    runs = list(lineage.study.rivals)
+
+    @dg.multi_asset(
+        name="early_scores",
+        specs=[
+            asset_spec(
+                EARLY_SCORES,
+                group="training",
+                stage="evaluation",
+                description="The macro score by which it is decided whether a student goes on.",
+                kinds={"huggingface"},
+                owner="evaluation",
+                deps=[needs(EARLY_STUDENT, {run: [run] for run in runs})],
+            )
+        ],
+        partitions_def=static(runs),
+        pool=ACCELERATOR,
+    )
+    def scores(context: dg.AssetExecutionContext, evaluator: Evaluator, warehouse: Warehouse) -> dg.MaterializeResult:
+        run = context.partition_key
+        artifact = lineage.early_scores(run)
+        manifest = artifact.made_by(lambda folder: evaluator.evaluate_early(lineage, run, folder))
+        warehouse.record(artifact)
+        return materialized(artifact, macro=manifest["macro"], micro=manifest["micro"])
+
+    return scores
