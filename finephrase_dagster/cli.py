@@ -41,10 +41,10 @@ def main() -> None:
     """The entry point."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped
     status = _status()
-    if sys.argv[1:2] != ["rephrase"]:
+    if sys.argv[1:2] not in (["rephrase"], ["materialize"]):
         sys.exit(status)
     # All is written by now. Libraries' threads that still run while Python ends abort it now and then ("terminate
-    # called without an active exception"), and a finished run would end with that status.
+    # called without an active exception"), or tell at length what they did not free, and a finished run would end so.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
