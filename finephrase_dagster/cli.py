@@ -77,7 +77,8 @@ def materialize(study: StudyOption = None) -> None:
 
         with dg.DagsterInstance.from_config(str(_dagster_home())) as instance:
             outcome = materialize_study(lineage, defs, instance, log=say)
-        say(f"{len(outcome.made)} partitions made, {len(outcome.reused)} reused")
+        stopped = f", {len(outcome.stopped)} stopped early" if outcome.stopped else ""
+        say(f"{len(outcome.made)} partitions made, {len(outcome.reused)} reused{stopped}")
         if not outcome.complete:
             for name, message in outcome.failed.items():
                 typer.echo(f"failed: {name}: {message}", err=True)

@@ -47,6 +47,7 @@ class Outcome:
     reused: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -113,6 +114,7 @@ def _to_do(
             stretches.append([])
         elif found.status == "stopped":
             log(f"{item.name}: {found.reasons[0]}")
+            outcome.stopped.append(item.name)
             stretches.append([])
         elif found.status == "current" and _recorded(item, instance):
             outcome.reused.append(item.name)

@@ -39,6 +39,8 @@ def plan_text(plan: Plan, *, every_item: bool, shown_items: int = 12) -> str:
     lines += ["  ".join(_aligned(row, widths)) for row in rows]
     if not figures["total"]["partitions"]:
         lines.append("\neverything is there, by today's recipes")
+    if stopped := figures["total"]["stopped"]:
+        lines.append(f"\n{stopped} partitions of students that were stopped early; --items lists them")
     lines.append(
         f"\n{figures['gpus']} GPU{'s' * (figures['gpus'] > 1)} at {figures['gpu_hour_dollars']:g} dollars an hour, "
         f"{100 * figures['goodput']:g} % of their time at work; stages one after another."
@@ -110,7 +112,7 @@ def _cells(name: str, stage: Mapping[str, Any]) -> list[str]:
         _priced(stage, "gpu_hours", 1),
         _priced(stage, "dollars", 0),
         _duration(stage["wall_hours"]),
-        f"{_short(stage['disk_bytes'])}B",
+        f"{_short(stage['disk_bytes'])}B" if stage["disk_bytes"] else "-",
     ]
 
 
@@ -131,4 +133,6 @@ def _short(number: float) -> str:
 def _duration(hours: float) -> str:
     if hours >= 48:
         return f"{hours / 24:,.1f} days"
-    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min" if hours else "-"
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{max(1, 60 * hours):.0f} min" if hours else "-"

@@ -11,9 +11,10 @@ import pytest
 from finephrase_dagster.study.artifact import Product
 from finephrase_dagster.study.graph import STAGES, Item, items, state
 from finephrase_dagster.study.lineage import Lineage, StoppedEarly
-from finephrase_dagster.study.places import Places
+from finephrase_dagster.study.places import REPOSITORY, Places
 from finephrase_dagster.study.plan import plan
 from finephrase_dagster.study.spec import Study
+from finephrase_dagster.study.student import EarlyStop
 from installation import Installation, small_study
 from test_plan import FACTS
 
@@ -86,8 +87,10 @@ def test_the_stop_is_no_identity_of_a_student(lineage: Lineage) -> None:
 
 def test_a_plan_states_the_expected_regret_and_prices_those_that_go_on(lineage: Lineage) -> None:
     whole, stopped = plan(lineage).as_json(), plan(stopping(lineage)).as_json()
-    assert any("early_stop: 40 % of 10 students go on after 100 steps" in warning for warning in stopped["warnings"])
-    assert any("rank correlation 0.90" in warning for warning in stopped["warnings"])
+    (warning,) = [warning for warning in stopped["warnings"] if "early_stop" in warning]
+    assert warning.startswith("early_stop: 4 of 10 students go on after step 100; of the published students it would")
+    assert "rank correlation 0.90" in warning
+    assert stopped["stages"]["evaluation"]["wall_hours"] < whole["stages"]["evaluation"]["wall_hours"]
     early = stopped["stages"]["early"]["input_tokens"]
     finishing = stopped["stages"]["training"]["input_tokens"]
     training = whole["stages"]["training"]["input_tokens"]
@@ -100,6 +103,38 @@ def test_after_the_decision_a_plan_counts_nothing_for_stopped_runs(lineage: Line
     found = plan(study).as_json()
     assert found["stages"]["training"]["partitions"] == 4
     assert sum(item["state"] == "stopped" for item in found["items"]) == 2 * 6
+
+
+def test_the_part_that_goes_on_is_rounded_up_and_never_nobody() -> None:
+    asked = ((0.5, 2), (0.5, 3), (0.05, 2), (0.07, 100))
+    assert [EarlyStop(step=1, keep=keep).going_on(students) for keep, students in asked] == [1, 2, 1, 7]
+
+
+def test_a_stop_that_compares_nobody_is_told(lineage: Lineage) -> None:
+    mixtures = {"readmes_raw": lineage.study.mixtures["readmes_raw"].model_dump()}
+    alone = stopping(lineage, mixtures=mixtures, runs=None)
+    assert any("early_stop: compares nobody" in warning for warning in plan(alone).warnings)
+
+
+def test_a_look_that_is_earlier_and_stricter_than_any_published_is_said_to_be_so(lineage: Lineage) -> None:
+    strict = stopping(lineage, early_stop={"step": 1, "keep": 0.1})
+    assert any("no published figure is so early or so strict" in warning for warning in plan(strict).warnings)
+
+
+@pytest.mark.parametrize("macro", [None, "fast", float("nan"), True])
+def test_a_score_that_is_none_decides_nothing(lineage: Lineage, macro: object) -> None:
+    study = stopping(lineage)
+    scored(study)
+    path = study.early_scores("readmes_raw__nano__data0_model0").folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"macro": macro}))
+    assert status(study)["training/checkpoint/formats_and_raw__nano__data0_model0"] == "waiting"
+    assert plan(study).as_json()["items"]
+
+
+def test_a_source_that_is_not_there_is_a_warning_with_an_early_stop_too(tmp_path: Path) -> None:
+    study = Lineage.read(Places(data=tmp_path, study=REPOSITORY / "studies" / "finephrase.yaml"))
+    found = plan(stopping(study, early_stop={"step": 1000, "keep": 0.5}))
+    assert any(warning.startswith("sources.fineweb_edu_lq") for warning in found.warnings)
 
 
 @pytest.mark.parametrize(

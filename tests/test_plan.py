@@ -194,6 +194,7 @@ def test_a_dataset_whose_audit_failed_is_named_with_what_it_holds_up(tmp_path: P
     (warning,) = plan(lineage).warnings
     assert warning.startswith("audits/rephraser__package_readmes_audit/faq: did not pass (form); mixtures/mixture/")
     assert "mixtures/mixture/faq_and_raw" in warning
+    assert "13 partitions behind" in warning  # three mixtures of two students each, their scores, the leaderboard
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"fingerprint": "other", "version": "1", "recipe": {}}'])
@@ -207,7 +208,38 @@ def test_a_broken_manifest_is_missing_and_what_hangs_on_it_stale(completed: Line
     assert found.as_json()["stages"]["synthetic"]["partitions"] == 1
 
 
-ODD = ["completed", "run", "text_bytes", "sampling", "seconds", "tokens_per_second", "files", "rows", "passed"]
+def test_a_large_student_that_was_trained_without_a_gpu_never_makes_a_study_free(
+    completed: Lineage, tmp_path: Path
+) -> None:
+    fields = yaml.safe_load(completed.places.study.read_text())
+    fields["students"]["nano"] |= {"layers": 24, "hidden": 2048, "ffn": 8192, "heads": 16}
+    study = tmp_path / "large.yaml"
+    study.write_text(yaml.safe_dump(fields))
+    places = Places(data=completed.places.data, study=study, prompts=completed.places.prompts)
+    lineage = Lineage.read(places)
+    run = next(iter(lineage.study.student_runs))
+    slow = {"tokens": 1e6, "tokens_per_second": 8_000.0, "gpus": 0}
+    lineage.checkpoint(run).made_by(lambda folder: Product(files=[], facts=slow))
+    training = plan(lineage).as_json()["stages"]["training"]
+    assert training["gpu_hours"] > 0
+    assert training["basis"] == ["throughput: published, scaled by parameters and tokens"]
+
+
+def test_a_model_of_which_only_a_cpu_rate_is_known_is_not_priced(completed: Lineage, tmp_path: Path) -> None:
+    fields = yaml.safe_load(completed.places.study.read_text())
+    fields["generators"]["rephraser"]["model"] = str(tmp_path)
+    del fields["generators"]["rephraser"]["embedded"]
+    study = tmp_path / "unknown.yaml"
+    study.write_text(yaml.safe_dump(fields))
+    lineage = Lineage.read(Places(data=completed.places.data, study=study, prompts=completed.places.prompts))
+    for item in items(lineage):
+        facts = {"sampling": {}} if item.stage == "generators" else FACTS.get(item.stage, {})
+        item.artifact().made_by(lambda folder, said=facts: Product(files=[], facts=said))
+    shutil.rmtree(lineage.places.data / "synthetic" / "rephraser__package_readmes" / "table")
+    assert [what.partition(":")[0] for what in plan(lineage).unknown] == ["generators.rephraser"]
+
+
+ODD = ["completed", "run", "text_bytes", "sampling", "seconds", "tokens_per_second", "files", "rows", "passed", "gates"]
 
 
 @given(field=st.sampled_from(ODD), value=st.none() | st.just("fast") | st.just([]) | st.just({}) | st.just(float(-1)))

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from finephrase_dagster.study.artifact import ArtifactMissing
-from finephrase_dagster.study.expectation import BYTES_PER_TOKEN, Expectations
+from finephrase_dagster.study.expectation import BYTES_PER_TOKEN, SMALL, Expectations
 from finephrase_dagster.study.figures import Measured, Published, number
+from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.graph import Item, manifest_of
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 from finephrase_dagster.study.student import StudentRun
 
 COMPRESSED = 0.42  # of a text's bytes, in zstd Parquet
-SMALL = 50e6  # parameters; a model below is trained and served without a GPU
 # What one process did on two cores of 2024.
 PACE = {"sources": 5_000, "audits": 5_000, "tokens": 1.2e6}  # documents, documents, tokens a second
 SMALL_FLOPS = 8e10  # of training and serving small models
@@ -165,10 +165,11 @@ class Estimator:
         student = self._study.students[run.student]
         tokens, going_on = self._seen(item, run)
         parameters = student.parameters(self._vocabulary)
-        rate = self._measured.training(student)
-        if rate is not None:
+        rate = self._measured.training(student) if self._study.trainer == "transformers" else None
+        small = parameters < SMALL and self._study.trainer == "transformers"
+        if rate is not None and (rate.on_gpu or small):  # a large student is not trained without a GPU
             seconds, on_gpu, basis = tokens / rate.tokens_per_second, rate.on_gpu, "measured here"
-        elif parameters < SMALL:
+        elif small:
             seconds, on_gpu, basis = 6 * parameters * tokens / SMALL_FLOPS, False, "estimated from compute"
         else:
             known = self._published.training
@@ -178,7 +179,7 @@ class Estimator:
             input_tokens=tokens,
             gpu_hours=seconds / 3600 if on_gpu else 0.0,
             hours=0.0 if on_gpu else _hours(seconds),
-            disk_bytes=4 * parameters + self._kept_bytes(run.name, parameters),
+            disk_bytes=self._training_bytes(item, run.name, parameters),
             basis=(f"throughput: {basis}", *going_on),
         )
 
@@ -190,10 +191,9 @@ class Estimator:
             early = round(tokens * study.early_stop.step / study.steps(run.name))
             if item.asset == "early/student":
                 return early, ()
-            if not self._undecided(run.name):
-                return tokens - early, ()
-            keep = study.early_stop.keep  # how many go on is known, which ones is not
-            return round(keep * (tokens - early)), (f"{100 * keep:g} % go on after {study.early_stop.step} steps",)
+            chance = self._chance(run.name)  # how many go on is known, which ones is not
+            said = () if chance == 1 else ("the part of the students that goes on",)
+            return round(chance * (tokens - early)), said
         if item.asset == "training/plateau":
             return round(tokens * (1 - decay)), ()
         begun = run.base.name if run.base else run.name
@@ -203,14 +203,29 @@ class Estimator:
         """Whether it is still open if a run goes on."""
         try:
             self._lineage.rank(run)
-        except ArtifactMissing:
+        except (ArtifactMissing, StudyError):
             return True
         return False
+
+    def _chance(self, run: str) -> float:
+        """The part of the runs compared with this one that goes on, while it is open which."""
+        stop = self._study.early_stop
+        if stop is None or run not in self._study.rivals or not self._undecided(run):
+            return 1.0
+        rivals = len(self._study.rivals[run])
+        return stop.going_on(rivals) / rivals
 
     def _evaluation(self, item: Item) -> Cost:
         if item.partition is None:
             return Cost(hours=_hours(0), disk_bytes=100_000, basis=("time: seen on two cores",))
-        return self._evaluated(item, looks=self._looks(item.partition))
+        whole, chance = self._evaluated(item, looks=self._looks(item.partition)), self._chance(item.partition)
+        return replace(
+            whole,
+            input_tokens=round(chance * whole.input_tokens),
+            gpu_hours=chance * whole.gpu_hours,
+            hours=chance * whole.hours,
+            disk_bytes=round(chance * whole.disk_bytes),
+        )
 
     def _evaluated(self, item: Item, *, looks: int) -> Cost:
         student = self._study.students[self._study.student_runs[item.partition or ""].student]
@@ -244,9 +259,11 @@ class Estimator:
         first = self._plateau_steps(run) if self._study.student_runs[run].base else 0
         return (steps - 1) // every - first // every + 1
 
-    def _kept_bytes(self, run: str, parameters: int) -> int:
-        """Of the models on the way."""
-        return 4 * parameters * (self._looks(run) - 1)
+    def _training_bytes(self, item: Item, run: str, parameters: int) -> int:
+        """A model, in float32, and those on the way; of a run that goes on from here also model and optimizer."""
+        if item.asset != "training/checkpoint":
+            return 16 * parameters
+        return round(self._chance(run) * 4 * parameters * self._looks(run))
 
     def _plateau_steps(self, run: str) -> int:
         student = self._study.students[self._study.student_runs[run].student]

@@ -22,6 +22,7 @@ from finephrase_dagster.study.spec import Cell
 
 BYTES_PER_TOKEN = 4.3  # of English web text, by tokenizers of 50,000 to 130,000 entries
 EMBEDDED = {"package_readmes": (320, 8_900), "language_reference": (80, 5_800)}  # documents, bytes each, about
+SMALL = 50e6  # parameters; a model below is trained and served without a GPU
 ASSUMED_DOCUMENT = 1_000  # tokens, where nothing is known of a source
 SMALL_TOKENS_PER_SECOND = 2_000  # that the embedded generator writes on two cores
 
@@ -91,22 +92,22 @@ class Expectations:
     def _rate(self, name: str) -> tuple[Rate | None, str]:
         """How fast a generator writes and whose figure that is.
 
-        What a large model did without a GPU is not how anybody runs a study, and counts only if nothing else is
-        known.
+        What a model that may be large did without a GPU is not how anybody runs a study, and does not count.
         """
         generator = self._study.generators[name]
         model = self._model(name)
         measured = self._measured.generation(name, model) if model else None
         known = generator.throughput or self._of_same_model(generator.model)
-        of_size = self._of_nearest(generator.parameters) if generator.parameters else (None, "unknown")
-        if measured is not None and (measured.on_gpu or generator.trained_here or not (known or of_size[0])):
+        parameters = generator.parameters or number(_manifest(lambda: self._lineage.generator(name)), "parameters")
+        small = generator.trained_here or (parameters is not None and parameters < SMALL)
+        if measured is not None and (measured.on_gpu or small):
             where = "" if measured.on_gpu else ", without a GPU"
             return measured, f"measured here over {measured.tokens:,.0f} tokens{where}"
         if known:
             return Rate(tokens_per_second=known.tokens_per_second, on_gpu=True), known.basis
         if generator.trained_here:
             return Rate(tokens_per_second=SMALL_TOKENS_PER_SECOND, on_gpu=False), "seen on two cores"
-        return of_size
+        return self._of_nearest(parameters) if parameters else (None, "unknown")
 
     @staticmethod
     def _of_same_model(model: str) -> Throughput | None:

@@ -81,12 +81,10 @@ class Published(Spec):
         }
         return next(((sum(values) / len(values), basis) for basis, values in alike.items() if values), None)
 
-    def early(self, part: float, keep: float) -> EarlyFigure:
-        """The figure of the nearest look that is no later and keeps no more; else of the earliest and strictest."""
+    def early(self, part: float, keep: float) -> EarlyFigure | None:
+        """The figure of the nearest look that is no later and keeps no more; None without one."""
         fitting = [look for look in self.early_looks if look.part <= part and look.keep <= keep]
-        if not fitting:
-            return min(self.early_looks, key=lambda look: (look.part, look.keep))
-        return max(fitting, key=lambda look: (look.part, look.keep))
+        return max(fitting, key=lambda look: (look.part, look.keep), default=None)
 
     def _runs(self) -> Iterator[tuple[str, str, str, float]]:
         for source, prompts in self.output_tokens.items():

@@ -186,9 +186,9 @@ class Lineage:
         """
         assert self.study.early_stop is not None
         rivals = self.study.rivals[run]
-        macro = {rival: self.early_scores(rival).manifest().get("macro") or 0.0 for rival in rivals}
+        macro = {rival: _macro(self.early_scores(rival)) for rival in rivals}
         order = sorted(rivals, key=lambda rival: (-macro[rival], rival))
-        return order.index(run) + 1, max(1, math.ceil(self.study.early_stop.keep * len(rivals)))
+        return order.index(run) + 1, self.study.early_stop.going_on(len(rivals))
 
     def finishing_runs(self) -> list[str]:
         """The runs that are trained to their end.
@@ -296,3 +296,15 @@ def _said(artifact: Artifact, name: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ArtifactMissing(f"{artifact.folder}: its manifest has no {name!r}: delete the folder")
     return fields
+
+
+def _macro(scores: Artifact) -> float:
+    """The macro score of a manifest.
+
+    Raises:
+        ArtifactMissing: it has none.
+    """
+    macro = scores.manifest().get("macro")
+    if isinstance(macro, bool) or not isinstance(macro, int | float) or not math.isfinite(macro):
+        raise ArtifactMissing(f"{scores.folder}: its manifest has no macro score: delete the folder")
+    return macro

@@ -14,6 +14,7 @@ from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.graph import STAGES, Item, State, items, manifest_of, states
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.source import HubSource
+from finephrase_dagster.study.spec import Study
 
 MOVING = ("main", "master")
 
@@ -116,6 +117,7 @@ class Plan:
             "unpriced": sum(planned.cost.unknown is not None for planned in to_do),
             "stale": len(by_status["stale"]),
             "missing": len(by_status["missing"]),
+            "stopped": sum(planned.state.status == "stopped" for planned in of_stage),
             "exists": self._total(by_status["current"]),
             "basis": list(basis),
         }
@@ -181,12 +183,42 @@ def _failed_audits(graph: Mapping[str, Item], found: Mapping[str, State]) -> Ite
             continue
         manifest = manifest_of(item) or {}
         if manifest.get("passed") is False:
-            failed = [gate["name"] for gate in manifest.get("gates", []) if not gate.get("passed")]
-            held_up = [other.name for other in graph.values() if name in other.needs]
+            gates = manifest.get("gates")
+            failed = [
+                str(gate.get("name"))
+                for gate in (gates if isinstance(gates, list) else [])
+                if isinstance(gate, dict) and not gate.get("passed")
+            ]
+            behind = {name}
+            for other in graph.values():  # upstream first
+                if behind & set(other.needs):
+                    behind.add(other.name)
+            mixtures = [other for other in behind if graph[other].stage == "mixtures"]
+            held_up = ", ".join(sorted(mixtures)) or "nothing"
             yield (
-                f"{name}: did not pass ({', '.join(failed)}); {', '.join(held_up) or 'nothing'} cannot be made before "
-                "the prompt, the generator or the gate changes"
+                f"{name}: did not pass ({', '.join(failed) or 'its gates'}); {held_up} "
+                f"and {len(behind) - len(mixtures) - 1} partitions behind cannot be made before the prompt, the "
+                "generator or the gate changes"
             )
+
+
+def _early_stop(study: Study, published: Published) -> Iterable[str]:
+    """What an early stop does, and what it would have cost the published study."""
+    stop = study.early_stop
+    if stop is None:
+        return
+    if not study.rivals:
+        yield "early_stop: compares nobody: no two runs, bases of decays apart, have the same student, budget and seeds"
+        return
+    going_on = sum(stop.going_on(len(group)) for group in study.compared_early.values())
+    known = published.early(stop.step / min(study.steps(run) for run in study.rivals), stop.keep)
+    cost = "no published figure is so early or so strict"
+    if known:
+        cost = (
+            f"of the published students it would have cost {known.regret:.4f} macro in the mean, at "
+            f"{100 * known.part:g} % of the training (rank correlation {known.rank_correlation:.2f})"
+        )
+    yield f"early_stop: {going_on} of {len(study.rivals)} students go on after step {stop.step}; {cost}"
 
 
 def _warnings(lineage: Lineage, terms: Terms, published: Published) -> Iterable[str]:
@@ -198,14 +230,10 @@ def _warnings(lineage: Lineage, terms: Terms, published: Published) -> Iterable[
     ]
     if moving:
         yield f"{', '.join(moving)}: a branch may move; name a commit in place of it before paying for anything"
-    if (stop := lineage.study.early_stop) and lineage.study.rivals:
-        shortest = min(lineage.study.steps(run) for run in lineage.study.rivals)
-        known = published.early(stop.step / shortest, stop.keep)
-        yield (
-            f"early_stop: {100 * stop.keep:g} % of {len(lineage.study.rivals)} students go on after {stop.step} steps; "
-            f"of the published students that would have cost {known.regret:.4f} macro in the mean, at "
-            f"{100 * known.part:g} % of the training (rank correlation {known.rank_correlation:.2f})"
-        )
+    yield from _early_stop(lineage.study, published)
+    every = lineage.study.evaluation.every if lineage.study.evaluation else None
+    if every and all(lineage.study.steps(run) <= every for run in lineage.study.student_runs):
+        yield f"evaluation.every: no run has more than {every} steps; lower it, or remove it"
     for name, generator in lineage.study.generators.items():
         if generator.model.startswith(("/", ".")) and not Path(generator.model).is_dir():
             yield f"generators.{name}: there is no folder {generator.model}; put the model there or correct the path"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -138,6 +139,10 @@ class EarlyStop(Spec):
 
     step: int = Field(ge=1, description="optimizer steps after which students are compared")
     keep: float = Field(gt=0, lt=1, description="the part of them that goes on, by macro score; at least one")
+
+    def going_on(self, students: int) -> int:
+        """How many of so many students go on: the part, rounded up."""
+        return max(1, math.ceil(self.keep * students - 1e-9))  # 0.07 * 100 is a little more than 7
 
 
 class RunGrid(Spec):
