@@ -22,6 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from finephrase_dagster.study.file import read_study
+from finephrase_dagster.study.places import REPOSITORY
 from finephrase_dagster.study.student import Mixture, Seeds, Student
 from finephrase_dagster.train.checkpoint import last_checkpoint, mark_whole
 from finephrase_dagster.train.mixture import mix, read_windows
@@ -214,6 +216,18 @@ def test_the_student_has_the_study_s_architecture() -> None:
     assert model.config.rope_parameters["rope_theta"] == 10_000
     assert (model.config.bos_token_id, model.config.eos_token_id) == (None, 128_001)
     assert model.config.max_position_embeddings == 4096
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"),
+    [("0_5b", 483_714_048), ("1_7b", 1_672_071_168), ("2_9b", 2_860_792_320), ("6_2b", 6_162_714_624)],
+)
+def test_the_presets_are_models_with_the_published_numbers_of_parameters(preset: str, parameters: int) -> None:
+    study = read_study(REPOSITORY / "studies" / "finephrase.yaml")
+    assert study.sequence is not None
+    with torch.device("meta"):
+        model = build_student(study.students[preset], vocabulary=128_256, sequence=study.sequence, eos=128_001)
+    assert model.num_parameters() == parameters == study.students[preset].parameters(128_256)
 
 
 def test_fresh_weights_have_the_study_s_spread() -> None:
