@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -27,6 +30,25 @@ def test_package_readmes_are_the_long_descriptions_of_the_listed_distributions()
     assert "pydantic" in by_id["package_readmes/pydantic"].text.lower()
     assert all(len(document.text) >= 200 for document in kept)
     assert [document.id for document in kept] == sorted(by_id)
+
+
+def test_the_corpus_is_the_same_whichever_library_reads_the_distributions() -> None:
+    """The backport of importlib.metadata, once imported, reads them in the standard library's place, and stricter."""
+    reading = (
+        "import sys; from pathlib import Path; from finephrase_dagster.corpora.embedded import read_package_readmes\n"
+        "print(hash(tuple(map(repr, read_package_readmes(Path(sys.argv[1]))))))"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", before + reading, str(LIST)],
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for before in ("", "import importlib_metadata; ")
+    ]
+    assert said[0] == said[1]
 
 
 def test_a_distribution_that_the_list_does_not_name_changes_nothing(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def read_package_readmes(requirements: Path) -> Iterator[Document | Dropped]:
                 f"package_readmes: {name} is installed at {found}, not at {version} "
                 f"as {requirements} lists it; run `make`"
             )
-        text = (fields["Description"] or "").strip()
+        # Asked for what is not there, one of the libraries that may read this answers None, another raises.
+        text = (fields["Description"] if "Description" in fields else "").strip()
         reason = "no description" if not text else text_flaw(text)
         if reason is None and len(text) < SHORTEST:
             reason = f"under {SHORTEST} characters"
