@@ -75,7 +75,8 @@ def read_package_readmes(requirements: Path) -> Iterator[Document | Dropped]:
                 f"as {requirements} lists it; run `make`"
             )
         # Asked for what is not there, one of the libraries that may read this answers None, another raises.
-        text = (fields["Description"] if "Description" in fields else "").strip()
+        described = "Description" in fields
+        text = fields["Description"].strip() if described else ""
         reason = "no description" if not text else text_flaw(text)
         if reason is None and len(text) < SHORTEST:
             reason = f"under {SHORTEST} characters"
