@@ -106,12 +106,14 @@ def waits_for_readmes(done: subprocess.CompletedProcess[str], data: str, message
     assert not list(Path(data).glob("sources/corpus/package_readmes/*/manifest.json"))
 
 
+@pytest.mark.slow
 def test_an_empty_corpus_fails_with_its_name_and_leaves_nothing(tmp_path: Path, data: str) -> None:
     study, home = study_of(tmp_path, "")
     done = finephrase("materialize", "--study", str(study), FINEPHRASE_DATA=data, DAGSTER_HOME=str(home))
     waits_for_readmes(done, data, "source package_readmes: holds no documents")
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_fails_with_a_remedy_and_leaves_nothing_half_written(tmp_path: Path, data: str) -> None:
     rows = (json.dumps({"text": random.Random(row).randbytes(4000).hex()}) for row in range(2000))
     study, home = study_of(tmp_path, "\n".join(rows))

@@ -69,6 +69,7 @@ def test_markup_becomes_plain_words() -> None:
     assert plain("See [the `docs`](https://x.example) and :ref:`more <there>` | **now**") == "See the docs and more now"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_is_derived_from_a_document_of_the_corpora_has_the_form(format: str, texts: list[str]) -> None:
     rng = Random(1)
@@ -83,6 +84,7 @@ def test_what_is_derived_from_a_document_of_the_corpora_has_the_form(format: str
     assert derived > 0.9 * 3 * len(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_is_derived_varies_in_its_opening(format: str, texts: list[str]) -> None:
     rng = Random(1)
@@ -104,6 +106,7 @@ def test_a_seed_gives_one_restatement() -> None:
     assert first != other
 
 
+@pytest.mark.slow
 def test_the_calculations_of_a_problem_are_right_and_its_numbers_are_stated(texts: list[str]) -> None:
     rng = Random(1)
     operations = {"+": int.__add__, "-": int.__sub__, "x": int.__mul__}

@@ -242,6 +242,7 @@ def test_a_model_of_which_only_a_cpu_rate_is_known_is_not_priced(completed: Line
 ODD = ["completed", "run", "text_bytes", "sampling", "seconds", "tokens_per_second", "files", "rows", "passed", "gates"]
 
 
+@pytest.mark.slow
 @given(field=st.sampled_from(ODD), value=st.none() | st.just("fast") | st.just([]) | st.just({}) | st.just(float(-1)))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_manifests_say_a_plan_is_made(completed: Lineage, field: str, value: object) -> None:

@@ -342,6 +342,7 @@ def test_a_bucket_that_is_not_there_is_named(store: ObjectStore) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_is_named(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     s3fs.S3FileSystem.clear_instance_cache()

@@ -303,6 +303,7 @@ def test_an_answer_with_impossible_counts_is_none(
     assert "not a chat completion" in rejected_of(wanted["plain"])[0]["reason"]
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_found_before_the_dataset_is_complete(tmp_path: Path, server: LocalServer, run: Run) -> None:
     wanted = datasets(tmp_path / "data", ["plain"])
     corpus = write_corpus(tmp_path / "corpus", [documents(12)])

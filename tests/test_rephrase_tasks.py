@@ -96,6 +96,7 @@ def test_three_tasks_make_one_dataset_a_prompt(
     assert gather(wanted, survey=surveyed, tasks=3) == manifests
 
 
+@pytest.mark.slow
 def test_a_task_that_failed_goes_on_and_nothing_is_gathered_before(
     tmp_path: Path, server: LocalServer, surveyed: Survey
 ) -> None:

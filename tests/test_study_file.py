@@ -269,6 +269,7 @@ def broken(fields: dict[str, Any], draw: Callable[[st.SearchStrategy[Any]], Any]
         holder[key] = draw(anything)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(name=st.sampled_from(sorted(STUDIES)), times=st.integers(1, 3), data=st.data())
 def test_however_a_study_is_broken_the_answer_is_a_study_or_a_study_error(
