@@ -113,8 +113,8 @@ def leaderboard(connection: duckdb.DuckDBPyConnection, scores: Iterable[Artifact
 
     Returns:
         One row a mixture, student and variant: `mixture`, `student`, `decay_from` (None: trained from scratch),
-        `seeds` (student runs), `macro` and its sample
-        standard deviation over the seeds `macro_sd` (None for one seed), `micro`, and `categories`.
+        `seeds` (student runs), `macro` and its sample standard deviation over the seeds `macro_sd` (None for one
+        seed), `micro`, `categories`, and `tasks`.
     """
     wanted = [f"{artifact.fingerprint} {artifact.partition}" for artifact in scores]
     found = connection.execute(
