@@ -9,6 +9,7 @@ import dagster as dg
 from finephrase_dagster.audit.gates import Audit, audit_dataset
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import asset_spec, audit_key, cell_tags, needs, static, synthetic_key
+from finephrase_dagster.placement import preparing
 from finephrase_dagster.results.warehouse import record_audit
 from finephrase_dagster.study.artifact import Artifact, Product, write_json
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, plain
@@ -54,6 +55,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
             for gate, description in GATES.items()
         ],
         partitions_def=partitions,
+        **preparing().arguments,
     )
     def audit(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         prompt = context.partition_key

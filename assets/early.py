@@ -4,7 +4,8 @@ import dagster as dg
 
 from assets.training import FIGURES, trained_on
 from finephrase_dagster.events import materialized
-from finephrase_dagster.partitions import ACCELERATOR, EARLY_SCORES, EARLY_STUDENT, MIXTURE, asset_spec, needs, static
+from finephrase_dagster.partitions import EARLY_SCORES, EARLY_STUDENT, MIXTURE, asset_spec, needs, static
+from finephrase_dagster.placement import evaluating, training
 from finephrase_dagster.study.lineage import Lineage
 from resources.evaluator import Evaluator
 from resources.trainer import Trainer
@@ -35,7 +36,7 @@ def _student(lineage: Lineage) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=static(runs),
-        pool=ACCELERATOR,
+        **training().arguments,
     )
     def student(context: dg.AssetExecutionContext, trainer: Trainer, warehouse: Warehouse) -> dg.MaterializeResult:
         run = context.partition_key
@@ -64,7 +65,7 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=static(runs),
-        pool=ACCELERATOR,
+        **evaluating().arguments,
     )
     def scores(context: dg.AssetExecutionContext, evaluator: Evaluator, warehouse: Warehouse) -> dg.MaterializeResult:
         run = context.partition_key

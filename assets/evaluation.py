@@ -12,7 +12,6 @@ from assets.previews import table
 from assets.training import track_checkpoint
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import (
-    ACCELERATOR,
     CHECKPOINT,
     LEADERBOARD,
     SCORES,
@@ -20,6 +19,7 @@ from finephrase_dagster.partitions import (
     needs,
     static,
 )
+from finephrase_dagster.placement import evaluating, preparing
 from finephrase_dagster.results.comparison import Interval, Variant, compared
 from finephrase_dagster.results.early import look_early
 from finephrase_dagster.results.warehouse import leaderboard, record_scores
@@ -52,7 +52,7 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=static(runs),
-        pool=ACCELERATOR,
+        **evaluating().arguments,
     )
     def benchmark_scores(
         context: dg.AssetExecutionContext, evaluator: Evaluator, tracking: Tracking, warehouse: Warehouse
@@ -103,6 +103,7 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
                 deps=[needs_all_scores()],
             )
         ],
+        **preparing().arguments,
     )
     def leaderboard_asset(tracking: Tracking, warehouse: Warehouse) -> dg.MaterializeResult:
         artifact = lineage.leaderboard()

@@ -4,7 +4,8 @@ import dagster as dg
 
 from finephrase_dagster.events import materialized
 from finephrase_dagster.generators.product import make_generator
-from finephrase_dagster.partitions import ACCELERATOR, CORPUS, MODEL, asset_spec, needs, static
+from finephrase_dagster.partitions import CORPUS, MODEL, asset_spec, needs, static
+from finephrase_dagster.placement import making_models
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Study
 from resources.warehouse import Warehouse
@@ -27,7 +28,7 @@ def build_generators(lineage: Lineage) -> list[dg.AssetsDefinition]:
             )
         ],
         partitions_def=static(lineage.study.generators),
-        pool=ACCELERATOR,
+        **making_models().arguments,
     )
     def model(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key

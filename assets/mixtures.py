@@ -18,6 +18,7 @@ from finephrase_dagster.partitions import (
     static,
     tokens_key,
 )
+from finephrase_dagster.placement import preparing
 from finephrase_dagster.results.comparison import MANY_EPOCHS
 from finephrase_dagster.study.artifact import ArtifactMissing, Product
 from finephrase_dagster.study.lineage import Lineage
@@ -56,6 +57,7 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
             )
         ],
         partitions_def=static(lineage.study.mixtures),
+        **preparing().arguments,
     )
     def mixture(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key

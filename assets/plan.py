@@ -4,6 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from finephrase_dagster.partitions import PLAN
+from finephrase_dagster.placement import preparing
 from finephrase_dagster.planning import plan_markdown, stale_markdown
 from finephrase_dagster.study.figures import Published
 from finephrase_dagster.study.lineage import Lineage
@@ -39,6 +40,7 @@ def build_plan(lineage: Lineage) -> list[dg.AssetsDefinition]:
             dg.AssetCheckSpec("current", asset=PLAN, description="everything is there, by today's recipes"),
             dg.AssetCheckSpec("priced", asset=PLAN, description="it is known what everything would cost"),
         ],
+        **preparing().arguments,
     )
     def study_plan(config: Pricing) -> dg.MaterializeResult:
         price = Published.read().gpu_hour_dollars if config.gpu_hour_dollars is None else config.gpu_hour_dollars

@@ -7,7 +7,6 @@ import dagster as dg
 from assets.previews import completions
 from finephrase_dagster.events import materialize_each, materialized
 from finephrase_dagster.partitions import (
-    ACCELERATOR,
     CORPUS,
     MODEL,
     TEMPLATE,
@@ -17,6 +16,7 @@ from finephrase_dagster.partitions import (
     static,
     synthetic_key,
 )
+from finephrase_dagster.placement import rephrasing
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 from resources.rephraser import Rephraser
@@ -68,7 +68,7 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         ],
         partitions_def=static(prompts),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        pool=ACCELERATOR,
+        **rephrasing(lineage.study.generators[cell.generator]).arguments,
     )
     def synthetic(
         context: dg.AssetExecutionContext, rephraser: Rephraser, warehouse: Warehouse

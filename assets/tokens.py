@@ -20,6 +20,7 @@ from finephrase_dagster.partitions import (
     synthetic_key,
     tokens_key,
 )
+from finephrase_dagster.placement import preparing
 from finephrase_dagster.study.artifact import Artifact, Product
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.lineage import Lineage
@@ -56,6 +57,7 @@ def _tokenizer(lineage: Lineage) -> dg.AssetsDefinition:
                 deps=read if sources else (),
             )
         ],
+        **preparing().arguments,
     )
     def tokenizer(warehouse: Warehouse) -> dg.MaterializeResult:
         artifact = lineage.tokenizer()
@@ -101,6 +103,7 @@ def _corpus_tokens(lineage: Lineage) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=static(sources),
+        **preparing().arguments,
     )
     def corpus_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         source = context.partition_key
@@ -131,6 +134,7 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=static(prompts),
+        **preparing().arguments,
     )
     def cell_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         prompt = context.partition_key

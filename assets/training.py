@@ -7,7 +7,6 @@ import dagster as dg
 from assets.previews import completions
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import (
-    ACCELERATOR,
     CHECKPOINT,
     EARLY_SCORES,
     EARLY_STUDENT,
@@ -17,6 +16,7 @@ from finephrase_dagster.partitions import (
     needs,
     static,
 )
+from finephrase_dagster.placement import training
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.lineage import Lineage
 from resources.tracking import Tracking
@@ -48,7 +48,7 @@ def _plateau(lineage: Lineage) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=static(lineage.study.plateaus),
-        pool=ACCELERATOR,
+        **training().arguments,
     )
     def plateau(context: dg.AssetExecutionContext, trainer: Trainer, warehouse: Warehouse) -> dg.MaterializeResult:
         run = context.partition_key
@@ -95,7 +95,7 @@ def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=static(runs),
-        pool=ACCELERATOR,
+        **training().arguments,
     )
     def checkpoint(
         context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse

@@ -27,9 +27,6 @@ CHECKPOINT = dg.AssetKey(["training", "checkpoint"])
 SCORES = dg.AssetKey(["evaluation", "benchmark_scores"])
 LEADERBOARD = dg.AssetKey(["evaluation", "leaderboard"])
 
-ACCELERATOR = "accelerator"
-"""The pool of everything that keeps a device busy; its limit stands in the instance's settings."""
-
 
 def synthetic_key(cell: Cell) -> dg.AssetKey:
     return dg.AssetKey(["synthetic", cell.name])
