@@ -11,6 +11,7 @@ from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import asset_spec, audit_key, cell_tags, needs, static, synthetic_key
 from finephrase_dagster.placement import preparing
 from finephrase_dagster.results.warehouse import record_audit
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import Artifact, Product, write_json
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, plain
 from finephrase_dagster.study.lineage import Lineage
@@ -57,6 +58,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         partitions_def=partitions,
         **preparing().arguments,
     )
+    @retried
     def audit(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         prompt = context.partition_key
         dataset, artifact = lineage.dataset(cell, prompt), lineage.audit(cell, prompt)

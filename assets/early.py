@@ -6,6 +6,7 @@ from assets.training import FIGURES, trained_on
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import EARLY_SCORES, EARLY_STUDENT, MIXTURE, asset_spec, needs, static
 from finephrase_dagster.placement import evaluating, training
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.lineage import Lineage
 from resources.evaluator import Evaluator
 from resources.trainer import Trainer
@@ -36,8 +37,9 @@ def _student(lineage: Lineage) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=static(runs),
-        **training().arguments,
+        **training(lineage.study).arguments,
     )
+    @retried
     def student(context: dg.AssetExecutionContext, trainer: Trainer, warehouse: Warehouse) -> dg.MaterializeResult:
         run = context.partition_key
         artifact = lineage.early(run)
@@ -67,10 +69,11 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         partitions_def=static(runs),
         **evaluating().arguments,
     )
+    @retried
     def scores(context: dg.AssetExecutionContext, evaluator: Evaluator, warehouse: Warehouse) -> dg.MaterializeResult:
         run = context.partition_key
         artifact = lineage.early_scores(run)
-        manifest = artifact.made_by(lambda folder: evaluator.evaluate_early(lineage, run, folder))
+        manifest = artifact.made_by(lambda folder: evaluator.evaluate_early(lineage, run, folder, log=context.log.info))
         warehouse.record(artifact)
         return materialized(artifact, macro=manifest["macro"], micro=manifest["micro"])
 

@@ -23,6 +23,7 @@ from finephrase_dagster.placement import evaluating, preparing
 from finephrase_dagster.results.comparison import Interval, Variant, compared
 from finephrase_dagster.results.early import look_early
 from finephrase_dagster.results.warehouse import leaderboard, record_scores
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import Artifact, Product, write_json
 from finephrase_dagster.study.lineage import Lineage
 from resources.evaluator import Evaluator
@@ -54,13 +55,14 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         partitions_def=static(runs),
         **evaluating().arguments,
     )
+    @retried
     def benchmark_scores(
         context: dg.AssetExecutionContext, evaluator: Evaluator, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
         run = context.partition_key
         artifact, checkpoint = lineage.scores(run), lineage.checkpoint(run)
         checkpoint.manifest()
-        scores = artifact.made_by(lambda folder: evaluator.evaluate(lineage, run, folder))
+        scores = artifact.made_by(lambda folder: evaluator.evaluate(lineage, run, folder, log=context.log.info))
         warehouse.record(artifact)
         with warehouse.connect() as connection:
             _record(connection, lineage, artifact)
@@ -105,6 +107,7 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
         ],
         **preparing().arguments,
     )
+    @retried
     def leaderboard_asset(tracking: Tracking, warehouse: Warehouse) -> dg.MaterializeResult:
         artifact = lineage.leaderboard()
         runs = lineage.finishing_runs()

@@ -1,11 +1,15 @@
 """Generators: the models that rephrase, ready on disk; trained here, or fetched from the hub."""
 
+from functools import partial
+
 import dagster as dg
 
+from finephrase_dagster.devices import leased_here
 from finephrase_dagster.events import materialized
 from finephrase_dagster.generators.product import make_generator
 from finephrase_dagster.partitions import CORPUS, MODEL, asset_spec, needs, static
 from finephrase_dagster.placement import making_models
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Study
 from resources.warehouse import Warehouse
@@ -30,10 +34,13 @@ def build_generators(lineage: Lineage) -> list[dg.AssetsDefinition]:
         partitions_def=static(lineage.study.generators),
         **making_models().arguments,
     )
+    @retried
     def model(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
         artifact = lineage.generator(name)
-        manifest = artifact.made_by(lambda folder: make_generator(lineage, name, folder, log=context.log.info))
+        log = context.log.info
+        device = partial(leased_here, f"the training of {name}", log=log)
+        manifest = artifact.made_by(lambda folder: make_generator(lineage, name, folder, log=log, device=device))
         warehouse.record(artifact)
         return materialized(
             artifact,

@@ -20,6 +20,7 @@ from finephrase_dagster.partitions import (
 )
 from finephrase_dagster.placement import preparing
 from finephrase_dagster.results.comparison import MANY_EPOCHS
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import ArtifactMissing, Product
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Study
@@ -59,6 +60,7 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
         partitions_def=static(lineage.study.mixtures),
         **preparing().arguments,
     )
+    @retried
     def mixture(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
         refuse_what_failed_its_audit(lineage, name)

@@ -6,6 +6,7 @@ from pydantic import Field
 from finephrase_dagster.partitions import PLAN
 from finephrase_dagster.placement import preparing
 from finephrase_dagster.planning import plan_markdown, stale_markdown
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.figures import Published
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.plan import Plan, Terms, plan
@@ -42,6 +43,7 @@ def build_plan(lineage: Lineage) -> list[dg.AssetsDefinition]:
         ],
         **preparing().arguments,
     )
+    @retried
     def study_plan(config: Pricing) -> dg.MaterializeResult:
         price = Published.read().gpu_hour_dollars if config.gpu_hour_dollars is None else config.gpu_hour_dollars
         terms = Terms(gpus=config.gpus, gpu_hour_dollars=price, goodput=config.goodput)

@@ -12,6 +12,7 @@ from finephrase_dagster.corpora.source import read_source
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import CORPUS, asset_spec, static
 from finephrase_dagster.placement import preparing
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import Product
 from finephrase_dagster.study.fingerprint import SHORT
 from finephrase_dagster.study.lineage import Lineage
@@ -40,6 +41,7 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
         partitions_def=static(lineage.study.sources),
         **preparing().arguments,
     )
+    @retried
     def corpus(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
         artifact = lineage.source(name)

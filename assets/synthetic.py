@@ -1,6 +1,6 @@
 """Synthetic datasets: one asset a cell (a generator on a source), one partition a prompt."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
@@ -17,6 +17,8 @@ from finephrase_dagster.partitions import (
     synthetic_key,
 )
 from finephrase_dagster.placement import rephrasing
+from finephrase_dagster.retries import retried
+from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 from resources.rephraser import Rephraser
@@ -70,15 +72,28 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.single_run(),
         **rephrasing(lineage.study.generators[cell.generator]).arguments,
     )
+    @retried
     def synthetic(
         context: dg.AssetExecutionContext, rephraser: Rephraser, warehouse: Warehouse
     ) -> Iterator[dg.MaterializeResult]:
         datasets = {prompt: lineage.dataset(cell, prompt) for prompt in context.partition_keys}
-        manifests = rephraser.rephrase(lineage, cell, datasets, log=context.log.info)
+        try:
+            rephraser.rephrase(lineage, cell, datasets, log=context.log.info)
+        except Exception:
+            finished = {prompt: artifact for prompt, artifact in datasets.items() if artifact.complete}
+            materialize_each(context, upstream, told(finished, warehouse))  # a backfill of what failed leaves them out
+            raise
+        results = told(datasets, warehouse)
+        if len(results) == 1:
+            yield from results.values()
+        else:
+            materialize_each(context, upstream, results)
+
+    def told(datasets: Mapping[str, Artifact], warehouse: Warehouse) -> dict[str, dg.MaterializeResult]:
         results = {}
         for prompt, artifact in datasets.items():
             warehouse.record(artifact)
-            manifest = manifests[prompt]
+            manifest = artifact.manifest()
             results[prompt] = materialized(
                 artifact,
                 rows=manifest["completed"],
@@ -97,6 +112,6 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
                 tokens_per_second=manifest["run"]["tokens_per_second"],
                 bill=dg.MetadataValue.json(manifest["run"]),
             )
-        yield from materialize_each(context, upstream, results)
+        return results
 
     return synthetic

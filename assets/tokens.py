@@ -21,6 +21,7 @@ from finephrase_dagster.partitions import (
     tokens_key,
 )
 from finephrase_dagster.placement import preparing
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import Artifact, Product
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.lineage import Lineage
@@ -59,6 +60,7 @@ def _tokenizer(lineage: Lineage) -> dg.AssetsDefinition:
         ],
         **preparing().arguments,
     )
+    @retried
     def tokenizer(warehouse: Warehouse) -> dg.MaterializeResult:
         artifact = lineage.tokenizer()
         manifest = artifact.made_by(lambda folder: _make_tokenizer(lineage, folder))
@@ -105,6 +107,7 @@ def _corpus_tokens(lineage: Lineage) -> dg.AssetsDefinition:
         partitions_def=static(sources),
         **preparing().arguments,
     )
+    @retried
     def corpus_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         source = context.partition_key
         files = lineage.source(source).folder.glob("shard-*.parquet")
@@ -136,6 +139,7 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         partitions_def=static(prompts),
         **preparing().arguments,
     )
+    @retried
     def cell_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         prompt = context.partition_key
         files = lineage.dataset(cell, prompt).folder.glob("part-*.parquet")

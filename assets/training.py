@@ -17,6 +17,7 @@ from finephrase_dagster.partitions import (
     static,
 )
 from finephrase_dagster.placement import training
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.lineage import Lineage
 from resources.tracking import Tracking
@@ -48,8 +49,9 @@ def _plateau(lineage: Lineage) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=static(lineage.study.plateaus),
-        **training().arguments,
+        **training(lineage.study).arguments,
     )
+    @retried
     def plateau(context: dg.AssetExecutionContext, trainer: Trainer, warehouse: Warehouse) -> dg.MaterializeResult:
         run = context.partition_key
         artifact = lineage.plateau(run)
@@ -95,8 +97,9 @@ def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=static(runs),
-        **training().arguments,
+        **training(lineage.study).arguments,
     )
+    @retried
     def checkpoint(
         context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:

@@ -60,6 +60,7 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
             *(_training(lineage) if lineage.study.mixtures else []),
         ],
         jobs=build_jobs(lineage),
+        executor=dg.in_process_executor,  # a run is a process of its own already
         sensors=build_sensors(lineage),
         loggers={"progress": progress},
         resources={**default_resources(lineage), **(resources or {})},

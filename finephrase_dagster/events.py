@@ -7,7 +7,7 @@ partition, with the provenance that Dagster itself would have written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -58,17 +58,14 @@ def materialize_each(
     context: dg.AssetExecutionContext,
     deps: Mapping[dg.AssetKey, Mapping[str, str]],
     results: Mapping[str, dg.MaterializeResult],
-) -> Iterator[dg.MaterializeResult]:
-    """Yields the result of a run over one partition; logs one event each for a run over several.
+) -> None:
+    """Logs one event a partition, in a run over several.
 
     Args:
         context: of a skippable asset, which may yield nothing.
         deps: what each partition depends on: for every upstream asset, its partition by ours.
         results: by partition.
     """
-    if len(results) == 1:
-        yield next(iter(results.values()))
-        return
     for partition, result in results.items():
         assert result.data_version is not None
         context.log_event(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
+from finephrase_dagster.devices import Lease, free, lease
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import fingerprint
 from finephrase_dagster.study.lineage import Lineage
@@ -21,6 +23,7 @@ from finephrase_dagster.study.spec import Cell
 
 if TYPE_CHECKING:
     from finephrase_dagster.rephrase.engine import Engine, EngineLike
+    from finephrase_dagster.study.generator import Generator
 
 SHARDS = "shard-*.parquet"
 
@@ -42,8 +45,19 @@ def engines_kept() -> Iterator[None]:
 
 def _stop_engines() -> None:
     if _keepers == 0:
-        while _engines:
-            _engines.popitem()[1].stop()
+        _stop_all()
+
+
+def _stop_all() -> None:
+    while _engines:
+        _engines.popitem()[1].stop()
+
+
+def _devices(generator: Generator, name: str, log: Callable[[str], None]) -> Lease:
+    """The devices of an engine; idle engines that this process keeps make room first."""
+    if not free(generator.gpus):
+        _stop_all()
+    return lease(generator.gpus, f"an engine of {name}", log=log)
 
 
 class Rephraser(dg.ConfigurableResource):
@@ -113,12 +127,15 @@ class Rephraser(dg.ConfigurableResource):
         key = fingerprint([str(model), generator.context, generator.engine])
         engine = _engines.get(key)
         if engine is None or not engine.running:
+            if engine is not None:
+                _engines.pop(key).stop()
             log(f"starting an engine for {cell.generator}")
             engine = Engine.of(
                 generator,
                 model=model,
                 name=cell.generator,
                 log=lineage.places.data / "logs" / f"engine-{cell.generator}.log",
+                devices=partial(_devices, generator, cell.generator, log),
             )
             _engines[key] = engine.start()
         return engine

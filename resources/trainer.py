@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from finephrase_dagster.devices import leased, leased_here
 from finephrase_dagster.study.artifact import Product
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.train.training import Execution, TrainingFacts
@@ -42,7 +44,8 @@ class Trainer(dg.ConfigurableResource):
             before = {"plateau": lineage.plateau(begun).folder, "other_data": base is not None}
         elif lineage.study.early_stop and run in lineage.study.rivals:
             before = {"plateau": lineage.early(run).folder, "plateau_step": lineage.study.early_stop.step}
-        facts = train_student(folder, **self._course(lineage, run, log), **before)
+        with self._device(run, log):
+            facts = train_student(folder, **self._course(lineage, run, log), **before)
         return Product(files=_files(folder), facts=asdict(facts))
 
     def train_plateau(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
@@ -56,8 +59,13 @@ class Trainer(dg.ConfigurableResource):
 
     def _train_until(self, lineage: Lineage, run: str, folder: Path, log: Callable[[str], None], **end: int) -> Product:
         _, train_plateau = self._trainers()
-        facts = train_plateau(folder, **self._course(lineage, run, log), **end)
+        with self._device(run, log):
+            facts = train_plateau(folder, **self._course(lineage, run, log), **end)
         return Product(files=_files(folder), facts=asdict(facts))
+
+    def _device(self, run: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
+        """What is held while a student is trained."""
+        return leased_here(f"the training of {run}", log=log)
 
     def _trainers(self) -> tuple[Callable[..., TrainingFacts], Callable[..., TrainingFacts]]:
         """What trains a student, and what trains it up to its plateau."""
@@ -99,6 +107,9 @@ class NanotronTrainer(Trainer):
     pipeline: int = Field(default=1, ge=1, description="GPUs that share the layers")
     rendezvous: str | None = Field(default=None, description="host:port of the first node, from two nodes on")
     recompute: bool = Field(default=False, description="compute activations again in the backward pass")
+
+    def _device(self, run: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
+        return leased(f"the training of {run}", self.gpus, log=log)  # those of this node
 
     def _trainers(self) -> tuple[Callable[..., TrainingFacts], Callable[..., TrainingFacts]]:
         from finephrase_dagster.train.nanotron.cluster import Cluster
