@@ -23,7 +23,8 @@ from assets.sources import build_sources
 from assets.synthetic import build_synthetic
 from assets.tokens import build_tokens
 from assets.training import build_training
-from finephrase_dagster.automation import build_sensors
+from finephrase_dagster.automation import build_automation
+from finephrase_dagster.conditions import carried_on
 from finephrase_dagster.jobs import build_jobs
 from finephrase_dagster.progress import progress
 from finephrase_dagster.study.lineage import Lineage
@@ -49,19 +50,22 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
         lineage: the study and where its files lie.
         resources: resources that take the place of the default ones, by name.
     """
+    assets = [
+        *build_plan(lineage),
+        *build_sources(lineage),
+        *build_generators(lineage),
+        *build_synthetic(lineage),
+        *build_audits(lineage),
+        *(_training(lineage) if lineage.study.mixtures else []),
+    ]
+    jobs = build_jobs(lineage)
+    schedules, sensors = build_automation(lineage, jobs)
     return dg.Definitions(
-        assets=[
-            *build_plan(lineage),
-            *build_prompts(lineage),
-            *build_sources(lineage),
-            *build_generators(lineage),
-            *build_synthetic(lineage),
-            *build_audits(lineage),
-            *(_training(lineage) if lineage.study.mixtures else []),
-        ],
-        jobs=build_jobs(lineage),
+        assets=[*build_prompts(lineage), *carried_on(lineage, assets)],
+        jobs=jobs,
         executor=dg.in_process_executor,  # a run is a process of its own already
-        sensors=build_sensors(lineage),
+        schedules=schedules,
+        sensors=sensors,
         loggers={"progress": progress},
         resources={**default_resources(lineage), **(resources or {})},
     )

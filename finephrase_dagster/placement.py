@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.graph import STAGES
+from finephrase_dagster.study.graph import STAGES, Item
 from finephrase_dagster.study.spec import Study
 
 PRIORITY_TAG = "dagster/priority"
@@ -67,6 +67,16 @@ def evaluating() -> Placement:
 def preparing() -> Placement:
     """Of everything that needs no device: corpora, tokens, mixtures, audits, the leaderboard, the plan."""
     return Placement()
+
+
+def gpus_of(item: Item, study: Study) -> int:
+    """The GPUs that an item's run keeps busy."""
+    if item.stage == "synthetic":
+        return rephrasing(study.generators[study.cell(item.asset.removeprefix("synthetic/")).generator]).gpus
+    if item.asset in ("early/scores", "evaluation/benchmark_scores"):
+        return evaluating().gpus
+    made = {"generators": making_models, "early": lambda: training(study), "training": lambda: training(study)}
+    return made.get(item.stage, preparing)().gpus
 
 
 def training_gpus(study: Study) -> int:
