@@ -9,7 +9,7 @@ import dagster as dg
 import duckdb
 
 from assets.previews import table
-from assets.training import track_checkpoint
+from assets.runs import tracked
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import (
     CHECKPOINT,
@@ -71,17 +71,21 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
             **scores["categories"],
             **{mean: scores[mean] for mean in ("micro", "macro") if scores[mean] is not None},
         }
-        run_id = tracking.finished(checkpoint) or track_checkpoint(tracking, lineage, checkpoint, context)
-        tracking.log_scores(run_id, named)
-        if len(scores["curve"]) > 1:
-            points = [(point["step"], point["macro"]) for point in scores["curve"] if point["macro"] is not None]
-            tracking.log_curve(run_id, "macro_on_the_way", points)
-        link = dg.MetadataValue.url(tracking.link(run_id))
+        run_id, link = tracked(context, tracking, lineage, checkpoint)
+        if run_id:
+            on_the_way = [(point["step"], point["macro"]) for point in scores["curve"] if point["macro"] is not None]
+
+            def tell() -> None:
+                tracking.log_scores(run_id, named)
+                if len(scores["curve"]) > 1:
+                    tracking.log_curve(run_id, "macro_on_the_way", on_the_way)
+
+            tracking.attempt(artifact, tell, warn=context.log.warning)
         rows = [{"task": task, "score": score["mean"], "items": score["n"]} for task, score in scores["tasks"].items()]
         return materialized(
             artifact,
             preview=table(rows),
-            mlflow=link,
+            mlflow=dg.MetadataValue.url(link) if link else None,
             macro=scores["macro"],
             micro=scores["micro"],
             macro_interval=dg.MetadataValue.json(scores["macro_interval"]),
@@ -108,7 +112,9 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
         **preparing().arguments,
     )
     @retried
-    def leaderboard_asset(tracking: Tracking, warehouse: Warehouse) -> dg.MaterializeResult:
+    def leaderboard_asset(
+        context: dg.AssetExecutionContext, tracking: Tracking, warehouse: Warehouse
+    ) -> dg.MaterializeResult:
         artifact = lineage.leaderboard()
         runs = lineage.finishing_runs()
         scores = [lineage.scores(run) for run in runs]
@@ -128,13 +134,14 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
 
         artifact.made_by(make)
         warehouse.record(artifact)
+        link = tracking.attempt(artifact, tracking.comparison, warn=context.log.warning)
         flat = [{**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row["categories"]} for row in rows]
         return materialized(
             artifact,
             rows=len(rows),
             preview=table(flat),
             early=dg.MetadataValue.md(table(looks)) if looks else None,
-            mlflow=dg.MetadataValue.url(tracking.comparison()),
+            mlflow=dg.MetadataValue.url(link) if link else None,
         )
 
     return leaderboard_asset

@@ -157,9 +157,6 @@ class Study(Spec):
 
     def _wrong_in_training(self) -> Iterator[Problem]:
         yield from _repeats(("seeds",), [f"data {seeds.data}, model {seeds.model}" for seeds in self.seeds])
-        if self.trainer == "nanotron" and self.evaluation and self.evaluation.every:
-            message = "nanotron keeps no models on the way; remove it, or write 'trainer: transformers'"
-            yield Problem(("evaluation", "every"), message)
         if self.evaluation:
             yield from _repeats(("evaluation", "tasks"), self.evaluation.tasks)
         for index, grid in enumerate(self.runs or ()):
@@ -199,9 +196,6 @@ class Study(Spec):
         if self.early_stop is None:
             return
         assert self.sequence is not None
-        if self.trainer == "nanotron":
-            message = "nanotron trains without a stop; remove it, or write 'trainer: transformers'"
-            yield Problem(("early_stop",), message)
         if self.evaluation and not set(TASKS) <= set(self.evaluation.tasks):
             yield Problem(("early_stop",), "students are compared by their macro score, which needs all twelve tasks")
         steps = [self.steps(run) for group in self.compared_early.values() for run in group]
