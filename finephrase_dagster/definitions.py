@@ -26,10 +26,13 @@ from assets.training import build_training
 from finephrase_dagster.automation import build_automation
 from finephrase_dagster.conditions import carried_on
 from finephrase_dagster.jobs import build_jobs
+from finephrase_dagster.placement import executor
+from finephrase_dagster.pods.cluster import cluster_from_environment
 from finephrase_dagster.progress import progress
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.places import Places
 from resources.evaluator import Evaluator
+from resources.pod_rephraser import PodRephraser
 from resources.rephraser import Rephraser
 from resources.tracking import Tracking
 from resources.trainer import NanotronTrainer, Trainer
@@ -63,10 +66,10 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
     return dg.Definitions(
         assets=[*build_prompts(lineage), *carried_on(lineage, assets)],
         jobs=jobs,
-        executor=dg.in_process_executor,  # a run is a process of its own already
         schedules=schedules,
         sensors=sensors,
         loggers={"progress": progress},
+        executor=executor(),
         resources={**default_resources(lineage), **(resources or {})},
     )
 
@@ -88,7 +91,7 @@ def default_resources(lineage: Lineage) -> dict[str, Any]:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{places.tracking_store}"
     return {
         "warehouse": Warehouse(database=str(places.warehouse)),
-        "rephraser": Rephraser(),
+        "rephraser": _rephraser(),
         "trainer": _trainer(lineage),
         "evaluator": Evaluator(),
         "tracking": Tracking(
@@ -98,6 +101,12 @@ def default_resources(lineage: Lineage) -> dict[str, Any]:
             web_url=uri if uri.startswith("http") else os.environ.get("FINEPHRASE_MLFLOW_URL", MLFLOW_URL),
         ),
     }
+
+
+def _rephraser() -> Rephraser:
+    """On a cluster whose engines have pods of their own, that which starts them."""
+    cluster = cluster_from_environment()
+    return PodRephraser() if cluster and cluster.rephrasing == "pipes" else Rephraser()
 
 
 def _trainer(lineage: Lineage) -> Any:

@@ -8,10 +8,14 @@ this machine, whatever the pools say, in `devices.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import dagster as dg
+
+from finephrase_dagster.pods.cluster import Cluster, cluster_from_environment
+from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.graph import STAGES, Item
 from finephrase_dagster.study.spec import Study
@@ -45,28 +49,50 @@ class Placement:
 
 
 def rephrasing(generator: Generator) -> Placement:
-    """Of a cell: its engine holds the generator's GPUs."""
-    return Placement(gpus=generator.gpus)
+    """Of a cell: its engine holds the generator's GPUs, in a cluster those of the step's pod or of a pod of its own."""
+
+    def pod(cluster: Cluster) -> Pod:
+        return Pod.preparing(cluster) if cluster.rephrasing == "pipes" else Pod.of(cluster, generator)
+
+    return Placement(gpus=generator.gpus, op_tags=_pod_tags(pod))
 
 
 def making_models() -> Placement:
     """Of the generators: some are trained here."""
-    return Placement(gpus=1)
+    return Placement(gpus=1, op_tags=_pod_tags(Pod.computing))
 
 
 def training(study: Study) -> Placement:
-    """Of students: one GPU, or all of nanotron's."""
-    return Placement(gpus=training_gpus(study))
+    """Of students: one GPU, or all of nanotron's, which in a cluster are those of the Job that a step starts."""
+
+    def pod(cluster: Cluster) -> Pod:
+        return Pod.computing(cluster, gpus=0 if study.trainer == "nanotron" else 1)
+
+    return Placement(gpus=training_gpus(study), op_tags=_pod_tags(pod))
 
 
 def evaluating() -> Placement:
     """Of scores."""
-    return Placement(gpus=1)
+    return Placement(gpus=1, op_tags=_pod_tags(Pod.computing))
 
 
 def preparing() -> Placement:
     """Of everything that needs no device: corpora, tokens, mixtures, audits, the leaderboard, the plan."""
-    return Placement()
+    return Placement(op_tags=_pod_tags(Pod.preparing))
+
+
+def executor() -> dg.ExecutorDefinition:
+    """Where a run's steps run: in pods where a cluster is named, else in the run's own process.
+
+    Raises:
+        StudyError: the cluster file is wrong.
+    """
+    cluster = cluster_from_environment()
+    if cluster is None:
+        return dg.in_process_executor  # a run is a process of its own already
+    from finephrase_dagster.pod_executor import build_executor  # which needs a client that nothing else needs here
+
+    return build_executor(cluster)
 
 
 def gpus_of(item: Item, study: Study) -> int:
@@ -96,3 +122,15 @@ def priority(stage: str, *, share: float = 0.0) -> dict[str, str]:
     """
     place = STEPS * (STAGES.index(stage) - len(STAGES)) + min(STEPS - 1, int(STEPS * share))
     return {PRIORITY_TAG: str(place)}
+
+
+def _pod_tags(size: Callable[[Cluster], Pod]) -> dict[str, Any]:
+    """What the cluster's pods are told; nothing where no cluster is named.
+
+    Run tags would not do: they are dropped on backfills.
+    """
+    cluster = cluster_from_environment()
+    if cluster is None:
+        return {}
+    pod = size(cluster)
+    return {"dagster-k8s/config": {"container_config": pod.container(), "pod_spec_config": pod.spec()}}

@@ -5,6 +5,7 @@
 | a request to an endpoint, an engine that died under a run | the run itself, while it runs (`rephrase/`) |
 | infrastructure: an engine that does not start, an endpoint or a tracking server that cannot be reached, a broken \
 connection, a store or a device that is busy | the step, in the same run, after a while: `retried` |
+| a step's pod: taken from its node, killed | the executor of the cluster, in the same run (`pod_executor.py`) |
 | the run's worker: killed, out of memory, its machine gone | Dagster's daemon, by a new run: `run_retries` in \
 `dagster.yaml` |
 | wrong input: a study, a recipe that does not match, an audit that did not pass; and a full disk | nobody: it \
@@ -26,8 +27,10 @@ from typing import Any, TypeVar
 import dagster as dg
 import requests
 from sqlalchemy.exc import OperationalError
+from urllib3.exceptions import HTTPError
 
 from finephrase_dagster.devices import DevicesBusy
+from finephrase_dagster.pods.fate import PodLost, PodsBusy, PodsRemain
 from finephrase_dagster.rephrase.engine import EngineFailed
 from finephrase_dagster.rephrase.folder import FolderBusy, FolderUnusable
 from finephrase_dagster.study.artifact import ArtifactBusy
@@ -42,6 +45,10 @@ INFRASTRUCTURE: tuple[type[BaseException], ...] = (
     FolderBusy,  # another process is at it: once that is done, there is nothing left to do here
     ArtifactBusy,
     DevicesBusy,
+    PodLost,
+    PodsBusy,
+    PodsRemain,
+    HTTPError,  # of a Kubernetes API that is away for longer than its clients wait
     OperationalError,  # of SQLite or Postgres: locked, or away
     sqlite3.OperationalError,
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -23,9 +22,8 @@ from finephrase_dagster.study.spec import Cell
 
 if TYPE_CHECKING:
     from finephrase_dagster.rephrase.engine import Engine, EngineLike
+    from finephrase_dagster.rephrase.order import Order
     from finephrase_dagster.study.generator import Generator
-
-SHARDS = "shard-*.parquet"
 
 _engines: dict[str, Engine] = {}
 _keepers = 0
@@ -75,67 +73,43 @@ class Rephraser(dg.ConfigurableResource):
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], *, log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
         """The manifests of a cell's datasets by prompt, made where they are not complete."""
-        from finephrase_dagster.rephrase.dataset import Dataset
-        from finephrase_dagster.rephrase.engine import on_cpu
-        from finephrase_dagster.rephrase.folder import LocalFolder
-        from finephrase_dagster.rephrase.pipeline import rephrase
-        from finephrase_dagster.rephrase.progress import Lines
-        from finephrase_dagster.rephrase.render import Renderer
-        from finephrase_dagster.rephrase.sampling import sampling_of
-        from finephrase_dagster.rephrase.step import Conduct, Request
-        from finephrase_dagster.rephrase.survey import survey
-
-        generator = lineage.study.generators[cell.generator]
-        model = lineage.generator(cell.generator).folder / "model"
-        sampling = sampling_of(generator, model)
-        prompts = {prompt: lineage.prompts[prompt] for prompt in datasets}
+        order = self._order(lineage, cell, datasets)
         try:
-            return rephrase(
-                survey=survey([str(shard) for shard in sorted(lineage.source(cell.source).folder.glob(SHARDS))]),
-                datasets={
-                    prompt: Dataset(folder=LocalFolder(artifact.folder), recipe=artifact.recipe)
-                    for prompt, artifact in datasets.items()
-                },
-                renderer=lambda: Renderer(
-                    model=model, prompts=prompts, context=generator.context, max_tokens=generator.max_tokens
-                ),
-                request=Request.of(cell.generator, generator.max_tokens, sampling),
-                engines=lambda: self._remotes(cell) or [self._engine(lineage, cell, model, log)],
-                conduct=Conduct(
-                    concurrency=self.concurrency,
-                    chunk_rows=self.chunk_rows,
-                    gpus=None if self.endpoints else 0 if on_cpu() else generator.gpus,
-                    gpu_hour_dollars=self.gpu_hour_dollars,
-                    show=Lines(log, seconds=self.log_seconds),
-                    log=log,
-                ),
-                keep_raw=generator.keep_raw,
+            return order.carry_out(
+                lambda: self._remotes(cell) or [_kept_engine(order, log)],
+                log=log,
+                engines_are_ours=not self.endpoints,
             )
         finally:
             _stop_engines()
+
+    def _order(self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact]) -> Order:
+        from finephrase_dagster.rephrase.order import Order
+
+        return Order.of(
+            lineage,
+            cell,
+            datasets,
+            concurrency=self.concurrency,
+            chunk_rows=self.chunk_rows,
+            gpu_hour_dollars=self.gpu_hour_dollars,
+            log_seconds=self.log_seconds,
+        )
 
     def _remotes(self, cell: Cell) -> list[EngineLike]:
         from finephrase_dagster.rephrase.engine import Remote
 
         return [Remote(url=url, model=cell.generator) for url in self.endpoints]
 
-    @staticmethod
-    def _engine(lineage: Lineage, cell: Cell, model: Path, log: Callable[[str], None]) -> Engine:
-        from finephrase_dagster.rephrase.engine import Engine
 
-        generator = lineage.study.generators[cell.generator]
-        key = fingerprint([str(model), generator.context, generator.engine])
-        engine = _engines.get(key)
-        if engine is None or not engine.running:
-            if engine is not None:
-                _engines.pop(key).stop()
-            log(f"starting an engine for {cell.generator}")
-            engine = Engine.of(
-                generator,
-                model=model,
-                name=cell.generator,
-                log=lineage.places.data / "logs" / f"engine-{cell.generator}.log",
-                devices=partial(_devices, generator, cell.generator, log),
-            )
-            _engines[key] = engine.start()
-        return engine
+def _kept_engine(order: Order, log: Callable[[str], None]) -> Engine:
+    """An engine for an order, which another order may have started."""
+    key = fingerprint([str(order.model), order.generator.context, order.generator.engine])
+    engine = _engines.get(key)
+    if engine is None or not engine.running:
+        if engine is not None:
+            _engines.pop(key).stop()
+        log(f"starting an engine for {order.name}")
+        engine = order.engine(devices=partial(_devices, order.generator, order.name, log))
+        _engines[key] = engine.start()
+    return engine

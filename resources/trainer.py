@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,8 @@ import dagster as dg
 from pydantic import Field
 
 from finephrase_dagster.devices import leased, leased_here
+from finephrase_dagster.pods.cluster import cluster_from_environment
+from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.artifact import Product
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.train import training
@@ -110,10 +112,14 @@ class NanotronTrainer(Trainer):
     gpus: int = Field(default=8, ge=1, description="of a node")
     tensor: int = Field(default=1, ge=1, description="GPUs that share each matrix")
     pipeline: int = Field(default=1, ge=1, description="GPUs that share the layers")
-    rendezvous: str | None = Field(default=None, description="host:port of the first node, from two nodes on")
+    rendezvous: str | None = Field(
+        default=None, description="host:port of the first node, from two nodes on; in a cluster it follows"
+    )
     recompute: bool = Field(default=False, description="compute activations again in the backward pass")
 
     def _device(self, run: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
+        if self._pod():
+            return nullcontext()  # its devices are those of its own pods
         return leased(f"the training of {run}", self.gpus, log=log)  # those of this node
 
     def _trainers(self) -> tuple[training.Trainer, training.PlateauTrainer]:
@@ -129,8 +135,14 @@ class NanotronTrainer(Trainer):
             pipeline=self.pipeline,
             rendezvous=self.rendezvous,
             recompute=self.recompute,
+            pod=self._pod(),
         )
         return partial(train_student, cluster=cluster), partial(train_plateau, cluster=cluster)
+
+    def _pod(self) -> Pod | None:
+        """Of a node, where a cluster is named."""
+        cluster = cluster_from_environment()
+        return Pod.computing(cluster, gpus=self.gpus, image=cluster.nanotron_image) if cluster else None
 
 
 def _course(lineage: Lineage, run: str) -> Course:

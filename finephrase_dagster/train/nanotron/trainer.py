@@ -278,6 +278,8 @@ class _Run:
 
     def train(self, begun: Plateau | None) -> TrainingFacts:
         """Trains up to the last step, from where the run was killed or else from where it was begun."""
+        if (job := self.prepared.cluster.job(self.folder)) and job.clear():
+            self.log("ended the Job of an earlier attempt")
         resumed = last_checkpoint(self.folder / CHECKPOINTS, log=self.log)
         if resumed is None and begun is not None:
             resumed = Checkpoint(begun.state, begun.step)
@@ -330,9 +332,12 @@ class _Run:
         (self.folder / CHECKPOINTS).mkdir(exist_ok=True)
         said = ", ".join(f"{name} {part:.0%}, {epochs[name]:.2f} epochs" for name, part in prepared.weights.items())
         self.log(f"nanotron trains on {cluster.world} GPUs: {said}")
+        every = max(1, self.until // 20)
+        if job := cluster.job(self.folder):
+            job.run(cluster, run=self.name, follow=partial(self._hear, every))
+            return
         if cluster.nodes > 1:
             self.log(f"start on each other node: {line_for_other_nodes(cluster, self.folder, run=self.name)}")
-        every = max(1, self.until // 20)
         launch(cluster, self.folder, run=self.name, follow=partial(self._hear, every))
 
     def _hear(self, every: int, line: str) -> None:
