@@ -63,6 +63,10 @@ class KubernetesApi:
         node: variables that every process needs on this machine, such as PATH.
         images: variables by image, for what an image brings along; an image that is not here cannot be pulled.
         sources: what config maps and secrets hold, by name.
+
+    Attributes:
+        received: every manifest that was to be created.
+        asked: every verb, API group and resource that was asked for.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class KubernetesApi:
         self.images = dict(images)
         self.sources = dict(sources or {})
         self.received: list[Object] = []
+        self.asked: set[tuple[str, str, str]] = set()
         self.kubeconfig = root / "kubeconfig"
         self._node = {**node, "KUBECONFIG": str(self.kubeconfig)}
         self._objects: dict[tuple[str, str, str], Object] = {}
@@ -136,7 +141,8 @@ class KubernetesApi:
 
     def create(self, kind: str, namespace: str, body: Object) -> Object:
         with self._lock:
-            self.received.append(json.loads(json.dumps(body)))
+            api, name = KINDS[kind]
+            self.received.append(json.loads(json.dumps({"apiVersion": api, "kind": name, **body})))
             return self._create(kind, namespace, body)
 
     def _create(self, kind: str, namespace: str, body: Object) -> Object:
@@ -417,6 +423,9 @@ class _Handler(BaseHTTPRequestHandler):
             if found is None:
                 raise Refused(404, "NotFound", f"the server has no {path}")
             namespace, kind, name, part = found.groups()
+            verb = {"POST": "create", "DELETE": "delete"}.get(method, "get" if name else "list")
+            group = "batch" if kind == "jobs" else ""
+            api.asked.add((verb, group, f"{kind}/{part}" if part else kind))
             if part == "log":
                 self._stream(api.log(namespace, name, query, lambda: not self.server.stopped))
             elif method == "POST":

@@ -6,12 +6,13 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import kubernetes_validate
 import yaml
 from dagster._core.test_utils import in_process_test_workspace
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
@@ -123,3 +124,32 @@ def sources(**environment: str) -> Mapping[str, Mapping[str, str]]:
         "finephrase-secrets": {"HF_TOKEN": "hf_planted"},
         "dagster-postgresql-secret": {"postgresql-password": "planted"},
     }
+
+
+VERSIONS = ("1.25", "1.28", "1.31", "1.34", "1.37")
+"""Versions of Kubernetes whose schemas manifests must meet."""
+
+
+def check_manifests(manifests: Iterable[Mapping[str, Any]]) -> None:
+    """Fails on a manifest that a version of Kubernetes would refuse, or has a field that none knows."""
+    for manifest in manifests:
+        for version in VERSIONS:
+            try:
+                kubernetes_validate.validate(dict(manifest), version, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                place = ".".join(map(str, error.path))
+                raise AssertionError(f"{manifest['kind']}, Kubernetes {version}: {place}: {error.message}") from None
+
+
+def check_access(asked: Iterable[tuple[str, str, str]]) -> None:
+    """Fails on a request that the project's role does not allow."""
+    documents = yaml.safe_load_all((DEPLOY / "kubernetes" / "access.yaml").read_text())
+    (role,) = [document for document in documents if document["kind"] == "Role"]
+    allowed = {
+        (verb, group, resource)
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert set(asked) - allowed == set()

@@ -13,7 +13,19 @@ from dagster._core.workspace.context import WorkspaceRequestContext
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run, monitor_starting_run
 
 from kubernetes_api import KubernetesApi, Object, processes_of
-from kubernetes_parts import CONTROL, ENGINE, Control, control, node, sources, until, write_cluster, write_instance
+from kubernetes_parts import (
+    CONTROL,
+    ENGINE,
+    Control,
+    check_access,
+    check_manifests,
+    control,
+    node,
+    sources,
+    until,
+    write_cluster,
+    write_instance,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -198,3 +210,8 @@ def test_a_cancelled_run_leaves_no_pod_and_no_job(cluster: Cluster) -> None:
     until(lambda: not of_run(), "nothing of the run is left")
     assert processes_of(step) == []
     assert os.environ["FINEPHRASE_CLUSTER"]
+
+
+def test_all_that_was_sent_is_valid_and_allowed(cluster: Cluster) -> None:
+    check_manifests(cluster.api.received)
+    check_access(cluster.api.asked)

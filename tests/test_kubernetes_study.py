@@ -20,7 +20,19 @@ from dagster._core.definitions.data_version import extract_data_version_from_ent
 from finephrase_dagster.study.artifact import Artifact
 from installation import CELL, Installation
 from kubernetes_api import KubernetesApi, processes_of
-from kubernetes_parts import CONTROL, ENGINE, Control, control, node, sources, until, write_cluster, write_instance
+from kubernetes_parts import (
+    CONTROL,
+    ENGINE,
+    Control,
+    check_access,
+    check_manifests,
+    control,
+    node,
+    sources,
+    until,
+    write_cluster,
+    write_instance,
+)
 from rephrase_parts import completion, local_server
 
 pytestmark = pytest.mark.slow
@@ -170,3 +182,8 @@ def test_a_student_is_trained_and_scored_in_pods(cluster: Cluster) -> None:
 
 def test_no_process_of_a_pod_outlives_it(cluster: Cluster) -> None:
     assert [pod["metadata"]["name"] for pod in cluster.api.all("pods") if processes_of(pod)] == []
+
+
+def test_all_that_was_sent_is_valid_and_allowed(cluster: Cluster) -> None:
+    check_manifests(cluster.api.received)
+    check_access(cluster.api.asked)

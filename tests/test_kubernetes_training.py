@@ -26,7 +26,7 @@ from finephrase_dagster.train.nanotron.cluster import Cluster
 from finephrase_dagster.train.nanotron.indexed_job import TrainingJob
 from finephrase_dagster.train.training import TrainingDiverged, TrainingError
 from kubernetes_api import KubernetesApi, processes_of
-from kubernetes_parts import NANOTRON, node, sources, until, write_cluster
+from kubernetes_parts import NANOTRON, check_access, check_manifests, node, sources, until, write_cluster
 from nanotron_parts import Stand
 from test_nanotron_run import Study, prepared
 
@@ -101,6 +101,8 @@ def test_two_nodes_train_as_one_indexed_job_and_leave_nothing_behind(
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}} in pod["volumes"]
     assert pod["automountServiceAccountToken"] is False
+    check_manifests(api.received)
+    check_access(api.asked)
 
 
 def test_a_run_that_fails_names_its_pod_and_nanotron_s_last_words(
