@@ -20,6 +20,8 @@ from finephrase_dagster.train.training import LossPoint
 from resources.tracking import About, Tracking
 from test_train import SAVING, Study, killing, study  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 ABOUT = About(tags={"finephrase.study": "small"}, params={"layers": 2})
 
 
@@ -174,7 +176,6 @@ def train_and_die(root: Path, study: Study) -> None:  # noqa: F811
     train(tracking, artifact(root), study, log=log)
 
 
-@pytest.mark.slow
 def test_a_killed_training_goes_on_in_the_same_run_with_every_step_once(study: Study, tmp_path: Path) -> None:  # noqa: F811
     process = multiprocessing.get_context("spawn").Process(target=train_and_die, args=(tmp_path, study))
     process.start()
