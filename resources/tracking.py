@@ -10,12 +10,14 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
+from finephrase_dagster.stores import alone, is_postgres, is_server, with_driver
 from finephrase_dagster.study.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -24,25 +26,28 @@ if TYPE_CHECKING:
 
 FINGERPRINT_TAG = "finephrase.fingerprint"
 TRAINING_VIEW = "workflowType=machine_learning"  # else the pages open as those of chat traces
+SQLITE = "sqlite:///"
 VALUE_LIMIT = 500  # characters that MLflow's stores keep of a parameter
 
 
 class Tracking(dg.ConfigurableResource):
     """Where the ablations are recorded."""
 
-    uri: str = Field(description="an MLflow server, or sqlite:///<file>")
+    uri: str = Field(description="an MLflow server, or a database: sqlite:///<file>, postgresql:///<name>")
     experiment: str = Field(description="the experiment of the study's runs")
-    artifacts: str = Field(description="folder of the runs' files; used where the store is a local file")
+    artifacts: str = Field(description="folder of the runs' files; a server keeps them itself")
     web_url: str = Field(description="where the store's web pages are served, for links")
 
     def client(self) -> MlflowClient:
-        """A client of the store; a local store's folder is made."""
+        """A client of the store; a file's folder is made."""
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # a new store tells of every table it makes
-        if self._local:
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(tracking_uri=self.uri)
+        if self.uri.startswith(SQLITE):
+            Path(self.uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        if is_postgres(self.uri):
+            _make_tables(self.uri)
+        return MlflowClient(tracking_uri=with_driver(self.uri))
 
     def start(self, checkpoint: Artifact, *, tags: Mapping[str, str], params: Mapping[str, Any], seconds: float) -> str:
         """The id of a fresh run of a checkpoint that took so many seconds.
@@ -107,21 +112,25 @@ class Tracking(dg.ConfigurableResource):
     def _pages(self) -> str:
         return f"{self.web_url.rstrip('/')}/#/experiments"
 
-    @property
-    def _local(self) -> bool:
-        return self.uri.startswith("sqlite:///")
-
     def _experiment_id(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = client.get_experiment_by_name(self.experiment)
         if found is not None:
             return found.experiment_id
-        location = Path(self.artifacts).resolve().as_uri() if self._local else None
-        # Without its kind MLflow opens an experiment as one of chat traces.
-        return client.create_experiment(
-            self.experiment,
-            artifact_location=location,
-            tags={"mlflow.experimentKind": "custom_model_development"},
-        )
+        location = None if is_server(self.uri) else Path(self.artifacts).resolve().as_uri()
+        try:
+            # Without its kind MLflow opens an experiment as one of chat traces.
+            return client.create_experiment(
+                self.experiment,
+                artifact_location=location,
+                tags={"mlflow.experimentKind": "custom_model_development"},
+            )
+        except MlflowException:
+            found = client.get_experiment_by_name(self.experiment)  # another process made it meanwhile
+            if found is None:
+                raise
+            return found.experiment_id
 
     def _runs(self, client: MlflowClient, checkpoint: Artifact) -> list[Run]:
         return list(
@@ -133,3 +142,12 @@ class Tracking(dg.ConfigurableResource):
                 ),
             )
         )
+
+
+@cache
+def _make_tables(uri: str) -> None:
+    """Makes a database's tables where there are none, which MLflow cannot do in several processes at once."""
+    from mlflow import MlflowClient
+
+    with alone(uri):
+        MlflowClient(tracking_uri=with_driver(uri))
