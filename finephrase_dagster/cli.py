@@ -145,6 +145,10 @@ def rephrase(
     keep_raw: Annotated[bool, typer.Option("--keep-raw", help="Keep completions before cleaning, too.")] = False,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs behind the endpoints, for the bill.")] = None,
     gpu_hour_dollars: Annotated[float | None, typer.Option(min=0, help="Price of one for an hour.")] = None,
+    metrics_port: Annotated[
+        str | None,
+        typer.Option(metavar="PORT|FIRST-LAST", envvar="FINEPHRASE_METRICS_PORT", help="Serves Prometheus metrics."),
+    ] = None,
     study: StudyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
@@ -173,6 +177,7 @@ def rephrase(
             keep_raw=keep_raw,
             gpus=gpus,
             gpu_hour_dollars=gpu_hour_dollars,
+            metrics_port=metrics_port,
         )
         key = os.environ.get("FINEPHRASE_API_KEY") or None
         done = carry_out(order, places=_places(study), key=key, say=_clock(time.monotonic()))
@@ -323,6 +328,7 @@ def _store_explained() -> Iterator[None]:
 def _rephrasing_explained() -> Iterator[None]:
     """The same for what only rephrasing raises; its modules are slow to import, so only there."""
     from finephrase_dagster.generators.hub import ModelError
+    from finephrase_dagster.metrics import MetricsPortInUse
     from finephrase_dagster.rephrase.dataset import LedgerError, RecipeChanged
     from finephrase_dagster.rephrase.engine import EngineFailed, EngineFlagRefused
     from finephrase_dagster.rephrase.folder import FolderBusy, FolderUnusable
@@ -338,7 +344,7 @@ def _rephrasing_explained() -> Iterator[None]:
     except (*wrong, EngineFlagRefused, GenerationConfigError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(WRONG) from error
-    except (EngineFailed, FolderBusy, FolderUnusable, LedgerError, ModelError) as error:
+    except (EngineFailed, FolderBusy, FolderUnusable, LedgerError, MetricsPortInUse, ModelError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(FAILED) from error
     except OSError as error:

@@ -7,6 +7,7 @@ An engine takes tens of seconds to start, so a process that runs several cells o
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from finephrase_dagster.study.spec import Cell
 
 if TYPE_CHECKING:
     from finephrase_dagster.rephrase.engine import Engine, EngineLike
+    from finephrase_dagster.rephrase.figures import Figures
 
 SHARDS = "shard-*.parquet"
 
@@ -44,6 +46,17 @@ def _stop_engines() -> None:
     if _keepers == 0:
         while _engines:
             _engines.popitem()[1].stop()
+
+
+def _watch(run: contextlib.ExitStack, model: str, log: Callable[[str], None]) -> Callable[[Figures], None]:
+    """What takes a run's figures to its metrics; a run that finds no port goes on without them."""
+    from finephrase_dagster.metrics import METRICS_PORT, MetricsPortInUse, MetricsPortWrong, served
+
+    try:
+        return run.enter_context(served(os.environ.get(METRICS_PORT), model=model, log=log))
+    except (MetricsPortInUse, MetricsPortWrong) as error:
+        log(f"no metrics: {METRICS_PORT}: {error}")
+        return lambda figures: None
 
 
 class Rephraser(dg.ConfigurableResource):
@@ -75,7 +88,8 @@ class Rephraser(dg.ConfigurableResource):
         model = lineage.generator(cell.generator).folder / "model"
         sampling = sampling_of(generator, model)
         prompts = {prompt: lineage.prompts[prompt] for prompt in datasets}
-        try:
+        with contextlib.ExitStack() as run:
+            run.callback(_stop_engines)
             return rephrase(
                 survey=survey([str(shard) for shard in sorted(lineage.source(cell.source).folder.glob(SHARDS))]),
                 datasets={
@@ -92,13 +106,12 @@ class Rephraser(dg.ConfigurableResource):
                     chunk_rows=self.chunk_rows,
                     gpus=None if self.endpoints else 0 if on_cpu() else generator.gpus,
                     gpu_hour_dollars=self.gpu_hour_dollars,
+                    watch=_watch(run, cell.generator, log),
                     show=Lines(log, seconds=self.log_seconds),
                     log=log,
                 ),
                 keep_raw=generator.keep_raw,
             )
-        finally:
-            _stop_engines()
 
     def _remotes(self, cell: Cell) -> list[EngineLike]:
         from finephrase_dagster.rephrase.engine import Remote
