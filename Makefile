@@ -47,12 +47,16 @@ $(INSTALLED): $(LIST) pyproject.toml
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# A browser for the tests of the web pages. Installed where that is allowed, else named.
-$(SYSTEM): $(INSTALLED)
-	@if ! command -v chromium >/dev/null; then \
+# What the tests need of the system: a browser, PostgreSQL and nginx. Installed where that is allowed, else named.
+$(SYSTEM): $(INSTALLED) Makefile
+	@missing=; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	test -x /usr/sbin/nginx || missing="$$missing nginx"; \
+	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
-	  else echo "The tests of the web pages need Chromium: install the package 'chromium' and run this again."; exit 2; fi; fi
+	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  else echo "The tests need packages of the system:$$missing. Install them and run this again."; exit 2; fi; fi
 	@touch $@
 
 clean:

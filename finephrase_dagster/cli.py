@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from finephrase_dagster.stores import StoreUnusable, StoreWrong, refuse_unusable, server_failure
 from finephrase_dagster.study.artifact import ArtifactBusy, ArtifactMissing
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.lineage import Lineage
@@ -66,7 +67,10 @@ def materialize(study: StudyOption = None) -> None:
     started = time.monotonic()
     say = _clock(started)
     with _explained(), _store_explained():
-        lineage = Lineage.read(_places(study))
+        places = _places(study)
+        lineage = Lineage.read(places)
+        home = _dagster_home()
+        refuse_unusable(places, home)
         import dagster as dg
 
         for category in (dg.BetaWarning, dg.PreviewWarning):
@@ -75,7 +79,7 @@ def materialize(study: StudyOption = None) -> None:
         from finephrase_dagster.definitions import defs
         from finephrase_dagster.materialize import materialize_study
 
-        with dg.DagsterInstance.from_config(str(_dagster_home())) as instance:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
             outcome = materialize_study(lineage, defs, instance, log=say)
         stopped = f", {len(outcome.stopped)} stopped early" if outcome.stopped else ""
         say(f"{len(outcome.made)} partitions made, {len(outcome.reused)} reused{stopped}")
@@ -141,6 +145,10 @@ def rephrase(
     keep_raw: Annotated[bool, typer.Option("--keep-raw", help="Keep completions before cleaning, too.")] = False,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs behind the endpoints, for the bill.")] = None,
     gpu_hour_dollars: Annotated[float | None, typer.Option(min=0, help="Price of one for an hour.")] = None,
+    metrics_port: Annotated[
+        str | None,
+        typer.Option(metavar="PORT|FIRST-LAST", envvar="FINEPHRASE_METRICS_PORT", help="Serves Prometheus metrics."),
+    ] = None,
     study: StudyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
@@ -169,6 +177,7 @@ def rephrase(
             keep_raw=keep_raw,
             gpus=gpus,
             gpu_hour_dollars=gpu_hour_dollars,
+            metrics_port=metrics_port,
         )
         key = os.environ.get("FINEPHRASE_API_KEY") or None
         done = carry_out(order, places=_places(study), key=key, say=_clock(time.monotonic()))
@@ -300,11 +309,18 @@ def _store_explained() -> Iterator[None]:
 
     try:
         yield
-    except OperationalError as error:
-        reason = str(error.orig)
-        if not any(words in reason for words in ("full", "I/O error", "readonly", "unable to open")):
+    except (StoreUnusable, typer.Exit):
+        raise
+    except Exception as error:
+        reason = server_failure(error)
+        remedy = "see that the server runs, then run again: what is finished is kept"
+        if reason is None and isinstance(error, OperationalError):
+            reason, remedy = str(error.orig), "make room in DAGSTER_HOME and FINEPHRASE_DATA"
+            if not any(words in reason for words in ("full", "I/O error", "readonly", "unable to open")):
+                raise
+        if reason is None:
             raise
-        typer.echo(f"error: the instance's store: {reason}; make room in DAGSTER_HOME and FINEPHRASE_DATA", err=True)
+        typer.echo(f"error: the instance's store: {reason}; {remedy}", err=True)
         raise typer.Exit(FAILED) from error
 
 
@@ -312,6 +328,7 @@ def _store_explained() -> Iterator[None]:
 def _rephrasing_explained() -> Iterator[None]:
     """The same for what only rephrasing raises; its modules are slow to import, so only there."""
     from finephrase_dagster.generators.hub import ModelError
+    from finephrase_dagster.metrics import MetricsPortInUse
     from finephrase_dagster.rephrase.dataset import LedgerError, RecipeChanged
     from finephrase_dagster.rephrase.engine import EngineFailed, EngineFlagRefused
     from finephrase_dagster.rephrase.folder import FolderBusy, FolderUnusable
@@ -327,7 +344,7 @@ def _rephrasing_explained() -> Iterator[None]:
     except (*wrong, EngineFlagRefused, GenerationConfigError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(WRONG) from error
-    except (EngineFailed, FolderBusy, FolderUnusable, LedgerError, ModelError) as error:
+    except (EngineFailed, FolderBusy, FolderUnusable, LedgerError, MetricsPortInUse, ModelError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(FAILED) from error
     except OSError as error:
@@ -340,10 +357,10 @@ def _explained() -> Iterator[None]:
     """Turns what a person can cause into one message and the right exit status."""
     try:
         yield
-    except (StudyError, PromptError) as error:
+    except (StudyError, PromptError, StoreWrong) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(WRONG) from error
-    except (ArtifactMissing, ArtifactBusy) as error:
+    except (ArtifactMissing, ArtifactBusy, StoreUnusable) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(FAILED) from error
     except OSError as error:

@@ -11,6 +11,7 @@ import dagster as dg
 # Before anything imports torch: threads that spin while they wait make two cores slower than one as soon as
 # anything else runs beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from assets.audits import build_audits
 from assets.early import build_early
@@ -29,6 +30,7 @@ from finephrase_dagster.jobs import build_jobs
 from finephrase_dagster.placement import executor
 from finephrase_dagster.pods.cluster import cluster_from_environment
 from finephrase_dagster.progress import progress
+from finephrase_dagster.stores import TRACKING_URI, is_server, tracking_uri
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.places import Places
 from resources.evaluator import Evaluator
@@ -88,17 +90,18 @@ def _training(lineage: Lineage) -> list[dg.AssetsDefinition]:
 def default_resources(lineage: Lineage) -> dict[str, Any]:
     """The resources of one machine."""
     places = lineage.places
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{places.tracking_store}"
+    uri = tracking_uri(places)
     return {
         "warehouse": Warehouse(database=str(places.warehouse)),
         "rephraser": _rephraser(),
         "trainer": _trainer(lineage),
         "evaluator": Evaluator(),
         "tracking": Tracking(
-            uri=uri,
+            # By its variable: a resource's settings stand on the web pages, and this one may hold a password.
+            uri=dg.EnvVar(TRACKING_URI) if os.environ.get(TRACKING_URI) else uri,
             experiment=f"finephrase/{lineage.study.name}",
             artifacts=str(places.tracking_store.parent / "artifacts"),
-            web_url=uri if uri.startswith("http") else os.environ.get("FINEPHRASE_MLFLOW_URL", MLFLOW_URL),
+            web_url=uri if is_server(uri) else os.environ.get("FINEPHRASE_MLFLOW_URL", MLFLOW_URL),
         ),
     }
 

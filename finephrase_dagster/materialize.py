@@ -188,7 +188,8 @@ def _error(result: dg.ExecuteInProcessResult) -> tuple[str, str, str]:
             if error.cls_name == dg.DagsterExecutionStepExecutionError.__name__ and error.cause:
                 error = error.cause
             name = error.cls_name or "Error"
-            return name, " ".join(re.sub(rf"^([\w.]*\.)?{name}: ", "", error.message).split()), error.to_string()
+            message = " ".join(re.sub(rf"^([\w.]*\.)?{name}: ", "", error.message).split())
+            return name, message.partition(" [SQL: ")[0], error.to_string()
     return "Error", "the run failed; its log is in the web UI", ""
 
 

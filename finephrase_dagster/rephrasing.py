@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.devices import lease, leased_here
+from finephrase_dagster.metrics import MetricsPortWrong, ports_of, served
 from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineLike, Remote, on_cpu
@@ -70,6 +71,7 @@ class Order:
     keep_raw: bool
     gpus: int | None
     gpu_hour_dollars: float | None
+    metrics_port: str | None = None
 
     def check(self) -> None:
         """Raises RequestWrong if options contradict each other or are missing."""
@@ -87,6 +89,11 @@ class Order:
                     raise RequestWrong(f"{option} goes with --endpoint; a generator's is in the study file")
         if not self.prompts:
             raise RequestWrong("--prompt names no prompt; write --prompt NAME[,NAME...]")
+        if self.metrics_port:
+            try:
+                ports_of(self.metrics_port)
+            except MetricsPortWrong as error:
+                raise RequestWrong(f"--metrics-port {error}") from error
         if not self.output:
             raise RequestWrong("--output is empty; name a folder")
         for option, number in (("--temperature", self.temperature), ("--gpu-hour-dollars", self.gpu_hour_dollars)):
@@ -126,7 +133,8 @@ def carry_out(order: Order, *, places: Places, key: str | None, say: Callable[[s
         for name, prompt in prompts.items()
     }
     show = Bar() if sys.stderr.isatty() else Lines(say, seconds=LINE_SECONDS)
-    with contextlib.ExitStack() as running, contextlib.closing(show):
+    metrics = served(order.metrics_port, model=order.generator or str(order.model), log=say)
+    with contextlib.ExitStack() as running, contextlib.closing(show), metrics as watch:
         manifests = rephrase(
             survey=found,
             datasets=datasets,
@@ -138,6 +146,7 @@ def carry_out(order: Order, *, places: Places, key: str | None, say: Callable[[s
                 chunk_rows=order.chunk_rows,
                 gpus=means.gpus if order.gpus is None else order.gpus,
                 gpu_hour_dollars=order.gpu_hour_dollars,
+                watch=watch,
                 show=show,
                 log=say,
             ),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from finephrase_dagster.stores import is_server, refuse_unusable, tracking_uri
 from finephrase_dagster.study.places import REPOSITORY, Places
 
 HOST = "127.0.0.1"
@@ -29,12 +30,13 @@ def serve(places: Places, *, dagster_home: Path, port: int, mlflow_port: int, lo
     """Serves both until interrupted; a server that is given by `MLFLOW_TRACKING_URI` is not started.
 
     Raises:
-        PortInUse: before anything is started.
+        PortInUse, StoreWrong, StoreUnusable: before anything is started.
         PagesStopped: a server ended by itself.
     """
-    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
-    own_mlflow = not tracking.startswith("http")
+    tracking = tracking_uri(places)
+    own_mlflow = not is_server(tracking)
     refuse_used_port(port, option="--port")
+    refuse_unusable(places, dagster_home)
     environment = {
         **os.environ,
         "DAGSTER_HOME": str(dagster_home),
@@ -47,8 +49,11 @@ def serve(places: Places, *, dagster_home: Path, port: int, mlflow_port: int, lo
         refuse_used_port(mlflow_port, option="--mlflow-port")
         places.tracking_store.parent.mkdir(parents=True, exist_ok=True)
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # else it starts seven workers for chat traces
+        environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        environment["MLFLOW_BACKEND_STORE_URI"] = tracking  # no argument, which `ps` would show
+        environment["MLFLOW_ARTIFACTS_DESTINATION"] = str(places.tracking_store.parent / "artifacts")
         environment["FINEPHRASE_MLFLOW_URL"] = f"http://{HOST}:{mlflow_port}"
-        commands["MLflow"] = _mlflow(tracking or f"sqlite:///{places.tracking_store}", mlflow_port)
+        commands["MLflow"] = _mlflow(mlflow_port)
     log(f"Dagster: http://{HOST}:{port}\nMLflow:  {f'http://{HOST}:{mlflow_port}' if own_mlflow else tracking}")
     log("Ctrl-C stops both.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -88,8 +93,8 @@ def _dagster(port: int) -> list[str]:
     return [sys.executable, "-m", "dagster", "dev", *arguments]
 
 
-def _mlflow(store: str, port: int) -> list[str]:
-    arguments = ["--host", HOST, "--port", str(port), "--backend-store-uri", store, "--workers", "1"]
+def _mlflow(port: int) -> list[str]:
+    arguments = ["--host", HOST, "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", *arguments]
 
 

@@ -12,12 +12,14 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 from pydantic import Field
 
+from finephrase_dagster.stores import alone, is_postgres, is_server, with_driver
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.train.training import Follow, LossPoint
 from resources.stream import Send, Stream, Unreachable, within
@@ -31,6 +33,7 @@ T = TypeVar("T")
 FINGERPRINT_TAG = "finephrase.fingerprint"
 TRAINING_VIEW = "workflowType=machine_learning"  # else the pages open as those of chat traces
 CURVES = ("loss", "learning_rate")
+SQLITE = "sqlite:///"
 VALUE_LIMIT = 500  # characters that MLflow's stores keep of a parameter
 
 
@@ -45,21 +48,23 @@ class About:
 class Tracking(dg.ConfigurableResource):
     """Where the ablations are recorded."""
 
-    uri: str = Field(description="an MLflow server, or sqlite:///<file>")
+    uri: str = Field(description="an MLflow server, or a database: sqlite:///<file>, postgresql:///<name>")
     experiment: str = Field(description="the experiment of the study's runs")
-    artifacts: str = Field(description="folder of the runs' files; used where the store is a local file")
+    artifacts: str = Field(description="folder of the runs' files; a server keeps them itself")
     web_url: str = Field(description="where the store's web pages are served, for links")
     seconds: float = Field(default=2.0, gt=0, description="between two batches of a loss curve")
     patience: float = Field(default=20.0, gt=0, description="seconds that an asset waits for the store at its end")
 
     def client(self) -> MlflowClient:
-        """A client of the store; a local store's folder is made."""
+        """A client of the store; a file's folder is made."""
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # a new store tells of every table it makes
-        if self._local:
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(tracking_uri=self.uri)
+        if self.uri.startswith(SQLITE):
+            Path(self.uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        if is_postgres(self.uri):
+            _make_tables(self.uri)
+        return MlflowClient(tracking_uri=with_driver(self.uri))
 
     @contextlib.contextmanager
     def watched(self, artifact: Artifact, about: About, *, warn: Callable[[str], None]) -> Iterator[Follow]:
@@ -228,21 +233,25 @@ class Tracking(dg.ConfigurableResource):
     def _pages(self) -> str:
         return f"{self.web_url.rstrip('/')}/#/experiments"
 
-    @property
-    def _local(self) -> bool:
-        return self.uri.startswith("sqlite:///")
-
     def _experiment_id(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = client.get_experiment_by_name(self.experiment)
         if found is not None:
             return found.experiment_id
-        location = Path(self.artifacts).resolve().as_uri() if self._local else None
-        # Without its kind MLflow opens an experiment as one of chat traces.
-        return client.create_experiment(
-            self.experiment,
-            artifact_location=location,
-            tags={"mlflow.experimentKind": "custom_model_development"},
-        )
+        location = None if is_server(self.uri) else Path(self.artifacts).resolve().as_uri()
+        try:
+            # Without its kind MLflow opens an experiment as one of chat traces.
+            return client.create_experiment(
+                self.experiment,
+                artifact_location=location,
+                tags={"mlflow.experimentKind": "custom_model_development"},
+            )
+        except MlflowException:
+            found = client.get_experiment_by_name(self.experiment)  # another process made it meanwhile
+            if found is None:
+                raise
+            return found.experiment_id
 
     def _runs(self, client: MlflowClient, artifact: Artifact) -> list[Run]:
         """The artifact's runs, the latest first."""
@@ -261,3 +270,12 @@ def _name(artifact: Artifact) -> str:
     """A run's name: the student run's, with what is not its end said behind it."""
     _, _, stage = artifact.asset.rpartition("/")
     return f"{artifact.partition}" if stage == "checkpoint" else f"{artifact.partition} ({stage})"
+
+
+@cache
+def _make_tables(uri: str) -> None:
+    """Makes a database's tables where there are none, which MLflow cannot do in several processes at once."""
+    from mlflow import MlflowClient
+
+    with alone(uri):
+        MlflowClient(tracking_uri=with_driver(uri))

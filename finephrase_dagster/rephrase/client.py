@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from finephrase_dagster.rephrase.completion import (
@@ -84,7 +84,7 @@ class Client:
             key: the API key, if the servers want one.
             log: takes a line when an engine is started again.
         """
-        self.repeated = 0
+        self.repeated: Counter[str] = Counter()  # attempts beyond each row's first, by what made them necessary
         self.restarts = 0
         self.last_answer = float("-inf")
         self.proof = float("-inf")  # when the latest request was sent that got a completion
@@ -132,14 +132,15 @@ class Client:
                 try:
                     return await self._ask(endpoint, request)
                 except _Throttled as error:
-                    reason, throttled = str(error), throttled + 1
+                    reason, kind, throttled = str(error), "throttled", throttled + 1
                     pause = THROTTLED_PAUSES_SECONDS[min(throttled, len(THROTTLED_PAUSES_SECONDS)) - 1]
                     pause = max(pause, min(error.retry_after or 0.0, LONGEST_ROW_PAUSE_SECONDS))
                 except Unanswered as error:
-                    reason, pause = str(error), 0.0
+                    reason, kind, pause = str(error), "unanswered", 0.0
                     if self._mute:
                         raise self._nothing(reason) from error
                     if await self._died(endpoint, generation, under_way=error.under_way):
+                        kind = "engine_died"
                         strikes += error.under_way
                     else:
                         failed, late = endpoint, time.monotonic() - sent > LONG_SECONDS
@@ -147,11 +148,11 @@ class Client:
                             attempts += 2 if late else 1
                         pause = began + STARTS_SECONDS[min(attempts, ATTEMPTS - 1)] - time.monotonic()
             if strikes >= STRIKES:
-                return Refusal(f"the engine died {strikes} times while it served this row: {reason}")
+                return Refusal(f"the engine died {strikes} times while it served this row: {reason}", kind)
             if attempts >= ATTEMPTS or (throttled >= ATTEMPTS and self._throttled_enough(endpoint, began)):
                 reason = f"given up after {attempts + throttled} attempts: {reason}"
-                return Refusal(reason) if self.proof > sent else Doubt(reason, sent)
-            self.repeated += 1
+                return Refusal(reason, kind) if self.proof > sent else Doubt(reason, kind, sent)
+            self.repeated[kind] += 1
             await asyncio.sleep(pause)
 
     def _throttled_enough(self, endpoint: Endpoint, began: float) -> bool:
@@ -178,7 +179,7 @@ class Client:
             return False
         failed: Endpoint | None = None
         for pause in SETTLE_PAUSES_SECONDS if known_good is not None else ():
-            self.repeated += 1
+            self.repeated["settling"] += 1
             await asyncio.sleep(pause)
             with contextlib.suppress(Unanswered, _Throttled):
                 async with self._place(alone=False, after=failed) as endpoint:
@@ -223,7 +224,7 @@ class Client:
             raise _Throttled(reason, answer.retry_after)
         if answer.status in TRY_AGAIN_STATUS or answer.status >= 500:
             raise Unanswered(reason)
-        return Refusal(reason)
+        return Refusal(reason, f"http_{answer.status}")
 
     def _told(self, text: str) -> str:
         """What a server said, without the key, should it have repeated that."""

@@ -27,9 +27,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a row gets no completion."""
+    """Why a row gets no completion: in words, and of what kind that is (`http_400`, `unanswered`, ...)."""
 
     reason: str
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Doubt:
     """Why a row got none so far, though no other row got one either that was sent since then."""
 
     reason: str
+    kind: str
     since: float
 
 

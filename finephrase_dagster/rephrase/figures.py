@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finephrase_dagster.rephrase.completion import Completion
+from finephrase_dagster.rephrase.completion import Completion, Verdict
 
 
 @dataclass(kw_only=True)
@@ -17,8 +18,11 @@ class Figures:
     Attributes:
         total: rows times prompts; 0 where it is not known.
         found: of these, done by earlier runs.
-        skipped, failed, completed: by this run.
-        repeated: attempts beyond each row's first.
+        skipped, completed: by this run.
+        failures: rows that this run gave up, by the kind of their refusal.
+        taken: rows that were given to the engine.
+        repeated: attempts beyond each row's first, by what made them necessary.
+        chunks: files of rows that were published.
         restarts: of the engine, beyond its first start.
         start_seconds: until the engine answered, where this run started it.
     """
@@ -26,18 +30,24 @@ class Figures:
     total: int = 0
     found: int = 0
     skipped: int = 0
-    failed: int = 0
     completed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    repeated: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    taken: int = 0
+    repeated: Counter[str] = field(default_factory=Counter)
+    chunks: int = 0
     restarts: int = 0
     start_seconds: float = 0.0
     began: float = field(default_factory=time.monotonic)
     engine: dict[str, float] = field(default_factory=dict)
-    _in_flight: int = 0
+    in_flight: int = 0
     _busy_since: float = 0.0
     _busy: float = 0.0
+
+    @property
+    def failed(self) -> int:
+        return self.failures.total()
 
     @property
     def done(self) -> int:
@@ -51,7 +61,7 @@ class Figures:
     @property
     def engine_seconds(self) -> float:
         """In which the engine had at least one request."""
-        return self._busy + (time.monotonic() - self._busy_since if self._in_flight else 0.0)
+        return self._busy + (time.monotonic() - self._busy_since if self.in_flight else 0.0)
 
     @property
     def tokens_per_second(self) -> float:
@@ -65,24 +75,25 @@ class Figures:
 
     def sent(self) -> None:
         """Notes that a row goes to the engine."""
-        if not self._in_flight:
+        if not self.in_flight:
             self._busy_since = time.monotonic()
-        self._in_flight += 1
+        self.in_flight += 1
+        self.taken += 1
 
     def returned(self) -> None:
         """Notes that it is no longer there."""
-        self._in_flight -= 1
-        if not self._in_flight:
+        self.in_flight -= 1
+        if not self.in_flight:
             self._busy += time.monotonic() - self._busy_since
 
-    def count(self, completion: Completion | None) -> None:
-        """Counts what a row got; None: it is given up."""
-        if completion is None:
-            self.failed += 1
-        else:
+    def count(self, verdict: Verdict) -> None:
+        """Counts what a row got, where that is final."""
+        if isinstance(verdict, Completion):
             self.completed += 1
-            self.prompt_tokens += completion.prompt_tokens
-            self.completion_tokens += completion.completion_tokens
+            self.prompt_tokens += verdict.prompt_tokens
+            self.completion_tokens += verdict.completion_tokens
+        else:
+            self.failures[verdict.kind] += 1
 
     def count_engines(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         """Notes what engines counted during the run; one that was started again counts from nothing."""
@@ -115,7 +126,7 @@ class Figures:
         return {
             "requests": self.done - self.skipped,
             "found_done": self.found,
-            "repeated_requests": self.repeated,
+            "repeated_requests": self.repeated.total(),
             "engine_restarts": self.restarts,
             "wall_seconds": round(seconds, 3),
             "engine_start_seconds": round(self.start_seconds, 3),

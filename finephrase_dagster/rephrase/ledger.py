@@ -83,6 +83,7 @@ class Ledger:
         self._left_over = folder.journals()
         self._adopt_parts()
         self._next = _next_numbers([*self._left_over, *map(_stem, folder.names(f"{CHUNKS}/*.parquet"))])
+        self.published = 0  # chunks
         self.example: str | None = None  # the id of a row that is completed
         self._done = self._found()
 
@@ -211,6 +212,7 @@ class Ledger:
             part["sha256"] = sha256_bytes(content)
             self.folder.write(part["path"], content)
         self._write_account(name, [row for row in rows.values() if isinstance(row, Rejected)], part)
+        self.published += 1
         journal.remove()
 
     def _write_account(self, name: str, rejected: list[Rejected], part: Mapping[str, Any]) -> None:

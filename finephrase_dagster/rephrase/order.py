@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import Engine, EngineLike, on_cpu
+from finephrase_dagster.rephrase.figures import Figures
 from finephrase_dagster.rephrase.folder import LocalFolder
 from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.progress import Lines
@@ -111,13 +112,19 @@ class Order(BaseModel):
         return Engine.of(self.generator, model=self.model, name=self.name, log=self.log, **given)
 
     def carry_out(
-        self, engines: Callable[[], list[EngineLike]], *, log: Callable[[str], None], engines_are_ours: bool = True
+        self,
+        engines: Callable[[], list[EngineLike]],
+        *,
+        log: Callable[[str], None],
+        watch: Callable[[Figures], None] = lambda figures: None,
+        engines_are_ours: bool = True,
     ) -> dict[str, dict[str, Any]]:
         """The manifests of its datasets by prompt, made where they are not complete.
 
         Args:
             engines: called if there is something to send.
             log: takes a line now and then.
+            watch: takes the run's figures when it begins; they go on counting.
             engines_are_ours: whether the bill counts the generator's GPUs.
         """
         generator = self.generator
@@ -134,6 +141,7 @@ class Order(BaseModel):
                 chunk_rows=self.chunk_rows,
                 gpus=None if not engines_are_ours else 0 if on_cpu() else generator.gpus,
                 gpu_hour_dollars=self.gpu_hour_dollars,
+                watch=watch,
                 show=Lines(log, seconds=self.log_seconds),
                 log=log,
             ),

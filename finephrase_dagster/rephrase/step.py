@@ -71,7 +71,8 @@ class Conduct:
         chunk_rows: input rows that become one file.
         gpus: that the engines hold; 0 on a CPU, None where nobody said.
         gpu_hour_dollars: the price of one for an hour, if it is known.
-        show: called with the figures twice a second.
+        watch: called with the figures when the run begins; they go on counting.
+        show: called with them twice a second.
         log: takes a line about each dataset, and about what goes wrong.
     """
 
@@ -79,6 +80,7 @@ class Conduct:
     chunk_rows: int
     gpus: int | None = 0
     gpu_hour_dollars: float | None = None
+    watch: Callable[[Figures], None] = lambda figures: None
     show: Callable[[Figures], None] = lambda figures: None
     log: Callable[[str], None] = lambda line: None
 
@@ -169,6 +171,7 @@ class RephraseStep(PipelineStep):
     ) -> None:
         found = sum(ledger.found for ledger in ledgers.values())
         figures = Figures(total=self._survey.rows * len(ledgers) if not part else 0, found=found)
+        self._conduct.watch(figures)
         rows = _Rows(summed=part)
         source = _Jobs(documents, ledgers, renderer, self._request, figures, rows)
         jobs = iter(source)
@@ -184,6 +187,7 @@ class RephraseStep(PipelineStep):
         for ledger in ledgers.values():
             ledger.publish_left_over()
             ledger.publish_full()
+        figures.chunks = sum(ledger.published for ledger in ledgers.values())
         stamps = tuple(stamp(file) for file in self._survey.files)
         if stamps != self._survey.stamps or (not part and rows.count != self._survey.rows):
             raise LedgerError(

@@ -17,7 +17,7 @@ import uvloop
 
 from finephrase_dagster.rephrase.clean import clean
 from finephrase_dagster.rephrase.client import Client
-from finephrase_dagster.rephrase.completion import Completion, Doubt
+from finephrase_dagster.rephrase.completion import Completion, Doubt, Verdict
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.figures import Figures
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
@@ -103,6 +103,7 @@ class Window:
         client = Client(
             engines, max_tokens=self._max_tokens, concurrency=self._concurrency, key=self._key, log=self._log
         )
+        self._figures.repeated = client.repeated
         async with client, asyncio.TaskGroup() as others:
             keeping = others.create_task(self._keep(client))
             publishing = others.create_task(self._publish())
@@ -115,7 +116,7 @@ class Window:
             finally:
                 keeping.cancel()
                 publishing.cancel()
-                self._figures.repeated, self._figures.restarts = client.repeated, client.restarts
+                self._figures.restarts = client.restarts
                 self._show(self._figures)
 
     async def _send(self, client: Client) -> None:
@@ -135,7 +136,7 @@ class Window:
                 self._answered = job.request
                 self._enter(job, self._completed(job, verdict), verdict)
             else:
-                self._enter(job, Rejected(id=job.id, status="failed", reason=verdict.reason), None)
+                self._enter(job, Rejected(id=job.id, status="failed", reason=verdict.reason), verdict)
             if self._doubts:
                 self._refuse_doubtful(client.proof)
 
@@ -155,9 +156,9 @@ class Window:
             raw=completion.text if self._keep_raw else None,
         )
 
-    def _enter(self, job: Job, outcome: Outcome, completion: Completion | None) -> None:
+    def _enter(self, job: Job, outcome: Outcome, verdict: Verdict) -> None:
         self._ledgers[job.prompt].enter(job.chunk, job.place, outcome)
-        self._figures.count(completion)
+        self._figures.count(verdict)
 
     async def _settle(self, client: Client, *, end: bool) -> None:
         doubts = [doubt for _, doubt in self._doubts]
@@ -169,7 +170,7 @@ class Window:
         refused = [(job, doubt) for job, doubt in self._doubts if doubt.since < proof]
         self._doubts = [(job, doubt) for job, doubt in self._doubts if doubt.since >= proof]
         for job, doubt in refused:
-            self._enter(job, Rejected(id=job.id, status="failed", reason=doubt.reason), None)
+            self._enter(job, Rejected(id=job.id, status="failed", reason=doubt.reason), doubt)
 
     async def _publish(self) -> None:
         """Turns what is finished into files, in a thread of its own."""
@@ -179,12 +180,13 @@ class Window:
             await asyncio.sleep(SYNC_SECONDS / 2)
             for ledger in self._ledgers.values():
                 await asyncio.to_thread(ledger.publish_full)
+            self._figures.chunks = sum(ledger.published for ledger in self._ledgers.values())
 
     async def _keep(self, client: Client) -> None:
         """Syncs the journals, and shows how far the run is."""
         while True:
             await asyncio.sleep(SHOW_SECONDS)
-            self._figures.repeated, self._figures.restarts = client.repeated, client.restarts
+            self._figures.restarts = client.restarts
             self._show(self._figures)
             for ledger in self._ledgers.values():
                 await asyncio.to_thread(ledger.sync)

@@ -1,0 +1,182 @@
+"""Metrics: scraped over HTTP, they say what the manifest says; where they are served, and what they are called."""
+
+from __future__ import annotations
+
+import re
+import socket
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
+
+from finephrase_dagster.metrics import MetricsPortInUse, MetricsPortWrong, RunMetrics, ports_of, served
+from finephrase_dagster.rephrase.dataset import Dataset
+from finephrase_dagster.rephrase.engine import EngineFailed
+from finephrase_dagster.rephrase.folder import LocalFolder
+from finephrase_dagster.rephrase.pipeline import rephrase
+from finephrase_dagster.rephrase.render import ByteRenderer
+from finephrase_dagster.rephrase.step import Conduct, Request
+from finephrase_dagster.rephrase.survey import survey
+from finephrase_dagster.study.places import REPOSITORY
+from rephrase_parts import (
+    PROMPTS,
+    LocalServer,
+    completion,
+    documents,
+    failure,
+    local_server,
+    shorten_pauses,
+    write_corpus,
+)
+
+RULES = REPOSITORY / "deploy" / "alerts" / "finephrase.rules.yaml"
+Samples = dict[tuple[str, str], float]
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    with local_server() as one:
+        yield one
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def scrape(port: int) -> Samples:
+    """All samples, by their names and the label `reason`."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        text = page.read().decode()
+    return {
+        (sample.name, sample.labels.get("reason", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def run(corpus: Path, root: Path, server: LocalServer, port: int) -> tuple[Samples, list[dict[str, int]]]:
+    """Rephrases a corpus; what is scraped when all is written, and the manifests."""
+    with served(str(port), model="tiny", log=lambda line: None) as watch:
+        manifests = rephrase(
+            survey=survey([str(shard) for shard in sorted(corpus.glob("*.parquet"))]),
+            datasets={
+                name: Dataset(folder=LocalFolder(root / name), recipe={"prompt": name}) for name in ("plain", "before")
+            },
+            renderer=lambda: ByteRenderer(prompts=PROMPTS, context=4096, max_tokens=64),
+            request=Request.of("tiny", 64, {}),
+            engines=lambda: [server],
+            conduct=Conduct(concurrency=8, chunk_rows=4, watch=watch),
+        )
+        return scrape(port), list(manifests.values())
+
+
+def added(manifests: list[dict[str, int]], name: str) -> int:
+    return sum(manifest[name] for manifest in manifests)
+
+
+def test_what_is_scraped_agrees_exactly_with_the_manifests(
+    tmp_path: Path, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_pauses(monkeypatch)
+    corpus = write_corpus(tmp_path / "corpus", [[*documents(30), ("none", None)], documents(10, start=30)])
+    tries: Counter[str] = Counter()
+
+    def answer(request: dict[str, object]) -> object:
+        words = str(request["messages"])
+        tries[words] += 1
+        if "Document 5." in words:
+            return failure(400, "too dull")
+        if "Document 7." in words and tries[words] < 3:
+            return failure(500, "once more")
+        if "Document 9." in words and tries[words] < 2:
+            return failure(429, "later")
+        return completion()
+
+    server.answer = answer  # type: ignore[assignment]
+    found, manifests = run(corpus, tmp_path / "out", server, free_port())
+    assert found["finephrase_requests_completed_total", ""] == added(manifests, "completed") == 78
+    assert found["finephrase_requests_failed_total", "http_400"] == added(manifests, "failed") == 2
+    assert found["finephrase_rows_skipped_total", ""] == added(manifests, "skipped") == 2
+    assert found["finephrase_rows_done", ""] == added(manifests, "rows_in") == 82
+    assert found["finephrase_prompt_tokens_total", ""] == added(manifests, "prompt_tokens") == 78 * 11
+    assert found["finephrase_completion_tokens_total", ""] == added(manifests, "completion_tokens") == 78 * 3
+    assert found["finephrase_requests_repeated_total", "unanswered"] == 4
+    assert found["finephrase_requests_repeated_total", "throttled"] == 2
+    assert found["finephrase_requests_sent_total", ""] == len(server.requests) == 86
+    assert found["finephrase_chunks_written_total", ""] == 2 * (8 + 3)
+    assert found["finephrase_rows_left", ""] == found["finephrase_requests_in_flight", ""] == 0
+    assert found["finephrase_engine_busy_seconds_total", ""] > 0
+
+
+def test_a_resumed_run_counts_its_own_work_and_shows_what_it_found(tmp_path: Path, server: LocalServer) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(40)])
+    server.answer = lambda request: completion() if len(server.requests) <= 30 else failure(401, "no more")
+    with pytest.raises(EngineFailed):
+        run(corpus, tmp_path / "out", server, free_port())
+    server.answer = lambda request: completion()
+    found, manifests = run(corpus, tmp_path / "out", server, free_port())
+    assert 0 < found["finephrase_rows_found", ""] <= 30
+    assert found["finephrase_rows_found", ""] + found["finephrase_requests_completed_total", ""] == 80
+    assert found["finephrase_rows_done", ""] == added(manifests, "completed") == 80
+
+
+def test_two_runs_take_two_ports_of_a_range_and_a_third_is_told_what_to_do() -> None:
+    first = free_port()
+    said: list[str] = []
+    with served(f"{first}-{first + 1}", model="a", log=said.append) as watch_a:
+        with served(f"{first}-{first + 1}", model="b", log=said.append):
+            assert said == [f"metrics: http://127.0.0.1:{port}/metrics" for port in (first, first + 1)]
+            watch_a.__self__._figures.completed = 3  # type: ignore[attr-defined]
+            pages = [scrape(port)["finephrase_requests_completed_total", ""] for port in (first, first + 1)]
+            assert pages == [3, 0]
+            for taken in (str(first), f"{first}-{first + 1}"):
+                with pytest.raises(MetricsPortInUse, match=f"port {taken} on 127.0.0.1 is in use: choose another"):
+                    served(taken, model="c", log=said.append).__enter__()
+            listening = {one.laddr for one in psutil.Process().net_connections("inet") if one.status == "LISTEN"}
+            assert {ip for ip, port in listening if port in (first, first + 1)} == {"127.0.0.1"}
+    with pytest.raises(OSError, match="refused"):
+        scrape(first)
+
+
+@pytest.mark.parametrize("said", ["", None])
+def test_nothing_is_served_unless_it_is_asked_for(said: str | None) -> None:
+    before = {one.laddr for one in psutil.Process().net_connections("inet") if one.status == "LISTEN"}
+    with served(said, model="a", log=lambda line: None):
+        assert {one.laddr for one in psutil.Process().net_connections("inet") if one.status == "LISTEN"} == before
+
+
+@pytest.mark.parametrize("said", ["x", "0", "70000", "9409-9400", "9400-", "-1", "9400 9401"])
+def test_what_is_no_port_is_refused(said: str) -> None:
+    with pytest.raises(MetricsPortWrong, match="write 9400, or 9400-9409"):
+        ports_of(said)
+
+
+def test_names_are_as_prometheus_wants_them_and_none_is_registered_for_the_whole_process() -> None:
+    for metric in RunMetrics("tiny").collect():
+        assert re.fullmatch(r"finephrase(_[a-z]+)+", metric.name), metric.name
+        assert metric.documentation.endswith(".")
+        assert metric.name not in REGISTRY._names_to_collectors
+        assert {label for sample in metric.samples for label in sample.labels} <= {"model", "reason"}
+
+
+def test_every_metric_of_the_alert_rules_exists() -> None:
+    known = set()
+    for metric in RunMetrics("tiny").collect():
+        known.add(f"{metric.name}_total" if metric.type == "counter" else metric.name)
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len({rule["alert"] for rule in rules}) == len(rules) > 4
+    for rule in rules:
+        named = set(re.findall(r"finephrase_\w+", rule["expr"]))
+        assert named, rule
+        assert named <= known, rule["alert"]
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+        assert set(rule["annotations"]) == {"summary", "description"}

@@ -1,0 +1,228 @@
+"""Dagster and MLflow on a real PostgreSQL server: what is kept there, who may write at once, and what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finephrase_dagster.stores import StoreUnusable, StoreWrong, refuse_unusable, tracking_uri, with_driver
+from finephrase_dagster.study.places import REPOSITORY, Places
+from installation import Installation, small_study
+from postgres_server import PostgresServer
+
+SETTINGS = REPOSITORY / "deploy" / "postgres" / "dagster.yaml"
+WRITER = """
+import sys
+from pathlib import Path
+import dagster as dg
+from finephrase_dagster.study.artifact import Artifact
+from resources.tracking import Tracking
+
+@dg.asset(partitions_def=dg.StaticPartitionsDefinition([str(n) for n in range(12)]))
+def rows() -> int:
+    return 1
+
+home, data, mine = sys.argv[1], Path(sys.argv[2]), sys.argv[3].split(",")
+tracking = Tracking(uri="postgresql:///mlflow", experiment="shared", artifacts=str(data / "artifacts"), web_url="")
+with dg.DagsterInstance.from_config(home) as instance:
+    for key in mine:
+        assert dg.materialize([rows], instance=instance, partition_key=key).success
+        artifact = Artifact(asset="training/checkpoint", partition=key, recipe={"of": key}, root=data)
+        tracking.finish(tracking.start(artifact, tags={}, params={"key": key}, seconds=1))
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as running:
+        yield running
+
+
+@pytest.fixture
+def databases(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> PostgresServer:
+    """The server with empty databases, named by the environment."""
+    server.renew_databases()
+    for name, value in {**server.environment, "MLFLOW_TRACKING_URI": "postgresql:///mlflow"}.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+def of_postgres(home: Path) -> Path:
+    """A Dagster home with the settings for PostgreSQL."""
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    shutil.copy(SETTINGS, home)
+    return home
+
+
+def short_study() -> dict[str, Any]:
+    """The small study's students on real text alone."""
+    fields = small_study()
+    fields["mixtures"] = {"raw": fields["mixtures"]["raw"]}
+    fields["runs"] = fields["runs"][:1]
+    fields["cells"] = []
+    return fields
+
+
+def materialize(installation: Installation) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "finephrase_dagster.cli", "materialize", "--study", str(installation.study)],
+        env={
+            **os.environ,
+            "FINEPHRASE_DATA": str(installation.places.data),
+            "DAGSTER_HOME": str(installation.root / "dagster_home"),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_an_instance_on_postgres_has_the_settings_of_a_local_one() -> None:
+    local = yaml.safe_load((REPOSITORY / "dagster_home" / "dagster.yaml").read_text(encoding="utf-8"))
+    postgres = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
+    assert postgres.pop("storage") == {"postgres": {"postgres_url": "postgresql+psycopg2:///dagster"}}
+    assert postgres == local
+
+
+def test_the_server_of_the_compose_file_is_for_this_machine_alone_and_its_password_is_no_setting() -> None:
+    service = yaml.safe_load((SETTINGS.parent / "compose.yaml").read_text(encoding="utf-8"))["services"]["postgres"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert "POSTGRES_PASSWORD" not in service["environment"]
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_the_driver_that_is_installed_is_named(scheme: str) -> None:
+    assert with_driver(f"{scheme}://u@h/mlflow") == "postgresql+psycopg2://u@h/mlflow"
+    assert with_driver("sqlite:///a.db") == "sqlite:///a.db"
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql://u:sesame@73@h/db", "postgresql://[sesame", "postgresql://u:sesame@h", "http://u:sesame@h"]
+)
+def test_a_wrong_tracking_uri_is_refused_without_repeating_it(
+    uri: str, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(StoreWrong, match="MLFLOW_TRACKING_URI") as refused:
+        tracking_uri(places)
+    assert "sesame" not in str(refused.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"PGPASSWORD": "sesame-73"}, "password authentication failed"),
+        ({"PGPORT": "1"}, "Connection refused"),
+        ({"MLFLOW_TRACKING_URI": "postgresql:///nothing"}, "'nothing' of MLFLOW_TRACKING_URI .* does not exist"),
+        ({"MLFLOW_TRACKING_URI": "postgresql://u:sesame-73@/mlflow"}, "MLFLOW_TRACKING_URI .* authentication failed"),
+        ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}, "http://127.0.0.1:1 does not answer"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_named_before_anything_starts(
+    databases: PostgresServer,
+    places: Places,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, str],
+    named: str,
+) -> None:
+    for name, value in change.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreUnusable, match=named) as refused:
+        refuse_unusable(places, of_postgres(tmp_path / "home"))
+    assert "sesame-73" not in str(refused.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["materialize", "ui"])
+def test_a_wrong_password_is_one_message_and_exit_status_1(
+    databases: PostgresServer, tmp_path: Path, command: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "finephrase_dagster.cli", command],
+        env={
+            **os.environ,
+            "PGPASSWORD": "sesame-73",
+            "DAGSTER_HOME": str(of_postgres(tmp_path / "home")),
+            "FINEPHRASE_DATA": str(tmp_path / "data"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "password authentication failed" in done.stderr
+    assert "sesame-73" not in done.stderr
+
+
+@pytest.mark.slow
+def test_processes_write_at_once_from_empty_databases_on(databases: PostgresServer, tmp_path: Path) -> None:
+    home = of_postgres(tmp_path / "home")
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(home), str(tmp_path), ",".join(str(key) for key in range(first, 12, 3))],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for first in range(3)
+    ]
+    for writer in writers:
+        _, said = writer.communicate(timeout=120)
+        assert writer.returncode == 0, said
+    assert databases.sql("dagster", "SELECT status, count(*) FROM runs GROUP BY status") == [("SUCCESS", 12)]
+    made = databases.sql("dagster", "SELECT partition FROM event_logs WHERE dagster_event_type='ASSET_MATERIALIZATION'")
+    assert sorted(int(key) for (key,) in made) == list(range(12))
+    assert databases.sql("mlflow", "SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", 12)]
+    assert databases.sql("mlflow", "SELECT count(*) FROM experiments WHERE name = 'shared'") == [(1,)]
+
+
+@pytest.mark.slow
+def test_a_server_that_crashes_in_mid_run_costs_a_message_and_the_next_run_keeps_all_in_postgres(
+    databases: PostgresServer, own: Installation
+) -> None:
+    own.write(short_study())
+    home = of_postgres(own.root / "dagster_home")
+    shutil.rmtree(own.places.tracking_store.parent)
+    running = materialize(own)
+    deadline = time.monotonic() + 60
+    while True:
+        time.sleep(0.1)
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        tables = databases.sql("dagster", "SELECT count(*) FROM pg_tables WHERE tablename = 'asset_check_executions'")
+        if tables != [(0,)] and databases.sql("dagster", "SELECT count(*) FROM runs") != [(0,)]:
+            break
+    databases.stop("immediate")
+    said, _ = running.communicate(timeout=120)
+    databases.start()
+    assert running.returncode == 1, said
+    assert "error: the instance's store: " in said.splitlines()[-1]
+    assert "see that the server runs, then run again: what is finished is kept" in said
+    assert "Traceback" not in said
+    assert databases.password not in said
+
+    again = materialize(own)
+    said, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    (run,) = own.lineage.study.student_runs
+    statuses = dict(databases.sql("dagster", "SELECT status, count(*) FROM runs GROUP BY status"))
+    assert set(statuses) <= {"SUCCESS", "FAILURE"}
+    ((steps,),) = databases.sql("dagster", "SELECT count(*) FROM event_logs WHERE dagster_event_type='STEP_SUCCESS'")
+    assert steps >= statuses["SUCCESS"] > 5
+    assert databases.sql("mlflow", "SELECT name, status FROM runs") == [(run, "FINISHED")]
+    ((artifacts,),) = databases.sql("mlflow", "SELECT artifact_uri FROM runs")
+    assert (Path(artifacts.removeprefix("file://")) / "mixture.json").is_file()
+    assert artifacts.startswith(own.places.data.resolve().as_uri())
+    assert not [*home.rglob("*.db"), *own.places.data.rglob("*.db")]
