@@ -2,6 +2,8 @@
 
 import dagster as dg
 
+from assets.costs import of_training
+from assets.previews import tasks
 from assets.training import FIGURES, trained_on
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import EARLY_SCORES, EARLY_STUDENT, MIXTURE, asset_spec, needs, static
@@ -43,7 +45,9 @@ def _student(lineage: Lineage) -> dg.AssetsDefinition:
         artifact = lineage.early(run)
         manifest = artifact.made_by(lambda folder: trainer.train_early(lineage, run, folder, log=context.log.info))
         warehouse.record(artifact)
-        return materialized(artifact, **{name: manifest[name] for name in FIGURES})
+        return materialized(
+            artifact, **{name: manifest[name] for name in FIGURES}, **of_training(manifest, trainer.gpu_hour_dollars)
+        )
 
     return student
 
@@ -72,6 +76,12 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         artifact = lineage.early_scores(run)
         manifest = artifact.made_by(lambda folder: evaluator.evaluate_early(lineage, run, folder))
         warehouse.record(artifact)
-        return materialized(artifact, macro=manifest["macro"], micro=manifest["micro"])
+        return materialized(
+            artifact,
+            macro=manifest["macro"],
+            micro=manifest["micro"],
+            **manifest["categories"],
+            preview=tasks(manifest),
+        )
 
     return scores

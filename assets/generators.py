@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets import descriptions
 from finephrase_dagster.events import materialized
 from finephrase_dagster.generators.product import make_generator
 from finephrase_dagster.partitions import CORPUS, MODEL, asset_spec, needs, static
@@ -20,8 +21,7 @@ def build_generators(lineage: Lineage) -> list[dg.AssetsDefinition]:
             asset_spec(
                 MODEL,
                 group="generators",
-                description="A chat model in Hugging Face format. `embedded` is trained here on pairs that follow "
-                "from the corpora's own structure; any other comes from the hub or a folder.",
+                description=descriptions.of_generators(lineage),
                 kinds={"huggingface", "pytorch"},
                 owner="generation",
                 deps=[needs(CORPUS, _trained_on(lineage.study))],
@@ -35,14 +35,14 @@ def build_generators(lineage: Lineage) -> list[dg.AssetsDefinition]:
         artifact = lineage.generator(name)
         manifest = artifact.made_by(lambda folder: make_generator(lineage, name, folder, log=context.log.info))
         warehouse.record(artifact)
+        generator = lineage.study.generators[name]
+        page = descriptions.hub_model(generator)
         return materialized(
             artifact,
+            **{figure: manifest.get(figure) for figure in ("parameters", "tokens_per_second", "final_loss", "seconds")},
+            hub=dg.MetadataValue.url(page) if page else None,
+            license=generator.license,
             sampling=dg.MetadataValue.json(manifest["sampling"]),
-            **{
-                key: manifest[key]
-                for key in ("parameters", "seconds", "tokens_per_second", "final_loss")
-                if key in manifest
-            },
         )
 
     return [model]

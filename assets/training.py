@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from assets.previews import completions
+from assets.costs import of_training
+from assets.previews import completions, records
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import (
     CHECKPOINT,
@@ -23,7 +24,7 @@ from resources.tracking import Tracking
 from resources.trainer import Trainer
 from resources.warehouse import Warehouse
 
-FIGURES = ("parameters", "steps", "tokens", "seconds", "tokens_per_second", "final_loss")
+FIGURES = ("final_loss", "tokens_per_second", "parameters", "steps", "tokens", "seconds")
 
 
 def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
@@ -55,7 +56,9 @@ def _plateau(lineage: Lineage) -> dg.AssetsDefinition:
         artifact = lineage.plateau(run)
         manifest = artifact.made_by(lambda folder: trainer.train_plateau(lineage, run, folder, log=context.log.info))
         warehouse.record(artifact)
-        return materialized(artifact, **{name: manifest[name] for name in FIGURES})
+        return materialized(
+            artifact, **{name: manifest[name] for name in FIGURES}, **of_training(manifest, trainer.gpu_hour_dollars)
+        )
 
     return plateau
 
@@ -107,8 +110,10 @@ def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
         run_id = tracking.finished(artifact) or track_checkpoint(tracking, lineage, artifact, context)
         return materialized(
             artifact,
+            preview=records(lineage.mixture(runs[run].mixture).manifest()["components"]),
             mlflow=dg.MetadataValue.url(tracking.link(run_id)),
             **{name: manifest[name] for name in FIGURES},
+            **of_training(manifest, trainer.gpu_hour_dollars),
         )
 
     return checkpoint

@@ -1,8 +1,9 @@
 """Automation: what Dagster does by itself. All of it is stopped by default, but for what costs nothing."""
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG, extract_data_version_from_entry
+from dagster._core.definitions.data_version import extract_data_version_from_entry
 
+from finephrase_dagster.events import observed
 from finephrase_dagster.partitions import TEMPLATE
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.prompt import PromptError, read_prompts
@@ -17,8 +18,7 @@ def changed_prompts(lineage: Lineage, instance: dg.DagsterInstance) -> list[dg.A
         record = instance.get_latest_data_version_record(TEMPLATE, True, name)
         seen = extract_data_version_from_entry(record.event_log_entry) if record else None
         if seen is None or seen.value != prompt.digest:
-            tags = {DATA_VERSION_TAG: prompt.digest}
-            found.append(dg.AssetObservation(TEMPLATE, partition=name, tags=tags))
+            found.append(observed(prompt, lineage.places.prompts / f"{name}.md"))
     return found
 
 

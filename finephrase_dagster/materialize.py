@@ -29,7 +29,7 @@ from finephrase_dagster.study.graph import Item, items, state
 from finephrase_dagster.study.lineage import Lineage
 from resources.rephraser import engines_kept
 
-PROCESS_TAG = "finephrase/process"
+PROCESS_TAG = ".dagster/finephrase_process"  # the prefix keeps a tag from the list of runs
 NO_SPACE = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
