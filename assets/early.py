@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets.previews import tasks
 from assets.training import student_made, trained_on
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import EARLY_SCORES, EARLY_STUDENT, MIXTURE, asset_spec, needs, static
@@ -45,7 +46,7 @@ def _student(lineage: Lineage) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
         run = context.partition_key
-        return student_made(context, tracking, warehouse, lineage, lineage.early(run), trainer.train_early)
+        return student_made(context, trainer, tracking, warehouse, lineage, lineage.early(run), trainer.train_early)
 
     return student
 
@@ -75,6 +76,12 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         artifact = lineage.early_scores(run)
         manifest = artifact.made_by(lambda folder: evaluator.evaluate_early(lineage, run, folder, log=context.log.info))
         warehouse.record(artifact)
-        return materialized(artifact, macro=manifest["macro"], micro=manifest["micro"])
+        return materialized(
+            artifact,
+            macro=manifest["macro"],
+            micro=manifest["micro"],
+            **manifest["categories"],
+            preview=tasks(manifest),
+        )
 
     return scores

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 
-from assets.previews import table
+from assets.previews import records, tasks
 from assets.runs import tracked
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import (
@@ -30,6 +30,13 @@ from resources.evaluator import Evaluator
 from resources.tracking import Tracking
 from resources.warehouse import Warehouse
 
+COLUMNS = {
+    "task": ("string", "one of the thirteen"),
+    "item": ("string", "its name in the task's data"),
+    "query": ("string", "the prompt, examples included"),
+    "prob_norm_token": ("float", "the probability of the right answer, per token"),
+}
+
 
 def build_evaluation(lineage: Lineage) -> list[dg.AssetsDefinition]:
     """The assets `evaluation/benchmark_scores` and `evaluation/leaderboard`."""
@@ -48,7 +55,7 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
                 description="The twelve tasks, 3-shot, `prob_norm_token`; categories, micro and macro score.",
                 kinds={"huggingface", "mlflow"},
                 owner="evaluation",
-                columns={"task": "string", "item": "string", "query": "string", "prob_norm_token": "float"},
+                columns=COLUMNS,
                 deps=[needs(CHECKPOINT, {run: [run] for run in runs})],
             )
         ],
@@ -81,14 +88,15 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
                     tracking.log_curve(run_id, "macro_on_the_way", on_the_way)
 
             tracking.attempt(artifact, tell, warn=context.log.warning)
-        rows = [{"task": task, "score": score["mean"], "items": score["n"]} for task, score in scores["tasks"].items()]
         return materialized(
             artifact,
-            preview=table(rows),
+            preview=tasks(scores),
             mlflow=dg.MetadataValue.url(link) if link else None,
             macro=scores["macro"],
             micro=scores["micro"],
-            macro_interval=dg.MetadataValue.json(scores["macro_interval"]),
+            **scores["categories"],
+            seconds=scores["seconds"],
+            macro_interval=" to ".join(f"{end:.4f}" for end in scores["macro_interval"] or ()) or None,
         )
 
     return benchmark_scores
@@ -104,7 +112,7 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
                 stage="leaderboard",
                 description="Mixtures compared: mean macro score over the seeds with its spread, the six categories, "
                 "how often a student saw its data, and which differences are more than noise.",
-                kinds={"duckdb"},
+                kinds={"duckdb", "report"},
                 owner="evaluation",
                 deps=[needs_all_scores()],
             )
@@ -139,8 +147,10 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
         return materialized(
             artifact,
             rows=len(rows),
-            preview=table(flat),
-            early=dg.MetadataValue.md(table(looks)) if looks else None,
+            best=flat[0]["mixture"] if flat else None,
+            best_macro=flat[0]["macro"] if flat else None,
+            preview=records(flat),
+            early=records(looks) if looks else None,
             mlflow=dg.MetadataValue.url(link) if link else None,
         )
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import dagster as dg
 
+from assets import descriptions
 from finephrase_dagster.devices import leased_here
 from finephrase_dagster.events import materialized
 from finephrase_dagster.generators.product import make_generator
@@ -24,8 +25,7 @@ def build_generators(lineage: Lineage) -> list[dg.AssetsDefinition]:
             asset_spec(
                 MODEL,
                 group="generators",
-                description="A chat model in Hugging Face format. `embedded` is trained here on pairs that follow "
-                "from the corpora's own structure; any other comes from the hub or a folder.",
+                description=descriptions.of_generators(lineage),
                 kinds={"huggingface", "pytorch"},
                 owner="generation",
                 deps=[needs(CORPUS, _trained_on(lineage.study))],
@@ -42,14 +42,14 @@ def build_generators(lineage: Lineage) -> list[dg.AssetsDefinition]:
         device = partial(leased_here, f"the training of {name}", log=log)
         manifest = artifact.made_by(lambda folder: make_generator(lineage, name, folder, log=log, device=device))
         warehouse.record(artifact)
+        generator = lineage.study.generators[name]
+        page = descriptions.hub_model(generator)
         return materialized(
             artifact,
+            **{figure: manifest.get(figure) for figure in ("parameters", "tokens_per_second", "final_loss", "seconds")},
+            hub=dg.MetadataValue.url(page) if page else None,
+            license=generator.license,
             sampling=dg.MetadataValue.json(manifest["sampling"]),
-            **{
-                key: manifest[key]
-                for key in ("parameters", "seconds", "tokens_per_second", "final_loss")
-                if key in manifest
-            },
         )
 
     return [model]

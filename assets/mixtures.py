@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.previews import table
+from assets.previews import records
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import (
     CORPUS_TOKENS,
@@ -45,7 +45,10 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
                 "what went in.",
                 kinds={"parquet"},
                 owner="training",
-                columns={"component": "string", "start": "int"},
+                columns={
+                    "component": ("string", "the dataset that the window is drawn from"),
+                    "start": ("int", "its first token there"),
+                },
                 deps=_deps(lineage.study),
             )
         ],
@@ -71,7 +74,8 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
             artifact,
             rows=manifest["windows"],
             tokens=manifest["tokens"],
-            preview=table(manifest["components"]),
+            preview=records(manifest["components"]),
+            largest_epochs=max(component["epochs"] for component in manifest["components"]),
         )
         return result._replace(check_results=[_repetition(manifest["components"])])
 

@@ -99,7 +99,7 @@ def _corpus_tokens(lineage: Lineage) -> dg.AssetsDefinition:
                 group="mixtures",
                 stage="tokens",
                 description="The source corpora, tokenised.",
-                kinds={"datatrove"},
+                kinds={"datatrove", "dataset"},
                 owner="training",
                 deps=[needs(CORPUS, {source: [source] for source in sources}), dg.AssetDep(TOKENIZER)],
             )
@@ -127,9 +127,9 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
                 group="mixtures",
                 stage="tokens",
                 description=f"The synthetic datasets of `{cell.name}`, tokenised.",
-                kinds={"datatrove"},
+                kinds={"datatrove", "dataset"},
                 owner="training",
-                tags=cell_tags(cell),
+                tags=cell_tags(lineage, cell),
                 deps=[
                     needs(synthetic_key(cell), {prompt: [prompt] for prompt in prompts}),
                     dg.AssetDep(TOKENIZER),
@@ -169,4 +169,11 @@ def _tokenised(
 
     manifest = artifact.made_by(make)
     warehouse.record(artifact)
-    return materialized(artifact, rows=manifest["documents"], tokens=manifest["tokens"])
+    documents, tokens = manifest["documents"], manifest["tokens"]
+    return materialized(
+        artifact,
+        rows=documents,
+        tokens=tokens,
+        tokens_per_document=round(tokens / documents, 1) if documents else None,
+        seconds=manifest["seconds"],
+    )

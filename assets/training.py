@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 
 import dagster as dg
 
+from assets.costs import of_training
+from assets.previews import records
 from assets.runs import tracked, watched
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import (
@@ -24,7 +26,7 @@ from resources.tracking import Tracking
 from resources.trainer import Trainer
 from resources.warehouse import Warehouse
 
-FIGURES = ("parameters", "steps", "tokens", "seconds", "tokens_per_second", "final_loss")
+FIGURES = ("final_loss", "tokens_per_second", "parameters", "steps", "tokens", "seconds")
 
 
 def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
@@ -56,7 +58,7 @@ def _plateau(lineage: Lineage) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
         run = context.partition_key
-        return student_made(context, tracking, warehouse, lineage, lineage.plateau(run), trainer.train_plateau)
+        return student_made(context, trainer, tracking, warehouse, lineage, lineage.plateau(run), trainer.train_plateau)
 
     return plateau
 
@@ -103,13 +105,14 @@ def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
         run = context.partition_key
-        return student_made(context, tracking, warehouse, lineage, lineage.checkpoint(run), trainer.train)
+        return student_made(context, trainer, tracking, warehouse, lineage, lineage.checkpoint(run), trainer.train)
 
     return checkpoint
 
 
 def student_made(
     context: dg.AssetExecutionContext,
+    trainer: Trainer,
     tracking: Tracking,
     warehouse: Warehouse,
     lineage: Lineage,
@@ -127,8 +130,11 @@ def student_made(
     )
     warehouse.record(artifact)
     _, link = tracked(context, tracking, lineage, artifact)
+    mixture = lineage.mixture(lineage.study.student_runs[run].mixture)
     return materialized(
         artifact,
+        preview=records(mixture.manifest()["components"]),
         mlflow=dg.MetadataValue.url(link) if link else None,
         **{name: manifest[name] for name in FIGURES},
+        **of_training(manifest, trainer.gpu_hour_dollars),
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG, extract_data_version_from_entry
+from dagster._core.definitions.data_version import extract_data_version_from_entry
 
 from finephrase_dagster.conditions import build_carrying_sensors
+from finephrase_dagster.events import observed
 from finephrase_dagster.failures import build_failure_sensor
 from finephrase_dagster.night import build_night
 from finephrase_dagster.partitions import TEMPLATE
@@ -29,8 +30,7 @@ def changed_prompts(lineage: Lineage, instance: dg.DagsterInstance) -> list[dg.A
         record = instance.get_latest_data_version_record(TEMPLATE, True, name)
         seen = extract_data_version_from_entry(record.event_log_entry) if record else None
         if seen is None or seen.value != prompt.digest:
-            tags = {DATA_VERSION_TAG: prompt.digest}
-            found.append(dg.AssetObservation(TEMPLATE, partition=name, tags=tags))
+            found.append(observed(prompt, lineage.places.prompts / f"{name}.md"))
     return found
 
 

@@ -8,6 +8,7 @@ partition, with the provenance that Dagster itself would have written.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -23,35 +24,64 @@ from dagster._core.definitions.data_version import (
 from finephrase_dagster.partitions import TEMPLATE
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import plain
+from finephrase_dagster.study.prompt import Prompt
+
+FENCE = "`" * 8
+"""Around a text that may hold fences of its own."""
 
 
 def materialized(
     artifact: Artifact,
     *,
     rows: int | None = None,
-    preview: str | None = None,
+    preview: str | dg.TableMetadataValue | None = None,
     **metadata: Any,
 ) -> dg.MaterializeResult:
-    """The result of a complete artifact.
+    """The result of a complete artifact: figures first, then what it looks like, then what it was made of.
 
     Args:
         artifact: what was made, or was there already.
         rows: its rows, for the catalogue.
-        preview: Markdown that shows some of it.
-        metadata: further figures; numbers become plots over materialisations.
+        preview: what some of it looks like, as Markdown or as a table.
+        metadata: what else there is to say; numbers become plots over materialisations.
     """
-    shown: dict[str, Any] = {}
+    said = {name: value for name, value in metadata.items() if value is not None}
+    shown: dict[str, Any] = {name: value for name, value in said.items() if isinstance(value, int | float)}
     if preview is not None:
-        shown["preview"] = dg.MetadataValue.md(preview)
-    shown |= {name: value for name, value in metadata.items() if value is not None}
+        shown["preview"] = dg.MetadataValue.md(preview) if isinstance(preview, str) else preview
+    shown |= {name: value for name, value in said.items() if name not in shown}
     shown |= {
         "folder": dg.MetadataValue.path(str(artifact.folder)),
         "fingerprint": artifact.fingerprint,
         "recipe": dg.MetadataValue.json(plain(artifact.recipe)),
+        "dagster/size_bytes": artifact.size_bytes,
     }
     if rows is not None:
         shown["dagster/row_count"] = rows
     return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=shown)
+
+
+def observed(prompt: Prompt, file: Path) -> dg.AssetObservation:
+    """The observation of a prompt file, with what it asks for."""
+    return dg.AssetObservation(
+        TEMPLATE,
+        partition=prompt.name,
+        tags={DATA_VERSION_TAG: prompt.digest},
+        metadata={
+            "asks_for": prompt.description,
+            "text": prompt_text(prompt),
+            "format": prompt.format,
+            "family": prompt.family,
+            "origin": prompt.origin,
+            "file": dg.MetadataValue.path(str(file)),
+        },
+    )
+
+
+def prompt_text(prompt: Prompt) -> dg.MarkdownMetadataValue:
+    """What a prompt says to the model, as it is."""
+    parts = [f"system:\n\n{prompt.system}\n\nuser:\n\n" if prompt.system else "", prompt.template]
+    return dg.MetadataValue.md(f"{FENCE}text\n{''.join(parts)}\n{FENCE}")
 
 
 def materialize_each(

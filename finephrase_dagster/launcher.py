@@ -13,8 +13,8 @@ import psutil
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 
-PROCESS_TAG = "finephrase/process"
-"""Of a run that `finephrase materialize` does: its process."""
+PROCESS_TAG = ".dagster/finephrase_process"
+"""Of a run that `finephrase materialize` does: its process. The prefix keeps a tag from the list of runs."""
 ENGINE_EVENT = dg.DagsterEventType.ENGINE_EVENT
 CLOCK_SECONDS = 2.0  # by which the clocks of kernel and event log may differ
 

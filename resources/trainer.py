@@ -37,6 +37,10 @@ class Trainer(dg.ConfigurableResource):
         description="transformers' attention kernel, such as flash_attention_2; None for PyTorch's fused one",
     )
 
+    gpu_hour_dollars: float | None = Field(
+        default=None, ge=0, description="the price of a GPU for an hour, 0 or more; for the bill alone"
+    )
+
     def train(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None], follow: Follow) -> Product:
         """Trains one student run into a folder, from its plateau where one was trained."""
         base = lineage.study.student_runs[run].base
