@@ -160,7 +160,10 @@ def read_windows(mixture: Path, *, sequence: int) -> Windows:
     path = mixture / WINDOWS
     if not path.is_file():
         raise MixtureError(f"{path} is not there: draw the mixture first")
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise MixtureError(f"{path} cannot be read ({error}): draw the mixture again") from error
     drawn = (table.schema.metadata or {}).get(b"sequence", b"?").decode()
     if drawn != str(sequence):
         raise MixtureError(f"{path} has windows of {drawn} tokens, {sequence} are wanted: draw the mixture again")
