@@ -19,11 +19,11 @@ from finephrase_dagster.partitions import (
     tokens_key,
 )
 from finephrase_dagster.placement import preparing
-from finephrase_dagster.results.comparison import MANY_EPOCHS
 from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import ArtifactMissing, Product
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Study
+from finephrase_dagster.study.student import MANY_EPOCHS
 from finephrase_dagster.train.mixture import mix
 from resources.warehouse import Warehouse
 

@@ -573,6 +573,42 @@ def test_a_plateau_of_another_length_is_refused(study: Study, tmp_path: Path) ->
         shorter.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "plateau", other_data=True))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"components": {}}, "names topics, of which no tokens are given"),
+        ({"mixture": "nowhere"}, "is not there: draw the mixture first"),
+        ({"mixture": "torn"}, "cannot be read .*: draw the mixture again"),
+        ({"tokenizer": "nowhere"}, r"there is no tokenizer\.json"),
+        ({"sequence": 64}, "has windows of 32 tokens, 64 are wanted: draw the mixture again"),
+    ],
+)
+def test_a_course_on_what_is_not_there_is_refused(
+    study: Study, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "windows.parquet").write_bytes(b"PAR1")
+    given = {name: tmp_path / value if isinstance(value, str) else value for name, value in changes.items()}
+    with pytest.raises(ValueError, match=message):
+        train_student(tmp_path, replace(study.course(STUDENT, 1, 1, None), **given), log=print)
+
+
+def test_an_attention_kernel_that_does_not_exist_is_refused(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="attention 'flash_atention' cannot be used"):
+        study.train(tmp_path, execution=Execution(attention="flash_atention"))
+
+
+@pytest.mark.slow
+def test_a_plateau_that_is_torn_or_none_is_refused(study: Study, tmp_path: Path) -> None:
+    study.train_plateau(tmp_path / "plateau", until=10)
+    (tmp_path / "plateau" / "state" / "optimizer.pt").write_bytes(b"half")
+    for folder in (tmp_path / "plateau", tmp_path / "nowhere"):
+        with pytest.raises(TrainingError, match=r"state is no whole plateau: train the plateau again"):
+            study.train(tmp_path / "run", beginning=Beginning(folder=folder, step=10))
+    with pytest.raises(TrainingError, match=r"order\.parquet cannot be read .*: train the plateau again"):
+        study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "nowhere", other_data=True))
+
+
 def test_a_schedule_without_decay_has_no_plateau(study: Study, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="correct the student's 'decay_fraction'"):
         study.train_plateau(tmp_path, student=STUDENT.model_copy(update={"decay_fraction": 0}))

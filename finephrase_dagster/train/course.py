@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from finephrase_dagster.study.student import Seeds, Student
+from finephrase_dagster.train.tokens import TokensError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,17 @@ class Course:
     components: Mapping[str, Path]
     tokenizer: Path
     keep_steps: int | None = None
+
+    def tokens(self, names: Iterable[str]) -> dict[str, Path]:
+        """The folder of tokens of each of these components.
+
+        Raises:
+            TokensError: one has none.
+        """
+        missing = [name for name in names if name not in self.components]
+        if missing:
+            raise TokensError(f"the mixture {self.mixture} names {', '.join(missing)}, of which no tokens are given")
+        return {name: self.components[name] for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from finephrase_dagster.study.artifact import whole_file
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.student import Student
 from finephrase_dagster.train.callbacks import Keeper, Progress, points, write_model
-from finephrase_dagster.train.checkpoint import Checkpoint, last_checkpoint
+from finephrase_dagster.train.checkpoint import Checkpoint, last_checkpoint, whole
 from finephrase_dagster.train.course import Beginning, Course
 from finephrase_dagster.train.mixture import WINDOWS, read_windows
 from finephrase_dagster.train.order import ORDER, read_order, write_order
@@ -150,7 +150,7 @@ class _Prepared:
             words=words,
             data=Sequences(
                 windows,
-                [TokenSet(course.components[name]) for name in windows.names],
+                [TokenSet(folder) for folder in course.tokens(windows.names).values()],
                 order,
                 sequence,
                 end_of_text=words.eos_token_id if student.document_masking else None,
@@ -170,7 +170,10 @@ class _Prepared:
             torch.manual_seed(self.course.seeds.model)
             model = build_student(student, vocabulary=len(self.words), sequence=sequence, eos=self.words.eos_token_id)
         if self.execution.attention:
-            model.set_attn_implementation(self.execution.attention)
+            try:
+                model.set_attn_implementation(self.execution.attention)
+            except (ValueError, ImportError) as error:
+                raise TrainingError(f"attention {self.execution.attention!r} cannot be used: {error}") from error
         trainer = _trainer(model, self, until, work, log, follow)
         started = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(resumed.folder) if resumed else None)
@@ -196,8 +199,10 @@ def _take_up(state: Path, work: Path, step: int, *, log: Callable[[str], None]) 
     """Puts a plateau's state into `work`, as the checkpoint of a run that was killed there.
 
     Raises:
-        TrainingError: it is another step's.
+        TrainingError: it is not whole, or another step's.
     """
+    if not whole(state):
+        raise TrainingError(f"{state} is no whole plateau: train the plateau again")
     found = json.loads((state / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
     if found != step:
         raise TrainingError(

@@ -150,7 +150,7 @@ class _Prepared:
         words = load_tokenizer(course.tokenizer)
         windows = read_windows(course.mixture, sequence=sequence)
         steps = steps_of(len(windows), student=student)
-        used = {name: course.components[name] for name in windows.names}
+        used = course.tokens(windows.names)
         hashes = [sha256_file(course.mixture / WINDOWS), sha256_file(course.tokenizer / TOKENIZER_FILE)]
         return cls(
             course=course,
