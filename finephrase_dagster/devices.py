@@ -184,7 +184,9 @@ def _found() -> tuple[str, ...]:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
             return tuple(line.strip() for line in said.splitlines() if line.strip().isdigit()) or (CPU,)
-    from torch import cuda  # slow to import, and only needed where there is no nvidia-smi
+    if not (any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()):
+        return (CPU,)
+    from torch import cuda  # slow to import
 
     return tuple(str(index) for index in range(cuda.device_count())) or (CPU,)
 
@@ -251,9 +253,10 @@ def _take(folder: Path, device: str, what: str) -> IO[str] | None:
 
 
 def _holder(path: Path) -> str:
+    """Who holds a device; nothing if that is this process, which gathers."""
     try:
         said: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {said['pid']} ({said['what']})"
+        return f"process {said['pid']} ({said['what']})" if said["pid"] != os.getpid() else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

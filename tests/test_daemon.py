@@ -1,0 +1,137 @@
+"""Backfills through Dagster's real daemon: workers that are killed, runs that are cancelled, prompts that fail.
+
+A daemon is shared by the tests of a kind, for its start is slow.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+import pytest
+from dagster._core.execution.backfill import BulkActionStatus
+
+from daemon_parts import (
+    CELL_KEY,
+    PROMPTS,
+    Endpoint,
+    backfilled,
+    daemon,
+    ended,
+    endpoint,
+    production,
+    until,
+)
+from installation import Installation
+
+pytestmark = pytest.mark.slow
+
+CONCURRENCY = 4
+UNFINISHED = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A daemon on an installation, and the endpoint that its rephrasing asks."""
+
+    installation: Installation
+    endpoint: Endpoint
+
+    def runs(self, backfill: str) -> list[dg.DagsterRun]:
+        with self.installation.instance() as instance:
+            return list(instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill})))
+
+    def started(self, backfill: str) -> tuple[dg.DagsterRun, int]:
+        """A backfill's run that sends requests, and the process that does."""
+        asked = len(self.endpoint.documents)
+        until(lambda: len(self.endpoint.documents) > asked)
+        run = next(run for run in self.runs(backfill) if run.status == dg.DagsterRunStatus.STARTED)
+        with self.installation.instance() as instance:
+            events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+        pids = [
+            entry.dagster_event.engine_event_data.metadata["pid"].value
+            for entry in events
+            if entry.dagster_event and "pid" in entry.dagster_event.engine_event_data.metadata
+        ]
+        return run, int(str(pids[-1]))
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    installation = production(tmp_path_factory.mktemp("daemon") / "installation", documents=24)
+    settings = installation.root / "dagster_home" / "dagster.yaml"
+    with endpoint() as server:
+        environment = {"ENDPOINT": server.url, "CONCURRENCY": str(CONCURRENCY)}
+        with daemon(installation, **environment):
+            yield Running(installation, server)
+    assert settings.is_file()
+
+
+def materialized(installation: Installation) -> set[str]:
+    with installation.instance() as instance:
+        return set(instance.get_materialized_partitions(CELL_KEY))
+
+
+def test_a_killed_worker_is_found_and_its_partition_completes_with_nothing_asked_twice_but_what_was_in_flight(
+    running: Running,
+) -> None:
+    running.endpoint.documents.clear()
+    running.endpoint.seconds = 0.2
+    backfill = backfilled(running.installation, CELL_KEY, ["article"])
+    run, pid = running.started(backfill)
+    until(lambda: running.endpoint.answered >= 2 * CONCURRENCY)
+    os.kill(pid, signal.SIGKILL)
+    running.endpoint.seconds = 0.0
+    assert ended(running.installation, backfill) == BulkActionStatus.COMPLETED_SUCCESS
+    runs = running.runs(backfill)
+    assert len(runs) == 2
+    assert {one.status for one in runs} == {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS}
+    assert next(one for one in runs if one.run_id != run.run_id).parent_run_id == run.run_id
+    asked = running.endpoint.documents
+    assert len(set(asked)) == 24
+    assert len(asked) - len(set(asked)) <= CONCURRENCY
+    assert running.installation.lineage.dataset(running.installation.lineage.study.cells[0], "article").complete
+
+
+def test_a_cancelled_run_frees_its_slot_and_the_one_that_waited_goes_on(running: Running) -> None:
+    running.endpoint.open.clear()  # requests wait
+    first = backfilled(running.installation, CELL_KEY, ["faq"])
+    run, _ = running.started(first)
+    second = backfilled(running.installation, CELL_KEY, ["math"])
+    queued = until(lambda: running.runs(second))
+    with running.installation.instance() as instance:
+        until(lambda: instance.get_run_by_id(queued[0].run_id).status == dg.DagsterRunStatus.QUEUED)  # type: ignore[union-attr]
+        assert instance.event_log_storage.get_concurrency_info("gpu_1") is not None
+        from dagster._core.launcher import DefaultRunLauncher
+
+        assert isinstance(instance.run_launcher, DefaultRunLauncher)
+        instance.run_launcher.terminate(run.run_id)
+    running.endpoint.open.set()
+    assert ended(running.installation, second) == BulkActionStatus.COMPLETED_SUCCESS
+    with running.installation.instance() as instance:
+        cancelled = instance.get_run_by_id(run.run_id)
+        assert cancelled is not None
+        assert cancelled.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
+        until(lambda: instance.event_log_storage.get_concurrency_info("gpu_1").claimed_slots == [])
+    until(lambda: running.endpoint.open.is_set())
+
+
+def test_of_a_run_in_which_one_prompt_failed_the_others_count_and_it_alone_is_made_again(running: Running) -> None:
+    lineage = running.installation.lineage
+    cell = lineage.study.cells[0]
+    blocked = lineage.dataset(cell, "table").folder
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("a file stands where the dataset's folder belongs")
+    backfill = backfilled(running.installation, CELL_KEY, list(PROMPTS))
+    assert ended(running.installation, backfill) == BulkActionStatus.COMPLETED_FAILED
+    done = materialized(running.installation)
+    assert "table" not in done
+    blocked.unlink()
+    again = backfilled(running.installation, CELL_KEY, sorted(set(PROMPTS) - done))
+    assert ended(running.installation, again) == BulkActionStatus.COMPLETED_SUCCESS
+    (run,) = running.runs(again)
+    assert run.tags["dagster/partition"] == "table"
+    assert materialized(running.installation) == set(PROMPTS)
