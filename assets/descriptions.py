@@ -11,7 +11,7 @@ from pathlib import Path
 
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.source import EmbeddedSource, FilesSource, HubSource, Source
+from finephrase_dagster.study.source import Condition, EmbeddedSource, FilesSource, HubSource, OneOf, Source
 from finephrase_dagster.study.spec import Cell
 
 HUB = "https://huggingface.co"
@@ -38,7 +38,7 @@ def of_prompts(lineage: Lineage) -> str:
     ]
     return (
         "What a rephrasing asks for: one file a prompt. Observing costs nothing and marks the datasets of an edited "
-        "prompt as stale; the text of each stands on the page of its partition.\n\n"
+        "prompt as stale; the text of each stands among the events.\n\n"
         + _table(("prompt", "format", "family", "origin", "what it asks for"), rows)
     )
 
@@ -112,10 +112,18 @@ def _where(source: Source) -> str:
 def _kept(source: Source) -> str:
     if isinstance(source, EmbeddedSource):
         return f"the first {source.limit:,}" if source.limit else "all"
-    said = [f"{column}: {condition.model_dump(exclude_none=True)}" for column, condition in source.keep.items()]
+    said = [f"{column} {_condition(condition)}" for column, condition in source.keep.items()]
     said += [f"{100 * source.sample.rate:.3g} % of them"] if source.sample else []
     said += [f"the first {source.limit:,}"] if source.limit else []
     return "; ".join(said) or "all"
+
+
+def _condition(condition: Condition) -> str:
+    if isinstance(condition, OneOf):
+        return f"one of {', '.join(map(str, condition.values))}"
+    low = "" if condition.min is None else f"from {condition.min:g}"
+    high = "" if condition.max is None else f"to {condition.max:g}"
+    return f"{low} {high}".strip()
 
 
 def _said(source: Source, what: str) -> float | None:

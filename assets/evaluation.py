@@ -1,5 +1,6 @@
 """Benchmark scores of every student run, and the leaderboard over all of them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -150,7 +151,7 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
             best=flat[0]["mixture"] if flat else None,
             best_macro=flat[0]["macro"] if flat else None,
             preview=records(flat),
-            early=records(looks) if looks else None,
+            early=records({**look, "regret": json.dumps(_named(look["regret"]))} for look in looks) if looks else None,
             mlflow=dg.MetadataValue.url(link) if link else None,
         )
 

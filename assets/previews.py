@@ -13,6 +13,7 @@ import dagster as dg
 import duckdb
 
 from finephrase_dagster.audit.gates import Example
+from finephrase_dagster.events import quoted
 
 CHARACTERS = 600
 GLANCE = 400  # of each text where one document is to be seen without a click
@@ -104,6 +105,4 @@ def _shown(value: object) -> str:
 
 
 def _quoted(text: str, characters: int) -> str:
-    cut = text if len(text) <= characters else f"{text[:characters]} ..."
-    fence = "`" * max(4, 1 + max((len(run) for run in cut.split() if set(run) == {"`"}), default=0))
-    return f"{fence}text\n{cut}\n{fence}"
+    return quoted(text if len(text) <= characters else f"{text[:characters]} ...")

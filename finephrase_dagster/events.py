@@ -7,6 +7,8 @@ partition, with the provenance that Dagster itself would have written.
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,8 @@ from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import plain
 from finephrase_dagster.study.prompt import Prompt
 
-FENCE = "`" * 8
-"""Around a text that may hold fences of its own."""
+LINE = 90
+"""Characters of a line that a page shows in full."""
 
 
 def materialized(
@@ -79,9 +81,16 @@ def observed(prompt: Prompt, file: Path) -> dg.AssetObservation:
 
 
 def prompt_text(prompt: Prompt) -> dg.MarkdownMetadataValue:
-    """What a prompt says to the model, as it is."""
-    parts = [f"system:\n\n{prompt.system}\n\nuser:\n\n" if prompt.system else "", prompt.template]
-    return dg.MetadataValue.md(f"{FENCE}text\n{''.join(parts)}\n{FENCE}")
+    """What a prompt says to the model, its lines wrapped for the page."""
+    said = f"system:\n\n{prompt.system}\n\nuser:\n\n" if prompt.system else ""
+    return dg.MetadataValue.md(quoted(f"{said}{prompt.template}"))
+
+
+def quoted(text: str) -> str:
+    """A text as Markdown that shows it as it is but for its long lines: a page would cut them off."""
+    fence = "`" * max(4, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, LINE, replace_whitespace=False) or [""]]
+    return "\n".join([f"{fence}text", *lines, fence])
 
 
 def materialize_each(
