@@ -44,8 +44,8 @@ class Server:
         """
         if "@" in url:
             raise ValueError(
-                f"an endpoint's URL has a user or a password in it; write http://HOST:PORT, and set {API_KEY} where the "
-                "server wants a key"
+                f"an endpoint's URL has a user or a password in it; write http://HOST:PORT, and set {API_KEY} where "
+                "the server wants a key"
             )
         try:
             parts = urlsplit(url)
