@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from finephrase_dagster.logs import json_line, json_wanted, write_json_lines
 from finephrase_dagster.stores import StoreUnusable, StoreWrong, refuse_unusable, server_failure
 from finephrase_dagster.study.artifact import ArtifactBusy, ArtifactMissing
 from finephrase_dagster.study.file import StudyError
@@ -41,6 +42,8 @@ StudyOption = Annotated[
 def main() -> None:
     """The entry point."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped
+    if json_wanted():
+        write_json_lines()
     status = _status()
     if sys.argv[1:2] not in (["rephrase"], ["materialize"]):
         sys.exit(status)
@@ -57,7 +60,7 @@ def _status() -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else DONE if ended.code is None else FAILED
     except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
+        _complain("interrupted")
     return FAILED
 
 
@@ -85,12 +88,9 @@ def materialize(study: StudyOption = None) -> None:
         say(f"{len(outcome.made)} partitions made, {len(outcome.reused)} reused{stopped}")
         if not outcome.complete:
             for name, message in outcome.failed.items():
-                typer.echo(f"failed: {name}: {message}", err=True)
+                _complain(f"failed: {name}: {message}")
             if outcome.waiting:
-                typer.echo(
-                    f"not made, as something they need is missing: {len(outcome.waiting)} partitions",
-                    err=True,
-                )
+                _complain(f"not made, as something they need is missing: {len(outcome.waiting)} partitions")
             raise typer.Exit(FAILED)
         if not lineage.study.mixtures:
             return
@@ -214,13 +214,12 @@ def plan(
         if max_dollars is None:
             return
         if found.unknown:
-            typer.echo(f"error: it cannot be told what this costs: {'; '.join(found.unknown)}", err=True)
+            _complain(f"error: it cannot be told what this costs: {'; '.join(found.unknown)}")
             raise typer.Exit(FAILED)
         if found.dollars > max_dollars:
-            typer.echo(
+            _complain(
                 f"error: what would run costs {found.dollars:,.2f} dollars, more than {max_dollars:,.2f}; raise "
-                "--max-dollars, or take partitions out of the study",
-                err=True,
+                "--max-dollars, or take partitions out of the study"
             )
             raise typer.Exit(FAILED)
 
@@ -228,7 +227,7 @@ def plan(
 def _refuse_no_number(options: dict[str, float | None]) -> None:
     for option, value in options.items():
         if value is not None and not math.isfinite(value):
-            typer.echo(f"error: {option} {value} is no number that can be used", err=True)
+            _complain(f"error: {option} {value} is no number that can be used")
             raise typer.Exit(WRONG)
 
 
@@ -256,7 +255,7 @@ def ui(
         try:
             serve(places, dagster_home=_dagster_home(), port=port, mlflow_port=mlflow_port, log=typer.echo)
         except (PortInUse, PagesStopped) as error:
-            typer.echo(f"error: {error}", err=True)
+            _complain(f"error: {error}")
             raise typer.Exit(FAILED) from error
 
 
@@ -297,9 +296,15 @@ def _dagster_home() -> Path:
 
 def _clock(started: float) -> Callable[[str], None]:
     def say(message: str) -> None:
-        typer.echo(f"[{time.monotonic() - started:6.1f} s] {message}", err=True)
+        clock = f"[{time.monotonic() - started:6.1f} s] {message}"
+        typer.echo(json_line(message) if json_wanted() else clock, err=True)
 
     return say
+
+
+def _complain(message: str) -> None:
+    level = "error" if message.startswith(("error: ", "failed: ")) else "warning"
+    typer.echo(json_line(message, level=level) if json_wanted() else message, err=True)
 
 
 @contextmanager
@@ -320,7 +325,7 @@ def _store_explained() -> Iterator[None]:
                 raise
         if reason is None:
             raise
-        typer.echo(f"error: the instance's store: {reason}; {remedy}", err=True)
+        _complain(f"error: the instance's store: {reason}; {remedy}")
         raise typer.Exit(FAILED) from error
 
 
@@ -342,13 +347,13 @@ def _rephrasing_explained() -> Iterator[None]:
     try:
         yield
     except (*wrong, EngineFlagRefused, GenerationConfigError) as error:
-        typer.echo(f"error: {error}", err=True)
+        _complain(f"error: {error}")
         raise typer.Exit(WRONG) from error
     except (EngineFailed, FolderBusy, FolderUnusable, LedgerError, MetricsPortInUse, ModelError) as error:
-        typer.echo(f"error: {error}", err=True)
+        _complain(f"error: {error}")
         raise typer.Exit(FAILED) from error
     except OSError as error:
-        typer.echo(f"error: {error}; make room there or correct the folder, then run again", err=True)
+        _complain(f"error: {error}; make room there or correct the folder, then run again")
         raise typer.Exit(FAILED) from error
 
 
@@ -358,22 +363,19 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except (StudyError, PromptError, StoreWrong) as error:
-        typer.echo(f"error: {error}", err=True)
+        _complain(f"error: {error}")
         raise typer.Exit(WRONG) from error
     except (ArtifactMissing, ArtifactBusy, StoreUnusable) as error:
-        typer.echo(f"error: {error}", err=True)
+        _complain(f"error: {error}")
         raise typer.Exit(FAILED) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         place = f" at {error.filename}" if error.filename else ""
-        typer.echo(
-            f"error: {os.strerror(error.errno or 0)}{place}; make room there, or set FINEPHRASE_DATA",
-            err=True,
-        )
+        _complain(f"error: {os.strerror(error.errno or 0)}{place}; make room there, or set FINEPHRASE_DATA")
         raise typer.Exit(FAILED) from error
     except KeyboardInterrupt as error:
-        typer.echo("interrupted; what is finished is kept, run the same command to go on", err=True)
+        _complain("interrupted; what is finished is kept, run the same command to go on")
         raise typer.Exit(FAILED) from error
 
 

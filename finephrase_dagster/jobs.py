@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from finephrase_dagster.logs import JOB
 from finephrase_dagster.partitions import PLAN
 from finephrase_dagster.study.graph import items
 from finephrase_dagster.study.lineage import Lineage
@@ -22,4 +23,4 @@ def build_jobs(lineage: Lineage) -> list[dg.UnresolvedAssetJobDefinition]:
 
 def job_of(asset: str) -> str:
     """The name of an asset's job; no other definition may have it."""
-    return f"make__{asset.replace('/', '__')}"
+    return f"{JOB}{asset.replace('/', '__')}"

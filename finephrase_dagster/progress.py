@@ -5,6 +5,8 @@ import sys
 
 import dagster as dg
 
+from finephrase_dagster.logs import JsonLines, json_wanted
+
 
 class _Messages(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -20,7 +22,7 @@ def progress(_: dg.InitLoggerContext) -> logging.Logger:
     """A logger for runs in the process that a person looks at."""
     logger = logging.Logger("finephrase", level=logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Messages())
+    handler.setFormatter(JsonLines() if json_wanted() else _Messages())
     handler.addFilter(_said_by_a_stage)
     logger.addHandler(handler)
     return logger

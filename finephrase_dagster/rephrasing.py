@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.devices import lease, leased_here
+from finephrase_dagster.logs import json_wanted
 from finephrase_dagster.metrics import MetricsPortWrong, ports_of, served
 from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.dataset import Dataset
@@ -132,7 +133,7 @@ def carry_out(order: Order, *, places: Places, key: str | None, say: Callable[[s
         name: Dataset(folder=_folder(order.output, name), recipe=means.recipe(found.digest, prompt))
         for name, prompt in prompts.items()
     }
-    show = Bar() if sys.stderr.isatty() else Lines(say, seconds=LINE_SECONDS)
+    show = Bar() if sys.stderr.isatty() and not json_wanted() else Lines(say, seconds=LINE_SECONDS)
     metrics = served(order.metrics_port, model=order.generator or str(order.model), log=say)
     with contextlib.ExitStack() as running, contextlib.closing(show), metrics as watch:
         manifests = rephrase(

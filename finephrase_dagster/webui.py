@@ -52,7 +52,7 @@ def serve(places: Places, *, dagster_home: Path, port: int, mlflow_port: int, lo
         environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
         environment["MLFLOW_BACKEND_STORE_URI"] = tracking  # no argument, which `ps` would show
         environment["MLFLOW_ARTIFACTS_DESTINATION"] = str(places.tracking_store.parent / "artifacts")
-        environment["FINEPHRASE_MLFLOW_URL"] = f"http://{HOST}:{mlflow_port}"
+        environment.setdefault("FINEPHRASE_MLFLOW_URL", f"http://{HOST}:{mlflow_port}")
         commands["MLflow"] = _mlflow(mlflow_port)
     log(f"Dagster: http://{HOST}:{port}\nMLflow:  {f'http://{HOST}:{mlflow_port}' if own_mlflow else tracking}")
     log("Ctrl-C stops both.")

@@ -43,6 +43,7 @@ class PostgresServer:
             *("initdb", "--username", USER, "--auth", "scram-sha-256", "--pwfile", str(self._root / "password")),
             *("--no-sync", "--encoding", "UTF8", "--locale", "C"),
         )
+        (self._root / "password").unlink()
         self.start()
         self.renew_databases()
         return self

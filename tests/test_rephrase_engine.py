@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from finephrase_dagster.rephrase import engine as engines
@@ -61,6 +62,16 @@ def soon(is_so: Callable[[], bool], seconds: float = 20) -> bool:
     while not is_so() and time.monotonic() < deadline:
         time.sleep(0.05)
     return is_so()
+
+
+@pytest.mark.slow
+def test_an_engine_and_all_that_it_starts_listen_on_this_machine_alone(engine: Engine) -> None:
+    started = psutil.Process().children(recursive=True)
+    listening = [
+        one.laddr for process in started for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN
+    ]
+    assert engine.url in {f"http://{ip}:{port}" for ip, port in listening}
+    assert {ip for ip, _ in listening} <= {"127.0.0.1", "::1"}
 
 
 @pytest.mark.slow

@@ -40,8 +40,13 @@ class Server:
         """Reads a URL such as `http://127.0.0.1:8000` or `https://host/path/v1`.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is none, or holds a user or a password, which logs would show.
         """
+        if "@" in url:
+            raise ValueError(
+                f"an endpoint's URL has a user or a password in it; write http://HOST:PORT, and set {API_KEY} where "
+                "the server wants a key"
+            )
         try:
             parts = urlsplit(url)
             host = (parts.hostname or "").encode("idna").decode()
@@ -59,7 +64,7 @@ class Server:
         if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key):
             raise ValueError(f"the API key has characters that no header can hold; correct {API_KEY}")
         authorization = f"Authorization: Bearer {key}\r\n" if key else ""
-        self._head = f"Host: {parts.netloc.rpartition('@')[2]}\r\n{authorization}Accept: application/json\r\n"
+        self._head = f"Host: {parts.netloc}\r\n{authorization}Accept: application/json\r\n"
 
     async def connect(self) -> Connection:
         """A new connection; raises OSError."""

@@ -88,6 +88,11 @@ class Artifact:
     recipe: Mapping[str, Any]
     root: Path
 
+    def __post_init__(self) -> None:
+        for part in (*self.asset.split("/"), *([] if self.partition is None else [self.partition])):
+            if not _names_a_folder(part):
+                raise ValueError(f"{part!r} cannot name a folder of an artifact; use letters, digits and underscores")
+
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.recipe)
@@ -196,6 +201,15 @@ class Artifact:
         manifest = manifest_of(self.recipe, facts, listed, version=version)
         write_json(self.folder / MANIFEST, manifest)
         return manifest
+
+
+def _names_a_folder(part: str) -> bool:
+    """Whether a name is that of one folder below another, on any file system."""
+    return part not in ("", ".", "..") and part.isprintable() and not set("/\\") & set(part) and _bytes(part) <= 255
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _said(error: Exception) -> str:

@@ -109,14 +109,18 @@ def prompt_names(folder: Path) -> tuple[str, ...]:
         raise PromptError(f"{folder}: there is no such folder; prompts are files <name>.md in it")
     files = _prompt_files(folder)
     for path in files:
-        try:
-            _NAME.validate_python(path.stem)
-        except ValidationError as error:
-            raise PromptError(
-                f"{path}:1: {path.stem!r} is no name for a prompt; use lower-case words joined by single underscores, "
-                "64 characters at most"
-            ) from error
+        _check_name(path.stem, f"{path}:1: {path.stem!r}")
     return tuple(path.stem for path in files)
+
+
+def _check_name(name: str, shown: str) -> None:
+    """Refuses what is no partition key: it might name a file elsewhere."""
+    try:
+        _NAME.validate_python(name)
+    except ValidationError as error:
+        raise PromptError(
+            f"{shown} is no name for a prompt; use lower-case words joined by single underscores, 64 characters at most"
+        ) from error
 
 
 def read_prompts(folder: Path, names: tuple[str, ...]) -> dict[str, Prompt]:
@@ -125,6 +129,8 @@ def read_prompts(folder: Path, names: tuple[str, ...]) -> dict[str, Prompt]:
     Raises:
         PromptError: one of them is wrong or missing, or any two files of the folder claim the same name.
     """
+    for name in names:
+        _check_name(name, f"prompt {name!r}")
     _check_clash(folder)
     return {name: read_prompt(folder / f"{name}.md") for name in names}
 

@@ -1,0 +1,97 @@
+"""Logs for machines: every line is one JSON object that says what it is about."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from finephrase_dagster.jobs import job_of
+from finephrase_dagster.logs import JsonLines
+from finephrase_dagster.progress import progress
+from rephrase_parts import documents, local_server
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def check_time(line: dict[str, Any]) -> None:
+    said = datetime.fromisoformat(line["time"])
+    assert said.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - said) < timedelta(minutes=5)
+
+
+def test_what_a_stage_says_names_its_study_asset_partition_and_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FINEPHRASE_LOG_FORMAT", "json")
+    monkeypatch.setenv("FINEPHRASE_STUDY", "studies/production.yaml")
+
+    @dg.asset(key=["synthetic", "big__web"], partitions_def=dg.StaticPartitionsDefinition(["faq", "table"]))
+    def cell(context: dg.AssetExecutionContext) -> None:
+        context.log.info('12 "requests"\ndone')
+        context.log.warning("slow")
+
+    name = job_of("synthetic/big__web")
+    definitions = dg.Definitions(
+        assets=[cell], jobs=[dg.define_asset_job(name, selection=[cell])], loggers={"progress": progress}
+    )
+    result = definitions.resolve_job_def(name).execute_in_process(
+        partition_key="faq", run_config={"loggers": {"progress": {}}}
+    )
+    first, second = lines(capsys.readouterr().err)
+    check_time(first)
+    del first["time"]
+    assert first == {
+        "level": "info",
+        "message": '12 "requests"\ndone',
+        "study": "production",
+        "asset": "synthetic/big__web",
+        "partition": "faq",
+        "run_id": result.run_id,
+    }
+    assert (second["level"], second["message"]) == ("warning", "slow")
+
+
+def test_a_record_with_an_exception_is_one_line_with_its_trace() -> None:
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "it %s", ("failed",), sys.exc_info())
+    (line,) = lines(JsonLines().format(record))
+    assert line["message"].startswith("it failed\nTraceback")
+    assert line["message"].endswith("ValueError: broken")
+    assert "asset" not in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("prompt", "status", "level"), [("faq", 0, "info"), ("poem", 2, "error")])
+def test_the_command_says_all_in_json(tmp_path: Path, prompt: str, status: int, level: str) -> None:
+    rows = tmp_path / "in.jsonl"
+    rows.write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in documents(5)))
+    with local_server() as server:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "finephrase_dagster.cli", "rephrase", "--input", str(rows), "--json"),
+                *("--prompt", prompt, "--output", str(tmp_path / "out"), "--endpoint", server.url, "--model", "tiny"),
+                *("--context", "4096"),
+            ],
+            env={**os.environ, "FINEPHRASE_LOG_FORMAT": "json"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == status, done.stderr
+    said = lines(done.stderr)
+    assert {line["level"] for line in said} == {level}
+    assert {line["study"] for line in said} == {"demo"}
+    for line in said:
+        check_time(line)

@@ -1,0 +1,233 @@
+"""What `finephrase ui` serves, on PostgreSQL and behind nginx: where it listens, who is let in, and what is told."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from finephrase_dagster.study.places import REPOSITORY
+from installation import Installation, install
+from postgres_server import PostgresServer
+
+pytestmark = pytest.mark.slow
+
+START_SECONDS = 120
+NGINX = "/usr/sbin/nginx"
+SETTINGS = REPOSITORY / "deploy" / "postgres" / "dagster.yaml"
+CONF = REPOSITORY / "deploy" / "proxy" / "nginx.conf"
+PASSWORD = "sesame-73-proxy"
+
+
+@dataclass(frozen=True)
+class Serving:
+    process: subprocess.Popen[bytes]
+    dagster: int
+    mlflow: int
+    proxy: int
+    installation: Installation
+    server: PostgresServer
+    log: Path
+
+    def get(self, path: str, *, user: str | None = None, **headers: str) -> tuple[int, bytes]:
+        """What the proxy answers."""
+        if user is not None:
+            headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
+        request = urllib.request.Request(f"https://127.0.0.1:{self.proxy}{path}", headers=headers)
+        context = ssl._create_unverified_context()
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=context) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.3)
+
+
+def write_proxy(folder: Path, dagster: int, mlflow: int, proxy: int) -> Path:
+    """The example's configuration with files and ports of the test."""
+    run = {"check": True, "capture_output": True, "text": True}
+    hashed = subprocess.run(["openssl", "passwd", "-6", "-stdin"], input=PASSWORD, **run).stdout.strip()
+    (folder / "passwords").write_text(f"ada:{hashed}\n")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"),
+            *("-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")),
+        ],
+        **run,
+    )
+    text = CONF.read_text(encoding="utf-8")
+    for example, here in (
+        ("listen 443 ssl", f"listen 127.0.0.1:{proxy} ssl"),
+        ("127.0.0.1:3000", f"127.0.0.1:{dagster}"),
+        ("127.0.0.1:5000", f"127.0.0.1:{mlflow}"),
+        ("/etc/finephrase/", f"{folder}/"),
+    ):
+        assert example in text
+        text = text.replace(example, here)
+    kept = "".join(
+        f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    text = text.replace("http {", f"http {{ access_log {folder}/access.log; {kept}", 1)
+    me = "user root;" if os.geteuid() == 0 else ""  # the test's folders are its own alone
+    (folder / "nginx.conf").write_text(f"{me} daemon off; pid {folder}/nginx.pid; {text}")
+    return folder / "nginx.conf"
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    assert Path(NGINX).exists(), "these tests need nginx: install the package 'nginx'"
+    root = tmp_path_factory.mktemp("serving")
+    installation = install(root / "installation")
+    shutil.copy(SETTINGS, root / "installation" / "dagster_home")
+    dagster, mlflow, proxy = free_ports(3)
+    conf = write_proxy(root, dagster, mlflow, proxy)
+    log = root / "ui.log"
+    with PostgresServer() as server, log.open("wb") as out:
+        environment = {
+            **os.environ,
+            **server.environment,
+            "MLFLOW_TRACKING_URI": f"postgresql://{server.environment['PGUSER']}:{server.password}@/mlflow",
+            "FINEPHRASE_DATA": str(installation.places.data),
+            "DAGSTER_HOME": str(installation.root / "dagster_home"),
+        }
+        command = [sys.executable, "-m", "finephrase_dagster.cli", "ui", "--study", str(installation.study)]
+        ports = ["--port", str(dagster), "--mlflow-port", str(mlflow)]
+        ui = subprocess.Popen([*command, *ports], env=environment, stdout=out, stderr=subprocess.STDOUT)
+        nginx = subprocess.Popen([NGINX, "-p", str(root), "-c", str(conf)], stdout=out, stderr=subprocess.STDOUT)
+        try:
+            for url in (f"http://127.0.0.1:{dagster}/server_info", f"http://127.0.0.1:{mlflow}/health"):
+                until_answered(url, ui, log)
+            assert nginx.poll() is None, log.read_text()
+            yield Serving(ui, dagster, mlflow, proxy, installation, server, log)
+        finally:
+            nginx.terminate()
+            nginx.wait(30)
+            ui.send_signal(signal.SIGTERM)
+            ui.wait(60)
+
+
+def test_all_that_listens_does_so_on_this_machine_alone(serving: Serving) -> None:
+    started = psutil.Process(serving.process.pid).children(recursive=True)
+    listening = [
+        one.laddr for process in started for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN
+    ]
+    assert {serving.dagster, serving.mlflow} <= {port for _, port in listening}
+    assert {ip for ip, _ in listening} <= {"127.0.0.1", "::1"}
+
+
+def test_the_databases_password_stands_in_no_argument_log_page_or_file(serving: Serving) -> None:
+    started = psutil.Process(serving.process.pid).children(recursive=True)
+    assert len(started) > 3
+    for process in started:
+        assert serving.server.password not in " ".join(process.cmdline())
+    assert serving.server.password not in serving.log.read_text()
+    for path in serving.installation.root.rglob("*"):
+        if path.is_file():
+            assert serving.server.password.encode() not in path.read_bytes(), path
+    query = """{ topLevelResourceDetailsOrError(resourceSelector: {
+        repositoryName: "__repository__", repositoryLocationName: "finephrase", resourceName: "tracking"
+    }) { __typename ... on ResourceDetails { configuredValues { key value type } } } }"""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{serving.dagster}/graphql",
+        data=json.dumps({"query": query}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        page = answer.read().decode()
+    assert "MLFLOW_TRACKING_URI" in page
+    assert serving.server.password not in page
+
+
+def test_sensors_keep_their_state_in_postgres(serving: Serving) -> None:
+    deadline = time.monotonic() + 60
+    while serving.server.sql("dagster", "SELECT count(*) FROM job_ticks") == [(0,)]:
+        assert time.monotonic() < deadline, serving.log.read_text()
+        time.sleep(0.5)
+    assert serving.server.sql("dagster", "SELECT count(*) > 0 FROM daemon_heartbeats") == [(True,)]
+    assert not list((serving.installation.root / "dagster_home").rglob("*.db"))
+
+
+@pytest.mark.parametrize("path", ["/", "/graphql", "/mlflow/", "/mlflow/api/2.0/mlflow/experiments/search", "/x/../"])
+@pytest.mark.parametrize("user", [None, "ada:wrong", "bob:" + PASSWORD])
+def test_the_proxy_lets_nobody_in_without_a_password(serving: Serving, path: str, user: str | None) -> None:
+    assert serving.get(path, user=user)[0] == 401
+
+
+def test_the_proxy_shows_both_pages_to_who_has_one(serving: Serving) -> None:
+    user = f"ada:{PASSWORD}"
+    status, page = serving.get("/server_info", user=user)
+    assert (status, "dagster_version" in page.decode()) == (200, True)
+    status, page = serving.get("/mlflow/", user=user)
+    assert (status, b"MLflow" in page) == (200, True)
+    static = page.decode().partition('src="')[2].partition('"')[0]
+    assert not static.startswith("/"), "MLflow's pages name their files from the root"
+    assert serving.get(f"/mlflow/{static}", user=user)[0] == 200
+    status, page = serving.get("/mlflow/api/2.0/mlflow/experiments/search?max_results=5", user=user)
+    assert (status, json.loads(page)["experiments"][0]["name"]) == (200, "Default")
+
+
+def test_the_proxy_passes_websockets_on(serving: Serving) -> None:
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1",
+        serving.proxy,
+        timeout=30,
+        context=ssl._create_unverified_context(),
+    )
+    headers = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(b"x" * 16).decode(),
+        "Sec-WebSocket-Protocol": "graphql-ws",
+        "Authorization": "Basic " + base64.b64encode(f"ada:{PASSWORD}".encode()).decode(),
+    }
+    connection.request("GET", "/graphql", headers=headers)
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Sec-WebSocket-Protocol"]) == (101, "graphql-ws")
+    connection.close()
+
+
+def test_the_proxy_keeps_passwords_hashed(serving: Serving) -> None:
+    folder = serving.log.parent
+    assert "ada:$6$" in (folder / "passwords").read_text()
+    serving.get("/", user=f"ada:{PASSWORD}")
+    for path in folder.iterdir():
+        if path.is_file():
+            assert PASSWORD.encode() not in path.read_bytes(), path
