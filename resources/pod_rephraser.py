@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from finephrase_dagster.pods.api import Pods
     from finephrase_dagster.rephrase.order import Order
 
-COMMAND = ["python", "-m", "finephrase_dagster.worker"]
+COMMAND = ["python3", "-m", "finephrase_dagster.worker"]
 LAST_LINES = 20
 MESSAGE = '{"__dagster_pipes_version"'  # begins the lines of a log that are Pipes' own
 
@@ -31,7 +31,7 @@ MESSAGE = '{"__dagster_pipes_version"'  # begins the lines of a log that are Pip
 class PodRephraser(Rephraser):
     """A pod with an engine for every order; how large it is, the generator and the cluster file say."""
 
-    poll_seconds: float = Field(default=5, gt=0, description="between two looks at the pod")
+    poll_seconds: float = Field(default=5.0, gt=0, description="between two looks at the pod")
 
     def rephrase(
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], *, log: Callable[[str], None]
@@ -54,29 +54,34 @@ class PodRephraser(Rephraser):
         pods = Pods(cluster.namespace, {"finephrase/order": fingerprint(folders)[:SHORT]})
         if pods.clear(f"synthetic/{cell.name}"):
             log("ended the pod of an earlier attempt; its finished rows are kept")
-        try:
-            self._run(cluster, pods, order)
-        finally:
-            pods.remove()
+        self.send(order, cluster, pods)
         return self._made(order, lineage)
 
-    def _run(self, cluster: Cluster, pods: Pods, order: Order) -> None:
+    def send(self, order: Order, cluster: Cluster, pods: Pods) -> None:
+        """Has an order carried out by a pod, of which nothing is left afterwards, however that ends.
+
+        Raises:
+            PodFailed, PodLost: naming the pod and the cause, with its last words.
+        """
         from dagster_k8s.client import DagsterK8sError
 
         from finephrase_dagster.worker import ORDER
 
         pod = Pod.of(cluster, order.generator, image=cluster.images.worker)
+        container = {"name": "engine", "command": COMMAND, **pod.container()}
         try:
             self._client().run(
                 context=dg.AssetExecutionContext.get(),
                 extras={ORDER: order.model_dump(mode="json")},
                 namespace=cluster.namespace,
                 base_pod_meta={"labels": pods.labels, "ownerReferences": pods.owner()},
-                base_pod_spec={**pod.spec(), "containers": [{"name": "engine", "command": COMMAND, **pod.container()}]},
-                delete_pod_on_completion=False,
+                base_pod_spec={**pod.spec(), "automountServiceAccountToken": False, "containers": [container]},
+                delete_pod_on_completion=False,  # else it could not be asked why it failed
             )
         except DagsterK8sError as error:
             raise _failure(pods, error) from error
+        finally:
+            pods.remove()
 
     def _client(self) -> PipesK8sClient:
         from dagster_k8s import PipesK8sClient
@@ -87,7 +92,7 @@ class PodRephraser(Rephraser):
             def _load_k8s_config(self) -> None:
                 load()
 
-        return Client(poll_interval=self.poll_seconds)
+        return Client(poll_interval=float(self.poll_seconds))
 
     @staticmethod
     def _made(order: Order, lineage: Lineage) -> dict[str, dict[str, Any]]:

@@ -11,38 +11,27 @@ import itertools
 import json
 import os
 import re
-import socket
 import subprocess
 import threading
 import time
-import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import psutil
 import yaml
 
+from kubernetes_http import Object, Refused, Server
+
 LOCALHOST = "127.0.0.1"
 MARK = "STAND_IN_POD"  # tells a pod's processes from all others
 KINDS = {"pods": ("v1", "Pod"), "services": ("v1", "Service"), "events": ("v1", "Event"), "jobs": ("batch/v1", "Job")}
-PATH = re.compile(r"/apis?/(?:batch/)?v1/namespaces/([^/]+)/(pods|services|events|jobs)(?:/([^/]+))?(?:/(log|status))?")
-
-Object = dict[str, Any]
 
 
 def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-class Refused(Exception):
-    def __init__(self, code: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.reason = code, reason
 
 
 @dataclass
@@ -86,7 +75,7 @@ class KubernetesApi:
         self._objects: dict[tuple[str, str, str], Object] = {}
         self._running: dict[str, Running] = {}
         self._lock = threading.RLock()
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._port = 0
         self._numbers = itertools.count(1)
 
@@ -107,7 +96,7 @@ class KubernetesApi:
 
     def start(self) -> None:
         """Answers; after `stop` on the same port as before."""
-        self._server = _Server((LOCALHOST, self._port), self)
+        self._server = Server((LOCALHOST, self._port), self)
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -371,91 +360,6 @@ class KubernetesApi:
                 return
             time.sleep(0.02)
         raise ConnectionAbortedError
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def __init__(self, address: tuple[str, int], api: KubernetesApi) -> None:
-        super().__init__(address, _Handler)
-        self.api = api
-        self.lines: set[socket.socket] = set()
-        self.stopped = False
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.lines.add(request)
-        super().process_request(request, client_address)
-
-    def hang_up(self) -> None:
-        self.stopped = True
-        for line in self.lines:
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def log_message(self, *_: object) -> None:
-        """Nothing is said of single requests."""
-
-    def do_GET(self) -> None:
-        self._answer("GET")
-
-    def do_POST(self) -> None:
-        self._answer("POST")
-
-    def do_DELETE(self) -> None:
-        self._answer("DELETE")
-
-    def _answer(self, method: str) -> None:
-        path, _, said = self.path.partition("?")
-        query = dict(urllib.parse.parse_qsl(said))
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
-        api = self.server.api
-        found = PATH.fullmatch(path)
-        try:
-            if found is None:
-                raise Refused(404, "NotFound", f"the server has no {path}")
-            namespace, kind, name, part = found.groups()
-            verb = {"POST": "create", "DELETE": "delete"}.get(method, "get" if name else "list")
-            group = "batch" if kind == "jobs" else ""
-            api.asked.add((verb, group, f"{kind}/{part}" if part else kind))
-            if part == "log":
-                self._stream(api.log(namespace, name, query, lambda: not self.server.stopped))
-            elif method == "POST":
-                self._send(201, api.create(kind, namespace, body))
-            elif method == "DELETE":
-                policy = query.get("propagationPolicy") or body.get("propagationPolicy")
-                self._send(200, api.delete(kind, namespace, name, policy))
-            else:
-                self._send(200, api.find(kind, namespace, name) if name else api.listed(kind, namespace, query))
-        except Refused as refused:
-            status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-            self._send(refused.code, {**status, "reason": refused.reason, "message": str(refused)})
-
-    def _send(self, code: int, value: Object) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def _stream(self, lines: Iterator[bytes]) -> None:
-        first = next(lines, None)  # which refuses before anything is sent
-        self.send_response(200)
-        self.send_header("Content-Type", "text/plain")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        for line in itertools.chain([] if first is None else [first], lines):
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
-        self.wfile.write(b"0\r\n\r\n")
 
 
 def _owners(value: Object) -> set[str]:
