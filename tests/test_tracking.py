@@ -58,8 +58,8 @@ def status(tracking: Tracking) -> str:
 
 
 def soon(true: Callable[[], bool]) -> bool:
-    """Whether it is so within half a minute."""
-    deadline = time.monotonic() + 30
+    """Whether it is so within two minutes."""
+    deadline = time.monotonic() + 120
     while not true():
         if time.monotonic() > deadline:
             return False
