@@ -133,7 +133,7 @@ class Tracking(dg.ConfigurableResource):
         try:
             return within(self._patience, artifact.fingerprint, tell)
         except Unreachable as error:
-            warn(f"{self._untold(error)}; materialise {artifact.name} again to tell it")
+            warn(f"{self._untold(error)}; to tell it later, materialise {artifact.name} in the web UI")
             return None
 
     def finished(self, artifact: Artifact) -> str | None:
