@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 _busy: dict[str, threading.Thread] = {}
 """The thread that was last seen talking for each key: what it sends may still arrive."""
+_waited_for: set[threading.Thread] = set()
+"""Those that did not end in time: nobody waits for them again."""
 
 
 class Unreachable(RuntimeError):
@@ -55,9 +57,7 @@ class Stream:
             Unreachable: points are left, or it takes longer than `patience` seconds.
         """
         self._closing.set()
-        self._thread.join(patience)
-        if self._thread.is_alive():
-            raise Unreachable(f"no answer within {patience:g} s")
+        _wait(self._thread, patience)
         if self._points and self.trouble:
             raise Unreachable(str(self.trouble)) from self.trouble
 
@@ -93,10 +93,8 @@ def within(seconds: float, key: str, talk: Callable[[], T]) -> T:
         Unreachable: it raised something, or takes longer; it then goes on unheard.
     """
     before, answer = _busy.get(key), _Answer[T]()
-    if before is not None and before.is_alive():
-        before.join(seconds)
-        if before.is_alive():
-            raise Unreachable(f"no answer within {seconds:g} s")
+    if before is not None:
+        _wait(before, seconds)
 
     def work() -> None:
         try:
@@ -107,9 +105,16 @@ def within(seconds: float, key: str, talk: Callable[[], T]) -> T:
     thread = threading.Thread(target=work, name=f"mlflow {key}", daemon=True)
     _busy[key] = thread
     thread.start()
-    thread.join(seconds)
+    _wait(thread, seconds)
     if answer.error is not None:
         raise Unreachable(str(answer.error)) from answer.error
-    if not answer.value:
-        raise Unreachable(f"no answer within {seconds:g} s")
     return answer.value[0]
+
+
+def _wait(thread: threading.Thread, seconds: float) -> None:
+    if thread not in _waited_for:
+        thread.join(seconds)
+    if thread.is_alive():
+        _waited_for.add(thread)
+        raise Unreachable(f"no answer within {seconds:g} s")
+    _waited_for.discard(thread)

@@ -53,7 +53,11 @@ class Tracking(dg.ConfigurableResource):
     artifacts: str = Field(description="folder of the runs' files; a server keeps them itself")
     web_url: str = Field(description="where the store's web pages are served, for links")
     seconds: float = Field(default=2.0, gt=0, description="between two batches of a loss curve")
-    patience: float = Field(default=20.0, gt=0, description="seconds that an asset waits for the store at its end")
+    patience: float = Field(
+        default=10.0,
+        gt=0,
+        description="seconds that an asset waits for a server at its end; a file gets ten times as many",
+    )
 
     def client(self) -> MlflowClient:
         """A client of the store; a file's folder is made."""
@@ -91,11 +95,11 @@ class Tracking(dg.ConfigurableResource):
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | dg.DagsterExecutionInterruptedError)
             with contextlib.suppress(Unreachable):
-                stream.close(self.patience)
-                within(self.patience, artifact.fingerprint, lambda: self._end(artifact, interrupted=interrupted))
+                stream.close(self._patience)
+                within(self._patience, artifact.fingerprint, lambda: self._end(artifact, interrupted=interrupted))
             raise
         try:
-            stream.close(self.patience)
+            stream.close(self._patience)
         except Unreachable as error:
             if not warned:
                 warn(self._untold(error))
@@ -132,9 +136,9 @@ class Tracking(dg.ConfigurableResource):
     def attempt(self, artifact: Artifact, tell: Callable[[], T], *, warn: Callable[[str], None]) -> T | None:
         """What `tell` gives; None, with a warning, if the store is not there or takes too long."""
         try:
-            return within(self.patience, artifact.fingerprint, tell)
+            return within(self._patience, artifact.fingerprint, tell)
         except Unreachable as error:
-            warn(f"{self._untold(error)}; materialise {artifact.name} again to tell it")
+            warn(f"{self._untold(error)}; to tell it later, materialise {artifact.name} in the web UI")
             return None
 
     def finished(self, artifact: Artifact) -> str | None:
@@ -232,6 +236,11 @@ class Tracking(dg.ConfigurableResource):
     @property
     def _pages(self) -> str:
         return f"{self.web_url.rstrip('/')}/#/experiments"
+
+    @property
+    def _patience(self) -> float:
+        """A file is there or is not; making the store in it takes a busy machine its time."""
+        return self.patience * (10 if self.uri.startswith(SQLITE) else 1)
 
     def _experiment_id(self, client: MlflowClient) -> str:
         from mlflow.exceptions import MlflowException
