@@ -132,8 +132,11 @@ def test_of_a_run_in_which_one_prompt_failed_the_others_count_and_it_alone_is_ma
     blocked = lineage.dataset(cell, "table").folder
     blocked.parent.mkdir(parents=True, exist_ok=True)
     blocked.write_text("a file stands where the dataset's folder belongs")
+    path = running.installation.places.prompts / "math.md"
+    path.write_text(path.read_text().replace("the text above", "the text that stands above"))  # math is to be made, too
     backfill = backfilled(running.installation, CELL_KEY, list(PROMPTS))
     assert ended(running.installation, backfill) == BulkActionStatus.COMPLETED_FAILED
+    assert running.installation.lineage.dataset(cell, "math").complete, "what is wrong holds up nothing else"
     done = materialized(running.installation)
     assert "table" not in done
     blocked.unlink()
