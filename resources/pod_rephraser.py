@@ -33,8 +33,8 @@ class PodRephraser(Rephraser):
 
     poll_seconds: float = Field(default=5.0, gt=0, description="between two looks at the pod")
 
-    def rephrase(
-        self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], *, log: Callable[[str], None]
+    def _together(
+        self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
         """As of `Rephraser`.
 

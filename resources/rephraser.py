@@ -16,6 +16,7 @@ import dagster as dg
 from pydantic import Field
 
 from finephrase_dagster.devices import Lease, free, lease
+from finephrase_dagster.retries import infrastructure
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import fingerprint
 from finephrase_dagster.study.lineage import Lineage
@@ -85,7 +86,34 @@ class Rephraser(dg.ConfigurableResource):
     def rephrase(
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], *, log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
-        """The manifests of a cell's datasets by prompt, made where they are not complete."""
+        """The manifests of a cell's datasets by prompt, made where they are not complete.
+
+        Where what fails is no fault of the infrastructure, each prompt is tried by itself, so that one that is wrong
+        does not hold up the others; then its error is raised.
+        """
+        try:
+            return self._together(lineage, cell, datasets, log)
+        except Exception as error:
+            if len(datasets) == 1 or infrastructure(error):
+                raise
+            log(f"{error}; now each prompt by itself")
+        failures: list[Exception] = []
+        manifests: dict[str, dict[str, Any]] = {}
+        with engines_kept():
+            for prompt, artifact in datasets.items():
+                try:
+                    manifests |= self._together(lineage, cell, {prompt: artifact}, log)
+                except Exception as error:
+                    log(f"{prompt}: {error}")
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+        return manifests
+
+    def _together(
+        self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], log: Callable[[str], None]
+    ) -> dict[str, dict[str, Any]]:
+        """The same for prompts whose documents share their prefix: those of a document one after another."""
         order = self._order(lineage, cell, datasets)
         with contextlib.ExitStack() as run:
             run.callback(_stop_engines)

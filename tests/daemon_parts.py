@@ -32,7 +32,7 @@ from rephrase_parts import write_model
 
 CELL = "tiny__documents"
 CELL_KEY = dg.AssetKey(["synthetic", CELL])
-LOCATION = Path(__file__).with_name("daemon_location.py")
+LOCATION, PROCESS = (Path(__file__).with_name(name) for name in ("daemon_location.py", "daemon_process.py"))
 GOING = (
     BulkActionStatus.REQUESTED,
     BulkActionStatus.CANCELING,
@@ -151,7 +151,7 @@ def endpoint(seconds: float = 0.0) -> Iterator[Endpoint]:
 
 @contextlib.contextmanager
 def daemon(installation: Installation, **environment: str) -> Iterator[psutil.Process]:
-    """`dagster-daemon run` on an installation's code location, from when it has observed the prompts."""
+    """The daemon on an installation's code location, from when it has observed the prompts."""
     log = (installation.root / "daemon.log").open("wb")
     process = subprocess.Popen(
         [

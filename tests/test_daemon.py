@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.definitions.sensor_definition import SensorType
 from dagster._core.execution.backfill import BulkActionStatus
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
 
 from daemon_parts import (
     CELL_KEY,
@@ -25,12 +28,13 @@ from daemon_parts import (
     production,
     until,
 )
+from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.placement import priority
 from installation import Installation
 
 pytestmark = pytest.mark.slow
 
 CONCURRENCY = 4
-UNFINISHED = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,15 @@ class Running:
     def runs(self, backfill: str) -> list[dg.DagsterRun]:
         with self.installation.instance() as instance:
             return list(instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill})))
+
+    def not_made(self, backfill: str) -> list[str]:
+        """What the web UI's 'Re-execute from failure' launches: the targets of a backfill that it did not make."""
+        with self.installation.instance() as instance:
+            found = instance.get_backfill(backfill)
+            assert found is not None
+            data = found.get_asset_backfill_data(build_defs(self.installation.lineage).resolve_asset_graph())
+        left = data.target_subset - data.materialized_subset
+        return sorted(one.partition_key or "" for one in left.iterate_asset_partitions())
 
     def started(self, backfill: str) -> tuple[dg.DagsterRun, int]:
         """A backfill's run that sends requests, and the process that does."""
@@ -62,12 +75,10 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     installation = production(tmp_path_factory.mktemp("daemon") / "installation", documents=24)
-    settings = installation.root / "dagster_home" / "dagster.yaml"
     with endpoint() as server:
         environment = {"ENDPOINT": server.url, "CONCURRENCY": str(CONCURRENCY)}
         with daemon(installation, **environment):
             yield Running(installation, server)
-    assert settings.is_file()
 
 
 def materialized(installation: Installation) -> set[str]:
@@ -105,10 +116,7 @@ def test_a_cancelled_run_frees_its_slot_and_the_one_that_waited_goes_on(running:
     with running.installation.instance() as instance:
         until(lambda: instance.get_run_by_id(queued[0].run_id).status == dg.DagsterRunStatus.QUEUED)  # type: ignore[union-attr]
         assert instance.event_log_storage.get_concurrency_info("gpu_1") is not None
-        from dagster._core.launcher import DefaultRunLauncher
-
-        assert isinstance(instance.run_launcher, DefaultRunLauncher)
-        instance.run_launcher.terminate(run.run_id)
+        assert instance.run_launcher.terminate(run.run_id)
     running.endpoint.open.set()
     assert ended(running.installation, second) == BulkActionStatus.COMPLETED_SUCCESS
     with running.installation.instance() as instance:
@@ -116,7 +124,6 @@ def test_a_cancelled_run_frees_its_slot_and_the_one_that_waited_goes_on(running:
         assert cancelled is not None
         assert cancelled.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
         until(lambda: instance.event_log_storage.get_concurrency_info("gpu_1").claimed_slots == [])
-    until(lambda: running.endpoint.open.is_set())
 
 
 def test_of_a_run_in_which_one_prompt_failed_the_others_count_and_it_alone_is_made_again(running: Running) -> None:
@@ -125,13 +132,40 @@ def test_of_a_run_in_which_one_prompt_failed_the_others_count_and_it_alone_is_ma
     blocked = lineage.dataset(cell, "table").folder
     blocked.parent.mkdir(parents=True, exist_ok=True)
     blocked.write_text("a file stands where the dataset's folder belongs")
+    path = running.installation.places.prompts / "math.md"
+    path.write_text(path.read_text().replace("the text above", "the text that stands above"))  # math is to be made, too
     backfill = backfilled(running.installation, CELL_KEY, list(PROMPTS))
     assert ended(running.installation, backfill) == BulkActionStatus.COMPLETED_FAILED
+    assert running.installation.lineage.dataset(cell, "math").complete, "what is wrong holds up nothing else"
     done = materialized(running.installation)
     assert "table" not in done
     blocked.unlink()
-    again = backfilled(running.installation, CELL_KEY, sorted(set(PROMPTS) - done))
+    left = running.not_made(backfill)
+    assert left == sorted(set(PROMPTS) - done), "what 'Re-execute from failure' launches"
+    again = backfilled(running.installation, CELL_KEY, left)
     assert ended(running.installation, again) == BulkActionStatus.COMPLETED_SUCCESS
     (run,) = running.runs(again)
-    assert run.tags["dagster/partition"] == "table"
+    assert run.tags["dagster/asset_partition_range_start"] == run.tags["dagster/asset_partition_range_end"] == "table"
     assert materialized(running.installation) == set(PROMPTS)
+
+
+def test_a_fresh_dataset_is_audited_by_the_sensor_that_carries_on(running: Running) -> None:
+    lineage = running.installation.lineage
+    cell = lineage.study.cells[0]
+    with running.installation.instance() as instance:
+        (observer,) = [one for one in instance.all_instigator_state() if one.instigator_name == "observe_prompts"]
+        origin = observer.origin.repository_origin.get_instigator_origin("carry_on_audits")
+        data = SensorInstigatorData(sensor_type=SensorType.AUTOMATION)
+        state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data)
+        instance.add_instigator_state(state)
+        until(lambda: [tick for tick in instance.get_ticks(origin.get_id(), state.selector_id) if tick.is_completed])
+    path = running.installation.places.prompts / "article.md"
+    path.write_text(path.read_text().replace("magazine", "newspaper"))
+    fresh = running.installation.lineage
+    assert not fresh.dataset(cell, "article").complete
+    backfilled(running.installation, CELL_KEY, ["article"])
+    until(lambda: fresh.dataset(cell, "article").complete and fresh.audit(cell, "article").complete)
+    with running.installation.instance() as instance:
+        runs = instance.get_runs(dg.RunsFilter(tags={"dagster/sensor_name": "carry_on_audits"}))
+    assert [run.tags["dagster/partition"] for run in runs] == ["article"]
+    assert runs[0].tags["dagster/priority"] == priority("audits")["dagster/priority"]
