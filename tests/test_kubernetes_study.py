@@ -75,13 +75,9 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(finished: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = finished.copy(tmp_path_factory.mktemp("cluster") / "installation")
-    lineage = made.lineage
-    for artifact in (
-        lineage.scores(RUN),
-        lineage.checkpoint(RUN),
-        *(Cluster.dataset(Cluster(made, None, None), prompt) for prompt in ("faq", "table")),
-    ):  # type: ignore[arg-type]
-        shutil.rmtree(artifact.folder)
+    synthetic = [f"synthetic/{CELL}/{prompt}" for prompt in ("faq", "table")]
+    for taken in (*synthetic, f"training/checkpoint/{RUN}", f"evaluation/benchmark_scores/{RUN}"):
+        shutil.rmtree(made.places.data / taken)
     no_dagster = made.root / "no_dagster"
     for name in ("dagster", "dagster_k8s", "mlflow"):
         (no_dagster / name).mkdir(parents=True)
@@ -136,7 +132,7 @@ def test_a_pod_killed_in_mid_generation_is_named_and_its_rows_are_kept_for_a_pod
 
     cluster.rephrasing("pipes")
     run = cluster.control.launch(SYNTHETIC, partition="faq")
-    assert cluster.control.wait(run, seconds=240) == "SUCCESS", cluster.control.messages(run)
+    assert cluster.control.wait(run) == "SUCCESS", cluster.control.messages(run)
     manifest = faq.manifest()
     assert manifest["rows_in"] == 24
     assert manifest["completed"] + manifest["skipped"] + manifest["failed"] == 24
@@ -156,7 +152,7 @@ def rows(artifact: Artifact) -> list[dict[str, Any]]:
 def test_a_synthetic_partition_is_made_in_the_pod_of_its_step(cluster: Cluster) -> None:
     cluster.rephrasing("step")
     run = cluster.control.launch(SYNTHETIC, partition="table")
-    assert cluster.control.wait(run, seconds=240) == "SUCCESS", cluster.control.messages(run)
+    assert cluster.control.wait(run) == "SUCCESS", cluster.control.messages(run)
     assert cluster.dataset("table").complete
     key = dg.AssetKey(["synthetic", CELL])
     record = cluster.control.instance.get_latest_data_version_record(key, False, "table")
@@ -174,13 +170,14 @@ def test_a_synthetic_partition_is_made_in_the_pod_of_its_step(cluster: Cluster) 
 def test_a_student_is_trained_and_scored_in_pods(cluster: Cluster) -> None:
     for job in (CHECKPOINT, SCORES):
         run = cluster.control.launch(job, partition=RUN)
-        assert cluster.control.wait(run, seconds=240) == "SUCCESS", cluster.control.messages(run)
+        assert cluster.control.wait(run) == "SUCCESS", cluster.control.messages(run)
     lineage = cluster.made.lineage
     assert lineage.checkpoint(RUN).complete
     assert 0 < lineage.scores(RUN).manifest()["macro"] < 1
 
 
 def test_no_process_of_a_pod_outlives_it(cluster: Cluster) -> None:
+    until(lambda: all(pod["status"]["phase"] != "Running" for pod in cluster.api.all("pods")), "all pods have ended")
     assert [pod["metadata"]["name"] for pod in cluster.api.all("pods") if processes_of(pod)] == []
 
 
