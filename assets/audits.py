@@ -69,7 +69,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         with warehouse.connect() as connection:
             record_audit(connection, artifact, cell.name, found.gates)
         warehouse.record(artifact)
-        figures: dict[str, Any] = {gate.name: gate.value for gate in found.gates}
+        figures: dict[str, Any] = {gate.name: round(gate.value, 4) for gate in found.gates}
         result = materialized(
             artifact, rows=found.rows, **figures, distinct_openings=found.distinct_openings, passed=found.passed
         )
@@ -83,7 +83,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
                     description=gate.detail,
                     metadata={
                         "gate": f"{gate.bound} {gate.threshold:g}",
-                        "value": gate.value,
+                        "value": round(gate.value, 4),
                         "threshold": gate.threshold,
                         **({"examples": dg.MetadataValue.md(failing(gate.examples))} if gate.examples else {}),
                     },

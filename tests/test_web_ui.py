@@ -1,128 +1,124 @@
-"""The web pages in a headless browser, on a finished study."""
+"""The web pages in a headless browser, on a finished study: what a user opens, clicks and waits for."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import socket
 import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
+from browser import Pages, command, environment, free_port, opened, served
 from installation import CELL, Installation
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
 pytestmark = pytest.mark.slow
 
-START_SECONDS = 120
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
-@dataclass(frozen=True)
-class Pages:
-    dagster: str
-    mlflow: str
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def command(installation: Installation, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "finephrase_dagster.cli", "ui", "--study", str(installation.study), *options],
-        env={
-            **os.environ,
-            "FINEPHRASE_DATA": str(installation.places.data),
-            "DAGSTER_HOME": str(installation.root / "dagster_home"),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+RUN_MILLISECONDS = 180_000  # until runs that the daemon starts are done
+UNREAD = {
+    f"piece_{limit}": {"kind": "embedded", "corpus": "language_reference", "limit": limit} for limit in range(5, 9)
+}
+"""Four corpora that nobody has read yet."""
 
 
 @pytest.fixture(scope="module")
 def pages(finished: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
-    """`finephrase ui` on a copy of the finished study."""
+    """`finephrase ui` on a copy of the finished study, which names four corpora more."""
     installation = finished.copy(tmp_path_factory.mktemp("pages") / "installation")
-    ports = free_port(), free_port()
-    log = (installation.root / "ui.log").open("w")
-    process = subprocess.Popen(
-        [
-            *[sys.executable, "-m", "finephrase_dagster.cli", "ui", "--study", str(installation.study)],
-            *["--port", str(ports[0]), "--mlflow-port", str(ports[1])],
-        ],
-        env={
-            **os.environ,
-            "FINEPHRASE_DATA": str(installation.places.data),
-            "DAGSTER_HOME": str(installation.root / "dagster_home"),
-        },
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    found = Pages(*(f"http://127.0.0.1:{port}" for port in ports))
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        for url in (f"{found.dagster}/server_info", f"{found.mlflow}/health"):
-            while True:
-                try:
-                    urllib.request.urlopen(url, timeout=5)
-                    break
-                except OSError:
-                    assert process.poll() is None, Path(log.name).read_text()
-                    assert time.monotonic() < deadline, Path(log.name).read_text()
-                    time.sleep(0.5)
+    fields: dict[str, Any] = yaml.safe_load(installation.study.read_text(encoding="utf-8"))
+    installation.write(fields | {"sources": fields["sources"] | UNREAD})
+    found = Pages(*(f"http://127.0.0.1:{free_port()}" for _ in range(2)))
+    with served(installation, found):
         yield found
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        log.close()
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    from playwright.sync_api import sync_playwright
-
-    browser_path = shutil.which("chromium")
-    assert browser_path, "the tests of the web pages need Chromium: install the package 'chromium'"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
-        opened = browser.new_page(viewport={"width": 1600, "height": 1000})
-        opened.set_default_timeout(60_000)
-        yield opened
-        browser.close()
+    with opened() as found:
+        yield found
 
 
-def test_the_lineage_page_shows_every_group(pages: Pages, page: Page) -> None:
+def shown(page: Page, text: str) -> Locator:
+    """What of a text can be seen; the pages keep copies that cannot, to measure them."""
+    return page.get_by_text(text, exact=True).locator("visible=true").first
+
+
+def select(page: Page, selection: str) -> None:
+    """Types into the field that filters assets."""
+    page.locator(".CodeMirror").first.click()
+    page.keyboard.type(selection)
+    page.keyboard.press("Escape")  # closes the suggestions, which would lie over the page
+    page.keyboard.press("Enter")
+
+
+def expand_all_groups(page: Page) -> None:
+    page.get_by_text("synthetic", exact=True).last.wait_for()
+    page.mouse.click(1300, 800, button="right")
+    page.get_by_role("menuitem", name="Expand all groups").click()
+
+
+def test_the_lineage_page_shows_every_group_and_expands_to_every_asset(pages: Pages, page: Page) -> None:
     page.goto(f"{pages.dagster}/asset-groups")
-    for group in ("prompts", "sources", "generators", "synthetic", "mixtures", "training", "evaluation"):
+    for group in ("prompts", "sources", "generators", "synthetic", "mixtures", "training", "evaluation", "study"):
         page.get_by_text(group, exact=True).first.wait_for()
+    expand_all_groups(page)
+    for asset in ("corpus", "template", "model", "tokenizer", "mixture", "checkpoint", "benchmark_scores", "plan"):
+        shown(page, asset).wait_for()
 
 
-def test_a_cells_page_shows_its_partitions_materialised(pages: Pages, page: Page) -> None:
-    page.goto(f"{pages.dagster}/assets/synthetic/{CELL}?view=partitions")
-    for partition in ("faq", "table"):
-        page.get_by_text(partition, exact=True).first.wait_for()
-    page.get_by_text("Materialized", exact=False).first.wait_for()
+def test_the_catalogue_is_filtered_by_the_format_of_a_prompt(pages: Pages, page: Page) -> None:
+    page.goto(f"{pages.dagster}/assets")
+    page.get_by_role("link", name="sources / corpus").wait_for()
+    select(page, 'tag:"format/faq"')
+    page.get_by_role("link", name="sources / corpus").wait_for(state="hidden")
+    links = page.get_by_role("link").filter(has_text=" / ").all_inner_texts()
+    assert {link.split(" / ")[0] for link in links} == {"audits", "synthetic", "tokens"}
 
 
-def test_an_audits_page_lists_its_checks(pages: Pages, page: Page) -> None:
+def test_a_cells_page_says_what_it_is_made_of(pages: Pages, page: Page) -> None:
+    page.goto(f"{pages.dagster}/assets/synthetic/{CELL}")
+    for said in ("text that every installation carries", "trained here", "what it asks for", "the completion, cleaned"):
+        page.get_by_text(said).first.wait_for()
+    for tag in ("finephrase/generator: rephraser", "finephrase/source: package_readmes", "format/faq", "family/own"):
+        shown(page, tag).wait_for()
+
+
+def test_a_partitions_page_shows_its_figures_and_a_row_before_its_recipe(pages: Pages, page: Page) -> None:
+    page.goto(f"{pages.dagster}/assets/synthetic/{CELL}?view=partitions&partition=faq")
+    shown(page, "Materialized").wait_for()
+    names = ("share_completed", "tokens_per_second", "preview", "prompt", "recipe")
+    heights = []
+    for name in names:
+        box = shown(page, name).bounding_box()
+        assert box is not None, name
+        heights.append(box["y"])
+    assert heights == sorted(heights)
+    page.get_by_text("became", exact=True).first.wait_for()
+
+
+def test_an_audits_page_lists_its_checks_with_the_gate_in_words(pages: Pages, page: Page) -> None:
     page.goto(f"{pages.dagster}/assets/audits/{CELL}_audit?view=checks")
     for check in ("accounting", "completed", "empty", "truncated", "form", "common_opening"):
-        page.get_by_text(check, exact=True).first.wait_for()
+        shown(page, check).wait_for()
+    shown(page, "completed").click()
+    shown(page, "at least 0.95").wait_for()
+
+
+def test_a_score_leads_to_its_run_in_mlflow(pages: Pages, page: Page, finished: Installation) -> None:
+    run = next(iter(finished.lineage.study.student_runs))
+    page.goto(f"{pages.dagster}/assets/evaluation/benchmark_scores?view=partitions&partition={run}")
+    shown(page, "macro").wait_for()
+    link = page.get_by_role("link").filter(has_text="/#/experiments/").first.get_attribute("href")
+    assert link is not None
+    assert "/runs/" in link
+    page.goto(f"{pages.mlflow}/#/{link.partition('/#/')[2]}")  # made when MLflow's pages were at another port
+    page.get_by_text(run).first.wait_for()
+    for score in ("macro", "micro", "gsm8k"):
+        page.get_by_text(score, exact=True).first.wait_for()
 
 
 def test_mlflow_lists_every_checkpoint_with_its_scores(pages: Pages, page: Page, finished: Installation) -> None:
@@ -130,9 +126,43 @@ def test_mlflow_lists_every_checkpoint_with_its_scores(pages: Pages, page: Page,
     page.get_by_text("finephrase/small").first.wait_for()
     for run in finished.lineage.study.student_runs:
         page.get_by_text(run).first.wait_for()
-    page.get_by_text("faq_and_raw__nano__data0_model0").first.click()
-    for score in ("macro", "micro", "gsm8k"):
-        page.get_by_text(score, exact=True).first.wait_for()
+
+
+def test_the_launchpad_describes_its_configuration_and_refuses_a_wrong_one(pages: Pages, page: Page) -> None:
+    job = f"make__synthetic__{CELL}"
+    page.goto(f"{pages.dagster}/locations/finephrase/jobs/{job}/playground")
+    page.get_by_text("No errors").wait_for()
+    page.locator(".CodeMirror").first.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("resources: {rephraser: {config: {concurrency: many}}}")
+    page.get_by_text("is not valid for expected type").first.wait_for()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("resources: {rephraser: {config: {concurency: 8}}}")
+    page.get_by_text('Received unexpected config entry "concurency"').first.wait_for()
+
+
+def test_one_partition_is_materialised_by_clicking(pages: Pages, page: Page) -> None:
+    audit = f"{pages.dagster}/assets/audits/{CELL}_audit"
+    page.goto(f"{audit}?view=partitions&partition=table")
+    page.get_by_text("View all historical events (1)").wait_for()
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_text("Select a partition").click()
+    page.get_by_text("table", exact=True).locator("visible=true").last.click()
+    page.keyboard.press("Escape")  # closes the list
+    page.get_by_role("button", name="Launch 1 run").click()
+    page.get_by_text("View all historical events (2)").wait_for(timeout=RUN_MILLISECONDS)
+
+
+def test_a_backfill_of_four_partitions_is_launched_by_clicking_and_finishes(pages: Pages, page: Page) -> None:
+    page.goto(f"{pages.dagster}/assets/sources/corpus")
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_role("button", name="Missing", exact=True).click()
+    page.get_by_text("4 partitions").first.wait_for()
+    page.get_by_role("button", name="Launch").last.click()
+    page.get_by_role("button", name="View").or_(page.get_by_role("link", name="View")).last.click()
+    page.get_by_text("100% completed").wait_for(timeout=RUN_MILLISECONDS)
+    page.goto(f"{pages.dagster}/assets/sources/corpus?view=partitions")
+    page.get_by_text("Materialized (6)").wait_for()
 
 
 def test_a_port_in_use_is_named_with_the_way_out(finished: Installation) -> None:
@@ -140,9 +170,15 @@ def test_a_port_in_use_is_named_with_the_way_out(finished: Installation) -> None
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        process = command(finished, "--port", str(port))
-        said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+        done = subprocess.run(
+            command(finished, "--port", str(port)),
+            env=environment(finished),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
     assert f"port {port} on 127.0.0.1 is in use" in said
     assert "--port" in said
     assert "Traceback" not in said

@@ -1,0 +1,192 @@
+"""The web pages over 1,000 materialised partitions: how long the server takes, and how long until a browser shows them.
+
+A study of 125 cells of eight prompts; every partition of every cell, and of its audit and tokens, is reported as
+materialised, with metadata of the size that a real one has. Then `dagster dev` serves it and Chromium opens
+
+    lineage      the graph, its groups shown
+    catalogue    the list of all assets
+    partitions   a cell's partitions, materialised
+    partition    one of them with its metadata
+
+Each figure is the median of the rounds. `*_answers_seconds` is the slowest answer that the server gave to the page's
+queries, from request to last byte; `*_shown_seconds` is from the click on the address to the words on the page.
+
+    python benchmarks/pages.py [--cells 125] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+from playwright.sync_api import Page, Response, sync_playwright
+
+from finephrase_dagster.events import prompt_text
+from finephrase_dagster.partitions import audit_key, synthetic_key, tokens_key
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.places import REPOSITORY, Places
+
+PROMPTS = ["article", "commentary", "discussion", "explanation", "faq", "math", "table", "tutorial"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+START_SECONDS = 180
+PREVIEW = "**a document**\n\n" + "some words of a real row, as long as they usually are\n" * 15
+
+
+def main() -> None:
+    """Prints the figures as one JSON object on the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=125)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as name:
+        root = Path(name)
+        lineage = study_of(root, arguments.cells)
+        events = materialise(root, lineage)
+        port = free_port()
+        server = serve(root, lineage.places, port)
+        try:
+            figures = look(f"http://127.0.0.1:{port}", lineage, arguments.rounds)
+        finally:
+            os.killpg(server.pid, signal.SIGINT)
+            server.wait(30)
+    cells = arguments.cells
+    print(
+        json.dumps({**figures, "materialised_partitions": cells * len(PROMPTS), "events": events, "assets": 3 * cells})
+    )
+
+
+def study_of(root: Path, cells: int) -> Lineage:
+    """The demo, with as many generators on its first source as there shall be cells."""
+    fields = yaml.safe_load((REPOSITORY / "studies" / "demo.yaml").read_text(encoding="utf-8"))
+    generator = fields["generators"]["rephraser"]
+    names = [f"generator_{number}" for number in range(cells)]
+    fields["prompts"] = PROMPTS
+    fields["generators"] = dict.fromkeys(names, generator)
+    fields["cells"] = [{"generator": name, "source": "package_readmes"} for name in names]
+    fields["mixtures"] = {"raw": {"components": {"package_readmes": 1}, "tokens": 160_000, "seed": 0}}
+    study = root / "study.yaml"
+    study.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
+    return Lineage.read(Places(data=root / "data", study=study))
+
+
+def materialise(root: Path, lineage: Lineage) -> int:
+    """Reports every partition of every cell, audit and tokens; returns how many events these are."""
+    home = root / "dagster_home"
+    home.mkdir()
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
+    figures = {"share_completed": 1.0, "rows_in": 20_145_723, "completed": 20_145_723, "tokens_per_second": 16_762.0}
+    events = 0
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        for cell in lineage.study.cells:
+            for prompt in lineage.study.prompts_of(cell):
+                metadata: dict[str, Any] = {
+                    **figures,
+                    "preview": dg.MetadataValue.md(PREVIEW),
+                    "more_rows": dg.MetadataValue.md(PREVIEW * 4),
+                    "prompt": prompt_text(lineage.prompts[prompt]),
+                    "recipe": dg.MetadataValue.json({"prompt": lineage.prompts[prompt].model_dump()}),
+                }
+                for key in (synthetic_key(cell), audit_key(cell), tokens_key(cell)):
+                    instance.report_runless_asset_event(
+                        dg.AssetMaterialization(key, partition=prompt, metadata=metadata)
+                    )
+                    events += 1
+    return events
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def serve(root: Path, places: Places, port: int) -> subprocess.Popen[bytes]:
+    """Dagster's web server with its daemon, as `finephrase ui` starts it; returns when it answers."""
+    workspace = ["-w", str(REPOSITORY / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    with (root / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "dagster", "dev", *workspace],
+            cwd=REPOSITORY,
+            env={
+                **os.environ,
+                "FINEPHRASE_STUDY": str(places.study),
+                "FINEPHRASE_DATA": str(places.data),
+                "DAGSTER_HOME": str(root / "dagster_home"),
+                "DAGSTER_DISABLE_TELEMETRY": "1",
+            },
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5)
+            return server
+        except OSError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not start:\n{(root / 'server.log').read_text()}") from None
+            time.sleep(0.2)
+
+
+def look(base: str, lineage: Lineage, rounds: int) -> dict[str, float]:
+    """Opens each page, once to warm up and then `rounds` times; medians."""
+    key = "/".join(synthetic_key(lineage.study.cells[-1]).path)
+    last = PROMPTS[-1]
+    addresses = {
+        "lineage": ("/asset-groups", "text='evaluation' >> visible=true"),
+        "catalogue": ("/assets", "a[href*='/assets/audits/'] >> visible=true"),
+        "partitions": (f"/assets/{key}?view=partitions", f"text='Materialized ({len(PROMPTS)})' >> visible=true"),
+        "partition": (f"/assets/{key}?view=partitions&partition={last}", "text='share_completed' >> visible=true"),
+    }
+    figures: dict[str, float] = {}
+    path = shutil.which("chromium")
+    if path is None:
+        raise SystemExit("this needs Chromium: install the package 'chromium'")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        for name, (address, selector) in addresses.items():
+            taken = [opened(page, base + address, selector) for _ in range(rounds + 1)][1:]
+            figures[f"{name}_shown_seconds"] = round(statistics.median(shown for shown, _ in taken), 2)
+            figures[f"{name}_answers_seconds"] = round(statistics.median(answer for _, answer in taken), 2)
+        browser.close()
+    return figures
+
+
+def opened(page: Page, address: str, selector: str) -> tuple[float, float]:
+    """Seconds until an element can be seen, and those of the slowest answer to a query until then."""
+    answers: list[Response] = []
+
+    def note(response: Response) -> None:
+        if response.url.endswith("/graphql") or response.request.resource_type == "document":
+            answers.append(response)
+
+    page.goto("about:blank")
+    page.on("response", note)
+    started = time.perf_counter()
+    page.goto(address, wait_until="commit")
+    page.locator(selector).first.wait_for(timeout=60_000)
+    shown = time.perf_counter() - started
+    page.remove_listener("response", note)
+    for response in answers:
+        response.finished()
+    return shown, max(response.request.timing["responseEnd"] for response in answers) / 1000
+
+
+if __name__ == "__main__":
+    main()
