@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 FINGERPRINT_TAG = "finephrase.fingerprint"
 TRAINING_VIEW = "workflowType=machine_learning"  # else the pages open as those of chat traces
+UNFINISHED = {"training/plateau": " (plateau)", "early/student": " (early)"}
+"""What stands behind a run's name where its student is not at its end."""
 CURVES = ("loss", "learning_rate")
 SQLITE = "sqlite:///"
 VALUE_LIMIT = 500  # characters that MLflow's stores keep of a parameter
@@ -277,8 +279,7 @@ class Tracking(dg.ConfigurableResource):
 
 def _name(artifact: Artifact) -> str:
     """A run's name: the student run's, with what is not its end said behind it."""
-    _, _, stage = artifact.asset.rpartition("/")
-    return f"{artifact.partition}" if stage == "checkpoint" else f"{artifact.partition} ({stage})"
+    return f"{artifact.partition}{UNFINISHED.get(artifact.asset, '')}"
 
 
 @cache

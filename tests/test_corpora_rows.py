@@ -99,7 +99,8 @@ def sampled(rate: float, seed: int, rows: list[Document]) -> list[str]:
 def test_a_sample_has_its_rate(rate: float, seed: int) -> None:
     drawn, of = len(sampled(rate, seed, made(2000))), 2000
     six_deviations = 6 * (of * rate * (1 - rate)) ** 0.5
-    assert abs(drawn - of * rate) <= six_deviations + 1e-6
+    few = 6  # where hardly a row is left out, their number is no normal one
+    assert abs(drawn - of * rate) <= six_deviations + (few if rate < 1 else 0)
 
 
 @given(order=st.permutations(range(60)), rate=st.floats(0.05, 1), seed=st.integers(0, 2**40))
