@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LIST := requirements/cpu.txt
 INSTALLED = $(VENV)/installed-$(notdir $(LIST))
 SYSTEM := $(VENV)/system-packages
-BENCHMARKS := driver resume memory metrics engine prefix tokens train graph
+BENCHMARKS := driver resume memory metrics engine prefix tokens train graph backfill
 .PHONY: help demo ui test test-fast bench lint clean
 
 help:

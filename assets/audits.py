@@ -1,18 +1,19 @@
 """Audits: the gates over every synthetic dataset, as blocking asset checks."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from assets.previews import failing
 from finephrase_dagster.audit.gates import Audit, audit_dataset
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import asset_spec, audit_key, cell_tags, needs, static, synthetic_key
 from finephrase_dagster.placement import preparing
 from finephrase_dagster.results.warehouse import record_audit
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import Artifact, Product, write_json
-from finephrase_dagster.study.fingerprint import SHORT, fingerprint, plain
+from finephrase_dagster.study.fingerprint import SHORT, fingerprint
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 from resources.warehouse import Warehouse
@@ -39,11 +40,12 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         key,
         group="synthetic",
         stage="audits",
-        description=f"The gates over `{cell.name}`: accounting, empty, truncated, form, most common opening. "
-        "A mixture refuses a dataset that did not pass.",
+        description=f"Whether the datasets of `{cell.name}` are fit to train on: six gates, each a blocking check. A "
+        "mixture refuses a dataset that did not pass.\n\n"
+        + "\n".join(f"- **{gate}**: {meaning}" for gate, meaning in GATES.items()),
         kinds={"duckdb"},
         owner="generation",
-        tags=cell_tags(cell),
+        tags=cell_tags(lineage, cell),
         deps=[needs(synthetic_key(cell), {prompt: [prompt] for prompt in lineage.study.prompts_of(cell)})],
     )
 
@@ -57,6 +59,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         partitions_def=partitions,
         **preparing().arguments,
     )
+    @retried
     def audit(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         prompt = context.partition_key
         dataset, artifact = lineage.dataset(cell, prompt), lineage.audit(cell, prompt)
@@ -67,7 +70,9 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
             record_audit(connection, artifact, cell.name, found.gates)
         warehouse.record(artifact)
         figures: dict[str, Any] = {gate.name: gate.value for gate in found.gates}
-        result = materialized(artifact, rows=found.rows, passed=found.passed, **figures)
+        result = materialized(
+            artifact, rows=found.rows, **figures, distinct_openings=found.distinct_openings, passed=found.passed
+        )
         return dg.MaterializeResult(
             data_version=result.data_version,
             metadata=result.metadata,
@@ -77,9 +82,10 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
                     passed=gate.passed,
                     description=gate.detail,
                     metadata={
+                        "gate": f"{gate.bound} {gate.threshold:g}",
                         "value": gate.value,
                         "threshold": gate.threshold,
-                        "examples": dg.MetadataValue.json([plain(asdict(example)) for example in gate.examples]),
+                        **({"examples": dg.MetadataValue.md(failing(gate.examples))} if gate.examples else {}),
                     },
                 )
                 for gate in found.gates

@@ -2,12 +2,15 @@
 
 import dagster as dg
 
-from assets.training import FIGURES, trained_on
+from assets.previews import tasks
+from assets.training import student_made, trained_on
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import EARLY_SCORES, EARLY_STUDENT, MIXTURE, asset_spec, needs, static
 from finephrase_dagster.placement import evaluating, training
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.lineage import Lineage
 from resources.evaluator import Evaluator
+from resources.tracking import Tracking
 from resources.trainer import Trainer
 from resources.warehouse import Warehouse
 
@@ -30,20 +33,20 @@ def _student(lineage: Lineage) -> dg.AssetsDefinition:
                 group="training",
                 description="A student after the first steps on its mixture. If it is among the best it goes on from "
                 "here.",
-                kinds={"pytorch"},
+                kinds={"pytorch", "mlflow"},
                 owner="training",
                 deps=[needs(MIXTURE, trained_on(lineage, runs))],
             )
         ],
         partitions_def=static(runs),
-        **training().arguments,
+        **training(lineage.study).arguments,
     )
-    def student(context: dg.AssetExecutionContext, trainer: Trainer, warehouse: Warehouse) -> dg.MaterializeResult:
+    @retried
+    def student(
+        context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse
+    ) -> dg.MaterializeResult:
         run = context.partition_key
-        artifact = lineage.early(run)
-        manifest = artifact.made_by(lambda folder: trainer.train_early(lineage, run, folder, log=context.log.info))
-        warehouse.record(artifact)
-        return materialized(artifact, **{name: manifest[name] for name in FIGURES})
+        return student_made(context, trainer, tracking, warehouse, lineage, lineage.early(run), trainer.train_early)
 
     return student
 
@@ -67,11 +70,18 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         partitions_def=static(runs),
         **evaluating().arguments,
     )
+    @retried
     def scores(context: dg.AssetExecutionContext, evaluator: Evaluator, warehouse: Warehouse) -> dg.MaterializeResult:
         run = context.partition_key
         artifact = lineage.early_scores(run)
-        manifest = artifact.made_by(lambda folder: evaluator.evaluate_early(lineage, run, folder))
+        manifest = artifact.made_by(lambda folder: evaluator.evaluate_early(lineage, run, folder, log=context.log.info))
         warehouse.record(artifact)
-        return materialized(artifact, macro=manifest["macro"], micro=manifest["micro"])
+        return materialized(
+            artifact,
+            macro=manifest["macro"],
+            micro=manifest["micro"],
+            **manifest["categories"],
+            preview=tasks(manifest),
+        )
 
     return scores

@@ -1,5 +1,6 @@
 """Benchmark scores of every student run, and the leaderboard over all of them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any
 import dagster as dg
 import duckdb
 
-from assets.previews import table
-from assets.training import track_checkpoint
+from assets.previews import records, tasks
+from assets.runs import tracked
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import (
     CHECKPOINT,
@@ -23,11 +24,19 @@ from finephrase_dagster.placement import evaluating, preparing
 from finephrase_dagster.results.comparison import Interval, Variant, compared
 from finephrase_dagster.results.early import look_early
 from finephrase_dagster.results.warehouse import leaderboard, record_scores
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import Artifact, Product, write_json
 from finephrase_dagster.study.lineage import Lineage
 from resources.evaluator import Evaluator
 from resources.tracking import Tracking
 from resources.warehouse import Warehouse
+
+COLUMNS = {
+    "task": ("string", "one of the thirteen"),
+    "item": ("string", "its name in the task's data"),
+    "query": ("string", "the prompt, examples included"),
+    "prob_norm_token": ("float", "the probability of the right answer, per token"),
+}
 
 
 def build_evaluation(lineage: Lineage) -> list[dg.AssetsDefinition]:
@@ -47,20 +56,21 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
                 description="The twelve tasks, 3-shot, `prob_norm_token`; categories, micro and macro score.",
                 kinds={"huggingface", "mlflow"},
                 owner="evaluation",
-                columns={"task": "string", "item": "string", "query": "string", "prob_norm_token": "float"},
+                columns=COLUMNS,
                 deps=[needs(CHECKPOINT, {run: [run] for run in runs})],
             )
         ],
         partitions_def=static(runs),
         **evaluating().arguments,
     )
+    @retried
     def benchmark_scores(
         context: dg.AssetExecutionContext, evaluator: Evaluator, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
         run = context.partition_key
         artifact, checkpoint = lineage.scores(run), lineage.checkpoint(run)
         checkpoint.manifest()
-        scores = artifact.made_by(lambda folder: evaluator.evaluate(lineage, run, folder))
+        scores = artifact.made_by(lambda folder: evaluator.evaluate(lineage, run, folder, log=context.log.info))
         warehouse.record(artifact)
         with warehouse.connect() as connection:
             _record(connection, lineage, artifact)
@@ -69,20 +79,25 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
             **scores["categories"],
             **{mean: scores[mean] for mean in ("micro", "macro") if scores[mean] is not None},
         }
-        run_id = tracking.finished(checkpoint) or track_checkpoint(tracking, lineage, checkpoint, context)
-        tracking.log_scores(run_id, named)
-        if len(scores["curve"]) > 1:
-            points = [(point["step"], point["macro"]) for point in scores["curve"] if point["macro"] is not None]
-            tracking.log_curve(run_id, "macro_on_the_way", points)
-        link = dg.MetadataValue.url(tracking.link(run_id))
-        rows = [{"task": task, "score": score["mean"], "items": score["n"]} for task, score in scores["tasks"].items()]
+        run_id, link = tracked(context, tracking, lineage, checkpoint)
+        if run_id:
+            on_the_way = [(point["step"], point["macro"]) for point in scores["curve"] if point["macro"] is not None]
+
+            def tell() -> None:
+                tracking.log_scores(run_id, named)
+                if len(scores["curve"]) > 1:
+                    tracking.log_curve(run_id, "macro_on_the_way", on_the_way)
+
+            tracking.attempt(artifact, tell, warn=context.log.warning)
         return materialized(
             artifact,
-            preview=table(rows),
-            mlflow=link,
+            preview=tasks(scores),
+            mlflow=dg.MetadataValue.url(link) if link else None,
             macro=scores["macro"],
             micro=scores["micro"],
-            macro_interval=dg.MetadataValue.json(scores["macro_interval"]),
+            **scores["categories"],
+            seconds=scores["seconds"],
+            macro_interval=" to ".join(f"{end:.4f}" for end in scores["macro_interval"] or ()) or None,
         )
 
     return benchmark_scores
@@ -98,14 +113,17 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
                 stage="leaderboard",
                 description="Mixtures compared: mean macro score over the seeds with its spread, the six categories, "
                 "how often a student saw its data, and which differences are more than noise.",
-                kinds={"duckdb"},
+                kinds={"duckdb", "report"},
                 owner="evaluation",
                 deps=[needs_all_scores()],
             )
         ],
         **preparing().arguments,
     )
-    def leaderboard_asset(tracking: Tracking, warehouse: Warehouse) -> dg.MaterializeResult:
+    @retried
+    def leaderboard_asset(
+        context: dg.AssetExecutionContext, tracking: Tracking, warehouse: Warehouse
+    ) -> dg.MaterializeResult:
         artifact = lineage.leaderboard()
         runs = lineage.finishing_runs()
         scores = [lineage.scores(run) for run in runs]
@@ -125,13 +143,16 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
 
         artifact.made_by(make)
         warehouse.record(artifact)
+        link = tracking.attempt(artifact, tracking.comparison, warn=context.log.warning)
         flat = [{**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row["categories"]} for row in rows]
         return materialized(
             artifact,
             rows=len(rows),
-            preview=table(flat),
-            early=dg.MetadataValue.md(table(looks)) if looks else None,
-            mlflow=dg.MetadataValue.url(tracking.comparison()),
+            best=flat[0]["mixture"] if flat else None,
+            best_macro=flat[0]["macro"] if flat else None,
+            preview=records(flat),
+            early=records({**look, "regret": json.dumps(_named(look["regret"]))} for look in looks) if looks else None,
+            mlflow=dg.MetadataValue.url(link) if link else None,
         )
 
     return leaderboard_asset

@@ -1,11 +1,16 @@
 """Generators: the models that rephrase, ready on disk; trained here, or fetched from the hub."""
 
+from functools import partial
+
 import dagster as dg
 
+from assets import descriptions
+from finephrase_dagster.devices import leased_here
 from finephrase_dagster.events import materialized
 from finephrase_dagster.generators.product import make_generator
 from finephrase_dagster.partitions import CORPUS, MODEL, asset_spec, needs, static
 from finephrase_dagster.placement import making_models
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Study
 from resources.warehouse import Warehouse
@@ -20,8 +25,7 @@ def build_generators(lineage: Lineage) -> list[dg.AssetsDefinition]:
             asset_spec(
                 MODEL,
                 group="generators",
-                description="A chat model in Hugging Face format. `embedded` is trained here on pairs that follow "
-                "from the corpora's own structure; any other comes from the hub or a folder.",
+                description=descriptions.of_generators(lineage),
                 kinds={"huggingface", "pytorch"},
                 owner="generation",
                 deps=[needs(CORPUS, _trained_on(lineage.study))],
@@ -30,19 +34,22 @@ def build_generators(lineage: Lineage) -> list[dg.AssetsDefinition]:
         partitions_def=static(lineage.study.generators),
         **making_models().arguments,
     )
+    @retried
     def model(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
         artifact = lineage.generator(name)
-        manifest = artifact.made_by(lambda folder: make_generator(lineage, name, folder, log=context.log.info))
+        log = context.log.info
+        device = partial(leased_here, f"the training of {name}", log=log)
+        manifest = artifact.made_by(lambda folder: make_generator(lineage, name, folder, log=log, device=device))
         warehouse.record(artifact)
+        generator = lineage.study.generators[name]
+        page = descriptions.hub_model(generator)
         return materialized(
             artifact,
+            **{figure: manifest.get(figure) for figure in ("parameters", "tokens_per_second", "final_loss", "seconds")},
+            hub=dg.MetadataValue.url(page) if page else None,
+            license=generator.license,
             sampling=dg.MetadataValue.json(manifest["sampling"]),
-            **{
-                key: manifest[key]
-                for key in ("parameters", "seconds", "tokens_per_second", "final_loss")
-                if key in manifest
-            },
         )
 
     return [model]

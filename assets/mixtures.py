@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.previews import table
+from assets.previews import records
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import (
     CORPUS_TOKENS,
@@ -19,10 +19,11 @@ from finephrase_dagster.partitions import (
     tokens_key,
 )
 from finephrase_dagster.placement import preparing
-from finephrase_dagster.results.comparison import MANY_EPOCHS
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import ArtifactMissing, Product
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Study
+from finephrase_dagster.study.student import MANY_EPOCHS
 from finephrase_dagster.train.mixture import mix
 from resources.warehouse import Warehouse
 
@@ -44,7 +45,10 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
                 "what went in.",
                 kinds={"parquet"},
                 owner="training",
-                columns={"component": "string", "start": "int"},
+                columns={
+                    "component": ("string", "the dataset that the window is drawn from"),
+                    "start": ("int", "its first token there"),
+                },
                 deps=_deps(lineage.study),
             )
         ],
@@ -59,6 +63,7 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
         partitions_def=static(lineage.study.mixtures),
         **preparing().arguments,
     )
+    @retried
     def mixture(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
         refuse_what_failed_its_audit(lineage, name)
@@ -69,7 +74,8 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
             artifact,
             rows=manifest["windows"],
             tokens=manifest["tokens"],
-            preview=table(manifest["components"]),
+            preview=records(manifest["components"]),
+            largest_epochs=max(component["epochs"] for component in manifest["components"]),
         )
         return result._replace(check_results=[_repetition(manifest["components"])])
 

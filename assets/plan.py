@@ -1,11 +1,14 @@
 """The plan: what the study would run, what is there and what it costs, as an asset that makes nothing else."""
 
+from collections.abc import Iterable
+
 import dagster as dg
 from pydantic import Field
 
 from finephrase_dagster.partitions import PLAN
 from finephrase_dagster.placement import preparing
 from finephrase_dagster.planning import plan_markdown, stale_markdown
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.figures import Published
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.plan import Plan, Terms, plan
@@ -32,7 +35,7 @@ def build_plan(lineage: Lineage) -> list[dg.AssetsDefinition]:
                 group_name="study",
                 description="What is current, stale and missing, and what making it would take: documents, tokens, "
                 "GPU-hours, dollars, time and disk. It starts nothing: materialise it to see the study as it stands.",
-                kinds={"markdown"},
+                kinds={"report"},
                 owners=["team:generation"],
             )
         ],
@@ -42,6 +45,7 @@ def build_plan(lineage: Lineage) -> list[dg.AssetsDefinition]:
         ],
         **preparing().arguments,
     )
+    @retried
     def study_plan(config: Pricing) -> dg.MaterializeResult:
         price = Published.read().gpu_hour_dollars if config.gpu_hour_dollars is None else config.gpu_hour_dollars
         terms = Terms(gpus=config.gpus, gpu_hour_dollars=price, goodput=config.goodput)
@@ -49,17 +53,21 @@ def build_plan(lineage: Lineage) -> list[dg.AssetsDefinition]:
         total = found.as_json()["total"]
         return dg.MaterializeResult(
             metadata={
-                "plan": dg.MetadataValue.md(plan_markdown(found)),
-                "stale": dg.MetadataValue.md(stale_markdown(found)),
-                "warnings": dg.MetadataValue.json(list(found.warnings)),
                 "to_do": total["partitions"],
                 "exists": total["exists"]["partitions"],
                 **{name: total[name] for name in ("gpu_hours", "dollars", "wall_hours", "disk_bytes")},
+                "plan": dg.MetadataValue.md(plan_markdown(found)),
+                "stale": dg.MetadataValue.md(stale_markdown(found)),
+                **({"warnings": dg.MetadataValue.md(_listed(found.warnings))} if found.warnings else {}),
             },
             check_results=[_current(found), _priced(found)],
         )
 
     return [study_plan]
+
+
+def _listed(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _current(found: Plan) -> dg.AssetCheckResult:

@@ -1,4 +1,7 @@
-"""Previews: a few rows of an artifact as Markdown, for Dagster's asset pages and MLflow."""
+"""Previews: a few rows of an artifact, for Dagster's asset pages and MLflow.
+
+Dagster shows Markdown of fewer than 1,000 characters as it is, and a link in place of a longer one.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 
+from finephrase_dagster.audit.gates import Example
+from finephrase_dagster.events import quoted
+
 CHARACTERS = 600
+GLANCE = 400  # of each text where one document is to be seen without a click
 SHARDS = "shard-*.parquet"
 
 
-def documents(folder: Path, rows: int = 3) -> str:
+def documents(folder: Path, rows: int = 3, characters: int = CHARACTERS) -> str:
     """The first documents of a corpus."""
     first = sorted(folder.glob(SHARDS))[:1]
     found = duckdb.execute("SELECT id, text FROM read_parquet(?) LIMIT ?", [[str(file) for file in first], rows])
-    return "\n\n".join(f"**{id_}**\n\n{_quoted(text)}" for id_, text in found.fetchall())
+    return "\n\n".join(f"**{id_}**\n\n{_quoted(text, characters)}" for id_, text in found.fetchall())
 
 
-def completions(folder: Path, corpus: Path, rows: int = 3) -> str:
+def completions(folder: Path, corpus: Path, rows: int = 3, characters: int = CHARACTERS) -> str:
     """A few documents of a corpus, each with what was made of it."""
     parts = [str(file) for file in sorted(folder.glob("part-*.parquet"))[:1]]
     made: dict[str, str] = dict(
@@ -29,9 +37,17 @@ def completions(folder: Path, corpus: Path, rows: int = 3) -> str:
     )
     sources = _texts(corpus, list(made))
     return "\n\n".join(
-        f"**{id_}**\n\n{_quoted(sources[id_])}\n\nbecame\n\n{_quoted(text)}"
+        f"**{id_}**\n\n{_quoted(sources[id_], characters)}\n\nbecame\n\n{_quoted(text, characters)}"
         for id_, text in made.items()
         if id_ in sources
+    )
+
+
+def failing(examples: Iterable[Example]) -> str:
+    """Rows that fail a gate, each with the reason."""
+    return "\n\n".join(
+        f"**{example.id}**: {example.reason}" + (f"\n\n{_quoted(example.text, CHARACTERS)}" if example.text else "")
+        for example in examples
     )
 
 
@@ -44,6 +60,33 @@ def _texts(corpus: Path, ids: list[str]) -> dict[str, str]:
         rows = duckdb.execute("SELECT id, text FROM read_parquet(?) WHERE list_contains(?, id)", [str(shard), ids])
         found |= dict(rows.fetchall())
     return found
+
+
+def records(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Rows as a table of the web UI, which shows it in full whatever its length."""
+    listed = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    kinds = {str: "string", int: "int", float: "float", bool: "bool"}
+    names = dict.fromkeys(name for row in listed for name in row)
+    columns = []
+    for name in names:
+        found = {type(row[name]) for row in listed if row.get(name) is not None}
+        columns.append(dg.TableColumn(name, kinds[found.pop()] if len(found) == 1 else "string"))
+    return dg.MetadataValue.table(
+        [dg.TableRecord({name: row.get(name) for name in names}) for row in listed], dg.TableSchema(columns=columns)
+    )
+
+
+def tasks(scores: Mapping[str, Any]) -> dg.TableMetadataValue:
+    """The tasks of scores, as their manifest holds them."""
+    return records(
+        {"task": task, "score": score["mean"], "items": score["n"]} for task, score in scores["tasks"].items()
+    )
+
+
+def _cell(value: object) -> str | int | float | bool | None:
+    if isinstance(value, float):
+        return round(value, 4)
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -61,7 +104,5 @@ def _shown(value: object) -> str:
     return text.replace("|", "\\|")
 
 
-def _quoted(text: str) -> str:
-    cut = text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} ..."
-    fence = "`" * max(4, 1 + max((len(run) for run in cut.split() if set(run) == {"`"}), default=0))
-    return f"{fence}text\n{cut}\n{fence}"
+def _quoted(text: str, characters: int) -> str:
+    return quoted(text if len(text) <= characters else f"{text[:characters]} ...")

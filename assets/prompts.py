@@ -2,6 +2,8 @@
 
 import dagster as dg
 
+from assets import descriptions
+from finephrase_dagster.events import observed
 from finephrase_dagster.partitions import TEMPLATE, static
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.prompt import read_prompts
@@ -14,12 +16,13 @@ def build_prompts(lineage: Lineage) -> list[dg.SourceAsset]:
         key=TEMPLATE,
         partitions_def=static(lineage.study.prompts),
         group_name="prompts",
-        description="What a rephrasing asks for: one file a prompt under `prompts/`. Observing costs nothing "
-        "and marks the datasets of an edited prompt as stale.",
-        tags={"dagster/kind/markdown": ""},
+        description=descriptions.of_prompts(lineage),
+        tags={"dagster/kind/markdown": "", "dagster/kind/file": ""},
     )
-    def template() -> dg.DataVersionsByPartition:
-        prompts = read_prompts(lineage.places.prompts, lineage.study.prompts)
-        return dg.DataVersionsByPartition({name: prompt.digest for name, prompt in prompts.items()})
+    def template(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
+        folder = lineage.places.prompts
+        for name, prompt in read_prompts(folder, lineage.study.prompts).items():
+            context.log_event(observed(prompt, folder / f"{name}.md"))
+        return dg.DataVersionsByPartition({})  # Dagster's own observations would say no more than a version
 
     return [template]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets import descriptions
 from assets.previews import documents
 from finephrase_dagster.corpora.progress import PROGRESS
 from finephrase_dagster.corpora.shards import write_corpus
@@ -12,13 +13,19 @@ from finephrase_dagster.corpora.source import read_source
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import CORPUS, asset_spec, static
 from finephrase_dagster.placement import preparing
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import Product
 from finephrase_dagster.study.fingerprint import SHORT
 from finephrase_dagster.study.lineage import Lineage
 from resources.warehouse import Warehouse
 
 SHARD_DOCUMENTS = 10_000
-COLUMNS = {"id": "string", "text": "string", "sha256": "string", "source": "string"}
+COLUMNS = {
+    "id": ("string", "the same at every reading"),
+    "text": ("string", "the document"),
+    "sha256": ("string", "of the text"),
+    "source": ("string", "where it stood: a file, a package, a row"),
+}
 
 
 def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
@@ -30,8 +37,7 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
             asset_spec(
                 CORPUS,
                 group="sources",
-                description="Raw text to rephrase and to mix: documents with stable ids and a content hash, in "
-                "numbered Parquet shards.",
+                description=descriptions.of_sources(lineage),
                 kinds={"parquet"},
                 owner="corpora",
                 columns=COLUMNS,
@@ -40,6 +46,7 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
         partitions_def=static(lineage.study.sources),
         **preparing().arguments,
     )
+    @retried
     def corpus(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
         artifact = lineage.source(name)
@@ -49,12 +56,15 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
         return materialized(
             artifact,
             rows=manifest["rows"],
-            preview=documents(artifact.folder),
+            preview=documents(artifact.folder, rows=1),
             tokens=manifest["tokens"],
             tokens_basis=manifest["tokens_basis"],
             characters=manifest["characters"],
             text_bytes=manifest["text_bytes"],
             seconds=manifest["seconds"],
+            more_rows=dg.MetadataValue.md(documents(artifact.folder)),
+            hub=dg.MetadataValue.url(page) if (page := descriptions.hub_dataset(lineage.study.sources[name])) else None,
+            license=getattr(lineage.study.sources[name], "license", None),
             dropped=dg.MetadataValue.json(manifest["dropped"]),
         )
 

@@ -1,11 +1,15 @@
 """Synthetic datasets: one asset a cell (a generator on a source), one partition a prompt."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 
-from assets.previews import completions
-from finephrase_dagster.events import materialize_each, materialized
+from assets import descriptions
+from assets.costs import of_dataset
+from assets.descriptions import hub_dataset, hub_model
+from assets.previews import GLANCE, completions
+from finephrase_dagster.events import materialize_each, materialized, prompt_text
 from finephrase_dagster.partitions import (
     CORPUS,
     MODEL,
@@ -17,20 +21,24 @@ from finephrase_dagster.partitions import (
     synthetic_key,
 )
 from finephrase_dagster.placement import rephrasing
+from finephrase_dagster.retries import retried
+from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 from resources.rephraser import Rephraser
 from resources.warehouse import Warehouse
 
 COLUMNS = {
-    "id": "string",
-    "prompt": "string",
-    "text": "string",
-    "finish_reason": "string",
-    "prompt_tokens": "int",
-    "completion_tokens": "int",
-    "truncated": "bool",
+    "id": ("string", "of the document, as in the corpus"),
+    "prompt": ("string", "the prompt's name"),
+    "text": ("string", "the completion, cleaned"),
+    "finish_reason": ("string", "why the engine stopped: `stop`, or `length` at max_tokens"),
+    "prompt_tokens": ("int", "that the engine read"),
+    "completion_tokens": ("int", "that it wrote"),
+    "truncated": ("bool", "whether the document was cut to fit the context"),
 }
+
+COUNTS = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens")
 
 
 def build_synthetic(lineage: Lineage) -> list[dg.AssetsDefinition]:
@@ -52,11 +60,10 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
             asset_spec(
                 synthetic_key(cell),
                 group="synthetic",
-                description=f"`{cell.source}`, rephrased by `{cell.generator}`: one dataset a prompt. A run over "
-                "several prompts serves all of them from one engine.",
+                description=descriptions.of_cell(lineage, cell),
                 kinds={"vllm", "parquet"},
                 owner="generation",
-                tags=cell_tags(cell),
+                tags=cell_tags(lineage, cell),
                 columns=COLUMNS,
                 deps=[
                     needs(TEMPLATE, {prompt: [prompt] for prompt in prompts}),
@@ -70,33 +77,51 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.single_run(),
         **rephrasing(lineage.study.generators[cell.generator]).arguments,
     )
+    @retried
     def synthetic(
         context: dg.AssetExecutionContext, rephraser: Rephraser, warehouse: Warehouse
     ) -> Iterator[dg.MaterializeResult]:
         datasets = {prompt: lineage.dataset(cell, prompt) for prompt in context.partition_keys}
-        manifests = rephraser.rephrase(lineage, cell, datasets, log=context.log.info)
+        try:
+            rephraser.rephrase(lineage, cell, datasets, log=context.log.info)
+        except Exception:
+            finished = {prompt: artifact for prompt, artifact in datasets.items() if artifact.complete}
+            materialize_each(context, upstream, told(finished, warehouse))  # a backfill of what failed leaves them out
+            raise
+        results = told(datasets, warehouse)
+        if len(results) == 1:
+            yield from results.values()
+        else:
+            materialize_each(context, upstream, results)
+
+    def told(datasets: Mapping[str, Artifact], warehouse: Warehouse) -> dict[str, dg.MaterializeResult]:
         results = {}
         for prompt, artifact in datasets.items():
             warehouse.record(artifact)
-            manifest = manifests[prompt]
-            results[prompt] = materialized(
-                artifact,
-                rows=manifest["completed"],
-                preview=completions(artifact.folder, corpus=lineage.source(cell.source).folder),
-                **{
-                    name: manifest[name]
-                    for name in (
-                        "rows_in",
-                        "completed",
-                        "skipped",
-                        "failed",
-                        "prompt_tokens",
-                        "completion_tokens",
-                    )
-                },
-                tokens_per_second=manifest["run"]["tokens_per_second"],
-                bill=dg.MetadataValue.json(manifest["run"]),
-            )
-        yield from materialize_each(context, upstream, results)
+            results[prompt] = _result(lineage, cell, prompt, artifact, artifact.manifest())
+        return results
 
     return synthetic
+
+
+def _result(
+    lineage: Lineage, cell: Cell, prompt: str, artifact: Artifact, manifest: Mapping[str, Any]
+) -> dg.MaterializeResult:
+    """One dataset, as its page tells it: how much, how dear, what it looks like, what it was made of."""
+    corpus = lineage.source(cell.source).folder
+    completed, dataset = manifest["completed"], hub_dataset(lineage.study.sources[cell.source])
+    model = hub_model(lineage.study.generators[cell.generator])
+    return materialized(
+        artifact,
+        rows=completed,
+        preview=completions(artifact.folder, corpus, rows=1, characters=GLANCE),
+        share_completed=round(completed / manifest["rows_in"], 4) if manifest["rows_in"] else None,
+        **{name: manifest[name] for name in COUNTS},
+        tokens_per_completion=round(manifest["completion_tokens"] / completed, 1) if completed else None,
+        **of_dataset(manifest),
+        more_rows=dg.MetadataValue.md(completions(artifact.folder, corpus)),
+        prompt=prompt_text(lineage.prompts[prompt]),
+        corpus=dg.MetadataValue.url(dataset) if dataset else None,
+        model=dg.MetadataValue.url(model) if model else None,
+        bill=dg.MetadataValue.json(manifest["run"]),
+    )

@@ -21,6 +21,7 @@ from finephrase_dagster.partitions import (
     tokens_key,
 )
 from finephrase_dagster.placement import preparing
+from finephrase_dagster.retries import retried
 from finephrase_dagster.study.artifact import Artifact, Product
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.lineage import Lineage
@@ -59,6 +60,7 @@ def _tokenizer(lineage: Lineage) -> dg.AssetsDefinition:
         ],
         **preparing().arguments,
     )
+    @retried
     def tokenizer(warehouse: Warehouse) -> dg.MaterializeResult:
         artifact = lineage.tokenizer()
         manifest = artifact.made_by(lambda folder: _make_tokenizer(lineage, folder))
@@ -97,7 +99,7 @@ def _corpus_tokens(lineage: Lineage) -> dg.AssetsDefinition:
                 group="mixtures",
                 stage="tokens",
                 description="The source corpora, tokenised.",
-                kinds={"datatrove"},
+                kinds={"datatrove", "dataset"},
                 owner="training",
                 deps=[needs(CORPUS, {source: [source] for source in sources}), dg.AssetDep(TOKENIZER)],
             )
@@ -105,6 +107,7 @@ def _corpus_tokens(lineage: Lineage) -> dg.AssetsDefinition:
         partitions_def=static(sources),
         **preparing().arguments,
     )
+    @retried
     def corpus_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         source = context.partition_key
         files = lineage.source(source).folder.glob("shard-*.parquet")
@@ -124,9 +127,9 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
                 group="mixtures",
                 stage="tokens",
                 description=f"The synthetic datasets of `{cell.name}`, tokenised.",
-                kinds={"datatrove"},
+                kinds={"datatrove", "dataset"},
                 owner="training",
-                tags=cell_tags(cell),
+                tags=cell_tags(lineage, cell),
                 deps=[
                     needs(synthetic_key(cell), {prompt: [prompt] for prompt in prompts}),
                     dg.AssetDep(TOKENIZER),
@@ -136,6 +139,7 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         partitions_def=static(prompts),
         **preparing().arguments,
     )
+    @retried
     def cell_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         prompt = context.partition_key
         files = lineage.dataset(cell, prompt).folder.glob("part-*.parquet")
@@ -165,4 +169,11 @@ def _tokenised(
 
     manifest = artifact.made_by(make)
     warehouse.record(artifact)
-    return materialized(artifact, rows=manifest["documents"], tokens=manifest["tokens"])
+    documents, tokens = manifest["documents"], manifest["tokens"]
+    return materialized(
+        artifact,
+        rows=documents,
+        tokens=tokens,
+        tokens_per_document=round(tokens / documents, 1) if documents else None,
+        seconds=manifest["seconds"],
+    )

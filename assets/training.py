@@ -1,10 +1,12 @@
-"""Student checkpoints: one partition a student run, each with a run in MLflow."""
+"""Student checkpoints: one partition a student run, each with a run in MLflow that shows its loss while it trains."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import dagster as dg
 
-from assets.previews import completions
+from assets.costs import of_training
+from assets.previews import records
+from assets.runs import tracked, watched
 from finephrase_dagster.events import materialized
 from finephrase_dagster.partitions import (
     CHECKPOINT,
@@ -17,13 +19,14 @@ from finephrase_dagster.partitions import (
     static,
 )
 from finephrase_dagster.placement import training
-from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.retries import retried
+from finephrase_dagster.study.artifact import Artifact, Product
 from finephrase_dagster.study.lineage import Lineage
 from resources.tracking import Tracking
 from resources.trainer import Trainer
 from resources.warehouse import Warehouse
 
-FIGURES = ("parameters", "steps", "tokens", "seconds", "tokens_per_second", "final_loss")
+FIGURES = ("final_loss", "tokens_per_second", "parameters", "steps", "tokens", "seconds")
 
 
 def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
@@ -42,20 +45,20 @@ def _plateau(lineage: Lineage) -> dg.AssetsDefinition:
                 group="training",
                 description="A student just before its learning rate decays: the decay variants, and the run itself, "
                 "go on from here.",
-                kinds={"pytorch"},
+                kinds={"pytorch", "mlflow"},
                 owner="training",
                 deps=[needs(MIXTURE, trained_on(lineage, lineage.study.plateaus))],
             )
         ],
         partitions_def=static(lineage.study.plateaus),
-        **training().arguments,
+        **training(lineage.study).arguments,
     )
-    def plateau(context: dg.AssetExecutionContext, trainer: Trainer, warehouse: Warehouse) -> dg.MaterializeResult:
+    @retried
+    def plateau(
+        context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse
+    ) -> dg.MaterializeResult:
         run = context.partition_key
-        artifact = lineage.plateau(run)
-        manifest = artifact.made_by(lambda folder: trainer.train_plateau(lineage, run, folder, log=context.log.info))
-        warehouse.record(artifact)
-        return materialized(artifact, **{name: manifest[name] for name in FIGURES})
+        return student_made(context, trainer, tracking, warehouse, lineage, lineage.plateau(run), trainer.train_plateau)
 
     return plateau
 
@@ -95,71 +98,43 @@ def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
             )
         ],
         partitions_def=static(runs),
-        **training().arguments,
+        **training(lineage.study).arguments,
     )
+    @retried
     def checkpoint(
         context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
         run = context.partition_key
-        artifact = lineage.checkpoint(run)
-        manifest = artifact.made_by(lambda folder: trainer.train(lineage, run, folder, log=context.log.info))
-        warehouse.record(artifact)
-        run_id = tracking.finished(artifact) or track_checkpoint(tracking, lineage, artifact, context)
-        return materialized(
-            artifact,
-            mlflow=dg.MetadataValue.url(tracking.link(run_id)),
-            **{name: manifest[name] for name in FIGURES},
-        )
+        return student_made(context, trainer, tracking, warehouse, lineage, lineage.checkpoint(run), trainer.train)
 
     return checkpoint
 
 
-def track_checkpoint(
-    tracking: Tracking, lineage: Lineage, checkpoint: Artifact, context: dg.AssetExecutionContext
-) -> str:
-    """Records a checkpoint in MLflow; returns the id of its run."""
-    assert checkpoint.partition is not None
-    run = lineage.study.student_runs[checkpoint.partition]
-    manifest, mixture = checkpoint.manifest(), lineage.mixture(run.mixture).manifest()
-    run_id = tracking.start(
-        checkpoint,
-        seconds=manifest["seconds"],
-        tags={
-            "finephrase.study": lineage.study.name,
-            "finephrase.mixture": run.mixture,
-            "finephrase.student": run.student,
-            "dagster.run_id": context.run_id,
-            "dagster.asset": checkpoint.asset,
-            "dagster.partition": checkpoint.partition,
-        },
-        params={
-            **lineage.study.students[run.student].model_dump(),
-            "sequence": lineage.sequence,
-            "decay_from": run.decay_from,
-            "data_seed": run.seeds.data,
-            "model_seed": run.seeds.model,
-            "parameters": manifest["parameters"],
-            **{f"weight.{component['name']}": component["weight"] for component in mixture["components"]},
-        },
+def student_made(
+    context: dg.AssetExecutionContext,
+    trainer: Trainer,
+    tracking: Tracking,
+    warehouse: Warehouse,
+    lineage: Lineage,
+    artifact: Artifact,
+    train: Callable[..., Product],
+) -> dg.MaterializeResult:
+    """Makes a student's artifact with a method of the trainer; its loss is in MLflow while it trains and afterwards."""
+    run = context.partition_key
+    manifest = watched(
+        context,
+        tracking,
+        lineage,
+        artifact,
+        lambda folder, follow: train(lineage, run, folder, log=context.log.info, follow=follow),
     )
-    for name in ("loss", "learning_rate"):
-        tracking.log_curve(run_id, name, [(point["step"], point[name]) for point in manifest["curve"]])
-    tracking.log_scores(run_id, {name: manifest[name] for name in ("tokens", "tokens_per_second", "final_loss")})
-    tracking.log_file(run_id, "mixture.json", mixture)
-    if samples := _sample_completions(lineage, run.mixture):
-        tracking.log_file(run_id, "completions.md", samples)
-    tracking.finish(run_id)
-    return run_id
-
-
-def _sample_completions(lineage: Lineage, mixture: str) -> str:
-    """A few completions of each synthetic dataset in a mixture, as Markdown."""
-    study = lineage.study
-    shown = []
-    for component in study.mixtures[mixture].components:
-        cell, _, prompt = component.partition("/")
-        if prompt:
-            dataset = lineage.dataset(study.cell(cell), prompt)
-            corpus = lineage.source(study.cell(cell).source)
-            shown.append(f"# {component}\n\n{completions(dataset.folder, corpus=corpus.folder, rows=2)}")
-    return "\n\n".join(shown)
+    warehouse.record(artifact)
+    _, link = tracked(context, tracking, lineage, artifact)
+    mixture = lineage.mixture(lineage.study.student_runs[run].mixture)
+    return materialized(
+        artifact,
+        preview=records(mixture.manifest()["components"]),
+        mlflow=dg.MetadataValue.url(link) if link else None,
+        **{name: manifest[name] for name in FIGURES},
+        **of_training(manifest, trainer.gpu_hour_dollars),
+    )

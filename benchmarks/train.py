@@ -5,6 +5,7 @@ same optimizer and clipping. They take turns, and the medians of their rounds ar
 busy machine slows both.
 
     python benchmarks/train.py [--rounds 3] [--tokens 180000]
+    python benchmarks/train.py --preset 0.5b    model FLOPs utilisation on one device; see `utilisation.py`
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from pydoc_data.topics import topics
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import utilisation
 
 from finephrase_dagster.study.student import Mixture, Seeds, Student
+from finephrase_dagster.train.course import Course
 from finephrase_dagster.train.mixture import mix, read_windows
 from finephrase_dagster.train.sequences import Sequences
 from finephrase_dagster.train.student import build_student
@@ -60,7 +63,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=180_000, help="training tokens a round")
+    utilisation.add_options(parser)
     arguments = parser.parse_args()
+    if arguments.preset:
+        utilisation.report(arguments)
+        return
     with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as name:
         root = Path(name)
         tokenise_seconds, tokens = prepare(root, arguments.tokens)
@@ -110,16 +117,15 @@ def ours(root: Path, number: int) -> float:
     """Tokens/s of `train_student`."""
     output = root / f"student-{number}"
     output.mkdir()
-    facts = train_student(
-        output,
+    course = Course(
         student=STUDENT,
         sequence=SEQUENCE,
         seeds=SEEDS,
         mixture=root / "mixture",
         components={"language_reference": root / "tokens"},
         tokenizer=root / "tokenizer",
-        log=lambda _: None,
     )
+    facts = train_student(output, course, log=lambda _: None)
     return facts.tokens_per_second
 
 

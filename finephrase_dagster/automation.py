@@ -1,9 +1,22 @@
-"""Automation: what Dagster does by itself. All of it is stopped by default, but for what costs nothing."""
+"""Automation: what Dagster does by itself. All of it is stopped by default, but for what costs nothing.
+
+`night.py` makes what is missing or stale within a budget, `conditions.py` carries fresh datasets on, `reload.py` picks
+up what is new in the study, `failures.py` tells of failed runs; prompt files are observed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG, extract_data_version_from_entry
+from dagster._core.definitions.data_version import extract_data_version_from_entry
 
+from finephrase_dagster.conditions import build_carrying_sensors
+from finephrase_dagster.events import observed
+from finephrase_dagster.failures import build_failure_sensor
+from finephrase_dagster.night import build_night
 from finephrase_dagster.partitions import TEMPLATE
+from finephrase_dagster.reload import build_reload_sensor
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.prompt import PromptError, read_prompts
 
@@ -17,12 +30,25 @@ def changed_prompts(lineage: Lineage, instance: dg.DagsterInstance) -> list[dg.A
         record = instance.get_latest_data_version_record(TEMPLATE, True, name)
         seen = extract_data_version_from_entry(record.event_log_entry) if record else None
         if seen is None or seen.value != prompt.digest:
-            tags = {DATA_VERSION_TAG: prompt.digest}
-            found.append(dg.AssetObservation(TEMPLATE, partition=name, tags=tags))
+            found.append(observed(prompt, lineage.places.prompts / f"{name}.md"))
     return found
 
 
-def build_sensors(lineage: Lineage) -> list[dg.SensorDefinition]:
+def build_automation(
+    lineage: Lineage, jobs: Sequence[dg.UnresolvedAssetJobDefinition]
+) -> tuple[list[dg.ScheduleDefinition], list[dg.SensorDefinition]]:
+    """All schedules and all sensors."""
+    nightly, night = build_night(lineage, jobs)
+    return [nightly], [
+        build_observer(lineage),
+        night,
+        *build_carrying_sensors(lineage),
+        build_reload_sensor(lineage),
+        build_failure_sensor(lineage),
+    ]
+
+
+def build_observer(lineage: Lineage) -> dg.SensorDefinition:
     """The sensor that observes prompt files, so that an edited one marks its datasets as stale."""
 
     @dg.sensor(
@@ -40,4 +66,4 @@ def build_sensors(lineage: Lineage) -> list[dg.SensorDefinition]:
             return dg.SkipReason("no prompt file has changed")
         return dg.SensorResult(asset_events=changed)
 
-    return [observe_prompts]
+    return observe_prompts

@@ -24,13 +24,17 @@ from assets.sources import build_sources
 from assets.synthetic import build_synthetic
 from assets.tokens import build_tokens
 from assets.training import build_training
-from finephrase_dagster.automation import build_sensors
+from finephrase_dagster.automation import build_automation
+from finephrase_dagster.conditions import carried_on
 from finephrase_dagster.jobs import build_jobs
+from finephrase_dagster.placement import executor
+from finephrase_dagster.pods.cluster import cluster_from_environment
 from finephrase_dagster.progress import progress
 from finephrase_dagster.stores import TRACKING_URI, is_server, tracking_uri
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.places import Places
 from resources.evaluator import Evaluator
+from resources.pod_rephraser import PodRephraser
 from resources.rephraser import Rephraser
 from resources.tracking import Tracking
 from resources.trainer import NanotronTrainer, Trainer
@@ -51,19 +55,23 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
         lineage: the study and where its files lie.
         resources: resources that take the place of the default ones, by name.
     """
+    assets = [
+        *build_plan(lineage),
+        *build_sources(lineage),
+        *build_generators(lineage),
+        *build_synthetic(lineage),
+        *build_audits(lineage),
+        *(_training(lineage) if lineage.study.mixtures else []),
+    ]
+    jobs = build_jobs(lineage)
+    schedules, sensors = build_automation(lineage, jobs)
     return dg.Definitions(
-        assets=[
-            *build_plan(lineage),
-            *build_prompts(lineage),
-            *build_sources(lineage),
-            *build_generators(lineage),
-            *build_synthetic(lineage),
-            *build_audits(lineage),
-            *(_training(lineage) if lineage.study.mixtures else []),
-        ],
-        jobs=build_jobs(lineage),
-        sensors=build_sensors(lineage),
+        assets=[*build_prompts(lineage), *carried_on(lineage, assets)],
+        jobs=jobs,
+        schedules=schedules,
+        sensors=sensors,
         loggers={"progress": progress},
+        executor=executor(),
         resources={**default_resources(lineage), **(resources or {})},
     )
 
@@ -85,7 +93,7 @@ def default_resources(lineage: Lineage) -> dict[str, Any]:
     uri = tracking_uri(places)
     return {
         "warehouse": Warehouse(database=str(places.warehouse)),
-        "rephraser": Rephraser(),
+        "rephraser": _rephraser(),
         "trainer": _trainer(lineage),
         "evaluator": Evaluator(),
         "tracking": Tracking(
@@ -96,6 +104,12 @@ def default_resources(lineage: Lineage) -> dict[str, Any]:
             web_url=uri if is_server(uri) else os.environ.get("FINEPHRASE_MLFLOW_URL", MLFLOW_URL),
         ),
     }
+
+
+def _rephraser() -> Rephraser:
+    """On a cluster whose engines have pods of their own, that which starts them."""
+    cluster = cluster_from_environment()
+    return PodRephraser() if cluster and cluster.rephrasing == "pipes" else Rephraser()
 
 
 def _trainer(lineage: Lineage) -> Any:

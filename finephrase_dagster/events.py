@@ -7,7 +7,10 @@ partition, with the provenance that Dagster itself would have written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -23,52 +26,85 @@ from dagster._core.definitions.data_version import (
 from finephrase_dagster.partitions import TEMPLATE
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import plain
+from finephrase_dagster.study.prompt import Prompt
+
+LINE = 90
+"""Characters of a line that a page shows in full."""
 
 
 def materialized(
     artifact: Artifact,
     *,
     rows: int | None = None,
-    preview: str | None = None,
+    preview: str | dg.TableMetadataValue | None = None,
     **metadata: Any,
 ) -> dg.MaterializeResult:
-    """The result of a complete artifact.
+    """The result of a complete artifact: figures first, then what it looks like, then what it was made of.
 
     Args:
         artifact: what was made, or was there already.
         rows: its rows, for the catalogue.
-        preview: Markdown that shows some of it.
-        metadata: further figures; numbers become plots over materialisations.
+        preview: what some of it looks like, as Markdown or as a table.
+        metadata: what else there is to say; numbers become plots over materialisations.
     """
-    shown: dict[str, Any] = {}
+    said = {name: value for name, value in metadata.items() if value is not None}
+    shown: dict[str, Any] = {name: value for name, value in said.items() if isinstance(value, int | float)}
     if preview is not None:
-        shown["preview"] = dg.MetadataValue.md(preview)
-    shown |= {name: value for name, value in metadata.items() if value is not None}
+        shown["preview"] = dg.MetadataValue.md(preview) if isinstance(preview, str) else preview
+    shown |= {name: value for name, value in said.items() if name not in shown}
     shown |= {
         "folder": dg.MetadataValue.path(str(artifact.folder)),
         "fingerprint": artifact.fingerprint,
         "recipe": dg.MetadataValue.json(plain(artifact.recipe)),
+        "dagster/size_bytes": artifact.size_bytes,
     }
     if rows is not None:
         shown["dagster/row_count"] = rows
     return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=shown)
 
 
+def observed(prompt: Prompt, file: Path) -> dg.AssetObservation:
+    """The observation of a prompt file, with what it asks for."""
+    return dg.AssetObservation(
+        TEMPLATE,
+        partition=prompt.name,
+        tags={DATA_VERSION_TAG: prompt.digest},
+        metadata={
+            "asks_for": prompt.description,
+            "text": prompt_text(prompt),
+            "format": prompt.format,
+            "family": prompt.family,
+            "origin": prompt.origin,
+            "file": dg.MetadataValue.path(str(file)),
+        },
+    )
+
+
+def prompt_text(prompt: Prompt) -> dg.MarkdownMetadataValue:
+    """What a prompt says to the model, its lines wrapped for the page."""
+    said = f"system:\n\n{prompt.system}\n\nuser:\n\n" if prompt.system else ""
+    return dg.MetadataValue.md(quoted(f"{said}{prompt.template}"))
+
+
+def quoted(text: str) -> str:
+    """A text as Markdown that shows it as it is but for its long lines: a page would cut them off."""
+    fence = "`" * max(4, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, LINE, replace_whitespace=False) or [""]]
+    return "\n".join([f"{fence}text", *lines, fence])
+
+
 def materialize_each(
     context: dg.AssetExecutionContext,
     deps: Mapping[dg.AssetKey, Mapping[str, str]],
     results: Mapping[str, dg.MaterializeResult],
-) -> Iterator[dg.MaterializeResult]:
-    """Yields the result of a run over one partition; logs one event each for a run over several.
+) -> None:
+    """Logs one event a partition, in a run over several.
 
     Args:
         context: of a skippable asset, which may yield nothing.
         deps: what each partition depends on: for every upstream asset, its partition by ours.
         results: by partition.
     """
-    if len(results) == 1:
-        yield next(iter(results.values()))
-        return
     for partition, result in results.items():
         assert result.data_version is not None
         context.log_event(

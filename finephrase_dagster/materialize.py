@@ -7,8 +7,6 @@ remembers; where the two differ, the asset runs, finds its artifact and tells Da
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import re
 import signal
 import socket
@@ -19,18 +17,17 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import dagster as dg
-import psutil
 from dagster._core.definitions.data_version import extract_data_version_from_entry
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from finephrase_dagster.automation import changed_prompts
 from finephrase_dagster.jobs import job_of
+from finephrase_dagster.launcher import PROCESS_TAG, lives, this_process
+from finephrase_dagster.retries import NO_SPACE, ONCE_TAG
 from finephrase_dagster.study.graph import Item, items, state
 from finephrase_dagster.study.lineage import Lineage
 from resources.rephraser import engines_kept
 
-PROCESS_TAG = "finephrase/process"
-NO_SPACE = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -152,7 +149,7 @@ def _run(
 ) -> None:
     partitions = [item.partition for item in group if item.partition]
     name = f"{asset} {', '.join(partitions)}".strip()
-    tags = {PROCESS_TAG: _process_name(os.getpid())}
+    tags = {PROCESS_TAG: this_process(), ONCE_TAG: "true"}
     if len(partitions) > 1:
         tags |= {
             ASSET_PARTITION_RANGE_START_TAG: partitions[0],
@@ -196,19 +193,11 @@ def _error(result: dg.ExecuteInProcessResult) -> tuple[str, str, str]:
     return "Error", "the run failed; its log is in the web UI", ""
 
 
-def _process_name(pid: int) -> str:
-    return f"{pid}@{psutil.Process(pid).create_time():.0f}"
-
-
 def end_abandoned_runs(instance: dg.DagsterInstance) -> None:
     """Marks as failed the runs whose process is gone, which would otherwise show as running for ever."""
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         process = run.tags.get(PROCESS_TAG)
         if process is None:
             continue
-        try:
-            alive = _process_name(int(process.partition("@")[0])) == process
-        except psutil.NoSuchProcess:
-            alive = False
-        if not alive:
+        if not lives(process):
             instance.report_run_failed(run, "Its process ended before the run did.")

@@ -6,10 +6,12 @@ an artifact's recipe names, so that an edit marks just what hangs on it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
+from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell, Study
 from finephrase_dagster.study.versions import CODE
 
@@ -26,6 +28,9 @@ PLATEAU = dg.AssetKey(["training", "plateau"])
 CHECKPOINT = dg.AssetKey(["training", "checkpoint"])
 SCORES = dg.AssetKey(["evaluation", "benchmark_scores"])
 LEADERBOARD = dg.AssetKey(["evaluation", "leaderboard"])
+
+TAG_CHARACTERS = 63
+"""Dagster's limit for the name of a tag."""
 
 
 def synthetic_key(cell: Cell) -> dg.AssetKey:
@@ -58,16 +63,20 @@ def asset_spec(
     kinds: set[str],
     owner: str,
     deps: Iterable[dg.AssetDep] = (),
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, tuple[str, str]] | None = None,
     tags: Mapping[str, str] | None = None,
     stage: str | None = None,
     skippable: bool = False,
 ) -> dg.AssetSpec:
-    """An asset's spec, with the code version of its stage and the schema of its files."""
+    """An asset's spec, with the code version of its stage.
+
+    Args:
+        columns: of its files: the type of each and what it holds.
+    """
     metadata: dict[str, object] = {}
     if columns:
         metadata["dagster/column_schema"] = dg.TableSchema(
-            columns=[dg.TableColumn(name, type_) for name, type_ in columns.items()]
+            columns=[dg.TableColumn(name, type_, description=said) for name, (type_, said) in columns.items()]
         )
     return dg.AssetSpec(
         key,
@@ -83,9 +92,23 @@ def asset_spec(
     )
 
 
-def cell_tags(cell: Cell) -> dict[str, str]:
-    """What a cell's assets are filtered by in the web UI."""
-    return {"finephrase/generator": cell.generator, "finephrase/source": cell.source}
+def cell_tags(lineage: Lineage, cell: Cell) -> dict[str, str]:
+    """What a cell's assets are filtered by in the web UI: its generator and source, its prompts' formats and families.
+
+    Formats and families are tags without a value, for a cell has several.
+    """
+    prompts = [lineage.prompts[name] for name in lineage.study.prompts_of(cell)]
+    return {
+        "finephrase/generator": cell.generator,
+        "finephrase/source": cell.source,
+        **{f"format/{_tag_name(prompt.format)}": "" for prompt in prompts},
+        **{f"family/{prompt.family}": "" for prompt in prompts},
+    }
+
+
+def _tag_name(phrase: str) -> str:
+    """A phrase in the letters that a tag may have, such as `word_problem`."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", phrase)[:TAG_CHARACTERS]
 
 
 def mixtures_using(study: Study, dataset: str) -> list[str]:

@@ -17,9 +17,11 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finephrase_dagster.devices import lease, leased_here
 from finephrase_dagster.logs import json_wanted
 from finephrase_dagster.metrics import MetricsPortWrong, ports_of, served
 from finephrase_dagster.rephrase.connection import Server
@@ -182,7 +184,8 @@ def _of_generator(order: Order, prompts: Mapping[str, Prompt], places: Places, s
         known = ", ".join(lineage.study.generators)
         raise RequestWrong(f"--generator {name}: study {places.study} has no such generator; it has {known}")
     artifact = lineage.generator(name)
-    manifest = artifact.made_by(lambda folder: make_generator(lineage, name, folder, log=say))
+    device = partial(leased_here, f"the training of {name}", log=say)
+    manifest = artifact.made_by(lambda folder: make_generator(lineage, name, folder, log=say, device=device))
     model = artifact.folder / "model"
     spec = _adjusted(lineage.study.generators[name], order)
     sampling = {**manifest["sampling"], **spec.sampling.model_dump(exclude_none=True)}
@@ -190,7 +193,13 @@ def _of_generator(order: Order, prompts: Mapping[str, Prompt], places: Places, s
     @contextlib.contextmanager
     def engines() -> Iterator[Sequence[EngineLike]]:
         say(f"starting an engine for {name}")
-        with Engine.of(spec, model=model, name=name, log=places.data / "logs" / f"engine-{name}.log") as engine:
+        with Engine.of(
+            spec,
+            model=model,
+            name=name,
+            log=places.data / "logs" / f"engine-{name}.log",
+            devices=lambda: lease(spec.gpus, f"an engine of {name}", log=say),
+        ) as engine:
             yield [engine]
 
     return _Means(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finephrase_dagster.results.comparison import MANY_EPOCHS
 from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.student import MANY_EPOCHS
 
 
 def rephrased_text(done: dict[str, Any]) -> str:

@@ -42,6 +42,7 @@ def serve(places: Places, *, dagster_home: Path, port: int, mlflow_port: int, lo
         "DAGSTER_HOME": str(dagster_home),
         "FINEPHRASE_STUDY": str(places.study),
         "FINEPHRASE_DATA": str(places.data),
+        "FINEPHRASE_DAGSTER_URL": f"http://{HOST}:{port}",
     }
     commands = {"Dagster": _dagster(port)}
     if own_mlflow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from finephrase_dagster.devices import leased_here
 from finephrase_dagster.study.artifact import Product
 from finephrase_dagster.study.lineage import Lineage
 
@@ -19,25 +21,27 @@ class Evaluator(dg.ConfigurableResource):
     batch_size: int = Field(default=16, ge=1, description="sequences a forward pass; leaves the scores alone")
     engine: dict[str, Any] = Field(default_factory=dict, description="flags of vLLM, such as gpu_memory_utilization")
 
-    def evaluate(self, lineage: Lineage, run: str, folder: Path) -> Product:
+    def evaluate(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
         """Scores one student run into a folder: at its end, and at the steps at which its model was kept."""
         from finephrase_dagster.evaluate.checkpoint import SAMPLES
 
         checkpoint = lineage.checkpoint(run)
         curve = []
-        for kept in _kept(checkpoint.folder):
-            at = self._scores(lineage, kept, folder / kept.parent.name / kept.name)
-            curve.append({"step": int(kept.name), **{name: at[name] for name in ("macro", "micro", "categories")}})
-        found = self._scores(lineage, checkpoint.folder / "model", folder)
+        with leased_here(f"the scores of {run}", log=log):
+            for kept in _kept(checkpoint.folder):
+                at = self._scores(lineage, kept, folder / kept.parent.name / kept.name)
+                curve.append({"step": int(kept.name), **{name: at[name] for name in ("macro", "micro", "categories")}})
+            found = self._scores(lineage, checkpoint.folder / "model", folder)
         last = {name: found[name] for name in ("macro", "micro", "categories")}
         facts = {**found, "curve": [*curve, {"step": checkpoint.manifest()["steps"], **last}]}
         return Product(files=sorted(folder.rglob(SAMPLES)), facts=facts)
 
-    def evaluate_early(self, lineage: Lineage, run: str, folder: Path) -> Product:
+    def evaluate_early(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
         """Scores one student run into a folder where it is compared with others."""
         from finephrase_dagster.evaluate.checkpoint import SAMPLES
 
-        found = self._scores(lineage, lineage.early(run).folder / "model", folder)
+        with leased_here(f"the early scores of {run}", log=log):
+            found = self._scores(lineage, lineage.early(run).folder / "model", folder)
         return Product(files=[folder / SAMPLES], facts=found)
 
     def _scores(self, lineage: Lineage, model: Path, output: Path) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
+from finephrase_dagster.devices import Lease, free, lease
+from finephrase_dagster.retries import infrastructure
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import fingerprint
 from finephrase_dagster.study.lineage import Lineage
@@ -23,8 +25,8 @@ from finephrase_dagster.study.spec import Cell
 if TYPE_CHECKING:
     from finephrase_dagster.rephrase.engine import Engine, EngineLike
     from finephrase_dagster.rephrase.figures import Figures
-
-SHARDS = "shard-*.parquet"
+    from finephrase_dagster.rephrase.order import Order
+    from finephrase_dagster.study.generator import Generator
 
 _engines: dict[str, Engine] = {}
 _keepers = 0
@@ -44,8 +46,19 @@ def engines_kept() -> Iterator[None]:
 
 def _stop_engines() -> None:
     if _keepers == 0:
-        while _engines:
-            _engines.popitem()[1].stop()
+        _stop_all()
+
+
+def _stop_all() -> None:
+    while _engines:
+        _engines.popitem()[1].stop()
+
+
+def _devices(generator: Generator, name: str, log: Callable[[str], None]) -> Lease:
+    """The devices of an engine; idle engines that this process keeps make room first."""
+    if not free(generator.gpus):
+        _stop_all()
+    return lease(generator.gpus, f"an engine of {name}", log=log)
 
 
 def _watch(run: contextlib.ExitStack, model: str, log: Callable[[str], None]) -> Callable[[Figures], None]:
@@ -73,65 +86,71 @@ class Rephraser(dg.ConfigurableResource):
     def rephrase(
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], *, log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
-        """The manifests of a cell's datasets by prompt, made where they are not complete."""
-        from finephrase_dagster.rephrase.dataset import Dataset
-        from finephrase_dagster.rephrase.engine import on_cpu
-        from finephrase_dagster.rephrase.folder import LocalFolder
-        from finephrase_dagster.rephrase.pipeline import rephrase
-        from finephrase_dagster.rephrase.progress import Lines
-        from finephrase_dagster.rephrase.render import Renderer
-        from finephrase_dagster.rephrase.sampling import sampling_of
-        from finephrase_dagster.rephrase.step import Conduct, Request
-        from finephrase_dagster.rephrase.survey import survey
+        """The manifests of a cell's datasets by prompt, made where they are not complete.
 
-        generator = lineage.study.generators[cell.generator]
-        model = lineage.generator(cell.generator).folder / "model"
-        sampling = sampling_of(generator, model)
-        prompts = {prompt: lineage.prompts[prompt] for prompt in datasets}
+        Where what fails is no fault of the infrastructure, each prompt is tried by itself, so that one that is wrong
+        does not hold up the others; then its error is raised.
+        """
+        try:
+            return self._together(lineage, cell, datasets, log)
+        except Exception as error:
+            if len(datasets) == 1 or infrastructure(error):
+                raise
+            log(f"{error}; now each prompt by itself")
+        failures: list[Exception] = []
+        manifests: dict[str, dict[str, Any]] = {}
+        with engines_kept():
+            for prompt, artifact in datasets.items():
+                try:
+                    manifests |= self._together(lineage, cell, {prompt: artifact}, log)
+                except Exception as error:
+                    log(f"{prompt}: {error}")
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+        return manifests
+
+    def _together(
+        self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], log: Callable[[str], None]
+    ) -> dict[str, dict[str, Any]]:
+        """The same for prompts whose documents share their prefix: those of a document one after another."""
+        order = self._order(lineage, cell, datasets)
         with contextlib.ExitStack() as run:
             run.callback(_stop_engines)
-            return rephrase(
-                survey=survey([str(shard) for shard in sorted(lineage.source(cell.source).folder.glob(SHARDS))]),
-                datasets={
-                    prompt: Dataset(folder=LocalFolder(artifact.folder), recipe=artifact.recipe)
-                    for prompt, artifact in datasets.items()
-                },
-                renderer=lambda: Renderer(
-                    model=model, prompts=prompts, context=generator.context, max_tokens=generator.max_tokens
-                ),
-                request=Request.of(cell.generator, generator.max_tokens, sampling),
-                engines=lambda: self._remotes(cell) or [self._engine(lineage, cell, model, log)],
-                conduct=Conduct(
-                    concurrency=self.concurrency,
-                    chunk_rows=self.chunk_rows,
-                    gpus=None if self.endpoints else 0 if on_cpu() else generator.gpus,
-                    gpu_hour_dollars=self.gpu_hour_dollars,
-                    watch=_watch(run, cell.generator, log),
-                    show=Lines(log, seconds=self.log_seconds),
-                    log=log,
-                ),
-                keep_raw=generator.keep_raw,
+            return order.carry_out(
+                lambda: self._remotes(cell) or [_kept_engine(order, log)],
+                log=log,
+                watch=_watch(run, cell.generator, log),
+                engines_are_ours=not self.endpoints,
             )
+
+    def _order(self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact]) -> Order:
+        from finephrase_dagster.rephrase.order import Order
+
+        return Order.of(
+            lineage,
+            cell,
+            datasets,
+            concurrency=self.concurrency,
+            chunk_rows=self.chunk_rows,
+            gpu_hour_dollars=self.gpu_hour_dollars,
+            log_seconds=self.log_seconds,
+        )
 
     def _remotes(self, cell: Cell) -> list[EngineLike]:
         from finephrase_dagster.rephrase.engine import Remote
 
         return [Remote(url=url, model=cell.generator) for url in self.endpoints]
 
-    @staticmethod
-    def _engine(lineage: Lineage, cell: Cell, model: Path, log: Callable[[str], None]) -> Engine:
-        from finephrase_dagster.rephrase.engine import Engine
 
-        generator = lineage.study.generators[cell.generator]
-        key = fingerprint([str(model), generator.context, generator.engine])
-        engine = _engines.get(key)
-        if engine is None or not engine.running:
-            log(f"starting an engine for {cell.generator}")
-            engine = Engine.of(
-                generator,
-                model=model,
-                name=cell.generator,
-                log=lineage.places.data / "logs" / f"engine-{cell.generator}.log",
-            )
-            _engines[key] = engine.start()
-        return engine
+def _kept_engine(order: Order, log: Callable[[str], None]) -> Engine:
+    """An engine for an order, which another order may have started."""
+    key = fingerprint([str(order.model), order.generator.context, order.generator.engine])
+    engine = _engines.get(key)
+    if engine is None or not engine.running:
+        if engine is not None:
+            _engines.pop(key).stop()
+        log(f"starting an engine for {order.name}")
+        engine = order.engine(devices=partial(_devices, order.generator, order.name, log))
+        _engines[key] = engine.start()
+    return engine

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from finephrase_dagster.devices import leased, leased_here
+from finephrase_dagster.pods.cluster import cluster_from_environment
+from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.artifact import Product
 from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.train.training import Execution, TrainingFacts
+from finephrase_dagster.train import training
+from finephrase_dagster.train.course import Beginning, Course
+from finephrase_dagster.train.training import Execution, Follow
 
 
 class Trainer(dg.ConfigurableResource):
@@ -32,60 +37,74 @@ class Trainer(dg.ConfigurableResource):
         description="transformers' attention kernel, such as flash_attention_2; None for PyTorch's fused one",
     )
 
-    def train(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
+    gpu_hour_dollars: float | None = Field(
+        default=None, ge=0, description="the price of a GPU for an hour, 0 or more; for the bill alone"
+    )
+
+    def train(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None], follow: Follow) -> Product:
         """Trains one student run into a folder, from its plateau where one was trained."""
         base = lineage.study.student_runs[run].base
         begun = base.name if base else run
         train_student, _ = self._trainers()
-        before: dict[str, Any] = {}
+        beginning = None
         if begun in lineage.study.plateaus:
-            before = {"plateau": lineage.plateau(begun).folder, "other_data": base is not None}
+            beginning = Beginning(folder=lineage.plateau(begun).folder, other_data=base is not None)
         elif lineage.study.early_stop and run in lineage.study.rivals:
-            before = {"plateau": lineage.early(run).folder, "plateau_step": lineage.study.early_stop.step}
-        facts = train_student(folder, **self._course(lineage, run, log), **before)
+            beginning = Beginning(folder=lineage.early(run).folder, step=lineage.study.early_stop.step)
+        with self._device(run, log):
+            facts = train_student(
+                folder, _course(lineage, run), log=log, follow=follow, execution=self._execution, beginning=beginning
+            )
         return Product(files=_files(folder), facts=asdict(facts))
 
-    def train_plateau(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
+    def train_plateau(
+        self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None], follow: Follow
+    ) -> Product:
         """Trains one student run until its learning rate would decay."""
-        return self._train_until(lineage, run, folder, log)
+        return self._train_until(None, lineage, run, folder, log, follow)
 
-    def train_early(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
+    def train_early(
+        self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None], follow: Follow
+    ) -> Product:
         """Trains one student run until it is compared with others."""
         assert lineage.study.early_stop is not None
-        return self._train_until(lineage, run, folder, log, until=lineage.study.early_stop.step)
+        return self._train_until(lineage.study.early_stop.step, lineage, run, folder, log, follow)
 
-    def _train_until(self, lineage: Lineage, run: str, folder: Path, log: Callable[[str], None], **end: int) -> Product:
+    def _train_until(
+        self,
+        step: int | None,
+        lineage: Lineage,
+        run: str,
+        folder: Path,
+        log: Callable[[str], None],
+        follow: Follow,
+    ) -> Product:
         _, train_plateau = self._trainers()
-        facts = train_plateau(folder, **self._course(lineage, run, log), **end)
+        with self._device(run, log):
+            facts = train_plateau(
+                folder, _course(lineage, run), log=log, follow=follow, execution=self._execution, until=step
+            )
         return Product(files=_files(folder), facts=asdict(facts))
 
-    def _trainers(self) -> tuple[Callable[..., TrainingFacts], Callable[..., TrainingFacts]]:
+    def _device(self, run: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
+        """What is held while a student is trained."""
+        return leased_here(f"the training of {run}", log=log)
+
+    def _trainers(self) -> tuple[training.Trainer, training.PlateauTrainer]:
         """What trains a student, and what trains it up to its plateau."""
         from finephrase_dagster.train.trainer import train_plateau, train_student
 
         return train_student, train_plateau
 
-    def _course(self, lineage: Lineage, run: str, log: Callable[[str], None]) -> dict[str, Any]:
-        """The arguments that both have."""
-        student_run = lineage.study.student_runs[run]
-        components = lineage.study.mixtures[student_run.mixture].components
-        return {
-            "student": lineage.study.students[student_run.student],
-            "sequence": lineage.sequence,
-            "seeds": student_run.seeds,
-            "mixture": lineage.mixture(student_run.mixture).folder,
-            "components": {component: lineage.tokens(component).folder for component in components},
-            "tokenizer": lineage.tokenizer().folder,
-            "log": log,
-            **({"keep_steps": every} if (every := lineage.evaluation.every) else {}),
-            "execution": Execution(
-                checkpoint_steps=self.checkpoint_steps,
-                micro_batch=self.micro_batch,
-                bf16=self.bf16,
-                compile=self.compile,
-                attention=self.attention,
-            ),
-        }
+    @property
+    def _execution(self) -> Execution:
+        return Execution(
+            checkpoint_steps=self.checkpoint_steps,
+            micro_batch=self.micro_batch,
+            bf16=self.bf16,
+            compile=self.compile,
+            attention=self.attention,
+        )
 
 
 class NanotronTrainer(Trainer):
@@ -97,10 +116,17 @@ class NanotronTrainer(Trainer):
     gpus: int = Field(default=8, ge=1, description="of a node")
     tensor: int = Field(default=1, ge=1, description="GPUs that share each matrix")
     pipeline: int = Field(default=1, ge=1, description="GPUs that share the layers")
-    rendezvous: str | None = Field(default=None, description="host:port of the first node, from two nodes on")
+    rendezvous: str | None = Field(
+        default=None, description="host:port of the first node, from two nodes on; in a cluster it follows"
+    )
     recompute: bool = Field(default=False, description="compute activations again in the backward pass")
 
-    def _trainers(self) -> tuple[Callable[..., TrainingFacts], Callable[..., TrainingFacts]]:
+    def _device(self, run: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
+        if self._pod():
+            return nullcontext()  # its devices are those of its own pods
+        return leased(f"the training of {run}", self.gpus, log=log)  # those of this node
+
+    def _trainers(self) -> tuple[training.Trainer, training.PlateauTrainer]:
         from finephrase_dagster.train.nanotron.cluster import Cluster
         from finephrase_dagster.train.nanotron.trainer import train_plateau, train_student
 
@@ -113,8 +139,28 @@ class NanotronTrainer(Trainer):
             pipeline=self.pipeline,
             rendezvous=self.rendezvous,
             recompute=self.recompute,
+            pod=self._pod(),
         )
         return partial(train_student, cluster=cluster), partial(train_plateau, cluster=cluster)
+
+    def _pod(self) -> Pod | None:
+        """Of a node, where a cluster is named."""
+        cluster = cluster_from_environment()
+        return Pod.computing(cluster, gpus=self.gpus, image=cluster.nanotron_image) if cluster else None
+
+
+def _course(lineage: Lineage, run: str) -> Course:
+    student_run = lineage.study.student_runs[run]
+    components = lineage.study.mixtures[student_run.mixture].components
+    return Course(
+        student=lineage.study.students[student_run.student],
+        sequence=lineage.sequence,
+        seeds=student_run.seeds,
+        mixture=lineage.mixture(student_run.mixture).folder,
+        components={component: lineage.tokens(component).folder for component in components},
+        tokenizer=lineage.tokenizer().folder,
+        keep_steps=lineage.evaluation.every,
+    )
 
 
 def _files(folder: Path) -> list[Path]:

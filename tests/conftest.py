@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1", DAGSTER_DISABLE_TELEMETRY="1")
 for name in ("FINEPHRASE_STUDY", "FINEPHRASE_DATA", "MLFLOW_TRACKING_URI", "DAGSTER_HOME"):
     os.environ.pop(name, None)
+# Devices are leased by the tests among themselves; other work on this machine does not hold them up.
+os.environ["FINEPHRASE_DEVICE_LOCKS"] = tempfile.mkdtemp(prefix="finephrase-devices-")
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("project", deadline=None)

@@ -2,7 +2,7 @@
 
 The launcher starts its worker in a session of its own, as torchrun does, and ends it on SIGTERM. `behaviour.json`
 beside the training script says what goes wrong: `fail_at` and `diverge_at` name steps, `tear_at` a checkpoint that
-is left half-written, `seconds` what a step takes.
+is left half-written, `seconds` what a step takes. Of several nodes the first does the work, the others wait for it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ def say(text: str, to: TextIO = sys.stdout) -> None:
 
 def launch(arguments: list[str]) -> int:
     script, config = arguments[-3], arguments[-1]
+    node = arguments[arguments.index("--node-rank") + 1] if "--node-rank" in arguments else "0"
+    if node != "0":
+        return wait_for_first_node()
+    Path("done").unlink(missing_ok=True)
     command = [sys.executable, __file__, "worker", str(Path(script).parent), config]
     worker = subprocess.Popen(command, start_new_session=True)
 
@@ -41,6 +45,15 @@ def launch(arguments: list[str]) -> int:
         return worker.wait()
     finally:
         worker.kill()
+        Path("done").touch()
+
+
+def wait_for_first_node() -> int:
+    began = time.time()
+    done = Path("done")
+    while not (done.exists() and done.stat().st_mtime > began):
+        time.sleep(0.05)
+    return 0
 
 
 def work(source: Path, config_file: Path) -> None:

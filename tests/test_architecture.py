@@ -10,9 +10,9 @@ import pytest
 from finephrase_dagster.study.places import REPOSITORY
 
 PACKAGE = REPOSITORY / "finephrase_dagster"
-ROOMS = ("corpora", "generators", "rephrase", "audit", "train", "evaluate", "results")
+ROOMS = ("corpora", "generators", "rephrase", "audit", "train", "evaluate", "results", "pods")
 # A room may import `study`, itself, and what stands here.
-BORROWS = {"generators": {"train", "corpora", "audit", "rephrase"}}
+BORROWS = {"generators": {"train", "corpora", "audit", "rephrase"}, "train": {"pods"}}
 
 
 def modules() -> list[Path]:

@@ -141,7 +141,6 @@ def test_a_source_that_is_not_there_is_a_warning_with_an_early_stop_too(tmp_path
     ("fields", "message"),
     [
         ({"early_stop": {"step": 312, "keep": 0.5}}, "312 is not before the end of the shortest run, 312 steps"),
-        ({"trainer": "nanotron"}, "nanotron trains without a stop"),
         ({"early_stop": {"step": 1, "keep": 1.0}}, "keep"),
     ],
 )

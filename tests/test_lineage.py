@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
 from finephrase_dagster.study.artifact import Artifact, ArtifactMissing, Product
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.graph import STAGES, items, state
@@ -54,6 +55,21 @@ def edited(lineage: Lineage, **changes: object) -> Lineage:
 def test_a_missing_folder_of_benchmark_items_is_refused_before_anything_starts(lineage: Lineage) -> None:
     with pytest.raises(StudyError, match=r"evaluation.items: there is no folder /nowhere"):
         edited(lineage, evaluation=lineage.study.evaluation.model_dump() | {"items": "/nowhere"})
+
+
+def test_a_folder_of_items_that_lacks_a_task_is_refused_before_anything_is_trained(
+    lineage: Lineage, tmp_path: Path
+) -> None:
+    for task in lineage.evaluation.tasks:
+        if task != "gsm8k":
+            (tmp_path / BENCHMARKS[task].folder).mkdir()
+    fields = lineage.study.model_dump()
+    fields["evaluation"]["items"] = str(tmp_path)
+    study = Study.model_validate(fields)
+    with pytest.raises(StudyError, match=r"evaluation.items: .* has no gsm8k; put the items of each task there, or"):
+        Lineage(study=study, places=lineage.places)
+    (tmp_path / "gsm8k").mkdir()
+    Lineage(study=study, places=lineage.places)
 
 
 def test_items_come_upstream_first_and_have_unique_names(lineage: Lineage) -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finephrase_dagster.study.student import Mixture
-from finephrase_dagster.train.mixture import MixtureError, allocate, draw, mix, read_windows
+from finephrase_dagster.study.student import Mixture, allocate
+from finephrase_dagster.train.mixture import MixtureError, draw, mix, read_windows
 from finephrase_dagster.train.tokens import TokenSet
 
 SEQUENCE = 16

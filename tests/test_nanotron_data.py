@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,8 @@ def write_tokens(folder: Path, sizes: list[int], *, dtype: str = "<u2") -> Path:
     for number, size in enumerate(sizes):
         np.arange(size).astype(dtype).tofile(folder / f"{number:05d}.ds")
         np.array([size] if size else [], "<u8").tofile(folder / f"{number:05d}.ds.index")
+        ids = pa.table({"id": pa.array([f"{folder.name}-{number}"] if size else [], pa.string())})
+        pq.write_table(ids, folder / f"{number:05d}.documents.parquet")
     return folder
 
 

@@ -13,11 +13,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from finephrase_dagster.train.nanotron.config import DATA, Stage, config, write_config
 from finephrase_dagster.train.nanotron.data import link_data
+from finephrase_dagster.train.nanotron.order import read
+from finephrase_dagster.train.tokens import TokenSet
 from test_nanotron_config import PRESETS, cluster, plan, published
 from test_nanotron_data import write_tokens
 
@@ -90,8 +93,9 @@ data, _ = get_tb_datasets(
     eos_token_id=5, consumed_tokens_per_dataset_folder={}, last_stages_consumed_tokens_per_dataset_folder=given["read"],
 )
 lengths = sorted({len(data[index]["input_ids"]) for index in range(len(data))})
+tokens = [data[index]["input_ids"].tolist() for index in range(len(data))]
 data.update_consumption_metrics(0, len(data), 9)
-print(json.dumps({"sequences": len(data), "lengths": lengths, "told": data.get_consumption_stats()}))
+print(json.dumps({"sequences": len(data), "lengths": lengths, "told": data.get_consumption_stats(), "tokens": tokens}))
 """
 
 
@@ -156,21 +160,16 @@ if source := os.environ.get("NANOTRON_SRC"):
         assert rates[-1] == pytest.approx(5e-5 if decay else 5e-4, rel=0.1)
 
     @pytest.mark.slow
-    def test_nanotron_reads_the_links_through_all_epochs_and_behind_an_earlier_stage(tmp_path: Path) -> None:
-        components = {
-            "web": write_tokens(tmp_path / "web", [100, 37, 55, 9]),
-            "small__web/faq": write_tokens(tmp_path / "faq", [500, 21]),
-        }
-        weights = {"web": 0.7, "small__web/faq": 0.3}
-        link_data(
-            tmp_path / DATA,
-            components=components,
-            weights=weights,
-            sequences=200,
-            read_before={"web": 5},
-            sequence=9,
-            seed=1,
-        )
+    def test_nanotron_reads_what_the_order_lists_through_all_epochs_and_behind_an_earlier_stage(tmp_path: Path) -> None:
+        sizes = {"web": [100, 37, 55, 9], "small__web/faq": [500, 21], "third": [70]}
+        components = {name: write_tokens(tmp_path / name.replace("/", "-"), each) for name, each in sizes.items()}
+        for number, folder in enumerate(components.values()):
+            for file in folder.glob("*.ds"):  # no token stands twice
+                part = np.fromfile(file, "<u2")
+                (part + 10_000 * number + 1000 * int(file.stem)).astype("<u2").tofile(file)
+        weights = {"web": 0.6, "small__web/faq": 0.3, "third": 0.1}
+        asked: dict[str, Any] = {"weights": weights, "read_before": {"web": 5}, "sequence": 9, "seed": 1}
+        link_data(tmp_path / DATA, components=components, sequences=200, **asked)
         stage = Stage(name="mixture", start=1, weights=weights, seed=1)
         written = config(plan(published(1024, 3072), micro_batch=4, stages=(stage,), token_bytes=2), cluster())
         given = {"dataset": written["data_stages"][0]["data"]["dataset"], "read": {f"{DATA}/web": 45}}
@@ -179,4 +178,8 @@ if source := os.environ.get("NANOTRON_SRC"):
             port = str(free.getsockname()[1])
         found = in_nanotron(source, READ, json.dumps(given), port, cwd=tmp_path)
         assert (found["sequences"], found["lengths"]) == (200, [10])
-        assert found["told"] == {f"{DATA}/web": {"tokens": 1260}, f"{DATA}/small__web/faq": {"tokens": 540}}
+        told = {f"{DATA}/web": 1080, f"{DATA}/small__web/faq": 540, f"{DATA}/third": 180}
+        assert found["told"] == {folder: {"tokens": tokens} for folder, tokens in told.items()}
+        sets = {name: TokenSet(folder) for name, folder in components.items()}
+        rows = read(components=components, places=200, **asked).to_pylist()
+        assert found["tokens"] == [sets[row["component"]].window(row["start"], 10).tolist() for row in rows]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finephrase_dagster.train.nanotron.log import Step, curve, read_step, read_steps
+from finephrase_dagster.train.nanotron.log import Curve, Step, read_step, read_steps
 
 LINE = (
     "\x1b[2;3m11/21 07:38:00 [INFO|DP=0|TP=1|node-3]\x1b[0m: iteration: 1200 / 10000 | consumed_tokens: 2.52B | "
@@ -81,7 +81,7 @@ def test_of_a_step_that_was_done_twice_the_later_counts() -> None:
 
 def test_a_point_holds_the_mean_of_its_steps_and_the_rate_of_its_last() -> None:
     steps = {number: step(number, loss=number, rate=number / 1000) for number in range(1, 401)}
-    points = curve(steps, until=400, of=400, plateau=362, step_tokens=10, first_rate=0.0)
+    points = Curve(until=400, of=400, plateau=362, step_tokens=10, first_rate=0.0).points(steps)
     assert [point.step for point in points[:3]] == [4, 8, 12]
     assert points[0].loss == pytest.approx(2.5)
     assert points[0].learning_rate == pytest.approx(0.003)  # what the line of step 3 said of step 4
@@ -95,7 +95,7 @@ def test_the_curve_is_short_ordered_and_within_the_losses_whatever_lines_are_mis
     until: int, lost: set[int]
 ) -> None:
     steps = {number: step(number, loss=8 / number) for number in range(1, until + 1) if number not in lost}
-    points = curve(steps, until=until, of=700, plateau=630, step_tokens=1, first_rate=0.0)
+    points = Curve(until=until, of=700, plateau=630, step_tokens=1, first_rate=0.0).points(steps)
     assert [point.step for point in points] == sorted({point.step for point in points})
     assert len(points) <= 102
     if steps:

@@ -25,6 +25,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finephrase_dagster.study.student import Mixture, Seeds
+from finephrase_dagster.train.course import Beginning, Course
 from finephrase_dagster.train.mixture import mix
 from finephrase_dagster.train.nanotron.cluster import Cluster
 from finephrase_dagster.train.nanotron.launch import command, line_for_other_nodes
@@ -32,7 +33,17 @@ from finephrase_dagster.train.nanotron.trainer import train_plateau, train_stude
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import load_tokenizer, train_tokenizer
 from finephrase_dagster.train.tokens import tokenise
-from finephrase_dagster.train.training import Execution, Trainer, TrainingDiverged, TrainingError, TrainingFacts
+from finephrase_dagster.train.training import (
+    Execution,
+    Follow,
+    LossPoint,
+    PlateauTrainer,
+    Trainer,
+    TrainingDiverged,
+    TrainingError,
+    TrainingFacts,
+    unfollowed,
+)
 from nanotron_parts import STUDENT, Stand, build_stand
 
 SEQUENCE = 32
@@ -48,26 +59,42 @@ class Study:
     mixture: Path
     messages: list[str] = field(default_factory=list)
 
-    def course(self, *, data: int = 1, checkpoint_steps: int | None = 10) -> dict[str, Any]:
-        return {
-            "student": STUDENT,
-            "sequence": SEQUENCE,
-            "seeds": Seeds(data=data, model=1),
-            "mixture": self.mixture,
-            "components": {"topics": self.root / "tokens"},
-            "tokenizer": self.root / "tokenizer",
-            "execution": Execution(checkpoint_steps=checkpoint_steps, micro_batch=1),
-        }
+    def course(self, *, data: int = 1, keep_steps: int | None = None) -> Course:
+        return Course(
+            student=STUDENT,
+            sequence=SEQUENCE,
+            seeds=Seeds(data=data, model=1),
+            mixture=self.mixture,
+            components={"topics": self.root / "tokens"},
+            tokenizer=self.root / "tokenizer",
+            keep_steps=keep_steps,
+        )
 
-    def train(self, output: Path, **given: Any) -> TrainingFacts:
+    def train(
+        self,
+        output: Path,
+        *,
+        checkpoint_steps: int | None = 10,
+        follow: Follow = unfollowed,
+        beginning: Beginning | None = None,
+        **course: Any,
+    ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
-        extra = {name: given.pop(name) for name in ("plateau", "other_data") if name in given}
         train: Trainer = partial(train_student, cluster=self.stand.cluster)
-        return train(output, **self.course(**given), log=self.messages.append, **extra)
+        return train(
+            output,
+            self.course(**course),
+            log=self.messages.append,
+            follow=follow,
+            execution=Execution(checkpoint_steps=checkpoint_steps, micro_batch=1),
+            beginning=beginning,
+        )
 
-    def train_plateau(self, output: Path) -> TrainingFacts:
+    def train_plateau(self, output: Path, *, until: int | None = None, **course: Any) -> TrainingFacts:
         output.mkdir(exist_ok=True)
-        return train_plateau(output, **self.course(), log=self.messages.append, cluster=self.stand.cluster)
+        train: PlateauTrainer = partial(train_plateau, cluster=self.stand.cluster)
+        execution = Execution(checkpoint_steps=10, micro_batch=1)
+        return train(output, self.course(**course), log=self.messages.append, execution=execution, until=until)
 
     def on(self, folder: Path, *, seed: int, steps: int = STEPS) -> Study:
         """The same with another mixture."""
@@ -117,7 +144,7 @@ def gone(pid: int) -> bool:
 def test_a_run_leaves_a_model_a_curve_and_its_facts(study: Study, tmp_path: Path) -> None:
     output = tmp_path / "output"
     facts = study.train(output)
-    assert sorted(path.name for path in output.iterdir()) == ["losses.parquet", "model"]
+    assert sorted(path.name for path in output.iterdir()) == ["losses.parquet", "model", "order.parquet"]
     model = AutoModelForCausalLM.from_pretrained(output / "model")
     words = AutoTokenizer.from_pretrained(output / "model")
     assert facts.parameters == model.num_parameters() == STUDENT.parameters(len(words))
@@ -149,10 +176,11 @@ def test_a_failed_run_is_taken_up_at_its_last_whole_checkpoint(study: Study, tmp
         study.train(output)
     study.stand.behave()
     study.messages.clear()
-    facts = study.train(output)
+    followed: list[LossPoint] = []
+    facts = study.train(output, follow=followed.append)
     assert study.messages[:2] == ["checkpoint 30 is incomplete and set aside", "taken up at step 20"]
     assert facts.resumed_from == 20
-    assert facts.curve == uninterrupted.curve
+    assert facts.curve == uninterrupted.curve == tuple(followed)
     assert not (output / "work").exists()
 
 
@@ -240,8 +268,8 @@ def test_a_run_from_its_plateau_has_the_curve_of_one_in_one_go(study: Study, tmp
     whole = study.train(tmp_path / "whole")
     plateau = study.train_plateau(tmp_path / "plateau")
     assert (plateau.steps, plateau.curve) == (28, whole.curve[:28])
-    assert sorted(path.name for path in (tmp_path / "plateau").iterdir()) == ["state"]
-    facts = study.train(tmp_path / "run", plateau=tmp_path / "plateau")
+    assert sorted(path.name for path in (tmp_path / "plateau").iterdir()) == ["model", "order.parquet", "state"]
+    facts = study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "plateau"))
     assert (facts.resumed_from, facts.curve) == (28, whole.curve)
 
 
@@ -251,25 +279,77 @@ def test_a_decay_variant_reads_the_new_data_behind_the_plateau_killed_or_not(stu
     other = study.on(tmp_path / "other", seed=9)
     study.stand.behave(fail_at=36)
     with pytest.raises(TrainingError):
-        other.train(output, plateau=plateau, other_data=True, checkpoint_steps=2)
+        other.train(output, beginning=Beginning(folder=plateau, other_data=True), checkpoint_steps=2)
     told = yaml.safe_load((work(output) / "config.yaml").read_text())
     assert [stage["start_training_step"] for stage in told["data_stages"]] == [1, 29]
     assert told["checkpoints"]["resume_checkpoint_path"] == str(plateau / "state")
     study.stand.behave()
-    facts = other.train(output, plateau=plateau, other_data=True, checkpoint_steps=2)
+    facts = other.train(output, beginning=Beginning(folder=plateau, other_data=True), checkpoint_steps=2)
     assert facts.resumed_from == 34
     assert facts.curve[:28] == before.curve
     assert all(point.loss > 2 for point in facts.curve[28:])  # the stand-in adds 1 in a second stage
 
 
+def models(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / "steps").iterdir())
+
+
+def test_models_on_the_way_are_kept_whatever_way_the_run_took(study: Study, tmp_path: Path) -> None:
+    study.train(tmp_path / "whole", keep_steps=8)
+    assert models(tmp_path / "whole") == ["16", "24", "32", "8"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / "steps" / "16")
+    assert AutoTokenizer.from_pretrained(tmp_path / "whole" / "steps" / "16").eos_token
+    assert model.num_parameters() == STUDENT.parameters(512)
+
+    study.stand.behave(fail_at=27)
+    with pytest.raises(TrainingError):
+        study.train(tmp_path / "failed", keep_steps=8, checkpoint_steps=2)
+    run = work(tmp_path / "failed")
+    assert sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]*")) == [22, 24, 26]
+    (run / "checkpoints" / "26" / "model_config.json").unlink()
+    (run / "checkpoints" / "24" / "model_config.json").unlink()
+    study.stand.behave()
+    assert study.train(tmp_path / "failed", keep_steps=8, checkpoint_steps=2).resumed_from == 22
+    assert models(tmp_path / "failed") == ["16", "24", "32", "8"]
+
+    other = study.on(tmp_path / "other", seed=9)
+    early, plateau = tmp_path / "early", tmp_path / "plateau"
+    study.train_plateau(early, until=16, keep_steps=8)
+    study.train_plateau(plateau, keep_steps=8)
+    assert (models(early), models(plateau)) == (["16", "8"], ["16", "24", "8"])
+    for name, begun in (("early", Beginning(folder=early, step=16)), ("plateau", Beginning(folder=plateau))):
+        study.train(tmp_path / f"from_{name}", keep_steps=8, beginning=begun)
+        assert models(tmp_path / f"from_{name}") == ["16", "24", "32", "8"]
+    other.train(tmp_path / "decayed", keep_steps=8, beginning=Beginning(folder=plateau, other_data=True))
+    assert models(tmp_path / "decayed") == ["32"]
+
+
+def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(study: Study, tmp_path: Path) -> None:
+    whole = study.train(tmp_path / "whole")
+    early = study.train_plateau(tmp_path / "early", until=10)
+    assert (early.steps, early.curve) == (10, whole.curve[:10])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "early" / "model")
+    assert model.num_parameters() == early.parameters
+    gone_on = study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "early", step=10))
+    assert (gone_on.resumed_from, gone_on.curve) == (10, whole.curve)
+    assert order(tmp_path / "run") == order(tmp_path / "whole")
+    assert order(tmp_path / "early") == order(tmp_path / "whole")[:40]
+    with pytest.raises(TrainingError, match="ends at step 10, this run goes on from step 12"):
+        study.train(tmp_path / "other", beginning=Beginning(folder=tmp_path / "early", step=12))
+
+
+def order(output: Path) -> list[dict[str, Any]]:
+    return pq.read_table(output / "order.parquet").to_pylist()
+
+
 def test_a_plateau_that_does_not_fit_is_refused(study: Study, tmp_path: Path) -> None:
     study.train_plateau(tmp_path / "plateau")
     shorter = study.on(tmp_path / "shorter", seed=5, steps=20)
-    with pytest.raises(TrainingError, match=r"ends at step 28, this run decays from step 14: give both mixtures"):
-        shorter.train(tmp_path / "run", plateau=tmp_path / "plateau", other_data=True)
+    with pytest.raises(TrainingError, match=r"ends at step 28, this run goes on from step 14: give both mixtures"):
+        shorter.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "plateau", other_data=True))
     (tmp_path / "plateau" / "state" / "model_config.json").unlink()
     with pytest.raises(TrainingError, match="no whole plateau of nanotron's"):
-        study.train(tmp_path / "run", plateau=tmp_path / "plateau")
+        study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "plateau"))
 
 
 @pytest.mark.parametrize(
@@ -281,9 +361,8 @@ def test_a_plateau_that_does_not_fit_is_refused(study: Study, tmp_path: Path) ->
     ],
 )
 def test_what_nanotron_cannot_do_is_refused(study: Study, tmp_path: Path, execution: Execution, message: str) -> None:
-    course = {**study.course(), "execution": execution}
     with pytest.raises(TrainingError, match=message):
-        train_student(tmp_path, **course, log=print, cluster=study.stand.cluster)
+        train_student(tmp_path, study.course(), execution=execution, log=print, cluster=study.stand.cluster)
 
 
 def test_nodes_meet_where_they_are_told_and_the_others_get_the_same_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ from finephrase_dagster.study.graph import STAGES, Item, items
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.places import REPOSITORY, Places
 from finephrase_dagster.study.plan import Plan, Terms, plan
+from finephrase_dagster.study.spec import Study
 from installation import Installation
 from test_cli import finephrase
 
@@ -191,7 +193,7 @@ def test_a_dataset_whose_audit_failed_is_named_with_what_it_holds_up(tmp_path: P
             return Product(files=[folder / "content.txt"], facts=facts)
 
         item.artifact().made_by(make)
-    (warning,) = plan(lineage).warnings
+    (warning,) = [said for said in plan(lineage).warnings if "did not pass" in said]
     assert warning.startswith("audits/rephraser__package_readmes_audit/faq: did not pass (form); mixtures/mixture/")
     assert "mixtures/mixture/faq_and_raw" in warning
     assert "13 partitions behind" in warning  # three mixtures of two students each, their scores, the leaderboard
@@ -396,3 +398,21 @@ def test_a_study_that_was_made_is_current_and_a_change_is_priced_by_what_it_took
     completions, throughput = after["stages"]["synthetic"]["basis"][:2]
     assert completions == "completions: measured here on 24 documents"
     assert throughput.startswith("throughput: measured here over ")
+
+
+def test_a_mixture_that_would_repeat_its_data_too_often_is_warned_of_before_anything_is_made(lineage: Lineage) -> None:
+    assert not [said for said in plan(lineage).warnings if "times" in said]
+    fields = lineage.study.model_dump()
+    fields["mixtures"]["readmes_raw"]["tokens"] = 80_000_000
+    (said,) = [
+        said
+        for said in plan(Lineage(study=Study.model_validate(fields), places=lineage.places)).warnings
+        if "times" in said
+    ]
+    assert re.match(r"mixtures\.readmes_raw: a student sees package_readmes about \d+\.\d times: beyond 4 times", said)
+
+
+def test_a_tokenizer_that_is_not_there_is_warned_of(lineage: Lineage, tmp_path: Path) -> None:
+    fields = lineage.study.model_dump() | {"tokenizer": {"model": str(tmp_path / "nowhere")}}
+    found = plan(Lineage(study=Study.model_validate(fields), places=lineage.places))
+    assert any(said.startswith(f"tokenizer: there is no folder {tmp_path}/nowhere") for said in found.warnings)

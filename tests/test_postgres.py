@@ -23,7 +23,7 @@ from postgres_server import PostgresServer
 
 SECRETS = {
     name: f"sesame-{number}-planted"
-    for number, name in enumerate(("FINEPHRASE_API_KEY", "FINEPHRASE_WEBHOOK", "MLFLOW_TRACKING_PASSWORD"))
+    for number, name in enumerate(("FINEPHRASE_API_KEY", "FINEPHRASE_FAILURE_WEBHOOK", "MLFLOW_TRACKING_PASSWORD"))
 }
 SETTINGS = REPOSITORY / "deploy" / "postgres" / "dagster.yaml"
 WRITER = """

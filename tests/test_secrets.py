@@ -28,7 +28,7 @@ def rephrase(folder: Path, endpoint: str) -> subprocess.CompletedProcess[str]:
         env={
             **os.environ,
             "FINEPHRASE_API_KEY": KEY,
-            "FINEPHRASE_WEBHOOK": WEBHOOK,
+            "FINEPHRASE_FAILURE_WEBHOOK": WEBHOOK,
             "PGPASSWORD": DATABASE,
             "FINEPHRASE_DATA": str(folder / "data"),
         },

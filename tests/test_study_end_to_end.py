@@ -103,14 +103,19 @@ def test_mlflow_has_one_finished_run_a_checkpoint_with_curve_scores_and_mixture(
     client = MlflowClient(f"sqlite:///{finished.places.tracking_store}")
     experiment = client.get_experiment_by_name("finephrase/small")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    assert {run.info.run_name for run in runs} == set(finished.lineage.study.student_runs)
+    everything = client.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in everything} == {"FINISHED"}
+    runs = [run for run in everything if run.data.tags["dagster.asset"] == "training/checkpoint"]
+    assert sorted(run.info.run_name for run in runs) == sorted(finished.lineage.study.student_runs)
+    (plateau,) = [run for run in everything if run not in runs]
+    assert plateau.info.run_name == "raw__nano__data0_model0 (plateau)"
     for run in runs:
-        assert run.info.status == "FINISHED"
         assert {"macro", "micro", "gsm8k", "GK", "final_loss"} <= set(run.data.metrics)
         assert run.data.tags["dagster.asset"] == "training/checkpoint"
         assert run.data.params["model_seed"] == "0"
-        assert len(client.get_metric_history(run.info.run_id, "loss")) > 3
+        history = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "loss")]
+        curve = finished.lineage.checkpoint(run.info.run_name).manifest()["curve"]
+        assert history == [(point["step"], point["loss"]) for point in curve]
         files = {file.path for file in client.list_artifacts(run.info.run_id)}
         assert "mixture.json" in files
         if "faq" in run.info.run_name:

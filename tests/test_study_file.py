@@ -56,6 +56,26 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda f: f["mixtures"]["readmes_raw"]["components"].update(package_readmes=0),
         "mixtures.readmes_raw.components.package_readmes: .* greater than 0",
     ),
+    "a weight that gets no window": (
+        lambda f: f["mixtures"]["faq_and_raw"]["components"].update(package_readmes=1e6),
+        "rephraser__package_readmes/faq: gets none of the 625 windows of 256 tokens; raise its weight",
+    ),
+    "a final rate above the rate": (
+        lambda f: f["students"]["nano"].update(final_learning_rate=1),
+        "students.nano: final_learning_rate 1 is above learning_rate 0.002, from which it decays; lower it",
+    ),
+    "a decay with nothing before it": (
+        lambda f: (
+            f["students"]["nano"].update(warmup_fraction=0, decay_fraction=1),
+            f.update(
+                runs=[
+                    {"mixtures": ["readmes_raw"], "students": ["nano"]},
+                    {"mixtures": ["faq_and_raw"], "students": ["nano"], "decay_from": "readmes_raw"},
+                ]
+            ),
+        ),
+        r"runs\[1\]\.decay_from: nano has decay_fraction 1 and thus nothing before its decay; lower it",
+    ),
     "a missing field": (lambda f: f.pop("gates"), "gates: is missing; add it"),
     "a misspelt field": (lambda f: f.update(seads=[]), "seads: is not a field here; remove it or correct its name"),
     "an unknown task": (lambda f: f["evaluation"]["tasks"].append("chess"), "evaluation.tasks"),
@@ -305,7 +325,7 @@ def test_however_the_text_is_broken_the_answer_is_a_study_or_a_study_error(
         assert str(path) in str(error)
 
 
-@given(st.dictionaries(st.sampled_from(["package_readmes", "language_reference"]), st.floats(0.01, 100), min_size=1))
+@given(st.dictionaries(st.sampled_from(["package_readmes", "language_reference"]), st.floats(1, 100), min_size=1))
 def test_weights_are_shares(components: dict[str, float]) -> None:
     fields = copy.deepcopy(FIELDS)
     fields["mixtures"]["readmes_raw"]["components"] = components

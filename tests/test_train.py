@@ -26,6 +26,7 @@ from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.places import REPOSITORY
 from finephrase_dagster.study.student import Mixture, Seeds, Student
 from finephrase_dagster.train.checkpoint import last_checkpoint, mark_whole
+from finephrase_dagster.train.course import Beginning, Course
 from finephrase_dagster.train.mixture import mix, read_windows
 from finephrase_dagster.train.sequences import Sequences, positions
 from finephrase_dagster.train.student import build_student
@@ -35,12 +36,16 @@ from finephrase_dagster.train.trainer import adamw, train_plateau, train_student
 from finephrase_dagster.train.training import (
     DEFAULT,
     Execution,
+    Follow,
+    LossPoint,
+    PlateauTrainer,
     Trainer,
     TrainingDiverged,
     TrainingError,
     TrainingFacts,
     data_order,
     learning_rate_factor,
+    unfollowed,
 )
 
 SEQUENCE = 32
@@ -77,23 +82,20 @@ class Study:
         model: int = 1,
         student: Student = STUDENT,
         log: Callable[[str], None] = lambda _: None,
+        follow: Follow = unfollowed,
         execution: Execution = DEFAULT,
         keep_steps: int | None = None,
-        plateau: Path | None = None,
-        plateau_step: int | None = None,
-        other_data: bool = False,
+        beginning: Beginning | None = None,
     ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
         train: Trainer = train_student
         return train(
             output,
-            **self.course(student, data, model),
+            self.course(student, data, model, keep_steps),
             log=log,
+            follow=follow,
             execution=execution,
-            keep_steps=keep_steps,
-            plateau=plateau,
-            plateau_step=plateau_step,
-            other_data=other_data,
+            beginning=beginning,
         )
 
     def train_plateau(
@@ -106,19 +108,19 @@ class Study:
         until: int | None = None,
     ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
-        return train_plateau(
-            output, **self.course(student, 1, 1), log=log, execution=SAVING, keep_steps=keep_steps, until=until
-        )
+        train: PlateauTrainer = train_plateau
+        return train(output, self.course(student, 1, 1, keep_steps), log=log, execution=SAVING, until=until)
 
-    def course(self, student: Student, data: int, model: int) -> dict[str, Any]:
-        return {
-            "student": student,
-            "sequence": SEQUENCE,
-            "seeds": Seeds(data=data, model=model),
-            "mixture": self.mixture,
-            "components": self.components,
-            "tokenizer": self.tokenizer,
-        }
+    def course(self, student: Student, data: int, model: int, keep_steps: int | None) -> Course:
+        return Course(
+            student=student,
+            sequence=SEQUENCE,
+            seeds=Seeds(data=data, model=model),
+            mixture=self.mixture,
+            components=self.components,
+            tokenizer=self.tokenizer,
+            keep_steps=keep_steps,
+        )
 
     def on(self, folder: Path, *, seed: int, steps: int = 40) -> Study:
         """The same with another mixture of the same tokens."""
@@ -147,7 +149,12 @@ def train_and_die(study: Study, output: Path) -> None:
 def decay_and_die(study: Study, output: Path, plateau: Path) -> None:
     """Trains the decay in a process of its own, which is killed in its 32nd step."""
     torch.set_num_threads(1)
-    study.train(output, log=killing(32), execution=Execution(checkpoint_steps=2), plateau=plateau, other_data=True)
+    study.train(
+        output,
+        log=killing(32),
+        execution=Execution(checkpoint_steps=2),
+        beginning=Beginning(folder=plateau, other_data=True),
+    )
 
 
 def killed(study: Study, output: Path) -> Path:
@@ -201,6 +208,10 @@ def trained(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 def weights(output: Path) -> bytes:
     return (output / "model" / "model.safetensors").read_bytes()
+
+
+def order(output: Path) -> list[dict[str, Any]]:
+    return pq.read_table(output / "order.parquet").to_pylist()
 
 
 def test_the_student_has_the_study_s_architecture() -> None:
@@ -351,10 +362,10 @@ def test_a_student_learns_and_its_facts_are_exact(study: Study, trained: tuple[P
 def test_what_a_student_saw_is_listed_in_its_order_with_the_documents(
     study: Study, trained: tuple[Path, TrainingFacts]
 ) -> None:
-    rows = pq.read_table(trained[0] / "order.parquet").to_pylist()
+    rows = order(trained[0])
     windows = read_windows(study.mixture, sequence=SEQUENCE)
-    order = data_order(len(windows), seed=1)[: 40 * 4]
-    assert [row["start"] for row in rows] == windows.start[order].tolist()
+    places = data_order(len(windows), seed=1)[: 40 * 4]
+    assert [row["start"] for row in rows] == windows.start[places].tolist()
     assert {row["component"] for row in rows} == {"topics"}
     ends = TokenSet(study.components["topics"]).document_ends
     for row in rows:
@@ -405,15 +416,16 @@ def test_a_killed_run_ends_with_the_weights_and_the_curve_of_an_uninterrupted_on
     output, facts = trained
     work = killed(study, tmp_path)
     assert not (tmp_path / "model").exists()
+    followed: list[LossPoint] = []
     assert sorted(folder.name for folder in work.iterdir()) == ["checkpoint-10", "checkpoint-20"]
 
     # The latest one is torn as by a full disk: the one before it counts.
     (work / "checkpoint-20" / "optimizer.pt").write_bytes(b"half")
     messages: list[str] = []
-    resumed = study.train(tmp_path, log=messages.append, execution=SAVING)
+    resumed = study.train(tmp_path, log=messages.append, follow=followed.append, execution=SAVING)
     assert messages[:2] == ["checkpoint checkpoint-20 is incomplete and set aside", "taken up at step 10"]
     assert resumed.resumed_from == 10
-    assert resumed.curve == facts.curve
+    assert resumed.curve == facts.curve == tuple(followed)
     assert weights(tmp_path) == weights(output)
     assert not (tmp_path / "work").exists()
 
@@ -472,8 +484,8 @@ def test_a_run_from_its_plateau_ends_with_the_weights_and_the_curve_of_one_in_on
     output, facts = trained
     plateau = study.train_plateau(tmp_path / "plateau")
     assert (plateau.steps, plateau.curve) == (28, facts.curve[:28])
-    assert sorted(file.name for file in (tmp_path / "plateau").iterdir()) == ["model", "state"]
-    gone_on = study.train(tmp_path / "run", plateau=tmp_path / "plateau")
+    assert sorted(file.name for file in (tmp_path / "plateau").iterdir()) == ["model", "order.parquet", "state"]
+    gone_on = study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "plateau"))
     assert gone_on.resumed_from == 28
     assert gone_on.curve == facts.curve
     assert weights(tmp_path / "run") == weights(output)
@@ -486,11 +498,16 @@ def test_a_decay_variant_sees_the_new_mixture_after_the_plateau_alone_killed_or_
     plateau = tmp_path / "plateau"
     study.train_plateau(plateau)
     other = study.on(tmp_path / "other", seed=5)
-    decayed = other.train(tmp_path / "decayed", plateau=plateau, other_data=True)
+    decayed = other.train(tmp_path / "decayed", beginning=Beginning(folder=plateau, other_data=True))
     assert decayed.steps == 40
     assert decayed.curve[:28] == trained[1].curve[:28]
     assert decayed.curve[28:] != trained[1].curve[28:]
     assert weights(tmp_path / "decayed") != weights(trained[0])
+    seen, before = order(tmp_path / "decayed"), order(trained[0])
+    assert seen[: 28 * 4] == before[: 28 * 4]
+    windows = read_windows(other.mixture, sequence=SEQUENCE)
+    places = data_order(len(windows), seed=1)[28 * 4 : 40 * 4]
+    assert [row["start"] for row in seen[28 * 4 :]] == windows.start[places].tolist()
 
     process = multiprocessing.get_context("spawn").Process(
         target=decay_and_die, args=(other, tmp_path / "killed", plateau)
@@ -498,7 +515,11 @@ def test_a_decay_variant_sees_the_new_mixture_after_the_plateau_alone_killed_or_
     process.start()
     process.join(timeout=300)
     assert process.exitcode == -signal.SIGKILL
-    again = other.train(tmp_path / "killed", plateau=plateau, other_data=True, execution=Execution(checkpoint_steps=2))
+    again = other.train(
+        tmp_path / "killed",
+        beginning=Beginning(folder=plateau, other_data=True),
+        execution=Execution(checkpoint_steps=2),
+    )
     assert again.resumed_from >= 30
     assert again.curve == decayed.curve
     assert weights(tmp_path / "killed") == weights(tmp_path / "decayed")
@@ -518,11 +539,16 @@ def test_models_that_are_kept_on_the_way_are_those_of_their_steps_whatever_way_t
 
     plateau = tmp_path / "plateau"
     study.train_plateau(plateau, keep_steps=10)
-    study.train(tmp_path / "gone_on", keep_steps=10, plateau=plateau)
+    study.train(tmp_path / "gone_on", keep_steps=10, beginning=Beginning(folder=plateau))
     for name, path in kept.items():
         same = tmp_path / "gone_on" / "steps" / name / "model.safetensors"
         assert same.read_bytes() == (path / "model.safetensors").read_bytes()
-    study.train(tmp_path / "decayed", keep_steps=10, plateau=plateau, other_data=True)
+    early = tmp_path / "early"
+    study.train_plateau(early, keep_steps=10, until=20)
+    assert sorted(path.name for path in (early / "steps").iterdir()) == ["10", "20"]
+    study.train(tmp_path / "went_on", keep_steps=10, beginning=Beginning(folder=early, step=20))
+    assert sorted(path.name for path in (tmp_path / "went_on" / "steps").iterdir()) == sorted(kept)
+    study.train(tmp_path / "decayed", keep_steps=10, beginning=Beginning(folder=plateau, other_data=True))
     assert [path.name for path in (tmp_path / "decayed" / "steps").iterdir()] == ["30"]
 
 
@@ -533,7 +559,7 @@ def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(
     early = study.train_plateau(tmp_path / "early", until=10)
     assert (early.steps, early.curve) == (10, trained[1].curve[:10])
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "early" / "model").num_parameters() == early.parameters
-    gone_on = study.train(tmp_path / "run", plateau=tmp_path / "early", plateau_step=10)
+    gone_on = study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "early", step=10))
     assert gone_on.resumed_from == 10
     assert gone_on.curve == trained[1].curve
     assert weights(tmp_path / "run") == weights(trained[0])
@@ -543,8 +569,44 @@ def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(
 def test_a_plateau_of_another_length_is_refused(study: Study, tmp_path: Path) -> None:
     study.train_plateau(tmp_path / "plateau")
     shorter = study.on(tmp_path / "shorter", seed=5, steps=20)
-    with pytest.raises(TrainingError, match=r"ends at step 28, this run decays from step 14: give both mixtures"):
-        shorter.train(tmp_path / "run", plateau=tmp_path / "plateau", other_data=True)
+    with pytest.raises(TrainingError, match=r"ends at step 28, this run goes on from step 14: give both mixtures"):
+        shorter.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "plateau", other_data=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"components": {}}, "names topics, of which no tokens are given"),
+        ({"mixture": "nowhere"}, "is not there: draw the mixture first"),
+        ({"mixture": "torn"}, "cannot be read .*: draw the mixture again"),
+        ({"tokenizer": "nowhere"}, r"there is no tokenizer\.json"),
+        ({"sequence": 64}, "has windows of 32 tokens, 64 are wanted: draw the mixture again"),
+    ],
+)
+def test_a_course_on_what_is_not_there_is_refused(
+    study: Study, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "windows.parquet").write_bytes(b"PAR1")
+    given = {name: tmp_path / value if isinstance(value, str) else value for name, value in changes.items()}
+    with pytest.raises(ValueError, match=message):
+        train_student(tmp_path, replace(study.course(STUDENT, 1, 1, None), **given), log=print)
+
+
+def test_an_attention_kernel_that_does_not_exist_is_refused(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="attention 'flash_atention' cannot be used"):
+        study.train(tmp_path, execution=Execution(attention="flash_atention"))
+
+
+@pytest.mark.slow
+def test_a_plateau_that_is_torn_or_none_is_refused(study: Study, tmp_path: Path) -> None:
+    study.train_plateau(tmp_path / "plateau", until=10)
+    (tmp_path / "plateau" / "state" / "optimizer.pt").write_bytes(b"half")
+    for folder in (tmp_path / "plateau", tmp_path / "nowhere"):
+        with pytest.raises(TrainingError, match=r"state is no whole plateau: train the plateau again"):
+            study.train(tmp_path / "run", beginning=Beginning(folder=folder, step=10))
+    with pytest.raises(TrainingError, match=r"order\.parquet cannot be read .*: train the plateau again"):
+        study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "nowhere", other_data=True))
 
 
 def test_a_schedule_without_decay_has_no_plateau(study: Study, tmp_path: Path) -> None:

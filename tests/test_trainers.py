@@ -36,11 +36,11 @@ def test_what_one_trainer_made_is_not_the_other_s(lineage: Lineage) -> None:
     assert cluster.mixture(cluster.study.student_runs[run].mixture).complete
 
 
-def test_models_on_the_way_are_kept_by_one_trainer_alone(lineage: Lineage) -> None:
+@pytest.mark.parametrize("trainer", ["transformers", "nanotron"])
+def test_either_trainer_may_be_looked_at_and_stopped_on_the_way(lineage: Lineage, trainer: str) -> None:
     evaluation = lineage.evaluation.model_dump() | {"every": 10}
-    assert trained_by(lineage, evaluation=evaluation).evaluation.every == 10
-    with pytest.raises(ValueError, match="nanotron keeps no models on the way"):
-        trained_by(lineage, trainer="nanotron", evaluation=evaluation)
+    study = trained_by(lineage, trainer=trainer, evaluation=evaluation, early_stop={"step": 100, "keep": 0.5}).study
+    assert (study.evaluation and study.evaluation.every, bool(study.rivals)) == (10, True)
 
 
 def test_a_checkpoint_without_models_on_the_way_does_not_stand_for_one_with_them(lineage: Lineage) -> None:

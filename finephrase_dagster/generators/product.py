@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +17,18 @@ from finephrase_dagster.study.generator import Sampling
 from finephrase_dagster.study.lineage import Lineage
 
 
-def make_generator(lineage: Lineage, name: str, folder: Path, *, log: Callable[[str], None]) -> Product:
+def make_generator(
+    lineage: Lineage,
+    name: str,
+    folder: Path,
+    *,
+    log: Callable[[str], None],
+    device: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Product:
     """Puts the model of a generator into `folder/model`, as files or as a link to where they lie.
+
+    Args:
+        device: what is entered while a model is trained.
 
     Raises:
         ModelError: it cannot be had.
@@ -32,7 +43,9 @@ def make_generator(lineage: Lineage, name: str, folder: Path, *, log: Callable[[
         assert spec.embedded is not None
         sources = [lineage.source(source).folder for source in spec.embedded.sources]
         documents = [document for source in sources for document in read_corpus(source)]
-        facts = asdict(train_generator(model, spec=spec.embedded, context=spec.context, documents=documents, log=log))
+        with device():
+            trained = train_generator(model, spec=spec.embedded, context=spec.context, documents=documents, log=log)
+        facts = asdict(trained)
     found = resolve_model(str(model) if spec.trained_here else spec.model, model)
     if Path(found.folder) != model:
         model.unlink(missing_ok=True)

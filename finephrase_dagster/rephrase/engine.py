@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -87,6 +87,21 @@ class EngineFlagRefused(ValueError):
     """The study sets an engine flag that is not its own to set there."""
 
 
+class Held(Protocol):
+    """Devices that an engine holds while it runs."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables by which its processes see these devices alone."""
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """What its processes inherit, so that the devices are held until the last of them has ended."""
+
+    def release(self) -> None:
+        """Lets others have them."""
+
+
 class EngineLike(Protocol):
     """Where a model answers OpenAI's chat completions."""
 
@@ -137,7 +152,15 @@ class Engine:
     """
 
     def __init__(
-        self, *, model: Path, name: str, context: int, flags: Flags, log: Path, start_seconds: float = 1800
+        self,
+        *,
+        model: Path,
+        name: str,
+        context: int,
+        flags: Flags,
+        log: Path,
+        devices: Callable[[], Held] | None = None,
+        start_seconds: float = 1800,
     ) -> None:
         """Describes an engine; nothing is started yet.
 
@@ -147,6 +170,7 @@ class Engine:
             context: tokens of prompt and completion together.
             flags: vLLM's flags, such as `max_num_seqs: 64`; True is a switch, False its `--no-` form.
             log: the file that keeps all the server says; later starts add to it.
+            devices: takes the devices that it needs, from its start to its stop; None: nobody else uses them.
             start_seconds: how long a start may take while the server is alive.
 
         Raises:
@@ -170,14 +194,19 @@ class Engine:
         if chosen.get("enable_chunked_prefill") is False:
             chosen["max_num_batched_tokens"] = max(int(chosen.get("max_num_batched_tokens", 0)), context)
         self._arguments = ["--model", str(model), "--served-model-name", name, *arguments(chosen)]
+        self._devices = devices
+        self._held: Held | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._port = 0
         self._log_start = 0
 
     @classmethod
-    def of(cls, generator: Generator, *, model: Path, name: str, log: Path) -> Engine:
+    def of(
+        cls, generator: Generator, *, model: Path, name: str, log: Path, devices: Callable[[], Held] | None = None
+    ) -> Engine:
         """The engine of a study's generator."""
-        return cls(model=model, name=name, context=generator.context, flags=generator.engine, log=log)
+        flags, context = generator.engine, generator.context
+        return cls(model=model, name=name, context=context, flags=flags, log=log, devices=devices)
 
     @property
     def url(self) -> str:
@@ -197,6 +226,8 @@ class Engine:
             return self
         self.log.parent.mkdir(parents=True, exist_ok=True)
         try:
+            if self._held is None and self._devices is not None:
+                self._held = self._devices()
             self._launch()
             self._wait()
         except BaseException:
@@ -214,7 +245,7 @@ class Engine:
         Raises:
             EngineFailed: as for `start`.
         """
-        self.stop()
+        self._end()  # and keeps its devices
         self.start()
 
     def _launch(self) -> None:
@@ -230,7 +261,8 @@ class Engine:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(),
+                env={**environment(), **(self._held.environment if self._held else {})},
+                pass_fds=self._held.files if self._held else (),
                 start_new_session=True,
             )
 
@@ -262,7 +294,13 @@ class Engine:
         return EngineFailed(f"engine {self.model} {what}. It said last:\n{said}\nAll it said: {self.log}")
 
     def stop(self) -> None:
-        """Ends the server and all its processes; does nothing if there are none."""
+        """Ends the server and all its processes, and lets go of its devices; does nothing if there are none."""
+        self._end()
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
+
+    def _end(self) -> None:
         process, self._guard = self._guard, None
         if process is None:
             return

@@ -9,8 +9,6 @@ from typing import Any
 Variant = tuple[str, str, str | None]
 """Mixture, student, and the mixture whose run was decayed."""
 Interval = tuple[float, float]
-MANY_EPOCHS = 4
-"""Repetition up to which more passes are about as good as new text (Muennighoff et al., arXiv 2305.16264)."""
 Z = 1.96
 """Standard errors that a difference has to exceed to be more than noise, 95 % of the time."""
 

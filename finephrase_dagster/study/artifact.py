@@ -110,6 +110,11 @@ class Artifact:
     def complete(self) -> bool:
         return (self.folder / MANIFEST).exists()
 
+    @property
+    def size_bytes(self) -> int:
+        """What its files take on disk."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
     def manifest(self) -> dict[str, Any]:
         """The manifest of a complete artifact.
 

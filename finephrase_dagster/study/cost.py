@@ -55,7 +55,7 @@ class Estimator:
         self._study = lineage.study
         self._published = published
         self._measured = measured
-        self._expected = Expectations(lineage, published=published, measured=measured)
+        self.expected = Expectations(lineage, published=published, measured=measured)
 
     def cost(self, item: Item) -> Cost:
         """What the item takes, or about what it took if it is there."""
@@ -69,7 +69,7 @@ class Estimator:
 
     def _sources(self, item: Item) -> Cost:
         name = item.partition or ""
-        size = self._expected.size(name)
+        size = self.expected.size(name)
         pace, basis = self._pace("sources", "rows")
         unknown = None
         if not size.tokens:
@@ -99,14 +99,14 @@ class Estimator:
 
     def _synthetic(self, item: Item) -> Cost:
         cell, prompt = self._cell(item)
-        source, size = self._expected.size(cell.source), self._expected.size(f"{cell.name}/{prompt}")
+        source, size = self.expected.size(cell.source), self.expected.size(f"{cell.name}/{prompt}")
         generator = self._study.generators[cell.generator]
         filled = self._published.input_tokens.get(cell.source)
         if filled is None:
             around = len(self._lineage.prompts[prompt].template.encode()) / BYTES_PER_TOKEN
             filled = source.tokens / source.documents + around if source.documents else 0.0
         filled = min(filled, generator.context - generator.max_tokens)
-        rate, basis = self._expected.rate(cell.generator)
+        rate, basis = self.expected.rate(cell.generator)
         seconds = size.tokens / rate.tokens_per_second if rate else 0.0
         return Cost(
             documents=round(size.documents),
@@ -122,7 +122,7 @@ class Estimator:
         )
 
     def _audits(self, item: Item) -> Cost:
-        size = self._expected.size(f"{(item.asset.removeprefix('audits/').removesuffix('_audit'))}/{item.partition}")
+        size = self.expected.size(f"{(item.asset.removeprefix('audits/').removesuffix('_audit'))}/{item.partition}")
         pace, basis = self._pace("audits", "rows")
         return Cost(
             documents=round(size.documents),
@@ -137,7 +137,7 @@ class Estimator:
             basis = "measured here" if took else "seen on two cores"
             return Cost(hours=_hours(took or OVERHEAD_SECONDS), disk_bytes=10_000_000, basis=(f"time: {basis}",))
         cell = item.asset.removeprefix("tokens/").removesuffix("_tokens")
-        size = self._expected.size(item.partition if cell == "corpus" else f"{cell}/{item.partition}")
+        size = self.expected.size(item.partition if cell == "corpus" else f"{cell}/{item.partition}")
         pace, basis = self._pace("tokens", "tokens")
         return Cost(
             documents=round(size.documents),

@@ -31,7 +31,7 @@ _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 class StudyError(ValueError):
-    """A study file is wrong; the message names file, field and remedy."""
+    """A study file, or another that a person wrote for it, is wrong; the message names file, field and remedy."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -81,7 +81,7 @@ def read_study(path: Path, *, prompts: Path = PROMPTS, registries: Path = STUDIE
         StudyError: no such file, not YAML, or fields that are missing, unknown or contradictory; or a
             registry that is wrong.
     """
-    fields = _fields(path, "study")
+    fields = read_fields(path, "study", example="studies/demo.yaml")
     try:
         names = prompt_names(prompts)
     except PromptError as error:
@@ -93,7 +93,7 @@ def read_study(path: Path, *, prompts: Path = PROMPTS, registries: Path = STUDIE
     try:
         return full_study(fields, Library(registries=found, prompts=names))
     except Contradictions as error:
-        raise _wrong("study", path, error.problems) from error
+        raise wrong_file("study", path, error.problems) from error
 
 
 def read_registry(section: str, folder: Path = STUDIES) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def read_registry(section: str, folder: Path = STUDIES) -> dict[str, Any]:
         StudyError: it cannot be read, or an entry is not a name with fields.
     """
     path = folder / REGISTRIES[section]
-    entries = _fields(path, "registry")
+    entries = read_fields(path, "registry", example=f"studies/{path.name}")
     wrong = []
     for name, entry in entries.items():
         try:
@@ -113,11 +113,21 @@ def read_registry(section: str, folder: Path = STUDIES) -> dict[str, Any]:
         if not isinstance(entry, dict):
             wrong.append(Problem((name,), f"is {shown(entry)}; write its fields, a line each, indented below it"))
     if wrong:
-        raise _wrong("registry", path, wrong)
+        raise wrong_file("registry", path, wrong)
     return entries
 
 
-def _fields(path: Path, kind: str) -> dict[str, Any]:
+def read_fields(path: Path, kind: str, *, example: str) -> dict[str, Any]:
+    """The fields of a YAML file.
+
+    Args:
+        path: the file.
+        kind: what it is, for messages.
+        example: a file of the project that shows what belongs there.
+
+    Raises:
+        StudyError: it cannot be read, is not YAML, or holds no fields.
+    """
     text = _text(path, kind)
     try:
         fields = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
@@ -129,8 +139,7 @@ def _fields(path: Path, kind: str) -> dict[str, Any]:
     except RecursionError as error:
         raise StudyError(f"{kind} {path}: is nested more than {DEEPEST} levels deep; write it flatter") from error
     if not isinstance(fields, dict) or not fields:
-        shows = "studies/demo.yaml" if kind == "study" else f"studies/{path.name}"
-        raise StudyError(f"{kind} {path}: holds no fields; {shows} shows what belongs there")
+        raise StudyError(f"{kind} {path}: holds no fields; {example} shows what belongs there")
     if flaw := _overgrown(fields):
         raise StudyError(f"{kind} {path}: {flaw}")
     return fields
@@ -179,7 +188,8 @@ def _overgrown(fields: dict[str, Any]) -> str | None:
     return None
 
 
-def _wrong(kind: str, path: Path, problems: list[Problem]) -> StudyError:
+def wrong_file(kind: str, path: Path, problems: list[Problem]) -> StudyError:
+    """What is raised of a file with these mistakes."""
     lines = told(problems)
     more = [f"and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
     text = "\n".join(f"  {line}" for line in [*lines[:MOST_LINES], *more])

@@ -173,6 +173,25 @@ def state(item: Item) -> State:
     return State(status="stale", reasons=tuple(differences(earlier["recipe"], artifact.recipe)) or ("its recipe",))
 
 
+def ready(graph: Mapping[str, Item]) -> list[Item]:
+    """What could be made now: its inputs are there by today's recipes, no audit forbids it, and it is not there."""
+    found = []
+    for item in graph.values():
+        try:
+            status = state(item).status
+        except StudyError:  # a source's files are not there
+            continue
+        if status in ("missing", "stale") and not refused(item, graph):
+            found.append(item)
+    return found
+
+
+def refused(item: Item, graph: Mapping[str, Item]) -> list[str]:
+    """The audits among what an item needs that did not pass; their mixture cannot be made."""
+    audits = [graph[need] for need in item.needs if graph[need].stage == "audits"]
+    return [audit.name for audit in audits if (manifest_of(audit) or {}).get("passed") is False]
+
+
 def states(graph: Mapping[str, Item], data: Path) -> dict[str, State]:
     """The state of every item, followed through the graph: what needs something that is not current is not either.
 

@@ -8,6 +8,7 @@ complete: so an artifact whose inputs are not there yet cannot be named, and ask
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from finephrase_dagster.study.places import Places
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.recipe import dataset_recipe
 from finephrase_dagster.study.source import EmbeddedSource, FilesSource
-from finephrase_dagster.study.spec import Cell, Evaluation, Study
+from finephrase_dagster.study.spec import Cell, Evaluation, Study, task_folder
 from finephrase_dagster.study.versions import CODE
 
 HUB = "hub"
@@ -38,11 +39,8 @@ class Lineage:
         self.study = study
         self.places = places
         self.prompts: dict[str, Prompt] = read_prompts(places.prompts, study.prompts)
-        if study.evaluation is not None and study.evaluation.items != HUB and not self._items.is_dir():
-            raise StudyError(
-                f"study {places.study}: evaluation.items: there is no folder {self._items}; correct the path, or write "
-                "'embedded' or 'hub'"
-            )
+        if study.evaluation is not None and study.evaluation.items != HUB:
+            self._check_items(study.evaluation.tasks)
 
     @classmethod
     def read(cls, places: Places) -> Lineage:
@@ -52,6 +50,19 @@ class Lineage:
             StudyError, PromptError: the study file or one of its prompts is wrong.
         """
         return cls(study=read_study(places.study, prompts=places.prompts), places=places)
+
+    def _check_items(self, tasks: Iterable[str]) -> None:
+        where = f"study {self.places.study}: evaluation.items:"
+        if not self._items.is_dir():
+            raise StudyError(
+                f"{where} there is no folder {self._items}; correct the path, or write 'embedded' or 'hub'"
+            )
+        missing = [folder for task in tasks if not (self._items / (folder := task_folder(task))).is_dir()]
+        if missing:
+            raise StudyError(
+                f"{where} {self._items} has no {', '.join(missing)}; put the items of each task there, or take it "
+                "out of 'tasks'"
+            )
 
     @property
     def sequence(self) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.study.cost import Cost, Estimator
+from finephrase_dagster.study.expectation import Expectations
 from finephrase_dagster.study.figures import Measured, Published
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.generator import Generator
@@ -15,6 +16,7 @@ from finephrase_dagster.study.graph import STAGES, Item, State, items, manifest_
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.source import HubSource
 from finephrase_dagster.study.spec import Study
+from finephrase_dagster.study.student import MANY_EPOCHS
 
 MOVING = ("main", "master")
 
@@ -161,7 +163,12 @@ def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
         if item.stage == "sources" and found[name].status == "missing"
         for reason in found[name].reasons
     ]
-    warnings = [*unreadable, *_failed_audits(graph, found), *_warnings(lineage, terms, published)]
+    warnings = [
+        *unreadable,
+        *_failed_audits(graph, found),
+        *_repeated(lineage.study, estimator.expected),
+        *_warnings(lineage, terms, published),
+    ]
     if any("published sweep" in line for one in planned for line in one.cost.basis) and terms.goodput == 1:
         warnings.append(
             "GPU-hours are ideal, by the published sweep; the study's own runs took about twice as many: see --goodput"
@@ -202,6 +209,23 @@ def _failed_audits(graph: Mapping[str, Item], found: Mapping[str, State]) -> Ite
             )
 
 
+def _repeated(study: Study, expected: Expectations) -> Iterable[str]:
+    """Mixtures of which a student will see a dataset more often than is any use, as far as sizes are known."""
+    many = {}
+    for name, mixture in study.mixtures.items():
+        for component, weight in mixture.weights.items():
+            size = expected.size(component)
+            if size.tokens and (epochs := weight * mixture.tokens / size.tokens) > MANY_EPOCHS:
+                many[f"mixtures.{name}: a student sees {component} about {epochs:.1f} times"] = epochs
+    if many:
+        worst = sorted(many, key=lambda said: -many[said])
+        more = f", and {len(worst) - 3} more like this" if len(worst) > 3 else ""
+        yield (
+            f"{'; '.join(worst[:3])}{more}: beyond {MANY_EPOCHS} times repetition costs score; lower 'tokens' or the "
+            "weight, or take more text"
+        )
+
+
 def _early_stop(study: Study, published: Published) -> Iterable[str]:
     """What an early stop does, and what it would have cost the published study."""
     stop = study.early_stop
@@ -234,6 +258,9 @@ def _warnings(lineage: Lineage, terms: Terms, published: Published) -> Iterable[
     every = lineage.study.evaluation.every if lineage.study.evaluation else None
     if every and all(lineage.study.steps(run) <= every for run in lineage.study.student_runs):
         yield f"evaluation.every: no run has more than {every} steps; lower it, or remove it"
+    tokenizer = lineage.study.tokenizer
+    if tokenizer and tokenizer.model.startswith(("/", ".")) and not Path(tokenizer.model).is_dir():
+        yield f"tokenizer: there is no folder {tokenizer.model}; put the tokenizer there or correct the path"
     for name, generator in lineage.study.generators.items():
         if generator.model.startswith(("/", ".")) and not Path(generator.model).is_dir():
             yield f"generators.{name}: there is no folder {generator.model}; put the model there or correct the path"

@@ -38,6 +38,11 @@ UNCOUNTED = ("arc_cf:challenge",)
 """Tasks that are run beside them and count for nothing."""
 
 
+def task_folder(task: str) -> str:
+    """The name of the folder with a task's items, in a folder that `evaluation.items` names."""
+    return task.replace("_cf", "").replace(":", "_")
+
+
 class Cell(Spec):
     """One generator on one source; its prompts are the partitions."""
 
@@ -157,11 +162,18 @@ class Study(Spec):
 
     def _wrong_in_training(self) -> Iterator[Problem]:
         yield from _repeats(("seeds",), [f"data {seeds.data}, model {seeds.model}" for seeds in self.seeds])
-        if self.trainer == "nanotron" and self.evaluation and self.evaluation.every:
-            message = "nanotron keeps no models on the way; remove it, or write 'trainer: transformers'"
-            yield Problem(("evaluation", "every"), message)
         if self.evaluation:
             yield from _repeats(("evaluation", "tasks"), self.evaluation.tasks)
+        assert self.sequence is not None
+        for name, mixture in self.mixtures.items():
+            windows = mixture.windows(self.sequence)
+            for component in mixture.components if sum(windows.values()) else ():
+                if not windows[component]:
+                    message = (
+                        f"gets none of the {sum(windows.values())} windows of {self.sequence} tokens; raise its weight "
+                        "or the mixture's 'tokens', or take it out"
+                    )
+                    yield Problem(("mixtures", name, "components", component), message)
         for index, grid in enumerate(self.runs or ()):
             for pattern, names in matching(grid.mixtures, self.mixtures).items():
                 if not names:
@@ -199,9 +211,6 @@ class Study(Spec):
         if self.early_stop is None:
             return
         assert self.sequence is not None
-        if self.trainer == "nanotron":
-            message = "nanotron trains without a stop; remove it, or write 'trainer: transformers'"
-            yield Problem(("early_stop",), message)
         if self.evaluation and not set(TASKS) <= set(self.evaluation.tasks):
             yield Problem(("early_stop",), "students are compared by their macro score, which needs all twelve tasks")
         steps = [self.steps(run) for group in self.compared_early.values() for run in group]
@@ -233,10 +242,9 @@ class Study(Spec):
                 flaws.setdefault((index, "is no run, and others decay from it; add it to 'runs'"), []).append(
                     run.base.name
                 )
-            if self.students[run.student].decay_fraction == 0:
-                flaws.setdefault((index, "has decay_fraction 0 and thus no decay to train; give it one"), []).append(
-                    run.student
-                )
+            if (fraction := self.students[run.student].decay_fraction) in (0, 1):
+                missing = "no decay to train; give it one" if fraction == 0 else "nothing before its decay; lower it"
+                flaws.setdefault((index, f"has decay_fraction {fraction:g} and thus {missing}"), []).append(run.student)
             tokens = self.mixtures[run.base.mixture].tokens
             if self.mixtures[run.mixture].tokens != tokens:
                 flaw = f"has other 'tokens' than the {tokens} of {run.base.mixture}; give both the same"

@@ -15,7 +15,7 @@ CODE: Final = {
     "audits": "1",
     "tokens": "2",
     "mixtures": "1",
-    "training": "2",
+    "training": "3",
     "evaluation": "2",
     "leaderboard": "2",
 }

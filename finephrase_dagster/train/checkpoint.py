@@ -37,7 +37,7 @@ def last_checkpoint(work: Path, *, log: Callable[[str], None]) -> Checkpoint | N
         match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
         if match is None:
             continue
-        if not _whole(folder):
+        if not whole(folder):
             log(f"checkpoint {folder.name} is incomplete and set aside")
             number = sum(1 for _ in work.glob(f"torn-*-{folder.name}"))
             folder.rename(work / f"torn-{number}-{folder.name}")
@@ -56,7 +56,8 @@ def _sizes(folder: Path) -> dict[str, int]:
     }
 
 
-def _whole(folder: Path) -> bool:
+def whole(folder: Path) -> bool:
+    """Whether a checkpoint is complete."""
     try:
         return bool(json.loads((folder / WHOLE).read_text(encoding="utf-8")) == _sizes(folder))
     except (OSError, ValueError):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
+import pyarrow as pa
 import torch
 
 from finephrase_dagster.train.mixture import Windows
-from finephrase_dagster.train.order import write_order
+from finephrase_dagster.train.order import listed
 from finephrase_dagster.train.tokens import TokenSet
 
 
@@ -33,9 +32,9 @@ class Sequences(torch.utils.data.Dataset):
         self._sequence = sequence
         self._end_of_text = end_of_text
 
-    def write_order(self, path: Path) -> None:
-        """Writes what these batches consist of; see `order.write_order`."""
-        write_order(path, windows=self._windows, sets=self._sets, order=self._order, sequence=self._sequence)
+    def listed(self, begin: int = 0, end: int | None = None) -> pa.Table:
+        """What stands at these places, as rows of `order.parquet`."""
+        return listed(self._windows, self._sets, self._order[begin:end], length=self._sequence)
 
     def __len__(self) -> int:
         return len(self._order)

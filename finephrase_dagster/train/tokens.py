@@ -200,6 +200,10 @@ class TokenSet:
     def documents(self) -> int:
         return sum(len(ends) for ends in self._ends)
 
+    def begin(self, file: str) -> int:
+        """The position of the first token of a file, which is named without its `.ds`."""
+        return int(self._offsets[self._names.index(file)])
+
     @cached_property
     def document_ends(self) -> np.ndarray:
         """The position after each document's end-of-text token; shape (documents,), int64."""

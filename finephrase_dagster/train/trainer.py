@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from finephrase_dagster.study.artifact import whole_file
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
-from finephrase_dagster.study.student import Seeds, Student
-from finephrase_dagster.train.callbacks import Keeper, Progress, write_model
-from finephrase_dagster.train.checkpoint import Checkpoint, last_checkpoint
+from finephrase_dagster.study.student import Student
+from finephrase_dagster.train.callbacks import Keeper, Progress, points, write_model
+from finephrase_dagster.train.checkpoint import Checkpoint, last_checkpoint, whole
+from finephrase_dagster.train.course import Beginning, Course
 from finephrase_dagster.train.mixture import WINDOWS, read_windows
-from finephrase_dagster.train.order import ORDER
+from finephrase_dagster.train.order import ORDER, read_order, write_order
 from finephrase_dagster.train.sequences import Sequences
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import load_tokenizer
@@ -37,13 +38,16 @@ from finephrase_dagster.train.tokens import TokenSet
 from finephrase_dagster.train.training import (
     DEFAULT,
     Execution,
+    Follow,
     LossPoint,
     TrainingError,
     TrainingFacts,
     data_order,
     learning_rate_factor,
+    plateau_end,
     plateau_steps,
     steps_of,
+    unfollowed,
 )
 
 STATE = "state"
@@ -56,76 +60,56 @@ POINTS = 100
 
 def train_student(
     output: Path,
+    course: Course,
     *,
-    student: Student,
-    sequence: int,
-    seeds: Seeds,
-    mixture: Path,
-    components: Mapping[str, Path],
-    tokenizer: Path,
     log: Callable[[str], None],
+    follow: Follow = unfollowed,
     execution: Execution = DEFAULT,
-    keep_steps: int | None = None,
-    plateau: Path | None = None,
-    plateau_step: int | None = None,
-    other_data: bool = False,
+    beginning: Beginning | None = None,
 ) -> TrainingFacts:
-    """Trains a student on this machine; see `training.Trainer` for the arguments.
+    """Trains a student on this machine; a `training.Trainer`, which see for the arguments.
 
-    On the CPU the same arguments give the same weights, whether the run was killed in between or not, and
+    On the CPU the same course gives the same weights, whether the run was killed in between or not, and
     whether its plateau was trained before or not.
 
     Raises:
-        TrainingError: the mixture does not fill one batch, or the plateau is another schedule's.
+        TrainingError: the mixture does not fill one batch, or the beginning is another schedule's.
         TrainingDiverged: the loss became infinite or no number.
         MixtureError, TokensError, TokenizerError: what is trained on is missing or unreadable.
     """
-    course = _Course.of(student, sequence, seeds, mixture, components, tokenizer, execution, keep_steps)
-    origin = [sha256_file(plateau / STATE / SAFE_WEIGHTS_NAME)] if plateau and other_data else []
-    work = output / "work" / fingerprint([*course.identity, *origin])[:SHORT]
+    prepared = _Prepared.of(course, execution)
+    other = beginning if beginning and beginning.other_data else None
+    seen = [read_order(other.folder / ORDER)] if other else []
+    origin = [sha256_file(other.folder / STATE / SAFE_WEIGHTS_NAME)] if other else []
+    work = output / "work" / fingerprint([*prepared.identity, *origin])[:SHORT]
     resumed = last_checkpoint(work, log=log)
-    if plateau and resumed is None:
-        resumed = _take_up(plateau / STATE, work, plateau_step or course.plateau, log=log)
-        if keep_steps and not other_data:
-            shutil.copytree(plateau / STEPS, work / STEPS, dirs_exist_ok=True)
-    trainer, facts = course.train(work, resumed, until=course.steps, log=log)
-    course.data.write_order(output / ORDER)
-    _save(output, trainer.model, course.words, facts.curve, work / STEPS)
+    if beginning and resumed is None:
+        resumed = _take_up(beginning.folder / STATE, work, beginning.step or prepared.plateau, log=log)
+        if course.keep_steps and not other:
+            shutil.copytree(beginning.folder / STEPS, work / STEPS, dirs_exist_ok=True)
+    trainer, facts = prepared.train(work, resumed, until=prepared.steps, log=log, follow=follow)
+    write_order(output / ORDER, [*seen, prepared.data.listed(sum(map(len, seen)))])
+    _save(output, trainer.model, prepared.words, facts.curve, work / STEPS)
     return facts
 
 
 def train_plateau(
     output: Path,
+    course: Course,
     *,
-    student: Student,
-    sequence: int,
-    seeds: Seeds,
-    mixture: Path,
-    components: Mapping[str, Path],
-    tokenizer: Path,
     log: Callable[[str], None],
+    follow: Follow = unfollowed,
     execution: Execution = DEFAULT,
-    keep_steps: int | None = None,
     until: int | None = None,
 ) -> TrainingFacts:
-    """Trains a student's first steps; `output/state` holds what goes on from there, `output/model` the model.
-
-    Arguments and errors as for `train_student`.
-
-    Args:
-        until: how many steps; None: up to where its learning rate would begin to decay.
-    """
-    course = _Course.of(student, sequence, seeds, mixture, components, tokenizer, execution, keep_steps)
-    if until is None and course.plateau in (0, course.steps):
-        raise TrainingError(
-            f"of {course.steps} steps {course.steps - course.plateau} are decay: there is no plateau to decay from; "
-            "correct the student's 'decay_fraction'"
-        )
-    end = until or course.plateau
-    work = output / "work" / fingerprint(course.identity)[:SHORT]
-    trainer, facts = course.train(work, last_checkpoint(work, log=log), until=end, log=log)
+    """Trains a student's first steps; a `training.PlateauTrainer`, which see. Errors as for `train_student`."""
+    prepared = _Prepared.of(course, execution)
+    end = until or plateau_end(prepared.steps, student=course.student)
+    work = output / "work" / fingerprint(prepared.identity)[:SHORT]
+    trainer, facts = prepared.train(work, last_checkpoint(work, log=log), until=end, log=log, follow=follow)
+    write_order(output / ORDER, [prepared.data.listed(0, end * course.student.batch_sequences)])
     shutil.rmtree(output / "model", ignore_errors=True)
-    write_model(output / "model", trainer.model, course.words)
+    write_model(output / "model", trainer.model, prepared.words)
     shutil.rmtree(output / STATE, ignore_errors=True)
     (work / f"checkpoint-{end}").rename(output / STATE)
     _move_steps(work / STEPS, output)
@@ -134,80 +118,68 @@ def train_plateau(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Course:
-    """One student's way through its data.
+class _Prepared:
+    """A course, made ready for this machine.
 
     Attributes:
+        words: the tokenizer.
         steps: all of them.
         plateau: those before the learning rate decays.
         identity: what determines the weights.
     """
 
-    student: Student
-    sequence: int
-    seeds: Seeds
+    course: Course
+    execution: Execution
     words: Any
     data: Sequences
     steps: int
     plateau: int
-    execution: Execution
-    keep_steps: int | None
     identity: list[Any]
 
     @classmethod
-    def of(
-        cls,
-        student: Student,
-        sequence: int,
-        seeds: Seeds,
-        mixture: Path,
-        components: Mapping[str, Path],
-        tokenizer: Path,
-        execution: Execution,
-        keep_steps: int | None,
-    ) -> _Course:
-        words = load_tokenizer(tokenizer)
-        windows = read_windows(mixture, sequence=sequence)
+    def of(cls, course: Course, execution: Execution) -> _Prepared:
+        student, sequence = course.student, course.sequence
+        words = load_tokenizer(course.tokenizer)
+        windows = read_windows(course.mixture, sequence=sequence)
         steps = steps_of(len(windows), student=student)
-        order = data_order(len(windows), seed=seeds.data)[: steps * student.batch_sequences]
-        hashes = [sha256_file(mixture / WINDOWS), sha256_file(tokenizer / "tokenizer.json")]
+        order = data_order(len(windows), seed=course.seeds.data)[: steps * student.batch_sequences]
+        hashes = [sha256_file(course.mixture / WINDOWS), sha256_file(course.tokenizer / "tokenizer.json")]
         return cls(
-            student=student,
-            sequence=sequence,
-            seeds=seeds,
+            course=course,
+            execution=execution,
             words=words,
             data=Sequences(
                 windows,
-                [TokenSet(components[name]) for name in windows.names],
+                [TokenSet(folder) for folder in course.tokens(windows.names).values()],
                 order,
                 sequence,
                 end_of_text=words.eos_token_id if student.document_masking else None,
             ),
             steps=steps,
             plateau=plateau_steps(steps, student=student),
-            execution=execution,
-            keep_steps=keep_steps,
-            identity=[student, sequence, seeds, *hashes],
+            identity=[student, sequence, course.seeds, *hashes],
         )
 
     def train(
-        self, work: Path, resumed: Checkpoint | None, *, until: int, log: Callable[[str], None]
+        self, work: Path, resumed: Checkpoint | None, *, until: int, log: Callable[[str], None], follow: Follow
     ) -> tuple[transformers.Trainer, TrainingFacts]:
         """Trains up to a step, from a checkpoint if one is given; others are written into `work`."""
         work.mkdir(parents=True, exist_ok=True)
+        student, sequence = self.course.student, self.course.sequence
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seeds.model)
-            model = build_student(
-                self.student, vocabulary=len(self.words), sequence=self.sequence, eos=self.words.eos_token_id
-            )
+            torch.manual_seed(self.course.seeds.model)
+            model = build_student(student, vocabulary=len(self.words), sequence=sequence, eos=self.words.eos_token_id)
         if self.execution.attention:
-            model.set_attn_implementation(self.execution.attention)
-        trainer = _trainer(model, self, until, work, log)
+            try:
+                model.set_attn_implementation(self.execution.attention)
+            except (ValueError, ImportError) as error:
+                raise TrainingError(f"attention {self.execution.attention!r} cannot be used: {error}") from error
+        trainer = _trainer(model, self, until, work, log, follow)
         started = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(resumed.folder) if resumed else None)
         seconds = time.perf_counter() - started
-        step_tokens = self.student.batch_sequences * self.sequence
-        curve = _curve(trainer.state.log_history, step_tokens)
+        step_tokens = student.batch_sequences * sequence
+        curve = tuple(points(trainer.state.log_history, step_tokens))
         tail = curve[-math.ceil(len(curve) / 10) :]
         done = until - (resumed.step if resumed else 0)
         return trainer, TrainingFacts(
@@ -227,12 +199,14 @@ def _take_up(state: Path, work: Path, step: int, *, log: Callable[[str], None]) 
     """Puts a plateau's state into `work`, as the checkpoint of a run that was killed there.
 
     Raises:
-        TrainingError: it is another step's.
+        TrainingError: it is not whole, or another step's.
     """
+    if not whole(state):
+        raise TrainingError(f"{state} is no whole plateau: train the plateau again")
     found = json.loads((state / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
     if found != step:
         raise TrainingError(
-            f"the plateau {state} ends at step {found}, this run decays from step {step}: give both mixtures the same "
+            f"the plateau {state} ends at step {found}, this run goes on from step {step}: give both mixtures the same "
             "'tokens'"
         )
     unfinished, checkpoint = work / "unfinished", work / f"checkpoint-{step}"
@@ -258,9 +232,15 @@ def adamw(model: LlamaForCausalLM, student: Student) -> torch.optim.AdamW:
 
 
 def _trainer(
-    model: LlamaForCausalLM, course: _Course, until: int, work: Path, log: Callable[[str], None]
+    model: LlamaForCausalLM,
+    prepared: _Prepared,
+    until: int,
+    work: Path,
+    log: Callable[[str], None],
+    follow: Follow,
 ) -> transformers.Trainer:
-    student, steps, execution = course.student, course.steps, course.execution
+    course, steps, execution = prepared.course, prepared.steps, prepared.execution
+    student = course.student
     micro_batch = execution.micro_batch or student.batch_sequences
     if student.batch_sequences % micro_batch:
         raise TrainingError(
@@ -295,14 +275,15 @@ def _trainer(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, steps=steps, student=student)
     )
-    keepers = [Keeper(course.keep_steps, course.words, work / STEPS)] if course.keep_steps else []
+    keepers = [Keeper(course.keep_steps, steps, prepared.words, work / STEPS)] if course.keep_steps else []
+    progress = Progress(log, follow, plateau=prepared.plateau, step_tokens=student.batch_sequences * course.sequence)
     trainer = transformers.Trainer(
         model=model,
         args=arguments,
-        train_dataset=course.data,
+        train_dataset=prepared.data,
         data_collator=_as_it_is,
         optimizers=(optimizer, schedule),
-        callbacks=[Progress(log, course.plateau), *keepers],
+        callbacks=[progress, *keepers],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
@@ -310,19 +291,6 @@ def _trainer(
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _curve(history: list[dict[str, float]], step_tokens: int) -> tuple[LossPoint, ...]:
-    return tuple(
-        LossPoint(
-            step=int(entry["step"]),
-            loss=entry["loss"],
-            learning_rate=entry["learning_rate"],
-            tokens=int(entry["step"]) * step_tokens,
-        )
-        for entry in history
-        if "loss" in entry
-    )
 
 
 def _save(output: Path, model: Any, words: Any, curve: tuple[LossPoint, ...], steps: Path) -> None:

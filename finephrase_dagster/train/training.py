@@ -6,14 +6,15 @@ Here also stands what every trainer must agree on: the order of the data and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from finephrase_dagster.study.student import Seeds, Student
+from finephrase_dagster.study.student import Student
+from finephrase_dagster.train.course import Beginning, Course
 
 
 class TrainingError(ValueError):
@@ -90,45 +91,61 @@ class Execution:
 DEFAULT = Execution()
 
 
+Follow = Callable[[LossPoint], None]
+"""Receives each point of a loss curve, in order, as soon as it is known; it must neither raise nor take long."""
+
+
+def unfollowed(point: LossPoint) -> None:
+    """Lets a point pass."""
+
+
 class Trainer(Protocol):
     """Trains a student on a mixture and leaves a Hugging Face checkpoint in `output/model`.
 
-    What is named after `output` determines the weights, but for `log` and `execution`.
-
     Args:
-        output: an existing folder, used for this run alone. `model/` (configuration, safetensors,
-            tokenizer), `losses.parquet` (the loss curve) and `order.parquet` (what it saw) appear in it when
-            they are whole; what is needed to take up a killed run lies in `work/` until then.
-        student: shape, batch, schedule and optimizer.
-        sequence: tokens a training sequence.
-        seeds: of the data's order and of the weights.
-        mixture: the folder with `windows.parquet`.
-        components: the folder of tokens of each of the mixture's components.
-        tokenizer: the tokenizer's folder.
+        output: an existing folder, used for this run alone. `model/` (configuration, safetensors, tokenizer),
+            `losses.parquet` (the loss curve), `order.parquet` (what it saw) and `steps/<step>/` (the models that
+            were kept on the way) appear in it when they are whole; what is needed to take up a killed run lies in
+            `work/` until then.
+        course: what determines the weights, together with `beginning`.
         log: receives progress, one line at a time.
+        follow: receives the loss curve while it grows; of a run that goes on from another or is taken up, first
+            what is there of it.
         execution: how this machine does it.
-        keep_steps: the model is kept every so many steps, in `output/steps/<step>`; None keeps none.
-        plateau: the output of `train_plateau`, to go on from; None: from the first step.
-        plateau_step: the step at which it ends; None: where the learning rate begins to decay.
-        other_data: the plateau was trained on another mixture: a decay variant.
+        beginning: what the run goes on from; None: from the first step.
     """
 
     def __call__(
         self,
         output: Path,
+        course: Course,
         *,
-        student: Student,
-        sequence: int,
-        seeds: Seeds,
-        mixture: Path,
-        components: Mapping[str, Path],
-        tokenizer: Path,
         log: Callable[[str], None],
+        follow: Follow = unfollowed,
         execution: Execution = DEFAULT,
-        keep_steps: int | None = None,
-        plateau: Path | None = None,
-        plateau_step: int | None = None,
-        other_data: bool = False,
+        beginning: Beginning | None = None,
+    ) -> TrainingFacts: ...
+
+
+class PlateauTrainer(Protocol):
+    """Trains a student's first steps, for a `Trainer` to go on from.
+
+    It leaves `output/model` and `output/steps` as a `Trainer` does, `output/order.parquet`, and in `output/state`
+    what is needed to go on.
+
+    Args:
+        until: how many steps; None: up to where its learning rate would begin to decay.
+    """
+
+    def __call__(
+        self,
+        output: Path,
+        course: Course,
+        *,
+        log: Callable[[str], None],
+        follow: Follow = unfollowed,
+        execution: Execution = DEFAULT,
+        until: int | None = None,
     ) -> TrainingFacts: ...
 
 
@@ -155,6 +172,21 @@ def steps_of(windows: int, *, student: Student) -> int:
 def plateau_steps(steps: int, *, student: Student) -> int:
     """The steps before the learning rate decays, of so many in all."""
     return steps - round(student.decay_fraction * steps)
+
+
+def plateau_end(steps: int, *, student: Student) -> int:
+    """The same, for a run that is to end there.
+
+    Raises:
+        TrainingError: there is no plateau, or no decay behind it.
+    """
+    plateau = plateau_steps(steps, student=student)
+    if plateau in (0, steps):
+        raise TrainingError(
+            f"of {steps} steps {steps - plateau} are decay: there is no plateau to decay from; correct the student's "
+            "'decay_fraction'"
+        )
+    return plateau
 
 
 def learning_rate_factor(step: int, *, steps: int, student: Student) -> float:

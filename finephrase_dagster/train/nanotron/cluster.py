@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.student import Student
 from finephrase_dagster.train.training import TrainingError
+
+if TYPE_CHECKING:
+    from finephrase_dagster.train.nanotron.indexed_job import TrainingJob
 
 ENTRY = "run_train.py"
 """nanotron's own training script, at the top of its checkout."""
@@ -25,6 +30,7 @@ class Cluster:
         pipeline: GPUs that share the layers.
         rendezvous: host:port of the first node; needed from two nodes on.
         recompute: whether activations are computed again in the backward pass: less memory, slower.
+        pod: of a node, where Kubernetes starts them all; None: torchrun is started here.
         peak_tflops: bfloat16 TFLOP/s of one GPU without sparsity; 989 is an H100.
     """
 
@@ -36,6 +42,7 @@ class Cluster:
     pipeline: int = 1
     rendezvous: str | None = None
     recompute: bool = False
+    pod: Pod | None = None
     peak_tflops: float = 989.0
 
     @property
@@ -53,12 +60,22 @@ class Cluster:
         """The launcher of nanotron's environment."""
         return self.python.parent / "torchrun"
 
+    def job(self, folder: Path) -> TrainingJob | None:
+        """The Job that trains in a run's folder, where Kubernetes starts the nodes."""
+        if self.pod is None:
+            return None
+        from finephrase_dagster.train.nanotron.indexed_job import TrainingJob  # its client takes long to import
+
+        return TrainingJob(self.pod, folder)
+
     def check_installation(self) -> None:
-        """Whether there is something to start.
+        """Whether there is something to start; what lies in an image is not looked for here.
 
         Raises:
             TrainingError: the environment or the checkout is not there, or several nodes do not know where to meet.
         """
+        if self.pod is not None:
+            return
         if not self.torchrun.is_file():
             raise TrainingError(
                 f"nanotron's environment has no {self.torchrun}: build it as docs/nanotron.md says and name its python"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,23 +114,33 @@ def link_data(
     for name, weight in weights.items():
         # nanotron rounds its shares step by step, so that one may get a sequence more.
         wanted = math.ceil(weight * sequences) + 1 + read_before.get(name, 0)
-        files = [file for file in token_files(components[name]) if file.sequences(sequence)]
-        if not files:
-            raise TrainingError(
-                f"no file of {name} holds {sequence + 1} tokens: give it more text, lower the study's 'sequence', or "
-                "take it out of the mixture"
-            )
         target = folder / name
         target.mkdir(parents=True)
-        linked, epoch = 0, 0
-        while linked < wanted:
-            for place, number in enumerate(_order(len(files), seed=seed, name=name, epoch=epoch)):
-                file = files[number]
-                (target / f"{epoch:05d}-{place:06d}.ds").symlink_to(file.path.resolve())
-                linked += file.sequences(sequence)
-            epoch += 1
-        epochs[name] = wanted / linked * epoch
+        files = set()
+        for place, file in enumerate(linked_files(components[name], wanted, sequence=sequence, seed=seed, name=name)):
+            (target / f"{place:09d}.ds").symlink_to(file.path.resolve())
+            files.add(file)
+        epochs[name] = wanted / sum(file.sequences(sequence) for file in files)
     return epochs
+
+
+def linked_files(folder: Path, sequences: int, *, sequence: int, seed: int, name: str) -> Iterator[TokenFile]:
+    """A component's files in the order in which nanotron reads them: whole epochs, until they hold so many sequences.
+
+    Raises:
+        TrainingError: no file holds one sequence.
+        TokensError: the tokens cannot be read.
+    """
+    files = [file for file in token_files(folder) if file.sequences(sequence)]
+    if not files:
+        raise TrainingError(
+            f"no file of {name} holds {sequence + 1} tokens: give it more text, lower the study's 'sequence', or "
+            "take it out of the mixture"
+        )
+    epoch_sequences = sum(file.sequences(sequence) for file in files)
+    for epoch in range(math.ceil(sequences / epoch_sequences)):
+        for number in _order(len(files), seed=seed, name=name, epoch=epoch):
+            yield files[number]
 
 
 def _order(files: int, *, seed: int, name: str, epoch: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,21 +30,19 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def command(cluster: Cluster, *, run: str) -> list[str]:
+def command(cluster: Cluster, *, run: str, meeting: Sequence[str] = ()) -> list[str]:
     """What each node runs, in the run's folder.
 
     Args:
         run: a name that the nodes of one run share.
+        meeting: torchrun's options for how they meet; default: at `rendezvous`, if they are several.
     """
-    meeting = (
-        ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(cluster.rendezvous), "--rdzv-id", run]
-        if cluster.nodes > 1
-        else ["--standalone"]
-    )
+    if not meeting and cluster.nodes > 1:
+        meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(cluster.rendezvous), "--rdzv-id", run]
     return [
         str(cluster.torchrun.absolute()),
         *("--nnodes", str(cluster.nodes), "--nproc-per-node", str(cluster.gpus), "--max-restarts", "0"),
-        *meeting,
+        *(meeting or ["--standalone"]),
         str((cluster.source / ENTRY).absolute()),
         *("--config-file", CONFIG),
     ]
@@ -98,7 +96,7 @@ def launch(cluster: Cluster, folder: Path, *, run: str, follow: Callable[[str], 
         finally:
             _end(process)
         if process.returncode:
-            said = _last_lines(read, begin)
+            said = last_lines(read, begin)
             raise TrainingError(
                 f"nanotron ended with {process.returncode}. It said last:\n{said}\nAll it said: {path}\n"
                 "Started again, the run is taken up at its last checkpoint"
@@ -148,7 +146,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _last_lines(log: BinaryIO, begin: int) -> str:
+def last_lines(log: BinaryIO, begin: int) -> str:
+    """The last lines of a log, of what stands behind `begin`."""
     size = log.seek(0, os.SEEK_END)
     log.seek(max(begin, size - 16_384))
     return "\n".join(log.read().decode("utf-8", "replace").rstrip().splitlines()[-LAST_LINES:])

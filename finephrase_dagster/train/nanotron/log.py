@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from finephrase_dagster.train.training import LossPoint
 
@@ -71,35 +72,55 @@ def read_steps(lines: Iterable[str]) -> dict[int, Step]:
     return {step.step: step for step in found if step is not None}
 
 
-def curve(
-    steps: Mapping[int, Step], *, until: int, of: int, plateau: int, step_tokens: int, first_rate: float
-) -> tuple[LossPoint, ...]:
-    """The loss curve up to a step: about 100 points over the whole schedule, one at the plateau's end, one at the end.
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A run's loss curve up to a step: some 100 points a schedule, and one at the plateau's end and at its own.
 
-    Args:
-        steps: of the log; those that are missing are left out of the means.
+    Attributes:
         until: the last step.
         of: the steps of the whole schedule.
         plateau: the steps before the learning rate decays.
         step_tokens: tokens a step.
         first_rate: learning rate of the first step, which no line tells.
     """
-    cadence = max(1, round(of / POINTS))
-    ends = sorted({*range(cadence, until + 1, cadence), until, *([plateau] if 0 < plateau < until else [])})
-    points, begin = [], 1
-    for end in ends:
-        losses = [steps[step].loss for step in range(begin, end + 1) if step in steps]
-        begin = end + 1
-        if losses:
-            points.append(
-                LossPoint(
-                    step=end,
-                    loss=math.fsum(losses) / len(losses),
-                    learning_rate=_rate(steps, end, first_rate),
-                    tokens=end * step_tokens,
-                )
-            )
-    return tuple(points)
+
+    until: int
+    of: int
+    plateau: int
+    step_tokens: int
+    first_rate: float
+
+    @cached_property
+    def begins(self) -> dict[int, int]:
+        """The steps of the points, in order, each with the first step that its mean is over."""
+        cadence = max(1, round(self.of / POINTS))
+        plateau = [self.plateau] if 0 < self.plateau < self.until else []
+        ends = sorted({*range(cadence, self.until + 1, cadence), self.until, *plateau})
+        return dict(zip(ends, [1, *(end + 1 for end in ends)], strict=False))
+
+    def point(self, step: int, steps: Mapping[int, Step]) -> LossPoint | None:
+        """The point at a step; None if there is none, or no line told of its steps.
+
+        Args:
+            steps: of the log; those that are missing are left out of the mean.
+        """
+        if step not in self.begins:
+            return None
+        losses = [steps[each].loss for each in range(self.begins[step], step + 1) if each in steps]
+        if not losses:
+            return None
+        return LossPoint(
+            step=step,
+            loss=math.fsum(losses) / len(losses),
+            learning_rate=_rate(steps, step, self.first_rate),
+            tokens=step * self.step_tokens,
+        )
+
+    def points(self, steps: Mapping[int, Step], *, until: int | None = None) -> tuple[LossPoint, ...]:
+        """All points, or those up to a step."""
+        last = self.until if until is None else until
+        found = (self.point(step, steps) for step in self.begins if step <= last)
+        return tuple(point for point in found if point is not None)
 
 
 def _rate(steps: Mapping[int, Step], step: int, first_rate: float) -> float:

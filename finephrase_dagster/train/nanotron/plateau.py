@@ -19,11 +19,16 @@ IDENTITY = "fingerprint"
 
 @dataclass(frozen=True, kw_only=True)
 class Plateau:
-    """A plateau to go on from: its state, its step and what determined its weights."""
+    """A plateau to go on from: its folder, its step and what determined its weights."""
 
-    state: Path
+    folder: Path
     step: int
     identity: str
+
+    @property
+    def state(self) -> Path:
+        """nanotron's checkpoint."""
+        return self.folder / STATE
 
     @classmethod
     def at(cls, output: Path, step: int) -> Plateau:
@@ -38,10 +43,10 @@ class Plateau:
             raise TrainingError(f"{state} is no whole plateau of nanotron's: train the plateau again on the cluster")
         if found != step:
             raise TrainingError(
-                f"the plateau {state} ends at step {found}, this run decays from step {step}: give both mixtures the "
+                f"the plateau {state} ends at step {found}, this run goes on from step {step}: give both mixtures the "
                 "same 'tokens'"
             )
-        return cls(state=state, step=step, identity=(state / IDENTITY).read_text(encoding="utf-8").strip())
+        return cls(folder=output.absolute(), step=step, identity=(state / IDENTITY).read_text(encoding="utf-8").strip())
 
     def stage(self) -> Stage:
         """The data that it was trained on."""

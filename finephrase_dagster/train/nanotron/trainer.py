@@ -20,144 +20,142 @@ import pyarrow.parquet as pq
 
 from finephrase_dagster.study.artifact import whole_file
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
-from finephrase_dagster.study.student import Seeds, Student
 from finephrase_dagster.train.checkpoint import Checkpoint
+from finephrase_dagster.train.course import Beginning, Course
 from finephrase_dagster.train.mixture import WINDOWS, read_windows
 from finephrase_dagster.train.nanotron.checkpoint import forget_older, last_checkpoint, whole
 from finephrase_dagster.train.nanotron.cluster import Cluster
 from finephrase_dagster.train.nanotron.config import CHECKPOINTS, DATA, TOKENIZER, Plan, Stage, write_config
 from finephrase_dagster.train.nanotron.convert import convert
 from finephrase_dagster.train.nanotron.data import link_data, token_bytes, weights_of
+from finephrase_dagster.train.nanotron.keeper import Keeper, interval
 from finephrase_dagster.train.nanotron.launch import LOG, launch, line_for_other_nodes
-from finephrase_dagster.train.nanotron.log import Step, curve, read_step, read_steps
+from finephrase_dagster.train.nanotron.log import Curve, Step, read_step, read_steps
+from finephrase_dagster.train.nanotron.order import read
 from finephrase_dagster.train.nanotron.plateau import IDENTITY, STATE, Plateau
+from finephrase_dagster.train.order import ORDER, read_order, write_order
 from finephrase_dagster.train.tokenizer import TOKENIZER_FILE, load_tokenizer
 from finephrase_dagster.train.training import (
     DEFAULT,
     Execution,
-    LossPoint,
+    Follow,
     TrainingDiverged,
     TrainingError,
     TrainingFacts,
+    plateau_end,
     plateau_steps,
     steps_of,
+    unfollowed,
 )
+
+MODEL, STEPS = "model", "steps"
 
 
 def train_student(
     output: Path,
+    course: Course,
     *,
-    student: Student,
-    sequence: int,
-    seeds: Seeds,
-    mixture: Path,
-    components: Mapping[str, Path],
-    tokenizer: Path,
     log: Callable[[str], None],
+    follow: Follow = unfollowed,
     execution: Execution = DEFAULT,
-    plateau: Path | None = None,
-    other_data: bool = False,
+    beginning: Beginning | None = None,
     cluster: Cluster,
 ) -> TrainingFacts:
-    """Trains a student on a cluster; see `training.Trainer` for the arguments.
+    """Trains a student on a cluster; a `training.Trainer`, which see for the arguments.
 
     Args:
         cluster: where.
 
     Raises:
-        TrainingError: model or batch do not divide over the cluster, nanotron failed, or the plateau is another's.
+        TrainingError: model or batch do not divide over the cluster, nanotron failed, or the beginning is another's.
         TrainingDiverged: the loss became infinite or no number.
         MixtureError, TokensError, TokenizerError: what is trained on is missing or unreadable.
     """
-    course = _Course.of(student, sequence, seeds, mixture, components, tokenizer, execution, cluster)
-    begun = Plateau.at(plateau, course.plateau) if plateau else None
-    origin = [begun.identity] if begun and other_data else []
-    run = course.run(output, origin, until=course.steps, begun=begun, log=log)
-    facts = run.train(course.stages(begun if other_data else None))
-    convert(run.checkpoint, output / "work" / "model", student=student, sequence=sequence, tokenizer=tokenizer)
-    _publish(output, facts.curve)
+    prepared = _Prepared.of(course, execution, cluster)
+    begun = Plateau.at(beginning.folder, beginning.step or prepared.plateau) if beginning else None
+    before = begun if beginning and beginning.other_data else None
+    seen = [read_order(before.folder / ORDER)] if before else []
+    run = prepared.run(output, before, until=prepared.steps, log=log, follow=follow)
+    facts = run.train(begun)
+    convert(
+        run.checkpoint,
+        output / "work" / MODEL,
+        student=course.student,
+        sequence=course.sequence,
+        tokenizer=course.tokenizer,
+    )
+    write_order(output / ORDER, [*seen, prepared.reads(before, until=prepared.steps)])
+    with whole_file(output / "losses.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist([asdict(point) for point in facts.curve]), temporary)
+    _move(run.folder / STEPS, output / STEPS)
+    _move(output / "work" / MODEL, output / MODEL)  # last: it says that all is there
+    shutil.rmtree(output / "work")
     return facts
 
 
 def train_plateau(
     output: Path,
+    course: Course,
     *,
-    student: Student,
-    sequence: int,
-    seeds: Seeds,
-    mixture: Path,
-    components: Mapping[str, Path],
-    tokenizer: Path,
     log: Callable[[str], None],
+    follow: Follow = unfollowed,
     execution: Execution = DEFAULT,
+    until: int | None = None,
     cluster: Cluster,
 ) -> TrainingFacts:
-    """Trains a student until its learning rate would begin to decay; `output/state` holds what goes on from there.
+    """Trains a student's first steps on a cluster; a `training.PlateauTrainer`, which see.
 
-    Arguments and errors as for `train_student`.
+    Errors as for `train_student`.
     """
-    course = _Course.of(student, sequence, seeds, mixture, components, tokenizer, execution, cluster)
-    if course.plateau in (0, course.steps):
-        raise TrainingError(
-            f"of {course.steps} steps {course.steps - course.plateau} are decay: there is no plateau to decay from; "
-            "correct the student's 'decay_fraction'"
-        )
-    run = course.run(output, [], until=course.plateau, begun=None, log=log)
-    facts = run.train(course.stages(None))
+    prepared = _Prepared.of(course, execution, cluster)
+    end = until or plateau_end(prepared.steps, student=course.student)
+    run = prepared.run(output, None, until=end, log=log, follow=follow)
+    facts = run.train(None)
+    convert(
+        run.checkpoint, output / MODEL, student=course.student, sequence=course.sequence, tokenizer=course.tokenizer
+    )
+    write_order(output / ORDER, [prepared.reads(None, until=end)])
     for name in (IDENTITY, LOG):
         shutil.copyfile(run.folder / name, run.checkpoint / name)
-    shutil.rmtree(output / STATE, ignore_errors=True)
-    run.checkpoint.rename(output / STATE)
+    _move(run.folder / STEPS, output / STEPS)
+    _move(run.checkpoint, output / STATE)
     shutil.rmtree(output / "work")
     return facts
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Course:
-    """One student's way through its data.
+class _Prepared:
+    """A course, made ready for a cluster.
 
     Attributes:
+        components: those that the mixture drew from.
         weights: share of each component.
         plan: what nanotron is told, but for stages, end and resumption, which are a run's.
         plateau: the steps before the learning rate decays.
         identity: what determines the weights.
     """
 
-    student: Student
-    sequence: int
-    seeds: Seeds
+    course: Course
+    cluster: Cluster
     components: Mapping[str, Path]
-    tokenizer: Path
     weights: Mapping[str, float]
     plan: Plan
     plateau: int
-    cluster: Cluster
     identity: list[Any]
 
     @classmethod
-    def of(
-        cls,
-        student: Student,
-        sequence: int,
-        seeds: Seeds,
-        mixture: Path,
-        components: Mapping[str, Path],
-        tokenizer: Path,
-        execution: Execution,
-        cluster: Cluster,
-    ) -> _Course:
+    def of(cls, course: Course, execution: Execution, cluster: Cluster) -> _Prepared:
         _check_execution(execution)
-        words = load_tokenizer(tokenizer)
-        windows = read_windows(mixture, sequence=sequence)
+        student, sequence, seeds = course.student, course.sequence, course.seeds
+        words = load_tokenizer(course.tokenizer)
+        windows = read_windows(course.mixture, sequence=sequence)
         steps = steps_of(len(windows), student=student)
-        used = {name: components[name] for name in windows.names}
-        hashes = [sha256_file(mixture / WINDOWS), sha256_file(tokenizer / TOKENIZER_FILE)]
+        used = course.tokens(windows.names)
+        hashes = [sha256_file(course.mixture / WINDOWS), sha256_file(course.tokenizer / TOKENIZER_FILE)]
         return cls(
-            student=student,
-            sequence=sequence,
-            seeds=seeds,
+            course=course,
+            cluster=cluster,
             components=used,
-            tokenizer=tokenizer,
             weights=weights_of(windows),
             plan=Plan(
                 name="",
@@ -171,10 +169,9 @@ class _Course:
                 steps=steps,
                 until=steps,
                 micro_batch=execution.micro_batch,
-                checkpoint_steps=execution.checkpoint_steps,
+                checkpoint_steps=interval(course.keep_steps, execution.checkpoint_steps),
             ),
             plateau=plateau_steps(steps, student=student),
-            cluster=cluster,
             identity=["nanotron", student, sequence, seeds, *hashes, cluster.tensor, cluster.pipeline],
         )
 
@@ -185,20 +182,35 @@ class _Course:
 
     def stages(self, before: Plateau | None) -> tuple[Stage, ...]:
         """The stages of the data: this mixture's, after another's if that was trained on before."""
-        stage = Stage(name="mixture", start=1, weights=self.weights, seed=self.seeds.data)
+        stage = Stage(name="mixture", start=1, weights=self.weights, seed=self.course.seeds.data)
         if before is None:
             return (stage,)
         return (before.stage(), replace(stage, name="decay", start=before.step + 1))
 
+    def reads(self, before: Plateau | None, *, until: int) -> pa.Table:
+        """What this mixture's stage reads up to a step, in rows of `order.parquet`."""
+        course = self.course
+        return read(
+            components=self.components,
+            weights=self.weights,
+            places=(until - (before.step if before else 0)) * course.student.batch_sequences,
+            read_before=before.read(course.sequence) if before else {},
+            sequence=course.sequence,
+            seed=course.seeds.data,
+        )
+
     def run(
-        self, output: Path, origin: list[str], *, until: int, begun: Plateau | None, log: Callable[[str], None]
+        self, output: Path, before: Plateau | None, *, until: int, log: Callable[[str], None], follow: Follow
     ) -> _Run:
         """A run of this course below `output`, up to a step.
+
+        Args:
+            before: the plateau on another mixture that it goes on from.
 
         Raises:
             TrainingError: the folder that is its own holds another run.
         """
-        identity = fingerprint([*self.identity, *origin])
+        identity = fingerprint([*self.identity, *([before.identity] if before else [])])
         folder = output.absolute() / "work" / identity[:SHORT]
         folder.mkdir(parents=True, exist_ok=True)
         mark = folder / IDENTITY
@@ -206,7 +218,31 @@ class _Course:
             raise TrainingError(f"{folder} holds another run's checkpoints: remove it")
         with whole_file(mark) as temporary:
             temporary.write_text(f"{identity}\n", encoding="utf-8")
-        return _Run(course=self, folder=folder, name=identity[:SHORT], until=until, begun=begun, log=log)
+        student = self.course.student
+        return _Run(
+            prepared=self,
+            folder=folder,
+            name=identity[:SHORT],
+            before=before,
+            curve=Curve(
+                until=until,
+                of=self.steps,
+                plateau=self.plateau,
+                step_tokens=student.batch_sequences * self.course.sequence,
+                first_rate=0.0 if round(student.warmup_fraction * self.steps) else student.learning_rate,
+            ),
+            keeper=Keeper(
+                every=self.course.keep_steps,
+                steps=self.steps,
+                checkpoints=folder / CHECKPOINTS,
+                folder=folder / STEPS,
+                course=self.course,
+            )
+            if self.course.keep_steps
+            else None,
+            log=log,
+            follow=follow,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,46 +251,65 @@ class _Run:
 
     Attributes:
         folder: configuration, data, log and checkpoints.
-        until: its last step.
-        begun: the plateau that it goes on from.
+        before: the plateau on another mixture that it goes on from.
+        curve: its loss curve, up to its last step.
+        keeper: of the models on the way, if they are kept.
     """
 
-    course: _Course
+    prepared: _Prepared
     folder: Path
     name: str
-    until: int
-    begun: Plateau | None
+    before: Plateau | None
+    curve: Curve
+    keeper: Keeper | None
     log: Callable[[str], None]
+    follow: Follow
     steps: dict[int, Step] = field(default_factory=dict)
+
+    @property
+    def until(self) -> int:
+        """The last step."""
+        return self.curve.until
 
     @property
     def checkpoint(self) -> Path:
         """The last step's."""
         return self.folder / CHECKPOINTS / str(self.until)
 
-    def train(self, stages: tuple[Stage, ...]) -> TrainingFacts:
-        """Trains up to the last step, from where the run was killed or from its plateau."""
+    def train(self, begun: Plateau | None) -> TrainingFacts:
+        """Trains up to the last step, from where the run was killed or else from where it was begun."""
+        if (job := self.prepared.cluster.job(self.folder)) and job.clear():
+            self.log("ended the Job of an earlier attempt")
         resumed = last_checkpoint(self.folder / CHECKPOINTS, log=self.log)
-        if resumed is None and self.begun is not None:
-            resumed = Checkpoint(self.begun.state, self.begun.step)
+        if resumed is None and begun is not None:
+            resumed = Checkpoint(begun.state, begun.step)
             self.log(f"goes on from the plateau at step {resumed.step}")
+            if self.keeper and not self.before:
+                self.keeper.take_over(begun.folder / STEPS)
         done = resumed.step if resumed else 0
-        for log in [*([self.begun.state / LOG] if self.begun else []), self.folder / LOG]:
+        if self.keeper:
+            self.keeper.forget_after(done)
+        for log in [*([begun.state / LOG] if begun else []), self.folder / LOG]:
             if log.is_file():
                 with log.open(encoding="utf-8", errors="replace") as lines:
                     self.steps.update(read_steps(lines))
+        for point in self.curve.points(self.steps, until=done):
+            self.follow(point)
         if done < self.until:
-            self._launch(stages, resumed)
+            self._launch(resumed)
         if not whole(self.checkpoint, self.until):
             raise TrainingError(
                 f"nanotron ended without a whole checkpoint of step {self.until}: see {self.folder / LOG}"
             )
+        if self.keeper:
+            self.keeper.keep(self.until)
         return self._facts(done)
 
-    def _launch(self, stages: tuple[Stage, ...], resumed: Checkpoint | None) -> None:
-        course, cluster = self.course, self.course.cluster
+    def _launch(self, resumed: Checkpoint | None) -> None:
+        prepared, cluster = self.prepared, self.prepared.cluster
+        course, stages = prepared.course, prepared.stages(self.before)
         plan = replace(
-            course.plan,
+            prepared.plan,
             name=self.name,
             stages=stages,
             until=self.until,
@@ -264,28 +319,32 @@ class _Run:
         cluster.check_installation()
         (self.folder / TOKENIZER).unlink(missing_ok=True)
         (self.folder / TOKENIZER).symlink_to(course.tokenizer.resolve())
-        before = self.begun if len(stages) > 1 else None
         epochs = link_data(
             self.folder / DATA,
-            components=course.components,
-            weights=course.weights,
+            components=prepared.components,
+            weights=prepared.weights,
             # The loader reads ahead.
             sequences=(self.until - (stages[-1].start - 1) + 1) * course.student.batch_sequences,
-            read_before=before.read(course.sequence) if before else {},
+            read_before=self.before.read(course.sequence) if self.before else {},
             sequence=course.sequence,
             seed=course.seeds.data,
         )
         (self.folder / CHECKPOINTS).mkdir(exist_ok=True)
-        said = ", ".join(f"{name} {part:.0%}, {epochs[name]:.2f} epochs" for name, part in course.weights.items())
+        said = ", ".join(f"{name} {part:.0%}, {epochs[name]:.2f} epochs" for name, part in prepared.weights.items())
         self.log(f"nanotron trains on {cluster.world} GPUs: {said}")
+        every = max(1, self.until // 20)
+        if job := cluster.job(self.folder):
+            job.run(cluster, run=self.name, follow=partial(self._hear, every))
+            return
         if cluster.nodes > 1:
             self.log(f"start on each other node: {line_for_other_nodes(cluster, self.folder, run=self.name)}")
-        every = max(1, self.until // 20)
         launch(cluster, self.folder, run=self.name, follow=partial(self._hear, every))
 
     def _hear(self, every: int, line: str) -> None:
         """Keeps what a line says of a step, tells how training goes, stops a diverged run, drops old checkpoints."""
         if "Saving checkpoint at " in line and (number := line.rstrip().rpartition("/")[2]).isdecimal():
+            if self.keeper:
+                self.keeper.keep(int(number) - 1)
             forget_older(self.folder / CHECKPOINTS, than=int(number))
         step = read_step(line)
         if step is None:
@@ -296,39 +355,31 @@ class _Run:
                 "'warmup_fraction'"
             )
         self.steps[step.step] = step
+        if (point := self.curve.point(step.step, self.steps)) is not None:
+            self.follow(point)
         if step.step % every == 0 or step.step == self.until:
             self.log(
                 f"step {step.step} of {self.until}: loss {step.loss:.3f}, {step.tokens_per_second:,.0f} tokens/s, "
-                f"MFU {step.utilisation(self.course.cluster.peak_tflops):.0%}"
+                f"MFU {step.utilisation(self.prepared.cluster.peak_tflops):.0%}"
             )
 
     def _facts(self, done: int) -> TrainingFacts:
-        course = self.course
-        step_tokens = course.student.batch_sequences * course.sequence
-        warmup = round(course.student.warmup_fraction * course.steps)
-        points = curve(
-            self.steps,
-            until=self.until,
-            of=course.steps,
-            plateau=course.plateau,
-            step_tokens=step_tokens,
-            first_rate=0.0 if warmup else course.student.learning_rate,
-        )
+        prepared, cluster = self.prepared, self.prepared.cluster
+        points = self.curve.points(self.steps)
         if not points:
-            raise TrainingError(
-                f"{self.folder / LOG} tells no step's loss: is {course.cluster.source} nanotron's main?"
-            )
+            raise TrainingError(f"{self.folder / LOG} tells no step's loss: is {cluster.source} nanotron's main?")
+        step_tokens = self.curve.step_tokens
         own = [step for number, step in self.steps.items() if done < number <= self.until]
         seconds = sum(step_tokens / step.tokens_per_second for step in own if step.tokens_per_second > 0)
         tail = points[-math.ceil(len(points) / 10) :]
         return TrainingFacts(
-            parameters=course.student.parameters(course.plan.vocabulary),
+            parameters=prepared.course.student.parameters(prepared.plan.vocabulary),
             steps=self.until,
             tokens=self.until * step_tokens,
             resumed_from=done,
             seconds=seconds,
             tokens_per_second=len(own) * step_tokens / seconds if seconds else 0.0,
-            gpus=course.cluster.world,
+            gpus=cluster.world,
             final_loss=sum(point.loss for point in tail) / len(tail),
             curve=points,
         )
@@ -341,10 +392,9 @@ def _check_execution(execution: Execution) -> None:
         raise TrainingError("nanotron brings its own kernels: leave 'compile' and 'attention' out")
 
 
-def _publish(output: Path, points: tuple[LossPoint, ...]) -> None:
-    """Puts curve and model under their names, the model last, and removes `work`."""
-    with whole_file(output / "losses.parquet") as temporary:
-        pq.write_table(pa.Table.from_pylist([asdict(point) for point in points]), temporary)
-    shutil.rmtree(output / "model", ignore_errors=True)
-    (output / "work" / "model").rename(output / "model")
-    shutil.rmtree(output / "work")
+def _move(made: Path, output: Path) -> None:
+    """Puts a folder under its name, if it is there."""
+    shutil.rmtree(output, ignore_errors=True)
+    if made.is_dir():
+        shutil.rmtree(made / "unfinished", ignore_errors=True)
+        made.rename(output)

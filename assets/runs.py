@@ -1,0 +1,95 @@
+"""Trainings in MLflow: what their runs say, while a student trains and when it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.previews import completions
+from finephrase_dagster.study.artifact import Artifact, Product
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.train.training import Follow
+from resources.tracking import About, Tracking
+
+METRICS = ("tokens", "tokens_per_second", "final_loss")
+
+
+def watched(
+    context: dg.AssetExecutionContext,
+    tracking: Tracking,
+    lineage: Lineage,
+    artifact: Artifact,
+    train: Callable[[Path, Follow], Product],
+) -> dict[str, Any]:
+    """The manifest of a student, which `train` makes unless it is there; MLflow shows its loss meanwhile."""
+
+    def make(folder: Path) -> Product:
+        about = _about(context, lineage, artifact)
+        with tracking.watched(artifact, about, warn=context.log.warning) as follow:
+            return train(folder, follow)
+
+    return artifact.made_by(make)
+
+
+def tracked(
+    context: dg.AssetExecutionContext, tracking: Tracking, lineage: Lineage, artifact: Artifact
+) -> tuple[str | None, str | None]:
+    """The id of a student's finished run in MLflow and the link to its page; of neither, if the store is not there."""
+    manifest = artifact.manifest()
+    mixture = lineage.study.student_runs[artifact.partition or ""].mixture
+    files: dict[str, object] = {"mixture.json": lineage.mixture(mixture).manifest()}
+    if samples := _sample_completions(lineage, mixture):
+        files["completions.md"] = samples
+
+    def tell() -> tuple[str, str]:
+        run_id = tracking.complete(
+            artifact,
+            _about(context, lineage, artifact),
+            curve=manifest["curve"],
+            metrics={name: manifest[name] for name in METRICS},
+            files=files,
+            seconds=manifest["seconds"],
+        )
+        return run_id, tracking.link(run_id)
+
+    return tracking.attempt(artifact, tell, warn=context.log.warning) or (None, None)
+
+
+def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifact) -> About:
+    assert artifact.partition is not None
+    run = lineage.study.student_runs[artifact.partition]
+    student, mixture = lineage.study.students[run.student], lineage.mixture(run.mixture).manifest()
+    return About(
+        tags={
+            "finephrase.study": lineage.study.name,
+            "finephrase.mixture": run.mixture,
+            "finephrase.student": run.student,
+            "dagster.run_id": context.run_id,
+            "dagster.asset": artifact.asset,
+            "dagster.partition": artifact.partition,
+        },
+        params={
+            **student.model_dump(),
+            "sequence": lineage.sequence,
+            "decay_from": run.decay_from,
+            "data_seed": run.seeds.data,
+            "model_seed": run.seeds.model,
+            **{f"weight.{component['name']}": component["weight"] for component in mixture["components"]},
+        },
+    )
+
+
+def _sample_completions(lineage: Lineage, mixture: str) -> str:
+    """A few completions of each synthetic dataset in a mixture, as Markdown."""
+    study = lineage.study
+    shown = []
+    for component in study.mixtures[mixture].components:
+        cell, _, prompt = component.partition("/")
+        if prompt:
+            dataset = lineage.dataset(study.cell(cell), prompt)
+            corpus = lineage.source(study.cell(cell).source)
+            shown.append(f"# {component}\n\n{completions(dataset.folder, corpus=corpus.folder, rows=2)}")
+    return "\n\n".join(shown)

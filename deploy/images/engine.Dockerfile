@@ -1,0 +1,34 @@
+# Steps with a device: generators, students on one machine, evaluation. Built from the repository's root:
+#   docker build -f deploy/images/engine.Dockerfile -t finephrase/engine:0.1.0 .
+FROM nvidia/cuda:13.0.2-devel-ubuntu24.04
+
+# vLLM compiles kernels when it starts: hence the compiler, and CUDA's development image.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends build-essential ca-certificates curl \
+    && rm -rf /var/lib/apt/lists/* \
+    && userdel --remove ubuntu \
+    && useradd --create-home --uid 1000 finephrase
+COPY --from=ghcr.io/astral-sh/uv:0.13.8 /uv /usr/local/bin/uv
+ENV UV_PYTHON_INSTALL_DIR=/opt/python
+RUN uv venv --python 3.11 /opt/environment
+ENV VIRTUAL_ENV=/opt/environment \
+    PATH=/opt/environment/bin:$PATH
+WORKDIR /opt/finephrase
+COPY requirements/gpu.txt requirements/gpu.txt
+RUN uv pip install --no-cache --no-deps -r requirements/gpu.txt
+COPY pyproject.toml README.md workspace.yaml ./
+COPY finephrase_dagster finephrase_dagster
+COPY assets assets
+COPY resources resources
+COPY prompts prompts
+COPY studies studies
+COPY requirements requirements
+RUN uv pip install --no-cache --no-deps --no-build-isolation -e .
+
+USER 1000
+ENV DAGSTER_HOME=/home/finephrase/dagster_home \
+    DAGSTER_DISABLE_TELEMETRY=1 \
+    VLLM_NO_USAGE_STATS=1 \
+    PYTHONUNBUFFERED=1
+RUN mkdir -p /home/finephrase/dagster_home
+CMD ["python", "-m", "finephrase_dagster.worker"]

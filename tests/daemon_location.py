@@ -1,0 +1,15 @@
+"""The code location of an installation of a test, which the environment names; its completions come from endpoints."""
+
+import os
+from pathlib import Path
+
+from finephrase_dagster.definitions import build_defs
+from installation import Installation
+from resources.rephraser import Rephraser
+
+installation = Installation(Path(os.environ["INSTALLATION"]))
+endpoints = [os.environ["ENDPOINT"]] if "ENDPOINT" in os.environ else []
+concurrency = int(os.environ.get("CONCURRENCY", "128"))
+defs = build_defs(
+    installation.lineage, resources={"rephraser": Rephraser(endpoints=endpoints, concurrency=concurrency)}
+)

@@ -1,0 +1,226 @@
+"""What the tests of a running Dagster are built from: a study without training, a slow endpoint, a real daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+
+from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.partitions import TEMPLATE
+from finephrase_dagster.study.artifact import Product
+from finephrase_dagster.study.graph import items
+from finephrase_dagster.study.places import REPOSITORY
+from installation import Installation, small_study
+from rephrase_parts import write_model
+
+CELL = "tiny__documents"
+CELL_KEY = dg.AssetKey(["synthetic", CELL])
+LOCATION, PROCESS = (Path(__file__).with_name(name) for name in ("daemon_location.py", "daemon_process.py"))
+GOING = (
+    BulkActionStatus.REQUESTED,
+    BulkActionStatus.CANCELING,
+)
+PROMPTS = ("article", "faq", "math", "table")
+
+
+def production_study(root: Path, *, documents: int = 12) -> dict[str, Any]:
+    """A study that ends with its audits: a folder's model on a few documents, four prompts, lenient gates."""
+    with (root / "documents.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(documents):
+            file.write(json.dumps({"id": f"d{number}", "text": f"Document {number:04d}. It has some words."}) + "\n")
+    write_model(root / "model")
+    return {
+        "name": "production",
+        "description": "Few documents, four prompts.",
+        "prompts": list(PROMPTS),
+        "sources": {"documents": {"kind": "files", "paths": [str(root / "documents.jsonl")]}},
+        "generators": {
+            "tiny": {
+                "model": str(root / "model"),
+                "context": 512,
+                "max_tokens": 24,
+                "sampling": {"seed": 0},
+                "throughput": {"tokens_per_second": 1000, "basis": "made up"},
+            }
+        },
+        "cells": [{"generator": "tiny", "source": "documents"}],
+        "gates": small_study()["gates"],
+    }
+
+
+def production(root: Path, *, documents: int = 12) -> Installation:
+    """An installation of it, whose corpus and model are there."""
+    root.mkdir(parents=True)
+    shutil.copytree(REPOSITORY / "prompts", root / "prompts")
+    (root / "dagster_home").mkdir()
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", root / "dagster_home")
+    made = Installation(root)
+    made.write(production_study(root, documents=documents))
+    definitions = build_defs(made.lineage)
+    with dg.DagsterInstance.ephemeral() as instance:
+        for job, partition in (("make__sources__corpus", "documents"), ("make__generators__model", "tiny")):
+            run = definitions.resolve_job_def(job).execute_in_process(instance=instance, partition_key=partition)
+            assert run.success
+    return made
+
+
+def published(installation: Installation, stage: str, **facts: object) -> None:
+    """Publishes the artifacts of a stage that can be named, with no content but these facts."""
+    for item in items(installation.lineage):
+        if item.stage == stage:
+            item.artifact().made_by(
+                lambda folder: Product(files=[], facts={"sampling": {}, "passed": True, "macro": 0.1, **facts})
+            )
+
+
+@dataclass
+class Endpoint:
+    """A server of chat completions that counts requests and answers after a while, or not at all while held."""
+
+    seconds: float = 0.0
+    documents: list[str] = field(default_factory=list)
+    answered: int = 0
+    open: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+
+    def answer(self, body: dict[str, Any]) -> bytes:
+        text = "".join(message["content"] for message in body["messages"])
+        self.documents.append(text)
+        self.open.wait(120)
+        time.sleep(self.seconds)
+        self.answered += 1
+        choice = {"index": 0, "message": {"role": "assistant", "content": "Some words."}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+        return json.dumps({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+
+
+@contextlib.contextmanager
+def endpoint(seconds: float = 0.0) -> Iterator[Endpoint]:
+    made = Endpoint(seconds)
+    made.open.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._send(json.dumps({"data": [{"id": "tiny", "max_model_len": 512}]}).encode())
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with contextlib.suppress(OSError):  # who asked may be dead by now
+                self._send(made.answer(body))
+
+        def _send(self, content: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *said: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    made.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield made
+    finally:
+        made.open.set()
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def daemon(installation: Installation, **environment: str) -> Iterator[psutil.Process]:
+    """The daemon on an installation's code location, from when it has observed the prompts."""
+    log = (installation.root / "daemon.log").open("wb")
+    process = subprocess.Popen(
+        [
+            str(Path(sys.executable).with_name("dagster-daemon")),
+            "run",
+            "-f",
+            str(Path(__file__).with_name("daemon_location.py")),
+        ],
+        cwd=Path(__file__).parent,
+        env={
+            **os.environ,
+            "DAGSTER_HOME": str(installation.root / "dagster_home"),
+            "FINEPHRASE_DATA": str(installation.places.data),
+            "INSTALLATION": str(installation.root),
+            **environment,
+        },
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        with installation.instance() as instance:
+            until(lambda: process.poll() is not None or bool(instance.fetch_observations(TEMPLATE, limit=1).records))
+        assert process.poll() is None, (installation.root / "daemon.log").read_text()[-3000:]
+        yield psutil.Process(process.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.close()
+
+
+def until(done: Callable[[], Any], seconds: float = 120) -> Any:
+    """Waits for something to be true, and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := done()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+    return found
+
+
+def backfilled(installation: Installation, key: dg.AssetKey, partitions: list[str], **tags: str) -> str:
+    """Asks for a backfill, as the web UI does; returns its id."""
+    with installation.instance() as instance:
+        asked = PartitionBackfill.from_asset_partitions(
+            backfill_id=uuid.uuid4().hex[:8],
+            asset_graph=build_defs(installation.lineage).resolve_asset_graph(),
+            partition_names=partitions,
+            asset_selection=[key],
+            backfill_timestamp=time.time(),
+            tags=tags,
+            dynamic_partitions_store=instance,
+            all_partitions=False,
+            title=None,
+            description=None,
+            run_config=None,
+        )
+        instance.add_backfill(asked)
+    return asked.backfill_id
+
+
+def ended(installation: Installation, backfill: str) -> BulkActionStatus:
+    """The status of a backfill, once it has ended."""
+    with installation.instance() as instance:
+        until(lambda: (found := instance.get_backfill(backfill)) and found.status not in GOING, 180)
+        found = instance.get_backfill(backfill)
+    assert found is not None
+    return found.status

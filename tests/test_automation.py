@@ -1,0 +1,294 @@
+"""Automation: all of it is listed here, and none of it spends anything before a person starts it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.test_utils import create_run_for_test
+
+from finephrase_dagster.definitions import build_defs
+from installation import CELL, Installation, install, small_study
+
+SECRET = "token-that-nobody-may-see"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    return install(tmp_path_factory.mktemp("automation") / "installation")
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as opened:
+        yield opened
+
+
+def test_everything_is_stopped_by_default_but_what_costs_nothing(made: Installation) -> None:
+    repository = build_defs(made.lineage).get_repository_def()
+    statuses = {one.name: one.default_status.value for one in (*repository.schedule_defs, *repository.sensor_defs)}
+    assert statuses == {
+        "nightly": "STOPPED",
+        "night": "STOPPED",
+        "carry_on_audits": "STOPPED",
+        "carry_on_tokens": "STOPPED",
+        "carry_on_mixtures": "STOPPED",
+        "carry_on_training": "STOPPED",
+        "carry_on_evaluation": "STOPPED",
+        "reload_study": "STOPPED",
+        "tell_failures": "STOPPED",
+        "observe_prompts": "RUNNING",
+    }
+
+
+class Server:
+    """A local web server that answers as it is told, and keeps what was posted."""
+
+    def __init__(self) -> None:
+        self.posted: list[dict[str, Any]] = []
+        self.statuses: list[int] = []
+        self.answer: dict[str, Any] = {}
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status = outer.statuses.pop(0) if outer.statuses else 200
+                if status == 200:
+                    outer.posted.append(body)
+                content = json.dumps(outer.answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *said: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.close()
+
+
+class Sensor:
+    """A sensor that is evaluated as often as a test asks, with its cursor."""
+
+    def __init__(self, made: Installation, name: str, instance: dg.DagsterInstance) -> None:
+        definitions = build_defs(made.lineage)
+        self._sensor, self._repository = definitions.resolve_sensor_def(name), definitions.get_repository_def()
+        self._instance = instance
+        self._cursor: str | None = None
+
+    def tick(self) -> str:
+        context = dg.build_sensor_context(self._instance, repository_def=self._repository, cursor=self._cursor)
+        found = self._sensor.evaluate_tick(context)
+        self._cursor = found.cursor
+        return found.skip_message or ""
+
+
+def failed_run(instance: dg.DagsterInstance, **tags: str) -> str:
+    run = create_run_for_test(
+        instance,
+        job_name=f"make__synthetic__{CELL}",
+        status=dg.DagsterRunStatus.STARTED,
+        tags={"dagster/partition": "faq", **tags},
+    )
+    instance.report_run_failed(run, "the engine has ended")
+    return run.run_id
+
+
+def test_a_failed_run_is_told_once_with_what_a_person_needs(
+    made: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", f"{server.url}/{SECRET}")
+    monkeypatch.setenv("FINEPHRASE_DAGSTER_URL", "http://127.0.0.1:3000/")
+    failed_run(instance)
+    sensor = Sensor(made, "tell_failures", instance)
+    sensor.tick()
+    assert server.posted == [], "what failed before it was switched on is no news"
+    run = failed_run(instance)
+    assert sensor.tick() == "1 failures told"
+    assert sensor.tick() == "0 failures told"
+    assert server.posted == [
+        {
+            "study": "small",
+            "run": run,
+            "job": f"make__synthetic__{CELL}",
+            "assets": [f"synthetic/{CELL}"],
+            "partitions": ["faq"],
+            "message": "the engine has ended",
+            "link": f"http://127.0.0.1:3000/runs/{run}",
+        }
+    ]
+
+
+def test_a_webhook_that_fails_is_offered_the_failure_again_and_never_named(
+    made: Installation,
+    instance: dg.DagsterInstance,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", f"{server.url}/{SECRET}")
+    sensor = Sensor(made, "tell_failures", instance)
+    sensor.tick()
+    runs = [failed_run(instance) for _ in range(3)]
+    server.statuses = [200, 500]
+    said = [sensor.tick()]
+    assert said[0] == "1 failures told; the next one is offered again: the webhook answers HTTP 500"
+    said.append(sensor.tick())
+    assert [told["run"] for told in server.posted] == runs
+    monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", f"http://127.0.0.1:1/{SECRET}")
+    failed_run(instance)
+    said.append(sensor.tick())
+    assert "cannot be reached" in said[-1]
+    assert SECRET not in "\n".join([*said, caplog.text])
+
+
+def test_a_failure_that_was_told_is_not_told_again_where_the_cursor_was_lost(
+    made: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", server.url)
+    sensor = Sensor(made, "tell_failures", instance)
+    sensor.tick()
+    before = sensor._cursor
+    failed_run(instance)
+    sensor.tick()
+    sensor._cursor = before  # as after a death in the middle of the tick
+    assert sensor.tick() == "0 failures told"
+    assert len(server.posted) == 1
+
+
+def test_a_run_that_is_tried_again_is_no_failure_yet(
+    made: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", server.url)
+    sensor = Sensor(made, "tell_failures", instance)
+    sensor.tick()
+    failed_run(instance, **{"dagster/will_retry": "true"})
+    failed_run(instance, **{"dagster/max_retries": "0"})
+    sensor.tick()
+    assert len(server.posted) == 1
+
+
+def test_without_an_address_it_says_what_to_set(made: Installation, instance: dg.DagsterInstance) -> None:
+    assert "FINEPHRASE_FAILURE_WEBHOOK is not set" in Sensor(made, "tell_failures", instance).tick()
+
+
+RELOADED = {
+    "data": {
+        "reloadRepositoryLocation": {
+            "__typename": "WorkspaceLocationEntry",
+            "loadStatus": "LOADED",
+            "locationOrLoadError": {},
+        }
+    }
+}
+
+
+@pytest.fixture
+def own(made: Installation, tmp_path: Path) -> Installation:
+    return made.copy(tmp_path / "installation")
+
+
+def extended(own: Installation) -> None:
+    fields = small_study()
+    fields["prompts"].append("math")
+    own.write(fields)
+
+
+def test_a_new_prompt_in_the_study_has_the_location_reloaded_once(
+    own: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINEPHRASE_DAGSTER_URL", server.url)
+    server.answer = RELOADED
+    sensor = Sensor(own, "reload_study", instance)
+    assert sensor.tick() == "the study on disk is the one loaded"
+    extended(own)
+    assert sensor.tick().endswith("reloaded")
+    assert "was not taken up" in sensor.tick(), "it does not ask again and again"
+    (asked,) = server.posted
+    assert "reloadRepositoryLocation" in asked["query"]
+    assert asked["variables"] == {"location": "finephrase"}
+    own.write(small_study())
+    assert sensor.tick() == "the study on disk is the one loaded"
+
+
+def test_a_wrong_study_or_prompt_is_said_and_reloads_nothing(
+    own: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINEPHRASE_DAGSTER_URL", server.url)
+    sensor = Sensor(own, "reload_study", instance)
+    extended(own)
+    (own.places.prompts / "math.md").write_text("no front matter")
+    assert "what is on disk is wrong" in sensor.tick()
+    assert "math.md" in sensor.tick()
+    own.study.write_text("name: [")
+    assert "not valid YAML" in sensor.tick()
+    assert server.posted == []
+
+
+def test_an_edited_prompt_needs_no_reload(own: Installation, instance: dg.DagsterInstance) -> None:
+    sensor = Sensor(own, "reload_study", instance)
+    path = own.places.prompts / "faq.md"
+    path.write_text(path.read_text().replace("curious", "patient"))
+    assert sensor.tick() == "the study on disk is the one loaded"
+
+
+def test_without_a_web_server_it_says_what_to_press(
+    own: Installation, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FINEPHRASE_DAGSTER_URL", raising=False)
+    sensor = Sensor(own, "reload_study", instance)
+    extended(own)
+    assert "press 'Reload'" in sensor.tick()
+    assert "press 'Reload'" in sensor.tick()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"data": {"reloadRepositoryLocation": {"__typename": "PythonError", "message": "gone"}}}, "gone"),
+        (
+            {
+                "data": {
+                    "reloadRepositoryLocation": {
+                        "__typename": "WorkspaceLocationEntry",
+                        "locationOrLoadError": {"message": "it does not import"},
+                    }
+                }
+            },
+            "it does not import",
+        ),
+    ],
+)
+def test_a_reload_that_fails_says_why(
+    own: Installation,
+    instance: dg.DagsterInstance,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: dict[str, Any],
+    words: str,
+) -> None:
+    monkeypatch.setenv("FINEPHRASE_DAGSTER_URL", server.url)
+    server.answer = answer
+    sensor = Sensor(own, "reload_study", instance)
+    extended(own)
+    assert words in sensor.tick()

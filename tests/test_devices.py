@@ -1,0 +1,216 @@
+"""Devices: several real processes that want the same, however they end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finephrase_dagster.devices import (
+    DevicesBusy,
+    DevicesWrong,
+    free,
+    lease,
+    leased,
+    leased_here,
+)
+from finephrase_dagster.rephrase import guard
+
+HOLD = """
+import sys, time
+from finephrase_dagster.devices import lease
+held = lease(int(sys.argv[1]), sys.argv[2], log=lambda line: print(line, flush=True))
+print("has", ",".join(held.devices), flush=True)
+time.sleep(float(sys.argv[3]))
+held.release()
+print("released", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FINEPHRASE_DEVICE_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.setattr("finephrase_dagster.devices._in_process", ())
+    return tmp_path / "locks"
+
+
+class Holder:
+    """A process that leases devices for some seconds."""
+
+    def __init__(self, count: int, what: str, seconds: float = 60) -> None:
+        command = [sys.executable, "-c", HOLD, str(count), what, str(seconds)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def says(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def holders() -> Iterator[list[Holder]]:
+    started: list[Holder] = []
+    yield started
+    for holder in started:
+        holder.kill()
+
+
+def test_a_machine_without_a_gpu_has_one_device_whatever_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINEPHRASE_DEVICES", "cpu")
+    held = lease(8, "a large engine", log=print)
+    assert held.devices == ("cpu",)
+    assert held.environment == {}
+    held.release()
+
+
+def test_a_lease_names_its_gpus_to_the_processes_that_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1,2")
+    first, second = lease(2, "one", log=print), lease(1, "two", log=print)
+    assert first.environment == {"CUDA_VISIBLE_DEVICES": "0,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert second.devices == ("2",)
+    assert not free(1)
+    first.release()
+    assert free(2)
+    assert not free(3)
+    second.release()
+
+
+def test_who_waits_is_told_who_holds_it_and_gives_up_in_time(
+    monkeypatch: pytest.MonkeyPatch, holders: list[Holder]
+) -> None:
+    monkeypatch.setenv("FINEPHRASE_DEVICES", "0")
+    holders.append(Holder(1, "the training of nano"))
+    assert holders[0].says() == "has 0"
+    said: list[str] = []
+    with pytest.raises(DevicesBusy, match=r"0 is held by process \d+ \(the training of nano\); stop it, or raise"):
+        lease(1, "an engine of tiny", log=said.append, wait_seconds=0.5)
+    assert said == [
+        f"waiting for 1 of the GPUs 0: 0 is held by process {holders[0].process.pid} (the training of nano)"
+    ]
+
+
+def test_a_killed_holder_lets_go_at_once(monkeypatch: pytest.MonkeyPatch, holders: list[Holder]) -> None:
+    monkeypatch.setenv("FINEPHRASE_DEVICES", "0")
+    holders += [Holder(1, "first")]
+    assert holders[0].says() == "has 0"
+    holders += [Holder(1, "second")]
+    assert holders[1].says().startswith("waiting for 1 of the GPUs 0")
+    holders[0].process.send_signal(signal.SIGKILL)
+    assert holders[1].says().startswith("waited ")
+    assert holders[1].says() == "has 0"
+
+
+def test_no_two_of_many_processes_ever_hold_one_device(monkeypatch: pytest.MonkeyPatch, holders: list[Holder]) -> None:
+    monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1")
+    holders += [Holder(count, f"holder {count}", 0.3) for count in (1, 2, 1, 2)]
+    events: list[tuple[float, int, set[str]]] = []
+
+    def follow(holder: Holder) -> None:
+        devices: set[str] = set()
+        while (line := holder.says()) != "":
+            if line.startswith("has "):
+                devices = set(line.removeprefix("has ").split(","))
+                events.append((time.monotonic(), 1, devices))
+            if line == "released":
+                events.append((time.monotonic(), -1, devices))
+                return
+
+    threads = [threading.Thread(target=follow, args=(holder,)) for holder in holders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(events) == 8
+    # A holder says that it released after it did, and another may say that it has the device before that is read.
+    spans = [(time_, devices) for time_, change, devices in events if change == 1]
+    for earlier, later in itertools.pairwise(spans):
+        if earlier[1] & later[1]:
+            assert later[0] - earlier[0] > 0.25
+
+
+def test_a_large_lease_is_not_starved_by_small_ones(monkeypatch: pytest.MonkeyPatch, holders: list[Holder]) -> None:
+    monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1")
+    holders += [Holder(1, "small")]
+    assert holders[0].says() == "has 0"
+    holders += [Holder(2, "large")]
+    assert holders[1].says().startswith("waiting for 2 of the GPUs 0, 1: 0 is held by")  # and it has 1 by now
+    with pytest.raises(DevicesBusy):
+        lease(1, "another small one", log=print, wait_seconds=0.6)  # device 1 is gathered by the large one
+    holders[0].kill()
+    assert holders[1].says().startswith("waited")
+    assert set(holders[1].says().removeprefix("has ").split(",")) == {"0", "1"}
+
+
+def test_more_gpus_than_the_machine_has_are_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1")
+    with pytest.raises(DevicesWrong, match=r"needs 4 GPUs, this machine has 2 \(0, 1\): lower the engine's parallel"):
+        lease(4, "an engine of large", log=print)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("FINEPHRASE_DEVICES", "0,0", "names a device twice"),
+        ("FINEPHRASE_DEVICE_WAIT_SECONDS", "soon", "is no number of seconds"),
+    ],
+)
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(DevicesWrong, match=f"{name}.*{words}"):
+        lease(1, "anything", log=print)
+
+
+def test_a_process_that_computes_itself_asks_for_the_device_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    first = lease(1, "elsewhere", log=print)
+    with leased_here("training", log=print):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    first.release()
+    with leased_here("evaluating", log=print):  # PyTorch of this process has seen device 1 alone
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+        assert free(1)
+        assert not free(2)
+    monkeypatch.setattr("finephrase_dagster.devices._in_process", ())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with leased("a cluster's training", 2, log=print):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_what_an_engine_started_holds_its_device_until_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is killed: its engine needs a moment to end, and keeps its device for that long."""
+    monkeypatch.setenv("FINEPHRASE_DEVICES", "0")
+    held = lease(1, "an engine", log=print)
+    server = "import time; print('up', flush=True); time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-P", guard.__file__, str(os.getpid()), sys.executable, "-c", server],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=held.files,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    held.release()  # as a death of this process would
+    assert not free(1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+    assert free(1)

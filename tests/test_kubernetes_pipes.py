@@ -1,0 +1,178 @@
+"""Orders to pods without Dagster: what happens to them, told through Pipes by a stand-in for the worker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from finephrase_dagster.pods.api import Pods, load
+from finephrase_dagster.pods.cluster import read_cluster
+from finephrase_dagster.pods.fate import PodFailed, PodLost
+from finephrase_dagster.rephrase.order import Order, Work
+from finephrase_dagster.retries import infrastructure
+from kubernetes_api import KubernetesApi, Object, processes_of
+from kubernetes_parts import ENGINE, check_access, check_manifests, node, sources, until, write_cluster
+from rephrase_parts import PROMPTS, generator
+from resources import pod_rephraser
+from resources.pod_rephraser import PodRephraser
+
+LABELS = {"finephrase/order": "of-a-test"}
+WORKER = """
+import sys, time
+from pathlib import Path
+from dagster_pipes import open_dagster_pipes
+with open_dagster_pipes() as pipes:
+    order = pipes.get_extra("order")
+    pipes.log.info("received " + order["name"])
+    for number in range(20):
+        pipes.log.info(f"row {number}")
+        time.sleep(SECONDS)
+print("the end of it", file=sys.stderr)
+sys.exit(STATUS)
+"""
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
+    with KubernetesApi(tmp_path, node=node(), images={ENGINE: {}}, sources=sources()) as server:
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
+        monkeypatch.setattr("finephrase_dagster.pods.api.POLL_SECONDS", 0.05)
+        yield server
+
+
+def order(root: Path) -> Order:
+    works = {name: Work(folder=root / name, recipe={"prompt": name}) for name in PROMPTS}
+    shape = {"name": "tiny", "generator": generator(), "model": root / "model", "corpus": root / "corpus"}
+    return Order(**shape, prompts=PROMPTS, datasets=works, log=root / "log", concurrency=8, chunk_rows=4)
+
+
+def send(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    seconds: float = 0.0,
+    status: int = 0,
+    do: Callable[[], None] = lambda: None,
+) -> tuple[list[str], Exception | None]:
+    """Sends an order from a step, and does something meanwhile; returns what the step logged, and how it failed."""
+    script = WORKER.replace("SECONDS", str(seconds)).replace("STATUS", str(status))
+    monkeypatch.setattr(pod_rephraser, "COMMAND", ["python3", "-c", script])
+    cluster = read_cluster(write_cluster(root, images={"control": ENGINE, "engine": ENGINE}))
+    load()
+    raised: list[Exception] = []
+
+    @dg.asset
+    def step() -> Iterator[dg.MaterializeResult]:
+        try:
+            PodRephraser(poll_seconds=0.1).send(order(root), cluster, Pods(cluster.namespace, LABELS))
+        except Exception as error:
+            raised.append(error)
+        yield dg.MaterializeResult()
+
+    meanwhile = threading.Thread(target=do, daemon=True)
+    meanwhile.start()
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.materialize([step], instance=instance)
+        logged = [entry.user_message for entry in instance.all_logs(run.run_id) if not entry.dagster_event]
+    meanwhile.join(30)
+    return logged, raised[0] if raised else None
+
+
+def engine_pod(api: KubernetesApi) -> Object:
+    pod: Object = until(lambda: api.pod("dagster-"), "the engine has a pod")
+    until(lambda: len(api._running[pod["metadata"]["uid"]].lines) > 5, "it has said something")
+    return pod
+
+
+def test_an_order_reaches_the_pod_and_what_it_says_reaches_the_step(
+    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged, raised = send(tmp_path, monkeypatch)
+    assert raised is None
+    assert [line for line in logged if line.startswith(("row", "received"))] == [
+        "received tiny",
+        *(f"row {number}" for number in range(20)),
+    ]
+    (pod,) = api.received
+    assert pod["metadata"]["labels"].items() >= LABELS.items()
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert api.all("pods") == []
+    check_manifests(api.received)
+    check_access(api.asked)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told", "kind"),
+    [
+        ("Error", "was killed (SIGKILL), exit code 137. What is done is kept.", PodLost),
+        ("Evicted", "was taken from its node: Evicted (The node was low on resource: memory.)", PodLost),
+        ("OOMKilled", "ran out of memory (OOMKilled): raise 'memory' in the cluster file", PodFailed),
+    ],
+)
+def test_an_engine_s_pod_that_is_lost_is_named_and_removed(
+    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, told: str, kind: type[Exception]
+) -> None:
+    lost: list[Object] = []
+
+    def lose() -> None:
+        lost.append(engine_pod(api))
+        api.end_pod(lost[0], reason)
+
+    _, raised = send(tmp_path, monkeypatch, seconds=0.1, do=lose)
+    assert isinstance(raised, kind)
+    assert infrastructure(raised) == (kind is PodLost)
+    assert f"pod {lost[0]['metadata']['name']} {told}" in str(raised)
+    assert api.all("pods") == []
+
+
+@pytest.mark.parametrize(("status", "again"), [(1, False), (75, True)])
+def test_a_worker_that_gives_up_says_whether_another_try_makes_sense(
+    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, again: bool
+) -> None:
+    _, raised = send(tmp_path, monkeypatch, status=status)
+    assert raised is not None
+    assert infrastructure(raised) == again
+    assert f"ended with exit code {status}. What is done is kept.\nIt said last:\nthe end of it" in str(raised)
+
+
+def test_an_engine_s_image_that_is_not_there_is_named(
+    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.images.clear()
+    _, raised = send(tmp_path, monkeypatch)
+    assert isinstance(raised, PodFailed)
+    assert 'cannot start: ImagePullBackOff: Back-off pulling image "finephrase/engine:0.1.0"' in str(raised)
+    assert api.all("pods") == []
+
+
+def test_an_api_server_that_is_restarted_loses_no_message_and_no_pod(
+    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restart() -> None:
+        engine_pod(api)
+        api.stop()
+        time.sleep(1)
+        api.start()
+
+    logged, raised = send(tmp_path, monkeypatch, seconds=0.1, do=restart)
+    assert raised is None
+    assert [line for line in logged if line.startswith("row")] == [f"row {number}" for number in range(20)]
+    assert len(api.received) == 1
+    assert api.all("pods") == []
+
+
+def test_a_pod_that_a_killed_step_left_behind_is_ended(api: KubernetesApi, tmp_path: Path) -> None:
+    command = {"name": "engine", "image": ENGINE, "command": ["sleep", "600"]}
+    body: dict[str, Any] = {"metadata": {"name": "left", "labels": LABELS}, "spec": {"containers": [command]}}
+    left = api.create("pods", "finephrase", body)
+    load()
+    assert Pods("finephrase", LABELS).clear("synthetic/a_cell")
+    assert processes_of(left) == []
+    assert api.all("pods") == []
+    assert not Pods("finephrase", LABELS).clear("synthetic/a_cell")

@@ -1,0 +1,49 @@
+"""Placement: one pool a GPU size, and what goes first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finephrase_dagster.placement import evaluating, gpus_of, preparing, priority, rephrasing, training
+from finephrase_dagster.study.graph import STAGES, items
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.places import REPOSITORY, Places
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
+    data: Path = tmp_path_factory.mktemp("data")
+    return Lineage.read(Places(data=data, study=REPOSITORY / "studies" / "finephrase.yaml"))
+
+
+def test_every_size_of_engine_has_a_pool_of_its_own(published: Lineage) -> None:
+    generators = published.study.generators.values()
+    pools = {generator.gpus: rephrasing(generator).pool for generator in generators}
+    assert pools == {gpus: f"gpu_{gpus}" for gpus in pools}
+    assert len(pools) > 1
+    assert evaluating().pool == "gpu_1"
+    assert preparing().pool is None
+
+
+def test_students_of_nanotron_take_the_cluster(published: Lineage, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert training(published.study.model_copy(update={"trainer": "transformers"})).pool == "gpu_1"
+    monkeypatch.setenv("FINEPHRASE_NANOTRON_NODES", "2")
+    monkeypatch.setenv("FINEPHRASE_NANOTRON_GPUS", "4")
+    assert training(published.study.model_copy(update={"trainer": "nanotron"})).pool == "gpu_8"
+
+
+def test_every_item_says_its_gpus(published: Lineage) -> None:
+    for item in items(published):
+        busy = item.stage in ("synthetic", "generators", "early", "training") or "scores" in item.asset
+        assert (gpus_of(item, published.study) > 0) == busy, item.name
+
+
+def test_further_down_the_graph_goes_first_and_within_a_stage_the_heavy() -> None:
+    order = [
+        int(priority(stage, share=share)["dagster/priority"]) for stage in reversed(STAGES) for share in (1.0, 0.5, 0.0)
+    ]
+    assert order == sorted(order, reverse=True)
+    assert len(set(order)) == len(order)
+    assert max(order) < 0, "what a person launches has priority 0"
