@@ -129,7 +129,7 @@ def test_a_wrong_tracking_uri_is_refused_without_repeating_it(
 
 def test_a_database_that_is_gone_is_warned_of_without_its_password(tmp_path: Path) -> None:
     uri = "postgresql://u:sesame-73@127.0.0.1:1/mlflow"
-    tracking = Tracking(uri=uri, experiment="x", artifacts=str(tmp_path), web_url="", patience=5)
+    tracking = Tracking(uri=uri, experiment="x", artifacts=str(tmp_path), web_url="", patience=2)
     artifact = Artifact(asset="training/checkpoint", partition="a", recipe={}, root=tmp_path)
     warnings: list[str] = []
     assert tracking.attempt(artifact, lambda: tracking.finished(artifact), warn=warnings.append) is None
