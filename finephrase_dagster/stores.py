@@ -71,6 +71,11 @@ def with_driver(uri: str) -> str:
     return _POSTGRES.sub(f"{DRIVER}:", uri)
 
 
+def shown(uri: str) -> str:
+    """A URI for people to read: of a database in PostgreSQL its name alone, for the rest may be secret."""
+    return f"{DRIVER}:///{_database(with_driver(uri), TRACKING_URI).database}" if is_postgres(uri) else uri
+
+
 def refuse_unusable(places: Places, dagster_home: Path) -> None:
     """Asks every store that is not a file whether it answers, before anything is started.
 

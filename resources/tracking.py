@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import dagster as dg
 from pydantic import Field
 
-from finephrase_dagster.stores import alone, is_postgres, is_server, with_driver
+from finephrase_dagster.stores import alone, is_postgres, is_server, shown, with_driver
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.train.training import Follow, LossPoint
 from resources.stream import Send, Stream, Unreachable, within
@@ -197,7 +197,7 @@ class Tracking(dg.ConfigurableResource):
             client.set_terminated(run.info.run_id, "KILLED" if interrupted else "FAILED")
 
     def _untold(self, error: Exception) -> str:
-        return f"MLflow at {self.uri} is not told ({' '.join(str(error).split())[:200]})"
+        return f"MLflow at {shown(self.uri)} is not told ({' '.join(str(error).split())[:200]})"
 
     def log_curve(self, run_id: str, name: str, points: Iterable[tuple[int, float]]) -> None:
         """Logs a metric at many steps, but for those that it has already."""

@@ -17,9 +17,11 @@ import pytest
 import yaml
 
 from finephrase_dagster.stores import StoreUnusable, StoreWrong, refuse_unusable, tracking_uri, with_driver
+from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.places import REPOSITORY, Places
 from installation import Installation, small_study
 from postgres_server import PostgresServer
+from resources.tracking import Tracking
 
 SECRETS = {
     name: f"sesame-{number}-planted"
@@ -31,7 +33,7 @@ import sys
 from pathlib import Path
 import dagster as dg
 from finephrase_dagster.study.artifact import Artifact
-from resources.tracking import Tracking
+from resources.tracking import About, Tracking
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition([str(n) for n in range(6)]))
 def rows() -> int:
@@ -43,7 +45,8 @@ with dg.DagsterInstance.from_config(home) as instance:
     for key in mine:
         assert dg.materialize([rows], instance=instance, partition_key=key).success
         artifact = Artifact(asset="training/checkpoint", partition=key, recipe={"of": key}, root=data)
-        tracking.finish(tracking.start(artifact, tags={}, params={"key": key}, seconds=1))
+        about = About(tags={}, params={"key": key})
+        tracking.complete(artifact, about, curve=[], metrics={"loss": 1.0}, files={}, seconds=1)
 """
 
 
@@ -124,6 +127,17 @@ def test_a_wrong_tracking_uri_is_refused_without_repeating_it(
     assert "sesame" not in str(refused.value)
 
 
+def test_a_database_that_is_gone_is_warned_of_without_its_password(tmp_path: Path) -> None:
+    uri = "postgresql://u:sesame-73@127.0.0.1:1/mlflow"
+    tracking = Tracking(uri=uri, experiment="x", artifacts=str(tmp_path), web_url="", patience=2)
+    artifact = Artifact(asset="training/checkpoint", partition="a", recipe={}, root=tmp_path)
+    warnings: list[str] = []
+    assert tracking.attempt(artifact, lambda: tracking.finished(artifact), warn=warnings.append) is None
+    (warning,) = warnings
+    assert warning.startswith("MLflow at postgresql+psycopg2:///mlflow is not told")
+    assert "sesame-73" not in warning
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
@@ -151,12 +165,9 @@ def test_a_store_that_cannot_be_used_is_named_before_anything_starts(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["materialize", "ui"])
-def test_a_wrong_password_is_one_message_and_exit_status_1(
-    databases: PostgresServer, tmp_path: Path, command: str
-) -> None:
+def test_a_wrong_password_is_one_message_and_exit_status_1(databases: PostgresServer, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "finephrase_dagster.cli", command],
+        [sys.executable, "-m", "finephrase_dagster.cli", "materialize"],
         env={
             **os.environ,
             "PGPASSWORD": "sesame-73",

@@ -47,14 +47,14 @@ def search(folder: Path, done: subprocess.CompletedProcess[str], *secrets: str) 
             assert secret.encode() not in text, name
 
 
-@pytest.mark.parametrize("status", [200, 400, 401])
+@pytest.mark.parametrize("status", [200, 401])
 def test_no_secret_is_told_though_the_server_repeats_the_key(tmp_path: Path, status: int) -> None:
     with local_server() as server:
 
         def answer(request: dict[str, object]) -> object:
             if status == 200 and "Document 3." not in str(request["messages"]):
                 return completion()
-            return failure(max(status, 400), f"Authorization was Bearer {KEY}, which is odd")
+            return failure(400 if status == 200 else status, f"Authorization was Bearer {KEY}, which is odd")
 
         server.context = 4096
         server.answer = answer  # type: ignore[assignment]

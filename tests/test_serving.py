@@ -28,7 +28,7 @@ from postgres_server import PostgresServer
 
 pytestmark = pytest.mark.slow
 
-START_SECONDS = 120
+START_SECONDS = 300
 NGINX = "/usr/sbin/nginx"
 SETTINGS = REPOSITORY / "deploy" / "postgres" / "dagster.yaml"
 CONF = REPOSITORY / "deploy" / "proxy" / "nginx.conf"
