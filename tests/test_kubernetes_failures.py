@@ -27,7 +27,7 @@ from kubernetes_parts import (
     write_instance,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @dataclass
@@ -107,7 +107,7 @@ def lost(cluster: Cluster) -> dict[str, Ended]:
     (cluster.marks / "finish").touch()
     ended = {}
     for fate, run in runs.items():
-        status = cluster.control.wait(run, seconds=120)
+        status = cluster.control.wait(run)
         told = "\n".join(cluster.control.messages(run))
         begun = sorted(path.name.removeprefix("begun-") for path in cluster.marks.glob("begun-*"))
         attempts = tuple(name for name in begun if name.rsplit("-", 1)[0].startswith(first[fate].rsplit("-", 1)[0]))
