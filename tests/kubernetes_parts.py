@@ -84,7 +84,7 @@ class Control:
         assert found is not None
         return found.status.value
 
-    def wait(self, run: str, *, seconds: float = 240) -> str:
+    def wait(self, run: str, *, seconds: float = 500) -> str:
         """The status that a run ends with."""
         until(lambda: self.status(run) in ("SUCCESS", "FAILURE", "CANCELED"), f"run {run} ends", seconds=seconds)
         return self.status(run)
@@ -108,7 +108,7 @@ def control(home: Path, module: str, repository: dg.RepositoryDefinition) -> Ite
             yield Control(instance, workspace, repository)
 
 
-def until(true: Callable[[], Any], what: str, *, seconds: float = 120) -> Any:
+def until(true: Callable[[], Any], what: str, *, seconds: float = 240) -> Any:
     """Waits for something, and returns it."""
     deadline = time.monotonic() + seconds
     while not (found := true()):

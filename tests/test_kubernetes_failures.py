@@ -27,7 +27,7 @@ from kubernetes_parts import (
     write_instance,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @dataclass
@@ -107,7 +107,7 @@ def lost(cluster: Cluster) -> dict[str, Ended]:
     (cluster.marks / "finish").touch()
     ended = {}
     for fate, run in runs.items():
-        status = cluster.control.wait(run, seconds=120)
+        status = cluster.control.wait(run)
         told = "\n".join(cluster.control.messages(run))
         begun = sorted(path.name.removeprefix("begun-") for path in cluster.marks.glob("begun-*"))
         attempts = tuple(name for name in begun if name.rsplit("-", 1)[0].startswith(first[fate].rsplit("-", 1)[0]))
@@ -129,6 +129,21 @@ def test_a_step_is_tried_again_only_where_the_cause_lay_outside_of_it(
     lost: dict[str, Ended], fate: str, status: str, attempts: int
 ) -> None:
     assert (lost[fate].status, len(lost[fate].pods)) == (status, attempts), lost[fate].told
+
+
+def test_a_pod_that_is_lost_before_its_step_began_gets_another(cluster: Cluster) -> None:
+    run = cluster.control.launch("make_brief")
+
+    def begins() -> Object | None:
+        found = [pod for pod in cluster.api.all("pods") if pod["metadata"]["labels"].get("dagster/run-id") == run]
+        return next((pod for pod in found if "dagster/op" in pod["metadata"]["labels"]), None)
+
+    first = until(begins, "the step has a pod")
+    cluster.api.end_pod(first, "Evicted")
+    assert cluster.control.wait(run) == "SUCCESS", cluster.control.messages(run)
+    told = "\n".join(cluster.control.messages(run))
+    assert f"pod {first['metadata']['name']} was taken from its node" in told
+    assert "its step had not begun, and gets another" in told
 
 
 def test_what_cannot_start_is_named_and_not_tried_again(cluster: Cluster) -> None:

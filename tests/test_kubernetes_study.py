@@ -35,7 +35,7 @@ from kubernetes_parts import (
 )
 from rephrase_parts import completion, local_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 WORKER = "finephrase/worker:0.1.0"
 RUN = "raw__nano__data0_model0"

@@ -3,7 +3,8 @@
 # The list is that of a machine without GPUs: steps here tokenise, mix, audit and convert with the same versions.
 FROM python:3.11-slim-bookworm
 
-RUN useradd --create-home --uid 1000 finephrase && mkdir -p /opt/dagster/dagster_home && chown 1000 /opt/dagster/dagster_home
+RUN useradd --create-home --uid 1000 finephrase \
+    && install --directory --owner 1000 /opt/dagster/dagster_home
 WORKDIR /opt/finephrase
 COPY requirements/cpu.txt requirements/cpu.txt
 RUN pip install --no-cache-dir "$(grep '^uv==' requirements/cpu.txt)" \

@@ -4,11 +4,12 @@ FROM nvidia/cuda:13.0.2-devel-ubuntu24.04
 
 # vLLM compiles kernels when it starts: hence the compiler, and CUDA's development image.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends build-essential ca-certificates curl \
+    && apt-get install --yes --no-install-recommends build-essential ca-certificates python3-pip \
     && rm -rf /var/lib/apt/lists/* \
+    && pip install --no-cache-dir --break-system-packages uv==0.13.8 \
     && userdel --remove ubuntu \
-    && useradd --create-home --uid 1000 finephrase
-COPY --from=ghcr.io/astral-sh/uv:0.13.8 /uv /usr/local/bin/uv
+    && useradd --create-home --uid 1000 finephrase \
+    && install --directory --owner 1000 /opt/dagster/dagster_home
 ENV UV_PYTHON_INSTALL_DIR=/opt/python
 RUN uv venv --python 3.11 /opt/environment
 ENV VIRTUAL_ENV=/opt/environment \
@@ -26,9 +27,8 @@ COPY requirements requirements
 RUN uv pip install --no-cache --no-deps --no-build-isolation -e .
 
 USER 1000
-ENV DAGSTER_HOME=/home/finephrase/dagster_home \
+ENV DAGSTER_HOME=/opt/dagster/dagster_home \
     DAGSTER_DISABLE_TELEMETRY=1 \
     VLLM_NO_USAGE_STATS=1 \
     PYTHONUNBUFFERED=1
-RUN mkdir -p /home/finephrase/dagster_home
 CMD ["python", "-m", "finephrase_dagster.worker"]

@@ -4,12 +4,12 @@
 FROM nvidia/cuda:13.0.2-devel-ubuntu24.04
 
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends build-essential ca-certificates git ninja-build \
+    && apt-get install --yes --no-install-recommends build-essential ca-certificates python3-pip git ninja-build \
     && rm -rf /var/lib/apt/lists/* \
+    && pip install --no-cache-dir --break-system-packages uv==0.13.8 \
     && userdel --remove ubuntu \
     && useradd --create-home --uid 1000 finephrase \
     && install --directory --owner 1000 /opt/nanotron
-COPY --from=ghcr.io/astral-sh/uv:0.13.8 /uv /usr/local/bin/uv
 ENV UV_PYTHON_INSTALL_DIR=/opt/python
 RUN uv python install 3.11
 
