@@ -18,7 +18,9 @@ from finephrase_dagster.study.lineage import Lineage
 class Evaluator(dg.ConfigurableResource):
     """The suite on this machine."""
 
-    batch_size: int = Field(default=16, ge=1, description="sequences a forward pass; leaves the scores alone")
+    batch_size: int = Field(
+        default=16, ge=1, description="sequences a forward pass, 1 or more; leaves the scores alone"
+    )
     engine: dict[str, Any] = Field(default_factory=dict, description="flags of vLLM, such as gpu_memory_utilization")
 
     def evaluate(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:

@@ -75,13 +75,15 @@ def _watch(run: contextlib.ExitStack, model: str, log: Callable[[str], None]) ->
 class Rephraser(dg.ConfigurableResource):
     """vLLM on this machine, driven by the rephrasing pipeline."""
 
-    concurrency: int = Field(default=128, ge=1, description="requests in flight")
-    chunk_rows: int = Field(default=5000, ge=1, description="rows a file")
+    concurrency: int = Field(default=128, ge=1, description="requests in flight, 1 or more")
+    chunk_rows: int = Field(default=5000, ge=1, description="rows a data file, 1 or more")
     endpoints: list[str] = Field(
         default=[], description="servers of the generator under its name in the study; none: an engine is started here"
     )
-    gpu_hour_dollars: float | None = Field(default=None, ge=0, description="the price of a GPU for an hour")
-    log_seconds: float = Field(default=30, gt=0, description="between two lines on how far a run is")
+    gpu_hour_dollars: float | None = Field(
+        default=None, ge=0, description="the price of a GPU for an hour, 0 or more; for the bill alone"
+    )
+    log_seconds: float = Field(default=30, gt=0, description="between two lines on how far a run is, above 0")
 
     def rephrase(
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], *, log: Callable[[str], None]

@@ -25,10 +25,12 @@ class Trainer(dg.ConfigurableResource):
     """transformers' Trainer on this machine."""
 
     checkpoint_steps: int | None = Field(
-        default=None, description="steps between checkpoints that a killed run continues from; None for none"
+        default=None,
+        ge=1,
+        description="steps between checkpoints that a killed run continues from, 1 or more; None for none",
     )
     micro_batch: int | None = Field(
-        default=None, ge=1, description="sequences on the device at once; None for the whole batch"
+        default=None, ge=1, description="sequences on the device at once, 1 or more; None for the whole batch"
     )
     bf16: bool | None = Field(default=None, description="compute products in bfloat16; None: where there is a GPU")
     compile: bool = Field(default=False, description="compile the model first")

@@ -1,0 +1,64 @@
+"""The pictures of docs/web-ui.md and of README.md, taken anew from a running instance of the demo.
+
+make demo && make ui
+.venv/bin/python docs/screenshots.py [--url http://127.0.0.1:3000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+FOLDER = Path(__file__).parent
+CELL = "rephraser__package_readmes"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+SETTLE_MILLISECONDS = 1500  # until what moves on a page has come to rest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:3000")
+    url = parser.parse_args().url
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise SystemExit("this needs Chromium: install the package 'chromium'")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1600, "height": 900})
+        page.set_default_timeout(60_000)
+        lineage(page, url)
+        page.set_viewport_size({"width": 1400, "height": 900})
+        part = f"{url}/assets/synthetic/{CELL}"
+        take(page, part, "what it asks for", "cell.png")
+        take(page, f"{part}?view=partitions&partition=faq", "share_completed", "partition.png")
+        take(page, f"{url}/assets/audits/{CELL}_audit?view=checks&checkDetail=form", "at least 0.8", "checks.png")
+        take(page, f"{url}/assets/evaluation/leaderboard", "best_macro", "leaderboard.png")
+        job = f"{url}/locations/finephrase/jobs/make__synthetic__{CELL}/playground"
+        take(page, job, "No errors", "launchpad.png")
+        browser.close()
+
+
+def lineage(page: Page, url: str) -> None:
+    """The whole graph, its groups expanded."""
+    page.goto(f"{url}/asset-groups")
+    page.get_by_text("synthetic", exact=True).last.wait_for()
+    page.mouse.click(1300, 800, button="right")
+    page.get_by_role("menuitem", name="Expand all groups").click()
+    page.get_by_text("checkpoint", exact=True).locator("visible=true").first.wait_for()
+    page.wait_for_timeout(SETTLE_MILLISECONDS)
+    page.screenshot(path=FOLDER / "lineage.png", clip={"x": 540, "y": 110, "width": 1060, "height": 790})
+
+
+def take(page: Page, address: str, words: str, name: str) -> None:
+    """A page once certain words stand on it."""
+    page.goto(address)
+    page.get_by_text(words).locator("visible=true").first.wait_for()
+    page.wait_for_timeout(SETTLE_MILLISECONDS)
+    page.screenshot(path=FOLDER / name)
+
+
+if __name__ == "__main__":
+    main()
