@@ -24,8 +24,11 @@ from assets.sources import build_sources
 from assets.synthetic import build_synthetic
 from assets.tokens import build_tokens
 from assets.training import build_training
-from finephrase_dagster.automation import build_automation
-from finephrase_dagster.conditions import carried_on
+from finephrase_dagster.automation.conditions import build_carrying_sensors, carried_on
+from finephrase_dagster.automation.failures import build_failure_sensor
+from finephrase_dagster.automation.night import build_night
+from finephrase_dagster.automation.observer import build_observer
+from finephrase_dagster.automation.reload import build_reload_sensor
 from finephrase_dagster.jobs import build_jobs
 from finephrase_dagster.placement import executor
 from finephrase_dagster.pods.cluster import cluster_from_environment
@@ -64,12 +67,18 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
         *(_training(lineage) if lineage.study.mixtures else []),
     ]
     jobs = build_jobs(lineage)
-    schedules, sensors = build_automation(lineage, jobs)
+    nightly, night = build_night(lineage, jobs)
     return dg.Definitions(
         assets=[*build_prompts(lineage), *carried_on(lineage, assets)],
         jobs=jobs,
-        schedules=schedules,
-        sensors=sensors,
+        schedules=[nightly],
+        sensors=[
+            build_observer(lineage),
+            night,
+            *build_carrying_sensors(lineage),
+            build_reload_sensor(lineage),
+            build_failure_sensor(lineage),
+        ],
         loggers={"progress": progress},
         executor=executor(),
         resources={**default_resources(lineage), **(resources or {})},

@@ -20,7 +20,7 @@ import dagster as dg
 from dagster._core.definitions.data_version import extract_data_version_from_entry
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
-from finephrase_dagster.automation import changed_prompts
+from finephrase_dagster.automation.observer import changed_prompts
 from finephrase_dagster.jobs import job_of
 from finephrase_dagster.launcher import PROCESS_TAG, lives, this_process
 from finephrase_dagster.retries import NO_SPACE, ONCE_TAG

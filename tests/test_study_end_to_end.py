@@ -188,7 +188,7 @@ def test_an_edited_prompt_reruns_what_hangs_on_it_and_leaves_the_rest_fresh(own:
 
 
 def test_dagster_marks_the_partition_of_an_edited_prompt_once_the_file_is_observed(own: Installation) -> None:
-    from finephrase_dagster.automation import changed_prompts
+    from finephrase_dagster.automation.observer import changed_prompts
 
     path = own.places.prompts / "faq.md"
     path.write_text(path.read_text().replace("curious", "patient"))

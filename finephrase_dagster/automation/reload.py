@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-from finephrase_dagster.failures import PAGES
+from finephrase_dagster.automation.failures import PAGES
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.fingerprint import SHORT, fingerprint
 from finephrase_dagster.study.graph import items

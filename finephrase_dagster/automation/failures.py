@@ -16,7 +16,7 @@ from typing import Any, Literal
 import dagster as dg
 from dagster._core.storage.tags import WILL_RETRY_TAG
 
-from finephrase_dagster.runs import Partitions
+from finephrase_dagster.automation.runs import Partitions
 from finephrase_dagster.study.graph import items
 from finephrase_dagster.study.lineage import Lineage
 

@@ -17,11 +17,11 @@ import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import InstigatorStatus
 
-from finephrase_dagster.budget import Amount, BudgetWrong, Night, number, total
+from finephrase_dagster.automation.budget import Amount, BudgetWrong, Night, number, total
+from finephrase_dagster.automation.runs import UNFINISHED, Partitions, in_flight, range_tags
 from finephrase_dagster.jobs import job_of
 from finephrase_dagster.partitions import PLAN
 from finephrase_dagster.placement import gpus_of, priority
-from finephrase_dagster.runs import UNFINISHED, Partitions, in_flight, range_tags
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.graph import STAGES, Item, items, ready, refused
 from finephrase_dagster.study.lineage import Lineage

@@ -1,22 +1,12 @@
-"""Automation: what Dagster does by itself. All of it is stopped by default, but for what costs nothing.
-
-`night.py` makes what is missing or stale within a budget, `conditions.py` carries fresh datasets on, `reload.py` picks
-up what is new in the study, `failures.py` tells of failed runs; prompt files are observed here.
-"""
+"""Prompt files, observed: an edited one marks its datasets as stale. It costs nothing, so it alone runs by default."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import dagster as dg
 from dagster._core.definitions.data_version import extract_data_version_from_entry
 
-from finephrase_dagster.conditions import build_carrying_sensors
 from finephrase_dagster.events import observed
-from finephrase_dagster.failures import build_failure_sensor
-from finephrase_dagster.night import build_night
 from finephrase_dagster.partitions import TEMPLATE
-from finephrase_dagster.reload import build_reload_sensor
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.prompt import PromptError, read_prompts
 
@@ -32,20 +22,6 @@ def changed_prompts(lineage: Lineage, instance: dg.DagsterInstance) -> list[dg.A
         if seen is None or seen.value != prompt.digest:
             found.append(observed(prompt, lineage.places.prompts / f"{name}.md"))
     return found
-
-
-def build_automation(
-    lineage: Lineage, jobs: Sequence[dg.UnresolvedAssetJobDefinition]
-) -> tuple[list[dg.ScheduleDefinition], list[dg.SensorDefinition]]:
-    """All schedules and all sensors."""
-    nightly, night = build_night(lineage, jobs)
-    return [nightly], [
-        build_observer(lineage),
-        night,
-        *build_carrying_sensors(lineage),
-        build_reload_sensor(lineage),
-        build_failure_sensor(lineage),
-    ]
 
 
 def build_observer(lineage: Lineage) -> dg.SensorDefinition:

@@ -1,0 +1,1 @@
+"""What Dagster does by itself: nights, carrying on, reloading, telling of failures, observing prompts."""
