@@ -1,4 +1,4 @@
-"""Metrics of a run of rephrasing in Prometheus' text format, on 127.0.0.1, while it lasts.
+"""Metrics of a run of rephrasing in Prometheus' text format, while it lasts; on 127.0.0.1 unless told otherwise.
 
 Nothing is counted here: a page shows the figures that the run keeps anyway, as they are when it is asked for. Each
 run has a registry and a server of its own.
@@ -7,6 +7,7 @@ run has a registry and a server of its own.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator
 
@@ -16,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from finephrase_dagster.rephrase.figures import Figures
 
-METRICS_PORT = "FINEPHRASE_METRICS_PORT"
+METRICS_PORT, METRICS_HOST = "FINEPHRASE_METRICS_PORT", "FINEPHRASE_METRICS_HOST"
 HOST = "127.0.0.1"
 
 
@@ -42,6 +43,22 @@ def ports_of(said: str) -> range:
 
 
 @contextlib.contextmanager
+def served_if_told(model: str, *, log: Callable[[str], None]) -> Iterator[Callable[[Figures], None]]:
+    """As `served`, where the environment says; a run that finds no port goes on without metrics."""
+    with contextlib.ExitStack() as run:
+        try:
+            watch = run.enter_context(served(os.environ.get(METRICS_PORT), model=model, log=log))
+        except (MetricsPortInUse, MetricsPortWrong) as error:
+            log(f"no metrics: {METRICS_PORT}: {error}")
+            watch = _unwatched
+        yield watch
+
+
+def _unwatched(figures: Figures) -> None:
+    pass
+
+
+@contextlib.contextmanager
 def served(said: str | None, *, model: str, log: Callable[[str], None]) -> Iterator[Callable[[Figures], None]]:
     """Serves a run's metrics within this block; yields what takes its figures.
 
@@ -54,21 +71,22 @@ def served(said: str | None, *, model: str, log: Callable[[str], None]) -> Itera
         MetricsPortWrong, MetricsPortInUse
     """
     if not said:
-        yield lambda figures: None
+        yield _unwatched
         return
+    host = os.environ.get(METRICS_HOST) or HOST
     page = RunMetrics(model)
     registry = CollectorRegistry()
     registry.register(page)
     for port in ports_of(said):
         with contextlib.suppress(OSError):
-            server, thread = start_http_server(port, addr=HOST, registry=registry)
+            server, thread = start_http_server(port, addr=host, registry=registry)
             break
     else:
         raise MetricsPortInUse(
-            f"port {said} on {HOST} is in use: choose another with --metrics-port or {METRICS_PORT}, or give a range, "
+            f"port {said} on {host} is in use: choose another with --metrics-port or {METRICS_PORT}, or give a range, "
             "such as 9400-9409, of which each run takes a free one"
         )
-    log(f"metrics: http://{HOST}:{port}/metrics")
+    log(f"metrics: http://{host}:{port}/metrics")
     try:
         yield page.show
     finally:

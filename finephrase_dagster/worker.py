@@ -12,6 +12,7 @@ from typing import Any
 
 from dagster_pipes import PipesContext, open_dagster_pipes
 
+from finephrase_dagster.metrics import served_if_told
 from finephrase_dagster.pods.fate import TRY_AGAIN
 from finephrase_dagster.rephrase.dataset import LedgerError, RecipeChanged
 from finephrase_dagster.rephrase.engine import EngineFailed
@@ -51,10 +52,11 @@ def work(pipes: PipesContext) -> None:
         pipes.log.info(f"starting an engine for {order.name}")
         return [engine.start()]
 
-    try:
-        made = order.carry_out(started, log=pipes.log.info)
-    finally:
-        engine.stop()
+    with served_if_told(order.name, log=pipes.log.info) as watch:
+        try:
+            made = order.carry_out(started, log=pipes.log.info, watch=watch)
+        finally:
+            engine.stop()
     told = {prompt: {name: manifest[name] for name in TOLD} for prompt, manifest in made.items()}
     pipes.report_custom_message({DONE: told})
 

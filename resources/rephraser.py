@@ -7,7 +7,6 @@ An engine takes tens of seconds to start, so a process that runs several cells o
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ from finephrase_dagster.study.spec import Cell
 
 if TYPE_CHECKING:
     from finephrase_dagster.rephrase.engine import Engine, EngineLike
-    from finephrase_dagster.rephrase.figures import Figures
     from finephrase_dagster.rephrase.order import Order
     from finephrase_dagster.study.generator import Generator
 
@@ -59,17 +57,6 @@ def _devices(generator: Generator, name: str, log: Callable[[str], None]) -> Lea
     if not free(generator.gpus):
         _stop_all()
     return lease(generator.gpus, f"an engine of {name}", log=log)
-
-
-def _watch(run: contextlib.ExitStack, model: str, log: Callable[[str], None]) -> Callable[[Figures], None]:
-    """What takes a run's figures to its metrics; a run that finds no port goes on without them."""
-    from finephrase_dagster.metrics import METRICS_PORT, MetricsPortInUse, MetricsPortWrong, served
-
-    try:
-        return run.enter_context(served(os.environ.get(METRICS_PORT), model=model, log=log))
-    except (MetricsPortInUse, MetricsPortWrong) as error:
-        log(f"no metrics: {METRICS_PORT}: {error}")
-        return lambda figures: None
 
 
 class Rephraser(dg.ConfigurableResource):
@@ -116,15 +103,19 @@ class Rephraser(dg.ConfigurableResource):
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
         """The same for prompts whose documents share their prefix: those of a document one after another."""
+        from finephrase_dagster.metrics import served_if_told
+
         order = self._order(lineage, cell, datasets)
-        with contextlib.ExitStack() as run:
-            run.callback(_stop_engines)
-            return order.carry_out(
-                lambda: self._remotes(cell) or [_kept_engine(order, log)],
-                log=log,
-                watch=_watch(run, cell.generator, log),
-                engines_are_ours=not self.endpoints,
-            )
+        with served_if_told(cell.generator, log=log) as watch:
+            try:
+                return order.carry_out(
+                    lambda: self._remotes(cell) or [_kept_engine(order, log)],
+                    log=log,
+                    watch=watch,
+                    engines_are_ours=not self.endpoints,
+                )
+            finally:
+                _stop_engines()
 
     def _order(self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact]) -> Order:
         from finephrase_dagster.rephrase.order import Order
