@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -92,19 +93,23 @@ def published(installation: Installation, stage: str, **facts: object) -> None:
 
 @dataclass
 class Endpoint:
-    """A server of chat completions that counts requests and answers after a while, or not at all while held."""
+    """A server of chat completions that keeps what it was asked, and answers no more than it is allowed to.
 
-    seconds: float = 0.0
+    Attributes:
+        documents: all that was asked, in order.
+        allowed: requests that are answered; later ones wait until it is raised.
+    """
+
     documents: list[str] = field(default_factory=list)
     answered: int = 0
-    open: threading.Event = field(default_factory=threading.Event)
+    allowed: float = math.inf
     url: str = ""
 
     def answer(self, body: dict[str, Any]) -> bytes:
-        text = "".join(message["content"] for message in body["messages"])
-        self.documents.append(text)
-        self.open.wait(120)
-        time.sleep(self.seconds)
+        self.documents.append("".join(message["content"] for message in body["messages"]))
+        number = len(self.documents)
+        while number > self.allowed:
+            time.sleep(0.02)
         self.answered += 1
         choice = {"index": 0, "message": {"role": "assistant", "content": "Some words."}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
@@ -112,9 +117,8 @@ class Endpoint:
 
 
 @contextlib.contextmanager
-def endpoint(seconds: float = 0.0) -> Iterator[Endpoint]:
-    made = Endpoint(seconds)
-    made.open.set()
+def endpoint() -> Iterator[Endpoint]:
+    made = Endpoint()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -144,7 +148,7 @@ def endpoint(seconds: float = 0.0) -> Iterator[Endpoint]:
     try:
         yield made
     finally:
-        made.open.set()
+        made.allowed = math.inf
         server.shutdown()
         server.server_close()
 
@@ -188,7 +192,7 @@ def daemon(installation: Installation, **environment: str) -> Iterator[psutil.Pr
         log.close()
 
 
-def until(done: Callable[[], Any], seconds: float = 120) -> Any:
+def until(done: Callable[[], Any], seconds: float = 300) -> Any:
     """Waits for something to be true, and returns it."""
     deadline = time.monotonic() + seconds
     while not (found := done()):
@@ -220,7 +224,7 @@ def backfilled(installation: Installation, key: dg.AssetKey, partitions: list[st
 def ended(installation: Installation, backfill: str) -> BulkActionStatus:
     """The status of a backfill, once it has ended."""
     with installation.instance() as instance:
-        until(lambda: (found := instance.get_backfill(backfill)) and found.status not in GOING, 180)
+        until(lambda: (found := instance.get_backfill(backfill)) and found.status not in GOING)
         found = instance.get_backfill(backfill)
     assert found is not None
     return found.status

@@ -14,6 +14,7 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.reload import RELOAD
 from installation import CELL, Installation, install, small_study
 
 SECRET = "token-that-nobody-may-see"
@@ -229,6 +230,13 @@ def test_a_new_prompt_in_the_study_has_the_location_reloaded_once(
     assert asked["variables"] == {"location": "finephrase"}
     own.write(small_study())
     assert sensor.tick() == "the study on disk is the one loaded"
+
+
+def test_the_question_is_one_that_dagsters_web_server_understands() -> None:
+    from dagster_graphql.schema import create_schema
+    from graphql import parse, validate
+
+    assert validate(create_schema().graphql_schema, parse(RELOAD)) == []
 
 
 def test_a_wrong_study_or_prompt_is_said_and_reloads_nothing(

@@ -310,3 +310,8 @@ def test_the_tick_of_the_schedule_opens_a_night_only_with_a_budget(
     (request,) = tick().run_requests
     assert request.tags[NIGHT_TAG] == NIGHT
     assert request.tags[UNTIL_TAG] == "2030-01-02T04:00:00+00:00"
+    switch(instance, InstigatorStatus.RUNNING)
+    opened = {"dagster/schedule_name": "nightly", **request.tags}
+    create_run_for_test(instance, job_name="make__study__plan", tags=opened)
+    at += datetime.timedelta(hours=1)
+    assert "lasts until 2030-01-02T04" in str(tick().skip_message), "a budget is not spent twice"

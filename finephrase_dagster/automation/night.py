@@ -55,7 +55,8 @@ class Choice:
     def lines(self) -> Iterator[str]:
         """What is to be said of it."""
         for asset, chosen in self.chosen.items():
-            reasons = {reason for planned in chosen for reason in planned.state.reasons}
+            stale = [planned.state for planned in chosen if planned.state.status == "stale"]
+            reasons = {reason for state in stale for reason in state.reasons}
             why = f" ({'; '.join(sorted(reasons))[:200]})" if reasons else ""
             yield f"launched: {asset} {_some([one.item.partition or '' for one in chosen])}".rstrip() + why
         for reason, names in self.left_out.items():
@@ -203,6 +204,9 @@ def build_night(
         except BudgetWrong as error:
             return dg.SkipReason(str(error))
         began = context.scheduled_execution_time
+        open_now = _open_night(context.instance, began)
+        if isinstance(open_now, dict):
+            return dg.SkipReason(f"the night {open_now[NIGHT_TAG]} lasts until {open_now[UNTIL_TAG]}")
         until = began + datetime.timedelta(hours=night.hours)
         return dg.RunRequest(tags={NIGHT_TAG: began.strftime("%Y-%m-%d_%H:%M"), UNTIL_TAG: until.isoformat()})
 

@@ -21,7 +21,7 @@ from finephrase_dagster.study.graph import items
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.prompt import PromptError
 
-SECONDS, TIMEOUT_SECONDS = 60, 45
+SECONDS, TIMEOUT_SECONDS = 60, 50  # a sensor may take 60
 LOCATION = "finephrase"
 BY_HAND = "press 'Reload' beside it on the page Deployment"
 RELOAD = """
