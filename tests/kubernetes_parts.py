@@ -35,7 +35,7 @@ def write_cluster(root: Path, **changed: Any) -> Path:
 def write_instance(root: Path, kubeconfig: Path) -> Path:
     """The project's own `dagster.yaml` of a cluster, with SQLite, and the stand-in's address."""
     settings = yaml.safe_load((DEPLOY / "kubernetes" / "dagster.yaml").read_text())
-    del settings["storage"], settings["run_coordinator"]  # runs are launched at once, without a daemon
+    del settings["storage"]
     launcher = settings["run_launcher"]["config"]
     launcher |= {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig), "dagster_home": str(root)}
     root.mkdir(parents=True, exist_ok=True)

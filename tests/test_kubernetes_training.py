@@ -32,6 +32,8 @@ from test_nanotron_run import Study, prepared
 
 __all__ = ["prepared"]  # a fixture
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
@@ -182,7 +184,6 @@ def test_an_image_that_is_not_there_is_named(two_nodes: Study, api: KubernetesAp
     assert left(api) == []
 
 
-@pytest.mark.slow
 def test_a_job_that_a_killed_process_left_behind_is_ended_before_the_run_is_taken_up(
     two_nodes: Study, api: KubernetesApi, tmp_path: Path
 ) -> None:
@@ -235,7 +236,6 @@ def test_what_a_living_process_started_is_left_alone(api: KubernetesApi, tmp_pat
     assert [pod["metadata"]["name"] for pod in api.all("pods")] == ["driver"]
 
 
-@pytest.mark.slow
 def test_torchrun_itself_meets_over_the_service_and_rank_zero_is_on_index_zero(
     api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
