@@ -31,25 +31,23 @@ def main() -> None:
         page.set_default_timeout(60_000)
         lineage(page, url)
         page.set_viewport_size({"width": 1400, "height": 900})
-        part = f"{url}/assets/synthetic/{CELL}"
-        take(page, part, "what it asks for", "cell.png")
-        take(page, f"{part}?view=partitions&partition=faq", "share_completed", "partition.png")
+        take(page, f"{url}/assets/synthetic/{CELL}", "what it asks for", "cell.png")
         take(page, f"{url}/assets/audits/{CELL}_audit?view=checks&checkDetail=form", "at least 0.8", "checks.png")
-        take(page, f"{url}/assets/evaluation/leaderboard", "best_macro", "leaderboard.png")
         job = f"{url}/locations/finephrase/jobs/make__synthetic__{CELL}/playground"
         take(page, job, "No errors", "launchpad.png")
         browser.close()
 
 
 def lineage(page: Page, url: str) -> None:
-    """The whole graph, its groups expanded."""
+    """The whole graph, its groups expanded, without the rest of the page."""
+    page.set_viewport_size({"width": 1800, "height": 1200})
     page.goto(f"{url}/asset-groups")
     page.get_by_text("synthetic", exact=True).last.wait_for()
     page.mouse.click(1300, 800, button="right")
     page.get_by_role("menuitem", name="Expand all groups").click()
     page.get_by_text("checkpoint", exact=True).locator("visible=true").first.wait_for()
-    page.wait_for_timeout(SETTLE_MILLISECONDS)
-    page.screenshot(path=FOLDER / "lineage.png", clip={"x": 540, "y": 110, "width": 1060, "height": 790})
+    page.wait_for_timeout(4 * SETTLE_MILLISECONDS)
+    page.screenshot(path=FOLDER / "lineage.png", clip={"x": 541, "y": 150, "width": 1259, "height": 930})
 
 
 def take(page: Page, address: str, words: str, name: str) -> None:
