@@ -91,8 +91,8 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
 
     def told(datasets: Mapping[str, Artifact], warehouse: Warehouse) -> dict[str, dg.MaterializeResult]:
         results = {}
+        warehouse.record(*datasets.values())
         for prompt, artifact in datasets.items():
-            warehouse.record(artifact)
             manifest = artifact.manifest()
             results[prompt] = materialized(
                 artifact,
