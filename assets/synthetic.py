@@ -96,8 +96,8 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
 
     def told(datasets: Mapping[str, Artifact], warehouse: Warehouse) -> dict[str, dg.MaterializeResult]:
         results = {}
+        warehouse.record(*datasets.values())
         for prompt, artifact in datasets.items():
-            warehouse.record(artifact)
             results[prompt] = _result(lineage, cell, prompt, artifact, artifact.manifest())
         return results
 

@@ -105,6 +105,7 @@ def materialize_each(
         deps: what each partition depends on: for every upstream asset, its partition by ours.
         results: by partition.
     """
+    known: dict[tuple[dg.AssetKey, str], tuple[str, str]] = {}
     for partition, result in results.items():
         assert result.data_version is not None
         context.log_event(
@@ -113,7 +114,7 @@ def materialize_each(
                 partition=partition,
                 metadata=dict(result.metadata or {}),
                 tags={
-                    **_provenance(context, {key: of[partition] for key, of in deps.items()}),
+                    **_provenance(context, {key: of[partition] for key, of in deps.items()}, known),
                     DATA_VERSION_TAG: result.data_version.value,
                     DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
                 },
@@ -121,11 +122,22 @@ def materialize_each(
         )
 
 
-def _provenance(context: dg.AssetExecutionContext, upstream: Mapping[dg.AssetKey, str]) -> dict[str, str]:
+def _provenance(
+    context: dg.AssetExecutionContext,
+    upstream: Mapping[dg.AssetKey, str],
+    known: dict[tuple[dg.AssetKey, str], tuple[str, str]],
+) -> dict[str, str]:
+    """What a partition was made from; `known` keeps what was looked up, for partitions share much of it."""
     tags = {CODE_VERSION_TAG: context.assets_def.code_versions_by_key[context.asset_key] or ""}
     for key, partition in upstream.items():
-        record = context.instance.get_latest_data_version_record(key, key == TEMPLATE, partition)
-        version = extract_data_version_from_entry(record.event_log_entry) if record else None
-        tags[get_input_data_version_tag(key)] = version.value if version else "NULL"
-        tags[get_input_event_pointer_tag(key)] = str(record.storage_id) if record else "NULL"
+        if (key, partition) not in known:
+            known[key, partition] = _version(context.instance, key, partition)
+        tags[get_input_data_version_tag(key)], tags[get_input_event_pointer_tag(key)] = known[key, partition]
     return tags
+
+
+def _version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str) -> tuple[str, str]:
+    """The data version that an upstream partition has now, and the event that says so."""
+    record = instance.get_latest_data_version_record(key, key == TEMPLATE, partition)
+    version = extract_data_version_from_entry(record.event_log_entry) if record else None
+    return (version.value if version else "NULL"), (str(record.storage_id) if record else "NULL")

@@ -28,7 +28,8 @@ class Warehouse(dg.ConfigurableResource):
             create_tables(connection)
             yield connection
 
-    def record(self, artifact: Artifact) -> None:
-        """Records a complete artifact's manifest."""
+    def record(self, *artifacts: Artifact) -> None:
+        """Records the manifests of complete artifacts."""
         with self.connect() as connection:
-            record_manifest(connection, artifact)
+            for artifact in artifacts:
+                record_manifest(connection, artifact)
