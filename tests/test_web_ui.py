@@ -179,7 +179,7 @@ def test_a_backfill_of_four_partitions_is_launched_by_clicking_and_finishes(page
     page.goto(f"{pages.dagster}/assets/sources/corpus?view=partitions")
     reload_until(page, "Materialized (6)")
     page.goto(f"{pages.dagster}/runs?view=backfills")
-    shown(page, "Completed").wait_for(timeout=RUN_SECONDS * 1000)
+    shown(page, "Success").wait_for(timeout=RUN_SECONDS * 1000)
 
 
 def test_a_port_in_use_is_named_with_the_way_out(finished: Installation) -> None:
