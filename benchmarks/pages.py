@@ -9,7 +9,8 @@ materialised, with metadata of the size that a real one has. Then `dagster dev` 
     partition    one of them with its metadata
 
 Each figure is the median of the rounds. `*_answers_seconds` is the slowest answer that the server gave to the page's
-queries, from request to last byte; `*_shown_seconds` is from the click on the address to the words on the page.
+queries, from request to last byte; `*_first_answers_seconds` is that of the first visit, when the browser has kept
+nothing; `*_shown_seconds` is from the opening of the address to the words on the page, Dagster's program loaded anew.
 
     python benchmarks/pages.py [--cells 125] [--rounds 5]
 """
@@ -144,7 +145,7 @@ def serve(root: Path, places: Places, port: int) -> subprocess.Popen[bytes]:
 
 
 def look(base: str, lineage: Lineage, rounds: int) -> dict[str, float]:
-    """Opens each page, once to warm up and then `rounds` times; medians."""
+    """Opens each page once and then `rounds` times; medians of these."""
     key = "/".join(synthetic_key(lineage.study.cells[-1]).path)
     last = PROMPTS[-1]
     addresses = {
@@ -161,7 +162,8 @@ def look(base: str, lineage: Lineage, rounds: int) -> dict[str, float]:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         for name, (address, selector) in addresses.items():
-            taken = [opened(page, base + address, selector) for _ in range(rounds + 1)][1:]
+            first, *taken = [opened(page, base + address, selector) for _ in range(rounds + 1)]
+            figures[f"{name}_first_answers_seconds"] = round(first[1], 2)
             figures[f"{name}_shown_seconds"] = round(statistics.median(shown for shown, _ in taken), 2)
             figures[f"{name}_answers_seconds"] = round(statistics.median(answer for _, answer in taken), 2)
         browser.close()

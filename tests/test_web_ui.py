@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-RUN_MILLISECONDS = 300_000  # until runs that the daemon starts are done
+RUN_SECONDS = 300  # until runs that the daemon starts are done
+LOOK_SECONDS = 5
 UNREAD = {
     f"piece_{limit}": {"kind": "embedded", "corpus": "language_reference", "limit": limit} for limit in range(5, 9)
 }
@@ -54,6 +56,20 @@ def select(page: Page, selection: str) -> None:
     page.keyboard.type(selection)
     page.keyboard.press("Escape")  # closes the suggestions, which would lie over the page
     page.keyboard.press("Enter")
+
+
+def reload_until(page: Page, text: str) -> None:
+    """Loads a page again until runs that were started have brought a text about."""
+    from playwright.sync_api import TimeoutError
+
+    deadline = time.monotonic() + RUN_SECONDS
+    while True:
+        try:
+            page.get_by_text(text).wait_for(timeout=LOOK_SECONDS * 1000)
+            return
+        except TimeoutError:
+            assert time.monotonic() < deadline, f"{text!r} does not stand on {page.url}"
+            page.reload()
 
 
 def expand_all_groups(page: Page) -> None:
@@ -149,7 +165,8 @@ def test_one_partition_is_materialised_by_clicking(pages: Pages, page: Page) -> 
     before = int(re.sub(r"\D", "", told.inner_text()))
     page.get_by_role("button", name="Materialize").first.click()
     page.get_by_role("button", name="Launch 1 run").click()
-    page.get_by_text(f"View all historical events ({before + 1})").wait_for(timeout=RUN_MILLISECONDS)
+    page.get_by_text("Launched run").first.wait_for()
+    reload_until(page, f"View all historical events ({before + 1})")
 
 
 def test_a_backfill_of_four_partitions_is_launched_by_clicking_and_finishes(pages: Pages, page: Page) -> None:
@@ -159,10 +176,10 @@ def test_a_backfill_of_four_partitions_is_launched_by_clicking_and_finishes(page
     page.get_by_text("4 partitions").first.wait_for()
     page.get_by_role("button", name="Launch").last.click()
     page.get_by_text("Created backfill").wait_for()
-    page.goto(f"{pages.dagster}/runs?view=backfills")
-    shown(page, "Completed").wait_for(timeout=RUN_MILLISECONDS)
     page.goto(f"{pages.dagster}/assets/sources/corpus?view=partitions")
-    page.get_by_text("Materialized (6)").wait_for()
+    reload_until(page, "Materialized (6)")
+    page.goto(f"{pages.dagster}/runs?view=backfills")
+    shown(page, "Success").wait_for(timeout=RUN_SECONDS * 1000)
 
 
 def test_a_port_in_use_is_named_with_the_way_out(finished: Installation) -> None:
