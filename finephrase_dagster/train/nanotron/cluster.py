@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.student import Student
 from finephrase_dagster.train.training import TrainingError
-
-if TYPE_CHECKING:
-    from finephrase_dagster.train.nanotron.indexed_job import TrainingJob
 
 ENTRY = "run_train.py"
 """nanotron's own training script, at the top of its checkout."""
@@ -59,14 +55,6 @@ class Cluster:
     def torchrun(self) -> Path:
         """The launcher of nanotron's environment."""
         return self.python.parent / "torchrun"
-
-    def job(self, folder: Path) -> TrainingJob | None:
-        """The Job that trains in a run's folder, where Kubernetes starts the nodes."""
-        if self.pod is None:
-            return None
-        from finephrase_dagster.train.nanotron.indexed_job import TrainingJob  # its client takes long to import
-
-        return TrainingJob(self.pod, folder)
 
     def check_installation(self) -> None:
         """Whether there is something to start; what lies in an image is not looked for here.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,6 +47,9 @@ from finephrase_dagster.train.training import (
     steps_of,
     unfollowed,
 )
+
+if TYPE_CHECKING:
+    from finephrase_dagster.train.nanotron.indexed_job import TrainingJob
 
 MODEL, STEPS = "model", "steps"
 
@@ -278,7 +281,7 @@ class _Run:
 
     def train(self, begun: Plateau | None) -> TrainingFacts:
         """Trains up to the last step, from where the run was killed or else from where it was begun."""
-        if (job := self.prepared.cluster.job(self.folder)) and job.clear():
+        if (job := self._job()) and job.clear():
             self.log("ended the Job of an earlier attempt")
         resumed = last_checkpoint(self.folder / CHECKPOINTS, log=self.log)
         if resumed is None and begun is not None:
@@ -333,12 +336,21 @@ class _Run:
         said = ", ".join(f"{name} {part:.0%}, {epochs[name]:.2f} epochs" for name, part in prepared.weights.items())
         self.log(f"nanotron trains on {cluster.world} GPUs: {said}")
         every = max(1, self.until // 20)
-        if job := cluster.job(self.folder):
+        if job := self._job():
             job.run(cluster, run=self.name, follow=partial(self._hear, every))
             return
         if cluster.nodes > 1:
             self.log(f"start on each other node: {line_for_other_nodes(cluster, self.folder, run=self.name)}")
         launch(cluster, self.folder, run=self.name, follow=partial(self._hear, every))
+
+    def _job(self) -> TrainingJob | None:
+        """The Job that trains, where Kubernetes starts the nodes; None where torchrun is started here."""
+        pod = self.prepared.cluster.pod
+        if pod is None:
+            return None
+        from finephrase_dagster.train.nanotron.indexed_job import TrainingJob  # its client takes long to import
+
+        return TrainingJob(pod, self.folder)
 
     def _hear(self, every: int, line: str) -> None:
         """Keeps what a line says of a step, tells how training goes, stops a diverged run, drops old checkpoints."""
