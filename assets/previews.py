@@ -6,8 +6,9 @@ Dagster shows Markdown of fewer than 1,000 characters as it is, and a link in pl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 import duckdb
@@ -20,6 +21,14 @@ GLANCE = 400  # of each text where one document is to be seen without a click
 SHARDS = "shard-*.parquet"
 
 
+class Pair(NamedTuple):
+    """A document and its completion."""
+
+    id: str
+    document: str
+    completion: str
+
+
 def documents(folder: Path, rows: int = 3, characters: int = CHARACTERS) -> str:
     """The first documents of a corpus."""
     first = sorted(folder.glob(SHARDS))[:1]
@@ -27,19 +36,21 @@ def documents(folder: Path, rows: int = 3, characters: int = CHARACTERS) -> str:
     return "\n\n".join(f"**{id_}**\n\n{_quoted(text, characters)}" for id_, text in found.fetchall())
 
 
-def completions(folder: Path, corpus: Path, rows: int = 3, characters: int = CHARACTERS) -> str:
+def completions(folder: Path, corpus: Path, rows: int = 3) -> list[Pair]:
     """A few documents of a corpus, each with what was made of it."""
     parts = [str(file) for file in sorted(folder.glob("part-*.parquet"))[:1]]
-    made: dict[str, str] = dict(
-        duckdb.execute("SELECT id, text FROM read_parquet(?) ORDER BY id LIMIT ?", [parts, rows]).fetchall()
-        if parts
-        else []
-    )
-    sources = _texts(corpus, list(made))
+    if not parts:
+        return []
+    made = duckdb.execute("SELECT id, text FROM read_parquet(?) ORDER BY id LIMIT ?", [parts, rows]).fetchall()
+    sources = _texts(corpus, tuple(id_ for id_, _ in made))
+    return [Pair(id_, sources[id_], text) for id_, text in made if id_ in sources]
+
+
+def shown(pairs: Iterable[Pair], characters: int = CHARACTERS) -> str:
+    """Documents and what became of them, as Markdown; of each text so many characters."""
     return "\n\n".join(
-        f"**{id_}**\n\n{_quoted(sources[id_], characters)}\n\nbecame\n\n{_quoted(text, characters)}"
-        for id_, text in made.items()
-        if id_ in sources
+        f"**{pair.id}**\n\n{_quoted(pair.document, characters)}\n\nbecame\n\n{_quoted(pair.completion, characters)}"
+        for pair in pairs
     )
 
 
@@ -51,13 +62,16 @@ def failing(examples: Iterable[Example]) -> str:
     )
 
 
-def _texts(corpus: Path, ids: list[str]) -> dict[str, str]:
+@lru_cache(maxsize=8)  # the prompts of a cell show the same documents; a corpus never changes in its folder
+def _texts(corpus: Path, ids: tuple[str, ...]) -> dict[str, str]:
     """The texts of some documents; shard by shard, for a corpus may be larger than anybody wants to scan."""
     found: dict[str, str] = {}
     for shard in sorted(corpus.glob(SHARDS)):
         if len(found) == len(ids):
             break
-        rows = duckdb.execute("SELECT id, text FROM read_parquet(?) WHERE list_contains(?, id)", [str(shard), ids])
+        rows = duckdb.execute(
+            "SELECT id, text FROM read_parquet(?) WHERE list_contains(?, id)", [str(shard), list(ids)]
+        )
         found |= dict(rows.fetchall())
     return found
 

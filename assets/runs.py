@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.previews import completions
+from assets.previews import completions, shown
 from finephrase_dagster.study.artifact import Artifact, Product
 from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.train.training import Follow
@@ -85,11 +85,11 @@ def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifa
 def _sample_completions(lineage: Lineage, mixture: str) -> str:
     """A few completions of each synthetic dataset in a mixture, as Markdown."""
     study = lineage.study
-    shown = []
+    samples = []
     for component in study.mixtures[mixture].components:
         cell, _, prompt = component.partition("/")
         if prompt:
             dataset = lineage.dataset(study.cell(cell), prompt)
             corpus = lineage.source(study.cell(cell).source)
-            shown.append(f"# {component}\n\n{completions(dataset.folder, corpus=corpus.folder, rows=2)}")
-    return "\n\n".join(shown)
+            samples.append(f"# {component}\n\n{shown(completions(dataset.folder, corpus.folder, rows=2))}")
+    return "\n\n".join(samples)

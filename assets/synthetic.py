@@ -1,6 +1,7 @@
 """Synthetic datasets: one asset a cell (a generator on a source), one partition a prompt."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -8,7 +9,7 @@ import dagster as dg
 from assets import descriptions
 from assets.costs import of_dataset
 from assets.descriptions import hub_dataset, hub_model
-from assets.previews import GLANCE, completions
+from assets.previews import GLANCE, completions, shown
 from finephrase_dagster.events import materialize_each, materialized, prompt_text
 from finephrase_dagster.partitions import (
     CORPUS,
@@ -95,31 +96,31 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
             materialize_each(context, upstream, results)
 
     def told(datasets: Mapping[str, Artifact], warehouse: Warehouse) -> dict[str, dg.MaterializeResult]:
-        results = {}
+        results, corpus = {}, lineage.source(cell.source).folder
         warehouse.record(*datasets.values())
         for prompt, artifact in datasets.items():
-            results[prompt] = _result(lineage, cell, prompt, artifact, artifact.manifest())
+            results[prompt] = _result(lineage, cell, prompt, artifact, artifact.manifest(), corpus)
         return results
 
     return synthetic
 
 
 def _result(
-    lineage: Lineage, cell: Cell, prompt: str, artifact: Artifact, manifest: Mapping[str, Any]
+    lineage: Lineage, cell: Cell, prompt: str, artifact: Artifact, manifest: Mapping[str, Any], corpus: Path
 ) -> dg.MaterializeResult:
     """One dataset, as its page tells it: how much, how dear, what it looks like, what it was made of."""
-    corpus = lineage.source(cell.source).folder
+    pairs = completions(artifact.folder, corpus)
     completed, dataset = manifest["completed"], hub_dataset(lineage.study.sources[cell.source])
     model = hub_model(lineage.study.generators[cell.generator])
     return materialized(
         artifact,
         rows=completed,
-        preview=completions(artifact.folder, corpus, rows=1, characters=GLANCE),
+        preview=shown(pairs[:1], GLANCE),
         share_completed=round(completed / manifest["rows_in"], 4) if manifest["rows_in"] else None,
         **{name: manifest[name] for name in COUNTS},
         tokens_per_completion=round(manifest["completion_tokens"] / completed, 1) if completed else None,
         **of_dataset(manifest),
-        more_rows=dg.MetadataValue.md(completions(artifact.folder, corpus)),
+        more_rows=dg.MetadataValue.md(shown(pairs)),
         prompt=prompt_text(lineage.prompts[prompt]),
         corpus=dg.MetadataValue.url(dataset) if dataset else None,
         model=dg.MetadataValue.url(model) if model else None,
