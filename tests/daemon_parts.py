@@ -159,7 +159,8 @@ def daemon(installation: Installation, **environment: str) -> Iterator[psutil.Pr
     log = (installation.root / "daemon.log").open("wb")
     process = subprocess.Popen(
         [
-            str(Path(sys.executable).with_name("dagster-daemon")),
+            sys.executable,
+            str(PROCESS),
             "run",
             "-f",
             str(Path(__file__).with_name("daemon_location.py")),

@@ -115,3 +115,13 @@ def test_a_study_that_is_wrong_launches_nothing_until_it_is_mended(automation: A
     automation.installation.write(small_study())
     automation.make(FAQ)
     assert f"audits/{CELL}_audit/faq" in automation.evaluate()
+
+
+def test_a_dataset_that_was_made_anew_between_two_looks_is_carried_on(automation: Automation) -> None:
+    prompts = automation.installation.places.prompts
+    automation.make(FAQ)
+    assert f"audits/{CELL}_audit/faq" in automation.evaluate()
+    (prompts / "faq.md").write_text((prompts / "faq.md").read_text().replace("curious", "patient"))
+    automation.make(FAQ)
+    launched = [*automation.evaluate(), *automation.evaluate(), *automation.evaluate()]
+    assert launched.count(f"audits/{CELL}_audit/faq") == 1, "its audit was possible before, but not of this one"

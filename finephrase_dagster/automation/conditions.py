@@ -8,7 +8,9 @@ ready, never because it is: what failed, or what nobody wanted so far, is not la
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -23,11 +25,15 @@ CARRIED = ("audits", "tokens", "mixtures", "early", "training", "evaluation")
 SECONDS = 30
 
 
-class Ready(dg.AutomationCondition):
+Recipes = Callable[[datetime.datetime], Mapping[str, str]]
+"""Gives what can be made at a moment: names of items, each with the fingerprint by which it would be made."""
+
+
+class Ready(dg.AutomationCondition[dg.AssetKey]):
     """Whether a partition can be made, and is not there."""
 
-    def __init__(self, names: Callable[[datetime.datetime], frozenset[str]]) -> None:
-        self._names = names
+    def __init__(self, recipes: Recipes) -> None:
+        self._recipes = recipes
 
     @property
     def name(self) -> str:
@@ -38,20 +44,61 @@ class Ready(dg.AutomationCondition):
         return "Its inputs are there by today's recipes, no audit forbids it, and it is not there."
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        return dg.AutomationResult(context, _some(context, self._of(context)))
+
+    def _of(self, context: dg.AutomationContext) -> dict[str, str]:
+        """Of the asset's partitions those that can be made, with their fingerprints."""
         asset = "/".join(context.key.path)
-        names = self._names(context.evaluation_time)
-        subset = context.candidate_subset
-        if context.partitions_def is None:
-            return dg.AutomationResult(context, subset if asset in names else context.get_empty_subset())
-        keys = {name.rpartition("/")[2] for name in names if name.rpartition("/")[0] == asset}
-        keys &= subset.expensively_compute_partition_keys()
-        return dg.AutomationResult(context, subset.compute_intersection_with_partition_keys(keys))
+        found = self._recipes(context.evaluation_time)
+        return {
+            name.removeprefix(asset).removeprefix("/"): recipe
+            for name, recipe in found.items()
+            if name == asset or name.rpartition("/")[0] == asset
+        }
+
+
+class NewlyReady(Ready):
+    """Whether it can be made by a recipe by which it could not be at the last look.
+
+    Not the same as having become ready: what failed under one recipe may be possible under the next before anybody
+    looked in between.
+    """
+
+    @property
+    def name(self) -> str:
+        return "newly_ready"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        found = self._of(context)
+        before = json.loads(context.cursor) if context.cursor else found  # at the first look nothing is new
+        # What was launched at the last look is handled at this one: what is new of it is told at the next.
+        launched = context.get_previous_requested_subset(context.key)
+        if launched is not None and not launched.is_empty:
+            keys = [""] if context.partitions_def is None else launched.expensively_compute_partition_keys()
+            found |= {key: before[key] for key in keys if key in before and key in found}
+        news = [partition for partition, recipe in found.items() if before.get(partition) != recipe]
+        return dg.AutomationResult(context, _some(context, news), cursor=json.dumps(found))
+
+
+def _some(context: dg.AutomationContext, partitions: Iterable[str]) -> Any:
+    """The candidates among these partitions; an asset without any counts as the partition without a name."""
+    subset, chosen = context.candidate_subset, set(partitions)
+    if context.partitions_def is None:
+        return subset if chosen else context.get_empty_subset()
+    chosen &= subset.expensively_compute_partition_keys()
+    return subset.compute_intersection_with_partition_keys(chosen)
 
 
 def carried_on(lineage: Lineage, assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
     """The assets, with the condition on those behind the synthetic datasets."""
-    condition = Ready(_latest(_ready_names(lineage))).newly_true().since_last_handled().with_label("has become ready")
-    condition = condition & ~dg.AutomationCondition.in_progress() & ~dg.AutomationCondition.any_deps_in_progress()
+    recipes = _latest(_ready_recipes(lineage))
+    newly: dg.AutomationCondition[Any] = NewlyReady(recipes)
+    condition = (
+        Ready(recipes)
+        & newly.since(dg.AutomationCondition.newly_requested()).with_label("has become ready")
+        & ~dg.AutomationCondition.in_progress()
+        & ~dg.AutomationCondition.any_deps_in_progress()
+    )
     carried = {asset for assets in carried_assets(lineage).values() for asset in assets}
 
     def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -88,27 +135,27 @@ def build_carrying_sensors(lineage: Lineage) -> list[dg.AutomationConditionSenso
     ]
 
 
-def _ready_names(lineage: Lineage) -> Callable[[], frozenset[str]]:
-    """The names of what is ready, by the study and the prompts as they are on disk; nothing while they are wrong."""
+def _ready_recipes(lineage: Lineage) -> Callable[[], dict[str, str]]:
+    """What is ready, by the study and the prompts as they are on disk; nothing while they are wrong."""
 
-    def names() -> frozenset[str]:
+    def recipes() -> dict[str, str]:
         try:
             fresh = Lineage.read(lineage.places)
         except (StudyError, PromptError):
-            return frozenset()
-        return frozenset(item.name for item in ready({item.name: item for item in items(fresh)}))
+            return {}
+        return {item.name: item.artifact().fingerprint for item in ready({item.name: item for item in items(fresh)})}
 
-    return names
+    return recipes
 
 
-def _latest(names: Callable[[], frozenset[str]]) -> Callable[[datetime.datetime], frozenset[str]]:
+def _latest(recipes: Callable[[], dict[str, str]]) -> Recipes:
     """Remembers the answer for one evaluation, which asks for every asset."""
-    answers: dict[datetime.datetime, frozenset[str]] = {}
+    answers: dict[datetime.datetime, dict[str, str]] = {}
 
-    def remembered(evaluation: datetime.datetime) -> frozenset[str]:
+    def remembered(evaluation: datetime.datetime) -> dict[str, str]:
         found = answers.get(evaluation)
         if found is None:
-            found = names()
+            found = recipes()
             answers.clear()
             answers[evaluation] = found
         return found
