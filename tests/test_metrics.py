@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import urllib.request
@@ -49,6 +50,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def two_free_ports() -> int:
+    """The first of two ports side by side."""
+    while True:
+        first = free_port()
+        with socket.socket() as probe, contextlib.suppress(OSError, OverflowError):
+            probe.bind(("127.0.0.1", first + 1))
+            return first
 
 
 def scrape(port: int) -> Samples:
@@ -129,7 +139,7 @@ def test_a_resumed_run_counts_its_own_work_and_shows_what_it_found(tmp_path: Pat
 
 
 def test_two_runs_take_two_ports_of_a_range_and_a_third_is_told_what_to_do() -> None:
-    first = free_port()
+    first = two_free_ports()
     said: list[str] = []
     with served(f"{first}-{first + 1}", model="a", log=said.append) as watch_a:
         with served(f"{first}-{first + 1}", model="b", log=said.append):
