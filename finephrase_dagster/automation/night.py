@@ -173,7 +173,7 @@ def _taken(record: dg.RunRecord, now: float) -> Amount:
     if run.is_finished and record.start_time is None:  # it was cancelled in the queue
         return Amount()
     held = 0.0
-    if estimate and record.start_time:
+    if estimate and record.start_time is not None:
         seconds = (record.end_time or now) - record.start_time
         held = number(run.tags, GPUS_TAG) * seconds / 3600
     return Amount(documents=documents, gpu_hours=held if run.is_finished else max(estimate, held))
