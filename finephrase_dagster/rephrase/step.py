@@ -218,10 +218,11 @@ class RephraseStep(PipelineStep):
         facts: dict[str, Any] = {"run": {"prompts": list(datasets), **bill}}
         if rows.identity is not None:
             facts["row_sum"] = f"{rows.identity.sum % 2**256:x}"
+        accounts = []
         for name, dataset in datasets.items():
             account = ledgers[name].account(rows.count)
             ledgers[name].complete(dataset, account, facts)
-            self._conduct.log(
+            accounts.append(
                 f"{name}: {account.completed:,} completed, {account.skipped:,} skipped, {account.failed:,} failed; "
                 f"{account.completion_tokens:,} output tokens"
             )
@@ -231,6 +232,7 @@ class RephraseStep(PipelineStep):
                     f"{name}: not one row is completed, most often: {reason}. Correct the cause, delete "
                     f"{dataset.folder} and run again"
                 )
+        self._conduct.log("\n".join(accounts))  # at once: where lines become events of a store, each costs a commit
 
 
 class _Rows:
