@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def materialize_each(
         deps: what each partition depends on: for every upstream asset, its partition by ours.
         results: by partition.
     """
-    known: dict[tuple[dg.AssetKey, str], tuple[str, str]] = {}
+    known = _observed(context.instance, deps.get(TEMPLATE, {}).values())
     for partition, result in results.items():
         assert result.data_version is not None
         context.log_event(
@@ -134,6 +134,21 @@ def _provenance(
             known[key, partition] = _version(context.instance, key, partition)
         tags[get_input_data_version_tag(key)], tags[get_input_event_pointer_tag(key)] = known[key, partition]
     return tags
+
+
+def _observed(instance: dg.DagsterInstance, prompts: Iterable[str]) -> dict[tuple[dg.AssetKey, str], tuple[str, str]]:
+    """What `_version` gives of prompts, with two questions to the store however many they are."""
+    kind = dg.DagsterEventType.ASSET_OBSERVATION
+    latest = instance.event_log_storage.get_latest_storage_id_by_partition(TEMPLATE, kind, set(prompts))
+    if not latest:
+        return {}
+    records = instance.get_event_records(dg.EventRecordsFilter(kind, TEMPLATE, storage_ids=list(latest.values())))
+    found = {}
+    for record in records:
+        version = extract_data_version_from_entry(record.event_log_entry)
+        assert record.partition_key is not None
+        found[TEMPLATE, record.partition_key] = version.value if version else "NULL", str(record.storage_id)
+    return found
 
 
 def _version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str) -> tuple[str, str]:
