@@ -205,7 +205,7 @@ def learning_rate_factor(step: int, *, steps: int, student: Student) -> float:
     if step < warmup:
         return (step + 1) / warmup
     remaining = steps - 1 - step
-    if remaining >= decay:
+    if remaining >= decay or not decay:  # a schedule is asked once more, behind the last step
         return 1.0
     final = student.final_learning_rate / student.learning_rate
     return final + (1.0 - final) * max(remaining, 0) / decay
