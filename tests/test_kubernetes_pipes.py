@@ -77,7 +77,8 @@ def send(
 
     meanwhile = threading.Thread(target=do, daemon=True)
     meanwhile.start()
-    with dg.DagsterInstance.ephemeral() as instance:
+    # Two threads write its events, which the storage in memory does not bear.
+    with dg.DagsterInstance.local_temp(str(root / "home")) as instance:
         run = dg.materialize([step], instance=instance)
         logged = [entry.user_message for entry in instance.all_logs(run.run_id) if not entry.dagster_event]
     meanwhile.join(30)

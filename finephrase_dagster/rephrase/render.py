@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from finephrase_dagster.study.prompt import Prompt
+from finephrase_dagster.study.tokenizer import read_tokenizer
 
 PROBE = "\u2042finephrase\u2042"  # stands for the document where its place in a rendered prompt is looked for
 TEMPLATE_TOKENS = 128  # what chat templates put around two messages; those of common models take 10 to 50
@@ -102,12 +103,8 @@ class Renderer:
             ChatTemplateError: no tokenizer, no chat template, or one that refuses the messages.
             PromptDoesNotFit: naming the prompt.
         """
-        from transformers import AutoTokenizer
-
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                model, trust_remote_code=False, local_files_only=Path(model).is_dir()
-            )
+            self._tokenizer: Any = read_tokenizer(model)
         except (OSError, ValueError) as error:
             raise ChatTemplateError(f"{model}: its tokenizer cannot be loaded: {error}") from error
         self._prompts = dict(prompts)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finephrase_dagster.study.tokenizer import read_tokenizer
 from finephrase_dagster.train.vocabulary import train_bpe
 
 if TYPE_CHECKING:
@@ -112,12 +113,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         TokenizerError: there is none, it cannot be read, or it has no end-of-text token.
     """
-    from transformers import AutoTokenizer
-
     if not (folder / TOKENIZER_FILE).is_file():
         raise TokenizerError(f"tokenizer {folder}: there is no {TOKENIZER_FILE}; make or fetch the tokenizer first")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = read_tokenizer(folder)
     except (OSError, ValueError) as error:
         raise TokenizerError(f"tokenizer {folder} cannot be read: {error}") from error
     if tokenizer.eos_token_id is None:
