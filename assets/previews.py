@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 import duckdb
+import pyarrow.parquet as pq
 
 from finephrase_dagster.audit.gates import Example
 from finephrase_dagster.events import quoted
@@ -38,12 +39,14 @@ def documents(folder: Path, rows: int = 3, characters: int = CHARACTERS) -> str:
 
 def completions(folder: Path, corpus: Path, rows: int = 3) -> list[Pair]:
     """A few documents of a corpus, each with what was made of it."""
-    parts = [str(file) for file in sorted(folder.glob("part-*.parquet"))[:1]]
+    parts = sorted(folder.glob("part-*.parquet"))[:1]
     if not parts:
         return []
-    made = duckdb.execute("SELECT id, text FROM read_parquet(?) ORDER BY id LIMIT ?", [parts, rows]).fetchall()
-    sources = _texts(corpus, tuple(id_ for id_, _ in made))
-    return [Pair(id_, sources[id_], text) for id_, text in made if id_ in sources]
+    with pq.ParquetFile(parts[0]) as part:
+        first = next(part.iter_batches(rows, columns=["id", "text"]), None)
+    made = first.to_pylist() if first else []
+    sources = _texts(corpus, tuple(row["id"] for row in made))
+    return [Pair(row["id"], sources[row["id"]], row["text"]) for row in made if row["id"] in sources]
 
 
 def shown(pairs: Iterable[Pair], characters: int = CHARACTERS) -> str:
@@ -118,5 +121,6 @@ def _shown(value: object) -> str:
     return text.replace("|", "\\|")
 
 
+@lru_cache(maxsize=64)  # the prompts of a cell show the same documents
 def _quoted(text: str, characters: int) -> str:
     return quoted(text if len(text) <= characters else f"{text[:characters]} ...")

@@ -124,5 +124,5 @@ def _result(
         prompt=prompt_text(lineage.prompts[prompt]),
         corpus=dg.MetadataValue.url(dataset) if dataset else None,
         model=dg.MetadataValue.url(model) if model else None,
-        bill=dg.MetadataValue.json(manifest["run"]),
+        bill=dg.MetadataValue.json({**manifest["run"], "prompts": len(manifest["run"]["prompts"])}),
     )

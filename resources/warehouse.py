@@ -11,7 +11,7 @@ import duckdb
 from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
-from finephrase_dagster.results.warehouse import create_tables, record_manifest
+from finephrase_dagster.results.warehouse import create_tables, record_manifests
 from finephrase_dagster.study.artifact import Artifact
 
 
@@ -31,5 +31,4 @@ class Warehouse(dg.ConfigurableResource):
     def record(self, *artifacts: Artifact) -> None:
         """Records the manifests of complete artifacts."""
         with self.connect() as connection:
-            for artifact in artifacts:
-                record_manifest(connection, artifact)
+            record_manifests(connection, artifacts)

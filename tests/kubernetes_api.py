@@ -39,7 +39,7 @@ class Running:
     """A pod's process and what it said, each line with its time."""
 
     process: subprocess.Popen[bytes]
-    lines: list[tuple[float, bytes]] = field(default_factory=list)
+    lines: list[tuple[int, bytes]] = field(default_factory=list)
     fate: str | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -309,7 +309,8 @@ class KubernetesApi:
     def _watch(self, pod: Object, running: Running) -> None:
         assert running.process.stdout is not None
         for line in running.process.stdout:
-            running.lines.append((time.time(), line.rstrip(b"\n")))
+            last = running.lines[-1][0] if running.lines else 0
+            running.lines.append((max(time.time_ns(), last + 1), line.rstrip(b"\n")))
         code = running.process.wait()
         _kill_all(pod["metadata"]["uid"])  # what a container leaves behind ends with it
         with self._lock:
@@ -347,14 +348,15 @@ class KubernetesApi:
         running = self._running.get(pod["metadata"]["uid"])
         if running is None:
             raise Refused(400, "BadRequest", f'container in pod "{name}" is waiting to start: PodInitializing')
-        since = time.time() - float(query.get("sinceSeconds", "inf"))
+        since = (time.time() - float(query.get("sinceSeconds", "inf"))) * 1e9
         sent = max(0, len(running.lines) - int(query["tailLines"])) if "tailLines" in query else 0
         while heard():
             over = running.over.is_set() or query.get("follow", "").lower() != "true"
             for said, line in running.lines[sent:]:
                 sent += 1
                 if said >= since:
-                    stamp = datetime.fromtimestamp(said, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z ").encode()
+                    second = datetime.fromtimestamp(said // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+                    stamp = f"{second}.{said % 10**9:09d}Z ".encode()  # each of its own: lines that share one are one
                     yield (stamp if query.get("timestamps", "").lower() == "true" else b"") + line + b"\n"
             if over:
                 return

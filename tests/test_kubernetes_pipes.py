@@ -77,8 +77,7 @@ def send(
 
     meanwhile = threading.Thread(target=do, daemon=True)
     meanwhile.start()
-    # Two threads write its events, which the storage in memory does not bear.
-    with dg.DagsterInstance.local_temp(str(root / "home")) as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         run = dg.materialize([step], instance=instance)
         logged = [entry.user_message for entry in instance.all_logs(run.run_id) if not entry.dagster_event]
     meanwhile.join(30)

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.render import ByteRenderer, Renderer
-from finephrase_dagster.results.warehouse import create_tables, leaderboard, record_manifest, record_scores
+from finephrase_dagster.results.warehouse import create_tables, leaderboard, record_manifests, record_scores
 from finephrase_dagster.study import file
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fields import Name
@@ -107,7 +107,7 @@ def test_a_value_is_never_part_of_a_statement(text: str, tmp_path: Path) -> None
     artifact.publish([], {"said": text})
     with duckdb.connect() as connection:
         create_tables(connection)
-        record_manifest(connection, artifact)
+        record_manifests(connection, [artifact])
         record_scores(connection, artifact, run, tasks={text: (0.5, 1)}, categories={text: 0.5}, micro=0.5, macro=0.5)
         (row,) = leaderboard(connection, [artifact])
         assert (row["mixture"], row["tasks"]) == (text, {text: 0.5})

@@ -52,13 +52,19 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(_TABLES)
 
 
-def record_manifest(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> None:
-    """Records a complete artifact's manifest."""
-    manifest = artifact.manifest()
-    connection.execute(
-        "INSERT OR REPLACE INTO manifests (fingerprint, asset, part, version, manifest) VALUES (?, ?, ?, ?, ?)",
-        [artifact.fingerprint, artifact.asset, artifact.partition or "", artifact.version, json.dumps(manifest)],
-    )
+def record_manifests(connection: duckdb.DuckDBPyConnection, artifacts: Iterable[Artifact]) -> None:
+    """Records complete artifacts' manifests."""
+    rows = [
+        (artifact.fingerprint, artifact.asset, artifact.partition or "", manifest["version"], json.dumps(manifest))
+        for artifact in artifacts
+        if (manifest := artifact.manifest())
+    ]
+    if rows:  # as columns of one statement: a statement a row takes a hundred times as long
+        connection.execute(
+            "INSERT OR REPLACE INTO manifests (fingerprint, asset, part, version, manifest) "
+            "SELECT unnest(?), unnest(?), unnest(?), unnest(?), unnest(?)",
+            [list(column) for column in zip(*rows, strict=True)],
+        )
 
 
 def record_audit(

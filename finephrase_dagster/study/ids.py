@@ -23,19 +23,23 @@ class IdSet:
 
     def __init__(self, ids: Iterable[bytes] = ()) -> None:
         """Takes what `id_hash` gives of each id."""
-        self._tables = [_Table() for _ in range(_TABLES)]
+        self._tables: list[_Table | None] = [None] * _TABLES  # made when first needed: many sets hold a few ids
         for digest in ids:
             self.add(digest)
 
     def __len__(self) -> int:
-        return sum(table.count for table in self._tables)
+        return sum(table.count for table in self._tables if table)
 
     def __contains__(self, digest: bytes) -> bool:
-        return self._tables[digest[0]].place(*_HALVES.unpack(digest)) is None
+        table = self._tables[digest[0]]
+        return table is not None and table.place(*_HALVES.unpack(digest)) is None
 
     def add(self, digest: bytes) -> bool:
         """Adds a hash; False where it was there already."""
-        return self._tables[digest[0]].add(*_HALVES.unpack(digest))
+        table = self._tables[digest[0]]
+        if table is None:
+            table = self._tables[digest[0]] = _Table()
+        return table.add(*_HALVES.unpack(digest))
 
 
 class _Table:

@@ -45,9 +45,10 @@ def _is_plain(folder: Path) -> bool:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """The object in a file; empty if there is none, for the one who loads it has words for that."""
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """The object in a file; empty if there is none."""
+    if not file.is_file():
         return {}
-    return said if isinstance(said, dict) else {}
+    said = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(said, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return said
