@@ -15,6 +15,7 @@ import dagster as dg
 from pydantic import Field
 
 from finephrase_dagster.devices import Lease, free, lease
+from finephrase_dagster.pods.fate import PodUnfit
 from finephrase_dagster.retries import infrastructure
 from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fingerprint import fingerprint
@@ -78,12 +79,12 @@ class Rephraser(dg.ConfigurableResource):
         """The manifests of a cell's datasets by prompt, made where they are not complete.
 
         Where what fails is no fault of the infrastructure, each prompt is tried by itself, so that one that is wrong
-        does not hold up the others; then its error is raised.
+        does not hold up the others; then its error is raised. A pod that was asked for wrongly serves none of them.
         """
         try:
             return self._together(lineage, cell, datasets, log)
         except Exception as error:
-            if len(datasets) == 1 or infrastructure(error):
+            if len(datasets) == 1 or infrastructure(error) or isinstance(error, PodUnfit):
                 raise
             log(f"{error}; now each prompt by itself")
         failures: list[Exception] = []

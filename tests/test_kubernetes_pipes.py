@@ -13,9 +13,12 @@ import pytest
 
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.cluster import read_cluster
-from finephrase_dagster.pods.fate import PodFailed, PodLost
+from finephrase_dagster.pods.fate import PodFailed, PodLost, PodUnfit
 from finephrase_dagster.rephrase.order import Order, Work
 from finephrase_dagster.retries import infrastructure
+from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.study.spec import Cell
 from kubernetes_api import KubernetesApi, Object, processes_of
 from kubernetes_parts import ENGINE, check_access, check_manifests, node, sources, until, write_cluster
 from rephrase_parts import PROMPTS, generator
@@ -112,7 +115,7 @@ def test_an_order_reaches_the_pod_and_what_it_says_reaches_the_step(
     [
         ("Error", "was killed (SIGKILL), exit code 137. What is done is kept.", PodLost),
         ("Evicted", "was taken from its node: Evicted (The node was low on resource: memory.)", PodLost),
-        ("OOMKilled", "ran out of memory (OOMKilled): raise 'memory' in the cluster file", PodFailed),
+        ("OOMKilled", "ran out of memory (OOMKilled): raise 'memory' in the cluster file", PodUnfit),
     ],
 )
 def test_an_engine_s_pod_that_is_lost_is_named_and_removed(
@@ -137,6 +140,8 @@ def test_a_worker_that_gives_up_says_whether_another_try_makes_sense(
 ) -> None:
     _, raised = send(tmp_path, monkeypatch, status=status)
     assert raised is not None
+    assert isinstance(raised, PodLost if again else PodFailed)
+    assert not isinstance(raised, PodUnfit)
     assert infrastructure(raised) == again
     assert f"ended with exit code {status}. What is done is kept.\nIt said last:\nthe end of it" in str(raised)
 
@@ -146,9 +151,34 @@ def test_an_engine_s_image_that_is_not_there_is_named(
 ) -> None:
     api.images.clear()
     _, raised = send(tmp_path, monkeypatch)
-    assert isinstance(raised, PodFailed)
+    assert isinstance(raised, PodUnfit)
     assert 'cannot start: ImagePullBackOff: Back-off pulling image "finephrase/engine:0.1.0"' in str(raised)
     assert api.all("pods") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "orders"),
+    [
+        (PodUnfit("pod engine cannot start: ErrImagePull"), [2]),
+        (PodLost("pod engine was killed"), [2]),
+        (PodFailed("pod engine ended with exit code 1"), [2, 1, 1]),
+    ],
+)
+def test_prompts_are_tried_one_by_one_only_where_one_of_them_may_be_at_fault(
+    error: Exception, orders: list[int], lineage: Lineage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def together(self: PodRephraser, lineage: Lineage, cell: Cell, datasets: dict[str, Artifact], log: object) -> None:
+        tried.append(len(datasets))
+        raise error
+
+    monkeypatch.setattr(PodRephraser, "_together", together)
+    cell = lineage.study.cells[0]
+    datasets = {prompt: lineage.dataset(cell, prompt) for prompt in lineage.study.prompts_of(cell)[:2]}
+    with pytest.raises(type(error)):
+        PodRephraser().rephrase(lineage, cell, datasets, log=lambda line: None)
+    assert tried == orders
 
 
 def test_an_api_server_that_is_restarted_loses_no_message_and_no_pod(

@@ -27,6 +27,10 @@ class PodFailed(RuntimeError):
     """A pod failed by what ran in it, or by how it was asked for; the message names it and the cause."""
 
 
+class PodUnfit(PodFailed):
+    """A pod failed by how it was asked for, whatever was to run in it: no image, too little memory."""
+
+
 class PodLost(RuntimeError):
     """A pod was lost through no fault of what ran in it; the message names it and the cause."""
 
@@ -46,14 +50,17 @@ class Fate:
     Attributes:
         told: one sentence that names the pod, the cause and the next action.
         again: whether the cause lies outside of what ran in it, so that another try may succeed.
+        unfit: whether the cause lies in how the pod was asked for.
     """
 
     told: str
     again: bool
+    unfit: bool = False
 
     def error(self, more: str = "") -> PodFailed | PodLost:
         """What is raised of it."""
-        return (PodLost if self.again else PodFailed)(f"{self.told}{more}")
+        kind = PodLost if self.again else PodUnfit if self.unfit else PodFailed
+        return kind(f"{self.told}{more}")
 
 
 def fate_of(pod: Any, *, patience_seconds: float = 0) -> Fate | None:
@@ -74,7 +81,8 @@ def fate_of(pod: Any, *, patience_seconds: float = 0) -> Fate | None:
             return _ended(name, ended.exit_code, ended.reason)
         if waiting is not None and waiting.reason in CANNOT_START and _age(pod) >= patience_seconds:
             said = f": {waiting.message}" if waiting.message else ""
-            return Fate(f"pod {name} cannot start: {waiting.reason}{said}; {_remedy(waiting.reason)}", again=False)
+            told = f"pod {name} cannot start: {waiting.reason}{said}; {_remedy(waiting.reason)}"
+            return Fate(told, again=False, unfit=True)
     if status.phase == "Failed":
         return Fate(f"pod {name} failed: {status.reason or 'no reason is given'}", again=True)
     return None
@@ -91,7 +99,7 @@ def waits_for(pod: Any) -> str | None:
 def _ended(name: str, code: int, reason: str | None) -> Fate:
     if reason == "OOMKilled":
         told = f"pod {name} ran out of memory (OOMKilled): raise 'memory' in the cluster file"
-        return Fate(told, again=False)
+        return Fate(told, again=False, unfit=True)
     if code in SIGNALS:
         return Fate(f"pod {name} was {SIGNALS[code]}, exit code {code}", again=True)
     said = f" with {CRASHES[code]}" if code in CRASHES else ""
