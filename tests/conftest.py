@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -38,12 +40,18 @@ def lineage(places: Places) -> Lineage:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """A small study, materialised once for all tests; none may change it."""
-    made = install(tmp_path_factory.mktemp("installation"))
-    outcome, _ = made.materialize()
-    assert outcome.complete, outcome.failed
-    return made
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Installation:
+    """A small study, materialised once for all tests, whichever process runs them; none may change it."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "finished"
+    complete = root / "complete"
+    with FileLock(f"{root}.lock"):
+        if not complete.exists():
+            shutil.rmtree(root, ignore_errors=True)
+            outcome, _ = install(root).materialize()
+            assert outcome.complete, outcome.failed
+            complete.touch()
+    return Installation(root)
 
 
 @pytest.fixture

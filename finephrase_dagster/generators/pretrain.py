@@ -129,7 +129,8 @@ def _fit(
     """Runs the optimizer over the batches; returns the loss of each step."""
     import torch
 
-    optimizers = _optimizers(model, spec.learning_rate)
+    half = _has_bfloat16()
+    optimizers = _optimizers(model, spec.learning_rate, precision=torch.bfloat16 if half else torch.float32)
     warmup = max(1, round(WARMUP * spec.steps))
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(
@@ -139,7 +140,6 @@ def _fit(
     ]
     losses: list[float] = []
     started = time.monotonic()
-    half = _has_bfloat16()
     model.set_attn_implementation("eager")  # faster than the fused kernel under a mask, at these lengths
     model.train()
     for step, batch in enumerate(batches, 1):
@@ -159,17 +159,19 @@ def _fit(
     return losses
 
 
-def _optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
+def _optimizers(
+    model: LlamaForCausalLM, learning_rate: float, *, precision: torch.dtype
+) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for embedding and norms."""
     import torch
+
+    from finephrase_dagster.generators.muon import Muon
 
     embedding = {id(model.get_input_embeddings().weight)}
     inner = [one for one in model.parameters() if one.dim() == 2 and id(one) not in embedding]
     outer = [one for one in model.parameters() if one.dim() != 2 or id(one) in embedding]
     return [
-        torch.optim.Muon(
-            inner, lr=learning_rate, weight_decay=WEIGHT_DECAY, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-        ),
+        Muon(inner, lr=learning_rate, weight_decay=WEIGHT_DECAY, momentum=0.95, precision=precision),
         torch.optim.AdamW(outer, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
