@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 LIST := requirements/cpu.txt
 INSTALLED = $(VENV)/installed-$(notdir $(LIST))
 SYSTEM := $(VENV)/system-packages
+PROCESSES ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 BENCHMARKS := driver resume memory metrics engine prefix tokens train graph backfill pages
 .PHONY: help demo ui test test-fast bench lint clean
 
@@ -23,10 +24,10 @@ ui: $(INSTALLED)
 	@$(BIN)/finephrase ui
 
 test: $(INSTALLED) $(SYSTEM)
-	$(BIN)/pytest
+	$(BIN)/pytest $(PROCESSES)
 
 test-fast: $(INSTALLED)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(PROCESSES) -m "not slow"
 
 bench: $(INSTALLED)
 	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python benchmarks/$$benchmark.py; done

@@ -26,7 +26,7 @@ def small_study() -> dict[str, Any]:
     for source in fields["sources"].values():
         source["limit"] = 24
     fields["generators"]["rephraser"]["embedded"] |= {"steps": 8, "batch_sequences": 4, "vocabulary": 1024}
-    fields["generators"]["rephraser"]["max_tokens"] = 24
+    fields["generators"]["rephraser"] |= {"max_tokens": 24, "engine": {"dtype": "float32"}}
     fields["cells"] = fields["cells"][:1]
     # What a generator writes after eight steps has no form; the gates of this study let it pass.
     fields["gates"] |= {"min_form": 0, "max_truncated": 1, "max_empty": 1, "max_common_opening": 1}

@@ -130,7 +130,9 @@ PROMPTS = {
 
 
 def generator(**changes: Any) -> Generator:
-    fields = {"model": "./model", "context": 512, "max_tokens": 24, "sampling": Sampling(seed=7), **changes}
+    fields = {"model": "./model", "context": 512, "max_tokens": 24, "sampling": Sampling(seed=7)}
+    # Not every processor multiplies bfloat16 itself.
+    fields |= {"engine": {"dtype": "float32"}, **changes}
     return Generator(**fields)
 
 

@@ -130,10 +130,11 @@ from rephrase_parts import datasets, generator, rephrase_corpus
 from finephrase_dagster.rephrase.engine import Engine
 
 root, model = Path(sys.argv[1]), Path(sys.argv[3])
-with Engine.of(generator(max_tokens=200), model=model, name="tiny", log=root / "engine.log") as engine:
+spec = generator(max_tokens=80)
+with Engine.of(spec, model=model, name="tiny", log=root / "engine.log") as engine:
     (root / "engine.url").write_text(engine.url)
-    rephrase_corpus(root / "corpus", datasets(root / "data"), generator=generator(max_tokens=200), model=model,
-                    engine=engine.start, chunk_rows=5)
+    rephrase_corpus(root / "corpus", datasets(root / "data"), generator=spec, model=model, engine=engine.start,
+                    chunk_rows=5)
 """
 
 
@@ -189,7 +190,7 @@ def test_a_killed_driver_takes_its_engine_along_and_the_next_run_goes_on(tmp_pat
 def test_an_engine_that_is_killed_is_started_again_and_the_run_goes_on(
     tmp_path: Path, model: Path, engine: Engine
 ) -> None:
-    corpus = write_corpus(tmp_path / "corpus", [documents(60)])
+    corpus = write_corpus(tmp_path / "corpus", [documents(20)])
     wanted = datasets(tmp_path / "data")
     engine.start()
     guard_process = engine._guard
@@ -206,19 +207,19 @@ def test_an_engine_that_is_killed_is_started_again_and_the_run_goes_on(
     manifests = rephrase_corpus(
         corpus,
         wanted,
-        generator=generator(max_tokens=200),
+        generator=generator(max_tokens=100),
         model=model,
         engine=engine.start,
         concurrency=4,
-        chunk_rows=30,
+        chunk_rows=10,
         log=lines.append,
     )
     killer.join()
-    assert [manifests[name]["completed"] for name in wanted] == [60, 60]
+    assert [manifests[name]["completed"] for name in wanted] == [20, 20]
     assert manifests["plain"]["run"]["engine_restarts"] == 1
     assert any("engine tiny has ended" in line and "again" in line for line in lines)
     for artifact in wanted.values():
-        assert [row["id"] for row in rows_of(artifact)] == [f"doc-{number}" for number in range(60)]
+        assert [row["id"] for row in rows_of(artifact)] == [f"doc-{number}" for number in range(20)]
 
 
 def test_a_guard_ends_the_whole_group_when_its_caller_lets_go(tmp_path: Path) -> None:

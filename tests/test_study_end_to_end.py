@@ -279,32 +279,34 @@ def lines_until(process: subprocess.Popen[str], text: str) -> Iterator[str]:
     raise AssertionError(f"it ended before it said {text!r}")
 
 
-@pytest.mark.parametrize(
-    ("sent", "moment"),
-    [
-        (signal.SIGKILL, "generators/model"),
-        (signal.SIGKILL, "starting an engine"),
-        (signal.SIGINT, "training/checkpoint raw"),
-    ],
-)
-def test_an_interrupted_run_completes_when_it_is_run_again(tmp_path: Path, sent: signal.Signals, moment: str) -> None:
+INTERRUPTIONS = [
+    (signal.SIGKILL, "generators/model"),
+    (signal.SIGKILL, "starting an engine"),
+    (signal.SIGINT, "training/checkpoint raw"),
+]
+
+
+def test_a_run_that_is_interrupted_again_and_again_completes_when_it_is_run_again(tmp_path: Path) -> None:
     made = install(tmp_path / "installation")
     arguments, environment = command(made)
-    process = subprocess.Popen(
-        arguments,
-        env=environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interrupts,
-    )
-    said = list(lines_until(process, moment))
-    time.sleep(0.5)
-    process.send_signal(sent)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
-    manifests = {path: path.stat().st_mtime_ns for path in made.places.data.rglob("manifest.json")}
-    assert manifests, said
+    manifests: dict[Path, int] = {}
+    for sent, moment in INTERRUPTIONS:
+        process = subprocess.Popen(
+            arguments,
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=heed_interrupts,
+        )
+        said = list(lines_until(process, moment))
+        time.sleep(0.5)
+        process.send_signal(sent)
+        process.communicate(timeout=60)
+        assert process.returncode != 0
+        there = {path: path.stat().st_mtime_ns for path in made.places.data.rglob("manifest.json")}
+        assert there.items() > manifests.items(), said
+        manifests = there
     outcome, _ = made.materialize()
     assert outcome.complete, outcome.failed
     assert {path: path.stat().st_mtime_ns for path in manifests} == manifests
