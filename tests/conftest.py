@@ -20,7 +20,7 @@ for name in ("FINEPHRASE_STUDY", "FINEPHRASE_DATA", "MLFLOW_TRACKING_URI", "DAGS
 os.environ["FINEPHRASE_DEVICE_LOCKS"] = tempfile.mkdtemp(prefix="finephrase-devices-")
 
 # How long an example takes says more of the machine than of the code.
-settings.register_profile("project", deadline=None)
+settings.register_profile("project", deadline=None, max_examples=60)
 settings.load_profile("project")
 
 from finephrase_dagster.study.file import read_study

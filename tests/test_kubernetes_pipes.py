@@ -21,7 +21,7 @@ from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 from kubernetes_api import KubernetesApi, Object, processes_of
 from kubernetes_parts import ENGINE, check_access, check_manifests, node, sources, until, write_cluster
-from rephrase_parts import PROMPTS, generator
+from rephrase_parts import PROMPTS, datasets, generator
 from resources import pod_rephraser
 from resources.pod_rephraser import PodRephraser
 
@@ -165,19 +165,18 @@ def test_an_engine_s_image_that_is_not_there_is_named(
     ],
 )
 def test_prompts_are_tried_one_by_one_only_where_one_of_them_may_be_at_fault(
-    error: Exception, orders: list[int], lineage: Lineage, monkeypatch: pytest.MonkeyPatch
+    error: Exception, orders: list[int], lineage: Lineage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[int] = []
 
-    def together(self: PodRephraser, lineage: Lineage, cell: Cell, datasets: dict[str, Artifact], log: object) -> None:
-        tried.append(len(datasets))
+    def together(self: PodRephraser, lineage: Lineage, cell: Cell, given: dict[str, Artifact], log: object) -> None:
+        tried.append(len(given))
         raise error
 
     monkeypatch.setattr(PodRephraser, "_together", together)
     cell = lineage.study.cells[0]
-    datasets = {prompt: lineage.dataset(cell, prompt) for prompt in lineage.study.prompts_of(cell)[:2]}
     with pytest.raises(type(error)):
-        PodRephraser().rephrase(lineage, cell, datasets, log=lambda line: None)
+        PodRephraser().rephrase(lineage, cell, datasets(tmp_path), log=lambda line: None)
     assert tried == orders
 
 

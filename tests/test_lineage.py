@@ -162,7 +162,7 @@ def test_a_gate_moved_without_consequence_leaves_the_mixtures_alone(completed: L
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(field=st.sampled_from(["tokens", "seed"]), value=st.integers(1_000, 10**6))
 def test_a_mixtures_budget_and_seed_reach_its_students_alone(
     field: str, value: int, tmp_path_factory: pytest.TempPathFactory

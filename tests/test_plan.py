@@ -246,7 +246,7 @@ ODD = ["completed", "run", "text_bytes", "sampling", "seconds", "tokens_per_seco
 
 @pytest.mark.slow
 @given(field=st.sampled_from(ODD), value=st.none() | st.just("fast") | st.just([]) | st.just({}) | st.just(float(-1)))
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_manifests_say_a_plan_is_made(completed: Lineage, field: str, value: object) -> None:
     originals = {}
     for path in completed.places.data.rglob("manifest.json"):

@@ -290,7 +290,7 @@ def broken(fields: dict[str, Any], draw: Callable[[st.SearchStrategy[Any]], Any]
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(name=st.sampled_from(sorted(STUDIES)), times=st.integers(1, 3), data=st.data())
 def test_however_a_study_is_broken_the_answer_is_a_study_or_a_study_error(
     tmp_path_factory: pytest.TempPathFactory, name: str, times: int, data: st.DataObject
