@@ -46,6 +46,8 @@ def serve(places: Places, *, dagster_home: Path, port: int, mlflow_port: int, lo
     }
     commands = {"Dagster": _dagster(port)}
     if own_mlflow:
+        if mlflow_port == port:
+            raise PortInUse(f"port {port} is meant for both Dagster and MLflow: choose another with --mlflow-port")
         refuse_used_port(mlflow_port, option="--mlflow-port")
         places.tracking_store.parent.mkdir(parents=True, exist_ok=True)
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # else it starts seven workers for chat traces
@@ -82,6 +84,8 @@ def refuse_used_port(port: int, *, option: str) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
+        except PermissionError as error:
+            raise PortInUse(f"port {port} needs rights that you do not have: choose one with {option}") from error
         except OSError as error:
             raise PortInUse(
                 f"port {port} on {HOST} is in use: stop the program that listens there, or choose another with {option}"

@@ -60,6 +60,21 @@ def test_a_wrong_study_is_explained_and_nothing_is_started(tmp_path: Path, data:
     assert not Path(data).exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--port", "99999"], 2, "'--port'"),
+        (["--mlflow-port", "0"], 2, "'--mlflow-port'"),
+        (["--port", "4711", "--mlflow-port", "4711"], 1, "port 4711 is meant for both Dagster and MLflow"),
+    ],
+)
+def test_ports_that_cannot_be_are_refused(arguments: list[str], status: int, said: str, data: str) -> None:
+    done = finephrase("ui", *arguments, FINEPHRASE_DATA=data)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_unknown_prompt_lists_the_known_ones(tmp_path: Path, data: str) -> None:
     study = tmp_path / "study.yaml"
     text = (REPOSITORY / "studies" / "demo.yaml").read_text()
