@@ -16,6 +16,11 @@ FOLDER = Path(__file__).parent
 CELL = "rephraser__package_readmes"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SETTLE_MILLISECONDS = 1500  # until what moves on a page has come to rest
+ELSEWHERE = """([here, there]) => {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(here, there);
+}"""
+"""Says another folder than the one in which the pictures are taken."""
 
 
 def main() -> None:
@@ -55,6 +60,7 @@ def take(page: Page, address: str, words: str, name: str) -> None:
     page.goto(address)
     page.get_by_text(words).locator("visible=true").first.wait_for()
     page.wait_for_timeout(SETTLE_MILLISECONDS)
+    page.evaluate(ELSEWHERE, [str(FOLDER.parent), "/finephrase"])
     page.screenshot(path=FOLDER / name)
 
 
