@@ -33,7 +33,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 results_app = typer.Typer(no_args_is_help=True, help="Scores: the comparison of all students.")
 app.add_typer(results_app, name="results")
 
-MOST_PORTS = 65535
+LAST_PORT = 65535
 StudyOption = Annotated[
     Path | None,
     typer.Option("--study", help="The study file; default: FINEPHRASE_STUDY, else studies/demo.yaml."),
@@ -244,8 +244,8 @@ def expand(study: StudyOption = None) -> None:
 @app.command()
 def ui(
     study: StudyOption = None,
-    port: Annotated[int, typer.Option(min=1, max=MOST_PORTS, help="Port of Dagster's pages.")] = 3000,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=MOST_PORTS, help="Port of MLflow's pages.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=LAST_PORT, help="Port of Dagster's pages.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=LAST_PORT, help="Port of MLflow's pages.")] = 5000,
 ) -> None:
     """Serves Dagster's web UI and MLflow's on 127.0.0.1 until interrupted."""
     with _explained():

@@ -79,7 +79,7 @@ def serve(places: Places, *, dagster_home: Path, port: int, mlflow_port: int, lo
 
 
 def refuse_used_port(port: int, *, option: str) -> None:
-    """Raises PortInUse where something listens on a local port already."""
+    """Raises PortInUse where something listens on a local port already, or nobody without rights may."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

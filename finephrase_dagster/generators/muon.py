@@ -44,7 +44,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             for weight in group["params"]:
-                mean = self.state[weight].setdefault("mean", torch.zeros_like(weight))
+                state = self.state[weight]
+                mean = state["mean"] if state else state.setdefault("mean", torch.zeros_like(weight))
                 mean.lerp_(weight.grad, 1 - momentum)
                 direction = orthogonal(weight.grad.lerp(mean, momentum), self._precision)
                 weight.mul_(1 - lr * group["weight_decay"])

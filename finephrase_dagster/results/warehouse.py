@@ -56,8 +56,7 @@ def record_manifests(connection: duckdb.DuckDBPyConnection, artifacts: Iterable[
     """Records complete artifacts' manifests."""
     rows = [
         (artifact.fingerprint, artifact.asset, artifact.partition or "", manifest["version"], json.dumps(manifest))
-        for artifact in artifacts
-        if (manifest := artifact.manifest())
+        for artifact, manifest in ((artifact, artifact.manifest()) for artifact in artifacts)
     ]
     if rows:  # as columns of one statement: a statement a row takes a hundred times as long
         connection.execute(
