@@ -6,15 +6,15 @@ from typing import Any
 import dagster as dg
 
 from assets.previews import failing
+from finephrase_dagster.artifacts.artifact import Artifact, Product, write_json
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.gates import Audit, audit_dataset
-from finephrase_dagster.events import materialized
-from finephrase_dagster.partitions import asset_spec, audit_key, cell_tags, needs, static, synthetic_key
-from finephrase_dagster.placement import preparing
+from finephrase_dagster.orchestration.events import materialized
+from finephrase_dagster.orchestration.partitions import asset_spec, audit_key, cell_tags, needs, static, synthetic_key
+from finephrase_dagster.orchestration.placement import preparing
+from finephrase_dagster.orchestration.retries import retried
 from finephrase_dagster.results.warehouse import record_audit
-from finephrase_dagster.retries import retried
-from finephrase_dagster.study.artifact import Artifact, Product, write_json
-from finephrase_dagster.study.fingerprint import SHORT, fingerprint
-from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 from resources.warehouse import Warehouse
 

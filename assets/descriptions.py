@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.source import Condition, EmbeddedSource, FilesSource, HubSource, OneOf, Source
 from finephrase_dagster.study.spec import Cell
 

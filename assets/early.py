@@ -4,11 +4,11 @@ import dagster as dg
 
 from assets.previews import tasks
 from assets.training import student_made, trained_on
-from finephrase_dagster.events import materialized
-from finephrase_dagster.partitions import EARLY_SCORES, EARLY_STUDENT, MIXTURE, asset_spec, needs, static
-from finephrase_dagster.placement import evaluating, training
-from finephrase_dagster.retries import retried
-from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.events import materialized
+from finephrase_dagster.orchestration.partitions import EARLY_SCORES, EARLY_STUDENT, MIXTURE, asset_spec, needs, static
+from finephrase_dagster.orchestration.placement import evaluating, training
+from finephrase_dagster.orchestration.retries import retried
 from resources.evaluator import Evaluator
 from resources.tracking import Tracking
 from resources.trainer import Trainer

@@ -11,8 +11,10 @@ import duckdb
 
 from assets.previews import records, tasks
 from assets.runs import tracked
-from finephrase_dagster.events import materialized
-from finephrase_dagster.partitions import (
+from finephrase_dagster.artifacts.artifact import Artifact, Product, write_json
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.events import materialized
+from finephrase_dagster.orchestration.partitions import (
     CHECKPOINT,
     LEADERBOARD,
     SCORES,
@@ -20,13 +22,11 @@ from finephrase_dagster.partitions import (
     needs,
     static,
 )
-from finephrase_dagster.placement import evaluating, preparing
+from finephrase_dagster.orchestration.placement import evaluating, preparing
+from finephrase_dagster.orchestration.retries import retried
 from finephrase_dagster.results.comparison import Interval, Variant, compared
 from finephrase_dagster.results.early import look_early
 from finephrase_dagster.results.warehouse import leaderboard, record_scores
-from finephrase_dagster.retries import retried
-from finephrase_dagster.study.artifact import Artifact, Product, write_json
-from finephrase_dagster.study.lineage import Lineage
 from resources.evaluator import Evaluator
 from resources.tracking import Tracking
 from resources.warehouse import Warehouse

@@ -5,13 +5,13 @@ from functools import partial
 import dagster as dg
 
 from assets import descriptions
-from finephrase_dagster.devices import leased_here
-from finephrase_dagster.events import materialized
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.generators.product import make_generator
-from finephrase_dagster.partitions import CORPUS, MODEL, asset_spec, needs, static
-from finephrase_dagster.placement import making_models
-from finephrase_dagster.retries import retried
-from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.orchestration.devices import leased_here
+from finephrase_dagster.orchestration.events import materialized
+from finephrase_dagster.orchestration.partitions import CORPUS, MODEL, asset_spec, needs, static
+from finephrase_dagster.orchestration.placement import making_models
+from finephrase_dagster.orchestration.retries import retried
 from finephrase_dagster.study.spec import Study
 from resources.warehouse import Warehouse
 

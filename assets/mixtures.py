@@ -7,8 +7,11 @@ from typing import Any
 import dagster as dg
 
 from assets.previews import records
-from finephrase_dagster.events import materialized
-from finephrase_dagster.partitions import (
+from finephrase_dagster.artifacts.artifact import ArtifactMissing, Product
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.orchestration.events import materialized
+from finephrase_dagster.orchestration.partitions import (
     CORPUS_TOKENS,
     MIXTURE,
     asset_spec,
@@ -18,17 +21,15 @@ from finephrase_dagster.partitions import (
     static,
     tokens_key,
 )
-from finephrase_dagster.placement import preparing
-from finephrase_dagster.retries import retried
-from finephrase_dagster.study.artifact import ArtifactMissing, Product
-from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.orchestration.placement import preparing
+from finephrase_dagster.orchestration.retries import retried
 from finephrase_dagster.study.spec import Study
 from finephrase_dagster.study.student import MANY_EPOCHS
 from finephrase_dagster.train.mixture import mix
 from resources.warehouse import Warehouse
 
 
-class AuditNotPassed(RuntimeError):
+class AuditNotPassed(FinephraseError):
     """A mixture names a dataset that did not pass its audit; the message names the gates."""
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 import dagster as dg
 from pydantic import Field
 
-from finephrase_dagster.partitions import PLAN
-from finephrase_dagster.placement import preparing
-from finephrase_dagster.planning import plan_markdown, stale_markdown
-from finephrase_dagster.retries import retried
-from finephrase_dagster.study.figures import Published
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.plan import Plan, Terms, plan
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.partitions import PLAN
+from finephrase_dagster.orchestration.placement import preparing
+from finephrase_dagster.orchestration.retries import retried
+from finephrase_dagster.plan.plan import Plan, Terms, plan
+from finephrase_dagster.plan.published import Published
+from finephrase_dagster.plan.text import plan_markdown, stale_markdown
 
 
 class Pricing(dg.Config):

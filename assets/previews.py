@@ -15,7 +15,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from finephrase_dagster.audit.gates import Example
-from finephrase_dagster.events import quoted
+from finephrase_dagster.orchestration.events import quoted
 
 CHARACTERS = 600
 GLANCE = 400  # of each text where one document is to be seen without a click

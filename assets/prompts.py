@@ -3,9 +3,9 @@
 import dagster as dg
 
 from assets import descriptions
-from finephrase_dagster.events import observed
-from finephrase_dagster.partitions import TEMPLATE, static
-from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.events import observed
+from finephrase_dagster.orchestration.partitions import TEMPLATE, static
 from finephrase_dagster.study.prompt import read_prompts
 
 

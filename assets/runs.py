@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 
 from assets.previews import completions, shown
-from finephrase_dagster.study.artifact import Artifact, Product
-from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.artifacts.artifact import Artifact, Product
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.train.training import Follow
 from resources.tracking import About, Tracking
 

@@ -7,16 +7,16 @@ import dagster as dg
 
 from assets import descriptions
 from assets.previews import documents
+from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.fingerprint import SHORT
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.progress import PROGRESS
 from finephrase_dagster.corpora.shards import write_corpus
 from finephrase_dagster.corpora.source import read_source
-from finephrase_dagster.events import materialized
-from finephrase_dagster.partitions import CORPUS, asset_spec, static
-from finephrase_dagster.placement import preparing
-from finephrase_dagster.retries import retried
-from finephrase_dagster.study.artifact import Product
-from finephrase_dagster.study.fingerprint import SHORT
-from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.orchestration.events import materialized
+from finephrase_dagster.orchestration.partitions import CORPUS, asset_spec, static
+from finephrase_dagster.orchestration.placement import preparing
+from finephrase_dagster.orchestration.retries import retried
 from resources.warehouse import Warehouse
 
 SHARD_DOCUMENTS = 10_000

@@ -10,8 +10,10 @@ from assets import descriptions
 from assets.costs import of_dataset
 from assets.descriptions import hub_dataset, hub_model
 from assets.previews import GLANCE, completions, shown
-from finephrase_dagster.events import materialize_each, materialized, prompt_text
-from finephrase_dagster.partitions import (
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.events import materialize_each, materialized, prompt_text
+from finephrase_dagster.orchestration.partitions import (
     CORPUS,
     MODEL,
     TEMPLATE,
@@ -21,10 +23,8 @@ from finephrase_dagster.partitions import (
     static,
     synthetic_key,
 )
-from finephrase_dagster.placement import rephrasing
-from finephrase_dagster.retries import retried
-from finephrase_dagster.study.artifact import Artifact
-from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.orchestration.placement import rephrasing
+from finephrase_dagster.orchestration.retries import retried
 from finephrase_dagster.study.spec import Cell
 from resources.rephraser import Rephraser
 from resources.warehouse import Warehouse

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import dagster as dg
 
+from finephrase_dagster.artifacts.artifact import Artifact, Product
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.shards import read_corpus
-from finephrase_dagster.events import materialized
-from finephrase_dagster.partitions import (
+from finephrase_dagster.orchestration.events import materialized
+from finephrase_dagster.orchestration.partitions import (
     CORPUS,
     CORPUS_TOKENS,
     TOKENIZER,
@@ -20,11 +23,8 @@ from finephrase_dagster.partitions import (
     synthetic_key,
     tokens_key,
 )
-from finephrase_dagster.placement import preparing
-from finephrase_dagster.retries import retried
-from finephrase_dagster.study.artifact import Artifact, Product
-from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
-from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.orchestration.placement import preparing
+from finephrase_dagster.orchestration.retries import retried
 from finephrase_dagster.study.spec import Cell
 from finephrase_dagster.train.tokenizer import tokenizer_folder, train_tokenizer
 from finephrase_dagster.train.tokens import tokenise

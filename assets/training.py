@@ -7,8 +7,10 @@ import dagster as dg
 from assets.costs import of_training
 from assets.previews import records
 from assets.runs import tracked, watched
-from finephrase_dagster.events import materialized
-from finephrase_dagster.partitions import (
+from finephrase_dagster.artifacts.artifact import Artifact, Product
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.events import materialized
+from finephrase_dagster.orchestration.partitions import (
     CHECKPOINT,
     EARLY_SCORES,
     EARLY_STUDENT,
@@ -18,10 +20,8 @@ from finephrase_dagster.partitions import (
     needs,
     static,
 )
-from finephrase_dagster.placement import training
-from finephrase_dagster.retries import retried
-from finephrase_dagster.study.artifact import Artifact, Product
-from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.orchestration.placement import training
+from finephrase_dagster.orchestration.retries import retried
 from resources.tracking import Tracking
 from resources.trainer import Trainer
 from resources.warehouse import Warehouse

@@ -31,8 +31,8 @@ from instant_server import InstantServer
 from load import write_documents
 from random_model import write_model
 
-from finephrase_dagster.partitions import TEMPLATE
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.orchestration.partitions import TEMPLATE
+from finephrase_dagster.study.paths import REPOSITORY
 
 TARGET_SECONDS, TARGET_OWN = 90.0, 0.05
 LONGEST = 600

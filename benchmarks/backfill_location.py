@@ -8,9 +8,9 @@ from pathlib import Path
 
 import dagster as dg
 
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import Places
+from finephrase_dagster.study.paths import Places
 from resources.rephraser import Rephraser
 
 root = Path(os.environ["BENCHMARK_ROOT"])

@@ -17,9 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from finephrase_dagster.study.graph import items
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import REPOSITORY, Places
+from finephrase_dagster.artifacts.graph import items
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.study.paths import REPOSITORY, Places
 
 LOAD = "from finephrase_dagster.definitions import defs; defs.get_repository_def()"
 
@@ -42,7 +42,7 @@ def main() -> None:
         commands = {
             "load_seconds": [sys.executable, "-c", LOAD],
             "check_defs_seconds": [str(Path(sys.executable).with_name("dg")), "check", "defs"],
-            "plan_seconds": [sys.executable, "-m", "finephrase_dagster.cli", "plan", "--json"],
+            "plan_seconds": [sys.executable, "-m", "finephrase_dagster.commands.main", "plan", "--json"],
         }
         seconds = {name: median(command, environment, arguments.rounds) for name, command in commands.items()}
     figures = {

@@ -104,11 +104,11 @@ class Ours(Driver):
     """`finephrase rephrase`."""
 
     def command(self) -> list[str]:
-        module = [sys.executable, "-m", "finephrase_dagster.cli", "rephrase"]
+        module = [sys.executable, "-m", "finephrase_dagster.commands.main", "rephrase"]
         return [*module, "--prompt", PROMPT, "--context", str(CONTEXT), *self._options()]
 
     def import_command(self) -> list[str]:
-        return [sys.executable, "-c", "import finephrase_dagster.cli, finephrase_dagster.rephrasing"]
+        return [sys.executable, "-c", "import finephrase_dagster.commands.main, finephrase_dagster.commands.rephrasing"]
 
     def files(self) -> list[Path]:
         return sorted((self.output / PROMPT).glob("part-*.parquet"))

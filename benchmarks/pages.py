@@ -36,10 +36,10 @@ import dagster as dg
 import yaml
 from playwright.sync_api import Page, Response, sync_playwright
 
-from finephrase_dagster.events import prompt_text
-from finephrase_dagster.partitions import audit_key, synthetic_key, tokens_key
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import REPOSITORY, Places
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.events import prompt_text
+from finephrase_dagster.orchestration.partitions import audit_key, synthetic_key, tokens_key
+from finephrase_dagster.study.paths import REPOSITORY, Places
 
 PROMPTS = ["article", "commentary", "discussion", "explanation", "faq", "math", "table", "tutorial"]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 
 from finephrase_dagster.study.file import read_study
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.student import Mixture, Seeds, Student
 from finephrase_dagster.train.course import Course
 from finephrase_dagster.train.mixture import mix

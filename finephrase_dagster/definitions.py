@@ -24,18 +24,18 @@ from assets.sources import build_sources
 from assets.synthetic import build_synthetic
 from assets.tokens import build_tokens
 from assets.training import build_training
-from finephrase_dagster.automation.conditions import build_carrying_sensors, carried_on
-from finephrase_dagster.automation.failures import build_failure_sensor
-from finephrase_dagster.automation.night import build_night
-from finephrase_dagster.automation.observer import build_observer
-from finephrase_dagster.automation.reload import build_reload_sensor
-from finephrase_dagster.jobs import build_jobs
-from finephrase_dagster.placement import executor
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.automation.conditions import build_carrying_sensors, carried_on
+from finephrase_dagster.orchestration.automation.failures import build_failure_sensor
+from finephrase_dagster.orchestration.automation.night import build_night
+from finephrase_dagster.orchestration.automation.observer import build_observer
+from finephrase_dagster.orchestration.automation.reload import build_reload_sensor
+from finephrase_dagster.orchestration.jobs import build_jobs
+from finephrase_dagster.orchestration.placement import executor
+from finephrase_dagster.orchestration.progress import progress
+from finephrase_dagster.orchestration.stores import TRACKING_URI, is_server, tracking_uri
 from finephrase_dagster.pods.cluster import cluster_from_environment
-from finephrase_dagster.progress import progress
-from finephrase_dagster.stores import TRACKING_URI, is_server, tracking_uri
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import Places
+from finephrase_dagster.study.paths import Places
 from resources.evaluator import Evaluator
 from resources.pod_rephraser import PodRephraser
 from resources.rephraser import Rephraser

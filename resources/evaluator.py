@@ -10,9 +10,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from finephrase_dagster.devices import leased_here
-from finephrase_dagster.study.artifact import Product
-from finephrase_dagster.study.lineage import Lineage
+from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.devices import leased_here
 
 
 class Evaluator(dg.ConfigurableResource):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.pods.cluster import Cluster, cluster_from_environment
 from finephrase_dagster.pods.fate import PodFailed, PodLost, fate_of
 from finephrase_dagster.pods.sizing import Pod
-from finephrase_dagster.study.artifact import Artifact
-from finephrase_dagster.study.fingerprint import SHORT, fingerprint
-from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 from resources.rephraser import Rephraser
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from finephrase_dagster.pods.api import Pods
     from finephrase_dagster.rephrase.order import Order
 
-COMMAND = ["python3", "-m", "finephrase_dagster.worker"]
+COMMAND = ["python3", "-m", "finephrase_dagster.rephrase.worker"]
 LAST_LINES = 20
 MESSAGE = '{"__dagster_pipes_version"'  # begins the lines of a log that are Pipes' own
 
@@ -65,7 +65,7 @@ class PodRephraser(Rephraser):
         """
         from dagster_k8s.client import DagsterK8sError
 
-        from finephrase_dagster.worker import ORDER
+        from finephrase_dagster.rephrase.worker import ORDER
 
         pod = Pod.of(cluster, order.generator, image=cluster.images.worker)
         container = {"name": "engine", "command": COMMAND, **pod.container()}

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from finephrase_dagster.devices import Lease, free, lease
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.fingerprint import fingerprint
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.devices import Lease, free, lease
+from finephrase_dagster.orchestration.retries import infrastructure
 from finephrase_dagster.pods.fate import PodUnfit
-from finephrase_dagster.retries import infrastructure
-from finephrase_dagster.study.artifact import Artifact
-from finephrase_dagster.study.fingerprint import fingerprint
-from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Rephraser(dg.ConfigurableResource):
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
         """The same for prompts whose documents share their prefix: those of a document one after another."""
-        from finephrase_dagster.metrics import served_if_told
+        from finephrase_dagster.rephrase.metrics import served_if_told
 
         order = self._order(lineage, cell, datasets)
         with served_if_told(cell.generator, log=log) as watch:

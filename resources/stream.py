@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.train.training import LossPoint
 
 Send = Callable[[Sequence[LossPoint]], None]
@@ -22,7 +23,7 @@ _waited_for: set[threading.Thread] = set()
 """Those that did not end in time: nobody waits for them again."""
 
 
-class Unreachable(RuntimeError):
+class Unreachable(FinephraseError):
     """The server did not take what it was told, or not in time."""
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import dagster as dg
 from pydantic import Field
 
-from finephrase_dagster.stores import alone, is_postgres, is_server, shown, with_driver
-from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.orchestration.stores import alone, is_postgres, is_server, shown, with_driver
 from finephrase_dagster.train.training import Follow, LossPoint
 from resources.stream import Send, Stream, Unreachable, within
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from finephrase_dagster.devices import leased, leased_here
+from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.devices import leased, leased_here
 from finephrase_dagster.pods.cluster import cluster_from_environment
 from finephrase_dagster.pods.sizing import Pod
-from finephrase_dagster.study.artifact import Product
-from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.train import training
 from finephrase_dagster.train.course import Beginning, Course
 from finephrase_dagster.train.training import Execution, Follow

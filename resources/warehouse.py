@@ -11,8 +11,8 @@ import duckdb
 from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
+from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.results.warehouse import create_tables, record_manifests
-from finephrase_dagster.study.artifact import Artifact
 
 
 class Warehouse(dg.ConfigurableResource):

@@ -42,7 +42,15 @@ def free_port() -> int:
 
 def command(installation: Installation, *options: str) -> list[str]:
     """`finephrase ui` on an installation."""
-    return [sys.executable, "-m", "finephrase_dagster.cli", "ui", "--study", str(installation.study), *options]
+    return [
+        sys.executable,
+        "-m",
+        "finephrase_dagster.commands.main",
+        "ui",
+        "--study",
+        str(installation.study),
+        *options,
+    ]
 
 
 def environment(installation: Installation) -> dict[str, str]:

@@ -23,9 +23,9 @@ os.environ["FINEPHRASE_DEVICE_LOCKS"] = tempfile.mkdtemp(prefix="finephrase-devi
 settings.register_profile("project", deadline=None, max_examples=60)
 settings.load_profile("project")
 
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.study.file import read_study
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import REPOSITORY, Places
+from finephrase_dagster.study.paths import REPOSITORY, Places
 from installation import Installation, install
 
 

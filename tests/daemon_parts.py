@@ -23,11 +23,11 @@ import dagster as dg
 import psutil
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
+from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.graph import items
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.partitions import TEMPLATE
-from finephrase_dagster.study.artifact import Product
-from finephrase_dagster.study.graph import items
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.orchestration.partitions import TEMPLATE
+from finephrase_dagster.study.paths import REPOSITORY
 from installation import Installation, small_study
 from rephrase_parts import write_model
 

@@ -10,10 +10,10 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.materialize import Outcome, materialize_study
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import REPOSITORY, Places
+from finephrase_dagster.orchestration.materialize import Outcome, materialize_study
+from finephrase_dagster.study.paths import REPOSITORY, Places
 
 CELL = "rephraser__package_readmes"
 

@@ -17,7 +17,7 @@ import yaml
 from dagster._core.test_utils import in_process_test_workspace
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
 CONTROL, ENGINE, NANOTRON = "finephrase/control:0.1.0", "finephrase/engine:0.1.0", "finephrase/nanotron:0.1.0"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from finephrase_dagster import placement, retries
+from finephrase_dagster.orchestration import placement, retries
 
 retries.FIRST_WAIT_SECONDS = 0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 
 USER = "finephrase"
 DATABASES = REPOSITORY / "deploy" / "postgres" / "databases.sql"

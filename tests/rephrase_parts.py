@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.rephrase import client, endpoint
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import EngineLike
@@ -28,8 +30,6 @@ from finephrase_dagster.rephrase.render import Renderer
 from finephrase_dagster.rephrase.sampling import sampling_of
 from finephrase_dagster.rephrase.step import Conduct, Request
 from finephrase_dagster.rephrase.survey import survey
-from finephrase_dagster.study.artifact import Artifact
-from finephrase_dagster.study.fingerprint import sha256_text
 from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.prompt import Prompt
 from finephrase_dagster.study.turns import parse_turns, positions

@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from finephrase_dagster.study.artifact import Artifact, ArtifactBusy, ArtifactMissing, Product, whole_file, write_json
+from finephrase_dagster.artifacts.artifact import (
+    Artifact,
+    ArtifactBusy,
+    ArtifactMissing,
+    Product,
+    whole_file,
+    write_json,
+)
 
 
 def artifact(root: Path, **recipe: object) -> Artifact:
@@ -127,7 +134,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
 def test_a_writer_killed_midway_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
     program = (
         "import sys, os, signal; from pathlib import Path\n"
-        "from finephrase_dagster.study.artifact import whole_file\n"
+        "from finephrase_dagster.artifacts.artifact import whole_file\n"
         "with whole_file(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

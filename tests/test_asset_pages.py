@@ -10,11 +10,11 @@ import pytest
 from assets import descriptions
 from assets.costs import of_dataset, of_training
 from assets.previews import records
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.events import LINE, observed, prompt_text
-from finephrase_dagster.partitions import cell_tags
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import REPOSITORY, Places
+from finephrase_dagster.orchestration.events import LINE, observed, prompt_text
+from finephrase_dagster.orchestration.partitions import cell_tags
+from finephrase_dagster.study.paths import REPOSITORY, Places
 from finephrase_dagster.study.source import HubSource
 
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.audit.gates import Audit, AuditError, GateResult, audit_dataset
-from finephrase_dagster.study.fingerprint import sha256_file
 from finephrase_dagster.study.spec import Gates
 
 GATES = Gates(

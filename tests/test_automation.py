@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from finephrase_dagster.automation.reload import RELOAD
 from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.orchestration.automation.reload import RELOAD
 from installation import CELL, Installation, install, small_study
 
 SECRET = "token-that-nobody-may-see"

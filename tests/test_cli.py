@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 
 
 def finephrase(
@@ -26,7 +26,7 @@ def finephrase(
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
     return subprocess.run(
-        [sys.executable, "-m", "finephrase_dagster.cli", *arguments],
+        [sys.executable, "-m", "finephrase_dagster.commands.main", *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

@@ -9,9 +9,9 @@ import dagster as dg
 import pytest
 
 from daemon_parts import published
+from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.graph import Item, items
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.study.artifact import Product
-from finephrase_dagster.study.graph import Item, items
 from installation import CELL, Installation, install, small_study
 
 FAQ = f"synthetic/{CELL}/faq"

@@ -13,9 +13,9 @@ import pytest
 import zstandard
 
 from corpora_parts import blank_column, documents, files, read, reasons
+from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.corpora.document import CorpusError
 from finephrase_dagster.corpora.source import read_source
-from finephrase_dagster.study.fingerprint import sha256_text
 from finephrase_dagster.study.source import FilesSource
 
 ROWS = [

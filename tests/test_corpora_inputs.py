@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpora_parts import documents, files, fineweb, read, write_fineweb
+from finephrase_dagster.artifacts import inputs
+from finephrase_dagster.artifacts.artifact import Artifact, Product
+from finephrase_dagster.artifacts.fingerprint import canonical
+from finephrase_dagster.artifacts.inputs import described, input_files
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.document import CorpusError
 from finephrase_dagster.corpora.shards import write_corpus
 from finephrase_dagster.corpora.source import read_source
-from finephrase_dagster.study import inputs
-from finephrase_dagster.study.artifact import Artifact, Product
 from finephrase_dagster.study.file import StudyError
-from finephrase_dagster.study.fingerprint import canonical
-from finephrase_dagster.study.inputs import described, input_files
-from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Study
 from object_store import ObjectStore, object_store
 

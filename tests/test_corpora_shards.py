@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpora_parts import files, listed, made, make_unreadable, write_fineweb
+from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.corpora import shards as shards_module
 from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, Row
 from finephrase_dagster.corpora.progress import ASIDE, PROGRESS
 from finephrase_dagster.corpora.reader import ListedReader
 from finephrase_dagster.corpora.shards import CorpusFacts, read_corpus, write_corpus
 from finephrase_dagster.corpora.source import SourceReader, read_source
-from finephrase_dagster.study.fingerprint import sha256_text
 from finephrase_dagster.study.source import FilesSource
 
 

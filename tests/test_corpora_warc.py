@@ -14,9 +14,9 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from corpora_parts import documents, files, make_unreadable, read, reasons
+from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.corpora.document import CorpusError
 from finephrase_dagster.corpora.source import read_source
-from finephrase_dagster.study.fingerprint import sha256_text
 
 SENTENCES = "Rivers carry water from the mountains to the sea, and they shape the land on their way. " * 8
 NUMBER, PAGE, KIND = "WARC-Record-ID", "WARC-Target-URI", "WARC-Identified-Payload-Type"

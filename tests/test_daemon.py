@@ -30,7 +30,7 @@ from daemon_parts import (
     until,
 )
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.placement import priority
+from finephrase_dagster.orchestration.placement import priority
 from installation import Installation
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from finephrase_dagster.devices import (
+from finephrase_dagster.orchestration.devices import (
     DevicesBusy,
     DevicesWrong,
     free,
@@ -26,7 +26,7 @@ from finephrase_dagster.rephrase import guard
 
 HOLD = """
 import sys, time
-from finephrase_dagster.devices import lease
+from finephrase_dagster.orchestration.devices import lease
 held = lease(int(sys.argv[1]), sys.argv[2], log=lambda line: print(line, flush=True))
 print("has", ",".join(held.devices), flush=True)
 time.sleep(float(sys.argv[3]))
@@ -39,7 +39,7 @@ time.sleep(60)
 @pytest.fixture(autouse=True)
 def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FINEPHRASE_DEVICE_LOCKS", str(tmp_path / "locks"))
-    monkeypatch.setattr("finephrase_dagster.devices._in_process", ())
+    monkeypatch.setattr("finephrase_dagster.orchestration.devices._in_process", ())
     return tmp_path / "locks"
 
 
@@ -185,7 +185,7 @@ def test_a_process_that_computes_itself_asks_for_the_device_that_it_had(monkeypa
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
         assert free(1)
         assert not free(2)
-    monkeypatch.setattr("finephrase_dagster.devices._in_process", ())
+    monkeypatch.setattr("finephrase_dagster.orchestration.devices._in_process", ())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with leased("a cluster's training", 2, log=print):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finephrase_dagster.results.early import expected_regret, look_early, spearman
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 
 PUBLISHED = REPOSITORY / (os.environ.get("FINEPHRASE_PUBLISHED") or "../shared/published")
 scores = st.floats(0, 1)

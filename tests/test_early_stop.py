@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from finephrase_dagster.study.artifact import Product
-from finephrase_dagster.study.graph import STAGES, Item, items, state
-from finephrase_dagster.study.lineage import Lineage, StoppedEarly
-from finephrase_dagster.study.places import REPOSITORY, Places
-from finephrase_dagster.study.plan import plan
+from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.graph import STAGES, Item, items, state
+from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
+from finephrase_dagster.plan.plan import plan
+from finephrase_dagster.study.paths import REPOSITORY, Places
 from finephrase_dagster.study.spec import Study
 from finephrase_dagster.study.student import EarlyStop
 from installation import Installation, small_study

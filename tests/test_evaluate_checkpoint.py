@@ -96,7 +96,7 @@ class Direct:
 
 def examples_by_query(evaluation: Evaluation) -> dict[tuple[str, str], tuple[list[tuple[str, str]], list[str]]]:
     """Of each item: the few-shot examples that were chosen for it, and its golds."""
-    from finephrase_dagster.evaluate.tasks import build_docs
+    from finephrase_dagster.evaluate.lighteval_tasks import build_docs
 
     docs = build_docs(evaluation)
     return {
@@ -325,8 +325,8 @@ def test_the_metric_takes_the_best_gold_and_ignores_the_other_choices() -> None:
 
 
 def test_a_task_knows_the_folder_or_the_original_on_the_hub() -> None:
+    from finephrase_dagster.evaluate.lighteval_tasks import task_config
     from finephrase_dagster.evaluate.reading import HUB, place
-    from finephrase_dagster.evaluate.tasks import task_config
 
     local = task_config(place("hellaswag_cf", "embedded"), "", shots=3)
     assert local.hf_repo == str(EMBEDDED_ITEMS / "hellaswag")

@@ -39,7 +39,7 @@ def trained_checkpoint(folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from finephrase_dagster.evaluate.tasks import build_docs
+    from finephrase_dagster.evaluate.lighteval_tasks import build_docs
 
     save_checkpoint(folder, context=96, heads=1)
     tokenizer = AutoTokenizer.from_pretrained(folder)

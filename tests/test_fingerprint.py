@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finephrase_dagster.study.fingerprint import NoDeterministicForm, canonical, differences, fingerprint
+from finephrase_dagster.artifacts.fingerprint import NoDeterministicForm, canonical, differences, fingerprint
 from finephrase_dagster.study.student import Seeds
 
 values = st.recursive(

@@ -72,7 +72,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch, api:
         for name, value in environment.items():
             patch.setenv(name, value)
-        patch.setattr("finephrase_dagster.retries.FIRST_WAIT_SECONDS", 0)  # as the import does, but not for good
+        patch.setattr(
+            "finephrase_dagster.orchestration.retries.FIRST_WAIT_SECONDS", 0
+        )  # as the import does, but not for good
         import pod_definitions
 
         home = write_instance(root / "control", api.kubeconfig)

@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from finephrase_dagster.pod_launcher import PodRunLauncher
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.orchestration.pod_launcher import PodRunLauncher
+from finephrase_dagster.study.paths import REPOSITORY
 from kubernetes_api import KubernetesApi
 from kubernetes_parts import DEPLOY, check_manifests, write_instance
 

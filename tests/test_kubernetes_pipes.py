@@ -11,13 +11,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.retries import infrastructure
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.cluster import read_cluster
 from finephrase_dagster.pods.fate import PodFailed, PodLost, PodUnfit
 from finephrase_dagster.rephrase.order import Order, Work
-from finephrase_dagster.retries import infrastructure
-from finephrase_dagster.study.artifact import Artifact
-from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Cell
 from kubernetes_api import KubernetesApi, Object, processes_of
 from kubernetes_parts import ENGINE, check_access, check_manifests, node, sources, until, write_cluster

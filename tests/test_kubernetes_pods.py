@@ -21,15 +21,15 @@ from kubernetes.client import (
     V1PodStatus,
 )
 
-from finephrase_dagster import placement
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.orchestration import placement
 from finephrase_dagster.pods.cluster import Cluster, read_cluster
 from finephrase_dagster.pods.fate import fate_of, waits_for
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.file import StudyError, read_registry
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from kubernetes_parts import DEPLOY, ENGINE, write_cluster
 
 

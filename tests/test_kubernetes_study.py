@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from dagster._core.definitions.data_version import extract_data_version_from_entry
 
-from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.artifacts.artifact import Artifact
 from installation import CELL, Installation
 from kubernetes_api import KubernetesApi, processes_of
 from kubernetes_parts import (
@@ -140,7 +140,7 @@ def test_a_pod_killed_in_mid_generation_is_named_and_its_rows_are_kept_for_a_pod
     assert len(kept) == 9
     (order,) = [pod for pod in cluster.api.received if pod["kind"] == "Pod"]
     assert order["spec"]["containers"][0]["image"] == WORKER
-    assert order["spec"]["containers"][0]["command"] == ["python3", "-m", "finephrase_dagster.worker"]
+    assert order["spec"]["containers"][0]["command"] == ["python3", "-m", "finephrase_dagster.rephrase.worker"]
     assert any("starting an engine for rephraser" in message for message in cluster.control.messages(run))
     assert cluster.api.pod("dagster-" + run[:18]) is None, "the engine's pod is removed"
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from finephrase_dagster.orchestration.retries import infrastructure
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.cluster import read_cluster
 from finephrase_dagster.pods.fate import PodsBusy
 from finephrase_dagster.pods.sizing import Pod
-from finephrase_dagster.retries import infrastructure
 from finephrase_dagster.train.nanotron import indexed_job
 from finephrase_dagster.train.nanotron.cluster import Cluster
 from finephrase_dagster.train.nanotron.indexed_job import TrainingJob

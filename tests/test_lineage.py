@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Product
+from finephrase_dagster.artifacts.graph import STAGES, items, state
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
-from finephrase_dagster.study.artifact import Artifact, ArtifactMissing, Product
 from finephrase_dagster.study.file import StudyError
-from finephrase_dagster.study.graph import STAGES, items, state
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import REPOSITORY, Places
+from finephrase_dagster.study.paths import REPOSITORY, Places
 from finephrase_dagster.study.spec import Study
 
 

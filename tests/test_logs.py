@@ -12,9 +12,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from finephrase_dagster.jobs import job_of
-from finephrase_dagster.logs import JsonLines
-from finephrase_dagster.progress import progress
+from finephrase_dagster.orchestration.jobs import job_of
+from finephrase_dagster.orchestration.logs import JsonLines
+from finephrase_dagster.orchestration.progress import progress
 from rephrase_parts import documents, local_server
 
 
@@ -79,7 +79,7 @@ def test_the_command_says_all_in_json(tmp_path: Path, prompt: str, status: int, 
     with local_server() as server:
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "finephrase_dagster.cli", "rephrase", "--input", str(rows), "--json"),
+                *(sys.executable, "-m", "finephrase_dagster.commands.main", "rephrase", "--input", str(rows), "--json"),
                 *("--prompt", prompt, "--output", str(tmp_path / "out"), "--endpoint", server.url, "--model", "tiny"),
                 *("--context", "4096"),
             ],

@@ -10,8 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from finephrase_dagster.launcher import PROCESS_TAG
-from finephrase_dagster.materialize import end_abandoned_runs
+from finephrase_dagster.orchestration.launcher import PROCESS_TAG
+from finephrase_dagster.orchestration.materialize import end_abandoned_runs
 from installation import install
 
 

@@ -16,15 +16,15 @@ import yaml
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from finephrase_dagster.metrics import MetricsPortInUse, MetricsPortWrong, RunMetrics, ports_of, served
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import EngineFailed
 from finephrase_dagster.rephrase.folder import LocalFolder
+from finephrase_dagster.rephrase.metrics import MetricsPortInUse, MetricsPortWrong, RunMetrics, ports_of, served
 from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.render import ByteRenderer
 from finephrase_dagster.rephrase.step import Conduct, Request
 from finephrase_dagster.rephrase.survey import survey
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from rephrase_parts import (
     PROMPTS,
     LocalServer,

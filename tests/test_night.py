@@ -17,8 +17,10 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._core.test_utils import create_run_for_test
 
 from daemon_parts import CELL, PROMPTS, production, published
-from finephrase_dagster.automation.budget import Amount, BudgetWrong, Night
-from finephrase_dagster.automation.night import (
+from finephrase_dagster.artifacts.graph import items
+from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.orchestration.automation.budget import Amount, BudgetWrong, Night
+from finephrase_dagster.orchestration.automation.night import (
     DOCUMENTS_TAG,
     GPU_HOURS_TAG,
     GPUS_TAG,
@@ -29,10 +31,8 @@ from finephrase_dagster.automation.night import (
     requests,
     spent,
 )
-from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.study.cost import Cost
-from finephrase_dagster.study.graph import items
-from finephrase_dagster.study.plan import plan
+from finephrase_dagster.plan.cost import Cost
+from finephrase_dagster.plan.plan import plan
 from installation import CELL as SMALL
 from installation import Installation, install
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from finephrase_dagster.placement import evaluating, gpus_of, preparing, priority, rephrasing, training
-from finephrase_dagster.study.graph import STAGES, items
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import REPOSITORY, Places
+from finephrase_dagster.artifacts.graph import STAGES, items
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.placement import evaluating, gpus_of, preparing, priority, rephrasing, training
+from finephrase_dagster.study.paths import REPOSITORY, Places
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.graph import STAGES, Item, items
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.study.artifact import Product
-from finephrase_dagster.study.graph import STAGES, Item, items
-from finephrase_dagster.study.lineage import Lineage
-from finephrase_dagster.study.places import REPOSITORY, Places
-from finephrase_dagster.study.plan import Plan, Terms, plan
+from finephrase_dagster.plan.plan import Plan, Terms, plan
+from finephrase_dagster.study.paths import REPOSITORY, Places
 from finephrase_dagster.study.spec import Study
 from installation import Installation
 from test_cli import finephrase

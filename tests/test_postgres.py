@@ -16,9 +16,15 @@ from typing import Any
 import pytest
 import yaml
 
-from finephrase_dagster.stores import StoreUnusable, StoreWrong, refuse_unusable, tracking_uri, with_driver
-from finephrase_dagster.study.artifact import Artifact
-from finephrase_dagster.study.places import REPOSITORY, Places
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.orchestration.stores import (
+    StoreUnusable,
+    StoreWrong,
+    refuse_unusable,
+    tracking_uri,
+    with_driver,
+)
+from finephrase_dagster.study.paths import REPOSITORY, Places
 from installation import Installation, small_study
 from postgres_server import PostgresServer
 from resources.tracking import Tracking
@@ -32,7 +38,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import dagster as dg
-from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.artifacts.artifact import Artifact
 from resources.tracking import About, Tracking
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition([str(n) for n in range(6)]))
@@ -83,7 +89,7 @@ def short_study() -> dict[str, Any]:
 
 def materialize(installation: Installation, environment: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "finephrase_dagster.cli", "materialize", "--study", str(installation.study)],
+        [sys.executable, "-m", "finephrase_dagster.commands.main", "materialize", "--study", str(installation.study)],
         env={
             **os.environ,
             **environment,
@@ -167,7 +173,7 @@ def test_a_store_that_cannot_be_used_is_named_before_anything_starts(
 @pytest.mark.slow
 def test_a_wrong_password_is_one_message_and_exit_status_1(databases: PostgresServer, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "finephrase_dagster.cli", "materialize"],
+        [sys.executable, "-m", "finephrase_dagster.commands.main", "materialize"],
         env={
             **os.environ,
             "PGPASSWORD": "sesame-73",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.prompt import Prompt, PromptError, prompt_names, read_prompt, read_prompts
 from finephrase_dagster.study.turns import PLACEHOLDER, Turn
 

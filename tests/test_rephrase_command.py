@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from finephrase_dagster.study.fingerprint import sha256_file
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.artifacts.fingerprint import sha256_file
+from finephrase_dagster.study.paths import REPOSITORY
 from rephrase_parts import LocalServer, completion, documents, failure, local_server, write_tokenizer
 
 pytestmark = pytest.mark.slow  # a process for every run
@@ -43,7 +43,7 @@ def write_rows(path: Path, rows: Sequence[tuple[str, str | None]]) -> Path:
 
 def arguments(rows: Path, output: Path, server: LocalServer, *more: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "finephrase_dagster.cli", "rephrase"),
+        *(sys.executable, "-m", "finephrase_dagster.commands.main", "rephrase"),
         *("--input", str(rows), "--prompt", "faq,math", "--output", str(output)),
         *("--endpoint", server.url, "--model", "tiny", "--max-tokens", "64", "--seed", "0", "--json", *more),
     ]
@@ -257,7 +257,16 @@ def test_several_values_of_an_option_may_follow_it_or_repeat_it(tmp_path: Path, 
     files = [str(write_rows(tmp_path / f"{start}.jsonl", documents(3, start=start))) for start in (0, 3, 6)]
     with local_server() as other:
         command = [
-            *(sys.executable, "-m", "finephrase_dagster.cli", "rephrase", "--input", *files[:2], "--input", files[2]),
+            *(
+                sys.executable,
+                "-m",
+                "finephrase_dagster.commands.main",
+                "rephrase",
+                "--input",
+                *files[:2],
+                "--input",
+                files[2],
+            ),
             *("--prompt", "faq", "--output", str(tmp_path / "out"), "--endpoint", server.url, other.url),
             *("--model", "tiny", "--context", "4096"),
         ]
@@ -311,7 +320,7 @@ def test_a_generator_of_a_study_runs_on_an_engine_of_its_own(tmp_path: Path) -> 
     study.write_text(demo.replace("model: embedded\n    context", f"model: {model}\n    context"))
     rows = write_rows(tmp_path / "in.jsonl", documents(6))
     command = [
-        *(sys.executable, "-m", "finephrase_dagster.cli", "rephrase", "--study", str(study), "--json"),
+        *(sys.executable, "-m", "finephrase_dagster.commands.main", "rephrase", "--study", str(study), "--json"),
         *("--input", str(rows), "--prompt", "faq", "--output", str(tmp_path / "out")),
         *("--generator", "rephraser", "--max-tokens", "16", "--seed", "5"),
     ]

@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.rephrase import engine as engines
 from finephrase_dagster.rephrase import guard
 from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineFlagRefused, arguments, last_words
 from finephrase_dagster.rephrase.sampling import GenerationConfigError, request_seed, sampling_of
-from finephrase_dagster.study.fingerprint import sha256_file
 from finephrase_dagster.study.generator import Sampling
 from rephrase_parts import (
     datasets,

@@ -15,9 +15,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.rephrase.reader import InputReader, InputUnreadable, Row, rows_of
 from finephrase_dagster.rephrase.survey import DuplicateId, NoRows, survey
-from finephrase_dagster.study.ids import IdSet, id_hash
 
 LINES = [{"id": f"d{number}", "text": f"Text {number}, naïve."} for number in range(7)]
 

@@ -78,7 +78,7 @@ def start(store: ObjectStore, server: LocalServer, output: str) -> subprocess.Po
         "--concurrency": str(CONCURRENCY),
         "--chunk-rows": "25",
     }
-    command = [sys.executable, "-m", "finephrase_dagster.cli", "rephrase", "--json"]
+    command = [sys.executable, "-m", "finephrase_dagster.commands.main", "rephrase", "--json"]
     words = [word for option in options.items() for word in option]
     return subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from datatrove.executor.local import LocalPipelineExecutor
 
+from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError, RecipeChanged
 from finephrase_dagster.rephrase.engine import Remote
 from finephrase_dagster.rephrase.folder import LocalFolder
@@ -21,7 +22,6 @@ from finephrase_dagster.rephrase.render import ByteRenderer
 from finephrase_dagster.rephrase.step import Conduct, RephraseStep, Request
 from finephrase_dagster.rephrase.survey import Survey, survey
 from finephrase_dagster.rephrase.tasks import gather
-from finephrase_dagster.study.fingerprint import sha256_file
 from rephrase_parts import PROMPTS, LocalServer, completion, documents, failure, local_server, shorten_pauses
 
 

@@ -7,10 +7,10 @@ import dagster as dg
 import pytest
 import requests
 
-from finephrase_dagster.devices import DevicesBusy, DevicesWrong
+from finephrase_dagster.orchestration.devices import DevicesBusy, DevicesWrong
+from finephrase_dagster.orchestration.retries import ONCE_TAG, RETRIES, infrastructure, retried, wait_seconds
 from finephrase_dagster.rephrase.dataset import RecipeChanged
 from finephrase_dagster.rephrase.engine import EngineFailed
-from finephrase_dagster.retries import ONCE_TAG, RETRIES, infrastructure, retried, wait_seconds
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.train.training import TrainingDiverged, TrainingError
 
@@ -95,7 +95,7 @@ def returning(attempt: Attempts) -> dg.AssetsDefinition:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finephrase_dagster.retries.FIRST_WAIT_SECONDS", 0)
+    monkeypatch.setattr("finephrase_dagster.orchestration.retries.FIRST_WAIT_SECONDS", 0)
 
 
 @pytest.mark.usefixtures("at_once")

@@ -22,7 +22,16 @@ def rephrase(folder: Path, endpoint: str) -> subprocess.CompletedProcess[str]:
     rows.write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in documents(12)))
     return subprocess.run(
         [
-            *(sys.executable, "-m", "finephrase_dagster.cli", "rephrase", "--input", str(rows), "--prompt", "faq"),
+            *(
+                sys.executable,
+                "-m",
+                "finephrase_dagster.commands.main",
+                "rephrase",
+                "--input",
+                str(rows),
+                "--prompt",
+                "faq",
+            ),
             *("--output", str(folder / "out"), "--endpoint", endpoint, "--model", "tiny", "--json"),
         ],
         env={

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from installation import Installation, install
 from postgres_server import PostgresServer
 
@@ -127,7 +127,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
             "FINEPHRASE_DATA": str(installation.places.data),
             "DAGSTER_HOME": str(installation.root / "dagster_home"),
         }
-        command = [sys.executable, "-m", "finephrase_dagster.cli", "ui", "--study", str(installation.study)]
+        command = [sys.executable, "-m", "finephrase_dagster.commands.main", "ui", "--study", str(installation.study)]
         ports = ["--port", str(dagster), "--mlflow-port", str(mlflow)]
         ui = subprocess.Popen([*command, *ports], env=environment, stdout=out, stderr=subprocess.STDOUT)
         nginx = subprocess.Popen([NGINX, "-p", str(root), "-c", str(conf)], stdout=out, stderr=subprocess.STDOUT)

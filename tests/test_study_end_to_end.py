@@ -19,8 +19,8 @@ import dagster as dg
 import duckdb
 import pytest
 
+from finephrase_dagster.artifacts.graph import items, state
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.study.graph import items, state
 from installation import CELL, Installation, install, small_study
 
 pytestmark = pytest.mark.slow
@@ -188,7 +188,7 @@ def test_an_edited_prompt_reruns_what_hangs_on_it_and_leaves_the_rest_fresh(own:
 
 
 def test_dagster_marks_the_partition_of_an_edited_prompt_once_the_file_is_observed(own: Installation) -> None:
-    from finephrase_dagster.automation.observer import changed_prompts
+    from finephrase_dagster.orchestration.automation.observer import changed_prompts
 
     path = own.places.prompts / "faq.md"
     path.write_text(path.read_text().replace("curious", "patient"))
@@ -258,7 +258,7 @@ def command(installation: Installation) -> tuple[list[str], dict[str, str]]:
     return [
         sys.executable,
         "-m",
-        "finephrase_dagster.cli",
+        "finephrase_dagster.commands.main",
         "materialize",
         "--study",
         str(installation.study),

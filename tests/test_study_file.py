@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finephrase_dagster.study.file import StudyError, read_study
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.spec import Study
 
 DEMO = REPOSITORY / "studies" / "demo.yaml"

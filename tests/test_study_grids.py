@@ -16,11 +16,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finephrase_dagster.planning import expanded_text
+from finephrase_dagster.plan.text import expanded_text
 from finephrase_dagster.study.expand import written
 from finephrase_dagster.study.file import StudyError, read_study
 from finephrase_dagster.study.grid import Dataset, MixtureGrid
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.spec import Study
 
 STUDIES = REPOSITORY / "studies"

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from finephrase_dagster.study.catalogue import Library, Registry
 from finephrase_dagster.study.expand import Expansion
 from finephrase_dagster.study.file import REGISTRIES, StudyError, read_registry, read_study
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.library import Library, Registry
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.source import Source
 
 STUDIES = REPOSITORY / "studies"

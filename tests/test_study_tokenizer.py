@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from finephrase_dagster.study.tokenizer import read_tokenizer
+from finephrase_dagster.corpora.tokenizer import read_tokenizer
 from rephrase_parts import TEXTS, write_tokenizer
 
 CONVERSATION = [{"role": "system", "content": "You write well."}, {"role": "user", "content": TEXTS[3]}]
@@ -58,7 +58,7 @@ def test_a_folder_that_holds_no_tokenizer_is_an_error_that_callers_know(content:
 def test_no_model_library_is_imported_for_a_plain_one(tmp_path: Path) -> None:
     folder = write_tokenizer(tmp_path)
     code = (
-        "import sys; from finephrase_dagster.study.tokenizer import read_tokenizer; "
+        "import sys; from finephrase_dagster.corpora.tokenizer import read_tokenizer; "
         f"print(len(read_tokenizer({str(folder)!r})), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

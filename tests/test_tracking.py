@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.train.training import LossPoint
 from resources.tracking import About, Tracking
 from test_train import SAVING, Study, killing, study  # noqa: F401

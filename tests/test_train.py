@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finephrase_dagster.study.file import read_study
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.student import Mixture, Seeds, Student
 from finephrase_dagster.train.checkpoint import last_checkpoint, mark_whole
 from finephrase_dagster.train.course import Beginning, Course

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import default_resources
-from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.spec import Study
 from resources.trainer import NanotronTrainer, Trainer
 from test_plan import complete

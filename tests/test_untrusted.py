@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.render import ByteRenderer, Renderer
 from finephrase_dagster.results.warehouse import create_tables, leaderboard, record_manifests, record_scores
 from finephrase_dagster.study import file
-from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.fields import Name
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.prompt import PromptError, read_prompts
 from finephrase_dagster.study.student import Seeds, StudentRun
 from rephrase_parts import PROMPTS, write_tokenizer

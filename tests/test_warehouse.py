@@ -8,8 +8,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.results.warehouse import create_tables, leaderboard, record_scores
-from finephrase_dagster.study.artifact import Artifact
 from finephrase_dagster.study.student import Seeds, StudentRun
 
 CATEGORIES = {"GK": 0.1, "RC": 0.2}

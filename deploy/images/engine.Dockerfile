@@ -31,4 +31,4 @@ ENV DAGSTER_HOME=/opt/dagster/dagster_home \
     DAGSTER_DISABLE_TELEMETRY=1 \
     VLLM_NO_USAGE_STATS=1 \
     PYTHONUNBUFFERED=1
-CMD ["python", "-m", "finephrase_dagster.worker"]
+CMD ["python", "-m", "finephrase_dagster.rephrase.worker"]

@@ -18,4 +18,4 @@ ENV PYTHONPATH=/opt/finephrase \
 
 USER 1000
 ENTRYPOINT []
-CMD ["python3", "-m", "finephrase_dagster.worker"]
+CMD ["python3", "-m", "finephrase_dagster.rephrase.worker"]

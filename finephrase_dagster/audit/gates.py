@@ -16,9 +16,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finephrase_dagster.artifacts.artifact import MANIFEST
+from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.audit.forms import form_flaw
-from finephrase_dagster.study.artifact import MANIFEST
-from finephrase_dagster.study.fingerprint import sha256_file
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.prompt import Check
 from finephrase_dagster.study.spec import Gates
 
@@ -27,7 +28,7 @@ EXAMPLES = 3
 EXCERPT = 240  # characters of a completion shown as an example
 
 
-class AuditError(ValueError):
+class AuditError(FinephraseError, exit_status=2):
     """A folder is no complete synthetic dataset; the message says what is missing."""
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from finephrase_dagster.errors import FinephraseError
 
-class CorpusError(ValueError):
+
+class CorpusError(FinephraseError):
     """A source cannot be read as the study says; the message names the source and the remedy."""
 
 

@@ -9,14 +9,14 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from finephrase_dagster.artifacts.fingerprint import fingerprint
+from finephrase_dagster.artifacts.inputs import JSONL, input_files
 from finephrase_dagster.corpora.columns import Columns
 from finephrase_dagster.corpora.document import CorpusError, Row
 from finephrase_dagster.corpora.jsonl import jsonl_rows
 from finephrase_dagster.corpora.parquet import parquet_rows
 from finephrase_dagster.corpora.reader import Position
 from finephrase_dagster.corpora.warc import warc_rows
-from finephrase_dagster.study.fingerprint import fingerprint
-from finephrase_dagster.study.inputs import JSONL, input_files
 from finephrase_dagster.study.source import FilesSource
 
 

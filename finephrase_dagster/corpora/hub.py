@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
+from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.corpora.columns import Columns
 from finephrase_dagster.corpora.document import CorpusError, Row
 from finephrase_dagster.corpora.reader import Position
-from finephrase_dagster.study.fingerprint import fingerprint
 from finephrase_dagster.study.source import HubSource
 
 BATCH = 1_000  # rows that are in memory at once

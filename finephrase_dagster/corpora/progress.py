@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from finephrase_dagster.artifacts.artifact import whole_file
 from finephrase_dagster.corpora.reader import Position
 from finephrase_dagster.corpora.tally import Tally
-from finephrase_dagster.study.artifact import whole_file
 
 PROGRESS = "progress.jsonl"
 ASIDE = "progress.broken"

@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finephrase_dagster.artifacts.artifact import whole_file
 from finephrase_dagster.corpora.document import CorpusError, Document, Row
+from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.corpora.progress import Progress, Shard, Step
 from finephrase_dagster.corpora.source import SourceReader
 from finephrase_dagster.corpora.tally import Tally
-from finephrase_dagster.study.artifact import whole_file
-from finephrase_dagster.study.ids import IdSet, id_hash
 
 SHARDS = "shard-*.parquet"
 ROW_GROUP = 1_000  # documents that are in memory at once, also for a reader of one column

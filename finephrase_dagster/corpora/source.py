@@ -11,12 +11,12 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from finephrase_dagster.artifacts.fingerprint import fingerprint, sha256_file
 from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, Row
 from finephrase_dagster.corpora.embedded import read_language_reference, read_package_readmes
+from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.corpora.reader import ListedReader, Position, Reader
 from finephrase_dagster.study.file import StudyError
-from finephrase_dagster.study.fingerprint import fingerprint, sha256_file
-from finephrase_dagster.study.ids import IdSet, id_hash
 from finephrase_dagster.study.source import EmbeddedSource, FilesSource, Sample, Source
 
 _HASHES = 2**64  # of which a sample takes a share

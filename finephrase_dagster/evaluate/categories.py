@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.spec import TASKS
 
 CATEGORIES: Mapping[str, tuple[str, ...]] = {
@@ -30,7 +31,7 @@ SUITE = (*(task for task in TASKS if task not in UNCOUNTED), *UNCOUNTED)
 Value = TypeVar("Value")
 
 
-class UnknownTask(ValueError):
+class UnknownTask(FinephraseError, ValueError, exit_status=2):
     """A task that the suite does not have."""
 
 

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.scores import Scores, scores
-from finephrase_dagster.study.artifact import whole_file
 from finephrase_dagster.study.spec import Evaluation
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ SAMPLES = "samples.parquet"
 Backend = Literal["transformers", "vllm"]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(FinephraseError):
     """A checkpoint folder is not there or does not hold a model with its tokenizer."""
 
 
@@ -72,7 +73,7 @@ def evaluate_checkpoint(
     """
     _check(checkpoint)
     with _undisturbed_process(threads):
-        from finephrase_dagster.evaluate.tasks import build_docs
+        from finephrase_dagster.evaluate.lighteval_tasks import build_docs
 
         docs = build_docs(evaluation)  # before anything is loaded: what is missing shows at once
         with _loaded(checkpoint.absolute(), backend, batch_size, engine or {}) as model:

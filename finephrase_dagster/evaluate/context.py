@@ -12,8 +12,10 @@ from lighteval.models.abstract_model import LightevalModel
 from lighteval.tasks.prompt_manager import PromptManager
 from lighteval.tasks.requests import Doc
 
+from finephrase_dagster.errors import FinephraseError
 
-class AnswerTooLong(ValueError):
+
+class AnswerTooLong(FinephraseError):
     """A gold answer alone fills the model's context, so it has no probability given the question."""
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.model import Answer, ScoringModel
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ CPU_FLAGS: Mapping[str, Any] = {
 AT_ONCE = 512  # answers: the engine tells of every token of their prompts, as an object of its own
 
 
-class EngineUnavailable(RuntimeError):
+class EngineUnavailable(FinephraseError):
     """vLLM is not installed, or does not start."""
 
 

@@ -17,11 +17,13 @@ from lighteval.metrics.utils.metric_utils import SampleLevelMetric
 from lighteval.models.model_output import ModelResponse
 from lighteval.tasks.requests import Doc, SamplingMethod
 
+from finephrase_dagster.errors import FinephraseError
+
 NAME = "prob_norm_token"
 PADDING = -1  # what lighteval fills the shorter of several answers with
 
 
-class NotAProbability(RuntimeError):
+class NotAProbability(FinephraseError):
     """A model's log-probability is not a number: its weights or its context are broken."""
 
 

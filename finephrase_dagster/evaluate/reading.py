@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
 from finephrase_dagster.study.fields import EMBEDDED
 
@@ -22,7 +23,7 @@ OWN_EXAMPLES = "train"
 OWN_ITEMS = "test"
 
 
-class ItemsError(ValueError):
+class ItemsError(FinephraseError, exit_status=2):
     """A task's items are missing or wrong; the message names the place and the remedy."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from finephrase_dagster.study.fingerprint import SHORT, fingerprint
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 
 
 class Strict(BaseModel):

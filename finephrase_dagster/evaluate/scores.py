@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.bootstrap import Interval, interval, resampled_means
 from finephrase_dagster.evaluate.categories import category_means, check_tasks, macro_mean, micro_mean
 
 
-class NoItems(ValueError):
+class NoItems(FinephraseError):
     """A task without items, which has no score."""
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.study.fingerprint import fingerprint, sha256_file
+from finephrase_dagster.artifacts.fingerprint import fingerprint, sha256_file
+from finephrase_dagster.errors import FinephraseError
 
 CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
@@ -22,7 +23,7 @@ FILES = (WEIGHTS, "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.t
 """What a snapshot holds: weights, configuration, tokenizer, chat template."""
 
 
-class ModelError(ValueError):
+class ModelError(FinephraseError):
     """A model cannot be had; the message names it, what is wrong and the next action."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.generator import EmbeddedGenerator
 from finephrase_dagster.train.vocabulary import train_bpe
 
@@ -29,7 +30,7 @@ CHAT_TEMPLATE = (
 )
 
 
-class GeneratorError(ValueError):
+class GeneratorError(FinephraseError):
     """The embedded generator cannot be trained as the study says; the message names the field."""
 
 

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.fingerprint import SHORT
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.shards import read_corpus
 from finephrase_dagster.generators.hub import resolve_model
 from finephrase_dagster.rephrase.sampling import sampling_of
-from finephrase_dagster.study.artifact import Product
-from finephrase_dagster.study.fingerprint import SHORT
 from finephrase_dagster.study.generator import Sampling
-from finephrase_dagster.study.lineage import Lineage
 
 
 def make_generator(

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from finephrase_dagster.study.fields import Spec
 from finephrase_dagster.study.file import StudyError, read_fields, wrong_file
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.problems import Contradictions, Problem, found_in
 
 CLUSTER = "FINEPHRASE_CLUSTER"

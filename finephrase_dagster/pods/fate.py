@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from finephrase_dagster.errors import FinephraseError
+
 REMOVED = ("Evicted", "Preempting", "Preempted", "NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity")
 CANNOT_START = (
     "ErrImagePull",
@@ -23,7 +25,7 @@ SIGNALS = {137: "killed (SIGKILL)", 143: "told to end (SIGTERM)"}
 CRASHES = {134: "aborted (SIGABRT)", 135: "a bus error (SIGBUS), as where /dev/shm is full", 139: "crashed (SIGSEGV)"}
 
 
-class PodFailed(RuntimeError):
+class PodFailed(FinephraseError):
     """A pod failed by what ran in it, or by how it was asked for; the message names it and the cause."""
 
 
@@ -31,15 +33,15 @@ class PodUnfit(PodFailed):
     """A pod failed by how it was asked for, whatever was to run in it: no image, too little memory."""
 
 
-class PodLost(RuntimeError):
+class PodLost(FinephraseError, retryable=True):
     """A pod was lost through no fault of what ran in it; the message names it and the cause."""
 
 
-class PodsBusy(RuntimeError):
+class PodsBusy(FinephraseError, retryable=True):
     """The same work is being done by pods whose owner lives."""
 
 
-class PodsRemain(RuntimeError):
+class PodsRemain(FinephraseError, retryable=True):
     """Pods that were told to end are still there."""
 
 

@@ -1,7 +1,7 @@
 """Cleaning of completions: a named, versioned set of rules, each of which only takes away.
 
 What a rule removes is wrapping (a thought, an announcement, a fence), never content. Its version
-(`CLEANING` in `study/versions.py`) stands in the recipe; raise it with any rule.
+(`CLEANING` in `artifacts/versions.py`) stands in the recipe; raise it with any rule.
 """
 
 from __future__ import annotations

@@ -13,20 +13,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finephrase_dagster.artifacts.artifact import MANIFEST, manifest_of
+from finephrase_dagster.artifacts.fingerprint import differences, fingerprint, plain
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.folder import Folder
-from finephrase_dagster.study.artifact import MANIFEST, manifest_of
-from finephrase_dagster.study.fingerprint import differences, fingerprint, plain
 
 REJECTED = "rejected.parquet"
 CHUNKS = ".chunks"
 RECIPE = ".recipe.json"
 
 
-class LedgerError(RuntimeError):
+class LedgerError(FinephraseError):
     """A dataset's files do not add up, or are damaged; the message says what to do."""
 
 
-class RecipeChanged(ValueError):
+class RecipeChanged(FinephraseError, exit_status=2):
     """A folder holds rows of another recipe; the message names what differs."""
 
 

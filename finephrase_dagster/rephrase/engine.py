@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase import guard
 from finephrase_dagster.study.generator import Generator
 
@@ -79,11 +80,11 @@ _PREFIX = re.compile(r"^\(\w+ pid=\d+\) ?(ERROR [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
 _ERROR = re.compile(r"([\w.]*(Error|Exception)\b.*:|\S+: error: )")
 
 
-class EngineFailed(RuntimeError):
+class EngineFailed(FinephraseError, retryable=True):
     """The engine did not start, died, or answers nothing; the message holds its own last words."""
 
 
-class EngineFlagRefused(ValueError):
+class EngineFlagRefused(FinephraseError, exit_status=2):
     """The study sets an engine flag that is not its own to set there."""
 
 

@@ -16,20 +16,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from finephrase_dagster.study.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.errors import FinephraseError
 
 LOCK = ".lock"
 JOURNALS = ".journal"
 
 
-class FolderBusy(RuntimeError):
+class FolderBusy(FinephraseError, retryable=True):
     """Another process writes this folder."""
 
     def __init__(self, folder: object) -> None:
         super().__init__(f"{folder} is being written by another process: wait for it, or stop it")
 
 
-class FolderUnusable(RuntimeError):
+class FolderUnusable(FinephraseError, retryable=True):
     """The store of a folder cannot be reached, or refuses what it was asked; the message says what to do."""
 
 

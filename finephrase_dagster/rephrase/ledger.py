@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.rephrase.dataset import (
     CHUNKS,
     Account,
@@ -34,7 +35,6 @@ from finephrase_dagster.rephrase.dataset import (
 )
 from finephrase_dagster.rephrase.folder import Folder, Journal
 from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected, record, records
-from finephrase_dagster.study.ids import IdSet, id_hash
 
 FOOTER = b"finephrase"
 

@@ -11,6 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.fingerprint import plain
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import Engine, EngineLike, on_cpu
 from finephrase_dagster.rephrase.figures import Figures
@@ -21,10 +24,7 @@ from finephrase_dagster.rephrase.render import Renderer
 from finephrase_dagster.rephrase.sampling import sampling_of
 from finephrase_dagster.rephrase.step import Conduct, Request
 from finephrase_dagster.rephrase.survey import survey
-from finephrase_dagster.study.artifact import Artifact
-from finephrase_dagster.study.fingerprint import plain
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.lineage import Lineage
 from finephrase_dagster.study.prompt import Prompt
 from finephrase_dagster.study.spec import Cell
 

@@ -22,13 +22,15 @@ import pyarrow.parquet as pq
 from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseReader
 
+from finephrase_dagster.errors import FinephraseError
+
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 JSONL = (".jsonl", ".ndjson", ".json")
 BATCH_ROWS = 500
 COLUMNS = ("id", "text")
 
 
-class InputUnreadable(ValueError):
+class InputUnreadable(FinephraseError, exit_status=2):
     """A file that cannot be read, lacks a column, or has a row that no account can name."""
 
 

@@ -2,7 +2,7 @@
 
 What is cut is the document, at its end, by the generator's own tokens: the instruction survives on
 whichever side of the document it stands. Counted is the whole chat-templated prompt, so the bound is
-exact (the policy `TRUNCATION` of `study/versions.py`); a document whose UTF-8 bytes fit is not tokenised
+exact (the policy `TRUNCATION` of `artifacts/versions.py`); a document whose UTF-8 bytes fit is not tokenised
 at all, where the tokenizer allows that.
 """
 
@@ -16,8 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from finephrase_dagster.corpora.tokenizer import read_tokenizer
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.prompt import Prompt
-from finephrase_dagster.study.tokenizer import read_tokenizer
 
 PROBE = "\u2042finephrase\u2042"  # stands for the document where its place in a rendered prompt is looked for
 TEMPLATE_TOKENS = 128  # what chat templates put around two messages; those of common models take 10 to 50
@@ -26,11 +27,11 @@ TURN_TOKENS = 16  # what they put around each further message; those of common m
 Message = dict[str, str]
 
 
-class ChatTemplateError(ValueError):
+class ChatTemplateError(FinephraseError, exit_status=2):
     """The generator's tokenizer cannot render a conversation."""
 
 
-class PromptDoesNotFit(ValueError):
+class PromptDoesNotFit(FinephraseError, exit_status=2):
     """A prompt leaves no room for a document."""
 
 

@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.generator import Generator
 
 TOP_K_OFF = -1
 SEED_BITS = 53  # the integers that JSON carries exactly everywhere
 
 
-class GenerationConfigError(ValueError):
+class GenerationConfigError(FinephraseError, exit_status=2):
     """A model's generation_config.json cannot be used."""
 
 

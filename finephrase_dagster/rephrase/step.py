@@ -18,6 +18,7 @@ import orjson
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.rephrase.connection import API_KEY
 from finephrase_dagster.rephrase.counters import counters
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
@@ -31,7 +32,6 @@ from finephrase_dagster.rephrase.sampling import request_seed
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 from finephrase_dagster.rephrase.tasks import task_of
 from finephrase_dagster.rephrase.window import Job, Window
-from finephrase_dagster.study.fingerprint import sha256_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,16 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from finephrase_dagster.artifacts.fingerprint import SHORT
+from finephrase_dagster.corpora.ids import IdSet, id_hash
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.reader import Row, rows_of, stamp
-from finephrase_dagster.study.fingerprint import SHORT
-from finephrase_dagster.study.ids import IdSet, id_hash
 
 
-class DuplicateId(ValueError):
+class DuplicateId(FinephraseError, exit_status=2):
     """Two rows of the input have the same id."""
 
 
-class NoRows(ValueError):
+class NoRows(FinephraseError, exit_status=2):
     """The input holds no row."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import duckdb
 
-from finephrase_dagster.study.artifact import Artifact
+from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.study.student import StudentRun
 
 _TABLES = """

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finephrase_dagster.study.catalogue import Library
 from finephrase_dagster.study.grid import LARGEST, CellGrid, Dataset, MixtureGrid
-from finephrase_dagster.study.library import Library
 from finephrase_dagster.study.problems import (
     Contradictions,
     Place,

@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.study.catalogue import Library, Registry
 from finephrase_dagster.study.expand import full_study
 from finephrase_dagster.study.fields import Name
-from finephrase_dagster.study.library import Library, Registry
-from finephrase_dagster.study.places import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.problems import NAME, Contradictions, Problem, shown, told
 from finephrase_dagster.study.prompt import PromptError, prompt_names
 from finephrase_dagster.study.spec import Study
@@ -30,7 +31,7 @@ _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
-class StudyError(ValueError):
+class StudyError(FinephraseError, exit_status=2):
     """A study file, or another that a person wrote for it, is wrong; the message names file, field and remedy."""
 
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from finephrase_dagster.errors import FinephraseError
+
 Place = tuple[str | int, ...]
 """Where something stands: names of fields and indices of lists, from the outside in."""
 
@@ -41,7 +43,7 @@ class Problem(NamedTuple):
     message: str
 
 
-class Contradictions(ValueError):
+class Contradictions(FinephraseError, ValueError, exit_status=2):
     """Fields that are right one by one and do not go together."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:

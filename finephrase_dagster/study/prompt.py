@@ -22,6 +22,7 @@ stands in `study/turns.py`; `prompts/README.md` tells how to add a prompt.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +31,8 @@ from typing import Annotated, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.fields import Name
-from finephrase_dagster.study.fingerprint import sha256_text
 from finephrase_dagster.study.turns import PLACEHOLDER, Position, TemplateError, Turn, parse_turns, positions
 
 Family = Literal["own", "nemotron_cc", "beyond_web", "rewire", "other"]
@@ -43,7 +44,7 @@ _MARK = "---"
 _NO_PROMPT = "readme"  # the one Markdown file of the folder that is none
 
 
-class PromptError(ValueError):
+class PromptError(FinephraseError, exit_status=2):
     """A prompt file is wrong; the message names file, line and remedy."""
 
 
@@ -78,7 +79,7 @@ class Prompt(BaseModel):
     @cached_property
     def digest(self) -> str:
         """The hash of all that the file says."""
-        return sha256_text(self.model_dump_json())
+        return hashlib.sha256(self.model_dump_json().encode("utf-8", "surrogatepass")).hexdigest()
 
     @cached_property
     def turns(self) -> tuple[Turn, ...]:

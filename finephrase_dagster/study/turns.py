@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from finephrase_dagster.errors import FinephraseError
+
 PLACEHOLDER = "[[DOCUMENT]]"
 
 Role = Literal["user", "assistant"]
@@ -20,7 +22,7 @@ _MARKER = re.compile(r"\s*\[\[(?P<role>user|assistant|system)\]\](?P<rest>.*)", 
 _ROLES: dict[str, Role] = {"[[USER]]": "user", "[[ASSISTANT]]": "assistant"}
 
 
-class TemplateError(ValueError):
+class TemplateError(FinephraseError, ValueError, exit_status=2):
     """A template is wrong; the message names the remedy.
 
     Attributes:

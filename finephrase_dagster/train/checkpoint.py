@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from finephrase_dagster.study.artifact import write_json
+from finephrase_dagster.artifacts.artifact import write_json
 
 WHOLE = "whole.json"
 

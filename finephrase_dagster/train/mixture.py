@@ -16,14 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.study.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.student import Mixture
 from finephrase_dagster.train.tokens import TokenSet
 
 WINDOWS = "windows.parquet"
 
 
-class MixtureError(ValueError):
+class MixtureError(FinephraseError):
     """A mixture cannot be drawn or read; the message names component and remedy."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.study.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import whole_file
 from finephrase_dagster.train.mixture import Windows
 from finephrase_dagster.train.tokens import TokenSet
 from finephrase_dagster.train.training import TrainingError

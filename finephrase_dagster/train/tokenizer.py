@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finephrase_dagster.study.tokenizer import read_tokenizer
+from finephrase_dagster.corpora.tokenizer import read_tokenizer
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.train.vocabulary import train_bpe
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ END_OF_TEXT = "<|end_of_text|>"
 TOKENIZER_FILE = "tokenizer.json"
 
 
-class TokenizerError(ValueError):
+class TokenizerError(FinephraseError):
     """A tokenizer cannot be trained or read; the message names it and what to do."""
 
 

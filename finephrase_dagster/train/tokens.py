@@ -25,12 +25,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from finephrase_dagster.study.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.train.pieces import pieces
 from finephrase_dagster.train.tokenizer import TOKENIZER_FILE, load_tokenizer
 
 
-class TokensError(ValueError):
+class TokensError(FinephraseError):
     """A dataset cannot be tokenised, or its tokens cannot be read; the message says what to do."""
 
 

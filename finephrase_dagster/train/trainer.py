@@ -23,8 +23,8 @@ from transformers import LlamaForCausalLM, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from finephrase_dagster.study.artifact import whole_file
-from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
+from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.student import Student
 from finephrase_dagster.train.callbacks import Keeper, Progress, points, write_model
 from finephrase_dagster.train.checkpoint import Checkpoint, last_checkpoint, whole

@@ -13,15 +13,16 @@ from typing import Protocol
 
 import numpy as np
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.student import Student
 from finephrase_dagster.train.course import Beginning, Course
 
 
-class TrainingError(ValueError):
+class TrainingError(FinephraseError):
     """A student cannot be trained as asked; the message says what to change."""
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(FinephraseError):
     """The loss is no number any more; the message says at which step."""
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from finephrase_dagster.errors import FinephraseError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SMALLEST = 256  # the bytes
 
 
-class VocabularyError(ValueError):
+class VocabularyError(FinephraseError):
     """A vocabulary cannot be trained; the message says which number or text is wrong."""
 
 

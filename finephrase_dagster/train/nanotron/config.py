@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from finephrase_dagster.study.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import whole_file
 from finephrase_dagster.study.student import Seeds, Student
 from finephrase_dagster.train.nanotron.cluster import Cluster
 from finephrase_dagster.train.nanotron.schema import check

@@ -16,10 +16,10 @@ from kubernetes import client
 from kubernetes.client.rest import ApiException
 from urllib3.exceptions import HTTPError
 
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.fate import Fate, fate_of
 from finephrase_dagster.pods.sizing import Pod
-from finephrase_dagster.study.fingerprint import SHORT, fingerprint
 from finephrase_dagster.train.nanotron.cluster import Cluster
 from finephrase_dagster.train.nanotron.launch import LAST_LINES, LOG, command, last_lines, variables
 from finephrase_dagster.train.training import TrainingError

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.study.artifact import whole_file
-from finephrase_dagster.study.fingerprint import SHORT, fingerprint, sha256_file
+from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.train.checkpoint import Checkpoint
 from finephrase_dagster.train.course import Beginning, Course
 from finephrase_dagster.train.mixture import WINDOWS, read_windows

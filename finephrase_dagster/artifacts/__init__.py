@@ -1,0 +1,1 @@
+"""Artifacts: what exists, by which recipe, and what it was made from."""

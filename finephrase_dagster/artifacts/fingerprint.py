@@ -1,0 +1,108 @@
+"""Identity: one hash over everything that determines an output.
+
+A fingerprint is the SHA-256 of canonical JSON. A value without one deterministic form (a set, a
+callable, a float that is not finite) is refused instead of being hashed by accident. Paths, hosts,
+concurrency and engine flags never belong in here: they say where and how, not what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from finephrase_dagster.errors import FinephraseError
+
+SHORT = 16  # hex digits that name a folder: 64 bits
+SHOWN = 80  # characters of a value that has changed
+
+
+class NoDeterministicForm(FinephraseError, TypeError):
+    """A recipe holds a value that could hash differently from one run to the next."""
+
+
+def plain(value: object, where: str = "recipe") -> Any:
+    """The value as JSON has it: specs and mappings as objects, sequences as arrays.
+
+    Raises:
+        NoDeterministicForm: naming the place of a value that has no such form.
+    """
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump(mode="json"), where)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise NoDeterministicForm(f"{where} is {value}: write a finite number")
+        return value
+    if isinstance(value, Mapping):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise NoDeterministicForm(f"{where} has the key {wrong[0]!r}: keys are strings")
+        return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    raise NoDeterministicForm(
+        f"{where} is a {type(value).__name__}, which has no deterministic form: "
+        "put its content, or a hash of it, into the recipe"
+    )
+
+
+def canonical(value: object) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, UTF-8.
+
+    Raises:
+        NoDeterministicForm: naming the place of a value that cannot be hashed.
+    """
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def fingerprint(value: object) -> str:
+    """The SHA-256 of a value's canonical JSON, in hex (64 digits)."""
+    return sha256_text(canonical(value))
+
+
+def sha256_text(text: str) -> str:
+    """The SHA-256 of a text's UTF-8 bytes; a lone surrogate is hashed as it stands."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differences(old: object, new: object) -> list[str]:
+    """The places at which two recipes differ, as readable lines ("sampling.temperature: 1.0 -> 0.7")."""
+    return list(_differences(plain(old), plain(new), ""))
+
+
+def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(one, other, f"{where}[{index}]")
+    elif canonical(old) != canonical(new):
+        yield f"{where}: {_change(canonical(old), canonical(new))}"
+
+
+def _change(old: str, new: str) -> str:
+    """Two texts as they are, or, of long ones, the part that differs."""
+    if max(len(old), len(new)) <= SHOWN:
+        return f"{old} -> {new}"
+    same = next((place for place, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    begin = max(0, same - SHOWN // 4)
+    return f"{_cut(old, begin)} -> {_cut(new, begin)}"
+
+
+def _cut(text: str, begin: int) -> str:
+    part = text[begin : begin + SHOWN]
+    return f"{'...' if begin else ''}{part}{'...' if begin + SHOWN < len(text) else ''}"

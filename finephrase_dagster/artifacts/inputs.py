@@ -1,0 +1,125 @@
+"""The files that paths, folders and glob patterns name, here or in an object store, and whether they changed."""
+
+from __future__ import annotations
+
+import glob
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from finephrase_dagster.artifacts.fingerprint import fingerprint
+from finephrase_dagster.study.file import StudyError
+
+JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+WARC = (".warc", ".warc.gz", ".wet", ".wet.gz")
+ENDINGS = (".parquet", *JSONL, *WARC)
+LISTED = 100  # files that a recipe lists; the hash of a longer list says as much, and a person reads neither
+MAGIC = "*?["
+REMEMBERED = 60.0  # seconds for which a store's listing holds: a study asks for it once for every partition
+_STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
+_listings: dict[str, tuple[float, list[InputFile]]] = {}
+
+
+class InputFile(NamedTuple):
+    """One file.
+
+    Attributes:
+        url: its path, or its URL in a store.
+        size: in bytes.
+        stamp: differs once the file has changed: the time of its last change in nanoseconds, or what the store
+            gives (an ETag, or the time).
+    """
+
+    url: str
+    size: int
+    stamp: str
+
+
+def input_files(patterns: Iterable[str]) -> list[InputFile]:
+    """The files, sorted by path or URL, each once.
+
+    A folder stands for all files in it, however deep, whose endings are known (`ENDINGS`); hidden ones and those
+    that begin with an underscore are left out.
+
+    Raises:
+        StudyError: a pattern matches nothing or a file of another format, or its store cannot be read.
+    """
+    found: dict[str, InputFile] = {}
+    for pattern in patterns:
+        files = _remembered(pattern) if "://" in pattern else list(_local(pattern))
+        if not files:
+            raise StudyError(
+                f"path {pattern}: no such file, and no folder that holds {', '.join(ENDINGS)}; correct the path"
+            )
+        for file in files:
+            if not file.url.endswith(ENDINGS):
+                raise StudyError(f"path {file.url}: none of {', '.join(ENDINGS)}; convert the file, or leave it out")
+            found[file.url] = file
+    return sorted(found.values())
+
+
+def described(files: Sequence[InputFile]) -> Any:
+    """Files as a recipe has them: listed, or where they are many, summed up with a hash of the list."""
+    if len(files) <= LISTED:
+        return [list(file) for file in files]
+    return {"number": len(files), "bytes": sum(file.size for file in files), "list": fingerprint(files)}
+
+
+def _local(pattern: str) -> Iterator[InputFile]:
+    # Path.glob takes no absolute patterns.
+    matches = [pattern] if Path(pattern).exists() else glob.glob(pattern, recursive=True)  # noqa: PTH207
+    for match in map(Path, matches):
+        inside = match.rglob("*") if match.is_dir() else [match]
+        for path in inside:
+            if path.is_file() and (path == match or _counts(path.relative_to(match).parts)):
+                status = path.stat()
+                yield InputFile(str(path), status.st_size, str(status.st_mtime_ns))
+
+
+def _counts(parts: tuple[str, ...]) -> bool:
+    """Whether a file of a folder is meant when the folder is named."""
+    return parts[-1].endswith(ENDINGS) and not any(part.startswith((".", "_")) for part in parts)
+
+
+def _remembered(pattern: str) -> list[InputFile]:
+    now = time.monotonic()
+    listed, files = _listings.get(pattern, (-REMEMBERED, []))
+    if not files or now - listed >= REMEMBERED:
+        files = list(_stored(pattern))
+        _listings[pattern] = now, files
+    return files
+
+
+def _stored(pattern: str) -> Iterator[InputFile]:
+    from fsspec.core import url_to_fs
+
+    try:
+        store, path = url_to_fs(pattern)
+        store.invalidate_cache()  # else what was listed before is listed for as long as the process lives
+        if any(character in path for character in MAGIC):
+            matches: Mapping[str, Mapping[str, Any]] = store.glob(path, detail=True)
+        elif store.exists(path):
+            matches = {path: store.info(path)}
+        else:
+            matches = {}
+        for name, facts in matches.items():
+            if facts["type"] != "directory":
+                yield _of_store(store.unstrip_protocol(name), facts)
+                continue
+            depth = len(name.rstrip("/")) + 1
+            for inner, inner_facts in store.find(name, detail=True).items():
+                if _counts(tuple(inner[depth:].split("/"))):
+                    yield _of_store(store.unstrip_protocol(inner), inner_facts)
+    except ImportError as error:
+        raise StudyError(f"path {pattern}: {error}; install it, or copy the files to this machine") from error
+    except Exception as error:  # each store's library has errors of its own
+        raise StudyError(
+            f"path {pattern}: the store cannot be read ({error}); see that it answers, and that your credentials "
+            "stand in the environment and let you in"
+        ) from error
+
+
+def _of_store(url: str, facts: Mapping[str, Any]) -> InputFile:
+    stamp = next((facts[name] for name in _STAMPS if facts.get(name) is not None), "")
+    return InputFile(url, int(facts.get("size") or 0), str(stamp).strip('"'))

@@ -1,0 +1,1 @@
+"""The `finephrase` command: one file per command."""

@@ -1,0 +1,1 @@
+"""Everything that knows Dagster: partitions, events, jobs, placement, retries, stores and launchers."""

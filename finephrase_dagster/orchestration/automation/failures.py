@@ -1,0 +1,131 @@
+"""Failures: every run that failed for good is told to a webhook, once.
+
+The address is a secret of the environment, `FINEPHRASE_FAILURE_WEBHOOK`: it stands in no log, no tag and no message.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import dagster as dg
+from dagster._core.storage.tags import WILL_RETRY_TAG
+
+from finephrase_dagster.artifacts.graph import items
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.orchestration.automation.runs import Partitions
+
+WEBHOOK = "FINEPHRASE_FAILURE_WEBHOOK"
+PAGES = "FINEPHRASE_DAGSTER_URL"
+TOLD_TAG = "finephrase/failure_told"
+SECONDS, TIMEOUT_SECONDS, AT_ONCE, LONGEST = 30, 10, 20, 2000
+
+
+class NotTold(FinephraseError):
+    """The webhook did not take a message; it is offered again."""
+
+
+def build_failure_sensor(lineage: Lineage) -> dg.SensorDefinition:
+    """The sensor `tell_failures`, stopped by default."""
+    partitions = Partitions(items(lineage))
+
+    @dg.sensor(
+        name="tell_failures",
+        minimum_interval_seconds=SECONDS,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Posts every run that failed, and is not tried again, as JSON to the address in {WEBHOOK}.",
+    )
+    def tell_failures(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        address = os.environ.get(WEBHOOK)
+        if not address:
+            return dg.SkipReason(f"{WEBHOOK} is not set: set it where the code location runs, and start it again")
+        failed: Literal[dg.DagsterEventType.RUN_FAILURE] = dg.DagsterEventType.RUN_FAILURE
+        if context.cursor is None:  # what failed before it was switched on is no news
+            latest = context.instance.fetch_run_status_changes(failed, limit=1).records
+            return dg.SensorResult(cursor=str(latest[0].storage_id if latest else 0))
+        asked = dg.RunStatusChangeRecordsFilter(failed, after_storage_id=int(context.cursor))
+        records = context.instance.fetch_run_status_changes(asked, limit=AT_ONCE, ascending=True).records
+        told, cursor = 0, context.cursor
+        for record in records:
+            try:
+                told += _tell(context.instance, record.event_log_entry, address, lineage, partitions)
+            except NotTold as error:
+                context.update_cursor(cursor)
+                return dg.SkipReason(f"{told} failures told; the next one is offered again: {error}")
+            cursor = str(record.storage_id)
+        context.update_cursor(cursor)
+        return dg.SkipReason(f"{told} failures told")
+
+    return tell_failures
+
+
+def _tell(
+    instance: dg.DagsterInstance, entry: dg.EventLogEntry, address: str, lineage: Lineage, partitions: Partitions
+) -> bool:
+    """Whether there was something to tell."""
+    run = instance.get_run_by_id(entry.run_id)
+    if run is None or TOLD_TAG in run.tags or run.tags.get(WILL_RETRY_TAG) == "true":
+        return False
+    post(address, message(instance, run, entry, lineage, partitions))
+    instance.add_run_tags(run.run_id, {TOLD_TAG: "true"})  # the cursor is kept at the end of the tick alone
+    return True
+
+
+def message(
+    instance: dg.DagsterInstance,
+    run: dg.DagsterRun,
+    entry: dg.EventLogEntry,
+    lineage: Lineage,
+    partitions: Partitions,
+) -> dict[str, Any]:
+    """What is told of a failed run."""
+    assets = partitions.assets(run)
+    names = partitions.names(run)
+    pages = os.environ.get(PAGES, "").rstrip("/")
+    return {
+        "study": lineage.study.name,
+        "run": run.run_id,
+        "job": run.job_name,
+        "assets": assets,
+        "partitions": sorted({name.removeprefix(f"{asset}/") for asset in assets for name in names if name != asset}),
+        "message": _reason(instance, run, entry)[:LONGEST],
+        "link": f"{pages}/runs/{run.run_id}" if pages else None,
+    }
+
+
+def post(address: str, told: Mapping[str, Any]) -> None:
+    """Posts JSON.
+
+    Raises:
+        NotTold: it was not taken; the message does not name the address.
+    """
+    body = json.dumps(told).encode()
+    try:
+        request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
+            return
+    except urllib.error.HTTPError as error:
+        reason = f"the webhook answers HTTP {error.code}"
+    except ValueError:
+        reason = f"{WEBHOOK} is no address; write http://... or https://..."
+    except (OSError, http.client.HTTPException) as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        reason = f"the webhook cannot be reached ({type(cause).__name__})"
+    raise NotTold(reason) from None
+
+
+def _reason(instance: dg.DagsterInstance, run: dg.DagsterRun, entry: dg.EventLogEntry) -> str:
+    """What the failed step raised; else why Dagster ended the run."""
+    steps = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    for step in reversed(steps):
+        if step.dagster_event and (error := step.dagster_event.step_failure_data.error):
+            while error.cause:
+                error = error.cause
+            return error.message.strip()
+    return (entry.dagster_event.message if entry.dagster_event else None) or entry.user_message or "the run failed"

@@ -1,0 +1,45 @@
+"""Prompt files, observed: an edited one marks its datasets as stale. It costs nothing, so it alone runs by default."""
+
+from __future__ import annotations
+
+import dagster as dg
+from dagster._core.definitions.data_version import extract_data_version_from_entry
+
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.events import observed
+from finephrase_dagster.orchestration.partitions import TEMPLATE
+from finephrase_dagster.study.prompt import PromptError, read_prompts
+
+OBSERVE_SECONDS = 60
+
+
+def changed_prompts(lineage: Lineage, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
+    """An observation for every prompt file that differs from what the instance saw last."""
+    found = []
+    for name, prompt in read_prompts(lineage.places.prompts, lineage.study.prompts).items():
+        record = instance.get_latest_data_version_record(TEMPLATE, True, name)
+        seen = extract_data_version_from_entry(record.event_log_entry) if record else None
+        if seen is None or seen.value != prompt.digest:
+            found.append(observed(prompt, lineage.places.prompts / f"{name}.md"))
+    return found
+
+
+def build_observer(lineage: Lineage) -> dg.SensorDefinition:
+    """The sensor that observes prompt files, so that an edited one marks its datasets as stale."""
+
+    @dg.sensor(
+        name="observe_prompts",
+        minimum_interval_seconds=OBSERVE_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Observes the prompt files. It starts no run and costs nothing, so it alone runs by default.",
+    )
+    def observe_prompts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        try:
+            changed = changed_prompts(lineage, context.instance)
+        except PromptError as error:
+            return dg.SkipReason(str(error))
+        if not changed:
+            return dg.SkipReason("no prompt file has changed")
+        return dg.SensorResult(asset_events=changed)
+
+    return observe_prompts

@@ -1,0 +1,94 @@
+"""Runs and items: which items of the graph a Dagster run makes, and which are made or queued at this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+
+from finephrase_dagster.artifacts.graph import Item
+from finephrase_dagster.orchestration.jobs import job_of
+
+UNFINISHED = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+
+
+class Partitions:
+    """The assets of a study with their partitions, in the order in which ranges count."""
+
+    def __init__(self, graph: Iterable[Item]) -> None:
+        self._of: dict[str, list[str]] = {}
+        for item in graph:
+            self._of.setdefault(item.asset, []).extend([item.partition] if item.partition else [])
+        self._jobs = {job_of(asset): asset for asset in self._of}
+
+    def of(self, asset: str) -> Sequence[str]:
+        return self._of[asset]
+
+    def assets(self, run: dg.DagsterRun) -> list[str]:
+        """The assets that a run makes."""
+        if run.asset_selection:
+            return sorted("/".join(key.path) for key in run.asset_selection)
+        return [self._jobs[run.job_name]] if run.job_name in self._jobs else []
+
+    def names(self, run: dg.DagsterRun) -> set[str]:
+        """The names of the items that a run makes."""
+        return {
+            f"{asset}/{partition}" if partition else asset
+            for asset in self.assets(run)
+            for partition in partitions_of(run.tags, self._of.get(asset, ())) or [""]
+        }
+
+    def stretches(self, asset: str, partitions: Iterable[str]) -> list[list[str]]:
+        """Partitions of an asset in stretches without a gap; a run takes one of them."""
+        chosen = set(partitions)
+        found: list[list[str]] = [[]]
+        for partition in self._of[asset]:
+            if partition in chosen:
+                found[-1].append(partition)
+            else:
+                found.append([])
+        return [stretch for stretch in found if stretch]
+
+
+def partitions_of(tags: Mapping[str, str], ordered: Sequence[str]) -> list[str]:
+    """The partitions that a run's tags name; none where its asset has none."""
+    if one := tags.get(PARTITION_NAME_TAG):
+        return [one]
+    first, last = tags.get(ASSET_PARTITION_RANGE_START_TAG), tags.get(ASSET_PARTITION_RANGE_END_TAG)
+    if first is None or last is None:
+        return []
+    if first not in ordered or last not in ordered:
+        return [first] if first == last else [first, last]
+    return list(ordered[ordered.index(first) : ordered.index(last) + 1])
+
+
+def range_tags(partitions: Sequence[str]) -> dict[str, str]:
+    """The tags of a run over a stretch of partitions."""
+    return {ASSET_PARTITION_RANGE_START_TAG: partitions[0], ASSET_PARTITION_RANGE_END_TAG: partitions[-1]}
+
+
+def in_flight(instance: dg.DagsterInstance, partitions: Partitions, graph: BaseAssetGraph) -> set[str]:
+    """The names of all items that are being made or wait for it, whoever asked for it."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED)))
+    found = {name for run in runs for name in partitions.names(run)}
+    requested = BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING])
+    for backfill in instance.get_backfills(filters=requested):
+        if not backfill.is_asset_backfill:
+            continue
+        for key, partition in backfill.get_asset_backfill_data(graph).target_subset.iterate_asset_partitions():
+            asset = "/".join(key.path)
+            found.add(f"{asset}/{partition}" if partition else asset)
+    return found

@@ -1,0 +1,158 @@
+"""How a finished artifact is told to Dagster: its data version and what a person wants to see of it.
+
+A run over several partitions of one asset gets one data version from Dagster, so that a rerun of four
+prompts would mark what hangs on the three unchanged ones. `materialize_each` therefore logs one event a
+partition, with the provenance that Dagster itself would have written.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.fingerprint import plain
+from finephrase_dagster.orchestration.partitions import TEMPLATE
+from finephrase_dagster.study.prompt import Prompt
+
+LINE = 90
+"""Characters of a line that a page shows in full."""
+
+
+def materialized(
+    artifact: Artifact,
+    *,
+    rows: int | None = None,
+    preview: str | dg.TableMetadataValue | None = None,
+    **metadata: Any,
+) -> dg.MaterializeResult:
+    """The result of a complete artifact: figures first, then what it looks like, then what it was made of.
+
+    Args:
+        artifact: what was made, or was there already.
+        rows: its rows, for the catalogue.
+        preview: what some of it looks like, as Markdown or as a table.
+        metadata: what else there is to say; numbers become plots over materialisations.
+    """
+    said = {name: value for name, value in metadata.items() if value is not None}
+    shown: dict[str, Any] = {name: value for name, value in said.items() if isinstance(value, int | float)}
+    if preview is not None:
+        shown["preview"] = dg.MetadataValue.md(preview) if isinstance(preview, str) else preview
+    shown |= {name: value for name, value in said.items() if name not in shown}
+    shown |= {
+        "folder": dg.MetadataValue.path(str(artifact.folder)),
+        "fingerprint": artifact.fingerprint,
+        "recipe": dg.MetadataValue.json(plain(artifact.recipe)),
+        "dagster/size_bytes": artifact.size_bytes,
+    }
+    if rows is not None:
+        shown["dagster/row_count"] = rows
+    return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=shown)
+
+
+def observed(prompt: Prompt, file: Path) -> dg.AssetObservation:
+    """The observation of a prompt file, with what it asks for."""
+    return dg.AssetObservation(
+        TEMPLATE,
+        partition=prompt.name,
+        tags={DATA_VERSION_TAG: prompt.digest},
+        metadata={
+            "asks_for": prompt.description,
+            "text": prompt_text(prompt),
+            "format": prompt.format,
+            "family": prompt.family,
+            "origin": prompt.origin,
+            "file": dg.MetadataValue.path(str(file)),
+        },
+    )
+
+
+def prompt_text(prompt: Prompt) -> dg.MarkdownMetadataValue:
+    """What a prompt says to the model, its lines wrapped for the page."""
+    said = f"system:\n\n{prompt.system}\n\nuser:\n\n" if prompt.system else ""
+    return dg.MetadataValue.md(quoted(f"{said}{prompt.template}"))
+
+
+def quoted(text: str) -> str:
+    """A text as Markdown that shows it as it is but for its long lines: a page would cut them off."""
+    fence = "`" * max(4, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, LINE, replace_whitespace=False) or [""]]
+    return "\n".join([f"{fence}text", *lines, fence])
+
+
+def materialize_each(
+    context: dg.AssetExecutionContext,
+    deps: Mapping[dg.AssetKey, Mapping[str, str]],
+    results: Mapping[str, dg.MaterializeResult],
+) -> None:
+    """Logs one event a partition, in a run over several.
+
+    Args:
+        context: of a skippable asset, which may yield nothing.
+        deps: what each partition depends on: for every upstream asset, its partition by ours.
+        results: by partition.
+    """
+    known = _observed(context.instance, deps.get(TEMPLATE, {}).values())
+    for partition, result in results.items():
+        assert result.data_version is not None
+        context.log_event(
+            dg.AssetMaterialization(
+                asset_key=context.asset_key,
+                partition=partition,
+                metadata=dict(result.metadata or {}),
+                tags={
+                    **_provenance(context, {key: of[partition] for key, of in deps.items()}, known),
+                    DATA_VERSION_TAG: result.data_version.value,
+                    DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+                },
+            )
+        )
+
+
+def _provenance(
+    context: dg.AssetExecutionContext,
+    upstream: Mapping[dg.AssetKey, str],
+    known: dict[tuple[dg.AssetKey, str], tuple[str, str]],
+) -> dict[str, str]:
+    """What a partition was made from; `known` keeps what was looked up, for partitions share much of it."""
+    tags = {CODE_VERSION_TAG: context.assets_def.code_versions_by_key[context.asset_key] or ""}
+    for key, partition in upstream.items():
+        if (key, partition) not in known:
+            known[key, partition] = _version(context.instance, key, partition)
+        tags[get_input_data_version_tag(key)], tags[get_input_event_pointer_tag(key)] = known[key, partition]
+    return tags
+
+
+def _observed(instance: dg.DagsterInstance, prompts: Iterable[str]) -> dict[tuple[dg.AssetKey, str], tuple[str, str]]:
+    """What `_version` gives of prompts, with two questions to the store however many they are."""
+    kind = dg.DagsterEventType.ASSET_OBSERVATION
+    latest = instance.event_log_storage.get_latest_storage_id_by_partition(TEMPLATE, kind, set(prompts))
+    if not latest:
+        return {}
+    records = instance.get_event_records(dg.EventRecordsFilter(kind, TEMPLATE, storage_ids=list(latest.values())))
+    found = {}
+    for record in records:
+        version = extract_data_version_from_entry(record.event_log_entry)
+        assert record.partition_key is not None
+        found[TEMPLATE, record.partition_key] = version.value if version else "NULL", str(record.storage_id)
+    return found
+
+
+def _version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str) -> tuple[str, str]:
+    """The data version that an upstream partition has now, and the event that says so."""
+    record = instance.get_latest_data_version_record(key, key == TEMPLATE, partition)
+    version = extract_data_version_from_entry(record.event_log_entry) if record else None
+    return (version.value if version else "NULL"), (str(record.storage_id) if record else "NULL")

@@ -1,0 +1,75 @@
+"""What is said, for machines: one JSON object a line, where `FINEPHRASE_LOG_FORMAT` is `json`.
+
+Each has `time` (UTC), `level` and `message`, and what is known of `study`, `asset`, `partition` and `run_id`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+from finephrase_dagster.study.paths import Places
+
+LOG_FORMAT = "FINEPHRASE_LOG_FORMAT"
+JOB = "make__"
+PARTITION, FIRST, LAST = (
+    f"dagster/{name}" for name in ("partition", "asset_partition_range_start", "asset_partition_range_end")
+)
+
+
+def json_wanted() -> bool:
+    """Whether lines are for machines."""
+    return os.environ.get(LOG_FORMAT, "").strip().lower() == "json"
+
+
+def json_line(message: str, *, level: str = "info", at: float | None = None, **known: str | None) -> str:
+    """One line; `at` is in seconds of the epoch, and what is None is left out."""
+    said = {
+        "time": (datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)).isoformat(),
+        "level": level,
+        "message": message,
+        "study": Places.from_environment().study.stem,
+        **{name: value for name, value in known.items() if value is not None},
+    }
+    return json.dumps(said, ensure_ascii=False)
+
+
+def write_json_lines() -> None:
+    """From now on libraries' log records and warnings are such lines, too, on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(handlers=[handler], force=True)
+    logging.captureWarnings(True)
+
+
+class JsonLines(logging.Formatter):
+    """A formatter of log records; what Dagster knows of them is put in."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        meta: dict[str, Any] = getattr(record, "dagster_meta", {})
+        message = str(meta.get("orig_message") or record.getMessage())
+        if record.exc_info:
+            message = f"{message}\n{self.formatException(record.exc_info)}"
+        return json_line(
+            message,
+            level=record.levelname.lower(),
+            at=record.created,
+            asset=_asset(meta),
+            partition=_partition(meta.get("job_tags") or {}),
+            run_id=meta.get("run_id"),
+        )
+
+
+def _asset(meta: dict[str, Any]) -> str | None:
+    """A job of ours is named after its asset, as `jobs.job_of` says."""
+    job = meta.get("job_name") or ""
+    return job.removeprefix(JOB).replace("__", "/", 1) if job.startswith(JOB) else None
+
+
+def _partition(tags: dict[str, str]) -> str | None:
+    if FIRST in tags:
+        return f"{tags[FIRST]}...{tags[LAST]}"
+    return tags.get(PARTITION)

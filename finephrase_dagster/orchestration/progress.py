@@ -1,0 +1,28 @@
+"""Progress on the terminal: what the stages say, without what Dagster says of them."""
+
+import logging
+import sys
+
+import dagster as dg
+
+from finephrase_dagster.orchestration.logs import JsonLines, json_wanted
+
+
+class _Messages(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"  {getattr(record, 'dagster_meta', {}).get('orig_message', record.getMessage())}"
+
+
+def _said_by_a_stage(record: logging.LogRecord) -> bool:
+    return getattr(record, "dagster_meta", {}).get("dagster_event") is None
+
+
+@dg.logger
+def progress(_: dg.InitLoggerContext) -> logging.Logger:
+    """A logger for runs in the process that a person looks at."""
+    logger = logging.Logger("finephrase", level=logging.INFO)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if json_wanted() else _Messages())
+    handler.addFilter(_said_by_a_stage)
+    logger.addHandler(handler)
+    return logger

@@ -1,0 +1,1 @@
+"""What a study would run, why, and what it costs."""

@@ -1,0 +1,283 @@
+"""What an item of the graph would take: documents, tokens, GPU-hours, hours of this machine, disk.
+
+Tokens and throughput are those measured by this installation where it has any, else the published ones, else
+estimates whose basis is said. All GPU-hours are ideal: engines that are always busy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from finephrase_dagster.artifacts.artifact import ArtifactMissing
+from finephrase_dagster.artifacts.graph import Item, manifest_of
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.plan.expectation import BYTES_PER_TOKEN, SMALL, Expectations
+from finephrase_dagster.plan.published import Measured, Published, number
+from finephrase_dagster.study.file import StudyError
+from finephrase_dagster.study.spec import Cell
+from finephrase_dagster.study.student import StudentRun
+
+COMPRESSED = 0.42  # of a text's bytes, in zstd Parquet
+# What one process did on two cores of 2024.
+PACE = {"sources": 5_000, "audits": 5_000, "tokens": 1.2e6}  # documents, documents, tokens a second
+SMALL_FLOPS = 8e10  # of training and serving small models
+WINDOWS_PER_SECOND = 2e6
+OVERHEAD_SECONDS = 3.0  # an item's own, however small it is
+GPU_FLOPS = 3e14  # an H100 at the third of its peak at which the published students trained
+QUERY_TOKENS, CHOICES = 800, 3  # of a benchmark item with three shots, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What an item takes.
+
+    Attributes:
+        hours: of this machine, without a GPU.
+        basis: where the figures come from.
+        unknown: what would have to be known to price it; None where all is.
+    """
+
+    documents: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    gpu_hours: float = 0.0
+    hours: float = 0.0
+    disk_bytes: int = 0
+    basis: tuple[str, ...] = field(default=())
+    unknown: str | None = None
+
+
+class Estimator:
+    """Costs of a study's items in an installation."""
+
+    def __init__(self, lineage: Lineage, *, published: Published, measured: Measured) -> None:
+        self._lineage = lineage
+        self._study = lineage.study
+        self._published = published
+        self._measured = measured
+        self.expected = Expectations(lineage, published=published, measured=measured)
+
+    def cost(self, item: Item) -> Cost:
+        """What the item takes, or about what it took if it is there."""
+        expected: Cost = getattr(self, f"_{item.stage}")(item)
+        manifest = manifest_of(item)
+        files = (manifest or {}).get("files")
+        sizes = [number(file, "bytes") for file in files] if isinstance(files, list) else []
+        if not sizes or None in sizes:
+            return expected
+        return replace(expected, disk_bytes=round(sum(size for size in sizes if size is not None)))
+
+    def _sources(self, item: Item) -> Cost:
+        name = item.partition or ""
+        size = self.expected.size(name)
+        pace, basis = self._pace("sources", "rows")
+        unknown = None
+        if not size.tokens:
+            unknown = f"sources.{name}: how large it is; write 'documents' and 'tokens', or 'limit'"
+        return Cost(
+            documents=round(size.documents),
+            input_tokens=round(size.tokens),
+            hours=_hours(size.documents / pace),
+            disk_bytes=round(size.tokens * BYTES_PER_TOKEN * COMPRESSED),
+            basis=(f"size: {size.basis}", f"time: {basis}"),
+            unknown=unknown,
+        )
+
+    def _generators(self, item: Item) -> Cost:
+        name = item.partition or ""
+        generator = self._study.generators[name]
+        disk = round(2 * (generator.parameters or 0))
+        if generator.trained_here and generator.embedded:
+            took = self._measured.seconds(item.asset, name)
+            spec = generator.embedded
+            parameters = spec.layers * (4 * spec.hidden**2 + 3 * spec.hidden * spec.ffn) + spec.vocabulary * spec.hidden
+            tokens = spec.steps * spec.batch_sequences * spec.sequence
+            seconds = took or 6 * parameters * tokens / SMALL_FLOPS + OVERHEAD_SECONDS
+            basis = "time: measured here" if took else "time: estimated from compute"
+            return Cost(input_tokens=tokens, hours=_hours(seconds), disk_bytes=4 * parameters, basis=(basis,))
+        return Cost(hours=_hours(disk / 1e8), disk_bytes=disk, basis=("download at 100 MB/s",))
+
+    def _synthetic(self, item: Item) -> Cost:
+        cell, prompt = self._cell(item)
+        source, size = self.expected.size(cell.source), self.expected.size(f"{cell.name}/{prompt}")
+        generator = self._study.generators[cell.generator]
+        filled = self._published.input_tokens.get(cell.source)
+        if filled is None:
+            around = len(self._lineage.prompts[prompt].template.encode()) / BYTES_PER_TOKEN
+            filled = source.tokens / source.documents + around if source.documents else 0.0
+        filled = min(filled, generator.context - generator.max_tokens)
+        rate, basis = self.expected.rate(cell.generator)
+        seconds = size.tokens / rate.tokens_per_second if rate else 0.0
+        return Cost(
+            documents=round(size.documents),
+            input_tokens=round(size.documents * filled),
+            output_tokens=round(size.tokens),
+            gpu_hours=seconds / 3600 if rate and rate.on_gpu else 0.0,
+            hours=seconds / 3600 if rate and not rate.on_gpu else 0.0,
+            disk_bytes=round(size.tokens * BYTES_PER_TOKEN * COMPRESSED),
+            basis=(f"completions: {size.basis}", f"throughput: {basis}"),
+            unknown=None
+            if rate
+            else f"generators.{cell.generator}: its throughput; write 'throughput' or 'parameters'",
+        )
+
+    def _audits(self, item: Item) -> Cost:
+        size = self.expected.size(f"{(item.asset.removeprefix('audits/').removesuffix('_audit'))}/{item.partition}")
+        pace, basis = self._pace("audits", "rows")
+        return Cost(
+            documents=round(size.documents),
+            hours=_hours(size.documents / pace),
+            disk_bytes=20_000,
+            basis=(f"time: {basis}",),
+        )
+
+    def _tokens(self, item: Item) -> Cost:
+        if item.partition is None:
+            took = self._measured.seconds(item.asset)
+            basis = "measured here" if took else "seen on two cores"
+            return Cost(hours=_hours(took or OVERHEAD_SECONDS), disk_bytes=10_000_000, basis=(f"time: {basis}",))
+        cell = item.asset.removeprefix("tokens/").removesuffix("_tokens")
+        size = self.expected.size(item.partition if cell == "corpus" else f"{cell}/{item.partition}")
+        pace, basis = self._pace("tokens", "tokens")
+        return Cost(
+            documents=round(size.documents),
+            input_tokens=round(size.tokens),
+            hours=_hours(size.tokens / pace),
+            disk_bytes=round(size.tokens * (2 if self._vocabulary <= 65_536 else 4)),
+            basis=(f"size: {size.basis}", f"time: {basis}"),
+        )
+
+    def _mixtures(self, item: Item) -> Cost:
+        mixture = self._study.mixtures[item.partition or ""]
+        windows = mixture.tokens / self._lineage.sequence
+        return Cost(
+            input_tokens=mixture.tokens,
+            hours=_hours(windows / WINDOWS_PER_SECOND),
+            disk_bytes=round(4 * windows),
+            basis=("time: seen on two cores",),
+        )
+
+    def _early(self, item: Item) -> Cost:
+        return self._evaluated(item, looks=1) if item.asset == "early/scores" else self._training(item)
+
+    def _training(self, item: Item) -> Cost:
+        run = self._study.student_runs[item.partition or ""]
+        student = self._study.students[run.student]
+        tokens, going_on = self._seen(item, run)
+        parameters = student.parameters(self._vocabulary)
+        rate = self._measured.training(student) if self._study.trainer == "transformers" else None
+        small = parameters < SMALL and self._study.trainer == "transformers"
+        if rate is not None and (rate.on_gpu or small):  # a large student is not trained without a GPU
+            seconds, on_gpu, basis = tokens / rate.tokens_per_second, rate.on_gpu, "measured here"
+        elif small:
+            seconds, on_gpu, basis = 6 * parameters * tokens / SMALL_FLOPS, False, "estimated from compute"
+        else:
+            known = self._published.training
+            hours = known.gpu_hours * (parameters / known.parameters) * (tokens / known.tokens)
+            seconds, on_gpu, basis = 3600 * hours, True, "published, scaled by parameters and tokens"
+        return Cost(
+            input_tokens=tokens,
+            gpu_hours=seconds / 3600 if on_gpu else 0.0,
+            hours=0.0 if on_gpu else _hours(seconds),
+            disk_bytes=self._training_bytes(item, run.name, parameters),
+            basis=(f"throughput: {basis}", *going_on),
+        )
+
+    def _seen(self, item: Item, run: StudentRun) -> tuple[int, tuple[str, ...]]:
+        """The tokens that a training sees in the mean, and on what that is based besides."""
+        study, decay = self._study, self._study.students[run.student].decay_fraction
+        tokens = study.mixtures[run.mixture].tokens
+        if study.early_stop and run.name in study.rivals:
+            early = round(tokens * study.early_stop.step / study.steps(run.name))
+            if item.asset == "early/student":
+                return early, ()
+            chance = self._chance(run.name)  # how many go on is known, which ones is not
+            said = () if chance == 1 else ("the part of the students that goes on",)
+            return round(chance * (tokens - early)), said
+        if item.asset == "training/plateau":
+            return round(tokens * (1 - decay)), ()
+        begun = run.base.name if run.base else run.name
+        return (round(tokens * decay) if begun in study.plateaus else tokens), ()
+
+    def _undecided(self, run: str) -> bool:
+        """Whether it is still open if a run goes on."""
+        try:
+            self._lineage.rank(run)
+        except (ArtifactMissing, StudyError):
+            return True
+        return False
+
+    def _chance(self, run: str) -> float:
+        """The part of the runs compared with this one that goes on, while it is open which."""
+        stop = self._study.early_stop
+        if stop is None or run not in self._study.rivals or not self._undecided(run):
+            return 1.0
+        rivals = len(self._study.rivals[run])
+        return stop.going_on(rivals) / rivals
+
+    def _evaluation(self, item: Item) -> Cost:
+        if item.partition is None:
+            return Cost(hours=_hours(0), disk_bytes=100_000, basis=("time: seen on two cores",))
+        whole, chance = self._evaluated(item, looks=self._looks(item.partition)), self._chance(item.partition)
+        return replace(
+            whole,
+            input_tokens=round(chance * whole.input_tokens),
+            gpu_hours=chance * whole.gpu_hours,
+            hours=chance * whole.hours,
+            disk_bytes=round(chance * whole.disk_bytes),
+        )
+
+    def _evaluated(self, item: Item, *, looks: int) -> Cost:
+        student = self._study.students[self._study.student_runs[item.partition or ""].student]
+        evaluation = self._lineage.evaluation
+        tokens = len(evaluation.tasks) * evaluation.samples * CHOICES * QUERY_TOKENS
+        parameters = student.parameters(self._vocabulary)
+        if parameters < SMALL:
+            took = self._measured.seconds(item.asset)
+            basis = "time: measured here" if took else "time: seen on two cores"
+            hours = _hours(took or looks * 4 * OVERHEAD_SECONDS)
+            return Cost(hours=hours, disk_bytes=looks * 1_000_000, basis=(basis,))
+        seconds = looks * 2 * parameters * tokens / GPU_FLOPS
+        return Cost(
+            input_tokens=looks * tokens,
+            gpu_hours=seconds / 3600,
+            disk_bytes=looks * 20_000_000,
+            basis=("time: estimated from compute",),
+        )
+
+    def _pace(self, stage: str, counted: str) -> tuple[float, str]:
+        """What a stage without a GPU does in a second, and whose figure that is."""
+        measured = self._measured.pace(stage, counted)
+        return (measured, "measured here") if measured else (PACE[stage], "seen on two cores")
+
+    def _looks(self, run: str) -> int:
+        """How often a run is evaluated: at its end, and on the way where the study says so."""
+        every = self._lineage.evaluation.every
+        if not every:
+            return 1
+        steps = self._study.steps(run)
+        first = self._plateau_steps(run) if self._study.student_runs[run].base else 0
+        return (steps - 1) // every - first // every + 1
+
+    def _training_bytes(self, item: Item, run: str, parameters: int) -> int:
+        """A model, in float32, and those on the way; of a run that goes on from here also model and optimizer."""
+        if item.asset != "training/checkpoint":
+            return 16 * parameters
+        return round(self._chance(run) * 4 * parameters * self._looks(run))
+
+    def _plateau_steps(self, run: str) -> int:
+        student = self._study.students[self._study.student_runs[run].student]
+        return self._study.steps(run) - round(student.decay_fraction * self._study.steps(run))
+
+    @property
+    def _vocabulary(self) -> int:
+        tokenizer = self._study.tokenizer
+        return (tokenizer.vocabulary if tokenizer else None) or 128_256
+
+    def _cell(self, item: Item) -> tuple[Cell, str]:
+        assert item.partition is not None
+        return self._study.cell(item.asset.removeprefix("synthetic/")), item.partition
+
+
+def _hours(seconds: float) -> float:
+    return (seconds + OVERHEAD_SECONDS) / 3600

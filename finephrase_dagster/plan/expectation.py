@@ -1,0 +1,168 @@
+"""Expectations: how large a study's datasets are or will be, and how fast its generators write.
+
+What this installation has counted or measured comes first, then the published figures, then what follows from
+the nearest of them. Each says whose figure it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.plan.published import Measured, Published, Rate, number
+from finephrase_dagster.study.file import StudyError, read_registry
+from finephrase_dagster.study.generator import Throughput
+from finephrase_dagster.study.source import EmbeddedSource, Source
+from finephrase_dagster.study.spec import Cell
+
+BYTES_PER_TOKEN = 4.3  # of English web text, by tokenizers of 50,000 to 130,000 entries
+EMBEDDED = {"package_readmes": (320, 8_900), "language_reference": (80, 5_800)}  # documents, bytes each, about
+SMALL = 50e6  # parameters; a model below is trained and served without a GPU
+ASSUMED_DOCUMENT = 1_000  # tokens, where nothing is known of a source
+SMALL_TOKENS_PER_SECOND = 2_000  # that the embedded generator writes on two cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a dataset is, and who says so."""
+
+    documents: float
+    tokens: float
+    basis: str
+
+
+class Expectations:
+    """Sizes and rates of a study in an installation."""
+
+    def __init__(self, lineage: Lineage, *, published: Published, measured: Measured) -> None:
+        self._lineage = lineage
+        self._study = lineage.study
+        self._published = published
+        self._measured = measured
+        self.size = cache(self._size)
+        self.rate = cache(self._rate)
+
+    def _size(self, dataset: str) -> Size:
+        """Of a source or of a synthetic dataset, as a mixture names it."""
+        cell_name, _, prompt = dataset.partition("/")
+        if not prompt:
+            return self._source_size(dataset)
+        cell = self._study.cell(cell_name)
+        made = _manifest(lambda: self._lineage.dataset(cell, prompt))
+        documents, tokens = number(made, "completed"), number(made, "completion_tokens")
+        if documents is not None and tokens is not None:
+            return Size(documents=documents, tokens=tokens, basis="counted here")
+        source, generator = self.size(cell.source), self._study.generators[cell.generator]
+        mean, basis = self._completion(cell, prompt)
+        return Size(documents=source.documents, tokens=source.documents * min(mean, generator.max_tokens), basis=basis)
+
+    def _source_size(self, name: str) -> Size:
+        source = self._study.sources[name]
+        made = _counted(_manifest(lambda: self._lineage.source(name)), "counted here")
+        if made is not None:
+            return made
+        expected = _expected(source)
+        if expected.basis != "unknown":
+            return expected
+        earlier = _counted(self._measured.last("sources/corpus", name), "counted here, by an earlier recipe")
+        if earlier is None or not source.limit or source.limit >= earlier.documents:
+            return earlier or expected
+        tokens = earlier.tokens / earlier.documents * source.limit
+        return Size(documents=source.limit, tokens=tokens, basis=earlier.basis)
+
+    def _completion(self, cell: Cell, prompt: str) -> tuple[float, str]:
+        """Mean tokens of a completion and whose figure that is."""
+        model, generator = self._model(cell.generator), self._study.generators[cell.generator]
+        measured = self._measured.completion(cell.generator, model, prompt, generator.max_tokens) if model else None
+        if measured is not None:
+            mean, rows = measured
+            return mean, f"measured here on {rows:,} documents"
+        if generator.trained_here:
+            return 0.4 * generator.max_tokens, "assumed, 0.4 of max_tokens"
+        return self._published.completion(cell.source, prompt, cell.generator) or (
+            0.5 * generator.max_tokens,
+            "assumed, half of max_tokens",
+        )
+
+    def _rate(self, name: str) -> tuple[Rate | None, str]:
+        """How fast a generator writes and whose figure that is.
+
+        What a model that may be large did without a GPU is not how anybody runs a study, and does not count.
+        """
+        generator = self._study.generators[name]
+        model = self._model(name)
+        measured = self._measured.generation(name, model) if model else None
+        known = generator.throughput or self._of_same_model(generator.model)
+        parameters = generator.parameters or number(_manifest(lambda: self._lineage.generator(name)), "parameters")
+        small = generator.trained_here or (parameters is not None and parameters < SMALL)
+        if measured is not None and (measured.on_gpu or small):
+            where = "" if measured.on_gpu else ", without a GPU"
+            return measured, f"measured here over {measured.tokens:,.0f} tokens{where}"
+        if known:
+            return Rate(tokens_per_second=known.tokens_per_second, on_gpu=True), known.basis
+        if generator.trained_here:
+            return Rate(tokens_per_second=SMALL_TOKENS_PER_SECOND, on_gpu=False), "seen on two cores"
+        return self._of_nearest(parameters) if parameters else (None, "unknown")
+
+    @staticmethod
+    def _of_same_model(model: str) -> Throughput | None:
+        """What the registry says of a model, whatever its revision."""
+        wanted = model.partition("@")[0]
+        entries = [
+            entry
+            for entry in read_registry("generators").values()
+            if str(entry.get("model", "")).partition("@")[0] == wanted and "throughput" in entry
+        ]
+        return Throughput.model_validate(entries[0]["throughput"]) if entries else None
+
+    @staticmethod
+    def _of_nearest(parameters: float) -> tuple[Rate | None, str]:
+        """The rate of the registry's generator that is nearest in size."""
+        known = read_registry("generators")
+        distance = {
+            name: abs(math.log(entry["parameters"] / parameters))
+            for name, entry in known.items()
+            if {"parameters", "throughput"} <= set(entry)
+        }
+        nearest = min(distance, key=lambda name: distance[name])
+        throughput = known[nearest]["throughput"]
+        rate = Rate(tokens_per_second=throughput["tokens_per_second"], on_gpu=True)
+        return rate, f"as {nearest}, the nearest in size: {throughput['basis']}"
+
+    def _model(self, generator: str) -> str | None:
+        """The version of a generator's model; None while it is not here."""
+        manifest = _manifest(lambda: self._lineage.generator(generator))
+        return manifest["version"] if manifest else None
+
+
+def _expected(source: Source) -> Size:
+    """How large a source is that was not read yet."""
+    if isinstance(source, EmbeddedSource):
+        documents, size = EMBEDDED[source.corpus]
+        documents = min(documents, source.limit or documents)
+        return Size(documents=documents, tokens=documents * size / BYTES_PER_TOKEN, basis="seen elsewhere")
+    each = source.tokens / source.documents if source.tokens and source.documents else ASSUMED_DOCUMENT
+    if source.limit and (source.documents is None or source.limit < source.documents):
+        return Size(documents=source.limit, tokens=source.limit * each, basis="its limit")
+    expected = source.documents or (source.tokens or 0) / each
+    return Size(documents=expected, tokens=expected * each, basis="as the study says" if expected else "unknown")
+
+
+def _counted(manifest: dict[str, Any] | None, basis: str) -> Size | None:
+    """The size of a corpus by its manifest."""
+    rows, size = number(manifest, "rows"), number(manifest, "text_bytes")
+    if not rows or size is None:
+        return None
+    return Size(documents=rows, tokens=number(manifest, "tokens") or size / BYTES_PER_TOKEN, basis=basis)
+
+
+def _manifest(artifact: Callable[[], Artifact]) -> dict[str, Any] | None:
+    try:
+        return artifact().manifest()
+    except (ArtifactMissing, StudyError):
+        return None
