@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.student import Mixture, Seeds, Student
@@ -590,7 +591,7 @@ def test_a_course_on_what_is_not_there_is_refused(
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "windows.parquet").write_bytes(b"PAR1")
     given = {name: tmp_path / value if isinstance(value, str) else value for name, value in changes.items()}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(FinephraseError, match=message):
         train_student(tmp_path, replace(study.course(STUDENT, 1, 1, None), **given), log=print)
 
 
