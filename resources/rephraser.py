@@ -132,9 +132,9 @@ class Rephraser(dg.ConfigurableResource):
         )
 
     def _remotes(self, cell: Cell) -> list[EngineLike]:
-        from finephrase_dagster.rephrase.engine import Remote
+        from finephrase_dagster.rephrase.engine import Endpoint
 
-        return [Remote(url=url, model=cell.generator) for url in self.endpoints]
+        return [Endpoint(url=url, model=cell.generator) for url in self.endpoints]
 
 
 def _kept_engine(order: Order, log: Callable[[str], None]) -> Engine:

@@ -144,7 +144,7 @@ def test_two_runs_take_two_ports_of_a_range_and_a_third_is_told_what_to_do() -> 
     with served(f"{first}-{first + 1}", model="a", log=said.append) as watch_a:
         with served(f"{first}-{first + 1}", model="b", log=said.append):
             assert said == [f"metrics: http://127.0.0.1:{port}/metrics" for port in (first, first + 1)]
-            watch_a.__self__._figures.completed = 3  # type: ignore[attr-defined]
+            watch_a.__self__._statistics.completed = 3  # type: ignore[attr-defined]
             pages = [scrape(port)["finephrase_requests_completed_total", ""] for port in (first, first + 1)]
             assert pages == [3, 0]
             for taken in (str(first), f"{first}-{first + 1}"):

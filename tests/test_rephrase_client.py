@@ -19,9 +19,9 @@ import pytest
 
 from finephrase_dagster.rephrase import client, endpoint
 from finephrase_dagster.rephrase.client import Client
-from finephrase_dagster.rephrase.completion import Completion, Refusal, Verdict
+from finephrase_dagster.rephrase.completion import Completion, FailedRow, RequestResult
 from finephrase_dagster.rephrase.connection import Server
-from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike, Remote
+from finephrase_dagster.rephrase.engine import Endpoint, EngineFailed, EngineLike
 from rephrase_parts import Answer, LocalServer, completion, failure, local_server, shorten_pauses
 
 
@@ -43,9 +43,9 @@ def ask(
     concurrency: int = 4,
     key: str | None = None,
     max_tokens: int = 8,
-) -> dict[str, Verdict]:
+) -> dict[str, RequestResult]:
     """What becomes of requests that say these texts."""
-    verdicts: dict[str, Verdict] = {}
+    verdicts: dict[str, RequestResult] = {}
 
     async def send(to: Client, waiting: list[str]) -> None:
         while waiting:
@@ -76,7 +76,7 @@ def said(request: dict[str, Any]) -> str:
     return request["messages"][-1]["content"]
 
 
-def completed(verdicts: dict[str, Verdict]) -> set[str]:
+def completed(verdicts: dict[str, RequestResult]) -> set[str]:
     return {text for text, verdict in verdicts.items() if isinstance(verdict, Completion)}
 
 
@@ -89,7 +89,7 @@ def test_requests_are_shared_out_among_endpoints(server: LocalServer) -> None:
 
 
 def test_a_dead_endpoint_is_taken_out_and_costs_no_row(server: LocalServer) -> None:
-    dead = Remote(url="http://127.0.0.1:9", model="tiny")
+    dead = Endpoint(url="http://127.0.0.1:9", model="tiny")
     assert completed(ask([dead, server], words(40))) == set(words(40))
     assert len(server.requests) == 40
 
@@ -202,7 +202,7 @@ def test_an_endpoint_that_never_answers_stops_the_run(server: LocalServer, monke
         silent.listen(64)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(EngineFailed, match=f"{url} answers nothing"):
-            ask([Remote(url=url, model="tiny")], words(10))
+            ask([Endpoint(url=url, model="tiny")], words(10))
 
 
 def test_the_key_is_sent_and_a_wrong_one_stops_at_once(server: LocalServer) -> None:
@@ -245,7 +245,7 @@ ANSWER = orjson.dumps(completion("Whole.")[1])
 )
 def test_every_way_to_end_an_answer_is_understood(reply: bytes) -> None:
     with raw_server(reply) as url:
-        verdicts = ask([Remote(url=url, model="tiny")], words(6), concurrency=2)
+        verdicts = ask([Endpoint(url=url, model="tiny")], words(6), concurrency=2)
     assert [verdict.text for verdict in verdicts.values() if isinstance(verdict, Completion)] == ["Whole."] * 6
 
 
@@ -335,7 +335,7 @@ def test_a_document_that_kills_the_engine_is_set_aside_and_no_other_is_lost(mort
     verdicts = ask([mortal], texts, concurrency=8)
     assert completed(verdicts) == set(words(30))
     deadly = verdicts["deadly"]
-    assert isinstance(deadly, Refusal)
+    assert isinstance(deadly, FailedRow)
     assert deadly.reason.startswith("the engine died 3 times while it served this row")
     assert mortal.starts == 4
 

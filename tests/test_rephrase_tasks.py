@@ -15,7 +15,7 @@ from datatrove.executor.local import LocalPipelineExecutor
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError, RecipeChanged
-from finephrase_dagster.rephrase.engine import Remote
+from finephrase_dagster.rephrase.engine import Endpoint
 from finephrase_dagster.rephrase.folder import LocalFolder
 from finephrase_dagster.rephrase.reader import InputReader
 from finephrase_dagster.rephrase.render import ByteRenderer
@@ -54,8 +54,8 @@ def datasets(root: Path, surveyed: Survey) -> dict[str, Dataset]:
     }
 
 
-def remotes(url: str) -> list[Remote]:
-    return [Remote(url=url, model="tiny")]
+def remotes(url: str) -> list[Endpoint]:
+    return [Endpoint(url=url, model="tiny")]
 
 
 def pipeline(wanted: dict[str, Dataset], surveyed: Survey, url: str) -> list[Any]:

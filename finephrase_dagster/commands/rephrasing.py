@@ -30,7 +30,7 @@ from finephrase_dagster.orchestration.devices import lease, leased_here
 from finephrase_dagster.orchestration.logs import json_wanted
 from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.dataset import Dataset
-from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineLike, Remote, on_cpu
+from finephrase_dagster.rephrase.engine import Endpoint, Engine, EngineFailed, EngineLike, on_cpu
 from finephrase_dagster.rephrase.folder import folder_at
 from finephrase_dagster.rephrase.metrics import MetricsPortWrong, ports_of, served
 from finephrase_dagster.rephrase.pipeline import rephrase
@@ -273,7 +273,7 @@ def _of_endpoints(order: Order, prompts: Mapping[str, Prompt], key: str | None) 
 
     @contextlib.contextmanager
     def engines() -> Iterator[Sequence[EngineLike]]:
-        yield [Remote(url=server.url, model=model) for server in servers]
+        yield [Endpoint(url=server.url, model=model) for server in servers]
 
     return _Means(
         recipe=recipe,

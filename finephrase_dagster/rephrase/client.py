@@ -16,15 +16,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from finephrase_dagster.rephrase.completion import (
     Completion,
-    Doubt,
-    Refusal,
+    FailedRow,
+    RequestResult,
     Unreadable,
-    Verdict,
+    UnresolvedRow,
     read_completion,
     read_error,
 )
-from finephrase_dagster.rephrase.connection import API_KEY, Answer
-from finephrase_dagster.rephrase.endpoint import Endpoint, Unanswered
+from finephrase_dagster.rephrase.connection import API_KEY, Response
+from finephrase_dagster.rephrase.endpoint import EndpointClient, Unanswered
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
 
 PATH = "/v1/chat/completions"
@@ -88,7 +88,7 @@ class Client:
         self.restarts = 0
         self.last_answer = float("-inf")
         self.proof = float("-inf")  # when the latest request was sent that got a completion
-        self._endpoints = [Endpoint(engine, key=key, concurrency=concurrency) for engine in engines]
+        self._endpoints = [EndpointClient(engine, key=key, concurrency=concurrency) for engine in engines]
         self._max_tokens = max_tokens
         self._most_doubts = max(DOUBTS, 2 * concurrency)
         self._key = key
@@ -97,11 +97,11 @@ class Client:
         self._mute = False  # no answer came at all, though it was waited for as long as may be
         self._asked_alive = time.monotonic()
         self._watching: asyncio.Task[None] | None = None
-        self._asking: dict[Endpoint, asyncio.Task[bool]] = {}
-        self._reviving: dict[Endpoint, asyncio.Task[None]] = {}
+        self._asking: dict[EndpointClient, asyncio.Task[bool]] = {}
+        self._reviving: dict[EndpointClient, asyncio.Task[None]] = {}
         self._restarts_in_vain = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._kept: Endpoint | None = None  # for one request alone
+        self._kept: EndpointClient | None = None  # for one request alone
         self._one_alone = asyncio.Lock()
 
     async def __aenter__(self) -> Client:
@@ -117,7 +117,7 @@ class Client:
         for endpoint in self._endpoints:
             endpoint.drop("the run is over")
 
-    async def complete(self, request: bytes) -> Verdict:
+    async def complete(self, request: bytes) -> RequestResult:
         """Sends one request, the JSON of a chat completion, as often as it takes.
 
         Raises:
@@ -125,7 +125,7 @@ class Client:
         """
         began = time.monotonic()
         attempts = strikes = throttled = 0
-        failed: Endpoint | None = None  # another one is asked next, if there is one
+        failed: EndpointClient | None = None  # another one is asked next, if there is one
         while True:
             async with self._place(alone=strikes >= STRIKES - 1, first=bool(throttled), after=failed) as endpoint:
                 sent, generation = time.monotonic(), endpoint.generation
@@ -148,20 +148,20 @@ class Client:
                             attempts += 2 if late else 1
                         pause = began + STARTS_SECONDS[min(attempts, ATTEMPTS - 1)] - time.monotonic()
             if strikes >= STRIKES:
-                return Refusal(f"the engine died {strikes} times while it served this row: {reason}", kind)
+                return FailedRow(f"the engine died {strikes} times while it served this row: {reason}", kind)
             if attempts >= ATTEMPTS or (throttled >= ATTEMPTS and self._throttled_enough(endpoint, began)):
                 reason = f"given up after {attempts + throttled} attempts: {reason}"
-                return Refusal(reason, kind) if self.proof > sent else Doubt(reason, kind, sent)
+                return FailedRow(reason, kind) if self.proof > sent else UnresolvedRow(reason, kind, sent)
             self.repeated[kind] += 1
             await asyncio.sleep(pause)
 
-    def _throttled_enough(self, endpoint: Endpoint, began: float) -> bool:
+    def _throttled_enough(self, endpoint: EndpointClient, began: float) -> bool:
         """Whether a row has waited long enough for a server that answers others at once, or none at all."""
         now = time.monotonic()
         mute = now - self.last_answer > THROTTLED_SECONDS
         return now - began > THROTTLED_SECONDS and (mute or not endpoint.busy)
 
-    async def settle(self, doubts: Sequence[Doubt], *, known_good: bytes | None, end: bool) -> bool:
+    async def settle(self, doubts: Sequence[UnresolvedRow], *, known_good: bytes | None, end: bool) -> bool:
         """Whether rows in doubt are at fault themselves; False: that is to be seen.
 
         It is asked when there are many of them, or no other rows are left: by sending a request again that was
@@ -177,7 +177,7 @@ class Client:
         """
         if not end and len(doubts) < self._most_doubts:
             return False
-        failed: Endpoint | None = None
+        failed: EndpointClient | None = None
         for pause in SETTLE_PAUSES_SECONDS if known_good is not None else ():
             self.repeated["settling"] += 1
             await asyncio.sleep(pause)
@@ -188,12 +188,12 @@ class Client:
                         return True
         raise self._nothing(doubts[-1].reason)
 
-    async def _ask(self, endpoint: Endpoint, request: bytes) -> Completion | Refusal:
+    async def _ask(self, endpoint: EndpointClient, request: bytes) -> Completion | FailedRow:
         """One attempt."""
         sent = time.monotonic()
         answer = await endpoint.post(PATH, request)
         now = time.monotonic()
-        outcome: Completion | Refusal
+        outcome: Completion | FailedRow
         if answer.status == 200:
             try:
                 outcome = read_completion(answer.body)
@@ -210,7 +210,7 @@ class Client:
         self._restarts_in_vain = 0
         return outcome
 
-    def _refusal(self, endpoint: Endpoint, answer: Answer, now: float) -> Refusal:
+    def _refusal(self, endpoint: EndpointClient, answer: Response, now: float) -> FailedRow:
         """What an answer without a completion says: of its row, if it is not raised as something else."""
         reason = self._told(f"HTTP {answer.status}: {read_error(answer.body)}")
         if answer.status in EVERY_ROWS_STATUS or answer.status < 400:
@@ -224,7 +224,7 @@ class Client:
             raise _Throttled(reason, answer.retry_after)
         if answer.status in TRY_AGAIN_STATUS or answer.status >= 500:
             raise Unanswered(reason)
-        return Refusal(reason, f"http_{answer.status}")
+        return FailedRow(reason, f"http_{answer.status}")
 
     def _told(self, text: str) -> str:
         """What a server said, without the key, should it have repeated that."""
@@ -232,8 +232,8 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _place(
-        self, *, alone: bool, first: bool = False, after: Endpoint | None = None
-    ) -> AsyncIterator[Endpoint]:
+        self, *, alone: bool, first: bool = False, after: EndpointClient | None = None
+    ) -> AsyncIterator[EndpointClient]:
         """An endpoint that takes a request now.
 
         `alone`: when no other request is with it; `first`: before others; `after`: rather another than this.
@@ -253,7 +253,7 @@ class Client:
         finally:
             self._wake(1)
 
-    async def _choice(self, *, first: bool = False, after: Endpoint | None = None) -> Endpoint:
+    async def _choice(self, *, first: bool = False, after: EndpointClient | None = None) -> EndpointClient:
         """The endpoint with the most room.
 
         Raises:
@@ -300,7 +300,7 @@ class Client:
                         endpoint.drop("it does not answer at all")
             self._wake(len(self._waiting))
 
-    async def _alive_after(self, endpoint: Endpoint, reason: str) -> bool:
+    async def _alive_after(self, endpoint: EndpointClient, reason: str) -> bool:
         """Notes a request without an answer; whether the endpoint is alive, which is asked at the third in a row."""
         endpoint.failed(time.monotonic(), reason)
         if endpoint.out_since is None:
@@ -309,13 +309,13 @@ class Client:
             return await asyncio.shield(self._whether_alive(endpoint))
         return False
 
-    def _whether_alive(self, endpoint: Endpoint) -> asyncio.Task[bool]:
+    def _whether_alive(self, endpoint: EndpointClient) -> asyncio.Task[bool]:
         """Asks it; all that want to know wait for the same answer."""
         if endpoint not in self._asking:
             self._asking[endpoint] = asyncio.create_task(self._ask_whether_alive(endpoint))
         return self._asking[endpoint]
 
-    async def _ask_whether_alive(self, endpoint: Endpoint) -> bool:
+    async def _ask_whether_alive(self, endpoint: EndpointClient) -> bool:
         try:
             return await endpoint.ask(others=any(one.out_since is None for one in self._endpoints))
         finally:
@@ -342,7 +342,7 @@ class Client:
         for endpoint in restartable:
             await self._revive(endpoint)
 
-    async def _died(self, endpoint: Endpoint, generation: int, *, under_way: bool) -> bool:
+    async def _died(self, endpoint: EndpointClient, generation: int, *, under_way: bool) -> bool:
         """Whether an engine of our own has ended since that generation; if so, it is started again."""
         if not endpoint.engine.restartable:
             return False
@@ -359,7 +359,7 @@ class Client:
         await self._revive(endpoint)
         return True
 
-    async def _revive(self, endpoint: Endpoint) -> None:
+    async def _revive(self, endpoint: EndpointClient) -> None:
         """Starts an engine again; all that asks for it waits for the same start."""
         if endpoint not in self._reviving:
             self._restarts_in_vain += 1
@@ -369,7 +369,7 @@ class Client:
             self._reviving[endpoint] = asyncio.create_task(self._restart(endpoint))
         await asyncio.shield(self._reviving[endpoint])
 
-    async def _restart(self, endpoint: Endpoint) -> None:
+    async def _restart(self, endpoint: EndpointClient) -> None:
         try:
             await asyncio.to_thread(endpoint.engine.restart)
         except asyncio.CancelledError:

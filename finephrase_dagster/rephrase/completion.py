@@ -26,7 +26,7 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class FailedRow:
     """Why a row gets no completion: in words, and of what kind that is (`http_400`, `unanswered`, ...)."""
 
     reason: str
@@ -34,7 +34,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class UnresolvedRow:
     """Why a row got none so far, though no other row got one either that was sent since then."""
 
     reason: str
@@ -42,7 +42,7 @@ class Doubt:
     since: float
 
 
-Verdict = Completion | Refusal | Doubt
+RequestResult = Completion | FailedRow | UnresolvedRow
 
 
 def read_completion(body: bytes) -> Completion:

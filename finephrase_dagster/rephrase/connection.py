@@ -17,7 +17,7 @@ API_KEY = "FINEPHRASE_API_KEY"  # the environment variable
 CONNECT_SECONDS = 30.0
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A response: its status, what it says of trying again (seconds), and its body."""
 
     status: int
@@ -93,13 +93,13 @@ class Connection(asyncio.Protocol):
         self.usable = False
         self.used = 0.0  # when it last gave an answer
         self._transport: asyncio.Transport | None = None
-        self._waiting: asyncio.Future[Answer] | None = None
+        self._waiting: asyncio.Future[Response] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._served = 0
         self._retry_after: float | None = None
         self._reset()
 
-    def exchange(self, request: bytes) -> asyncio.Future[Answer]:
+    def exchange(self, request: bytes) -> asyncio.Future[Response]:
         """Sends a request; the future gives its answer or raises ConnectionBroken."""
         assert self._transport is not None, "not connected"
         assert self._waiting is None, "one request at a time"
@@ -158,7 +158,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if 100 <= self._parser.get_status_code() < 200:  # an interim answer; the real one follows
             return
-        answer = Answer(self._parser.get_status_code(), self._retry_after, b"".join(self._body))
+        answer = Response(self._parser.get_status_code(), self._retry_after, b"".join(self._body))
         waiting, self._waiting = self._waiting, None
         self._served += 1
         if not self._parser.should_keep_alive() or waiting is None:

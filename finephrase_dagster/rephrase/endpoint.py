@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from finephrase_dagster.rephrase.connection import Answer, Connection, ConnectionBroken, Server
+from finephrase_dagster.rephrase.connection import Connection, ConnectionBroken, Response, Server
 from finephrase_dagster.rephrase.engine import EngineLike
 
 OUT_AFTER = 3  # failures in a row
@@ -35,7 +35,7 @@ class Unanswered(Exception):
         self.under_way = under_way
 
 
-class Endpoint:
+class EndpointClient:
     """The requests to one engine."""
 
     def __init__(self, engine: EngineLike, *, key: str | None, concurrency: int) -> None:
@@ -79,7 +79,7 @@ class Endpoint:
         """Whether it is out, its pause is over, and nobody has asked whether it is alive."""
         return self.out_since is not None and now >= self._closed_until and not self._may_try
 
-    async def post(self, path: str, body: bytes) -> Answer:
+    async def post(self, path: str, body: bytes) -> Response:
         """Sends one request.
 
         Raises:

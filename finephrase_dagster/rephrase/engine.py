@@ -127,7 +127,7 @@ class EngineLike(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remote:
+class Endpoint:
     """A server that somebody else runs, such as `http://127.0.0.1:8000`."""
 
     url: str

@@ -1,6 +1,6 @@
 """Metrics of a run of rephrasing in Prometheus' text format, while it lasts; on 127.0.0.1 unless told otherwise.
 
-Nothing is counted here: a page shows the figures that the run keeps anyway, as they are when it is asked for. Each
+Nothing is counted here: a page shows the statistics that the run keeps anyway, as they are when it is asked for. Each
 run has a registry and a server of its own.
 """
 
@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.rephrase.figures import Figures
+from finephrase_dagster.rephrase.statistics import RunStatistics
 
 METRICS_PORT, METRICS_HOST = "FINEPHRASE_METRICS_PORT", "FINEPHRASE_METRICS_HOST"
 HOST = "127.0.0.1"
@@ -44,7 +44,7 @@ def ports_of(said: str) -> range:
 
 
 @contextlib.contextmanager
-def served_if_told(model: str, *, log: Callable[[str], None]) -> Iterator[Callable[[Figures], None]]:
+def served_if_told(model: str, *, log: Callable[[str], None]) -> Iterator[Callable[[RunStatistics], None]]:
     """As `served`, where the environment says; a run that finds no port goes on without metrics."""
     with contextlib.ExitStack() as run:
         try:
@@ -55,13 +55,13 @@ def served_if_told(model: str, *, log: Callable[[str], None]) -> Iterator[Callab
         yield watch
 
 
-def _unwatched(figures: Figures) -> None:
+def _unwatched(statistics: RunStatistics) -> None:
     pass
 
 
 @contextlib.contextmanager
-def served(said: str | None, *, model: str, log: Callable[[str], None]) -> Iterator[Callable[[Figures], None]]:
-    """Serves a run's metrics within this block; yields what takes its figures.
+def served(said: str | None, *, model: str, log: Callable[[str], None]) -> Iterator[Callable[[RunStatistics], None]]:
+    """Serves a run's metrics within this block; yields what takes its statistics.
 
     Args:
         said: a port or a range, as for `ports_of`; None or empty for no server.
@@ -97,37 +97,39 @@ def served(said: str | None, *, model: str, log: Callable[[str], None]) -> Itera
 
 
 class RunMetrics(Collector):
-    """A run's figures as metrics; before there are figures, all are zero."""
+    """A run's statistics as metrics; before there are statistics, all are zero."""
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._figures = Figures()
+        self._statistics = RunStatistics()
 
-    def show(self, figures: Figures) -> None:
-        """From now on shows these figures."""
-        self._figures = figures
+    def show(self, statistics: RunStatistics) -> None:
+        """From now on shows these statistics."""
+        self._statistics = statistics
 
     def collect(self) -> Iterator[Metric]:
-        figures = self._figures
-        done = figures.found + figures.done
-        sent = figures.taken + figures.repeated.total()
+        statistics = self._statistics
+        done = statistics.done_before + statistics.done
+        sent = statistics.taken + statistics.repeated.total()
         yield self._counter("requests_sent", "Requests sent to the engines, repeated ones included.", sent)
-        yield self._counter("requests_completed", "Requests that got a completion.", figures.completed)
-        yield self._counters("requests_failed", "Requests given up, by what refused them.", figures.failures)
-        yield self._counters("requests_repeated", "Requests sent again, by what made it needful.", figures.repeated)
-        yield self._counter("rows_skipped", "Rows that are sent to no engine, once a prompt.", figures.skipped)
-        yield self._counter("prompt_tokens", "Tokens of the prompts of completed requests.", figures.prompt_tokens)
-        yield self._counter("completion_tokens", "Tokens of their completions.", figures.completion_tokens)
-        yield self._counter("chunks_written", "Files of rows published under their final names.", figures.chunks)
-        yield self._counter("engine_restarts", "Starts of an engine beyond its first.", figures.restarts)
-        yield self._counter("engine_busy_seconds", "Time with a request at the engines.", figures.engine_seconds)
-        yield self._gauge("engine_start_seconds", "Time until the engines answered.", figures.start_seconds)
-        yield self._gauge("requests_in_flight", "Requests that are with the engines.", figures.in_flight)
-        yield self._gauge("rows_found", "Rows that earlier runs had done, once a prompt.", figures.found)
+        yield self._counter("requests_completed", "Requests that got a completion.", statistics.completed)
+        yield self._counters("requests_failed", "Requests given up, by what refused them.", statistics.failures)
+        yield self._counters("requests_repeated", "Requests sent again, by what made it needful.", statistics.repeated)
+        yield self._counter("rows_skipped", "Rows that are sent to no engine, once a prompt.", statistics.skipped)
+        yield self._counter("prompt_tokens", "Tokens of the prompts of completed requests.", statistics.prompt_tokens)
+        yield self._counter("completion_tokens", "Tokens of their completions.", statistics.completion_tokens)
+        yield self._counter("chunks_written", "Files of rows published under their final names.", statistics.chunks)
+        yield self._counter("engine_restarts", "Starts of an engine beyond its first.", statistics.restarts)
+        yield self._counter("engine_busy_seconds", "Time with a request at the engines.", statistics.engine_seconds)
+        yield self._gauge("engine_start_seconds", "Time until the engines answered.", statistics.start_seconds)
+        yield self._gauge("requests_in_flight", "Requests that are with the engines.", statistics.in_flight)
+        yield self._gauge("rows_found", "Rows that earlier runs had done, once a prompt.", statistics.done_before)
         yield self._gauge("rows_done", "Rows that are done, those of earlier runs included.", done)
-        yield self._gauge("rows_left", "Rows that are not done.", max(0, figures.total - done))
+        yield self._gauge("rows_left", "Rows that are not done.", max(0, statistics.total - done))
         yield self._gauge(
-            "completion_tokens_per_second", "Of the run so far, while engines had requests.", figures.tokens_per_second
+            "completion_tokens_per_second",
+            "Of the run so far, while engines had requests.",
+            statistics.tokens_per_second,
         )
 
     def _counter(self, name: str, text: str, value: float) -> Metric:

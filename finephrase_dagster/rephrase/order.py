@@ -16,12 +16,12 @@ from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import Engine, EngineLike, on_cpu
-from finephrase_dagster.rephrase.figures import Figures
 from finephrase_dagster.rephrase.folder import LocalFolder
 from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.progress import Lines
 from finephrase_dagster.rephrase.render import Renderer
 from finephrase_dagster.rephrase.sampling import sampling_of
+from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.step import Conduct, Request
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.generator import Generator
@@ -116,7 +116,7 @@ class Order(BaseModel):
         engines: Callable[[], list[EngineLike]],
         *,
         log: Callable[[str], None],
-        watch: Callable[[Figures], None] = lambda figures: None,
+        watch: Callable[[RunStatistics], None] = lambda statistics: None,
         engines_are_ours: bool = True,
     ) -> dict[str, dict[str, Any]]:
         """The manifests of its datasets by prompt, made where they are not complete.
@@ -124,7 +124,7 @@ class Order(BaseModel):
         Args:
             engines: called if there is something to send.
             log: takes a line now and then.
-            watch: takes the run's figures when it begins; they go on counting.
+            watch: takes the run's statistics when it begins; they go on counting.
             engines_are_ours: whether the bill counts the generator's GPUs.
         """
         generator = self.generator

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from finephrase_dagster.rephrase.figures import Figures
+from finephrase_dagster.rephrase.statistics import RunStatistics
 
 
 class Lines:
@@ -19,10 +19,10 @@ class Lines:
         self._seconds = seconds
         self._last = time.monotonic()
 
-    def __call__(self, figures: Figures) -> None:
+    def __call__(self, statistics: RunStatistics) -> None:
         if time.monotonic() - self._last >= self._seconds:
             self._last = time.monotonic()
-            self._log(figures.line())
+            self._log(statistics.line())
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -34,15 +34,19 @@ class Bar:
     def __init__(self) -> None:
         self._bar: tqdm[None] | None = None
 
-    def __call__(self, figures: Figures) -> None:
+    def __call__(self, statistics: RunStatistics) -> None:
         if self._bar is None:
             self._bar = tqdm(
-                total=figures.total, initial=figures.found, unit=" documents", file=sys.stderr, dynamic_ncols=True
+                total=statistics.total,
+                initial=statistics.done_before,
+                unit=" documents",
+                file=sys.stderr,
+                dynamic_ncols=True,
             )
         self._bar.set_postfix_str(
-            f"{figures.tokens_per_second:,.0f} output tokens/s, {figures.failed:,} failed", refresh=False
+            f"{statistics.tokens_per_second:,.0f} output tokens/s, {statistics.failed:,} failed", refresh=False
         )
-        self._bar.update(figures.found + figures.done - self._bar.n)
+        self._bar.update(statistics.done_before + statistics.done - self._bar.n)
 
     def close(self) -> None:
         """Leaves the bar as it is, and goes on below it."""

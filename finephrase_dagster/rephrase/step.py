@@ -23,15 +23,15 @@ from finephrase_dagster.rephrase.connection import API_KEY
 from finephrase_dagster.rephrase.counters import counters
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
 from finephrase_dagster.rephrase.engine import EngineLike
-from finephrase_dagster.rephrase.figures import Figures
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
 from finephrase_dagster.rephrase.outcome import Rejected
 from finephrase_dagster.rephrase.reader import Row, stamp
 from finephrase_dagster.rephrase.render import Rendered, RendererLike
 from finephrase_dagster.rephrase.sampling import request_seed
+from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 from finephrase_dagster.rephrase.tasks import task_of
-from finephrase_dagster.rephrase.window import Job, Window
+from finephrase_dagster.rephrase.window import RowRequest, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Conduct:
         chunk_rows: input rows that become one file.
         gpus: that the engines hold; 0 on a CPU, None where nobody said.
         gpu_hour_dollars: the price of one for an hour, if it is known.
-        watch: called with the figures when the run begins; they go on counting.
+        watch: called with the statistics when the run begins; they go on counting.
         show: called with them twice a second.
         log: takes a line about each dataset, and about what goes wrong.
     """
@@ -80,8 +80,8 @@ class Conduct:
     chunk_rows: int
     gpus: int | None = 0
     gpu_hour_dollars: float | None = None
-    watch: Callable[[Figures], None] = lambda figures: None
-    show: Callable[[Figures], None] = lambda figures: None
+    watch: Callable[[RunStatistics], None] = lambda statistics: None
+    show: Callable[[RunStatistics], None] = lambda statistics: None
     log: Callable[[str], None] = lambda line: None
 
     def __post_init__(self) -> None:
@@ -170,38 +170,38 @@ class RephraseStep(PipelineStep):
         part: bool,
     ) -> None:
         found = sum(ledger.found for ledger in ledgers.values())
-        figures = Figures(total=self._survey.rows * len(ledgers) if not part else 0, found=found)
-        self._conduct.watch(figures)
+        statistics = RunStatistics(total=self._survey.rows * len(ledgers) if not part else 0, done_before=found)
+        self._conduct.watch(statistics)
         rows = _Rows(summed=part)
-        source = _Jobs(documents, ledgers, renderer, self._request, figures, rows)
+        source = _Jobs(documents, ledgers, renderer, self._request, statistics, rows)
         jobs = iter(source)
         first = next(jobs, None)
         if first is not None:
             # Before there is an event loop, so that an interrupt ends a long start at once.
             began = time.monotonic()
             engines = self._engines()
-            figures.start_seconds = time.monotonic() - began
+            statistics.start_seconds = time.monotonic() - began
             before = counters(engines)
-            self._window(figures).run(first, jobs, engines, ledgers, known_good=source.known_good)
-            figures.count_engines(before, counters(engines))
+            self._window(statistics).run(first, jobs, engines, ledgers, known_good=source.known_good)
+            statistics.count_engines(before, counters(engines))
         for ledger in ledgers.values():
             ledger.publish_left_over()
             ledger.publish_full()
-        figures.chunks = sum(ledger.published for ledger in ledgers.values())
+        statistics.chunks = sum(ledger.published for ledger in ledgers.values())
         stamps = tuple(stamp(file) for file in self._survey.files)
         if stamps != self._survey.stamps or (not part and rows.count != self._survey.rows):
             raise LedgerError(
                 f"{', '.join(self._survey.files)}: changed while they were read; put them back and run again"
             )
-        self._complete(datasets, ledgers, rows, figures)
+        self._complete(datasets, ledgers, rows, statistics)
 
-    def _window(self, figures: Figures) -> Window:
+    def _window(self, statistics: RunStatistics) -> Window:
         return Window(
             concurrency=self._conduct.concurrency,
             max_tokens=self._request.max_tokens,
             key=os.environ.get(API_KEY) or None,
             keep_raw=self._keep_raw,
-            figures=figures,
+            statistics=statistics,
             show=self._conduct.show,
             log=self._conduct.log,
         )
@@ -211,11 +211,11 @@ class RephraseStep(PipelineStep):
         datasets: Mapping[str, Dataset],
         ledgers: Mapping[str, Ledger],
         rows: _Rows,
-        figures: Figures,
+        statistics: RunStatistics,
     ) -> None:
         """Accounts for every row and writes the manifests."""
-        bill = figures.bill(gpus=self._conduct.gpus, gpu_hour_dollars=self._conduct.gpu_hour_dollars)
-        facts: dict[str, Any] = {"run": {"prompts": list(datasets), **bill}}
+        cost = statistics.cost(gpus=self._conduct.gpus, gpu_hour_dollars=self._conduct.gpu_hour_dollars)
+        facts: dict[str, Any] = {"run": {"prompts": list(datasets), **cost}}
         if rows.identity is not None:
             facts["row_sum"] = f"{rows.identity.sum % 2**256:x}"
         accounts = []
@@ -257,7 +257,7 @@ class _Jobs:
         ledgers: Mapping[str, Ledger],
         renderer: RendererLike,
         request: Request,
-        figures: Figures,
+        statistics: RunStatistics,
         rows: _Rows,
     ) -> None:
         self._documents = documents
@@ -265,7 +265,7 @@ class _Jobs:
         self._renderer = renderer
         self._request = request.body()
         self._seed = request.seed
-        self._figures = figures
+        self._statistics = statistics
         self._rows = rows
         self._done: tuple[str, Document] | None = None
 
@@ -273,7 +273,7 @@ class _Jobs:
         """A request that an earlier run got a completion for, if its row came by."""
         return self._body(*self._done) if self._done else None
 
-    def __iter__(self) -> Iterator[Job]:
+    def __iter__(self) -> Iterator[RowRequest]:
         shard = 0
         for document in self._documents:
             metadata = document.metadata
@@ -288,7 +288,7 @@ class _Jobs:
                     continue
                 chunk, place = ledger.assign(shard)
                 if metadata["skip"]:
-                    self._figures.skipped += 1
+                    self._statistics.skipped += 1
                     ledger.enter(chunk, place, Rejected(id=document.id, status="skipped", reason=metadata["skip"]))
                 else:
                     yield self._job(prompt, document, chunk, place)
@@ -298,9 +298,9 @@ class _Jobs:
         for ledger in self._ledgers.values():
             ledger.close(shard)
 
-    def _job(self, prompt: str, document: Document, chunk: Chunk, place: int) -> Job:
+    def _job(self, prompt: str, document: Document, chunk: Chunk, place: int) -> RowRequest:
         rendered = self._renderer.render(prompt, document.text)
-        return Job(
+        return RowRequest(
             prompt=prompt,
             id=document.id,
             sha256=sha256_text(document.text),

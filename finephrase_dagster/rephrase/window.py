@@ -17,18 +17,18 @@ import uvloop
 
 from finephrase_dagster.rephrase.clean import clean
 from finephrase_dagster.rephrase.client import Client
-from finephrase_dagster.rephrase.completion import Completion, Doubt, Verdict
+from finephrase_dagster.rephrase.completion import Completion, RequestResult, UnresolvedRow
 from finephrase_dagster.rephrase.engine import EngineLike
-from finephrase_dagster.rephrase.figures import Figures
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
 from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected
+from finephrase_dagster.rephrase.statistics import RunStatistics
 
 SYNC_SECONDS = 1.0
 SHOW_SECONDS = 0.5
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Job(NamedTuple):
+class RowRequest(NamedTuple):
     """One request, and the place in the ledger that waits for what becomes of it."""
 
     prompt: str
@@ -50,8 +50,8 @@ class Window:
         max_tokens: int,
         key: str | None,
         keep_raw: bool,
-        figures: Figures,
-        show: Callable[[Figures], None],
+        statistics: RunStatistics,
+        show: Callable[[RunStatistics], None],
         log: Callable[[str], None],
     ) -> None:
         """Describes it.
@@ -61,7 +61,7 @@ class Window:
             max_tokens: of a completion.
             key: the servers' API key, if they want one.
             keep_raw: whether the completion before cleaning is kept.
-            figures: what counts the run.
+            statistics: what counts the run.
             show: called with them twice a second.
             log: takes lines on what goes wrong.
         """
@@ -69,16 +69,16 @@ class Window:
         self._max_tokens = max_tokens
         self._key = key
         self._keep_raw = keep_raw
-        self._figures = figures
+        self._statistics = statistics
         self._show = show
         self._log = log
-        self._doubts: list[tuple[Job, Doubt]] = []
+        self._doubts: list[tuple[RowRequest, UnresolvedRow]] = []
         self._answered: bytes | None = None
 
     def run(
         self,
-        first: Job,
-        jobs: Iterator[Job],
+        first: RowRequest,
+        jobs: Iterator[RowRequest],
         engines: Sequence[EngineLike],
         ledgers: Mapping[str, Ledger],
         *,
@@ -91,7 +91,7 @@ class Window:
             OSError: a ledger cannot be written.
         """
         self._ledgers = ledgers
-        self._first: Job | None = first
+        self._first: RowRequest | None = first
         self._jobs = jobs
         self._known_good = known_good
         try:
@@ -103,7 +103,7 @@ class Window:
         client = Client(
             engines, max_tokens=self._max_tokens, concurrency=self._concurrency, key=self._key, log=self._log
         )
-        self._figures.repeated = client.repeated
+        self._statistics.repeated = client.repeated
         async with client, asyncio.TaskGroup() as others:
             keeping = others.create_task(self._keep(client))
             publishing = others.create_task(self._publish())
@@ -116,19 +116,19 @@ class Window:
             finally:
                 keeping.cancel()
                 publishing.cancel()
-                self._figures.restarts = client.restarts
-                self._show(self._figures)
+                self._statistics.restarts = client.restarts
+                self._show(self._statistics)
 
     async def _send(self, client: Client) -> None:
         """One place of the window: a request after the other."""
-        figures = self._figures
+        statistics = self._statistics
         while (job := self._next()) is not None:
-            figures.sent()
+            statistics.sent()
             try:
                 verdict = await client.complete(job.request)
             finally:
-                figures.returned()
-            if isinstance(verdict, Doubt):
+                statistics.returned()
+            if isinstance(verdict, UnresolvedRow):
                 self._doubts.append((job, verdict))
                 await self._settle(client, end=False)
                 continue
@@ -140,11 +140,11 @@ class Window:
             if self._doubts:
                 self._refuse_doubtful(client.proof)
 
-    def _next(self) -> Job | None:
+    def _next(self) -> RowRequest | None:
         first, self._first = self._first, None
         return first or next(self._jobs, None)
 
-    def _completed(self, job: Job, completion: Completion) -> Completed:
+    def _completed(self, job: RowRequest, completion: Completion) -> Completed:
         return Completed(
             id=job.id,
             text=clean(completion.text),
@@ -156,9 +156,9 @@ class Window:
             raw=completion.text if self._keep_raw else None,
         )
 
-    def _enter(self, job: Job, outcome: Outcome, verdict: Verdict) -> None:
+    def _enter(self, job: RowRequest, outcome: Outcome, verdict: RequestResult) -> None:
         self._ledgers[job.prompt].enter(job.chunk, job.place, outcome)
-        self._figures.count(verdict)
+        self._statistics.count(verdict)
 
     async def _settle(self, client: Client, *, end: bool) -> None:
         doubts = [doubt for _, doubt in self._doubts]
@@ -180,14 +180,14 @@ class Window:
             await asyncio.sleep(SYNC_SECONDS / 2)
             for ledger in self._ledgers.values():
                 await asyncio.to_thread(ledger.publish_full)
-            self._figures.chunks = sum(ledger.published for ledger in self._ledgers.values())
+            self._statistics.chunks = sum(ledger.published for ledger in self._ledgers.values())
 
     async def _keep(self, client: Client) -> None:
         """Syncs the journals, and shows how far the run is."""
         while True:
             await asyncio.sleep(SHOW_SECONDS)
-            self._figures.restarts = client.restarts
-            self._show(self._figures)
+            self._statistics.restarts = client.restarts
+            self._show(self._statistics)
             for ledger in self._ledgers.values():
                 await asyncio.to_thread(ledger.sync)
 

@@ -1,4 +1,4 @@
-"""The figures of a run: what is done while it runs, and the bill at its end."""
+"""The statistics of a run: what is done while it runs, and the bill at its end."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finephrase_dagster.rephrase.completion import Completion, Verdict
+from finephrase_dagster.rephrase.completion import Completion, RequestResult
 
 
 @dataclass(kw_only=True)
-class Figures:
+class RunStatistics:
     """Counts of requests, one for each row and prompt, and of seconds.
 
     Attributes:
         total: rows times prompts; 0 where it is not known.
-        found: of these, done by earlier runs.
+        done_before: of these, done by earlier runs.
         skipped, completed: by this run.
         failures: rows that this run gave up, by the kind of their refusal.
         taken: rows that were given to the engine.
@@ -28,7 +28,7 @@ class Figures:
     """
 
     total: int = 0
-    found: int = 0
+    done_before: int = 0
     skipped: int = 0
     completed: int = 0
     prompt_tokens: int = 0
@@ -86,7 +86,7 @@ class Figures:
         if not self.in_flight:
             self._busy += time.monotonic() - self._busy_since
 
-    def count(self, verdict: Verdict) -> None:
+    def count(self, verdict: RequestResult) -> None:
         """Counts what a row got, where that is final."""
         if isinstance(verdict, Completion):
             self.completed += 1
@@ -103,15 +103,15 @@ class Figures:
     def line(self) -> str:
         """The state of the run, for a log."""
         rate = self.documents_per_second
-        left = self.total - self.found - self.done
+        left = self.total - self.done_before - self.done
         ahead = f"; {_duration(left / rate)} left" if rate and left > 0 else ""
         of = f" of {self.total:,}" if self.total else ""
         return (
-            f"{self.found + self.done:,}{of} requests done, {rate:,.1f} documents/s, "
+            f"{self.done_before + self.done:,}{of} requests done, {rate:,.1f} documents/s, "
             f"{self.tokens_per_second:,.0f} output tokens/s, {self.failed:,} failed{ahead}"
         )
 
-    def bill(self, *, gpus: int | None, gpu_hour_dollars: float | None) -> dict[str, Any]:
+    def cost(self, *, gpus: int | None, gpu_hour_dollars: float | None) -> dict[str, Any]:
         """What the run cost, and where the time went.
 
         Args:
@@ -125,7 +125,7 @@ class Figures:
         accepted, drafted = self.engine.get("accepted"), self.engine.get("drafted")
         return {
             "requests": self.done - self.skipped,
-            "found_done": self.found,
+            "found_done": self.done_before,
             "repeated_requests": self.repeated.total(),
             "engine_restarts": self.restarts,
             "wall_seconds": round(seconds, 3),
