@@ -1,1 +1,1 @@
-"""The `finephrase` command: one file per command."""
+"""The `finephrase` command: one file per command, `main.py` with the entry point, `terminal.py` for output."""

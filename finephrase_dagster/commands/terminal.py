@@ -1,39 +1,35 @@
-"""What the commands print: a leaderboard, what was rephrased, where to look next."""
+"""What the commands print: progress and complaints on standard error, tables of results on standard output."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from finephrase_dagster.artifacts.lineage import Lineage
+import typer
+
+from finephrase_dagster.orchestration.logs import json_line, json_wanted
 from finephrase_dagster.study.student import MANY_EPOCHS
 
+if TYPE_CHECKING:
+    from finephrase_dagster.artifacts.lineage import Lineage
 
-def rephrased_text(done: dict[str, Any]) -> str:
-    """What `rephrase` made, for a terminal."""
-    lines = []
-    for name, dataset in done["datasets"].items():
-        lines.append(
-            f"{name}: {dataset['rows_in']:,} rows in = {dataset['completed']:,} completed + {dataset['skipped']:,} "
-            f"skipped + {dataset['failed']:,} failed; {dataset['completion_tokens']:,} output tokens"
-        )
-        lines += [f"  {count:,} x {reason}" for reason, count in dataset["reasons"].items()]
-        lines.append(f"  {dataset['folder']}")
-    run = next(iter(done["datasets"].values()))["run"]
-    lines.append(
-        f"{run['requests']:,} requests in {run['wall_seconds']:,.1f} s: {run['engine_seconds']:,.1f} s with the "
-        f"engine, {run['engine_start_seconds']:,.1f} s to start it, {run['other_seconds']:,.1f} s else; "
-        f"{run['documents_per_second']:,.1f} documents/s, {run['tokens_per_second']:,.0f} output tokens/s, "
-        f"{run['repeated_requests']:,} repeated"
-    )
-    shares = {
-        "prefix cache hit rate": run["prefix_cache_hit_rate"],
-        "speculation acceptance": run["speculation_acceptance"],
-        "tokens per GPU-hour": run["tokens_per_gpu_hour"],
-        "dollars": run["dollars"],
-    }
-    said = [f"{name} {value:,}" for name, value in shares.items() if value is not None]
-    return "\n".join([*lines, *([", ".join(said)] if said else [])])
+
+def clock() -> Callable[[str], None]:
+    """Return a function that prints a message on standard error, with the seconds since this call."""
+    started = time.monotonic()
+
+    def log(message: str) -> None:
+        line = json_line(message) if json_wanted() else f"[{time.monotonic() - started:6.1f} s] {message}"
+        typer.echo(line, err=True)
+
+    return log
+
+
+def complain(message: str) -> None:
+    """Print an error or a warning on standard error."""
+    level = "error" if message.startswith(("error: ", "failed: ")) else "warning"
+    typer.echo(json_line(message, level=level) if json_wanted() else message, err=True)
 
 
 def leaderboard_text(rows: list[dict[str, Any]]) -> str:

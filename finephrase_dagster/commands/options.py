@@ -1,0 +1,55 @@
+"""Options that several commands share, and the folders that they lead to."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.study.paths import REPOSITORY, Places
+
+StudyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--study",
+        metavar="FILE",
+        help="Study file; default: $FINEPHRASE_STUDY, or studies/demo.yaml.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+
+
+class OptionWrong(FinephraseError, exit_status=2):
+    """An option has a value that cannot be used."""
+
+
+def places_of(study: Path | None) -> Places:
+    """Return the folders of this installation, with the study file that `--study` names."""
+    if study is not None:
+        os.environ["FINEPHRASE_STUDY"] = str(study.resolve())  # the Dagster code location reads it, too
+    return Places.from_environment()
+
+
+def dagster_home() -> Path:
+    """Return the folder of the Dagster instance, and put it into `DAGSTER_HOME`.
+
+    Raises:
+        OptionWrong: the folder has no `dagster.yaml`.
+    """
+    home = REPOSITORY / (os.environ.get("DAGSTER_HOME") or "dagster_home")
+    if not (home / "dagster.yaml").is_file():
+        raise OptionWrong(f"DAGSTER_HOME {home} has no dagster.yaml; copy dagster_home/dagster.yaml there")
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+def require_finite(options: dict[str, float | None]) -> None:
+    """Raise OptionWrong for the first option whose value is infinite or not a number."""
+    for option, value in options.items():
+        if value is not None and not math.isfinite(value):
+            raise OptionWrong(f"{option} {value} is not a finite number")

@@ -1,0 +1,25 @@
+"""The `ui` command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from finephrase_dagster.commands.options import StudyOption, dagster_home, places_of
+
+LAST_PORT = 65535
+
+
+def ui(
+    study: StudyOption = None,
+    port: Annotated[int, typer.Option(min=1, max=LAST_PORT, help="Port of Dagster's pages.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=LAST_PORT, help="Port of MLflow's pages.")] = 5000,
+) -> None:
+    """Serves Dagster's web UI and MLflow's on 127.0.0.1 until interrupted."""
+    from finephrase_dagster.artifacts.lineage import Lineage
+    from finephrase_dagster.orchestration.servers import serve
+
+    places = places_of(study)
+    Lineage.read(places)
+    serve(places, dagster_home=dagster_home(), port=port, mlflow_port=mlflow_port, log=typer.echo)
