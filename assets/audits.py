@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.previews import failing
-from finephrase_dagster.artifacts.artifact import Artifact, Product, write_json
+from finephrase_dagster.artifacts.artifact import Artifact, Contents, write_json
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.gates import Audit, audit_dataset
@@ -65,7 +65,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         dataset, artifact = lineage.dataset(cell, prompt), lineage.audit(cell, prompt)
         dataset.manifest()
         found = audit_dataset(dataset.folder, check=lineage.prompts[prompt].check, gates=lineage.study.gates)
-        artifact.made_by(lambda folder: _report(folder, dataset, found))
+        artifact.materialize(lambda folder: _report(folder, dataset, found))
         with warehouse.connect() as connection:
             record_audit(connection, artifact, cell.name, found.gates)
         warehouse.record(artifact)
@@ -95,9 +95,9 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
     return audit
 
 
-def _report(folder: Path, dataset: Artifact, found: Audit) -> Product:
+def _report(folder: Path, dataset: Artifact, found: Audit) -> Contents:
     write_json(folder / "audit.json", found.as_json())
     # Downstream hangs on the verdict, not on the figures: a gate that is moved without consequence marks no
     # mixture as stale.
     version = fingerprint([dataset.version, found.passed])[:SHORT]
-    return Product(files=[folder / "audit.json"], facts=found.as_json(), version=version)
+    return Contents(files=[folder / "audit.json"], facts=found.as_json(), version=version)

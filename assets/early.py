@@ -74,7 +74,9 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
     def scores(context: dg.AssetExecutionContext, evaluator: Evaluator, warehouse: Warehouse) -> dg.MaterializeResult:
         run = context.partition_key
         artifact = lineage.early_scores(run)
-        manifest = artifact.made_by(lambda folder: evaluator.evaluate_early(lineage, run, folder, log=context.log.info))
+        manifest = artifact.materialize(
+            lambda folder: evaluator.evaluate_early(lineage, run, folder, log=context.log.info)
+        )
         warehouse.record(artifact)
         return materialized(
             artifact,

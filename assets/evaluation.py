@@ -11,7 +11,7 @@ import duckdb
 
 from assets.previews import records, tasks
 from assets.runs import tracked
-from finephrase_dagster.artifacts.artifact import Artifact, Product, write_json
+from finephrase_dagster.artifacts.artifact import Artifact, Contents, write_json
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import (
@@ -70,7 +70,7 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         run = context.partition_key
         artifact, checkpoint = lineage.scores(run), lineage.checkpoint(run)
         checkpoint.manifest()
-        scores = artifact.made_by(lambda folder: evaluator.evaluate(lineage, run, folder, log=context.log.info))
+        scores = artifact.materialize(lambda folder: evaluator.evaluate(lineage, run, folder, log=context.log.info))
         warehouse.record(artifact)
         with warehouse.connect() as connection:
             _record(connection, lineage, artifact)
@@ -136,12 +136,12 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
         rows = compared(ranked, mixtures, _intervals(lineage, manifests))
         looks = [asdict(look) for look in look_early(_curves(manifests))]
 
-        def make(folder: Path) -> Product:
+        def make(folder: Path) -> Contents:
             write_json(folder / "leaderboard.json", rows)
             write_json(folder / "early.json", [{**look, "regret": _named(look["regret"])} for look in looks])
-            return Product(files=folder.glob("*.json"), facts={"rows": len(rows)})
+            return Contents(files=folder.glob("*.json"), facts={"rows": len(rows)})
 
-        artifact.made_by(make)
+        artifact.materialize(make)
         warehouse.record(artifact)
         link = tracking.attempt(artifact, tracking.comparison, warn=context.log.warning)
         flat = [{**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row["categories"]} for row in rows]

@@ -40,7 +40,7 @@ def build_generators(lineage: Lineage) -> list[dg.AssetsDefinition]:
         artifact = lineage.generator(name)
         log = context.log.info
         device = partial(leased_here, f"the training of {name}", log=log)
-        manifest = artifact.made_by(lambda folder: make_generator(lineage, name, folder, log=log, device=device))
+        manifest = artifact.materialize(lambda folder: make_generator(lineage, name, folder, log=log, device=device))
         warehouse.record(artifact)
         generator = lineage.study.generators[name]
         page = descriptions.hub_model(generator)

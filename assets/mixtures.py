@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from assets.previews import records
-from finephrase_dagster.artifacts.artifact import ArtifactMissing, Product
+from finephrase_dagster.artifacts.artifact import ArtifactMissing, Contents
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.events import materialized
@@ -69,7 +69,7 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
         name = context.partition_key
         refuse_what_failed_its_audit(lineage, name)
         artifact = lineage.mixture(name)
-        manifest = artifact.made_by(lambda folder: _mix(lineage, name, folder))
+        manifest = artifact.materialize(lambda folder: _mix(lineage, name, folder))
         warehouse.record(artifact)
         result = materialized(
             artifact,
@@ -134,7 +134,7 @@ def refuse_what_failed_its_audit(lineage: Lineage, mixture: str) -> None:
             )
 
 
-def _mix(lineage: Lineage, name: str, folder: Path) -> Product:
+def _mix(lineage: Lineage, name: str, folder: Path) -> Contents:
     mixture = lineage.study.mixtures[name]
     facts = mix(
         folder,
@@ -142,4 +142,4 @@ def _mix(lineage: Lineage, name: str, folder: Path) -> Product:
         sequence=lineage.sequence,
         components={component: lineage.tokens(component).folder for component in mixture.components},
     )
-    return Product(files=folder.glob("*.parquet"), facts=asdict(facts))
+    return Contents(files=folder.glob("*.parquet"), facts=asdict(facts))

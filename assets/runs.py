@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from assets.previews import completions, shown
-from finephrase_dagster.artifacts.artifact import Artifact, Product
+from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.train.training import Follow
 from resources.tracking import About, Tracking
@@ -22,16 +22,16 @@ def watched(
     tracking: Tracking,
     lineage: Lineage,
     artifact: Artifact,
-    train: Callable[[Path, Follow], Product],
+    train: Callable[[Path, Follow], Contents],
 ) -> dict[str, Any]:
     """The manifest of a student, which `train` makes unless it is there; MLflow shows its loss meanwhile."""
 
-    def make(folder: Path) -> Product:
+    def make(folder: Path) -> Contents:
         about = _about(context, lineage, artifact)
         with tracking.watched(artifact, about, warn=context.log.warning) as follow:
             return train(folder, follow)
 
-    return artifact.made_by(make)
+    return artifact.materialize(make)
 
 
 def tracked(

@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets import descriptions
 from assets.previews import documents
-from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.fingerprint import SHORT
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.progress import PROGRESS
@@ -50,7 +50,7 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
     def corpus(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
         artifact = lineage.source(name)
-        manifest = artifact.made_by(lambda folder: _write(lineage, name, folder, context.log.info))
+        manifest = artifact.materialize(lambda folder: _write(lineage, name, folder, context.log.info))
         (artifact.folder / PROGRESS).unlink(missing_ok=True)  # the manifest says it all
         warehouse.record(artifact)
         return materialized(
@@ -71,7 +71,7 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
     return [corpus]
 
 
-def _write(lineage: Lineage, name: str, folder: Path, log: Callable[[str], None]) -> Product:
+def _write(lineage: Lineage, name: str, folder: Path, log: Callable[[str], None]) -> Contents:
     reader = read_source(lineage.study.sources[name], name, requirements=lineage.places.requirements)
     facts = write_corpus(reader, folder, shard_documents=SHARD_DOCUMENTS, log=log)
-    return Product(files=(), facts=facts.figures, version=facts.content[:SHORT])
+    return Contents(files=(), facts=facts.figures, version=facts.content[:SHORT])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from finephrase_dagster.artifacts.artifact import Artifact, Product
+from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.shards import read_corpus
@@ -63,14 +63,14 @@ def _tokenizer(lineage: Lineage) -> dg.AssetsDefinition:
     @retried
     def tokenizer(warehouse: Warehouse) -> dg.MaterializeResult:
         artifact = lineage.tokenizer()
-        manifest = artifact.made_by(lambda folder: _make_tokenizer(lineage, folder))
+        manifest = artifact.materialize(lambda folder: _make_tokenizer(lineage, folder))
         warehouse.record(artifact)
         return materialized(artifact, vocabulary=manifest["vocabulary"])
 
     return tokenizer
 
 
-def _make_tokenizer(lineage: Lineage, folder: Path) -> Product:
+def _make_tokenizer(lineage: Lineage, folder: Path) -> Contents:
     spec = lineage.study.tokenizer
     assert spec is not None
     if spec.trained_here:
@@ -85,7 +85,7 @@ def _make_tokenizer(lineage: Lineage, folder: Path) -> Product:
     files = sorted(folder.glob(TOKENIZER_FILES))
     vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
     version = fingerprint([[file.name, sha256_file(file)] for file in files])[:SHORT]
-    return Product(files=files, facts={"vocabulary": vocabulary}, version=version)
+    return Contents(files=files, facts={"vocabulary": vocabulary}, version=version)
 
 
 def _corpus_tokens(lineage: Lineage) -> dg.AssetsDefinition:
@@ -157,7 +157,7 @@ def _tokenised(
 ) -> dg.MaterializeResult:
     artifact: Artifact = lineage.tokens(dataset)
 
-    def make(folder: Path) -> Product:
+    def make(folder: Path) -> Contents:
         facts = tokenise(
             sorted(files),
             folder,
@@ -165,9 +165,9 @@ def _tokenised(
             dataset=dataset,
             log=context.log.info,
         )
-        return Product(files=[*folder.glob("*.ds*"), *folder.glob("*.parquet")], facts=asdict(facts))
+        return Contents(files=[*folder.glob("*.ds*"), *folder.glob("*.parquet")], facts=asdict(facts))
 
-    manifest = artifact.made_by(make)
+    manifest = artifact.materialize(make)
     warehouse.record(artifact)
     documents, tokens = manifest["documents"], manifest["tokens"]
     return materialized(

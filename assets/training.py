@@ -7,7 +7,7 @@ import dagster as dg
 from assets.costs import of_training
 from assets.previews import records
 from assets.runs import tracked, watched
-from finephrase_dagster.artifacts.artifact import Artifact, Product
+from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import (
@@ -117,7 +117,7 @@ def student_made(
     warehouse: Warehouse,
     lineage: Lineage,
     artifact: Artifact,
-    train: Callable[..., Product],
+    train: Callable[..., Contents],
 ) -> dg.MaterializeResult:
     """Makes a student's artifact with a method of the trainer; its loss is in MLflow while it trains and afterwards."""
     run = context.partition_key

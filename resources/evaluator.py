@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.devices import leased_here
 
@@ -23,7 +23,7 @@ class Evaluator(dg.ConfigurableResource):
     )
     engine: dict[str, Any] = Field(default_factory=dict, description="flags of vLLM, such as gpu_memory_utilization")
 
-    def evaluate(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
+    def evaluate(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Contents:
         """Scores one student run into a folder: at its end, and at the steps at which its model was kept."""
         from finephrase_dagster.evaluate.checkpoint import SAMPLES
 
@@ -36,15 +36,15 @@ class Evaluator(dg.ConfigurableResource):
             found = self._scores(lineage, checkpoint.folder / "model", folder)
         last = {name: found[name] for name in ("macro", "micro", "categories")}
         facts = {**found, "curve": [*curve, {"step": checkpoint.manifest()["steps"], **last}]}
-        return Product(files=sorted(folder.rglob(SAMPLES)), facts=facts)
+        return Contents(files=sorted(folder.rglob(SAMPLES)), facts=facts)
 
-    def evaluate_early(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Product:
+    def evaluate_early(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Contents:
         """Scores one student run into a folder where it is compared with others."""
         from finephrase_dagster.evaluate.checkpoint import SAMPLES
 
         with leased_here(f"the early scores of {run}", log=log):
             found = self._scores(lineage, lineage.early(run).folder / "model", folder)
-        return Product(files=[folder / SAMPLES], facts=found)
+        return Contents(files=[folder / SAMPLES], facts=found)
 
     def _scores(self, lineage: Lineage, model: Path, output: Path) -> dict[str, Any]:
         from finephrase_dagster.evaluate.checkpoint import evaluate_checkpoint

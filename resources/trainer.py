@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.devices import leased, leased_here
 from finephrase_dagster.pods.cluster import cluster_from_environment
@@ -43,7 +43,9 @@ class Trainer(dg.ConfigurableResource):
         default=None, ge=0, description="the price of a GPU for an hour, 0 or more; for the bill alone"
     )
 
-    def train(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None], follow: Follow) -> Product:
+    def train(
+        self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None], follow: Follow
+    ) -> Contents:
         """Trains one student run into a folder, from its plateau where one was trained."""
         base = lineage.study.student_runs[run].base
         begun = base.name if base else run
@@ -57,17 +59,17 @@ class Trainer(dg.ConfigurableResource):
             facts = train_student(
                 folder, _course(lineage, run), log=log, follow=follow, execution=self._execution, beginning=beginning
             )
-        return Product(files=_files(folder), facts=asdict(facts))
+        return Contents(files=_files(folder), facts=asdict(facts))
 
     def train_plateau(
         self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None], follow: Follow
-    ) -> Product:
+    ) -> Contents:
         """Trains one student run until its learning rate would decay."""
         return self._train_until(None, lineage, run, folder, log, follow)
 
     def train_early(
         self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None], follow: Follow
-    ) -> Product:
+    ) -> Contents:
         """Trains one student run until it is compared with others."""
         assert lineage.study.early_stop is not None
         return self._train_until(lineage.study.early_stop.step, lineage, run, folder, log, follow)
@@ -80,13 +82,13 @@ class Trainer(dg.ConfigurableResource):
         folder: Path,
         log: Callable[[str], None],
         follow: Follow,
-    ) -> Product:
+    ) -> Contents:
         _, train_plateau = self._trainers()
         with self._device(run, log):
             facts = train_plateau(
                 folder, _course(lineage, run), log=log, follow=follow, execution=self._execution, until=step
             )
-        return Product(files=_files(folder), facts=asdict(facts))
+        return Contents(files=_files(folder), facts=asdict(facts))
 
     def _device(self, run: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
         """What is held while a student is trained."""

@@ -17,8 +17,8 @@ from finephrase_dagster.artifacts.artifact import (
     Artifact,
     ArtifactBusy,
     ArtifactMissing,
-    Product,
-    whole_file,
+    Contents,
+    atomic_write,
     write_json,
 )
 
@@ -27,9 +27,9 @@ def artifact(root: Path, **recipe: object) -> Artifact:
     return Artifact(asset="synthetic/tiny__readmes", partition="faq", recipe=recipe or {"rows": "a"}, root=root)
 
 
-def make(folder: Path) -> Product:
+def make(folder: Path) -> Contents:
     (folder / "part-0.txt").write_text("words")
-    return Product(files=[folder / "part-0.txt"], facts={"rows": 1})
+    return Contents(files=[folder / "part-0.txt"], facts={"rows": 1})
 
 
 def test_an_artifact_is_complete_if_and_only_if_its_manifest_stands(tmp_path: Path) -> None:
@@ -50,9 +50,9 @@ def test_asking_for_what_is_not_there_says_what_to_do(tmp_path: Path) -> None:
 
 def test_another_recipe_has_another_folder_and_leaves_the_first_alone(tmp_path: Path) -> None:
     first, second = artifact(tmp_path, temperature=1.0), artifact(tmp_path, temperature=0.7)
-    first.made_by(make)
+    first.materialize(make)
     assert not second.complete
-    second.made_by(make)
+    second.materialize(make)
     assert first.complete
     assert first.folder != second.folder
 
@@ -60,34 +60,34 @@ def test_another_recipe_has_another_folder_and_leaves_the_first_alone(tmp_path: 
 def test_what_is_complete_is_not_made_again(tmp_path: Path) -> None:
     calls: list[Path] = []
 
-    def counted(folder: Path) -> Product:
+    def counted(folder: Path) -> Contents:
         calls.append(folder)
         return make(folder)
 
     made = artifact(tmp_path)
-    assert made.made_by(counted) == made.made_by(counted)
+    assert made.materialize(counted) == made.materialize(counted)
     assert len(calls) == 1
 
 
 def test_a_failing_maker_leaves_no_manifest(tmp_path: Path) -> None:
-    def fails(folder: Path) -> Product:
+    def fails(folder: Path) -> Contents:
         make(folder)
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        artifact(tmp_path).made_by(fails)
+        artifact(tmp_path).materialize(fails)
     assert not artifact(tmp_path).complete
 
 
 def test_the_version_follows_the_content(tmp_path: Path) -> None:
     first, second = artifact(tmp_path / "a"), artifact(tmp_path / "b")
-    first.made_by(make)
+    first.materialize(make)
 
-    def other_words(folder: Path) -> Product:
+    def other_words(folder: Path) -> Contents:
         (folder / "part-0.txt").write_text("other words")
-        return Product(files=[folder / "part-0.txt"], facts={})
+        return Contents(files=[folder / "part-0.txt"], facts={})
 
-    second.made_by(other_words)
+    second.materialize(other_words)
     assert first.fingerprint == second.fingerprint
     assert first.version != second.version
 
@@ -114,15 +114,15 @@ def test_a_second_writer_is_refused_and_the_lock_ends_with_its_process(tmp_path:
     holder.start()
     assert held.wait(30)
     with pytest.raises(ArtifactBusy, match="being written by another process"):
-        artifact(tmp_path).made_by(make)
+        artifact(tmp_path).materialize(make)
     os.kill(holder.pid or 0, signal.SIGKILL)
     holder.join(30)
-    assert artifact(tmp_path).made_by(make)["rows"] == 1
+    assert artifact(tmp_path).materialize(make)["rows"] == 1
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "scores.json"
-    with pytest.raises(RuntimeError), whole_file(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
@@ -134,8 +134,8 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
 def test_a_writer_killed_midway_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
     program = (
         "import sys, os, signal; from pathlib import Path\n"
-        "from finephrase_dagster.artifacts.artifact import whole_file\n"
-        "with whole_file(Path(sys.argv[1])) as temporary:\n"
+        "from finephrase_dagster.artifacts.artifact import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     made = artifact(tmp_path)

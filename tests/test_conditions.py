@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from daemon_parts import published
-from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.graph import Item, items
 from finephrase_dagster.definitions import build_defs
 from installation import CELL, Installation, install, small_study
@@ -44,8 +44,8 @@ class Automation:
         """Publishes artifacts, with no content but facts."""
         graph: dict[str, Item] = {item.name: item for item in items(self.installation.lineage)}
         for name in names:
-            graph[name].artifact().made_by(
-                lambda folder: Product(files=[], facts={"sampling": {}, "passed": True, "macro": 0.1, **facts})
+            graph[name].artifact().materialize(
+                lambda folder: Contents(files=[], facts={"sampling": {}, "passed": True, "macro": 0.1, **facts})
             )
 
 

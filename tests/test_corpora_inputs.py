@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from corpora_parts import documents, files, fineweb, read, write_fineweb
 from finephrase_dagster.artifacts import inputs
-from finephrase_dagster.artifacts.artifact import Artifact, Product
+from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.fingerprint import canonical
 from finephrase_dagster.artifacts.inputs import described, input_files
 from finephrase_dagster.artifacts.lineage import Lineage
@@ -76,7 +76,7 @@ def test_a_corpus_of_files_is_another_once_one_of_them_has_changed(lineage: Line
     def corpus() -> Artifact:
         return Lineage(study=study, places=lineage.places).source("package_readmes")
 
-    corpus().made_by(lambda folder: Product(files=(), facts={}, version="0"))
+    corpus().materialize(lambda folder: Contents(files=(), facts={}, version="0"))
     assert corpus().complete
     path.write_text('{"id": 1, "text": "two"}')
     assert not corpus().complete

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.graph import STAGES, Item, items, state
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.plan.plan import plan
@@ -28,11 +28,11 @@ def stopping(lineage: Lineage, **fields: Any) -> Lineage:
 
 
 def publish(item: Item, **facts: Any) -> None:
-    def make(folder: Path) -> Product:
+    def make(folder: Path) -> Contents:
         (folder / "content.txt").write_text(item.name)
-        return Product(files=[folder / "content.txt"], facts={**FACTS.get(item.stage, {}), **facts})
+        return Contents(files=[folder / "content.txt"], facts={**FACTS.get(item.stage, {}), **facts})
 
-    item.artifact().made_by(make)
+    item.artifact().materialize(make)
 
 
 def scored(lineage: Lineage) -> None:

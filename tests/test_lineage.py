@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Product
+from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Contents
 from finephrase_dagster.artifacts.graph import STAGES, items, state
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
@@ -22,11 +22,11 @@ def complete(lineage: Lineage) -> None:
     """Publishes every artifact of a study, upstream first, with a word as its content."""
     for item in items(lineage):
 
-        def make(folder: Path, name: str = item.name) -> Product:
+        def make(folder: Path, name: str = item.name) -> Contents:
             (folder / "content.txt").write_text(name)
-            return Product(files=[folder / "content.txt"], facts={"sampling": {"temperature": 1.0}})
+            return Contents(files=[folder / "content.txt"], facts={"sampling": {"temperature": 1.0}})
 
-        item.artifact().made_by(make)
+        item.artifact().materialize(make)
 
 
 def states(lineage: Lineage) -> dict[str, str]:
@@ -151,13 +151,13 @@ def test_a_gate_moved_without_consequence_leaves_the_mixtures_alone(completed: L
         if item.stage == "audits":
             verdict = item.artifact()
 
-            def make(folder: Path, of: Artifact = verdict) -> Product:
+            def make(folder: Path, of: Artifact = verdict) -> Contents:
                 (folder / "content.txt").write_text("another figure")
                 earlier = next(path for path in folder.parent.glob("*/manifest.json"))
                 version = __import__("json").loads(earlier.read_text())["version"]
-                return Product(files=[folder / "content.txt"], facts={}, version=version)
+                return Contents(files=[folder / "content.txt"], facts={}, version=version)
 
-            verdict.made_by(make)
+            verdict.materialize(make)
     assert set(states(after).values()) == {"current"}
 
 

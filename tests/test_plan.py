@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.graph import STAGES, Item, items
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
@@ -44,11 +44,11 @@ def complete(lineage: Lineage) -> None:
     """Publishes every artifact of a study with the facts that a plan reads."""
     for item in items(lineage):
 
-        def make(folder: Path, of: Item = item) -> Product:
+        def make(folder: Path, of: Item = item) -> Contents:
             (folder / "content.txt").write_text(of.name)
-            return Product(files=[folder / "content.txt"], facts=FACTS.get(of.stage, {}))
+            return Contents(files=[folder / "content.txt"], facts=FACTS.get(of.stage, {}))
 
-        item.artifact().made_by(make)
+        item.artifact().materialize(make)
 
 
 @pytest.fixture
@@ -187,12 +187,12 @@ def test_a_dataset_whose_audit_failed_is_named_with_what_it_holds_up(tmp_path: P
     failed = {"passed": False, "gates": [{"name": "form", "passed": False}, {"name": "empty", "passed": True}]}
     for item in items(lineage):
 
-        def make(folder: Path, of: Item = item) -> Product:
+        def make(folder: Path, of: Item = item) -> Contents:
             (folder / "content.txt").write_text(of.name)
             facts = failed if "readmes_audit/faq" in of.name else FACTS.get(of.stage, {})
-            return Product(files=[folder / "content.txt"], facts=facts)
+            return Contents(files=[folder / "content.txt"], facts=facts)
 
-        item.artifact().made_by(make)
+        item.artifact().materialize(make)
     (warning,) = [said for said in plan(lineage).warnings if "did not pass" in said]
     assert warning.startswith("audits/rephraser__package_readmes_audit/faq: did not pass (form); mixtures/mixture/")
     assert "mixtures/mixture/faq_and_raw" in warning
@@ -221,7 +221,7 @@ def test_a_large_student_that_was_trained_without_a_gpu_never_makes_a_study_free
     lineage = Lineage.read(places)
     run = next(iter(lineage.study.student_runs))
     slow = {"tokens": 1e6, "tokens_per_second": 8_000.0, "gpus": 0}
-    lineage.checkpoint(run).made_by(lambda folder: Product(files=[], facts=slow))
+    lineage.checkpoint(run).materialize(lambda folder: Contents(files=[], facts=slow))
     training = plan(lineage).as_json()["stages"]["training"]
     assert training["gpu_hours"] > 0
     assert training["basis"] == ["throughput: published, scaled by parameters and tokens"]
@@ -236,7 +236,7 @@ def test_a_model_of_which_only_a_cpu_rate_is_known_is_not_priced(completed: Line
     lineage = Lineage.read(Places(data=completed.places.data, study=study, prompts=completed.places.prompts))
     for item in items(lineage):
         facts = {"sampling": {}} if item.stage == "generators" else FACTS.get(item.stage, {})
-        item.artifact().made_by(lambda folder, said=facts: Product(files=[], facts=said))
+        item.artifact().materialize(lambda folder, said=facts: Contents(files=[], facts=said))
     shutil.rmtree(lineage.places.data / "synthetic" / "rephraser__package_readmes" / "table")
     assert [what.partition(":")[0] for what in plan(lineage).unknown] == ["generators.rephraser"]
 
@@ -271,7 +271,7 @@ def test_a_data_folder_that_is_none_is_a_wrong_request(tmp_path: Path) -> None:
 def test_a_source_that_was_counted_before_it_changed_is_as_large_as_it_was(tmp_path: Path) -> None:
     study = study_with(tmp_path)
     lineage = Lineage.read(Places(data=tmp_path / "data", study=study))
-    lineage.source("web").made_by(lambda folder: Product(files=[], facts=FACTS["sources"]))
+    lineage.source("web").materialize(lambda folder: Contents(files=[], facts=FACTS["sources"]))
     after = Lineage.read(Places(data=tmp_path / "data", study=study_with(tmp_path, sample={"rate": 0.5, "seed": 1})))
     sources = plan(after).as_json()["stages"]["sources"]
     assert (sources["stale"], sources["documents"]) == (1, 100)

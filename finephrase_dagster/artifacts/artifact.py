@@ -35,7 +35,7 @@ class ArtifactMissing(FinephraseError):
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what was written there gets the final name at the end.
 
     The file is synced and renamed only if the block succeeds; otherwise nothing is left behind.
@@ -60,12 +60,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: object) -> None:
     """Writes a value as indented JSON, whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Product:
+class Contents:
     """What a stage put into an artifact's folder; the fields are those of `Artifact.publish`."""
 
     files: Iterable[Path]
@@ -162,7 +162,7 @@ class Artifact:
                 stale.unlink(missing_ok=True)
             yield self.folder
 
-    def made_by(self, make: Callable[[Path], Product]) -> dict[str, Any]:
+    def materialize(self, make: Callable[[Path], Contents]) -> dict[str, Any]:
         """The manifest of the artifact, which `make` fills into its folder unless it is there already.
 
         The manifest tells the `seconds` that it took.
@@ -199,7 +199,7 @@ class Artifact:
             for path in sorted(files)
         ]
         facts = {name: value for name, value in facts.items() if name != "files"}
-        manifest = manifest_of(self.recipe, facts, listed, version=version)
+        manifest = build_manifest(self.recipe, facts, listed, version=version)
         write_json(self.folder / MANIFEST, manifest)
         return manifest
 
@@ -217,7 +217,7 @@ def _said(error: Exception) -> str:
     return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
-def manifest_of(
+def build_manifest(
     recipe: Mapping[str, Any],
     facts: Mapping[str, Any],
     files: Sequence[Mapping[str, Any]],

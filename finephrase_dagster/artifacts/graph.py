@@ -189,7 +189,7 @@ def ready(graph: Mapping[str, Item]) -> list[Item]:
 def refused(item: Item, graph: Mapping[str, Item]) -> list[str]:
     """The audits among what an item needs that did not pass; their mixture cannot be made."""
     audits = [graph[need] for need in item.needs if graph[need].stage == "audits"]
-    return [audit.name for audit in audits if (manifest_of(audit) or {}).get("passed") is False]
+    return [audit.name for audit in audits if (current_manifest(audit) or {}).get("passed") is False]
 
 
 def states(graph: Mapping[str, Item], data: Path) -> dict[str, State]:
@@ -218,7 +218,7 @@ def states(graph: Mapping[str, Item], data: Path) -> dict[str, State]:
     return found
 
 
-def manifest_of(item: Item) -> dict[str, Any] | None:
+def current_manifest(item: Item) -> dict[str, Any] | None:
     """The manifest of an item that is there by today's recipe."""
     try:
         return item.artifact().manifest()

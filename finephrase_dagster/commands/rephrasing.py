@@ -186,7 +186,7 @@ def _of_generator(order: Order, prompts: Mapping[str, Prompt], places: Places, s
         raise RequestWrong(f"--generator {name}: study {places.study} has no such generator; it has {known}")
     artifact = lineage.generator(name)
     device = partial(leased_here, f"the training of {name}", log=say)
-    manifest = artifact.made_by(lambda folder: make_generator(lineage, name, folder, log=say, device=device))
+    manifest = artifact.materialize(lambda folder: make_generator(lineage, name, folder, log=say, device=device))
     model = artifact.folder / "model"
     spec = _adjusted(lineage.study.generators[name], order)
     sampling = {**manifest["sampling"], **spec.sampling.model_dump(exclude_none=True)}

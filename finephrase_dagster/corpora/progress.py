@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.corpora.reader import Position
 from finephrase_dagster.corpora.tally import Tally
 
@@ -66,7 +66,7 @@ class Progress:
         whole = whole[: next(absent, len(whole))]
         self.shards = [step.shard for step in whole]
         self.last = whole[-1] if whole else None
-        with whole_file(self._path) as temporary:
+        with atomic_write(self._path) as temporary:
             temporary.write_bytes(b"".join(map(_line, [header, *map(asdict, whole)])))
 
     def add(self, step: Step) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.corpora.document import CorpusError, Document, Row
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.corpora.progress import Progress, Shard, Step
@@ -197,7 +197,7 @@ def _write_shard(
 ) -> Shard:
     """Writes a shard, row group by row group: `batch`, and what follows it."""
     rows = 0
-    with whole_file(path) as temporary, _HashedFile(temporary) as file:
+    with atomic_write(path) as temporary, _HashedFile(temporary) as file:
         with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
             while batch:
                 writer.write_table(_table(batch, tally.add(batch)))

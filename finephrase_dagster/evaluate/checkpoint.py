@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.scores import Scores, scores
 from finephrase_dagster.study.spec import Evaluation
@@ -124,7 +124,7 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.artifacts.artifact import Product
+from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.fingerprint import SHORT
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.shards import read_corpus
@@ -24,7 +24,7 @@ def make_generator(
     *,
     log: Callable[[str], None],
     device: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
-) -> Product:
+) -> Contents:
     """Puts the model of a generator into `folder/model`, as files or as a link to where they lie.
 
     Args:
@@ -51,7 +51,7 @@ def make_generator(
         model.unlink(missing_ok=True)
         model.symlink_to(Path(found.folder).resolve())
     unsaid = spec.model_copy(update={"sampling": Sampling(seed=spec.sampling.seed)})
-    return Product(
+    return Contents(
         files=[] if model.is_symlink() else sorted(path for path in model.rglob("*") if path.is_file()),
         facts={**facts, "resolved": asdict(found), "sampling": sampling_of(unsaid, model)},
         version=found.content[:SHORT],

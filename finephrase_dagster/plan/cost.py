@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
-from finephrase_dagster.artifacts.graph import Item, manifest_of
+from finephrase_dagster.artifacts.graph import Item, current_manifest
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.expectation import BYTES_PER_TOKEN, SMALL, Expectations
 from finephrase_dagster.plan.published import Measured, Published, number
@@ -60,7 +60,7 @@ class Estimator:
     def cost(self, item: Item) -> Cost:
         """What the item takes, or about what it took if it is there."""
         expected: Cost = getattr(self, f"_{item.stage}")(item)
-        manifest = manifest_of(item)
+        manifest = current_manifest(item)
         files = (manifest or {}).get("files")
         sizes = [number(file, "bytes") for file in files] if isinstance(files, list) else []
         if not sizes or None in sizes:

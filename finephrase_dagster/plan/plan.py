@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.artifacts.graph import STAGES, Item, State, items, manifest_of, states
+from finephrase_dagster.artifacts.graph import STAGES, Item, State, current_manifest, items, states
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.cost import Cost, Estimator
 from finephrase_dagster.plan.expectation import Expectations
@@ -188,7 +188,7 @@ def _failed_audits(graph: Mapping[str, Item], found: Mapping[str, State]) -> Ite
     for name, item in graph.items():
         if item.stage != "audits" or found[name].status != "current":
             continue
-        manifest = manifest_of(item) or {}
+        manifest = current_manifest(item) or {}
         if manifest.get("passed") is False:
             gates = manifest.get("gates")
             failed = [

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.artifacts.artifact import MANIFEST, manifest_of
+from finephrase_dagster.artifacts.artifact import MANIFEST, build_manifest
 from finephrase_dagster.artifacts.fingerprint import differences, fingerprint, plain
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.folder import Folder
@@ -133,7 +133,7 @@ def write_manifest(dataset: Dataset, account: Account, rejected: pa.Table, facts
     content = parquet(rejected)
     dataset.folder.write(REJECTED, content)
     hashed = [*account.files, {"path": REJECTED, "sha256": sha256_bytes(content)}]
-    manifest = manifest_of(dataset.recipe, {**account.facts(), **facts}, account.files, content=hashed)
+    manifest = build_manifest(dataset.recipe, {**account.facts(), **facts}, account.files, content=hashed)
     dataset.folder.write(MANIFEST, json_bytes(manifest))
     return manifest
 

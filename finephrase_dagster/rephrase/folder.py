@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.errors import FinephraseError
 
 LOCK = ".lock"
@@ -138,7 +138,7 @@ class LocalFolder:
     def write(self, name: str, content: bytes) -> None:
         path = self.path / name
         path.parent.mkdir(exist_ok=True)
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
 
     def remove(self, name: str) -> None:

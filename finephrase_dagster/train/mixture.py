@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.student import Mixture
 from finephrase_dagster.train.tokens import TokenSet
@@ -148,7 +148,7 @@ def _write(path: Path, names: list[str], starts: list[np.ndarray], sequence: int
             "start": pa.array(np.concatenate(starts), pa.int64()),
         }
     ).replace_schema_metadata({"sequence": str(sequence)})
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.train.mixture import Windows
 from finephrase_dagster.train.tokens import TokenSet
 from finephrase_dagster.train.training import TrainingError
@@ -55,7 +55,7 @@ def listed(windows: Windows, sets: list[TokenSet], order: np.ndarray, *, length:
 def write_order(path: Path, parts: list[pa.Table]) -> None:
     """Writes what was seen, one part after another; the metadata `tokens` say how many each window has."""
     table = pa.concat_tables(parts).unify_dictionaries()
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.train.pieces import pieces
 from finephrase_dagster.train.tokenizer import TOKENIZER_FILE, load_tokenizer
@@ -120,7 +120,7 @@ def _tokenise_file(step: Any, file: Path, work: Path, output: Path, name: str, d
             "tokens": pa.array(np.diff(ends, prepend=0), pa.uint64()),
         }
     )
-    with whole_file(output / f"{name}.documents.parquet") as temporary:
+    with atomic_write(output / f"{name}.documents.parquet") as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return len(found)
 

@@ -23,7 +23,7 @@ from transformers import LlamaForCausalLM, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.student import Student
 from finephrase_dagster.train.callbacks import Keeper, Progress, points, write_model
@@ -296,7 +296,7 @@ def _as_it_is(batch: Any) -> Any:
 def _save(output: Path, model: Any, words: Any, curve: tuple[LossPoint, ...], steps: Path) -> None:
     """Puts curve, kept steps and model under their names, the model last, and removes `work`."""
     _move_steps(steps, output)
-    with whole_file(output / "losses.parquet") as temporary:
+    with atomic_write(output / "losses.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(point) for point in curve]), temporary)
     unfinished = output / "work" / "model"
     shutil.rmtree(unfinished, ignore_errors=True)

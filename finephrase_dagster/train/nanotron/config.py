@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.study.student import Seeds, Student
 from finephrase_dagster.train.nanotron.cluster import Cluster
 from finephrase_dagster.train.nanotron.schema import check
@@ -86,7 +86,7 @@ def write_config(run: Path, plan: Plan, cluster: Cluster) -> Path:
     """
     written = config(plan, cluster)
     check(written)
-    with whole_file(run / CONFIG) as temporary:
+    with atomic_write(run / CONFIG) as temporary:
         temporary.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return run / CONFIG
 

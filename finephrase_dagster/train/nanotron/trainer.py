@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.artifacts.artifact import whole_file
+from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.train.checkpoint import Checkpoint
 from finephrase_dagster.train.course import Beginning, Course
@@ -88,7 +88,7 @@ def train_student(
         tokenizer=course.tokenizer,
     )
     write_order(output / ORDER, [*seen, prepared.reads(before, until=prepared.steps)])
-    with whole_file(output / "losses.parquet") as temporary:
+    with atomic_write(output / "losses.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(point) for point in facts.curve]), temporary)
     _move(run.folder / STEPS, output / STEPS)
     _move(output / "work" / MODEL, output / MODEL)  # last: it says that all is there
@@ -219,7 +219,7 @@ class _Prepared:
         mark = folder / IDENTITY
         if mark.is_file() and mark.read_text(encoding="utf-8").strip() != identity:
             raise TrainingError(f"{folder} holds another run's checkpoints: remove it")
-        with whole_file(mark) as temporary:
+        with atomic_write(mark) as temporary:
             temporary.write_text(f"{identity}\n", encoding="utf-8")
         student = self.course.student
         return _Run(
