@@ -11,7 +11,7 @@ from finephrase_dagster.orchestration.placement import evaluating, training
 from finephrase_dagster.orchestration.retries import retried
 from resources.evaluator import Evaluator
 from resources.tracking import Tracking
-from resources.trainer import Trainer
+from resources.trainer import StudentTrainer
 from resources.warehouse import Warehouse
 
 
@@ -43,7 +43,7 @@ def _student(lineage: Lineage) -> dg.AssetsDefinition:
     )
     @retried
     def student(
-        context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse
+        context: dg.AssetExecutionContext, trainer: StudentTrainer, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
         run = context.partition_key
         return student_made(context, trainer, tracking, warehouse, lineage, lineage.early(run), trainer.train_early)

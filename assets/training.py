@@ -15,7 +15,7 @@ from finephrase_dagster.orchestration.partitions import (
     EARLY_SCORES,
     EARLY_STUDENT,
     MIXTURE,
-    PLATEAU,
+    PRE_DECAY_CHECKPOINT,
     asset_spec,
     needs,
     static,
@@ -23,44 +23,46 @@ from finephrase_dagster.orchestration.partitions import (
 from finephrase_dagster.orchestration.placement import training
 from finephrase_dagster.orchestration.retries import retried
 from resources.tracking import Tracking
-from resources.trainer import Trainer
+from resources.trainer import StudentTrainer
 from resources.warehouse import Warehouse
 
 FIGURES = ("final_loss", "tokens_per_second", "parameters", "steps", "tokens", "seconds")
 
 
 def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
-    """The asset `training/checkpoint`, and `training/plateau` where runs decay from another's."""
-    if not lineage.study.plateaus:
+    """The asset `training/checkpoint`, and `training/pre_decay_checkpoint` where runs decay from another's."""
+    if not lineage.study.pre_decay_runs:
         return [_checkpoint(lineage)]
-    return [_plateau(lineage), _checkpoint(lineage)]
+    return [_pre_decay_checkpoint(lineage), _checkpoint(lineage)]
 
 
-def _plateau(lineage: Lineage) -> dg.AssetsDefinition:
+def _pre_decay_checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
     @dg.multi_asset(
-        name="plateau",
+        name="pre_decay_checkpoint",
         specs=[
             asset_spec(
-                PLATEAU,
+                PRE_DECAY_CHECKPOINT,
                 group="training",
                 description="A student just before its learning rate decays: the decay variants, and the run itself, "
                 "go on from here.",
                 kinds={"pytorch", "mlflow"},
                 owner="training",
-                deps=[needs(MIXTURE, trained_on(lineage, lineage.study.plateaus))],
+                deps=[needs(MIXTURE, trained_on(lineage, lineage.study.pre_decay_runs))],
             )
         ],
-        partitions_def=static(lineage.study.plateaus),
+        partitions_def=static(lineage.study.pre_decay_runs),
         **training(lineage.study).arguments,
     )
     @retried
-    def plateau(
-        context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse
+    def pre_decay_checkpoint(
+        context: dg.AssetExecutionContext, trainer: StudentTrainer, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
         run = context.partition_key
-        return student_made(context, trainer, tracking, warehouse, lineage, lineage.plateau(run), trainer.train_plateau)
+        return student_made(
+            context, trainer, tracking, warehouse, lineage, lineage.pre_decay_checkpoint(run), trainer.train_to_decay
+        )
 
-    return plateau
+    return pre_decay_checkpoint
 
 
 def trained_on(lineage: Lineage, names: Iterable[str]) -> dict[str, list[str]]:
@@ -72,15 +74,15 @@ def trained_on(lineage: Lineage, names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _begun_from(lineage: Lineage) -> dict[str, list[str]]:
-    """The runs that go on from each plateau: its own and the decay variants."""
+    """The runs that go on from each pre-decay checkpoint: its own and the decay variants."""
     runs = lineage.study.student_runs
     begun = {name: run.base.name if run.base else name for name, run in runs.items()}
-    return {plateau: [name for name in runs if begun[name] == plateau] for plateau in lineage.study.plateaus}
+    return {base: [name for name in runs if begun[name] == base] for base in lineage.study.pre_decay_runs}
 
 
 def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
     runs = lineage.study.student_runs
-    begun = [needs(PLATEAU, _begun_from(lineage))] if lineage.study.plateaus else []
+    begun = [needs(PRE_DECAY_CHECKPOINT, _begun_from(lineage))] if lineage.study.pre_decay_runs else []
     if rivals := lineage.study.rivals:
         begun += [needs(key, {run: [run] for run in rivals}) for key in (EARLY_STUDENT, EARLY_SCORES)]
 
@@ -102,7 +104,7 @@ def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
     )
     @retried
     def checkpoint(
-        context: dg.AssetExecutionContext, trainer: Trainer, tracking: Tracking, warehouse: Warehouse
+        context: dg.AssetExecutionContext, trainer: StudentTrainer, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
         run = context.partition_key
         return student_made(context, trainer, tracking, warehouse, lineage, lineage.checkpoint(run), trainer.train)
@@ -112,7 +114,7 @@ def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
 
 def student_made(
     context: dg.AssetExecutionContext,
-    trainer: Trainer,
+    trainer: StudentTrainer,
     tracking: Tracking,
     warehouse: Warehouse,
     lineage: Lineage,

@@ -40,7 +40,7 @@ from resources.evaluator import Evaluator
 from resources.pod_rephraser import PodRephraser
 from resources.rephraser import Rephraser
 from resources.tracking import Tracking
-from resources.trainer import NanotronTrainer, Trainer
+from resources.trainer import NanotronTrainer, StudentTrainer
 from resources.warehouse import Warehouse
 
 MLFLOW_URL = "http://127.0.0.1:5000"
@@ -124,7 +124,7 @@ def _rephraser() -> Rephraser:
 def _trainer(lineage: Lineage) -> Any:
     """The trainer that the study asks for; a cluster is described by the environment."""
     if lineage.study.trainer == "transformers":
-        return Trainer()
+        return StudentTrainer()
     said = {name: os.environ.get(f"FINEPHRASE_NANOTRON_{name.upper()}") for name in CLUSTER}
     sizes: dict[str, Any] = {name: int(size) for name, size in said.items() if size}
     return NanotronTrainer(

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 FINGERPRINT_TAG = "finephrase.fingerprint"
 TRAINING_VIEW = "workflowType=machine_learning"  # else the pages open as those of chat traces
-UNFINISHED = {"training/plateau": " (plateau)", "early/student": " (early)"}
+UNFINISHED = {"training/pre_decay_checkpoint": " (pre-decay)", "early/student": " (early)"}
 """What stands behind a run's name where its student is not at its end."""
 CURVES = ("loss", "learning_rate")
 SQLITE = "sqlite:///"

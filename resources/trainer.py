@@ -17,11 +17,11 @@ from finephrase_dagster.orchestration.devices import leased, leased_here
 from finephrase_dagster.pods.cluster import cluster_from_environment
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.train import training
-from finephrase_dagster.train.course import Beginning, Course
+from finephrase_dagster.train.course import Course, StartingCheckpoint
 from finephrase_dagster.train.training import Execution, Follow
 
 
-class Trainer(dg.ConfigurableResource):
+class StudentTrainer(dg.ConfigurableResource):
     """transformers' Trainer on this machine."""
 
     checkpoint_steps: int | None = Field(
@@ -51,17 +51,19 @@ class Trainer(dg.ConfigurableResource):
         begun = base.name if base else run
         train_student, _ = self._trainers()
         beginning = None
-        if begun in lineage.study.plateaus:
-            beginning = Beginning(folder=lineage.plateau(begun).folder, other_data=base is not None)
+        if begun in lineage.study.pre_decay_runs:
+            beginning = StartingCheckpoint(
+                folder=lineage.pre_decay_checkpoint(begun).folder, other_data=base is not None
+            )
         elif lineage.study.early_stop and run in lineage.study.rivals:
-            beginning = Beginning(folder=lineage.early(run).folder, step=lineage.study.early_stop.step)
+            beginning = StartingCheckpoint(folder=lineage.early(run).folder, step=lineage.study.early_stop.step)
         with self._device(run, log):
             facts = train_student(
                 folder, _course(lineage, run), log=log, follow=follow, execution=self._execution, beginning=beginning
             )
         return Contents(files=_files(folder), facts=asdict(facts))
 
-    def train_plateau(
+    def train_to_decay(
         self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None], follow: Follow
     ) -> Contents:
         """Trains one student run until its learning rate would decay."""
@@ -83,9 +85,9 @@ class Trainer(dg.ConfigurableResource):
         log: Callable[[str], None],
         follow: Follow,
     ) -> Contents:
-        _, train_plateau = self._trainers()
+        _, train_to_decay = self._trainers()
         with self._device(run, log):
-            facts = train_plateau(
+            facts = train_to_decay(
                 folder, _course(lineage, run), log=log, follow=follow, execution=self._execution, until=step
             )
         return Contents(files=_files(folder), facts=asdict(facts))
@@ -94,11 +96,11 @@ class Trainer(dg.ConfigurableResource):
         """What is held while a student is trained."""
         return leased_here(f"the training of {run}", log=log)
 
-    def _trainers(self) -> tuple[training.Trainer, training.PlateauTrainer]:
+    def _trainers(self) -> tuple[training.Trainer, training.PreDecayTrainer]:
         """What trains a student, and what trains it up to its plateau."""
-        from finephrase_dagster.train.trainer import train_plateau, train_student
+        from finephrase_dagster.train.trainer import train_student, train_to_decay
 
-        return train_student, train_plateau
+        return train_student, train_to_decay
 
     @property
     def _execution(self) -> Execution:
@@ -111,7 +113,7 @@ class Trainer(dg.ConfigurableResource):
         )
 
 
-class NanotronTrainer(Trainer):
+class NanotronTrainer(StudentTrainer):
     """nanotron on a cluster, in an environment of its own; docs/nanotron.md tells how to build it."""
 
     python: str = Field(description="the interpreter of nanotron's environment; torchrun lies beside it")
@@ -130,11 +132,11 @@ class NanotronTrainer(Trainer):
             return nullcontext()  # its devices are those of its own pods
         return leased(f"the training of {run}", self.gpus, log=log)  # those of this node
 
-    def _trainers(self) -> tuple[training.Trainer, training.PlateauTrainer]:
-        from finephrase_dagster.train.nanotron.cluster import Cluster
-        from finephrase_dagster.train.nanotron.trainer import train_plateau, train_student
+    def _trainers(self) -> tuple[training.Trainer, training.PreDecayTrainer]:
+        from finephrase_dagster.train.nanotron.cluster import NanotronCluster
+        from finephrase_dagster.train.nanotron.trainer import train_student, train_to_decay
 
-        cluster = Cluster(
+        cluster = NanotronCluster(
             python=Path(self.python),
             source=Path(self.source),
             nodes=self.nodes,
@@ -145,7 +147,7 @@ class NanotronTrainer(Trainer):
             recompute=self.recompute,
             pod=self._pod(),
         )
-        return partial(train_student, cluster=cluster), partial(train_plateau, cluster=cluster)
+        return partial(train_student, cluster=cluster), partial(train_to_decay, cluster=cluster)
 
     def _pod(self) -> Pod | None:
         """Of a node, where a cluster is named."""

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from finephrase_dagster.study.student import Student
-from finephrase_dagster.train.nanotron.cluster import Cluster
+from finephrase_dagster.train.nanotron.cluster import NanotronCluster
 
 STUDENT = Student(
     layers=2,
@@ -121,8 +121,10 @@ class Stand:
     root: Path
 
     @property
-    def cluster(self) -> Cluster:
-        return Cluster(python=self.root / "bin" / "python", source=self.root / "source", gpus=2, peak_tflops=1000)
+    def cluster(self) -> NanotronCluster:
+        return NanotronCluster(
+            python=self.root / "bin" / "python", source=self.root / "source", gpus=2, peak_tflops=1000
+        )
 
     def behave(self, **behaviour: Any) -> None:
         """What the next run does; see `nanotron_torchrun.py`."""

@@ -22,8 +22,8 @@ from finephrase_dagster.pods.cluster import read_cluster
 from finephrase_dagster.pods.fate import PodsBusy
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.train.nanotron import indexed_job
-from finephrase_dagster.train.nanotron.cluster import Cluster
-from finephrase_dagster.train.nanotron.indexed_job import TrainingJob
+from finephrase_dagster.train.nanotron.cluster import NanotronCluster
+from finephrase_dagster.train.nanotron.indexed_job import IndexedJob
 from finephrase_dagster.train.training import TrainingDiverged, TrainingError
 from kubernetes_api import KubernetesApi, processes_of
 from kubernetes_parts import NANOTRON, check_access, check_manifests, node, sources, until, write_cluster
@@ -50,7 +50,7 @@ class TwoNodes(Stand):
     patience_seconds: int = 300
 
     @property
-    def cluster(self) -> Cluster:
+    def cluster(self) -> NanotronCluster:
         file = write_cluster(self.root.parent, patience_seconds=self.patience_seconds)
         pod = Pod.computing(read_cluster(file), gpus=2, image=NANOTRON)
         return replace(super().cluster, nodes=2, pod=pod)
@@ -253,9 +253,9 @@ def test_torchrun_itself_meets_over_the_service_and_rank_zero_is_on_index_zero(
     python = Path(sys.executable)
     monkeypatch.setattr(indexed_job, "PORT", 29517)
     pod = Pod.computing(read_cluster(write_cluster(tmp_path)), image=NANOTRON)
-    cluster = Cluster(python=python, source=tmp_path, nodes=2, gpus=1, pod=pod)
+    cluster = NanotronCluster(python=python, source=tmp_path, nodes=2, gpus=1, pod=pod)
     said: list[str] = []
-    TrainingJob(pod, folder).run(cluster, run="abc", follow=said.append)
+    IndexedJob(pod, folder).run(cluster, run="abc", follow=said.append)
     assert "node 0 of 2 sum 3" in said
     assert os.environ["KUBECONFIG"] == str(api.kubeconfig)
     assert left(api) == []

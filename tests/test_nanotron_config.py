@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finephrase_dagster.study.student import Seeds, Student
-from finephrase_dagster.train.nanotron.cluster import Cluster
-from finephrase_dagster.train.nanotron.config import Plan, Stage, config, write_config
+from finephrase_dagster.train.nanotron.cluster import NanotronCluster
+from finephrase_dagster.train.nanotron.config import DataStage, NanotronRun, config, write_config
 from finephrase_dagster.train.nanotron.schema import check
 from finephrase_dagster.train.training import TrainingError
 from nanotron_parts import STUDENT
@@ -46,7 +46,7 @@ def published(hidden: int, ffn: int) -> Student:
     )
 
 
-def plan(student: Student, **changes: Any) -> Plan:
+def plan(student: Student, **changes: Any) -> NanotronRun:
     settled: dict[str, Any] = {
         "name": "run",
         "sequence": 4096,
@@ -54,17 +54,17 @@ def plan(student: Student, **changes: Any) -> Plan:
         "vocabulary": 128_256,
         "eos": 128_001,
         "token_bytes": 4,
-        "stages": (Stage(name="mixture", start=1, weights={"web": 0.3, "small__web/table": 0.7}, seed=3),),
+        "stages": (DataStage(name="mixture", start=1, weights={"web": 0.3, "small__web/table": 0.7}, seed=3),),
         "steps": 10_000,
         "until": 10_000,
         "checkpoint_steps": 500,
     }
-    return Plan(student=student, **{**settled, **changes})
+    return NanotronRun(student=student, **{**settled, **changes})
 
 
-def cluster(**changes: Any) -> Cluster:
+def cluster(**changes: Any) -> NanotronCluster:
     settled: dict[str, Any] = {"python": ELSEWHERE / "bin/python", "source": ELSEWHERE / "src", "nodes": 8, "gpus": 8}
-    return Cluster(**{**settled, **changes})
+    return NanotronCluster(**{**settled, **changes})
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def test_a_vocabulary_that_nanotron_would_pad_is_refused() -> None:
 
 
 def test_an_environment_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    machines = Cluster(python=tmp_path / "python", source=tmp_path)
+    machines = NanotronCluster(python=tmp_path / "python", source=tmp_path)
     with pytest.raises(TrainingError, match=r"no .*torchrun: build it as docs/nanotron\.md says"):
         machines.check_installation()
     (tmp_path / "torchrun").touch()
@@ -187,7 +187,7 @@ def test_an_environment_that_is_not_there_is_refused_with_the_remedy(tmp_path: P
     (tmp_path / "run_train.py").touch()
     machines.check_installation()
     with pytest.raises(TrainingError, match="set 'rendezvous'"):
-        Cluster(python=tmp_path / "python", source=tmp_path, nodes=2).check_installation()
+        NanotronCluster(python=tmp_path / "python", source=tmp_path, nodes=2).check_installation()
 
 
 BROKEN: list[tuple[str, Any, str]] = [
@@ -239,8 +239,8 @@ def test_no_field_may_be_missing() -> None:
 
 
 def test_a_decay_on_other_data_is_a_second_stage_and_needs_its_plateau() -> None:
-    first = Stage(name="mixture", start=1, weights={"web": 1.0}, seed=3)
-    second = Stage(name="decay", start=9001, weights={"table": 1.0}, seed=3)
+    first = DataStage(name="mixture", start=1, weights={"web": 1.0}, seed=3)
+    second = DataStage(name="decay", start=9001, weights={"table": 1.0}, seed=3)
     stages = (first, second)
     found = config(plan(published(1024, 3072), stages=stages, micro_batch=4, resume="/plateau/state"), cluster())
     check(found)

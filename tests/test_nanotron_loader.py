@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from finephrase_dagster.train.nanotron.config import DATA, Stage, config, write_config
+from finephrase_dagster.train.nanotron.config import DATA, DataStage, config, write_config
 from finephrase_dagster.train.nanotron.data import link_data
 from finephrase_dagster.train.nanotron.order import read
 from finephrase_dagster.train.tokens import TokenSet
@@ -139,8 +139,8 @@ if source := os.environ.get("NANOTRON_SRC"):
     @pytest.mark.slow
     def test_nanotron_reads_a_decay_variant(tmp_path: Path) -> None:
         stages = (
-            Stage(name="mixture", start=1, weights={"web": 1.0}, seed=1),
-            Stage(name="decay", start=9001, weights={"web": 0.5, "small__web/faq": 0.5}, seed=1),
+            DataStage(name="mixture", start=1, weights={"web": 1.0}, seed=1),
+            DataStage(name="decay", start=9001, weights={"web": 0.5, "small__web/faq": 0.5}, seed=1),
         )
         variant = plan(published(2048, 6144), stages=stages, micro_batch=2, resume="/plateau/state")
         found = in_nanotron(source, LOAD, str(write_config(tmp_path, variant, cluster())), cwd=tmp_path)
@@ -170,7 +170,7 @@ if source := os.environ.get("NANOTRON_SRC"):
         weights = {"web": 0.6, "small__web/faq": 0.3, "third": 0.1}
         asked: dict[str, Any] = {"weights": weights, "read_before": {"web": 5}, "sequence": 9, "seed": 1}
         link_data(tmp_path / DATA, components=components, sequences=200, **asked)
-        stage = Stage(name="mixture", start=1, weights=weights, seed=1)
+        stage = DataStage(name="mixture", start=1, weights=weights, seed=1)
         written = config(plan(published(1024, 3072), micro_batch=4, stages=(stage,), token_bytes=2), cluster())
         given = {"dataset": written["data_stages"][0]["data"]["dataset"], "read": {f"{DATA}/web": 45}}
         with socket.socket() as free:

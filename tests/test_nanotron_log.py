@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finephrase_dagster.train.nanotron.log import Curve, Step, read_step, read_steps
+from finephrase_dagster.train.nanotron.log import Curve, StepRecord, read_step, read_steps
 
 LINE = (
     "\x1b[2;3m11/21 07:38:00 [INFO|DP=0|TP=1|node-3]\x1b[0m: iteration: 1200 / 10000 | consumed_tokens: 2.52B | "
@@ -17,13 +17,13 @@ LINE = (
 )
 
 
-def step(number: int, loss: float, rate: float = 1e-3) -> Step:
-    return Step(step=number, loss=loss, next_rate=rate, tokens_per_second=1e6)
+def step(number: int, loss: float, rate: float = 1e-3) -> StepRecord:
+    return StepRecord(step=number, loss=loss, next_rate=rate, tokens_per_second=1e6)
 
 
 def test_a_line_tells_step_loss_rate_speed_and_utilisation() -> None:
     found = read_step(LINE)
-    assert found == Step(step=1200, loss=2.87, next_rate=5e-4, tokens_per_second=1.91e6, tflops=396.0)
+    assert found == StepRecord(step=1200, loss=2.87, next_rate=5e-4, tokens_per_second=1.91e6, tflops=396.0)
     assert found.utilisation(989) == pytest.approx(0.4004, abs=1e-4)
     assert read_step(f"[default0]:{LINE}\r") == found
 

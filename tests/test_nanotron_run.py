@@ -25,11 +25,11 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finephrase_dagster.study.student import Mixture, Seeds
-from finephrase_dagster.train.course import Beginning, Course
+from finephrase_dagster.train.course import Course, StartingCheckpoint
 from finephrase_dagster.train.mixture import mix
-from finephrase_dagster.train.nanotron.cluster import Cluster
+from finephrase_dagster.train.nanotron.cluster import NanotronCluster
 from finephrase_dagster.train.nanotron.launch import command, line_for_other_nodes
-from finephrase_dagster.train.nanotron.trainer import train_plateau, train_student
+from finephrase_dagster.train.nanotron.trainer import train_student, train_to_decay
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import load_tokenizer, train_tokenizer
 from finephrase_dagster.train.tokens import tokenise
@@ -37,7 +37,7 @@ from finephrase_dagster.train.training import (
     Execution,
     Follow,
     LossPoint,
-    PlateauTrainer,
+    PreDecayTrainer,
     Trainer,
     TrainingDiverged,
     TrainingError,
@@ -76,7 +76,7 @@ class Study:
         *,
         checkpoint_steps: int | None = 10,
         follow: Follow = unfollowed,
-        beginning: Beginning | None = None,
+        beginning: StartingCheckpoint | None = None,
         **course: Any,
     ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
@@ -90,9 +90,9 @@ class Study:
             beginning=beginning,
         )
 
-    def train_plateau(self, output: Path, *, until: int | None = None, **course: Any) -> TrainingFacts:
+    def train_to_decay(self, output: Path, *, until: int | None = None, **course: Any) -> TrainingFacts:
         output.mkdir(exist_ok=True)
-        train: PlateauTrainer = partial(train_plateau, cluster=self.stand.cluster)
+        train: PreDecayTrainer = partial(train_to_decay, cluster=self.stand.cluster)
         execution = Execution(checkpoint_steps=10, micro_batch=1)
         return train(output, self.course(**course), log=self.messages.append, execution=execution, until=until)
 
@@ -266,25 +266,25 @@ study.train(Path({str(output)!r}), checkpoint_steps=2)
 
 def test_a_run_from_its_plateau_has_the_curve_of_one_in_one_go(study: Study, tmp_path: Path) -> None:
     whole = study.train(tmp_path / "whole")
-    plateau = study.train_plateau(tmp_path / "plateau")
+    plateau = study.train_to_decay(tmp_path / "plateau")
     assert (plateau.steps, plateau.curve) == (28, whole.curve[:28])
     assert sorted(path.name for path in (tmp_path / "plateau").iterdir()) == ["model", "order.parquet", "state"]
-    facts = study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "plateau"))
+    facts = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau"))
     assert (facts.resumed_from, facts.curve) == (28, whole.curve)
 
 
 def test_a_decay_variant_reads_the_new_data_behind_the_plateau_killed_or_not(study: Study, tmp_path: Path) -> None:
     plateau, output = tmp_path / "plateau", tmp_path / "run"
-    before = study.train_plateau(plateau)
+    before = study.train_to_decay(plateau)
     other = study.on(tmp_path / "other", seed=9)
     study.stand.behave(fail_at=36)
     with pytest.raises(TrainingError):
-        other.train(output, beginning=Beginning(folder=plateau, other_data=True), checkpoint_steps=2)
+        other.train(output, beginning=StartingCheckpoint(folder=plateau, other_data=True), checkpoint_steps=2)
     told = yaml.safe_load((work(output) / "config.yaml").read_text())
     assert [stage["start_training_step"] for stage in told["data_stages"]] == [1, 29]
     assert told["checkpoints"]["resume_checkpoint_path"] == str(plateau / "state")
     study.stand.behave()
-    facts = other.train(output, beginning=Beginning(folder=plateau, other_data=True), checkpoint_steps=2)
+    facts = other.train(output, beginning=StartingCheckpoint(folder=plateau, other_data=True), checkpoint_steps=2)
     assert facts.resumed_from == 34
     assert facts.curve[:28] == before.curve
     assert all(point.loss > 2 for point in facts.curve[28:])  # the stand-in adds 1 in a second stage
@@ -314,28 +314,31 @@ def test_models_on_the_way_are_kept_whatever_way_the_run_took(study: Study, tmp_
 
     other = study.on(tmp_path / "other", seed=9)
     early, plateau = tmp_path / "early", tmp_path / "plateau"
-    study.train_plateau(early, until=16, keep_steps=8)
-    study.train_plateau(plateau, keep_steps=8)
+    study.train_to_decay(early, until=16, keep_steps=8)
+    study.train_to_decay(plateau, keep_steps=8)
     assert (models(early), models(plateau)) == (["16", "8"], ["16", "24", "8"])
-    for name, begun in (("early", Beginning(folder=early, step=16)), ("plateau", Beginning(folder=plateau))):
+    for name, begun in (
+        ("early", StartingCheckpoint(folder=early, step=16)),
+        ("plateau", StartingCheckpoint(folder=plateau)),
+    ):
         study.train(tmp_path / f"from_{name}", keep_steps=8, beginning=begun)
         assert models(tmp_path / f"from_{name}") == ["16", "24", "32", "8"]
-    other.train(tmp_path / "decayed", keep_steps=8, beginning=Beginning(folder=plateau, other_data=True))
+    other.train(tmp_path / "decayed", keep_steps=8, beginning=StartingCheckpoint(folder=plateau, other_data=True))
     assert models(tmp_path / "decayed") == ["32"]
 
 
 def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(study: Study, tmp_path: Path) -> None:
     whole = study.train(tmp_path / "whole")
-    early = study.train_plateau(tmp_path / "early", until=10)
+    early = study.train_to_decay(tmp_path / "early", until=10)
     assert (early.steps, early.curve) == (10, whole.curve[:10])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "early" / "model")
     assert model.num_parameters() == early.parameters
-    gone_on = study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "early", step=10))
+    gone_on = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "early", step=10))
     assert (gone_on.resumed_from, gone_on.curve) == (10, whole.curve)
     assert order(tmp_path / "run") == order(tmp_path / "whole")
     assert order(tmp_path / "early") == order(tmp_path / "whole")[:40]
     with pytest.raises(TrainingError, match="ends at step 10, this run goes on from step 12"):
-        study.train(tmp_path / "other", beginning=Beginning(folder=tmp_path / "early", step=12))
+        study.train(tmp_path / "other", beginning=StartingCheckpoint(folder=tmp_path / "early", step=12))
 
 
 def order(output: Path) -> list[dict[str, Any]]:
@@ -343,13 +346,13 @@ def order(output: Path) -> list[dict[str, Any]]:
 
 
 def test_a_plateau_that_does_not_fit_is_refused(study: Study, tmp_path: Path) -> None:
-    study.train_plateau(tmp_path / "plateau")
+    study.train_to_decay(tmp_path / "plateau")
     shorter = study.on(tmp_path / "shorter", seed=5, steps=20)
     with pytest.raises(TrainingError, match=r"ends at step 28, this run goes on from step 14: give both mixtures"):
-        shorter.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "plateau", other_data=True))
+        shorter.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau", other_data=True))
     (tmp_path / "plateau" / "state" / "model_config.json").unlink()
     with pytest.raises(TrainingError, match="no whole plateau of nanotron's"):
-        study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "plateau"))
+        study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau"))
 
 
 @pytest.mark.parametrize(
@@ -366,7 +369,9 @@ def test_what_nanotron_cannot_do_is_refused(study: Study, tmp_path: Path, execut
 
 
 def test_nodes_meet_where_they_are_told_and_the_others_get_the_same_line(tmp_path: Path) -> None:
-    machines = Cluster(python=tmp_path / "bin/python", source=tmp_path / "src", nodes=8, rendezvous="first:29500")
+    machines = NanotronCluster(
+        python=tmp_path / "bin/python", source=tmp_path / "src", nodes=8, rendezvous="first:29500"
+    )
     told = command(machines, run="abc")
     assert told[0] == str(tmp_path / "bin/torchrun")
     assert told[told.index("--nnodes") + 1 : told.index("--nnodes") + 4] == ["8", "--nproc-per-node", "8"]

@@ -69,7 +69,7 @@ def test_a_decay_variant_goes_on_from_the_plateau_of_its_base(finished: Installa
     lineage = finished.lineage
     base, decayed = "raw__nano__data0_model0", "faq_and_raw__nano__data0_model0__decay_raw"
     curves = {run: lineage.checkpoint(run).manifest()["curve"] for run in (base, decayed)}
-    plateau = lineage.plateau(base).manifest()
+    plateau = lineage.pre_decay_checkpoint(base).manifest()
     assert curves[base][: len(plateau["curve"])] == curves[decayed][: len(plateau["curve"])] == plateau["curve"]
     assert curves[base][-1]["loss"] != curves[decayed][-1]["loss"]
     assert lineage.checkpoint(base).manifest()["resumed_from"] == plateau["steps"]
@@ -108,7 +108,7 @@ def test_mlflow_has_one_finished_run_a_checkpoint_with_curve_scores_and_mixture(
     runs = [run for run in everything if run.data.tags["dagster.asset"] == "training/checkpoint"]
     assert sorted(run.info.run_name for run in runs) == sorted(finished.lineage.study.student_runs)
     (plateau,) = [run for run in everything if run not in runs]
-    assert plateau.info.run_name == "raw__nano__data0_model0 (plateau)"
+    assert plateau.info.run_name == "raw__nano__data0_model0 (pre-decay)"
     for run in runs:
         assert {"macro", "micro", "gsm8k", "GK", "final_loss"} <= set(run.data.metrics)
         assert run.data.tags["dagster.asset"] == "training/checkpoint"

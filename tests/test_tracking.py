@@ -120,8 +120,8 @@ def test_what_is_made_again_gets_a_fresh_run_and_a_plateau_one_of_its_own(tmp_pa
     second = complete(tracking, made, 3)
     assert second != first
     assert logged(tracking) == [(step, 8 / step) for step in (1, 2, 3)]
-    complete(tracking, artifact(tmp_path, "training/plateau"), 2)
-    assert {run.info.run_name for run in runs(tracking)} == {"run", "run (plateau)"}
+    complete(tracking, artifact(tmp_path, "training/pre_decay_checkpoint"), 2)
+    assert {run.info.run_name for run in runs(tracking)} == {"run", "run (pre-decay)"}
 
 
 def test_a_store_that_is_not_there_is_warned_of_once_and_told_when_it_is_back(tmp_path: Path) -> None:

@@ -27,19 +27,19 @@ from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.student import Mixture, Seeds, Student
 from finephrase_dagster.train.checkpoint import last_checkpoint, mark_whole
-from finephrase_dagster.train.course import Beginning, Course
+from finephrase_dagster.train.course import Course, StartingCheckpoint
 from finephrase_dagster.train.mixture import mix, read_windows
 from finephrase_dagster.train.sequences import Sequences, positions
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import train_tokenizer
 from finephrase_dagster.train.tokens import TokenSet, tokenise
-from finephrase_dagster.train.trainer import adamw, train_plateau, train_student
+from finephrase_dagster.train.trainer import adamw, train_student, train_to_decay
 from finephrase_dagster.train.training import (
     DEFAULT,
     Execution,
     Follow,
     LossPoint,
-    PlateauTrainer,
+    PreDecayTrainer,
     Trainer,
     TrainingDiverged,
     TrainingError,
@@ -86,7 +86,7 @@ class Study:
         follow: Follow = unfollowed,
         execution: Execution = DEFAULT,
         keep_steps: int | None = None,
-        beginning: Beginning | None = None,
+        beginning: StartingCheckpoint | None = None,
     ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
         train: Trainer = train_student
@@ -99,7 +99,7 @@ class Study:
             beginning=beginning,
         )
 
-    def train_plateau(
+    def train_to_decay(
         self,
         output: Path,
         *,
@@ -109,7 +109,7 @@ class Study:
         until: int | None = None,
     ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
-        train: PlateauTrainer = train_plateau
+        train: PreDecayTrainer = train_to_decay
         return train(output, self.course(student, 1, 1, keep_steps), log=log, execution=SAVING, until=until)
 
     def course(self, student: Student, data: int, model: int, keep_steps: int | None) -> Course:
@@ -154,7 +154,7 @@ def decay_and_die(study: Study, output: Path, plateau: Path) -> None:
         output,
         log=killing(32),
         execution=Execution(checkpoint_steps=2),
-        beginning=Beginning(folder=plateau, other_data=True),
+        beginning=StartingCheckpoint(folder=plateau, other_data=True),
     )
 
 
@@ -484,10 +484,10 @@ def test_a_run_from_its_plateau_ends_with_the_weights_and_the_curve_of_one_in_on
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
     output, facts = trained
-    plateau = study.train_plateau(tmp_path / "plateau")
+    plateau = study.train_to_decay(tmp_path / "plateau")
     assert (plateau.steps, plateau.curve) == (28, facts.curve[:28])
     assert sorted(file.name for file in (tmp_path / "plateau").iterdir()) == ["model", "order.parquet", "state"]
-    gone_on = study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "plateau"))
+    gone_on = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau"))
     assert gone_on.resumed_from == 28
     assert gone_on.curve == facts.curve
     assert weights(tmp_path / "run") == weights(output)
@@ -498,9 +498,9 @@ def test_a_decay_variant_sees_the_new_mixture_after_the_plateau_alone_killed_or_
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
     plateau = tmp_path / "plateau"
-    study.train_plateau(plateau)
+    study.train_to_decay(plateau)
     other = study.on(tmp_path / "other", seed=5)
-    decayed = other.train(tmp_path / "decayed", beginning=Beginning(folder=plateau, other_data=True))
+    decayed = other.train(tmp_path / "decayed", beginning=StartingCheckpoint(folder=plateau, other_data=True))
     assert decayed.steps == 40
     assert decayed.curve[:28] == trained[1].curve[:28]
     assert decayed.curve[28:] != trained[1].curve[28:]
@@ -519,7 +519,7 @@ def test_a_decay_variant_sees_the_new_mixture_after_the_plateau_alone_killed_or_
     assert process.exitcode == -signal.SIGKILL
     again = other.train(
         tmp_path / "killed",
-        beginning=Beginning(folder=plateau, other_data=True),
+        beginning=StartingCheckpoint(folder=plateau, other_data=True),
         execution=Execution(checkpoint_steps=2),
     )
     assert again.resumed_from >= 30
@@ -540,17 +540,17 @@ def test_models_that_are_kept_on_the_way_are_those_of_their_steps_whatever_way_t
     assert AutoTokenizer.from_pretrained(kept["20"]).eos_token
 
     plateau = tmp_path / "plateau"
-    study.train_plateau(plateau, keep_steps=10)
-    study.train(tmp_path / "gone_on", keep_steps=10, beginning=Beginning(folder=plateau))
+    study.train_to_decay(plateau, keep_steps=10)
+    study.train(tmp_path / "gone_on", keep_steps=10, beginning=StartingCheckpoint(folder=plateau))
     for name, path in kept.items():
         same = tmp_path / "gone_on" / "steps" / name / "model.safetensors"
         assert same.read_bytes() == (path / "model.safetensors").read_bytes()
     early = tmp_path / "early"
-    study.train_plateau(early, keep_steps=10, until=20)
+    study.train_to_decay(early, keep_steps=10, until=20)
     assert sorted(path.name for path in (early / "steps").iterdir()) == ["10", "20"]
-    study.train(tmp_path / "went_on", keep_steps=10, beginning=Beginning(folder=early, step=20))
+    study.train(tmp_path / "went_on", keep_steps=10, beginning=StartingCheckpoint(folder=early, step=20))
     assert sorted(path.name for path in (tmp_path / "went_on" / "steps").iterdir()) == sorted(kept)
-    study.train(tmp_path / "decayed", keep_steps=10, beginning=Beginning(folder=plateau, other_data=True))
+    study.train(tmp_path / "decayed", keep_steps=10, beginning=StartingCheckpoint(folder=plateau, other_data=True))
     assert [path.name for path in (tmp_path / "decayed" / "steps").iterdir()] == ["30"]
 
 
@@ -558,10 +558,10 @@ def test_models_that_are_kept_on_the_way_are_those_of_their_steps_whatever_way_t
 def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
-    early = study.train_plateau(tmp_path / "early", until=10)
+    early = study.train_to_decay(tmp_path / "early", until=10)
     assert (early.steps, early.curve) == (10, trained[1].curve[:10])
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "early" / "model").num_parameters() == early.parameters
-    gone_on = study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "early", step=10))
+    gone_on = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "early", step=10))
     assert gone_on.resumed_from == 10
     assert gone_on.curve == trained[1].curve
     assert weights(tmp_path / "run") == weights(trained[0])
@@ -569,10 +569,10 @@ def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(
 
 @pytest.mark.slow
 def test_a_plateau_of_another_length_is_refused(study: Study, tmp_path: Path) -> None:
-    study.train_plateau(tmp_path / "plateau")
+    study.train_to_decay(tmp_path / "plateau")
     shorter = study.on(tmp_path / "shorter", seed=5, steps=20)
     with pytest.raises(TrainingError, match=r"ends at step 28, this run goes on from step 14: give both mixtures"):
-        shorter.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "plateau", other_data=True))
+        shorter.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau", other_data=True))
 
 
 @pytest.mark.parametrize(
@@ -602,18 +602,18 @@ def test_an_attention_kernel_that_does_not_exist_is_refused(study: Study, tmp_pa
 
 @pytest.mark.slow
 def test_a_plateau_that_is_torn_or_none_is_refused(study: Study, tmp_path: Path) -> None:
-    study.train_plateau(tmp_path / "plateau", until=10)
+    study.train_to_decay(tmp_path / "plateau", until=10)
     (tmp_path / "plateau" / "state" / "optimizer.pt").write_bytes(b"half")
     for folder in (tmp_path / "plateau", tmp_path / "nowhere"):
         with pytest.raises(TrainingError, match=r"state is no whole plateau: train the plateau again"):
-            study.train(tmp_path / "run", beginning=Beginning(folder=folder, step=10))
+            study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=folder, step=10))
     with pytest.raises(TrainingError, match=r"order\.parquet cannot be read .*: train the plateau again"):
-        study.train(tmp_path / "run", beginning=Beginning(folder=tmp_path / "nowhere", other_data=True))
+        study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "nowhere", other_data=True))
 
 
 def test_a_schedule_without_decay_has_no_plateau(study: Study, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="correct the student's 'decay_fraction'"):
-        study.train_plateau(tmp_path, student=STUDENT.model_copy(update={"decay_fraction": 0}))
+        study.train_to_decay(tmp_path, student=STUDENT.model_copy(update={"decay_fraction": 0}))
 
 
 def test_a_mixture_under_one_batch_is_refused_with_a_remedy(study: Study, tmp_path: Path) -> None:

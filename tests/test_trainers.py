@@ -9,7 +9,7 @@ import pytest
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import default_resources
 from finephrase_dagster.study.spec import Study
-from resources.trainer import NanotronTrainer, Trainer
+from resources.trainer import NanotronTrainer, StudentTrainer
 from test_plan import complete
 
 
@@ -20,7 +20,7 @@ def trained_by(lineage: Lineage, **fields: Any) -> Lineage:
 def test_a_study_is_trained_on_this_machine_unless_it_says_otherwise(
     lineage: Lineage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert type(default_resources(lineage)["trainer"]) is Trainer
+    assert type(default_resources(lineage)["trainer"]) is StudentTrainer
     monkeypatch.setenv("FINEPHRASE_NANOTRON_GPUS", "4")
     trainer = default_resources(trained_by(lineage, trainer="nanotron"))["trainer"]
     assert isinstance(trainer, NanotronTrainer)

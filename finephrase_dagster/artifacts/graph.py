@@ -95,11 +95,11 @@ def items(lineage: Lineage) -> Iterator[Item]:
         yield item("early", early_item(name), made_of[name], lineage.early, name)
     for name in study.rivals:
         yield item("early", f"early/scores/{name}", (early_item(name),), lineage.early_scores, name)
-    for name in study.plateaus:
-        yield item("training", plateau_item(name), made_of[name], lineage.plateau, name)
+    for name in study.pre_decay_runs:
+        yield item("training", pre_decay_item(name), made_of[name], lineage.pre_decay_checkpoint, name)
     for name, run in study.student_runs.items():
         base = run.base.name if run.base else name
-        begun: tuple[str, ...] = (plateau_item(base),) if base in study.plateaus else ()
+        begun: tuple[str, ...] = (pre_decay_item(base),) if base in study.pre_decay_runs else ()
         if name in study.rivals:
             begun = (early_item(name), *(f"early/scores/{rival}" for rival in study.rivals[name]))
         yield item("training", f"training/checkpoint/{name}", (*made_of[name], *begun), lineage.checkpoint, name)
@@ -139,8 +139,8 @@ def early_item(run: str) -> str:
     return f"early/student/{run}"
 
 
-def plateau_item(run: str) -> str:
-    return f"training/plateau/{run}"
+def pre_decay_item(run: str) -> str:
+    return f"training/pre_decay_checkpoint/{run}"
 
 
 def tokens_item(dataset: str) -> str:

@@ -177,7 +177,7 @@ class Lineage:
         """A student, trained."""
         self._refuse_if_stopped(run)
         base = self.study.student_runs[run].base
-        decay = {"decay_from": self.plateau(base.name).version} if base else {}
+        decay = {"decay_from": self.pre_decay_checkpoint(base.name).version} if base else {}
         return self._artifact("training", "training/checkpoint", run, {**self._run(run), **decay})
 
     def early(self, run: str) -> Artifact:
@@ -223,9 +223,9 @@ class Lineage:
                 f"{len(self.study.rivals[run])}, and {going_on} go on"
             )
 
-    def plateau(self, run: str) -> Artifact:
+    def pre_decay_checkpoint(self, run: str) -> Artifact:
         """A student before its learning rate decays, of a run that others decay from."""
-        return self._artifact("training", "training/plateau", run, {**self._run(run), "until": "decay"})
+        return self._artifact("training", "training/pre_decay_checkpoint", run, {**self._run(run), "until": "decay"})
 
     def _run(self, run: str) -> dict[str, Any]:
         student_run = self.study.student_runs[run]

@@ -194,10 +194,10 @@ class Estimator:
             chance = self._chance(run.name)  # how many go on is known, which ones is not
             said = () if chance == 1 else ("the part of the students that goes on",)
             return round(chance * (tokens - early)), said
-        if item.asset == "training/plateau":
+        if item.asset == "training/pre_decay_checkpoint":
             return round(tokens * (1 - decay)), ()
         begun = run.base.name if run.base else run.name
-        return (round(tokens * decay) if begun in study.plateaus else tokens), ()
+        return (round(tokens * decay) if begun in study.pre_decay_runs else tokens), ()
 
     def _undecided(self, run: str) -> bool:
         """Whether it is still open if a run goes on."""
@@ -256,7 +256,7 @@ class Estimator:
         if not every:
             return 1
         steps = self._study.steps(run)
-        first = self._plateau_steps(run) if self._study.student_runs[run].base else 0
+        first = self._stable_steps(run) if self._study.student_runs[run].base else 0
         return (steps - 1) // every - first // every + 1
 
     def _training_bytes(self, item: Item, run: str, parameters: int) -> int:
@@ -265,7 +265,7 @@ class Estimator:
             return 16 * parameters
         return round(self._chance(run) * 4 * parameters * self._looks(run))
 
-    def _plateau_steps(self, run: str) -> int:
+    def _stable_steps(self, run: str) -> int:
         student = self._study.students[self._study.student_runs[run].student]
         return self._study.steps(run) - round(student.decay_fraction * self._study.steps(run))
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import duckdb
 
 from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.audit.gates import GateResult
 from finephrase_dagster.study.student import StudentRun
 
 _TABLES = """
@@ -32,19 +33,6 @@ ALTER TABLE scores ADD COLUMN IF NOT EXISTS decay_from VARCHAR;
 
 
 _NO_MEANS: dict[str, float | None] = {"macro": None, "macro_sd": None, "micro": None}
-
-
-class GateResult(Protocol):
-    """One gate of an audit, as `finephrase_dagster.audit` reports it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def value(self) -> float: ...
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def passed(self) -> bool: ...
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:

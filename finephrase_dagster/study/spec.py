@@ -292,7 +292,7 @@ class Study(Spec):
         """The runs of which only the best go on, by student, budget and seeds; groups of one are none."""
         groups: dict[tuple[str, int, int, int], list[str]] = {}
         for name, run in self.student_runs.items() if self.early_stop else ():
-            if run.base is None and name not in self.plateaus:
+            if run.base is None and name not in self.pre_decay_runs:
                 key = (run.student, self.mixtures[run.mixture].tokens, run.seeds.data, run.seeds.model)
                 groups.setdefault(key, []).append(name)
         return {key: tuple(names) for key, names in groups.items() if len(names) > 1}
@@ -303,7 +303,7 @@ class Study(Spec):
         return {run: group for group in self.compared_early.values() for run in group}
 
     @cached_property
-    def plateaus(self) -> tuple[str, ...]:
+    def pre_decay_runs(self) -> tuple[str, ...]:
         """The runs that others decay from, by name."""
         return tuple(dict.fromkeys(run.base.name for run in self.student_runs.values() if run.base))
 

@@ -15,7 +15,7 @@ from finephrase_dagster.train.checkpoint import mark_whole
 from finephrase_dagster.train.training import Follow, LossPoint, TrainingDiverged
 
 
-class Progress(TrainerCallback):
+class TrainingProgress(TrainerCallback):
     """Tells how training goes, logs the plateau's and the last step, stops a diverged run, marks whole checkpoints."""
 
     def __init__(self, log: Callable[[str], None], follow: Follow, *, plateau: int, step_tokens: int) -> None:
@@ -51,7 +51,7 @@ class Progress(TrainerCallback):
         mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
-class Keeper(TrainerCallback):
+class IntermediateModels(TrainerCallback):
     """Keeps the model every so many steps, but for the schedule's last, as folders `<step>` in Hugging Face format."""
 
     def __init__(self, every: int, steps: int, words: Any, folder: Path) -> None:

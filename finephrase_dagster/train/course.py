@@ -46,11 +46,11 @@ class Course:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beginning:
+class StartingCheckpoint:
     """A run that was trained up to a step, to go on from.
 
     Attributes:
-        folder: what `train_plateau` left.
+        folder: what `train_to_decay` left.
         step: the step at which it ends; None: where the learning rate begins to decay.
         other_data: it was trained on another mixture: what goes on from it is a decay variant.
     """

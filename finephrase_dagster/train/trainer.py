@@ -26,9 +26,9 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.student import Student
-from finephrase_dagster.train.callbacks import Keeper, Progress, points, write_model
+from finephrase_dagster.train.callbacks import IntermediateModels, TrainingProgress, points, write_model
 from finephrase_dagster.train.checkpoint import Checkpoint, last_checkpoint, whole
-from finephrase_dagster.train.course import Beginning, Course
+from finephrase_dagster.train.course import Course, StartingCheckpoint
 from finephrase_dagster.train.mixture import WINDOWS, read_windows
 from finephrase_dagster.train.order import ORDER, read_order, write_order
 from finephrase_dagster.train.sequences import Sequences
@@ -43,9 +43,9 @@ from finephrase_dagster.train.training import (
     TrainingError,
     TrainingFacts,
     data_order,
+    last_stable_step,
     learning_rate_factor,
-    plateau_end,
-    plateau_steps,
+    stable_steps,
     steps_of,
     unfollowed,
 )
@@ -65,7 +65,7 @@ def train_student(
     log: Callable[[str], None],
     follow: Follow = unfollowed,
     execution: Execution = DEFAULT,
-    beginning: Beginning | None = None,
+    beginning: StartingCheckpoint | None = None,
 ) -> TrainingFacts:
     """Trains a student on this machine; a `training.Trainer`, which see for the arguments.
 
@@ -93,7 +93,7 @@ def train_student(
     return facts
 
 
-def train_plateau(
+def train_to_decay(
     output: Path,
     course: Course,
     *,
@@ -102,9 +102,9 @@ def train_plateau(
     execution: Execution = DEFAULT,
     until: int | None = None,
 ) -> TrainingFacts:
-    """Trains a student's first steps; a `training.PlateauTrainer`, which see. Errors as for `train_student`."""
+    """Trains a student's first steps; a `training.PreDecayTrainer`, which see. Errors as for `train_student`."""
     prepared = _Prepared.of(course, execution)
-    end = until or plateau_end(prepared.steps, student=course.student)
+    end = until or last_stable_step(prepared.steps, student=course.student)
     work = output / "work" / fingerprint(prepared.identity)[:SHORT]
     trainer, facts = prepared.train(work, last_checkpoint(work, log=log), until=end, log=log, follow=follow)
     write_order(output / ORDER, [prepared.data.listed(0, end * course.student.batch_sequences)])
@@ -156,7 +156,7 @@ class _Prepared:
                 end_of_text=words.eos_token_id if student.document_masking else None,
             ),
             steps=steps,
-            plateau=plateau_steps(steps, student=student),
+            plateau=stable_steps(steps, student=student),
             identity=[student, sequence, course.seeds, *hashes],
         )
 
@@ -275,8 +275,10 @@ def _trainer(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, steps=steps, student=student)
     )
-    keepers = [Keeper(course.keep_steps, steps, prepared.words, work / STEPS)] if course.keep_steps else []
-    progress = Progress(log, follow, plateau=prepared.plateau, step_tokens=student.batch_sequences * course.sequence)
+    keepers = [IntermediateModels(course.keep_steps, steps, prepared.words, work / STEPS)] if course.keep_steps else []
+    progress = TrainingProgress(
+        log, follow, plateau=prepared.plateau, step_tokens=student.batch_sequences * course.sequence
+    )
     trainer = transformers.Trainer(
         model=model,
         args=arguments,

@@ -15,7 +15,7 @@ import numpy as np
 
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.student import Student
-from finephrase_dagster.train.course import Beginning, Course
+from finephrase_dagster.train.course import Course, StartingCheckpoint
 
 
 class TrainingError(FinephraseError):
@@ -124,11 +124,11 @@ class Trainer(Protocol):
         log: Callable[[str], None],
         follow: Follow = unfollowed,
         execution: Execution = DEFAULT,
-        beginning: Beginning | None = None,
+        beginning: StartingCheckpoint | None = None,
     ) -> TrainingFacts: ...
 
 
-class PlateauTrainer(Protocol):
+class PreDecayTrainer(Protocol):
     """Trains a student's first steps, for a `Trainer` to go on from.
 
     It leaves `output/model` and `output/steps` as a `Trainer` does, `output/order.parquet`, and in `output/state`
@@ -170,18 +170,18 @@ def steps_of(windows: int, *, student: Student) -> int:
     return steps
 
 
-def plateau_steps(steps: int, *, student: Student) -> int:
+def stable_steps(steps: int, *, student: Student) -> int:
     """The steps before the learning rate decays, of so many in all."""
     return steps - round(student.decay_fraction * steps)
 
 
-def plateau_end(steps: int, *, student: Student) -> int:
+def last_stable_step(steps: int, *, student: Student) -> int:
     """The same, for a run that is to end there.
 
     Raises:
         TrainingError: there is no plateau, or no decay behind it.
     """
-    plateau = plateau_steps(steps, student=student)
+    plateau = stable_steps(steps, student=student)
     if plateau in (0, steps):
         raise TrainingError(
             f"of {steps} steps {steps - plateau} are decay: there is no plateau to decay from; correct the student's "
@@ -202,7 +202,7 @@ def learning_rate_factor(step: int, *, steps: int, student: Student) -> float:
         steps: all steps.
     """
     warmup = round(student.warmup_fraction * steps)
-    decay = steps - plateau_steps(steps, student=student)
+    decay = steps - stable_steps(steps, student=student)
     if step < warmup:
         return (step + 1) / warmup
     remaining = steps - 1 - step

@@ -14,7 +14,7 @@ ENTRY = "run_train.py"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
+class NanotronCluster:
     """Where nanotron trains; `tensor` and `pipeline` change how fresh weights are drawn, nothing else does.
 
     Attributes:

@@ -15,9 +15,9 @@ import yaml
 
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.study.student import Seeds, Student
-from finephrase_dagster.train.nanotron.cluster import Cluster
+from finephrase_dagster.train.nanotron.cluster import NanotronCluster
 from finephrase_dagster.train.nanotron.schema import check
-from finephrase_dagster.train.training import plateau_steps
+from finephrase_dagster.train.training import stable_steps
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -31,7 +31,7 @@ pattern for norms would spare the matrices too: they are left in."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class DataStage:
     """Data from one step on.
 
     Attributes:
@@ -48,7 +48,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class NanotronRun:
     """A training run as nanotron has to be told.
 
     Attributes:
@@ -70,7 +70,7 @@ class Plan:
     vocabulary: int
     eos: int
     token_bytes: int
-    stages: tuple[Stage, ...]
+    stages: tuple[DataStage, ...]
     steps: int
     until: int
     micro_batch: int | None = None
@@ -78,7 +78,7 @@ class Plan:
     resume: str | None = None
 
 
-def write_config(run: Path, plan: Plan, cluster: Cluster) -> Path:
+def write_config(run: Path, plan: NanotronRun, cluster: NanotronCluster) -> Path:
     """Writes `run/config.yaml`.
 
     Raises:
@@ -91,7 +91,7 @@ def write_config(run: Path, plan: Plan, cluster: Cluster) -> Path:
     return run / CONFIG
 
 
-def config(plan: Plan, cluster: Cluster) -> dict[str, Any]:
+def config(plan: NanotronRun, cluster: NanotronCluster) -> dict[str, Any]:
     """The YAML's content.
 
     Raises:
@@ -132,7 +132,7 @@ def config(plan: Plan, cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _parallelism(cluster: Cluster) -> dict[str, Any]:
+def _parallelism(cluster: NanotronCluster) -> dict[str, Any]:
     shared = cluster.tensor > 1
     return {
         "dp": cluster.data,
@@ -147,7 +147,7 @@ def _parallelism(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _model(plan: Plan) -> dict[str, Any]:
+def _model(plan: NanotronRun) -> dict[str, Any]:
     student = plan.student
     return {
         "ddp_bucket_cap_mb": 25,
@@ -186,10 +186,10 @@ def _model(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _optimizer(plan: Plan) -> dict[str, Any]:
+def _optimizer(plan: NanotronRun) -> dict[str, Any]:
     student = plan.student
     warmup = round(student.warmup_fraction * plan.steps)
-    plateau = plateau_steps(plan.steps, student=student)
+    plateau = stable_steps(plan.steps, student=student)
     return {
         "optimizer_factory": {
             "name": "adamW",
@@ -217,7 +217,7 @@ def _optimizer(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _stage(stage: Stage, plan: Plan) -> dict[str, Any]:
+def _stage(stage: DataStage, plan: NanotronRun) -> dict[str, Any]:
     return {
         "name": stage.name,
         "start_training_step": stage.start,

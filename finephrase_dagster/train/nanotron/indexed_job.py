@@ -20,7 +20,7 @@ from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.fate import Fate, fate_of
 from finephrase_dagster.pods.sizing import Pod
-from finephrase_dagster.train.nanotron.cluster import Cluster
+from finephrase_dagster.train.nanotron.cluster import NanotronCluster
 from finephrase_dagster.train.nanotron.launch import LAST_LINES, LOG, command, last_lines, variables
 from finephrase_dagster.train.training import TrainingError
 
@@ -37,7 +37,7 @@ KEPT_SECONDS = 3600
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
-class TrainingJob:
+class IndexedJob:
     """The Job of one run's folder."""
 
     def __init__(self, pod: Pod, folder: Path) -> None:
@@ -61,7 +61,7 @@ class TrainingJob:
         """
         return self._pods.clear(f"the training in {self._folder}")
 
-    def run(self, cluster: Cluster, *, run: str, follow: Callable[[str], None]) -> None:
+    def run(self, cluster: NanotronCluster, *, run: str, follow: Callable[[str], None]) -> None:
         """Runs nanotron in the folder, which holds its `config.yaml`, until it ends; as `launch.launch`.
 
         However this is left, Job, service and pods are deleted.
@@ -99,7 +99,7 @@ class TrainingJob:
             },
         }
 
-    def job(self, cluster: Cluster, run: str) -> dict[str, Any]:
+    def job(self, cluster: NanotronCluster, run: str) -> dict[str, Any]:
         """The Job, as Kubernetes writes it."""
         meeting = ["--node-rank", "$(JOB_COMPLETION_INDEX)"]
         meeting += ["--master-addr", f"{self.name}-0.{self.name}", "--master-port", str(PORT)]
@@ -135,7 +135,7 @@ class TrainingJob:
     def _metadata(self) -> dict[str, Any]:
         return {"name": self.name, "labels": self._pods.labels, "ownerReferences": self._pods.owner()}
 
-    def _create(self, cluster: Cluster, run: str) -> None:
+    def _create(self, cluster: NanotronCluster, run: str) -> None:
         namespace = self._pods.namespace
         client.CoreV1Api().create_namespaced_service(namespace, self.service())
         client.BatchV1Api().create_namespaced_job(namespace, self.job(cluster, run))

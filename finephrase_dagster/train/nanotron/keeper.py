@@ -12,7 +12,7 @@ from finephrase_dagster.train.nanotron.convert import convert
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeper:
+class IntermediateConverter:
     """Keeps a run's models as folders `<step>` in Hugging Face format.
 
     Attributes:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import psutil
 
-from finephrase_dagster.train.nanotron.cluster import ENTRY, Cluster
+from finephrase_dagster.train.nanotron.cluster import ENTRY, NanotronCluster
 from finephrase_dagster.train.nanotron.config import CONFIG
 from finephrase_dagster.train.training import TrainingError
 
@@ -30,7 +30,7 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def command(cluster: Cluster, *, run: str, meeting: Sequence[str] = ()) -> list[str]:
+def command(cluster: NanotronCluster, *, run: str, meeting: Sequence[str] = ()) -> list[str]:
     """What each node runs, in the run's folder.
 
     Args:
@@ -59,13 +59,13 @@ def variables() -> dict[str, str]:
     }
 
 
-def line_for_other_nodes(cluster: Cluster, folder: Path, *, run: str) -> str:
+def line_for_other_nodes(cluster: NanotronCluster, folder: Path, *, run: str) -> str:
     """The shell line that starts the run on a node that this process does not run on."""
     told = " ".join(f"{name}={value}" for name, value in variables().items())
     return f"cd {shlex.quote(str(folder))} && {told} {shlex.join(command(cluster, run=run))}"
 
 
-def launch(cluster: Cluster, folder: Path, *, run: str, follow: Callable[[str], None]) -> None:
+def launch(cluster: NanotronCluster, folder: Path, *, run: str, follow: Callable[[str], None]) -> None:
     """Runs nanotron in a folder that holds its `config.yaml`, until it ends.
 
     All that it says is appended to `nanotron.log` there. However this function is left, by a signal's
@@ -103,7 +103,7 @@ def launch(cluster: Cluster, folder: Path, *, run: str, follow: Callable[[str], 
             )
 
 
-def _environment(cluster: Cluster, caller: Mapping[str, str]) -> dict[str, str]:
+def _environment(cluster: NanotronCluster, caller: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in caller.items() if name not in FOREIGN}
     path = f"{cluster.torchrun.parent.absolute()}{os.pathsep}{caller.get('PATH', os.defpath)}"
     return {**kept, **variables(), "PATH": path}

@@ -23,7 +23,7 @@ UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class StepRecord:
     """What nanotron says of an optimizer step.
 
     Attributes:
@@ -45,7 +45,7 @@ class Step:
         return self.tflops / peak_tflops
 
 
-def read_step(line: str) -> Step | None:
+def read_step(line: str) -> StepRecord | None:
     """What a line says of a step; None if it is about anything else or unreadable."""
     found = STEP.search(COLOURS.sub("", line))
     if found is None:
@@ -57,7 +57,7 @@ def read_step(line: str) -> Step | None:
             said.setdefault(name.strip(), float(number[1]) * UNITS[number[2]])
     if not {"lm_loss", "lr", "tokens_per_sec"} <= said.keys():
         return None
-    return Step(
+    return StepRecord(
         step=int(found[1]),
         loss=said["lm_loss"],
         next_rate=said["lr"],
@@ -66,7 +66,7 @@ def read_step(line: str) -> Step | None:
     )
 
 
-def read_steps(lines: Iterable[str]) -> dict[int, Step]:
+def read_steps(lines: Iterable[str]) -> dict[int, StepRecord]:
     """The steps of a log, by number; of a step that was done twice the later counts."""
     found = (read_step(line) for line in lines)
     return {step.step: step for step in found if step is not None}
@@ -98,7 +98,7 @@ class Curve:
         ends = sorted({*range(cadence, self.until + 1, cadence), self.until, *plateau})
         return dict(zip(ends, [1, *(end + 1 for end in ends)], strict=False))
 
-    def point(self, step: int, steps: Mapping[int, Step]) -> LossPoint | None:
+    def point(self, step: int, steps: Mapping[int, StepRecord]) -> LossPoint | None:
         """The point at a step; None if there is none, or no line told of its steps.
 
         Args:
@@ -116,14 +116,14 @@ class Curve:
             tokens=step * self.step_tokens,
         )
 
-    def points(self, steps: Mapping[int, Step], *, until: int | None = None) -> tuple[LossPoint, ...]:
+    def points(self, steps: Mapping[int, StepRecord], *, until: int | None = None) -> tuple[LossPoint, ...]:
         """All points, or those up to a step."""
         last = self.until if until is None else until
         found = (self.point(step, steps) for step in self.begins if step <= last)
         return tuple(point for point in found if point is not None)
 
 
-def _rate(steps: Mapping[int, Step], step: int, first_rate: float) -> float:
+def _rate(steps: Mapping[int, StepRecord], step: int, first_rate: float) -> float:
     """A step's learning rate, which the line of the step before tells."""
     if step == 1:
         return first_rate

@@ -21,18 +21,18 @@ import pyarrow.parquet as pq
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.train.checkpoint import Checkpoint
-from finephrase_dagster.train.course import Beginning, Course
+from finephrase_dagster.train.course import Course, StartingCheckpoint
 from finephrase_dagster.train.mixture import WINDOWS, read_windows
 from finephrase_dagster.train.nanotron.checkpoint import forget_older, last_checkpoint, whole
-from finephrase_dagster.train.nanotron.cluster import Cluster
-from finephrase_dagster.train.nanotron.config import CHECKPOINTS, DATA, TOKENIZER, Plan, Stage, write_config
+from finephrase_dagster.train.nanotron.cluster import NanotronCluster
+from finephrase_dagster.train.nanotron.config import CHECKPOINTS, DATA, TOKENIZER, DataStage, NanotronRun, write_config
 from finephrase_dagster.train.nanotron.convert import convert
 from finephrase_dagster.train.nanotron.data import link_data, token_bytes, weights_of
-from finephrase_dagster.train.nanotron.keeper import Keeper, interval
+from finephrase_dagster.train.nanotron.keeper import IntermediateConverter, interval
 from finephrase_dagster.train.nanotron.launch import LOG, launch, line_for_other_nodes
-from finephrase_dagster.train.nanotron.log import Curve, Step, read_step, read_steps
+from finephrase_dagster.train.nanotron.log import Curve, StepRecord, read_step, read_steps
 from finephrase_dagster.train.nanotron.order import read
-from finephrase_dagster.train.nanotron.plateau import IDENTITY, STATE, Plateau
+from finephrase_dagster.train.nanotron.pre_decay import IDENTITY, STATE, PreDecayCheckpoint
 from finephrase_dagster.train.order import ORDER, read_order, write_order
 from finephrase_dagster.train.tokenizer import TOKENIZER_FILE, load_tokenizer
 from finephrase_dagster.train.training import (
@@ -42,14 +42,14 @@ from finephrase_dagster.train.training import (
     TrainingDiverged,
     TrainingError,
     TrainingFacts,
-    plateau_end,
-    plateau_steps,
+    last_stable_step,
+    stable_steps,
     steps_of,
     unfollowed,
 )
 
 if TYPE_CHECKING:
-    from finephrase_dagster.train.nanotron.indexed_job import TrainingJob
+    from finephrase_dagster.train.nanotron.indexed_job import IndexedJob
 
 MODEL, STEPS = "model", "steps"
 
@@ -61,8 +61,8 @@ def train_student(
     log: Callable[[str], None],
     follow: Follow = unfollowed,
     execution: Execution = DEFAULT,
-    beginning: Beginning | None = None,
-    cluster: Cluster,
+    beginning: StartingCheckpoint | None = None,
+    cluster: NanotronCluster,
 ) -> TrainingFacts:
     """Trains a student on a cluster; a `training.Trainer`, which see for the arguments.
 
@@ -75,7 +75,7 @@ def train_student(
         MixtureError, TokensError, TokenizerError: what is trained on is missing or unreadable.
     """
     prepared = _Prepared.of(course, execution, cluster)
-    begun = Plateau.at(beginning.folder, beginning.step or prepared.plateau) if beginning else None
+    begun = PreDecayCheckpoint.at(beginning.folder, beginning.step or prepared.plateau) if beginning else None
     before = begun if beginning and beginning.other_data else None
     seen = [read_order(before.folder / ORDER)] if before else []
     run = prepared.run(output, before, until=prepared.steps, log=log, follow=follow)
@@ -96,7 +96,7 @@ def train_student(
     return facts
 
 
-def train_plateau(
+def train_to_decay(
     output: Path,
     course: Course,
     *,
@@ -104,14 +104,14 @@ def train_plateau(
     follow: Follow = unfollowed,
     execution: Execution = DEFAULT,
     until: int | None = None,
-    cluster: Cluster,
+    cluster: NanotronCluster,
 ) -> TrainingFacts:
-    """Trains a student's first steps on a cluster; a `training.PlateauTrainer`, which see.
+    """Trains a student's first steps on a cluster; a `training.PreDecayTrainer`, which see.
 
     Errors as for `train_student`.
     """
     prepared = _Prepared.of(course, execution, cluster)
-    end = until or plateau_end(prepared.steps, student=course.student)
+    end = until or last_stable_step(prepared.steps, student=course.student)
     run = prepared.run(output, None, until=end, log=log, follow=follow)
     facts = run.train(None)
     convert(
@@ -139,15 +139,15 @@ class _Prepared:
     """
 
     course: Course
-    cluster: Cluster
+    cluster: NanotronCluster
     components: Mapping[str, Path]
     weights: Mapping[str, float]
-    plan: Plan
+    plan: NanotronRun
     plateau: int
     identity: list[Any]
 
     @classmethod
-    def of(cls, course: Course, execution: Execution, cluster: Cluster) -> _Prepared:
+    def of(cls, course: Course, execution: Execution, cluster: NanotronCluster) -> _Prepared:
         _check_execution(execution)
         student, sequence, seeds = course.student, course.sequence, course.seeds
         words = load_tokenizer(course.tokenizer)
@@ -160,7 +160,7 @@ class _Prepared:
             cluster=cluster,
             components=used,
             weights=weights_of(windows),
-            plan=Plan(
+            plan=NanotronRun(
                 name="",
                 student=student,
                 sequence=sequence,
@@ -174,7 +174,7 @@ class _Prepared:
                 micro_batch=execution.micro_batch,
                 checkpoint_steps=interval(course.keep_steps, execution.checkpoint_steps),
             ),
-            plateau=plateau_steps(steps, student=student),
+            plateau=stable_steps(steps, student=student),
             identity=["nanotron", student, sequence, seeds, *hashes, cluster.tensor, cluster.pipeline],
         )
 
@@ -183,14 +183,14 @@ class _Prepared:
         """All of them."""
         return self.plan.steps
 
-    def stages(self, before: Plateau | None) -> tuple[Stage, ...]:
+    def stages(self, before: PreDecayCheckpoint | None) -> tuple[DataStage, ...]:
         """The stages of the data: this mixture's, after another's if that was trained on before."""
-        stage = Stage(name="mixture", start=1, weights=self.weights, seed=self.course.seeds.data)
+        stage = DataStage(name="mixture", start=1, weights=self.weights, seed=self.course.seeds.data)
         if before is None:
             return (stage,)
         return (before.stage(), replace(stage, name="decay", start=before.step + 1))
 
-    def reads(self, before: Plateau | None, *, until: int) -> pa.Table:
+    def reads(self, before: PreDecayCheckpoint | None, *, until: int) -> pa.Table:
         """What this mixture's stage reads up to a step, in rows of `order.parquet`."""
         course = self.course
         return read(
@@ -203,7 +203,7 @@ class _Prepared:
         )
 
     def run(
-        self, output: Path, before: Plateau | None, *, until: int, log: Callable[[str], None], follow: Follow
+        self, output: Path, before: PreDecayCheckpoint | None, *, until: int, log: Callable[[str], None], follow: Follow
     ) -> _Run:
         """A run of this course below `output`, up to a step.
 
@@ -234,7 +234,7 @@ class _Prepared:
                 step_tokens=student.batch_sequences * self.course.sequence,
                 first_rate=0.0 if round(student.warmup_fraction * self.steps) else student.learning_rate,
             ),
-            keeper=Keeper(
+            keeper=IntermediateConverter(
                 every=self.course.keep_steps,
                 steps=self.steps,
                 checkpoints=folder / CHECKPOINTS,
@@ -262,12 +262,12 @@ class _Run:
     prepared: _Prepared
     folder: Path
     name: str
-    before: Plateau | None
+    before: PreDecayCheckpoint | None
     curve: Curve
-    keeper: Keeper | None
+    keeper: IntermediateConverter | None
     log: Callable[[str], None]
     follow: Follow
-    steps: dict[int, Step] = field(default_factory=dict)
+    steps: dict[int, StepRecord] = field(default_factory=dict)
 
     @property
     def until(self) -> int:
@@ -279,7 +279,7 @@ class _Run:
         """The last step's."""
         return self.folder / CHECKPOINTS / str(self.until)
 
-    def train(self, begun: Plateau | None) -> TrainingFacts:
+    def train(self, begun: PreDecayCheckpoint | None) -> TrainingFacts:
         """Trains up to the last step, from where the run was killed or else from where it was begun."""
         if (job := self._job()) and job.clear():
             self.log("ended the Job of an earlier attempt")
@@ -343,14 +343,14 @@ class _Run:
             self.log(f"start on each other node: {line_for_other_nodes(cluster, self.folder, run=self.name)}")
         launch(cluster, self.folder, run=self.name, follow=partial(self._hear, every))
 
-    def _job(self) -> TrainingJob | None:
+    def _job(self) -> IndexedJob | None:
         """The Job that trains, where Kubernetes starts the nodes; None where torchrun is started here."""
         pod = self.prepared.cluster.pod
         if pod is None:
             return None
-        from finephrase_dagster.train.nanotron.indexed_job import TrainingJob  # its client takes long to import
+        from finephrase_dagster.train.nanotron.indexed_job import IndexedJob  # its client takes long to import
 
-        return TrainingJob(pod, self.folder)
+        return IndexedJob(pod, self.folder)
 
     def _hear(self, every: int, line: str) -> None:
         """Keeps what a line says of a step, tells how training goes, stops a diverged run, drops old checkpoints."""

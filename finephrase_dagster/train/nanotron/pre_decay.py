@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from finephrase_dagster.train.nanotron.checkpoint import METADATA, read_json, whole
-from finephrase_dagster.train.nanotron.config import CONFIG, DATA, Stage
+from finephrase_dagster.train.nanotron.config import CONFIG, DATA, DataStage
 from finephrase_dagster.train.training import TrainingError
 
 STATE = "state"
@@ -18,7 +18,7 @@ IDENTITY = "fingerprint"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plateau:
+class PreDecayCheckpoint:
     """A plateau to go on from: its folder, its step and what determined its weights."""
 
     folder: Path
@@ -31,8 +31,8 @@ class Plateau:
         return self.folder / STATE
 
     @classmethod
-    def at(cls, output: Path, step: int) -> Plateau:
-        """The plateau that `train_plateau` left in `output`.
+    def at(cls, output: Path, step: int) -> PreDecayCheckpoint:
+        """The plateau that `train_to_decay` left in `output`.
 
         Raises:
             TrainingError: it is another step's, or not whole.
@@ -48,12 +48,12 @@ class Plateau:
             )
         return cls(folder=output.absolute(), step=step, identity=(state / IDENTITY).read_text(encoding="utf-8").strip())
 
-    def stage(self) -> Stage:
+    def stage(self) -> DataStage:
         """The data that it was trained on."""
         stage = yaml.safe_load((self.state / CONFIG).read_text(encoding="utf-8"))["data_stages"][0]
         dataset = stage["data"]["dataset"]
         names = [folder.removeprefix(f"{DATA}/") for folder in dataset["dataset_folder"]]
-        return Stage(
+        return DataStage(
             name=stage["name"],
             start=stage["start_training_step"],
             weights=dict(zip(names, dataset["dataset_weights"], strict=True)),
