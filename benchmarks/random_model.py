@@ -26,9 +26,10 @@ import pyarrow.parquet as pq
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import Engine, EngineLike
 from finephrase_dagster.rephrase.folder import LocalFolder
-from finephrase_dagster.rephrase.pipeline import Conduct, Request, rephrase
+from finephrase_dagster.rephrase.pipeline import Request, rephrase
 from finephrase_dagster.rephrase.render import Renderer
 from finephrase_dagster.rephrase.sampling import sampling_of
+from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.prompt import Prompt
@@ -156,7 +157,7 @@ def rephrased(
         renderer=lambda: Renderer(model=model, prompts=by_name, context=spec.context, max_tokens=spec.max_tokens),
         request=Request.of(engine.model, spec.max_tokens, sampling_of(spec, model)),
         engines=lambda: [engine],
-        conduct=Conduct(concurrency=CONCURRENCY, chunk_rows=CHUNK_ROWS),
+        settings=ExecutionSettings(concurrency=CONCURRENCY, chunk_rows=CHUNK_ROWS),
     )
 
 

@@ -28,7 +28,8 @@ from finephrase_dagster.rephrase.folder import LocalFolder
 from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.render import Renderer
 from finephrase_dagster.rephrase.sampling import sampling_of
-from finephrase_dagster.rephrase.step import Conduct, Request
+from finephrase_dagster.rephrase.settings import ExecutionSettings
+from finephrase_dagster.rephrase.step import Request
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.prompt import Prompt
@@ -167,7 +168,7 @@ def rephrase_corpus(
         ),
         request=Request.of("tiny", generator.max_tokens, sampling_of(generator, model)),
         engines=lambda: [engine()],
-        conduct=Conduct(concurrency=concurrency, chunk_rows=chunk_rows, log=log),
+        settings=ExecutionSettings(concurrency=concurrency, chunk_rows=chunk_rows, log=log),
     )
 
 

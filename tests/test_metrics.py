@@ -22,7 +22,8 @@ from finephrase_dagster.rephrase.folder import LocalFolder
 from finephrase_dagster.rephrase.metrics import MetricsPortInUse, MetricsPortWrong, RunMetrics, ports_of, served
 from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.render import ByteRenderer
-from finephrase_dagster.rephrase.step import Conduct, Request
+from finephrase_dagster.rephrase.settings import ExecutionSettings
+from finephrase_dagster.rephrase.step import Request
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.paths import REPOSITORY
 from rephrase_parts import (
@@ -83,7 +84,7 @@ def run(corpus: Path, root: Path, server: LocalServer, port: int) -> tuple[Sampl
             renderer=lambda: ByteRenderer(prompts=PROMPTS, context=4096, max_tokens=64),
             request=Request.of("tiny", 64, {}),
             engines=lambda: [server],
-            conduct=Conduct(concurrency=8, chunk_rows=4, watch=watch),
+            settings=ExecutionSettings(concurrency=8, chunk_rows=4, watch=watch),
         )
         return scrape(port), list(manifests.values())
 

@@ -19,7 +19,8 @@ from finephrase_dagster.rephrase.engine import Endpoint
 from finephrase_dagster.rephrase.folder import LocalFolder
 from finephrase_dagster.rephrase.reader import InputReader
 from finephrase_dagster.rephrase.render import ByteRenderer
-from finephrase_dagster.rephrase.step import Conduct, RephraseStep, Request
+from finephrase_dagster.rephrase.settings import ExecutionSettings
+from finephrase_dagster.rephrase.step import RephraseStep, Request
 from finephrase_dagster.rephrase.survey import Survey, survey
 from finephrase_dagster.rephrase.tasks import gather
 from rephrase_parts import PROMPTS, LocalServer, completion, documents, failure, local_server, shorten_pauses
@@ -64,7 +65,7 @@ def pipeline(wanted: dict[str, Dataset], surveyed: Survey, url: str) -> list[Any
         renderer=functools.partial(ByteRenderer, prompts=PROMPTS, context=4096, max_tokens=64),
         request=Request.of("tiny", 64, {"seed": 0}),
         engines=functools.partial(remotes, url),
-        conduct=Conduct(concurrency=4, chunk_rows=8),
+        settings=ExecutionSettings(concurrency=4, chunk_rows=8),
         survey=surveyed,
     )
     return [InputReader(surveyed.files), step]

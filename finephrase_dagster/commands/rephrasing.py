@@ -36,7 +36,8 @@ from finephrase_dagster.rephrase.metrics import MetricsPortWrong, ports_of, serv
 from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.progress import Bar, Lines
 from finephrase_dagster.rephrase.render import ByteRenderer, Renderer, RendererLike
-from finephrase_dagster.rephrase.step import Conduct, Request
+from finephrase_dagster.rephrase.settings import ExecutionSettings
+from finephrase_dagster.rephrase.step import Request
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.paths import Places
@@ -143,7 +144,7 @@ def carry_out(order: Order, *, places: Places, key: str | None, say: Callable[[s
             renderer=means.renderer,
             request=means.request,
             engines=lambda: running.enter_context(means.engines()),
-            conduct=Conduct(
+            settings=ExecutionSettings(
                 concurrency=order.concurrency,
                 chunk_rows=order.chunk_rows,
                 gpus=means.gpus if order.gpus is None else order.gpus,

@@ -21,8 +21,9 @@ from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.progress import Lines
 from finephrase_dagster.rephrase.render import Renderer
 from finephrase_dagster.rephrase.sampling import sampling_of
+from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
-from finephrase_dagster.rephrase.step import Conduct, Request
+from finephrase_dagster.rephrase.step import Request
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.prompt import Prompt
@@ -136,7 +137,7 @@ class Order(BaseModel):
             ),
             request=Request.of(self.name, generator.max_tokens, sampling_of(generator, self.model)),
             engines=engines,
-            conduct=Conduct(
+            settings=ExecutionSettings(
                 concurrency=self.concurrency,
                 chunk_rows=self.chunk_rows,
                 gpus=None if not engines_are_ours else 0 if on_cpu() else generator.gpus,

@@ -18,7 +18,8 @@ from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.reader import InputReader
 from finephrase_dagster.rephrase.render import RendererLike
-from finephrase_dagster.rephrase.step import Conduct, RephraseStep, Request
+from finephrase_dagster.rephrase.settings import ExecutionSettings
+from finephrase_dagster.rephrase.step import RephraseStep, Request
 from finephrase_dagster.rephrase.survey import Survey
 
 
@@ -48,7 +49,7 @@ def rephrase(
     renderer: Callable[[], RendererLike],
     request: Request,
     engines: Callable[[], Sequence[EngineLike]],
-    conduct: Conduct,
+    settings: ExecutionSettings,
     keep_raw: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Makes the datasets that are not complete yet, all prompts of a document together.
@@ -65,7 +66,7 @@ def rephrase(
             renderer=renderer,
             request=request,
             engines=engines,
-            conduct=conduct,
+            settings=settings,
             survey=survey,
             keep_raw=keep_raw,
         )

@@ -28,6 +28,7 @@ from finephrase_dagster.rephrase.outcome import Rejected
 from finephrase_dagster.rephrase.reader import Row, stamp
 from finephrase_dagster.rephrase.render import Rendered, RendererLike
 from finephrase_dagster.rephrase.sampling import request_seed
+from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 from finephrase_dagster.rephrase.tasks import task_of
@@ -62,33 +63,6 @@ class Request:
         return {"model": self.model, "max_tokens": self.max_tokens, **self.sampling}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conduct:
-    """How a run is conducted; nothing of it is identity.
-
-    Attributes:
-        concurrency: requests in flight at most.
-        chunk_rows: input rows that become one file.
-        gpus: that the engines hold; 0 on a CPU, None where nobody said.
-        gpu_hour_dollars: the price of one for an hour, if it is known.
-        watch: called with the statistics when the run begins; they go on counting.
-        show: called with them twice a second.
-        log: takes a line about each dataset, and about what goes wrong.
-    """
-
-    concurrency: int
-    chunk_rows: int
-    gpus: int | None = 0
-    gpu_hour_dollars: float | None = None
-    watch: Callable[[RunStatistics], None] = lambda statistics: None
-    show: Callable[[RunStatistics], None] = lambda statistics: None
-    log: Callable[[str], None] = lambda line: None
-
-    def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.chunk_rows < 1:
-            raise ValueError(f"concurrency {self.concurrency} and chunk_rows {self.chunk_rows} must be at least 1")
-
-
 class RephraseStep(PipelineStep):
     """Sends documents to engines and enters what became of them."""
 
@@ -102,7 +76,7 @@ class RephraseStep(PipelineStep):
         renderer: Callable[[], RendererLike],
         request: Request,
         engines: Callable[[], Sequence[EngineLike]],
-        conduct: Conduct,
+        settings: ExecutionSettings,
         survey: Survey,
         keep_raw: bool = False,
     ) -> None:
@@ -113,7 +87,7 @@ class RephraseStep(PipelineStep):
             renderer: makes what renders their prompts; called only if there is something to do.
             request: what every request says.
             engines: gives the engines; called once, and only if there is something to send.
-            conduct: how the run is conducted.
+            settings: how the run executes.
             survey: of the whole input.
             keep_raw: whether the completion before cleaning is kept, in a column of its own.
         """
@@ -122,7 +96,7 @@ class RephraseStep(PipelineStep):
         self._renderer = renderer
         self._request = request
         self._engines = engines
-        self._conduct = conduct
+        self._settings = settings
         self._survey = survey
         self._keep_raw = keep_raw
 
@@ -154,7 +128,7 @@ class RephraseStep(PipelineStep):
     @contextlib.contextmanager
     def _ledger(self, prompt: str, dataset: Dataset) -> Iterator[Ledger]:
         dataset.begin()
-        ledger = Ledger(dataset.folder, prompt, chunk_rows=self._conduct.chunk_rows, keep_raw=self._keep_raw)
+        ledger = Ledger(dataset.folder, prompt, chunk_rows=self._settings.chunk_rows, keep_raw=self._keep_raw)
         try:
             yield ledger
         finally:
@@ -171,7 +145,7 @@ class RephraseStep(PipelineStep):
     ) -> None:
         found = sum(ledger.found for ledger in ledgers.values())
         statistics = RunStatistics(total=self._survey.rows * len(ledgers) if not part else 0, done_before=found)
-        self._conduct.watch(statistics)
+        self._settings.watch(statistics)
         rows = _Rows(summed=part)
         source = _Jobs(documents, ledgers, renderer, self._request, statistics, rows)
         jobs = iter(source)
@@ -197,13 +171,13 @@ class RephraseStep(PipelineStep):
 
     def _window(self, statistics: RunStatistics) -> Window:
         return Window(
-            concurrency=self._conduct.concurrency,
+            concurrency=self._settings.concurrency,
             max_tokens=self._request.max_tokens,
             key=os.environ.get(API_KEY) or None,
             keep_raw=self._keep_raw,
             statistics=statistics,
-            show=self._conduct.show,
-            log=self._conduct.log,
+            show=self._settings.show,
+            log=self._settings.log,
         )
 
     def _complete(
@@ -214,7 +188,7 @@ class RephraseStep(PipelineStep):
         statistics: RunStatistics,
     ) -> None:
         """Accounts for every row and writes the manifests."""
-        cost = statistics.cost(gpus=self._conduct.gpus, gpu_hour_dollars=self._conduct.gpu_hour_dollars)
+        cost = statistics.cost(gpus=self._settings.gpus, gpu_hour_dollars=self._settings.gpu_hour_dollars)
         facts: dict[str, Any] = {"run": {"prompts": list(datasets), **cost}}
         if rows.identity is not None:
             facts["row_sum"] = f"{rows.identity.sum % 2**256:x}"
@@ -228,11 +202,11 @@ class RephraseStep(PipelineStep):
             )
             if account.failed and not account.completed:
                 reason = max(account.rejected, key=account.rejected.__getitem__)[1]
-                self._conduct.log(
+                self._settings.log(
                     f"{name}: not one row is completed, most often: {reason}. Correct the cause, delete "
                     f"{dataset.folder} and run again"
                 )
-        self._conduct.log("\n".join(accounts))  # at once: where lines become events of a store, each costs a commit
+        self._settings.log("\n".join(accounts))  # at once: where lines become events of a store, each costs a commit
 
 
 class _Rows:

@@ -1,0 +1,38 @@
+"""Execution settings: how a rephrasing run executes. None of them is part of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from finephrase_dagster.rephrase.policy import RetryPolicy
+from finephrase_dagster.rephrase.statistics import RunStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionSettings:
+    """How a run executes.
+
+    Attributes:
+        concurrency: maximum number of requests in flight.
+        chunk_rows: input rows per output file.
+        gpus: number of GPUs serving the model; 0 on a CPU, None if unknown.
+        gpu_hour_dollars: price per GPU-hour, if known.
+        retries: when requests are retried and rows given up.
+        watch: called once, when the run begins, with its statistics, which are updated in place.
+        show: called with the statistics twice a second.
+        log: receives a line per dataset and per incident.
+    """
+
+    concurrency: int
+    chunk_rows: int
+    gpus: int | None = 0
+    gpu_hour_dollars: float | None = None
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
+    watch: Callable[[RunStatistics], None] = lambda statistics: None
+    show: Callable[[RunStatistics], None] = lambda statistics: None
+    log: Callable[[str], None] = lambda line: None
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.chunk_rows < 1:
+            raise ValueError(f"concurrency {self.concurrency} and chunk_rows {self.chunk_rows} must be at least 1")
