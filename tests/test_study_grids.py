@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finephrase_dagster.plan.text import expanded_text
+from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.expand import written
 from finephrase_dagster.study.file import StudyError, read_study
-from finephrase_dagster.study.grid import Dataset, MixtureGrid
+from finephrase_dagster.study.grid import MixtureGrid
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.spec import Study
 
@@ -132,7 +133,7 @@ words = st.text("abc", min_size=1, max_size=3)
     shares=st.lists(st.integers(1, 100), min_size=1, max_size=6, unique=True),
 )
 def test_the_weights_of_a_grids_mixtures_sum_to_one(parts: list[tuple[str, str, str]], shares: list[int]) -> None:
-    made = [Dataset(generator=generator, source=source, prompt=prompt) for generator, source, prompt in parts]
+    made = [Component(generator=generator, source=source, prompt=prompt) for generator, source, prompt in parts]
     grid = MixtureGrid(
         name="{prompt}_of_{generator}_and_{source}_at_{percent}",
         datasets=("*",),

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from finephrase_dagster.study.catalogue import Library
-from finephrase_dagster.study.grid import LARGEST, CellGrid, Dataset, MixtureGrid
+from finephrase_dagster.study.component import Component
+from finephrase_dagster.study.grid import LARGEST, CellGrid, MixtureGrid
 from finephrase_dagster.study.problems import (
     Contradictions,
     Place,
@@ -213,12 +214,12 @@ class Expansion:
         if mixtures or "mixtures" in self.fields:
             self.fields["mixtures"] = mixtures
 
-    def _datasets(self) -> Iterator[Dataset]:
+    def _datasets(self) -> Iterator[Component]:
         everything = _listed(self.fields.get("prompts"))
         cells = self.fields.get("cells")
         for cell in cells if isinstance(cells, list) else ():
             for prompt in cell.get("prompts", everything):
-                yield Dataset(generator=cell["generator"], source=cell["source"], prompt=prompt)
+                yield Component(generator=cell["generator"], source=cell["source"], prompt=prompt)
 
     def _complete(self, section: str) -> None:
         """The entries of a section with what the registry and the defaults give them, and those that are just named."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import fnmatch
 import string
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import product
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import Name, Seed, Spec
 from finephrase_dagster.study.problems import NAME, Contradictions, Problem, shown
 
@@ -59,19 +61,6 @@ class CellGrid(Spec):
                 yield cell if self.prompts is None else {**cell, "prompts": list(self.prompts)}
 
 
-class Dataset(Spec):
-    """A synthetic dataset by its parts."""
-
-    generator: str
-    source: str
-    prompt: str
-
-    @property
-    def name(self) -> str:
-        """As a mixture names it."""
-        return f"{self.generator}__{self.source}/{self.prompt}"
-
-
 class MixtureGrid(Spec):
     """Mixtures: each of the synthetic datasets with a source, at each of the shares.
 
@@ -107,7 +96,7 @@ class MixtureGrid(Spec):
             raise Contradictions(wrong)
         return self
 
-    def mixtures(self, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, Any]]:
+    def mixtures(self, datasets: Mapping[str, Component]) -> dict[str, dict[str, Any]]:
         """The fields of each mixture by its name.
 
         Args:
@@ -124,8 +113,8 @@ class MixtureGrid(Spec):
             raise Contradictions([Problem((), message)])
         found: dict[str, dict[str, Any]] = {}
         for dataset, share in product(chosen, shares):
-            mix_in = self.mix_in.format(**dict(dataset)) if self.mix_in else None
-            name = self.name.format(**dict(dataset), mix_in=mix_in, percent=_percent(share))
+            mix_in = self.mix_in.format(**asdict(dataset)) if self.mix_in else None
+            name = self.name.format(**asdict(dataset), mix_in=mix_in, percent=_percent(share))
             if mix_in:
                 _check_name("mix_in", mix_in, "a source is called by")
             _check_name("name", name, "a mixture is called by")
@@ -138,7 +127,7 @@ class MixtureGrid(Spec):
             found[name] = {"components": components, **said}
         return found
 
-    def _chosen(self, datasets: Mapping[str, Dataset]) -> list[Dataset]:
+    def _chosen(self, datasets: Mapping[str, Component]) -> list[Component]:
         found = matching(self.datasets, datasets)
         wrong = [
             Problem(

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from finephrase_dagster.study.component import Component, cell_name
 from finephrase_dagster.study.fields import ModelReference, Name, Spec
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.grid import LARGEST, matching
@@ -54,7 +55,11 @@ class Cell(Spec):
 
     @property
     def name(self) -> str:
-        return f"{self.generator}__{self.source}"
+        return cell_name(self.generator, self.source)
+
+    def component(self, prompt: str) -> Component:
+        """Return the dataset of one of its prompts."""
+        return Component(generator=self.generator, source=self.source, prompt=prompt)
 
 
 class Gates(Spec):
@@ -261,10 +266,15 @@ class Study(Spec):
         return self._cells[name]
 
     @cached_property
-    def datasets(self) -> dict[str, None]:
-        """What a mixture may name, in order: sources, then `<cell>/<prompt>`."""
-        synthetic = [f"{cell.name}/{prompt}" for cell in self.cells for prompt in self.prompts_of(cell)]
-        return dict.fromkeys([*self.sources, *synthetic])
+    def datasets(self) -> dict[str, Component]:
+        """Everything that a mixture may name, by name: corpora first, then synthetic datasets."""
+        corpora = [Component(source=source) for source in self.sources]
+        synthetic = [cell.component(prompt) for cell in self.cells for prompt in self.prompts_of(cell)]
+        return {component.name: component for component in (*corpora, *synthetic)}
+
+    def components(self, mixture: str) -> dict[str, Component]:
+        """Return the datasets of a mixture by name, in the order of the study file."""
+        return {name: self.datasets[name] for name in self.mixtures[mixture].components}
 
     @cached_property
     def student_runs(self) -> dict[str, StudentRun]:
