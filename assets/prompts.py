@@ -20,7 +20,7 @@ def build_prompts(lineage: Lineage) -> list[dg.SourceAsset]:
         tags={"dagster/kind/markdown": "", "dagster/kind/file": ""},
     )
     def template(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
-        folder = lineage.places.prompts
+        folder = lineage.paths.prompts
         for name, prompt in read_prompts(folder, lineage.study.prompts).items():
             context.log_event(observed(prompt, folder / f"{name}.md"))
         return dg.DataVersionsByPartition({})  # Dagster's own observations would say no more than a version

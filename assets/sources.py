@@ -72,6 +72,6 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
 
 
 def _write(lineage: Lineage, name: str, folder: Path, log: Callable[[str], None]) -> Contents:
-    reader = read_source(lineage.study.sources[name], name, requirements=lineage.places.requirements)
+    reader = read_source(lineage.study.sources[name], name, requirements=lineage.paths.requirements)
     facts = write_corpus(reader, folder, shard_documents=SHARD_DOCUMENTS, log=log)
     return Contents(files=(), facts=facts.figures, version=facts.content[:SHORT])

@@ -10,11 +10,11 @@ import dagster as dg
 
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.study.paths import Places
+from finephrase_dagster.study.paths import Paths
 from resources.rephraser import Rephraser
 
 root = Path(os.environ["BENCHMARK_ROOT"])
-lineage = Lineage.read(Places(data=root / "data", study=root / "study.yaml", prompts=root / "prompts"))
+lineage = Lineage.read(Paths(data=root / "data", study=root / "study.yaml", prompts=root / "prompts"))
 
 
 @dg.multi_asset(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from finephrase_dagster.artifacts.graph import items
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.study.paths import REPOSITORY, Places
+from finephrase_dagster.study.paths import REPOSITORY, Paths
 
 LOAD = "from finephrase_dagster.definitions import defs; defs.get_repository_def()"
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--study", default="studies/finephrase.yaml")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as data:
-        place = Places(data=Path(data), study=REPOSITORY / arguments.study)
+        place = Paths(data=Path(data), study=REPOSITORY / arguments.study)
         graph = list(items(Lineage.read(place)))
         environment = {
             **os.environ,

@@ -39,7 +39,7 @@ from playwright.sync_api import Page, Response, sync_playwright
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.events import prompt_text
 from finephrase_dagster.orchestration.partitions import audit_key, synthetic_key, tokens_key
-from finephrase_dagster.study.paths import REPOSITORY, Places
+from finephrase_dagster.study.paths import REPOSITORY, Paths
 
 PROMPTS = ["article", "commentary", "discussion", "explanation", "faq", "math", "table", "tutorial"]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -58,7 +58,7 @@ def main() -> None:
         lineage = study_of(root, arguments.cells)
         events = materialise(root, lineage)
         port = free_port()
-        server = serve(root, lineage.places, port)
+        server = serve(root, lineage.paths, port)
         try:
             figures = look(f"http://127.0.0.1:{port}", lineage, arguments.rounds)
         finally:
@@ -81,7 +81,7 @@ def study_of(root: Path, cells: int) -> Lineage:
     fields["mixtures"] = {"raw": {"components": {"package_readmes": 1}, "tokens": 160_000, "seed": 0}}
     study = root / "study.yaml"
     study.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
-    return Lineage.read(Places(data=root / "data", study=study))
+    return Lineage.read(Paths(data=root / "data", study=study))
 
 
 def materialise(root: Path, lineage: Lineage) -> int:
@@ -115,7 +115,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def serve(root: Path, places: Places, port: int) -> subprocess.Popen[bytes]:
+def serve(root: Path, paths: Paths, port: int) -> subprocess.Popen[bytes]:
     """Dagster's web server with its daemon, as `finephrase ui` starts it; returns when it answers."""
     workspace = ["-w", str(REPOSITORY / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
     with (root / "server.log").open("wb") as log:
@@ -124,8 +124,8 @@ def serve(root: Path, places: Places, port: int) -> subprocess.Popen[bytes]:
             cwd=REPOSITORY,
             env={
                 **os.environ,
-                "FINEPHRASE_STUDY": str(places.study),
-                "FINEPHRASE_DATA": str(places.data),
+                "FINEPHRASE_STUDY": str(paths.study),
+                "FINEPHRASE_DATA": str(paths.data),
                 "DAGSTER_HOME": str(root / "dagster_home"),
                 "DAGSTER_DISABLE_TELEMETRY": "1",
             },

@@ -35,7 +35,7 @@ from finephrase_dagster.orchestration.placement import executor
 from finephrase_dagster.orchestration.progress import progress
 from finephrase_dagster.orchestration.stores import TRACKING_URI, is_server, tracking_uri
 from finephrase_dagster.pods.cluster import cluster_from_environment
-from finephrase_dagster.study.paths import Places
+from finephrase_dagster.study.paths import Paths
 from resources.evaluator import Evaluator
 from resources.pod_rephraser import PodRephraser
 from resources.rephraser import Rephraser
@@ -98,10 +98,10 @@ def _training(lineage: Lineage) -> list[dg.AssetsDefinition]:
 
 def default_resources(lineage: Lineage) -> dict[str, Any]:
     """The resources of one machine."""
-    places = lineage.places
-    uri = tracking_uri(places)
+    paths = lineage.paths
+    uri = tracking_uri(paths)
     return {
-        "warehouse": Warehouse(database=str(places.warehouse)),
+        "warehouse": Warehouse(database=str(paths.warehouse)),
         "rephraser": _rephraser(),
         "trainer": _trainer(lineage),
         "evaluator": Evaluator(),
@@ -109,7 +109,7 @@ def default_resources(lineage: Lineage) -> dict[str, Any]:
             # By its variable: a resource's settings stand on the web pages, and this one may hold a password.
             uri=dg.EnvVar(TRACKING_URI) if os.environ.get(TRACKING_URI) else uri,
             experiment=f"finephrase/{lineage.study.name}",
-            artifacts=str(places.tracking_store.parent / "artifacts"),
+            artifacts=str(paths.tracking_store.parent / "artifacts"),
             web_url=uri if is_server(uri) else os.environ.get("FINEPHRASE_MLFLOW_URL", MLFLOW_URL),
         ),
     }
@@ -135,4 +135,4 @@ def _trainer(lineage: Lineage) -> Any:
     )
 
 
-defs = build_defs(Lineage.read(Places.from_environment()))
+defs = build_defs(Lineage.read(Paths.from_environment()))

@@ -100,7 +100,7 @@ class PodRephraser(Rephraser):
         if missing := sorted(set(order.datasets) - set(made)):
             raise PodFailed(
                 f"the pod says that it is done, and {order.datasets[missing[0]].folder} is not complete here: mount "
-                f"the volume that holds {lineage.places.data} in all pods ('volumes' in the cluster file)"
+                f"the volume that holds {lineage.paths.data} in all pods ('volumes' in the cluster file)"
             )
         return made
 

@@ -56,7 +56,7 @@ def command(installation: Installation, *options: str) -> list[str]:
 def environment(installation: Installation) -> dict[str, str]:
     return {
         **os.environ,
-        "FINEPHRASE_DATA": str(installation.places.data),
+        "FINEPHRASE_DATA": str(installation.paths.data),
         "DAGSTER_HOME": str(installation.root / "dagster_home"),
     }
 

@@ -25,7 +25,7 @@ settings.load_profile("project")
 
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.study.file import read_study
-from finephrase_dagster.study.paths import REPOSITORY, Places
+from finephrase_dagster.study.paths import REPOSITORY, Paths
 from installation import Installation, install
 
 
@@ -36,14 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def paths(tmp_path: Path) -> Paths:
     """The demo study with an empty data folder."""
-    return Places(data=tmp_path / "data", study=REPOSITORY / "studies" / "demo.yaml")
+    return Paths(data=tmp_path / "data", study=REPOSITORY / "studies" / "demo.yaml")
 
 
 @pytest.fixture
-def lineage(places: Places) -> Lineage:
-    return Lineage(study=read_study(places.study), places=places)
+def lineage(paths: Paths) -> Lineage:
+    return Lineage(study=read_study(paths.study), paths=paths)
 
 
 @pytest.fixture(scope="session")

@@ -169,7 +169,7 @@ def daemon(installation: Installation, **environment: str) -> Iterator[psutil.Pr
         env={
             **os.environ,
             "DAGSTER_HOME": str(installation.root / "dagster_home"),
-            "FINEPHRASE_DATA": str(installation.places.data),
+            "FINEPHRASE_DATA": str(installation.paths.data),
             "INSTALLATION": str(installation.root),
             **environment,
         },

@@ -13,7 +13,7 @@ import yaml
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration.materialize import Outcome, materialize_study
-from finephrase_dagster.study.paths import REPOSITORY, Places
+from finephrase_dagster.study.paths import REPOSITORY, Paths
 
 CELL = "rephraser__package_readmes"
 
@@ -57,12 +57,12 @@ class Installation:
         return self.root / "study.yaml"
 
     @property
-    def places(self) -> Places:
-        return Places(data=self.root / "data", study=self.study, prompts=self.root / "prompts")
+    def paths(self) -> Paths:
+        return Paths(data=self.root / "data", study=self.study, prompts=self.root / "prompts")
 
     @property
     def lineage(self) -> Lineage:
-        return Lineage.read(self.places)
+        return Lineage.read(self.paths)
 
     def write(self, fields: dict[str, Any]) -> None:
         self.study.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")

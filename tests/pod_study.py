@@ -2,6 +2,6 @@
 
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.study.paths import Places
+from finephrase_dagster.study.paths import Paths
 
-defs = build_defs(Lineage.read(Places.from_environment()))
+defs = build_defs(Lineage.read(Paths.from_environment()))

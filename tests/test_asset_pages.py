@@ -14,15 +14,15 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration.events import LINE, observed, prompt_text
 from finephrase_dagster.orchestration.partitions import cell_tags
-from finephrase_dagster.study.paths import REPOSITORY, Places
+from finephrase_dagster.study.paths import REPOSITORY, Paths
 from finephrase_dagster.study.source import HubSource
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
     """The published study; nothing of it is made."""
-    places = Places(data=tmp_path_factory.mktemp("data"), study=REPOSITORY / "studies" / "finephrase.yaml")
-    return Lineage.read(places)
+    paths = Paths(data=tmp_path_factory.mktemp("data"), study=REPOSITORY / "studies" / "finephrase.yaml")
+    return Lineage.read(paths)
 
 
 def test_corpora_and_models_of_the_hub_are_linked_and_others_are_not(published: Lineage, lineage: Lineage) -> None:

@@ -245,7 +245,7 @@ def test_a_wrong_study_or_prompt_is_said_and_reloads_nothing(
     monkeypatch.setenv("FINEPHRASE_DAGSTER_URL", server.url)
     sensor = Sensor(own, "reload_study", instance)
     extended(own)
-    (own.places.prompts / "math.md").write_text("no front matter")
+    (own.paths.prompts / "math.md").write_text("no front matter")
     assert "what is on disk is wrong" in sensor.tick()
     assert "math.md" in sensor.tick()
     own.study.write_text("name: [")
@@ -255,7 +255,7 @@ def test_a_wrong_study_or_prompt_is_said_and_reloads_nothing(
 
 def test_an_edited_prompt_needs_no_reload(own: Installation, instance: dg.DagsterInstance) -> None:
     sensor = Sensor(own, "reload_study", instance)
-    path = own.places.prompts / "faq.md"
+    path = own.paths.prompts / "faq.md"
     path.write_text(path.read_text().replace("curious", "patient"))
     assert sensor.tick() == "the study on disk is the one loaded"
 

@@ -98,7 +98,7 @@ def test_an_audit_that_did_not_pass_stops_it(automation: Automation) -> None:
 
 
 def test_a_mixture_waits_while_a_parent_is_stale(automation: Automation) -> None:
-    prompts = automation.installation.places.prompts
+    prompts = automation.installation.paths.prompts
     automation.make(FAQ, "tokens/corpus_tokens/package_readmes")
     automation.evaluate()
     (prompts / "faq.md").write_text((prompts / "faq.md").read_text().replace("curious", "patient"))
@@ -118,7 +118,7 @@ def test_a_study_that_is_wrong_launches_nothing_until_it_is_mended(automation: A
 
 
 def test_a_dataset_that_was_made_anew_between_two_looks_is_carried_on(automation: Automation) -> None:
-    prompts = automation.installation.places.prompts
+    prompts = automation.installation.paths.prompts
     automation.make(FAQ)
     assert f"audits/{CELL}_audit/faq" in automation.evaluate()
     (prompts / "faq.md").write_text((prompts / "faq.md").read_text().replace("curious", "patient"))

@@ -74,7 +74,7 @@ def test_a_corpus_of_files_is_another_once_one_of_them_has_changed(lineage: Line
     study = Study.model_validate(fields)
 
     def corpus() -> Artifact:
-        return Lineage(study=study, places=lineage.places).source("package_readmes")
+        return Lineage(study=study, paths=lineage.paths).source("package_readmes")
 
     corpus().materialize(lambda folder: Contents(files=(), facts={}, version="0"))
     assert corpus().complete

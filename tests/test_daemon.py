@@ -132,7 +132,7 @@ def test_of_a_run_in_which_one_prompt_failed_the_others_count_and_it_alone_is_ma
     blocked = lineage.dataset(cell, "table").folder
     blocked.parent.mkdir(parents=True, exist_ok=True)
     blocked.write_text("a file stands where the dataset's folder belongs")
-    path = running.installation.places.prompts / "math.md"
+    path = running.installation.paths.prompts / "math.md"
     path.write_text(path.read_text().replace("the text above", "the text that stands above"))  # math is to be made, too
     backfill = backfilled(running.installation, CELL_KEY, list(PROMPTS))
     assert ended(running.installation, backfill) == BulkActionStatus.COMPLETED_FAILED
@@ -159,7 +159,7 @@ def test_a_fresh_dataset_is_audited_by_the_sensor_that_carries_on(running: Runni
         state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data)
         instance.add_instigator_state(state)
         until(lambda: [tick for tick in instance.get_ticks(origin.get_id(), state.selector_id) if tick.is_completed])
-    path = running.installation.places.prompts / "article.md"
+    path = running.installation.paths.prompts / "article.md"
     path.write_text(path.read_text().replace("magazine", "newspaper"))
     fresh = running.installation.lineage
     assert not fresh.dataset(cell, "article").complete

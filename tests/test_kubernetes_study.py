@@ -77,7 +77,7 @@ def cluster(finished: Installation, tmp_path_factory: pytest.TempPathFactory) ->
     made = finished.copy(tmp_path_factory.mktemp("cluster") / "installation")
     synthetic = [f"synthetic/{CELL}/{prompt}" for prompt in ("faq", "table")]
     for taken in (*synthetic, f"training/checkpoint/{RUN}", f"evaluation/benchmark_scores/{RUN}"):
-        shutil.rmtree(made.places.data / taken)
+        shutil.rmtree(made.paths.data / taken)
     no_dagster = made.root / "no_dagster"
     for name in ("dagster", "dagster_k8s", "mlflow"):
         (no_dagster / name).mkdir(parents=True)
@@ -85,7 +85,7 @@ def cluster(finished: Installation, tmp_path_factory: pytest.TempPathFactory) ->
     environment = {
         "FINEPHRASE_CLUSTER": str(made.root / "cluster.yaml"),
         "FINEPHRASE_STUDY": str(made.study),
-        "FINEPHRASE_DATA": str(made.places.data),
+        "FINEPHRASE_DATA": str(made.paths.data),
     }
     api = KubernetesApi(
         made.root,

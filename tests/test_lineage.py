@@ -14,7 +14,7 @@ from finephrase_dagster.artifacts.graph import STAGES, items, state
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
 from finephrase_dagster.study.file import StudyError
-from finephrase_dagster.study.paths import REPOSITORY, Places
+from finephrase_dagster.study.paths import REPOSITORY, Paths
 from finephrase_dagster.study.spec import Study
 
 
@@ -41,15 +41,15 @@ def prompts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def completed(lineage: Lineage, prompts: Path, tmp_path: Path) -> Lineage:
-    places = Places(data=tmp_path / "data", study=lineage.places.study, prompts=prompts)
-    made = Lineage(study=lineage.study, places=places)
+    paths = Paths(data=tmp_path / "data", study=lineage.paths.study, prompts=prompts)
+    made = Lineage(study=lineage.study, paths=paths)
     complete(made)
     return made
 
 
 def edited(lineage: Lineage, **changes: object) -> Lineage:
     fields = lineage.study.model_dump() | changes
-    return Lineage(study=Study.model_validate(fields), places=lineage.places)
+    return Lineage(study=Study.model_validate(fields), paths=lineage.paths)
 
 
 def test_a_missing_folder_of_benchmark_items_is_refused_before_anything_starts(lineage: Lineage) -> None:
@@ -67,9 +67,9 @@ def test_a_folder_of_items_that_lacks_a_task_is_refused_before_anything_is_train
     fields["evaluation"]["items"] = str(tmp_path)
     study = Study.model_validate(fields)
     with pytest.raises(StudyError, match=r"evaluation.items: .* has no gsm8k; put the items of each task there, or"):
-        Lineage(study=study, places=lineage.places)
+        Lineage(study=study, paths=lineage.paths)
     (tmp_path / "gsm8k").mkdir()
-    Lineage(study=study, places=lineage.places)
+    Lineage(study=study, paths=lineage.paths)
 
 
 def test_items_come_upstream_first_and_have_unique_names(lineage: Lineage) -> None:
@@ -100,7 +100,7 @@ def test_a_complete_study_is_current(completed: Lineage) -> None:
 def test_editing_a_prompt_makes_its_partitions_stale_and_nothing_else(completed: Lineage, prompts: Path) -> None:
     path = prompts / "faq.md"
     path.write_text(path.read_text().replace("curious", "patient"))
-    after = Lineage(study=completed.study, places=completed.places)
+    after = Lineage(study=completed.study, paths=completed.paths)
     found = {name: status for name, status in states(after).items() if status != "current"}
     assert {name for name, status in found.items() if status == "stale"} == {
         "synthetic/rephraser__package_readmes/faq",
@@ -114,7 +114,7 @@ def test_editing_a_prompt_makes_its_partitions_stale_and_nothing_else(completed:
 def test_a_stale_item_says_which_input_changed(completed: Lineage, prompts: Path) -> None:
     path = prompts / "faq.md"
     path.write_text(path.read_text().replace("curious", "patient"))
-    after = Lineage(study=completed.study, places=completed.places)
+    after = Lineage(study=completed.study, paths=completed.paths)
     item = next(item for item in items(after) if item.name == "synthetic/rephraser__package_readmes/faq")
     assert [reason.split(":")[0] for reason in state(item).reasons] == ["prompt.template"]
 
@@ -122,16 +122,16 @@ def test_a_stale_item_says_which_input_changed(completed: Lineage, prompts: Path
 def test_a_prompts_description_is_no_part_of_a_dataset(completed: Lineage, prompts: Path) -> None:
     path = prompts / "faq.md"
     path.write_text(path.read_text().replace("description: Ordered", "description: Sorted"))
-    assert set(states(Lineage(study=completed.study, places=completed.places)).values()) == {"current"}
+    assert set(states(Lineage(study=completed.study, paths=completed.paths)).values()) == {"current"}
 
 
 def test_going_back_to_an_earlier_recipe_finds_its_artifacts(completed: Lineage, prompts: Path) -> None:
     path = prompts / "faq.md"
     before = path.read_text()
     path.write_text(before.replace("curious", "patient"))
-    complete(Lineage(study=completed.study, places=completed.places))
+    complete(Lineage(study=completed.study, paths=completed.paths))
     path.write_text(before)
-    assert set(states(Lineage(study=completed.study, places=completed.places)).values()) == {"current"}
+    assert set(states(Lineage(study=completed.study, paths=completed.paths)).values()) == {"current"}
 
 
 def test_where_and_how_it_runs_is_no_identity(completed: Lineage) -> None:
@@ -167,8 +167,8 @@ def test_a_gate_moved_without_consequence_leaves_the_mixtures_alone(completed: L
 def test_a_mixtures_budget_and_seed_reach_its_students_alone(
     field: str, value: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    places = Places(data=tmp_path_factory.mktemp("data"), study=REPOSITORY / "studies" / "demo.yaml")
-    before = Lineage.read(places)
+    paths = Paths(data=tmp_path_factory.mktemp("data"), study=REPOSITORY / "studies" / "demo.yaml")
+    before = Lineage.read(paths)
     complete(before)
     mixtures = before.study.model_dump()["mixtures"]
     unchanged = mixtures["readmes_raw"][field] == value

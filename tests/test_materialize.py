@@ -62,4 +62,4 @@ def test_an_interrupt_while_dagster_writes_its_last_event_of_a_run_stops_after_t
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-    assert len(list(made.places.data.rglob("manifest.json"))) == 1
+    assert len(list(made.paths.data.rglob("manifest.json"))) == 1

@@ -181,5 +181,5 @@ if source := os.environ.get("NANOTRON_SRC"):
         told = {f"{DATA}/web": 1080, f"{DATA}/small__web/faq": 540, f"{DATA}/third": 180}
         assert found["told"] == {folder: {"tokens": tokens} for folder, tokens in told.items()}
         sets = {name: TokenSet(folder) for name, folder in components.items()}
-        rows = read(components=components, places=200, **asked).to_pylist()
+        rows = read(components=components, paths=200, **asked).to_pylist()
         assert found["tokens"] == [sets[row["component"]].window(row["start"], 10).tolist() for row in rows]

@@ -130,7 +130,7 @@ def test_nothing_is_launched_that_runs_waits_or_failed_this_night(installation: 
 def test_further_down_the_graph_goes_first_and_few_runs_wait_at_a_time(own: Installation) -> None:
     lineage = own.lineage
     published(own, "synthetic")
-    prompts = own.places.prompts
+    prompts = own.paths.prompts
     (prompts / "faq.md").write_text((prompts / "faq.md").read_text().replace("curious", "patient"))
     choice = chosen(own, Night(documents=99), prices=gpu_hours(), slots=2)
     assert [planned.item.stage for some in choice.chosen.values() for planned in some] == ["audits", "audits"]

@@ -20,7 +20,7 @@ from finephrase_dagster.artifacts.graph import STAGES, Item, items
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.plan.plan import Plan, Terms, plan
-from finephrase_dagster.study.paths import REPOSITORY, Places
+from finephrase_dagster.study.paths import REPOSITORY, Paths
 from finephrase_dagster.study.spec import Study
 from installation import Installation
 from test_cli import finephrase
@@ -37,7 +37,7 @@ FACTS: dict[str, dict[str, Any]] = {
 
 
 def lineage_of(study: str, data: Path) -> Lineage:
-    return Lineage.read(Places(data=data, study=STUDIES / f"{study}.yaml"))
+    return Lineage.read(Paths(data=data, study=STUDIES / f"{study}.yaml"))
 
 
 def complete(lineage: Lineage) -> None:
@@ -55,16 +55,16 @@ def complete(lineage: Lineage) -> None:
 def completed(tmp_path: Path) -> Lineage:
     """The demo, all there, with prompts that may be edited."""
     prompts = Path(shutil.copytree(REPOSITORY / "prompts", tmp_path / "prompts"))
-    places = Places(data=tmp_path / "data", study=STUDIES / "demo.yaml", prompts=prompts)
-    made = Lineage.read(places)
+    paths = Paths(data=tmp_path / "data", study=STUDIES / "demo.yaml", prompts=prompts)
+    made = Lineage.read(paths)
     complete(made)
     return made
 
 
 def edit(lineage: Lineage, prompt: str) -> Lineage:
-    path = lineage.places.prompts / f"{prompt}.md"
+    path = lineage.paths.prompts / f"{prompt}.md"
     path.write_text(path.read_text().replace("Reply with", "Answer with"))
-    return Lineage.read(lineage.places)
+    return Lineage.read(lineage.paths)
 
 
 def of_status(found: Plan, status: str) -> dict[str, tuple[str, ...]]:
@@ -155,28 +155,28 @@ def test_what_was_measured_here_takes_the_place_of_what_was_published(completed:
 
 
 def test_lengths_under_a_smaller_limit_do_not_count_for_a_larger_one(completed: Lineage, tmp_path: Path) -> None:
-    fields = yaml.safe_load(completed.places.study.read_text())
+    fields = yaml.safe_load(completed.paths.study.read_text())
     fields["generators"]["rephraser"]["max_tokens"] = 200
     study = tmp_path / "longer.yaml"
     study.write_text(yaml.safe_dump(fields))
-    places = Places(data=completed.places.data, study=study, prompts=completed.places.prompts)
-    synthetic = plan(Lineage.read(places)).as_json()["stages"]["synthetic"]
+    paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
+    synthetic = plan(Lineage.read(paths)).as_json()["stages"]["synthetic"]
     assert synthetic["basis"][0] == "completions: assumed, 0.4 of max_tokens"
     assert synthetic["output_tokens"] == 8 * 100 * 80
 
 
 def test_what_a_large_model_did_without_a_gpu_never_makes_a_study_free(completed: Lineage, tmp_path: Path) -> None:
     """As if somebody had tried the production's generator on a laptop."""
-    fields = yaml.safe_load(completed.places.study.read_text())
+    fields = yaml.safe_load(completed.paths.study.read_text())
     fields["generators"]["rephraser"] |= {"parameters": 1.7e9}
     fields["generators"]["rephraser"]["model"] = str(tmp_path)
     del fields["generators"]["rephraser"]["embedded"]
     study = tmp_path / "laptop.yaml"
     study.write_text(yaml.safe_dump(fields))
-    places = Places(data=completed.places.data, study=study, prompts=completed.places.prompts)
-    lineage = Lineage.read(places)
+    paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
+    lineage = Lineage.read(paths)
     complete(lineage)
-    shutil.rmtree(places.data / "synthetic" / "rephraser__package_readmes" / "table")
+    shutil.rmtree(paths.data / "synthetic" / "rephraser__package_readmes" / "table")
     synthetic = plan(lineage).as_json()["stages"]["synthetic"]
     assert synthetic["partitions"] == 1
     assert synthetic["gpu_hours"] > 0
@@ -213,12 +213,12 @@ def test_a_broken_manifest_is_missing_and_what_hangs_on_it_stale(completed: Line
 def test_a_large_student_that_was_trained_without_a_gpu_never_makes_a_study_free(
     completed: Lineage, tmp_path: Path
 ) -> None:
-    fields = yaml.safe_load(completed.places.study.read_text())
+    fields = yaml.safe_load(completed.paths.study.read_text())
     fields["students"]["nano"] |= {"layers": 24, "hidden": 2048, "ffn": 8192, "heads": 16}
     study = tmp_path / "large.yaml"
     study.write_text(yaml.safe_dump(fields))
-    places = Places(data=completed.places.data, study=study, prompts=completed.places.prompts)
-    lineage = Lineage.read(places)
+    paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
+    lineage = Lineage.read(paths)
     run = next(iter(lineage.study.student_runs))
     slow = {"tokens": 1e6, "tokens_per_second": 8_000.0, "gpus": 0}
     lineage.checkpoint(run).materialize(lambda folder: Contents(files=[], facts=slow))
@@ -228,16 +228,16 @@ def test_a_large_student_that_was_trained_without_a_gpu_never_makes_a_study_free
 
 
 def test_a_model_of_which_only_a_cpu_rate_is_known_is_not_priced(completed: Lineage, tmp_path: Path) -> None:
-    fields = yaml.safe_load(completed.places.study.read_text())
+    fields = yaml.safe_load(completed.paths.study.read_text())
     fields["generators"]["rephraser"]["model"] = str(tmp_path)
     del fields["generators"]["rephraser"]["embedded"]
     study = tmp_path / "unknown.yaml"
     study.write_text(yaml.safe_dump(fields))
-    lineage = Lineage.read(Places(data=completed.places.data, study=study, prompts=completed.places.prompts))
+    lineage = Lineage.read(Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts))
     for item in items(lineage):
         facts = {"sampling": {}} if item.stage == "generators" else FACTS.get(item.stage, {})
         item.artifact().materialize(lambda folder, said=facts: Contents(files=[], facts=said))
-    shutil.rmtree(lineage.places.data / "synthetic" / "rephraser__package_readmes" / "table")
+    shutil.rmtree(lineage.paths.data / "synthetic" / "rephraser__package_readmes" / "table")
     assert [what.partition(":")[0] for what in plan(lineage).unknown] == ["generators.rephraser"]
 
 
@@ -249,7 +249,7 @@ ODD = ["completed", "run", "text_bytes", "sampling", "seconds", "tokens_per_seco
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_manifests_say_a_plan_is_made(completed: Lineage, field: str, value: object) -> None:
     originals = {}
-    for path in completed.places.data.rglob("manifest.json"):
+    for path in completed.paths.data.rglob("manifest.json"):
         originals[path] = path.read_text()
         manifest = json.loads(originals[path])
         if field in manifest:
@@ -270,16 +270,16 @@ def test_a_data_folder_that_is_none_is_a_wrong_request(tmp_path: Path) -> None:
 
 def test_a_source_that_was_counted_before_it_changed_is_as_large_as_it_was(tmp_path: Path) -> None:
     study = study_with(tmp_path)
-    lineage = Lineage.read(Places(data=tmp_path / "data", study=study))
+    lineage = Lineage.read(Paths(data=tmp_path / "data", study=study))
     lineage.source("web").materialize(lambda folder: Contents(files=[], facts=FACTS["sources"]))
-    after = Lineage.read(Places(data=tmp_path / "data", study=study_with(tmp_path, sample={"rate": 0.5, "seed": 1})))
+    after = Lineage.read(Paths(data=tmp_path / "data", study=study_with(tmp_path, sample={"rate": 0.5, "seed": 1})))
     sources = plan(after).as_json()["stages"]["sources"]
     assert (sources["stale"], sources["documents"]) == (1, 100)
     assert sources["basis"][0] == "size: counted here, by an earlier recipe"
 
 
 def test_what_another_model_of_that_name_did_counts_for_nothing(completed: Lineage, tmp_path: Path) -> None:
-    fields = yaml.safe_load(completed.places.study.read_text())
+    fields = yaml.safe_load(completed.paths.study.read_text())
     fields["generators"]["rephraser"] |= {
         "model": "HuggingFaceTB/SmolLM2-135M-Instruct@main",
         "parameters": 134_000_000,
@@ -287,8 +287,8 @@ def test_what_another_model_of_that_name_did_counts_for_nothing(completed: Linea
     del fields["generators"]["rephraser"]["embedded"]
     study = tmp_path / "other.yaml"
     study.write_text(yaml.safe_dump(fields))
-    places = Places(data=completed.places.data, study=study, prompts=completed.places.prompts)
-    found = plan(Lineage.read(places))
+    paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
+    found = plan(Lineage.read(paths))
     synthetic = found.as_json()["stages"]["synthetic"]
     assert synthetic["basis"][1] == "throughput: published sweep, tier 1"  # the registry knows the model
     assert synthetic["gpu_hours"] > 0
@@ -322,7 +322,7 @@ def study_with(folder: Path, **source: Any) -> Path:
 
 def test_a_price_that_cannot_be_told_is_never_taken_for_none(tmp_path: Path) -> None:
     study = study_with(tmp_path)
-    found = plan(Lineage.read(Places(data=tmp_path / "data", study=study)))
+    found = plan(Lineage.read(Paths(data=tmp_path / "data", study=study)))
     assert [what.partition(":")[0] for what in found.unknown] == ["sources.web", "generators.unknown"]
     done = finephrase("plan", "--study", str(study), "--max-dollars", "1e9", FINEPHRASE_DATA=str(tmp_path / "data"))
     assert done.returncode == 1
@@ -331,7 +331,7 @@ def test_a_price_that_cannot_be_told_is_never_taken_for_none(tmp_path: Path) -> 
 
 def test_a_limit_is_what_a_source_has_at_most(tmp_path: Path) -> None:
     study = study_with(tmp_path, limit=1000, documents=5_000_000, tokens=10_000_000_000)
-    found = plan(Lineage.read(Places(data=tmp_path / "data", study=study))).as_json()
+    found = plan(Lineage.read(Paths(data=tmp_path / "data", study=study))).as_json()
     assert found["stages"]["sources"]["documents"] == 1000
     assert found["stages"]["sources"]["input_tokens"] == 2_000_000
 
@@ -367,7 +367,7 @@ def test_terms_that_make_no_sense_are_a_wrong_request(arguments: list[str], tmp_
 
 def test_the_web_ui_shows_the_plan_without_making_anything(completed: Lineage) -> None:
     lineage = edit(completed, "table")
-    before = sorted(path for path in lineage.places.data.rglob("*"))
+    before = sorted(path for path in lineage.paths.data.rglob("*"))
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_defs(lineage).resolve_job_def("make__study__plan")
         result = job.execute_in_process(instance=instance, run_config={"ops": {"plan": {"config": {"gpus": 2}}}})
@@ -380,14 +380,14 @@ def test_the_web_ui_shows_the_plan_without_making_anything(completed: Lineage) -
     metadata = event.step_materialization_data.materialization.metadata
     assert "| synthetic | 2 | 6 |" in str(metadata["plan"].value)
     assert "`synthetic/rephraser__package_readmes/table`: prompt.template" in str(metadata["stale"].value)
-    assert sorted(path for path in lineage.places.data.rglob("*")) == before
+    assert sorted(path for path in lineage.paths.data.rglob("*")) == before
 
 
 @pytest.mark.slow
 def test_a_study_that_was_made_is_current_and_a_change_is_priced_by_what_it_took(own: Installation) -> None:
     found = plan(own.lineage).as_json()
     assert found["total"]["partitions"] == 0
-    path = own.places.prompts / "table.md"
+    path = own.paths.prompts / "table.md"
     path.write_text(path.read_text().replace("Gather", "Collect"))
     after = plan(own.lineage).as_json()
     assert {item["name"] for item in after["items"] if item["state"] == "stale"} == {
@@ -406,7 +406,7 @@ def test_a_mixture_that_would_repeat_its_data_too_often_is_warned_of_before_anyt
     fields["mixtures"]["readmes_raw"]["tokens"] = 80_000_000
     (said,) = [
         said
-        for said in plan(Lineage(study=Study.model_validate(fields), places=lineage.places)).warnings
+        for said in plan(Lineage(study=Study.model_validate(fields), paths=lineage.paths)).warnings
         if "times" in said
     ]
     assert re.match(r"mixtures\.readmes_raw: a student sees package_readmes about \d+\.\d times: beyond 4 times", said)
@@ -414,5 +414,5 @@ def test_a_mixture_that_would_repeat_its_data_too_often_is_warned_of_before_anyt
 
 def test_a_tokenizer_that_is_not_there_is_warned_of(lineage: Lineage, tmp_path: Path) -> None:
     fields = lineage.study.model_dump() | {"tokenizer": {"model": str(tmp_path / "nowhere")}}
-    found = plan(Lineage(study=Study.model_validate(fields), places=lineage.places))
+    found = plan(Lineage(study=Study.model_validate(fields), paths=lineage.paths))
     assert any(said.startswith(f"tokenizer: there is no folder {tmp_path}/nowhere") for said in found.warnings)

@@ -24,7 +24,7 @@ from finephrase_dagster.orchestration.stores import (
     tracking_uri,
     with_driver,
 )
-from finephrase_dagster.study.paths import REPOSITORY, Places
+from finephrase_dagster.study.paths import REPOSITORY, Paths
 from installation import Installation, small_study
 from postgres_server import PostgresServer
 from resources.tracking import Tracking
@@ -93,7 +93,7 @@ def materialize(installation: Installation, environment: dict[str, str]) -> subp
         env={
             **os.environ,
             **environment,
-            "FINEPHRASE_DATA": str(installation.places.data),
+            "FINEPHRASE_DATA": str(installation.paths.data),
             "DAGSTER_HOME": str(installation.root / "dagster_home"),
         },
         stdout=subprocess.PIPE,
@@ -125,11 +125,11 @@ def test_the_driver_that_is_installed_is_named(scheme: str) -> None:
     "uri", ["postgresql://u:sesame@73@h/db", "postgresql://[sesame", "postgresql://u:sesame@h", "http://u:sesame@h"]
 )
 def test_a_wrong_tracking_uri_is_refused_without_repeating_it(
-    uri: str, places: Places, monkeypatch: pytest.MonkeyPatch
+    uri: str, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(StoreWrong, match="MLFLOW_TRACKING_URI") as refused:
-        tracking_uri(places)
+        tracking_uri(paths)
     assert "sesame" not in str(refused.value)
 
 
@@ -157,7 +157,7 @@ def test_a_database_that_is_gone_is_warned_of_without_its_password(tmp_path: Pat
 )
 def test_a_store_that_cannot_be_used_is_named_before_anything_starts(
     databases: PostgresServer,
-    places: Places,
+    paths: Paths,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     change: dict[str, str],
@@ -166,7 +166,7 @@ def test_a_store_that_cannot_be_used_is_named_before_anything_starts(
     for name, value in change.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(StoreUnusable, match=named) as refused:
-        refuse_unusable(places, of_postgres(tmp_path / "home"))
+        refuse_unusable(paths, of_postgres(tmp_path / "home"))
     assert "sesame-73" not in str(refused.value)
 
 
@@ -226,7 +226,7 @@ def materialized(finished: Installation, tmp_path_factory: pytest.TempPathFactor
     installation = finished.copy(tmp_path_factory.mktemp("postgres") / "installation")
     installation.write(short_study())
     of_postgres(installation.root / "dagster_home")
-    shutil.rmtree(installation.places.tracking_store.parent)
+    shutil.rmtree(installation.paths.tracking_store.parent)
     with PostgresServer() as server:
         environment = {
             **server.environment,
@@ -272,8 +272,8 @@ def test_the_next_run_completes_with_runs_events_and_ablations_in_postgres(mater
     assert server.sql("mlflow", "SELECT name, status FROM runs") == [(run, "FINISHED")]
     ((artifacts,),) = server.sql("mlflow", "SELECT artifact_uri FROM runs")
     assert (Path(artifacts.removeprefix("file://")) / "mixture.json").is_file()
-    assert artifacts.startswith(installation.places.data.resolve().as_uri())
-    kept = [*(installation.root / "dagster_home").rglob("*.db"), *installation.places.data.rglob("*.db")]
+    assert artifacts.startswith(installation.paths.data.resolve().as_uri())
+    kept = [*(installation.root / "dagster_home").rglob("*.db"), *installation.paths.data.rglob("*.db")]
     assert not kept
 
 
@@ -282,7 +282,7 @@ def test_no_secret_stands_in_any_output_file_or_database(materialized: Materiali
     server, installation = materialized.server, materialized.installation
     secrets = [*SECRETS.values(), server.password]
     texts = {"the first output": materialized.first[1].encode(), "the second output": materialized.second[1].encode()}
-    folders = (installation.places.data, installation.root / "dagster_home", server.files)
+    folders = (installation.paths.data, installation.root / "dagster_home", server.files)
     texts |= {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
     snapshots = server.sql("dagster", "SELECT snapshot_id, snapshot_body FROM snapshots")
     assert len(snapshots) > 5

@@ -124,7 +124,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
             **os.environ,
             **server.environment,
             "MLFLOW_TRACKING_URI": f"postgresql://{server.environment['PGUSER']}:{server.password}@/mlflow",
-            "FINEPHRASE_DATA": str(installation.places.data),
+            "FINEPHRASE_DATA": str(installation.paths.data),
             "DAGSTER_HOME": str(installation.root / "dagster_home"),
         }
         command = [sys.executable, "-m", "finephrase_dagster.commands.main", "ui", "--study", str(installation.study)]

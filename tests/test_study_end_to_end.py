@@ -88,7 +88,7 @@ def test_a_mixture_that_repeats_its_data_is_warned_of(finished: Installation) ->
 
 
 def test_the_warehouse_holds_manifests_audits_and_scores(finished: Installation) -> None:
-    with duckdb.connect(str(finished.places.warehouse), read_only=True) as connection:
+    with duckdb.connect(str(finished.paths.warehouse), read_only=True) as connection:
         manifests = connection.execute("SELECT count(*) FROM manifests").fetchone()
         gates = connection.execute("SELECT DISTINCT gate FROM audits").fetchall()
         tasks = connection.execute("SELECT count(DISTINCT name) FROM scores WHERE kind = 'task'").fetchone()
@@ -100,7 +100,7 @@ def test_the_warehouse_holds_manifests_audits_and_scores(finished: Installation)
 def test_mlflow_has_one_finished_run_a_checkpoint_with_curve_scores_and_mixture(finished: Installation) -> None:
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{finished.places.tracking_store}")
+    client = MlflowClient(f"sqlite:///{finished.paths.tracking_store}")
     experiment = client.get_experiment_by_name("finephrase/small")
     assert experiment is not None
     everything = client.search_runs([experiment.experiment_id])
@@ -145,14 +145,14 @@ def test_a_second_run_makes_nothing(own: Installation) -> None:
 
 
 def test_what_dagster_forgot_is_told_again_without_being_made_again(own: Installation) -> None:
-    manifests = {path: path.stat().st_mtime_ns for path in own.places.data.rglob("manifest.json")}
+    manifests = {path: path.stat().st_mtime_ns for path in own.paths.data.rglob("manifest.json")}
     for path in (own.root / "dagster_home").iterdir():
         if path.is_dir():
             shutil.rmtree(path)
     outcome, _ = own.materialize()
     assert outcome.complete
     assert len(outcome.made) == len(manifests)
-    assert {path: path.stat().st_mtime_ns for path in own.places.data.rglob("manifest.json")} == manifests
+    assert {path: path.stat().st_mtime_ns for path in own.paths.data.rglob("manifest.json")} == manifests
 
 
 def stale(installation: Installation) -> set[str]:
@@ -172,7 +172,7 @@ def stale(installation: Installation) -> set[str]:
 
 def test_an_edited_prompt_reruns_what_hangs_on_it_and_leaves_the_rest_fresh(own: Installation) -> None:
     assert stale(own) == set()
-    path = own.places.prompts / "table.md"
+    path = own.paths.prompts / "table.md"
     path.write_text(path.read_text().replace("Gather", "Collect"))
     untouched = {item.name: item.artifact().folder for item in items(own.lineage) if "/table" not in item.name}
     outcome, said = own.materialize()
@@ -190,7 +190,7 @@ def test_an_edited_prompt_reruns_what_hangs_on_it_and_leaves_the_rest_fresh(own:
 def test_dagster_marks_the_partition_of_an_edited_prompt_once_the_file_is_observed(own: Installation) -> None:
     from finephrase_dagster.orchestration.automation.observer import changed_prompts
 
-    path = own.places.prompts / "faq.md"
+    path = own.paths.prompts / "faq.md"
     path.write_text(path.read_text().replace("curious", "patient"))
     with own.instance() as instance:
         for observation in changed_prompts(own.lineage, instance):
@@ -245,14 +245,14 @@ def test_a_model_in_a_folder_takes_the_generators_place_by_one_line(own: Install
     recipe = own.lineage.dataset(own.lineage.study.cells[0], "faq").manifest()["recipe"]
     assert str(folder) not in json.dumps(recipe)
     assert recipe["sampling"]["temperature"] == 0.5
-    shutil.rmtree(own.places.data / "generators")
+    shutil.rmtree(own.paths.data / "generators")
     assert folder.is_dir()
 
 
 def command(installation: Installation) -> tuple[list[str], dict[str, str]]:
     environment = {
         **os.environ,
-        "FINEPHRASE_DATA": str(installation.places.data),
+        "FINEPHRASE_DATA": str(installation.paths.data),
         "DAGSTER_HOME": str(installation.root / "dagster_home"),
     }
     return [
@@ -304,7 +304,7 @@ def test_a_run_that_is_interrupted_again_and_again_completes_when_it_is_run_agai
         process.send_signal(sent)
         process.communicate(timeout=60)
         assert process.returncode != 0
-        there = {path: path.stat().st_mtime_ns for path in made.places.data.rglob("manifest.json")}
+        there = {path: path.stat().st_mtime_ns for path in made.paths.data.rglob("manifest.json")}
         assert there.items() > manifests.items(), said
         manifests = there
     outcome, _ = made.materialize()

@@ -14,7 +14,7 @@ from test_plan import complete
 
 
 def trained_by(lineage: Lineage, **fields: Any) -> Lineage:
-    return Lineage(study=Study.model_validate(lineage.study.model_dump() | fields), places=lineage.places)
+    return Lineage(study=Study.model_validate(lineage.study.model_dump() | fields), paths=lineage.paths)
 
 
 def test_a_study_is_trained_on_this_machine_unless_it_says_otherwise(

@@ -21,7 +21,7 @@ from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.fields import EMBEDDED
 from finephrase_dagster.study.file import StudyError, read_study
-from finephrase_dagster.study.paths import Places
+from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.source import EmbeddedSource, FilesSource
 from finephrase_dagster.study.spec import Cell, Evaluation, Study, task_folder
@@ -36,24 +36,24 @@ class StoppedEarly(FinephraseError):
 class Lineage:
     """The artifacts of a study in an installation."""
 
-    def __init__(self, *, study: Study, places: Places) -> None:
+    def __init__(self, *, study: Study, paths: Paths) -> None:
         self.study = study
-        self.places = places
-        self.prompts: dict[str, Prompt] = read_prompts(places.prompts, study.prompts)
+        self.paths = paths
+        self.prompts: dict[str, Prompt] = read_prompts(paths.prompts, study.prompts)
         if study.evaluation is not None and study.evaluation.items != HUB:
             self._check_items(study.evaluation.tasks)
 
     @classmethod
-    def read(cls, places: Places) -> Lineage:
-        """The lineage of the study file that `places` names.
+    def read(cls, paths: Paths) -> Lineage:
+        """The lineage of the study file that `paths` names.
 
         Raises:
             StudyError, PromptError: the study file or one of its prompts is wrong.
         """
-        return cls(study=read_study(places.study, prompts=places.prompts), places=places)
+        return cls(study=read_study(paths.study, prompts=paths.prompts), paths=paths)
 
     def _check_items(self, tasks: Iterable[str]) -> None:
-        where = f"study {self.places.study}: evaluation.items:"
+        where = f"study {self.paths.study}: evaluation.items:"
         if not self._items.is_dir():
             raise StudyError(
                 f"{where} there is no folder {self._items}; correct the path, or write 'embedded' or 'hub'"
@@ -79,14 +79,14 @@ class Lineage:
 
     def _artifact(self, stage: str, asset: str, partition: str | None, recipe: dict[str, Any]) -> Artifact:
         whole = {"stage": stage, "code": CODE[stage], **recipe}
-        return Artifact(asset=asset, partition=partition, recipe=whole, root=self.places.data)
+        return Artifact(asset=asset, partition=partition, recipe=whole, root=self.paths.data)
 
     def source(self, name: str) -> Artifact:
         """A corpus, named by what is read. Downstream recipes name it by its rows alone."""
         source = self.study.sources[name]
         recipe: dict[str, Any] = {"source": name, "read": source.identity}
         if isinstance(source, EmbeddedSource) and source.corpus == "package_readmes":
-            recipe["list"] = sha256_file(self.places.requirements)
+            recipe["list"] = sha256_file(self.paths.requirements)
         if isinstance(source, FilesSource):
             recipe["files"] = described(input_files(source.paths))
         return self._artifact("sources", "sources/corpus", name, recipe)
@@ -287,7 +287,7 @@ class Lineage:
     @property
     def _items(self) -> Path:
         items = self.evaluation.items
-        return self.places.items if items == EMBEDDED else Path(items)
+        return self.paths.items if items == EMBEDDED else Path(items)
 
     @cached_property
     def _items_digest(self) -> str:

@@ -18,13 +18,13 @@ def materialize(study: StudyOption = None) -> None:
     from finephrase_dagster.artifacts.lineage import Lineage
 
     log = clock()
-    places = places_of(study)
-    lineage = Lineage.read(places)
+    paths = places_of(study)
+    lineage = Lineage.read(paths)
     home = dagster_home()
     with _store_failures_explained():
         from finephrase_dagster.orchestration.stores import refuse_unusable
 
-        refuse_unusable(places, home)
+        refuse_unusable(paths, home)
         import dagster as dg
 
         for category in (dg.BetaWarning, dg.PreviewWarning):

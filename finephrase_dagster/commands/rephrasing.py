@@ -40,7 +40,7 @@ from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.step import Request
 from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.paths import Places
+from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 
 MAX_TOKENS = 2048
@@ -117,7 +117,7 @@ class _Means:
     gpus: int | None
 
 
-def carry_out(order: Order, *, places: Places, key: str | None, say: Callable[[str], None]) -> dict[str, Any]:
+def carry_out(order: Order, *, paths: Paths, key: str | None, say: Callable[[str], None]) -> dict[str, Any]:
     """Makes the datasets that were asked for.
 
     Returns:
@@ -128,8 +128,8 @@ def carry_out(order: Order, *, places: Places, key: str | None, say: Callable[[s
     """
     began = time.monotonic()
     order.check()
-    prompts = read_prompts(places.prompts, tuple(order.prompts))
-    means = _of_generator(order, prompts, places, say) if order.generator else _of_endpoints(order, prompts, key)
+    prompts = read_prompts(paths.prompts, tuple(order.prompts))
+    means = _of_generator(order, prompts, paths, say) if order.generator else _of_endpoints(order, prompts, key)
     found = survey(order.inputs, order.limit)
     datasets = {
         name: Dataset(folder=_folder(order.output, name), recipe=means.recipe(found.digest, prompt))
@@ -176,15 +176,15 @@ def _folder(output: str, prompt: str) -> Any:
         raise RequestWrong(f"--output {error}") from error
 
 
-def _of_generator(order: Order, prompts: Mapping[str, Prompt], places: Places, say: Callable[[str], None]) -> _Means:
+def _of_generator(order: Order, prompts: Mapping[str, Prompt], paths: Paths, say: Callable[[str], None]) -> _Means:
     """A model of the study, on an engine of our own."""
     from finephrase_dagster.generators.product import make_generator
 
-    lineage = Lineage.read(places)
+    lineage = Lineage.read(paths)
     name = str(order.generator)
     if name not in lineage.study.generators:
         known = ", ".join(lineage.study.generators)
-        raise RequestWrong(f"--generator {name}: study {places.study} has no such generator; it has {known}")
+        raise RequestWrong(f"--generator {name}: study {paths.study} has no such generator; it has {known}")
     artifact = lineage.generator(name)
     device = partial(leased_here, f"the training of {name}", log=say)
     manifest = artifact.materialize(lambda folder: make_generator(lineage, name, folder, log=say, device=device))
@@ -199,7 +199,7 @@ def _of_generator(order: Order, prompts: Mapping[str, Prompt], places: Places, s
             spec,
             model=model,
             name=name,
-            log=places.data / "logs" / f"engine-{name}.log",
+            log=paths.data / "logs" / f"engine-{name}.log",
             devices=lambda: lease(spec.gpus, f"an engine of {name}", log=say),
         ) as engine:
             yield [engine]

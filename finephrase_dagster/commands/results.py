@@ -24,7 +24,7 @@ def leaderboard(study: StudyOption = None, as_json: JsonOption = False) -> None:
 
     lineage = Lineage.read(places_of(study))
     if not lineage.study.mixtures:
-        raise OptionWrong(f"study {lineage.places.study}: has no mixtures, and thus no scores; name another study")
+        raise OptionWrong(f"study {lineage.paths.study}: has no mixtures, and thus no scores; name another study")
     artifact = lineage.leaderboard()
     artifact.manifest()
     if as_json:

@@ -102,8 +102,8 @@ def where_to_look(lineage: Lineage) -> str:
     return (
         "\nmacro: mean over six categories of the probability a token of the right answer gets; "
         "± sd: its standard deviation over seeds.\n"
-        f"Scores, audits and manifests: {lineage.places.warehouse} (DuckDB)\n"
-        f"Datasets and checkpoints:     {lineage.places.data}\n"
+        f"Scores, audits and manifests: {lineage.paths.warehouse} (DuckDB)\n"
+        f"Datasets and checkpoints:     {lineage.paths.data}\n"
         "Lineage, checks and previews: make ui, then http://127.0.0.1:3000\n"
         "Loss curves and ablations:    make ui, then http://127.0.0.1:5000"
     )

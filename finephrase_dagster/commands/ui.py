@@ -20,6 +20,6 @@ def ui(
     from finephrase_dagster.artifacts.lineage import Lineage
     from finephrase_dagster.orchestration.servers import serve
 
-    places = places_of(study)
-    Lineage.read(places)
-    serve(places, dagster_home=dagster_home(), port=port, mlflow_port=mlflow_port, log=typer.echo)
+    paths = places_of(study)
+    Lineage.read(paths)
+    serve(paths, dagster_home=dagster_home(), port=port, mlflow_port=mlflow_port, log=typer.echo)

@@ -11,7 +11,7 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
-from finephrase_dagster.study.paths import Places
+from finephrase_dagster.study.paths import Paths
 
 LOG_FORMAT = "FINEPHRASE_LOG_FORMAT"
 JOB = "make__"
@@ -31,7 +31,7 @@ def json_line(message: str, *, level: str = "info", at: float | None = None, **k
         "time": (datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)).isoformat(),
         "level": level,
         "message": message,
-        "study": Places.from_environment().study.stem,
+        "study": Paths.from_environment().study.stem,
         **{name: value for name, value in known.items() if value is not None},
     }
     return json.dumps(said, ensure_ascii=False)

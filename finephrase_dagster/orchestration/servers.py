@@ -13,7 +13,7 @@ from pathlib import Path
 
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.stores import is_server, refuse_unusable, tracking_uri
-from finephrase_dagster.study.paths import REPOSITORY, Places
+from finephrase_dagster.study.paths import REPOSITORY, Paths
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 10
@@ -27,22 +27,22 @@ class PagesStopped(FinephraseError):
     """One of the servers ended by itself."""
 
 
-def serve(places: Places, *, dagster_home: Path, port: int, mlflow_port: int, log: Callable[[str], None]) -> None:
+def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log: Callable[[str], None]) -> None:
     """Serves both until interrupted; a server that is given by `MLFLOW_TRACKING_URI` is not started.
 
     Raises:
         PortInUse, StoreWrong, StoreUnusable: before anything is started.
         PagesStopped: a server ended by itself.
     """
-    tracking = tracking_uri(places)
+    tracking = tracking_uri(paths)
     own_mlflow = not is_server(tracking)
     refuse_used_port(port, option="--port")
-    refuse_unusable(places, dagster_home)
+    refuse_unusable(paths, dagster_home)
     environment = {
         **os.environ,
         "DAGSTER_HOME": str(dagster_home),
-        "FINEPHRASE_STUDY": str(places.study),
-        "FINEPHRASE_DATA": str(places.data),
+        "FINEPHRASE_STUDY": str(paths.study),
+        "FINEPHRASE_DATA": str(paths.data),
         "FINEPHRASE_DAGSTER_URL": f"http://{HOST}:{port}",
     }
     commands = {"Dagster": _dagster(port)}
@@ -50,11 +50,11 @@ def serve(places: Places, *, dagster_home: Path, port: int, mlflow_port: int, lo
         if mlflow_port == port:
             raise PortInUse(f"port {port} is meant for both Dagster and MLflow: choose another with --mlflow-port")
         refuse_used_port(mlflow_port, option="--mlflow-port")
-        places.tracking_store.parent.mkdir(parents=True, exist_ok=True)
+        paths.tracking_store.parent.mkdir(parents=True, exist_ok=True)
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # else it starts seven workers for chat traces
         environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
         environment["MLFLOW_BACKEND_STORE_URI"] = tracking  # no argument, which `ps` would show
-        environment["MLFLOW_ARTIFACTS_DESTINATION"] = str(places.tracking_store.parent / "artifacts")
+        environment["MLFLOW_ARTIFACTS_DESTINATION"] = str(paths.tracking_store.parent / "artifacts")
         environment.setdefault("FINEPHRASE_MLFLOW_URL", f"http://{HOST}:{mlflow_port}")
         commands["MLflow"] = _mlflow(mlflow_port)
     log(f"Dagster: http://{HOST}:{port}\nMLflow:  {f'http://{HOST}:{mlflow_port}' if own_mlflow else tracking}")

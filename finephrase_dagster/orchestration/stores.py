@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.study.paths import Places
+from finephrase_dagster.study.paths import Paths
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 DRIVER = "postgresql+psycopg2"
@@ -38,7 +38,7 @@ class StoreUnusable(FinephraseError):
     """A store does not answer, or lets nobody in; the message says what to see to."""
 
 
-def tracking_uri(places: Places) -> str:
+def tracking_uri(paths: Paths) -> str:
     """MLflow's store: what `MLFLOW_TRACKING_URI` says, else a SQLite file.
 
     Raises:
@@ -46,7 +46,7 @@ def tracking_uri(places: Places) -> str:
     """
     uri = os.environ.get(TRACKING_URI)
     if not uri:
-        return f"sqlite:///{places.tracking_store}"
+        return f"sqlite:///{paths.tracking_store}"
     if is_server(uri) and "@" in uri:
         raise StoreWrong(
             f"{TRACKING_URI} has a user or a password in it, which links would show; write http://HOST:PORT, and set "
@@ -77,14 +77,14 @@ def shown(uri: str) -> str:
     return f"{DRIVER}:///{_database(with_driver(uri), TRACKING_URI).database}" if is_postgres(uri) else uri
 
 
-def refuse_unusable(places: Places, dagster_home: Path) -> None:
+def refuse_unusable(paths: Paths, dagster_home: Path) -> None:
     """Asks every store that is not a file whether it answers, before anything is started.
 
     Raises:
         StoreWrong: one is described wrongly.
         StoreUnusable: one does not answer.
     """
-    tracking = tracking_uri(places)
+    tracking = tracking_uri(paths)
     settings = dagster_home / "dagster.yaml"
     if (dagster := _dagster_uri(settings)) is not None:
         _refuse_unusable_database(dagster, str(settings))

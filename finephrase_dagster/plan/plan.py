@@ -149,13 +149,13 @@ def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
     Raises:
         StudyError: the folder of artifacts is none.
     """
-    if lineage.places.data.exists() and not lineage.places.data.is_dir():
-        raise StudyError(f"FINEPHRASE_DATA {lineage.places.data} is no folder; name the one with the artifacts")
+    if lineage.paths.data.exists() and not lineage.paths.data.is_dir():
+        raise StudyError(f"FINEPHRASE_DATA {lineage.paths.data} is no folder; name the one with the artifacts")
     published = Published.read()
     terms = terms or Terms(gpu_hour_dollars=published.gpu_hour_dollars)
     graph = {item.name: item for item in items(lineage)}
-    found = states(graph, lineage.places.data)
-    estimator = Estimator(lineage, published=published, measured=Measured(lineage.places.data))
+    found = states(graph, lineage.paths.data)
+    estimator = Estimator(lineage, published=published, measured=Measured(lineage.paths.data))
     planned = tuple(Planned(item=item, state=found[name], cost=estimator.cost(item)) for name, item in graph.items())
     unreadable = [
         f"sources.{item.partition}: {reason}"
@@ -175,8 +175,8 @@ def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
         )
     return Plan(
         study=lineage.study.name,
-        file=lineage.places.study,
-        data=lineage.places.data,
+        file=lineage.paths.study,
+        data=lineage.paths.data,
         terms=terms,
         items=planned,
         warnings=tuple(warnings),

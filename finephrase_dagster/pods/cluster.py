@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from finephrase_dagster.study.fields import Spec
 from finephrase_dagster.study.file import StudyError, read_fields, wrong_file
 from finephrase_dagster.study.paths import REPOSITORY
-from finephrase_dagster.study.problems import Contradictions, Problem, found_in
+from finephrase_dagster.study.problems import InvalidFields, Problem, found_in
 
 CLUSTER = "FINEPHRASE_CLUSTER"
 """The environment variable that names the cluster file."""
@@ -120,7 +120,7 @@ class Cluster(Spec):
         if not any(pool.gpus == 0 for pool in self.node_pools) and len(self.node_pools) > 1:
             problems.append(Problem(("node_pools",), "none has 'gpus: 0', for work without a device; add one"))
         if problems:
-            raise Contradictions(problems)
+            raise InvalidFields(problems)
         return self
 
     @property
@@ -179,5 +179,5 @@ def _read(path: Path, written: int) -> Cluster:
         return Cluster.model_validate(fields)
     except ValidationError as error:
         raise wrong_file("cluster", path, found_in(error, fields)) from error
-    except Contradictions as error:
+    except InvalidFields as error:
         raise wrong_file("cluster", path, error.problems) from error

@@ -86,7 +86,7 @@ class Order(BaseModel):
                 prompt: Work(folder=artifact.folder, recipe=plain(artifact.recipe))
                 for prompt, artifact in datasets.items()
             },
-            log=lineage.places.data / "logs" / f"engine-{cell.generator}.log",
+            log=lineage.paths.data / "logs" / f"engine-{cell.generator}.log",
             **conduct,
         )
 

@@ -15,7 +15,7 @@ from finephrase_dagster.study.catalogue import Library
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.grid import LARGEST, CellGrid, MixtureGrid
 from finephrase_dagster.study.problems import (
-    Contradictions,
+    InvalidFields,
     Place,
     Problem,
     dotted,
@@ -36,7 +36,7 @@ def full_study(said: Mapping[str, Any], library: Library) -> Study:
     """The study that fields stand for, with registries, defaults, grids and runs written out.
 
     Raises:
-        Contradictions: all that is wrong, at the places where it is said.
+        InvalidFields: all that is wrong, at the places where it is said.
     """
     expansion = Expansion(said, library)
     wrong = expansion.problems
@@ -51,9 +51,9 @@ def full_study(said: Mapping[str, Any], library: Library) -> Study:
             wrong += [expansion.located(problem) for problem in found if not broken & set(problem.place[:1])]
         # Sections that cells and mixtures fill are empty because those are wrong.
         filled = {(section,) for section in library.registries if section not in said}
-        raise Contradictions([one for one in dict.fromkeys(wrong) if one.place not in filled] or wrong) from error
+        raise InvalidFields([one for one in dict.fromkeys(wrong) if one.place not in filled] or wrong) from error
     if wrong:
-        raise Contradictions(list(dict.fromkeys(wrong)))
+        raise InvalidFields(list(dict.fromkeys(wrong)))
     return study.in_full()
 
 
@@ -197,7 +197,7 @@ class Expansion:
             except ValidationError as error:
                 self._add_found(error, fields, place)
                 continue
-            except Contradictions as error:
+            except InvalidFields as error:
                 self.problems += [Problem((*place, *inner), message) for inner, message in error.problems]
                 continue
             if taken := [name for name in found if name in mixtures]:

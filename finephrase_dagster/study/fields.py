@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from finephrase_dagster.study.problems import Contradictions, Problem, found_in, shown
+from finephrase_dagster.study.problems import InvalidFields, Problem, found_in, shown
 
 EMBEDDED = "embedded"
 LARGEST = 2**63 - 1
@@ -69,7 +69,7 @@ class Spec(BaseModel):
         except ValidationError as error:
             told = {problem.place for problem in wrong}
             wrong += [problem for problem in found_in(error, fields) if problem.place not in told]
-        raise Contradictions(list(dict.fromkeys(wrong)))
+        raise InvalidFields(list(dict.fromkeys(wrong)))
 
 
 def _plain(value: Any) -> Iterator[Any]:

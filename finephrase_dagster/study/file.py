@@ -13,7 +13,7 @@ from finephrase_dagster.study.catalogue import Library, Registry
 from finephrase_dagster.study.expand import full_study
 from finephrase_dagster.study.fields import Name
 from finephrase_dagster.study.paths import REPOSITORY
-from finephrase_dagster.study.problems import NAME, Contradictions, Problem, shown, told
+from finephrase_dagster.study.problems import NAME, InvalidFields, Problem, shown, told
 from finephrase_dagster.study.prompt import PromptError, prompt_names
 from finephrase_dagster.study.spec import Study
 
@@ -93,7 +93,7 @@ def read_study(path: Path, *, prompts: Path = PROMPTS, registries: Path = STUDIE
     }
     try:
         return full_study(fields, Library(registries=found, prompts=names))
-    except Contradictions as error:
+    except InvalidFields as error:
         raise wrong_file("study", path, error.problems) from error
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import Name, Seed, Spec
-from finephrase_dagster.study.problems import NAME, Contradictions, Problem, shown
+from finephrase_dagster.study.problems import NAME, InvalidFields, Problem, shown
 
 LARGEST = 20_000
 """Cells, mixtures or student runs that a study may have: Dagster keeps a partition or an asset for each."""
@@ -45,7 +45,7 @@ class CellGrid(Spec):
         if self.size > LARGEST:
             wrong.append(Problem((), f"stands for {self.size:,} cells; a study may have {LARGEST:,}"))
         if wrong:
-            raise Contradictions(wrong)
+            raise InvalidFields(wrong)
         return self
 
     @property
@@ -93,7 +93,7 @@ class MixtureGrid(Spec):
             if flaw := _template_flaw(self.mix_in, ("generator", "source", "prompt")):
                 wrong.append(Problem(("mix_in",), flaw))
         if wrong:
-            raise Contradictions(wrong)
+            raise InvalidFields(wrong)
         return self
 
     def mixtures(self, datasets: Mapping[str, Component]) -> dict[str, dict[str, Any]]:
@@ -103,14 +103,14 @@ class MixtureGrid(Spec):
             datasets: all synthetic datasets of the study, by name.
 
         Raises:
-            Contradictions: patterns that name no dataset, names that are none, or one for several mixtures.
+            InvalidFields: patterns that name no dataset, names that are none, or one for several mixtures.
         """
         said = {key: value for key, value in (("tokens", self.tokens), ("seed", self.seed)) if value is not None}
         shares = self.shares or (1.0,)
         chosen = self._chosen(datasets)
         if len(chosen) * len(shares) > LARGEST:
             message = f"stands for {len(chosen) * len(shares):,} mixtures; a study may have {LARGEST:,}"
-            raise Contradictions([Problem((), message)])
+            raise InvalidFields([Problem((), message)])
         found: dict[str, dict[str, Any]] = {}
         for dataset, share in product(chosen, shares):
             mix_in = self.mix_in.format(**asdict(dataset)) if self.mix_in else None
@@ -120,7 +120,7 @@ class MixtureGrid(Spec):
             _check_name("name", name, "a mixture is called by")
             if name in found:
                 message = f"{name!r} stands for several mixtures; make their names differ, by {{percent}} for example"
-                raise Contradictions([Problem(("name",), message)])
+                raise InvalidFields([Problem(("name",), message)])
             components = {dataset.name: share}
             if mix_in and share < 1:
                 components = {mix_in: round(1 - share, 12), **components}
@@ -138,7 +138,7 @@ class MixtureGrid(Spec):
             if not found[pattern]
         ]
         if wrong:
-            raise Contradictions(wrong)
+            raise InvalidFields(wrong)
         return [datasets[name] for name in dict.fromkeys(name for names in found.values() for name in names)]
 
 
@@ -159,7 +159,7 @@ def _check_name(field: str, name: str, subject: str) -> None:
         _NAME.validate_python(name)
     except ValidationError as error:
         message = f"gives {shown(name)}; {subject} {NAME}: shorten it or write it otherwise"
-        raise Contradictions([Problem((field,), message)]) from error
+        raise InvalidFields([Problem((field,), message)]) from error
 
 
 def _template_flaw(template: str, known: tuple[str, ...]) -> str | None:

@@ -1,4 +1,4 @@
-"""Places: where an installation keeps its files. None of this is identity."""
+"""Paths: where an installation keeps its files. None of this is identity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
+class Paths:
     """The folders of an installation.
 
     Attributes:
@@ -28,8 +28,8 @@ class Places:
     items: Path = REPOSITORY / "finephrase_dagster" / "evaluate" / "items"
 
     @classmethod
-    def from_environment(cls) -> Places:
-        """The places that the environment names; relative paths start at the repository."""
+    def from_environment(cls) -> Paths:
+        """The paths that the environment names; relative paths start at the repository."""
         return cls(
             data=REPOSITORY / (os.environ.get("FINEPHRASE_DATA") or "data"),
             study=REPOSITORY / (os.environ.get("FINEPHRASE_STUDY") or "studies/demo.yaml"),

@@ -43,7 +43,7 @@ class Problem(NamedTuple):
     message: str
 
 
-class Contradictions(FinephraseError, ValueError, exit_status=2):
+class InvalidFields(FinephraseError, ValueError, exit_status=2):
     """Fields that are right one by one and do not go together."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -64,7 +64,7 @@ def found_in(error: ValidationError, fields: object) -> list[Problem]:
         if kind == "too_short" and problem["input"]:  # its entries were refused, each by itself
             continue
         cause = problem.get("ctx", {}).get("error")
-        if isinstance(cause, Contradictions):
+        if isinstance(cause, InvalidFields):
             others += [Problem((*place, *inner), message) for inner, message in cause.problems]
         elif kind in _TYPES:
             wanted = types.setdefault((place, shown(problem["input"])), [])

@@ -16,7 +16,7 @@ from finephrase_dagster.study.component import Component, cell_name
 from finephrase_dagster.study.fields import ModelReference, Name, Spec
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.grid import LARGEST, matching
-from finephrase_dagster.study.problems import Contradictions, Place, Problem, shortened, unknown
+from finephrase_dagster.study.problems import InvalidFields, Place, Problem, shortened, unknown
 from finephrase_dagster.study.source import Source
 from finephrase_dagster.study.student import EarlyStop, Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
 
@@ -123,7 +123,7 @@ class Study(Spec):
             missing = self._missing_for_training()
             wrong += missing or [*self._wrong_in_training(), *self._wrong_in_runs()]
         if wrong:
-            raise Contradictions(list(dict.fromkeys(wrong)))
+            raise InvalidFields(list(dict.fromkeys(wrong)))
         return self
 
     def _repeated(self) -> Iterator[Problem]:

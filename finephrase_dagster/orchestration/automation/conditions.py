@@ -140,7 +140,7 @@ def _ready_recipes(lineage: Lineage) -> Callable[[], dict[str, str]]:
 
     def recipes() -> dict[str, str]:
         try:
-            fresh = Lineage.read(lineage.places)
+            fresh = Lineage.read(lineage.paths)
         except (StudyError, PromptError):
             return {}
         return {item.name: item.artifact().fingerprint for item in ready({item.name: item for item in items(fresh)})}

@@ -224,7 +224,7 @@ def build_night(
         if isinstance(night, str):
             return dg.SkipReason(night)
         try:
-            settings, fresh = Night.from_environment(), Lineage.read(lineage.places)
+            settings, fresh = Night.from_environment(), Lineage.read(lineage.paths)
             return _tick(context, settings, lineage, fresh, night, now)
         except (BudgetWrong, StudyError, PromptError) as error:
             return dg.SkipReason(str(error))

@@ -16,11 +16,11 @@ OBSERVE_SECONDS = 60
 def changed_prompts(lineage: Lineage, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
     """An observation for every prompt file that differs from what the instance saw last."""
     found = []
-    for name, prompt in read_prompts(lineage.places.prompts, lineage.study.prompts).items():
+    for name, prompt in read_prompts(lineage.paths.prompts, lineage.study.prompts).items():
         record = instance.get_latest_data_version_record(TEMPLATE, True, name)
         seen = extract_data_version_from_entry(record.event_log_entry) if record else None
         if seen is None or seen.value != prompt.digest:
-            found.append(observed(prompt, lineage.places.prompts / f"{name}.md"))
+            found.append(observed(prompt, lineage.paths.prompts / f"{name}.md"))
     return found
 
 

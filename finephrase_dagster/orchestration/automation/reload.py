@@ -58,7 +58,7 @@ def build_reload_sensor(lineage: Lineage) -> dg.SensorDefinition:
     )
     def reload_study(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         try:
-            found = digest(Lineage.read(lineage.places))
+            found = digest(Lineage.read(lineage.paths))
         except (StudyError, PromptError) as error:
             return dg.SkipReason(f"not reloaded, for what is on disk is wrong: {error}")
         if found == loaded:
