@@ -14,7 +14,7 @@ import dagster as dg
 import duckdb
 import pyarrow.parquet as pq
 
-from finephrase_dagster.audit.gates import Example
+from finephrase_dagster.audit.gate import FailingRow
 from finephrase_dagster.orchestration.events import quoted
 
 CHARACTERS = 600
@@ -57,7 +57,7 @@ def shown(pairs: Iterable[Pair], characters: int = CHARACTERS) -> str:
     )
 
 
-def failing(examples: Iterable[Example]) -> str:
+def failing(examples: Iterable[FailingRow]) -> str:
     """Rows that fail a gate, each with the reason."""
     return "\n\n".join(
         f"**{example.id}**: {example.reason}" + (f"\n\n{_quoted(example.text, CHARACTERS)}" if example.text else "")

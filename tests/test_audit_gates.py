@@ -12,12 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
-from finephrase_dagster.audit.gates import Audit, AuditError, GateResult, audit_dataset
-from finephrase_dagster.study.spec import Gates
+from finephrase_dagster.audit.audit import AuditReport, GateResult, audit
+from finephrase_dagster.audit.dataset import AuditError
+from finephrase_dagster.audit.gates import __path__ as gate_folders
+from finephrase_dagster.audit.gates import gates
 
-GATES = Gates(
-    min_completed=0.9, max_empty=0.1, max_truncated=0.1, min_form=0.8, max_common_opening=0.5, opening_characters=10
-)
+SETTINGS = {
+    "completed": {"threshold": 0.9},
+    "empty": {"threshold": 0.1},
+    "truncated": {"threshold": 0.1},
+    "form": {"threshold": 0.8},
+    "common_opening": {"threshold": 0.5, "characters": 10},
+}
 REJECTED = pa.schema([("id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
 
 
@@ -63,58 +69,58 @@ def write_dataset(
     return folder
 
 
-def audit(folder: Path) -> Audit:
-    return audit_dataset(folder, check="faq", gates=GATES)
+def audited_faq(folder: Path) -> AuditReport:
+    return audit(folder, check="faq", settings=SETTINGS)
 
 
-def gate(audited: Audit, name: str) -> GateResult:
+def gate(audited: AuditReport, name: str) -> GateResult:
     return next(result for result in audited.gates if result.name == name)
 
 
-def failed(audited: Audit) -> list[str]:
+def failed(audited: AuditReport) -> list[str]:
     return [result.name for result in audited.gates if not result.passed]
 
 
 def test_a_good_dataset_passes_every_gate(tmp_path: Path) -> None:
-    audited = audit(write_dataset(tmp_path, [faq(i) for i in range(19)], rejected=[("failed", "too slow")]))
+    audited = audited_faq(write_dataset(tmp_path, [faq(i) for i in range(19)], rejected=[("failed", "too slow")]))
     assert audited.passed
     assert [result.name for result in audited.gates] == [
-        "accounting", "completed", "empty", "truncated", "form", "common_opening",
+        "accounting", "common_opening", "completed", "empty", "form", "truncated",
     ]  # fmt: skip
-    assert (audited.rows, audited.distinct_openings) == (19, 19)
+    assert (audited.rows, gate(audited, "common_opening").figures) == (19, {"distinct_openings": 19})
     assert gate(audited, "completed").value == 0.95
     assert all(not result.examples for result in audited.gates)
     assert json.loads(json.dumps(audited.as_json()))["passed"] is True
 
 
 def test_too_few_completed_documents_fail_with_the_rejected_ones_as_examples(tmp_path: Path) -> None:
-    audited = audit(write_dataset(tmp_path, [faq(i) for i in range(8)], rejected=[("failed", "timeout")] * 2))
+    audited = audited_faq(write_dataset(tmp_path, [faq(i) for i in range(8)], rejected=[("failed", "timeout")] * 2))
     assert failed(audited) == ["completed"]
     assert gate(audited, "completed").value == 0.8
     assert gate(audited, "completed").examples[0].reason == "failed: timeout"
 
 
 def test_empty_completions_fail_and_have_no_form(tmp_path: Path) -> None:
-    audited = audit(write_dataset(tmp_path, [*(faq(i) for i in range(7)), "", " \n", ""], parts=1))
+    audited = audited_faq(write_dataset(tmp_path, [*(faq(i) for i in range(7)), "", " \n", ""], parts=1))
     assert failed(audited) == ["empty", "form"]
     assert gate(audited, "empty").value == 0.3
     assert [example.id for example in gate(audited, "empty").examples] == ["d7", "d8", "d9"]
 
 
 def test_truncated_completions_fail(tmp_path: Path) -> None:
-    audited = audit(write_dataset(tmp_path, [faq(i) for i in range(10)], truncated=2))
+    audited = audited_faq(write_dataset(tmp_path, [faq(i) for i in range(10)], truncated=2))
     assert failed(audited) == ["truncated"]
     assert gate(audited, "truncated").value == 0.2
 
 
 def test_a_threshold_that_is_just_met_is_met(tmp_path: Path) -> None:
-    audited = audit(write_dataset(tmp_path, [*(faq(i) for i in range(8)), "no form", "none"], truncated=1))
+    audited = audited_faq(write_dataset(tmp_path, [*(faq(i) for i in range(8)), "no form", "none"], truncated=1))
     assert gate(audited, "form").value == 0.8
     assert audited.passed
 
 
 def test_completions_of_another_form_fail_with_the_commonest_flaw(tmp_path: Path) -> None:
-    audited = audit(write_dataset(tmp_path, [*(faq(i) for i in range(7)), "x" * 900, "yes", "no"], parts=1))
+    audited = audited_faq(write_dataset(tmp_path, [*(faq(i) for i in range(7)), "x" * 900, "yes", "no"], parts=1))
     assert failed(audited) == ["form"]
     assert "most common flaw, 3 times: begins with something else" in gate(audited, "form").detail
     assert len(gate(audited, "form").examples[0].text) == 240
@@ -122,19 +128,19 @@ def test_completions_of_another_form_fail_with_the_commonest_flaw(tmp_path: Path
 
 def test_a_common_opening_fails_and_is_quoted(tmp_path: Path) -> None:
     same = "Q: What is it?\nA: A queue.\n\nQ: Number?\nA: {}."
-    audited = audit(write_dataset(tmp_path, [*(same.format(i) for i in range(6)), *(faq(i) for i in range(4))]))
+    audited = audited_faq(write_dataset(tmp_path, [*(same.format(i) for i in range(6)), *(faq(i) for i in range(4))]))
     assert failed(audited) == ["common_opening"]
     assert gate(audited, "common_opening").value == 0.6
     assert "'Q: What is'" in gate(audited, "common_opening").detail
-    assert audited.distinct_openings == 5
+    assert gate(audited, "common_opening").figures == {"distinct_openings": 5}
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         ({"rows_in": 12}, "rows_in 12 is not the sum of completed 10, skipped 1 and failed 0"),
-        ({"completed": 9, "rows_in": 10}, "the data files hold 10 rows, the manifest says 9 completed"),
-        ({"skipped": 0, "rows_in": 10}, "holds 1 skipped rows, the manifest says 0"),
+        ({"completed": 9, "rows_in": 10}, "the data files hold 10 rows, the manifest lists 9 completed"),
+        ({"skipped": 0, "rows_in": 10}, "holds 1 skipped rows, the manifest lists 0"),
         ({"files": []}, "part-00000.parquet is not in the manifest"),
     ],
 )
@@ -142,7 +148,7 @@ def test_a_manifest_that_does_not_add_up_fails_the_accounting(
     tmp_path: Path, overrides: dict[str, Any], said: str
 ) -> None:
     texts = [faq(i) for i in range(10)]
-    audited = audit(write_dataset(tmp_path, texts, rejected=[("skipped", "empty")], **overrides))
+    audited = audited_faq(write_dataset(tmp_path, texts, rejected=[("skipped", "empty")], **overrides))
     assert "accounting" in failed(audited)
     assert said in gate(audited, "accounting").detail
 
@@ -152,9 +158,9 @@ def test_files_that_differ_from_the_manifest_fail_the_accounting(tmp_path: Path)
     pq.write_table(pq.read_table(tmp_path / "part-00000.parquet").slice(1), tmp_path / "part-00000.parquet")
     (tmp_path / "part-00001.parquet").write_bytes(b"cut off")
     (tmp_path / "rejected.parquet").unlink()
-    detail = gate(audit(tmp_path), "accounting").detail
-    assert "part-00000.parquet has 4 rows, the manifest says 5" in detail
-    assert "part-00000.parquet has another hash than the manifest says" in detail
+    detail = gate(audited_faq(tmp_path), "accounting").detail
+    assert "part-00000.parquet has 4 rows, the manifest lists 5" in detail
+    assert "part-00000.parquet has another sha256 than the manifest lists" in detail
     assert "part-00001.parquet cannot be read" in detail
     assert "rejected.parquet cannot be read" in detail
 
@@ -163,21 +169,74 @@ def test_a_document_that_stands_twice_fails_the_accounting(tmp_path: Path) -> No
     write_dataset(tmp_path, [faq(i) for i in range(10)], rejected=[("skipped", "empty")])
     table = pa.Table.from_pylist([{"id": "d3", "status": "skipped", "reason": "empty"}], schema=REJECTED)
     pq.write_table(table, tmp_path / "rejected.parquet")
-    assert "1 ids stand more than once, such as 'd3'" in gate(audit(tmp_path), "accounting").detail
+    assert "1 ids occur more than once, such as 'd3'" in gate(audited_faq(tmp_path), "accounting").detail
 
 
 def test_a_dataset_without_completions_fails(tmp_path: Path) -> None:
-    audited = audit(write_dataset(tmp_path, [], rejected=[("failed", "no answer")] * 3))
+    audited = audited_faq(write_dataset(tmp_path, [], rejected=[("failed", "no answer")] * 3))
     assert failed(audited) == ["completed", "form"]
     assert audited.rows == 0
 
 
 def test_a_folder_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match=r"no manifest.json, so the dataset is not complete"):
-        audit(tmp_path)
+        audited_faq(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(AuditError, match=r"lacks rows_in, completed, skipped, failed, files"):
-        audit(tmp_path)
+    with pytest.raises(AuditError, match=r"missing rows_in, completed, skipped, failed, files"):
+        audited_faq(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(AuditError, match=r"cannot be read"):
-        audit(tmp_path)
+        audited_faq(tmp_path)
+
+
+def test_one_file_in_the_folder_of_gates_adds_a_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gates"
+    folder.mkdir()
+    (folder / "shouting.py").write_text(
+        "from finephrase_dagster.audit.gate import row_gate\n"
+        "GATE = row_gate(name='shouting', sentence='the share of completions in capitals', bound='at most',\n"
+        "    defaults={'threshold': 0.2},\n"
+        "    find_flaw=lambda row, dataset, settings: 'capitals' if row.text.isupper() else None)\n"
+    )
+    monkeypatch.setattr("finephrase_dagster.audit.gates.__path__", [*gate_folders, str(folder)])
+    assert gates()["shouting"].sentence == "the share of completions in capitals"
+    (tmp_path / "data").mkdir()
+    report = audit(write_dataset(tmp_path / "data", ["QUIET", *(faq(i) for i in range(3))]))
+    assert failed(report) == ["shouting"]
+    assert [row.id for row in gate(report, "shouting").examples] == ["d0"]
+    assert (gate(report, "shouting").value, gate(report, "shouting").failing) == (0.25, 1)
+
+
+def test_a_bare_parquet_file_is_audited_by_the_gates_that_it_has_columns_for(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [1, 2], "text": ["Something.", None]}), tmp_path / "texts.parquet")
+    report = audit(tmp_path / "texts.parquet")
+    assert failed(report) == ["empty"]
+    assert gate(report, "empty").examples[0].id == "2"
+    assert report.skipped == {
+        "accounting": "needs manifest",
+        "completed": "needs manifest",
+        "form": "needs check",
+        "truncated": "needs finish_reason",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"settings": {"forms": {"threshold": 1}}}, "no gate is called 'forms'"),
+        ({"settings": {"form": {"min": 1}}}, "the gate 'form' has no setting 'min'; its settings are threshold"),
+        ({"check": "sonnet"}, "check 'sonnet': no such form; use one of faq"),
+    ],
+)
+def test_an_unknown_gate_setting_or_form_is_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(AuditError, match=message):
+        audit(write_dataset(tmp_path, [faq(0)]), **arguments)
+
+
+def test_a_dataset_that_spans_several_chunks_is_measured_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finephrase_dagster.audit.dataset.CHUNK_ROWS", 3)
+    report = audited_faq(write_dataset(tmp_path, [*(faq(i) for i in range(17)), "", ""], truncated=1))
+    assert (report.rows, gate(report, "empty").failing) == (19, 2)
+    assert gate(report, "form").value == 17 / 19

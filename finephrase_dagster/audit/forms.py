@@ -56,7 +56,7 @@ def form_flaw(check: str, text: str) -> str | None:
         KeyError: there is no such check.
     """
     lines = text.strip().splitlines()
-    return "empty" if not lines else _FLAWS[check](lines)
+    return "empty" if not lines else FORMS[check](lines)
 
 
 def _words(text: str) -> str:
@@ -199,7 +199,7 @@ def _dialogue_flaw(lines: list[str]) -> str | None:
     return _empty_part(speeches) or _trailer(speeches[-1])
 
 
-_FLAWS: dict[str, Callable[[list[str]], str | None]] = {
+FORMS: dict[str, Callable[[list[str]], str | None]] = {
     "faq": _faq_flaw,
     "math": _math_flaw,
     "table": _table_flaw,

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from finephrase_dagster.artifacts.artifact import Artifact
-from finephrase_dagster.audit.gates import GateResult
+from finephrase_dagster.audit.audit import GateResult
 from finephrase_dagster.study.student import StudentRun
 
 _TABLES = """
