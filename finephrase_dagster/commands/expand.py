@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from finephrase_dagster.commands.options import StudyOption, places_of
+from finephrase_dagster.commands.options import StudyOption, paths_of
 
 
 def expand(study: StudyOption = None) -> None:
@@ -12,4 +12,4 @@ def expand(study: StudyOption = None) -> None:
     from finephrase_dagster.artifacts.lineage import Lineage
     from finephrase_dagster.plan.text import expanded_text
 
-    typer.echo(expanded_text(Lineage.read(places_of(study)).study), nl=False)
+    typer.echo(expanded_text(Lineage.read(paths_of(study)).study), nl=False)

@@ -6,12 +6,14 @@ import errno
 import os
 import signal
 import sys
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from finephrase_dagster.commands.expand import expand
+from finephrase_dagster.commands.extras import missing_extra
 from finephrase_dagster.commands.materialize import materialize
 from finephrase_dagster.commands.plan import plan
 from finephrase_dagster.commands.rephrase import ManyValues, rephrase
@@ -33,6 +35,11 @@ class Commands(TyperGroup):
         except FinephraseError as error:
             complain(f"error: {error}")
             raise typer.Exit(error.exit_status) from error
+        except ImportError as error:
+            if (message := missing_extra(error)) is None:
+                raise
+            complain(f"error: {message}")
+            raise typer.Exit(2) from error
         except OSError as error:
             if not error.filename and error.errno not in DISK_ERRORS:
                 raise
@@ -49,9 +56,19 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"finephrase {version('finephrase-dagster')}")
+        raise typer.Exit
+
+
 @app.callback(help=__doc__)
-def _options() -> None:
-    """Carry the options that come before the command."""
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Declare the options that come before the command."""
 
 
 app.command()(materialize)

@@ -8,17 +8,19 @@ from contextlib import contextmanager
 
 import typer
 
-from finephrase_dagster.commands.options import StudyOption, dagster_home, places_of
+from finephrase_dagster.commands.options import StudyOption, dagster_home, paths_of
 from finephrase_dagster.commands.results import print_leaderboard
 from finephrase_dagster.commands.terminal import clock, complain, where_to_look
+from finephrase_dagster.study.paths import require_clone
 
 
 def materialize(study: StudyOption = None) -> None:
     """Makes everything of a study that is missing or stale, stage by stage, in this process."""
     from finephrase_dagster.artifacts.lineage import Lineage
 
+    require_clone("finephrase materialize")
     log = clock()
-    paths = places_of(study)
+    paths = paths_of(study)
     lineage = Lineage.read(paths)
     home = dagster_home()
     with _store_failures_explained():

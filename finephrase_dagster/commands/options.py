@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.study.paths import REPOSITORY, Paths
+from finephrase_dagster.study.paths import REPOSITORY, Paths, study_path
 
 StudyOption = Annotated[
     Path | None,
@@ -28,10 +28,11 @@ class OptionWrong(FinephraseError, exit_status=2):
     """An option has a value that cannot be used."""
 
 
-def places_of(study: Path | None) -> Paths:
+def paths_of(study: Path | None) -> Paths:
     """Return the folders of this installation, with the study file that `--study` names."""
     if study is not None:
-        os.environ["FINEPHRASE_STUDY"] = str(study.resolve())  # the Dagster code location reads it, too
+        # Through the environment, for the Dagster code location reads it, too.
+        os.environ["FINEPHRASE_STUDY"] = str(study_path(study, start=Path.cwd()))
     return Paths.from_environment()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from finephrase_dagster.commands.options import JsonOption, StudyOption, places_of, require_finite
+from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of, require_finite
 from finephrase_dagster.commands.terminal import complain
 
 
@@ -35,7 +35,7 @@ def plan(
 
     price = Published.read().gpu_hour_dollars if gpu_hour_dollars is None else gpu_hour_dollars
     require_finite({"--gpu-hour-dollars": price, "--goodput": goodput, "--max-dollars": max_dollars})
-    found = planned(Lineage.read(places_of(study)), Terms(gpus=gpus, gpu_hour_dollars=price, goodput=goodput))
+    found = planned(Lineage.read(paths_of(study)), Terms(gpus=gpus, gpu_hour_dollars=price, goodput=goodput))
     typer.echo(json.dumps(found.as_json(), indent=2) if as_json else plan_text(found, every_item=every_item))
     if max_dollars is None:
         return

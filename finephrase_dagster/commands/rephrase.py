@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from finephrase_dagster.commands.options import JsonOption, StudyOption, places_of
+from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of
 from finephrase_dagster.commands.terminal import clock
 
 
@@ -92,7 +92,7 @@ def rephrase(
         metrics_port=metrics_port,
     )
     key = os.environ.get("FINEPHRASE_API_KEY") or None
-    done = carry_out(order, paths=places_of(study), key=key, say=clock())
+    done = carry_out(order, paths=paths_of(study), key=key, say=clock())
     typer.echo(json.dumps(done, indent=2) if as_json else rephrased_text(done))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, places_of
+from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, paths_of
 from finephrase_dagster.commands.terminal import early_text, leaderboard_text
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def leaderboard(study: StudyOption = None, as_json: JsonOption = False) -> None:
     """Prints the comparison of a study's mixtures."""
     from finephrase_dagster.artifacts.lineage import Lineage
 
-    lineage = Lineage.read(places_of(study))
+    lineage = Lineage.read(paths_of(study))
     if not lineage.study.mixtures:
         raise OptionWrong(f"study {lineage.paths.study}: has no mixtures, and thus no scores; name another study")
     artifact = lineage.leaderboard()

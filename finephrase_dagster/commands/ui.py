@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from finephrase_dagster.commands.options import StudyOption, dagster_home, places_of
+from finephrase_dagster.commands.options import StudyOption, dagster_home, paths_of
+from finephrase_dagster.study.paths import require_clone
 
 LAST_PORT = 65535
 
@@ -20,6 +21,7 @@ def ui(
     from finephrase_dagster.artifacts.lineage import Lineage
     from finephrase_dagster.orchestration.servers import serve
 
-    paths = places_of(study)
+    require_clone("finephrase ui")
+    paths = paths_of(study)
     Lineage.read(paths)
     serve(paths, dagster_home=dagster_home(), port=port, mlflow_port=mlflow_port, log=typer.echo)

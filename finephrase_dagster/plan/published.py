@@ -16,11 +16,11 @@ from pydantic import Field
 from finephrase_dagster.artifacts.artifact import MANIFEST
 from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.study.fields import Spec
-from finephrase_dagster.study.paths import REPOSITORY
+from finephrase_dagster.study.paths import SHIPPED
 from finephrase_dagster.study.student import Student
 
 LONG_ENOUGH = 10.0  # seconds, below which what a stage does besides its work says more of its pace
-PUBLISHED = REPOSITORY / "studies" / "figures.yaml"
+PUBLISHED = SHIPPED / "studies" / "figures.yaml"
 
 
 class TrainingFigure(Spec):

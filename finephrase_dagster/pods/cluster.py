@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from finephrase_dagster.study.fields import Spec
 from finephrase_dagster.study.file import StudyError, read_fields, wrong_file
-from finephrase_dagster.study.paths import REPOSITORY
+from finephrase_dagster.study.paths import resolve_path
 from finephrase_dagster.study.problems import InvalidFields, Problem, found_in
 
 CLUSTER = "FINEPHRASE_CLUSTER"
@@ -160,7 +160,7 @@ def cluster_from_environment() -> Cluster | None:
         StudyError: as for `read_cluster`.
     """
     named = os.environ.get(CLUSTER)
-    return read_cluster(REPOSITORY / named) if named else None
+    return read_cluster(resolve_path(named)) if named else None
 
 
 def read_cluster(path: Path) -> Cluster:

@@ -12,13 +12,13 @@ from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.catalogue import Library, Registry
 from finephrase_dagster.study.expand import full_study
 from finephrase_dagster.study.fields import Name
-from finephrase_dagster.study.paths import REPOSITORY
+from finephrase_dagster.study.paths import SHIPPED
 from finephrase_dagster.study.problems import NAME, InvalidFields, Problem, shown, told
 from finephrase_dagster.study.prompt import PromptError, prompt_names
 from finephrase_dagster.study.spec import Study
 
-PROMPTS = REPOSITORY / "prompts"
-STUDIES = REPOSITORY / "studies"
+PROMPTS = SHIPPED / "prompts"
+STUDIES = SHIPPED / "studies"
 REGISTRIES = {"generators": "generators.yaml", "sources": "sources.yaml"}
 """The files that hold what every study may name, by the section of a study that they serve."""
 
@@ -155,7 +155,7 @@ def _text(path: Path, kind: str) -> str:
         return content.decode("utf-8-sig")
     except FileNotFoundError as error:
         known = ", ".join(
-            str(other.relative_to(REPOSITORY))
+            str(other.relative_to(SHIPPED))
             for other in sorted(STUDIES.glob("*.yaml"))
             if other.name not in (*REGISTRIES.values(), "figures.yaml")
         )

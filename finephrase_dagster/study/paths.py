@@ -1,4 +1,7 @@
-"""Paths: where an installation keeps its files. None of this is identity."""
+"""Where an installation keeps its files: in a clone of the repository, or around an installed package.
+
+None of these paths is part of an artifact's identity.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,51 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from finephrase_dagster.errors import FinephraseError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+REPOSITORY = _PACKAGE.parent
+"""The root of the clone. Meaningless for an installed package: check `IN_CLONE`, or call `require_clone`."""
+
+IN_CLONE = (REPOSITORY / "workspace.yaml").is_file() and (REPOSITORY / "prompts").is_dir()
+"""Whether the package runs from a clone, which has `assets/`, `resources/` and the settings of a Dagster instance."""
+
+SHIPPED = REPOSITORY if IN_CLONE else _PACKAGE / "shipped"
+"""The folder of `prompts/`, `studies/` and `requirements/cpu.txt`: the clone, or the package data of a wheel."""
+
+
+class CloneMissing(FinephraseError, exit_status=2):
+    """A command needs files that only a clone of the repository has."""
+
+
+def require_clone(what: str) -> None:
+    """Raise CloneMissing unless the package runs from a clone; `what` names the command that needs one."""
+    if not IN_CLONE:
+        raise CloneMissing(
+            f"{what} runs the Dagster project, whose files are not part of the installed package. Clone the repository "
+            "and run the command from the clone (`make demo` sets up all that it needs)."
+        )
+
+
+def resolve_path(path: str | Path) -> Path:
+    """Return a path that a person wrote as an absolute one; a relative one starts at `base_folder()`."""
+    return base_folder() / path
+
+
+def base_folder() -> Path:
+    """Return the folder where relative paths of the environment start: the clone, or the working directory."""
+    return REPOSITORY if IN_CLONE else Path.cwd()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """The folders of an installation.
+    """The folders and files of an installation.
 
     Attributes:
-        data: all artifacts, the warehouse and the tracking store (`FINEPHRASE_DATA`, default `data/`).
-        study: the study file (`FINEPHRASE_STUDY`, default `studies/demo.yaml`).
+        data: all artifacts, the warehouse and the tracking store (`FINEPHRASE_DATA`; default: `data/` in the clone, or
+            in the working directory of an installed package).
+        study: the study file (`FINEPHRASE_STUDY`; default: `studies/demo.yaml`).
         prompts: the folder of prompt files.
         requirements: the resolved list that the embedded corpus `package_readmes` is read from.
         items: the embedded benchmark items.
@@ -23,16 +61,16 @@ class Paths:
 
     data: Path
     study: Path
-    prompts: Path = REPOSITORY / "prompts"
-    requirements: Path = REPOSITORY / "requirements" / "cpu.txt"
-    items: Path = REPOSITORY / "finephrase_dagster" / "evaluate" / "items"
+    prompts: Path = SHIPPED / "prompts"
+    requirements: Path = SHIPPED / "requirements" / "cpu.txt"
+    items: Path = _PACKAGE / "evaluate" / "items"
 
     @classmethod
     def from_environment(cls) -> Paths:
-        """The paths that the environment names; relative paths start at the repository."""
+        """Return the paths that the environment variables name."""
+        study = os.environ.get("FINEPHRASE_STUDY") or "studies/demo.yaml"
         return cls(
-            data=REPOSITORY / (os.environ.get("FINEPHRASE_DATA") or "data"),
-            study=REPOSITORY / (os.environ.get("FINEPHRASE_STUDY") or "studies/demo.yaml"),
+            data=resolve_path(os.environ.get("FINEPHRASE_DATA") or "data"), study=study_path(study, start=base_folder())
         )
 
     @property
@@ -44,3 +82,9 @@ class Paths:
     def tracking_store(self) -> Path:
         """MLflow's SQLite file, used unless `MLFLOW_TRACKING_URI` names a server."""
         return self.data / "mlflow" / "mlflow.db"
+
+
+def study_path(study: str | Path, *, start: Path) -> Path:
+    """Return where a study file is: below `start`, or else one that the package ships (`studies/demo.yaml`)."""
+    path = (start / study).absolute()
+    return path if path.exists() or not (SHIPPED / study).is_file() else SHIPPED / study
