@@ -36,10 +36,10 @@ COLUMNS = {
     "finish_reason": ("string", "why the engine stopped: `stop`, or `length` at max_tokens"),
     "prompt_tokens": ("int", "that the engine read"),
     "completion_tokens": ("int", "that it wrote"),
-    "truncated": ("bool", "whether the document was cut to fit the context"),
+    "document_cut": ("bool", "whether the document was cut to fit the context"),
 }
 
-COUNTS = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens")
+COUNTS = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens", "documents_cut")
 
 
 def build_synthetic(lineage: Lineage) -> list[dg.AssetsDefinition]:

@@ -115,7 +115,7 @@ class Ours(Driver):
 
     def check(self, documents: int) -> None:
         super().check(documents)
-        manifest = json.loads((self.output / PROMPT / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((self.output / PROMPT / "__meta__" / "manifest.json").read_text(encoding="utf-8"))
         if not manifest["rows_in"] == manifest["completed"] == documents:
             raise RuntimeError(
                 f"{documents} documents, but rows_in {manifest['rows_in']} and completed {manifest['completed']}"

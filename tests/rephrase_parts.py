@@ -182,7 +182,7 @@ def rows_of(artifact: Artifact) -> list[dict[str, Any]]:
 
 
 def rejected_of(artifact: Artifact) -> list[dict[str, Any]]:
-    return pq.read_table(artifact.folder / "rejected.parquet").to_pylist()
+    return pq.read_table(artifact.folder / "__meta__" / "rejected.parquet").to_pylist()
 
 
 def shorten_pauses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,8 +95,8 @@ def test_the_version_follows_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"fingerprint": "x"}', '{"fingerprint": "x", "version": "y"}'])
 def test_a_manifest_that_is_not_this_recipes_is_refused(tmp_path: Path, text: str) -> None:
     made = artifact(tmp_path)
-    made.folder.mkdir(parents=True)
-    (made.folder / "manifest.json").write_text(text)
+    (made.folder / "__meta__").mkdir(parents=True)
+    (made.folder / "__meta__" / "manifest.json").write_text(text)
     with pytest.raises(ArtifactMissing, match="delete its folder"):
         made.manifest()
 

@@ -49,10 +49,11 @@ def write_dataset(
             "finish_reason": "length" if index < truncated else "stop",
             "prompt_tokens": 5,
             "completion_tokens": 7,
-            "truncated": False,
+            "document_cut": False,
         }
         for index, text in enumerate(texts)
     ]
+    (folder / "__meta__").mkdir(exist_ok=True)
     files = []
     for part in range(parts):
         path = folder / f"part-{part:05d}.parquet"
@@ -62,10 +63,10 @@ def write_dataset(
         pq.write_table(table, path)
         files.append({"path": path.name, "rows": len(table), "sha256": sha256_file(path)})
     lost = [{"id": f"r{i}", "status": status, "reason": why} for i, (status, why) in enumerate(rejected)]
-    pq.write_table(pa.Table.from_pylist(lost, schema=REJECTED), folder / "rejected.parquet")
+    pq.write_table(pa.Table.from_pylist(lost, schema=REJECTED), folder / "__meta__" / "rejected.parquet")
     count = {name: sum(status == name for status, _ in rejected) for name in ("skipped", "failed")}
     manifest = {"rows_in": len(rows) + len(lost), "completed": len(rows), **count, "files": files} | overrides
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "__meta__" / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 
@@ -157,7 +158,7 @@ def test_files_that_differ_from_the_manifest_fail_the_accounting(tmp_path: Path)
     write_dataset(tmp_path, [faq(i) for i in range(10)])
     pq.write_table(pq.read_table(tmp_path / "part-00000.parquet").slice(1), tmp_path / "part-00000.parquet")
     (tmp_path / "part-00001.parquet").write_bytes(b"cut off")
-    (tmp_path / "rejected.parquet").unlink()
+    (tmp_path / "__meta__" / "rejected.parquet").unlink()
     detail = gate(audited_faq(tmp_path), "accounting").detail
     assert "part-00000.parquet has 4 rows, the manifest lists 5" in detail
     assert "part-00000.parquet has another sha256 than the manifest lists" in detail
@@ -168,7 +169,7 @@ def test_files_that_differ_from_the_manifest_fail_the_accounting(tmp_path: Path)
 def test_a_document_that_stands_twice_fails_the_accounting(tmp_path: Path) -> None:
     write_dataset(tmp_path, [faq(i) for i in range(10)], rejected=[("skipped", "empty")])
     table = pa.Table.from_pylist([{"id": "d3", "status": "skipped", "reason": "empty"}], schema=REJECTED)
-    pq.write_table(table, tmp_path / "rejected.parquet")
+    pq.write_table(table, tmp_path / "__meta__" / "rejected.parquet")
     assert "1 ids occur more than once, such as 'd3'" in gate(audited_faq(tmp_path), "accounting").detail
 
 
@@ -179,12 +180,13 @@ def test_a_dataset_without_completions_fails(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match=r"no manifest.json, so the dataset is not complete"):
+    with pytest.raises(AuditError, match=r"no __meta__/manifest.json, so the dataset is not complete"):
         audited_faq(tmp_path)
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "__meta__").mkdir()
+    (tmp_path / "__meta__" / "manifest.json").write_text("{}")
     with pytest.raises(AuditError, match=r"missing rows_in, completed, skipped, failed, files"):
         audited_faq(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
+    (tmp_path / "__meta__" / "manifest.json").write_text("{")
     with pytest.raises(AuditError, match=r"cannot be read"):
         audited_faq(tmp_path)
 

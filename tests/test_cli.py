@@ -118,7 +118,7 @@ def waits_for_readmes(done: subprocess.CompletedProcess[str], data: str, message
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(Path(data).glob("sources/corpus/package_readmes/*/*.parquet"))
-    assert not list(Path(data).glob("sources/corpus/package_readmes/*/manifest.json"))
+    assert not list(Path(data).glob("sources/corpus/package_readmes/*/__meta__/manifest.json"))
 
 
 @pytest.mark.slow

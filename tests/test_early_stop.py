@@ -72,7 +72,7 @@ def test_before_all_are_scored_nobody_goes_on(lineage: Lineage) -> None:
     study = stopping(lineage)
     scored(study)
     run = "formats_and_raw__nano__data0_model0"
-    (study.early_scores("readmes_raw__nano__data0_model0").folder / "manifest.json").unlink()
+    (study.early_scores("readmes_raw__nano__data0_model0").folder / "__meta__" / "manifest.json").unlink()
     found = status(study)
     assert found[f"training/checkpoint/{run}"] == "waiting"
     assert found["training/checkpoint/formats_and_raw__nano__data1_model1"] == "missing"
@@ -125,7 +125,7 @@ def test_a_look_that_is_earlier_and_stricter_than_any_published_is_said_to_be_so
 def test_a_score_that_is_none_decides_nothing(lineage: Lineage, macro: object) -> None:
     study = stopping(lineage)
     scored(study)
-    path = study.early_scores("readmes_raw__nano__data0_model0").folder / "manifest.json"
+    path = study.early_scores("readmes_raw__nano__data0_model0").folder / "__meta__" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"macro": macro}))
     assert status(study)["training/checkpoint/formats_and_raw__nano__data0_model0"] == "waiting"
     assert plan(study).as_json()["items"]

@@ -153,7 +153,7 @@ def test_a_gate_moved_without_consequence_leaves_the_mixtures_alone(completed: L
 
             def make(folder: Path, of: Artifact = verdict) -> Contents:
                 (folder / "content.txt").write_text("another figure")
-                earlier = next(path for path in folder.parent.glob("*/manifest.json"))
+                earlier = next(path for path in folder.parent.glob("*/__meta__/manifest.json"))
                 version = __import__("json").loads(earlier.read_text())["version"]
                 return Contents(files=[folder / "content.txt"], facts={}, version=version)
 

@@ -202,7 +202,7 @@ def test_a_dataset_whose_audit_failed_is_named_with_what_it_holds_up(tmp_path: P
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"fingerprint": "other", "version": "1", "recipe": {}}'])
 def test_a_broken_manifest_is_missing_and_what_hangs_on_it_stale(completed: Lineage, content: str) -> None:
     artifact = completed.dataset(completed.study.cells[0], "table")
-    (artifact.folder / "manifest.json").write_text(content)
+    (artifact.folder / "__meta__" / "manifest.json").write_text(content)
     found = plan(completed)
     (reasons,) = of_status(found, "missing").values()
     assert "delete its folder" in reasons[0]

@@ -74,13 +74,18 @@ def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
 
 def dataset(folder: Path) -> list[dict[str, Any]]:
     """The rows of a complete dataset, whose manifest says the truth and which holds nothing else."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "__meta__" / "manifest.json").read_text())
     assert manifest["rows_in"] == manifest["completed"] + manifest["skipped"] + manifest["failed"]
     for file in manifest["files"]:
         assert sha256_file(folder / file["path"]) == file["sha256"]
         assert pq.read_metadata(folder / file["path"]).num_rows == file["rows"]
-    held = {path.name for path in folder.rglob("*") if path.is_file()} - {".lock", ".recipe.json"}
-    assert held == {"manifest.json", "rejected.parquet", *(file["path"] for file in manifest["files"])}
+    held = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    held -= {"__meta__/lock", "__meta__/recipe.json"}
+    assert held == {
+        "__meta__/manifest.json",
+        "__meta__/rejected.parquet",
+        *(file["path"] for file in manifest["files"]),
+    }
     found = [row for file in manifest["files"] for row in pq.read_table(folder / file["path"]).to_pylist()]
     assert len(found) == manifest["completed"]
     return found
@@ -95,7 +100,7 @@ def test_it_makes_one_dataset_a_prompt_and_reports_in_json(tmp_path: Path, serve
         assert sorted(row["id"] for row in dataset(tmp_path / "out" / name)) == sorted(i for i, _ in documents(60))
     assert len(server.requests) == 120
     assert all("temperature" not in request and request["max_tokens"] == 64 for request in server.requests)
-    recipe = json.loads((tmp_path / "out" / "faq" / "manifest.json").read_text())["recipe"]
+    recipe = json.loads((tmp_path / "out" / "faq" / "__meta__" / "manifest.json").read_text())["recipe"]
     assert recipe["sampling"] == {
         "temperature": "server default",
         "top_p": "server default",
@@ -138,7 +143,7 @@ def test_a_journal_that_is_damaged_at_its_end_costs_no_more_than_its_last_rows(
     until(lambda: len(server.requests) >= 60)
     driver.kill()
     driver.communicate()
-    journals = list((tmp_path / "out").glob("*/.journal/*"))
+    journals = list((tmp_path / "out").glob("*/__meta__/journals/*"))
     assert len(journals) == 2
     for journal in journals:
         content = journal.read_bytes()
@@ -208,7 +213,7 @@ def test_the_documents_are_cut_by_bytes_and_the_instruction_survives(tmp_path: P
         words = request["messages"][-1]["content"]
         assert len(words.encode()) + 64 <= 4096
         assert "Q:" in words or "problem" in words
-    assert {row["id"]: row["truncated"] for row in dataset(tmp_path / "out" / "faq")} == {
+    assert {row["id"]: row["document_cut"] for row in dataset(tmp_path / "out" / "faq")} == {
         "long": True,
         "short": False,
         "huge": True,
@@ -221,7 +226,7 @@ def test_a_tokenizer_counts_exactly_and_is_part_of_the_recipe(tmp_path: Path, se
     assert run(arguments(rows, tmp_path / "a", server, "--tokenizer", str(folder))).returncode == 0
     longest = max(len(request["messages"][-1]["content"]) for request in server.requests)
     assert longest > 4096
-    recipe = json.loads((tmp_path / "a" / "faq" / "manifest.json").read_text())["recipe"]
+    recipe = json.loads((tmp_path / "a" / "faq" / "__meta__" / "manifest.json").read_text())["recipe"]
     assert len(recipe["tokenizer"]) == 16
 
 
@@ -241,7 +246,7 @@ def test_failures_are_reported_and_the_exit_status_is_0(tmp_path: Path, server: 
     report = json.loads(done.stdout)["datasets"]["faq"]
     assert (done.returncode, report["completed"], report["skipped"], report["failed"]) == (0, 7, 1, 1)
     assert report["reasons"] == {"failed: HTTP 400: too dull": 1, "skipped: text is missing": 1}
-    rejected = pq.read_table(tmp_path / "out" / "faq" / "rejected.parquet").to_pylist()
+    rejected = pq.read_table(tmp_path / "out" / "faq" / "__meta__" / "rejected.parquet").to_pylist()
     assert Counter(row["status"] for row in rejected) == {"failed": 1, "skipped": 1}
 
 
@@ -329,5 +334,5 @@ def test_a_generator_of_a_study_runs_on_an_engine_of_its_own(tmp_path: Path) -> 
     report = json.loads(done.stdout)["datasets"]["faq"]
     assert report["completed"] == 6
     assert report["run"]["engine_start_seconds"] > 1
-    recipe = json.loads((tmp_path / "out" / "faq" / "manifest.json").read_text())["recipe"]
+    recipe = json.loads((tmp_path / "out" / "faq" / "__meta__" / "manifest.json").read_text())["recipe"]
     assert (recipe["sampling"]["seed"], recipe["max_tokens"]) == (5, 16)

@@ -87,7 +87,7 @@ def test_a_real_engine_makes_the_datasets_of_two_prompts(tmp_path: Path, model: 
         assert [row["id"] for row in found] == [name for name, text in rows if text]
         assert sum(row["completion_tokens"] for row in found) == manifest["completion_tokens"] > 0
         assert {row["finish_reason"] for row in found} <= {"stop", "length"}
-        assert [row["id"] for row in found if row["truncated"]] == ["long"]
+        assert [row["id"] for row in found if row["document_cut"]] == ["long"]
         # The long document fills the context but for the completion, to within a character and two seams.
         longest = next(row["prompt_tokens"] for row in found if row["id"] == "long")
         assert 512 - 24 - 12 < longest <= 512 - 24
@@ -197,7 +197,7 @@ def test_an_engine_that_is_killed_is_started_again_and_the_run_goes_on(
     assert guard_process is not None
 
     def kill_once_some_are_done() -> None:
-        journals = wanted["plain"].folder / ".journal"
+        journals = wanted["plain"].folder / "__meta__" / "journals"
         assert soon(lambda: any(path.stat().st_size for path in journals.glob("part-*")), 120)
         os.killpg(guard_process.pid, signal.SIGKILL)
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import s3fs
 
+from finephrase_dagster.artifacts.artifact import LOCK
 from finephrase_dagster.rephrase import lock
 from finephrase_dagster.rephrase.folder import (
-    LOCK,
     Folder,
     FolderBusy,
     FolderUnusable,
@@ -86,13 +86,13 @@ def lock_of(where: str, *, silent_seconds: float, process: tuple[int, str] = (1,
 def test_a_file_is_read_as_it_was_last_written_until_it_is_removed(folder: Folder) -> None:
     with folder.claim():
         for content in (b"first", b"", b"second"):
-            folder.write("manifest.json", content)
-            assert folder.read("manifest.json") == content
-        folder.write(".chunks/part-1.parquet", b"of a chunk")
-        assert folder.read(".chunks/part-1.parquet") == b"of a chunk"
-        folder.remove("manifest.json")
-        folder.remove("manifest.json")
-    for missing in ("manifest.json", ".chunks", "never"):
+            folder.write("__meta__/manifest.json", content)
+            assert folder.read("__meta__/manifest.json") == content
+        folder.write("__meta__/chunks/part-1.parquet", b"of a chunk")
+        assert folder.read("__meta__/chunks/part-1.parquet") == b"of a chunk"
+        folder.remove("__meta__/manifest.json")
+        folder.remove("__meta__/manifest.json")
+    for missing in ("__meta__/manifest.json", "__meta__/chunks", "never"):
         with pytest.raises((FileNotFoundError, IsADirectoryError)):
             folder.read(missing)
 
@@ -111,17 +111,24 @@ def test_a_reader_never_sees_half_a_file(folder: Folder) -> None:
 
 def test_names_are_those_of_one_level_that_match_a_pattern(folder: Folder) -> None:
     assert folder.names("part-*.parquet") == []
-    assert folder.names(".chunks/*") == []
-    files = ("part-2.parquet", "part-1.parquet", ".recipe.json", ".chunks/part-1.parquet", ".chunks/note")
+    assert folder.names("__meta__/chunks/*") == []
+    files = (
+        "part-2.parquet",
+        "part-1.parquet",
+        "__meta__/recipe.json",
+        "__meta__/chunks/part-1.parquet",
+        "__meta__/chunks/note",
+    )
     with folder.claim():
         for name in files:
             folder.write(name, b"content")
         assert folder.names("part-*.parquet") == ["part-1.parquet", "part-2.parquet"]
-        assert folder.names(".chunks/*.parquet") == [".chunks/part-1.parquet"]
-        assert folder.names(".chunks/*") == [".chunks/note", ".chunks/part-1.parquet"]
-        assert folder.names(".recipe.json") == [".recipe.json"]
-        assert folder.names("manifest.json") == []
-        assert ".chunks" not in folder.names("*")
+        assert folder.names("__meta__/chunks/*.parquet") == ["__meta__/chunks/part-1.parquet"]
+        assert folder.names("__meta__/chunks/*") == ["__meta__/chunks/note", "__meta__/chunks/part-1.parquet"]
+        assert folder.names("__meta__/recipe.json") == ["__meta__/recipe.json"]
+        assert folder.names("__meta__/manifest.json") == []
+        assert folder.names("*") == ["part-1.parquet", "part-2.parquet"]
+        assert folder.folders() == ["__meta__"]
 
 
 def test_folders_beside_one_another_do_not_see_one_another(folder: Folder) -> None:
@@ -160,7 +167,7 @@ def test_a_journal_outlives_its_killed_process_and_is_continued(folder: Folder) 
             again.remove()
             again.sync()
             assert "part-00000-00000" not in folder.journals()
-            assert folder.names(".journal/part-00000-00000*") == []
+            assert folder.names("__meta__/journals/part-00000-00000*") == []
 
 
 def test_a_journal_of_many_uploads_is_read_in_order_and_removed_whole(in_store: ObjectFolder) -> None:
@@ -170,11 +177,11 @@ def test_a_journal_of_many_uploads_is_read_in_order_and_removed_whole(in_store: 
         journal.append(record)
         journal.sync()
         journal.sync()
-    assert len(in_store.names(".journal/*")) == len(records)
+    assert len(in_store.names("__meta__/journals/*")) == len(records)
     left = in_store.journal("part")
     assert left.read() == b"".join(records)
     left.remove()
-    assert in_store.names(".journal/*") == []
+    assert in_store.names("__meta__/journals/*") == []
 
 
 def test_what_could_not_be_uploaded_is_uploaded_once_the_store_is_back(store: ObjectStore) -> None:
@@ -196,10 +203,10 @@ def test_a_journal_that_was_being_removed_when_its_process_died_is_gone(in_store
         for record in (b"1\n", b"2\n", b"3\n"):
             journal.append(record)
             journal.sync()
-    in_store.remove(".journal/part-1.00000")
+    in_store.remove("__meta__/journals/part-1.00000")
     assert in_store.journals() == ["part-2"]
     with in_store.claim():
-        assert in_store.names(".journal/part-1*") == []
+        assert in_store.names("__meta__/journals/part-1*") == []
         assert in_store.journal("part-2").read() == b"1\n2\n3\n"
 
 
@@ -330,13 +337,13 @@ def refused(folder: Folder, journal: Journal) -> None:
     ):
         with pytest.raises(FolderBusy):
             change()
-    assert folder.names(".journal/*") == []
+    assert folder.names("__meta__/journals/*") == []
 
 
 def test_a_bucket_that_is_not_there_is_named(store: ObjectStore) -> None:
     away = folder_at("s3://no-such-bucket/faq")
     with pytest.raises(FileNotFoundError):
-        away.read("manifest.json")
+        away.read("__meta__/manifest.json")
     assert away.names("part-*.parquet") == []
     with pytest.raises(FolderUnusable, match=r"s3://no-such-bucket/faq: .*bucket does not exist"), away.claim():
         pass
@@ -348,7 +355,7 @@ def test_a_store_that_does_not_answer_is_named(store: ObjectStore, monkeypatch: 
     s3fs.S3FileSystem.clear_instance_cache()
     away = folder_at(f"{store.bucket}/faq")
     with pytest.raises(FolderUnusable, match=r"/faq: Could not connect .*127\.0\.0\.1:9.*run again"):
-        away.read("manifest.json")
+        away.read("__meta__/manifest.json")
     s3fs.S3FileSystem.clear_instance_cache()
 
 
@@ -368,7 +375,7 @@ def test_a_place_is_a_folder_of_the_disk_or_of_a_store_that_is_known(tmp_path: P
 
 def test_a_file_is_taken_from_a_folder_below_once(folder: Folder) -> None:
     with folder.claim():
-        below = folder.below(".tasks/00003")
+        below = folder.below("__meta__/tasks/00003")
         with below.claim():
             below.write("part-1.parquet", b"rows")
         for _ in range(2):

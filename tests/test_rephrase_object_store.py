@@ -98,7 +98,7 @@ def stored(output: str) -> set[tuple[str, str]]:
     found = set()
     for prompt in PROMPTS:
         folder = folder_at(f"{output}/{prompt}")
-        for name in folder.names(".journal/*"):
+        for name in folder.names("__meta__/journals/*"):
             found |= {(prompt, outcome.id) for _, outcome in records(folder.read(name))}
         for name in folder.names("part-*.parquet"):
             found |= {(prompt, row) for row in pq.read_table(io.BytesIO(folder.read(name)))["id"].to_pylist()}
@@ -108,7 +108,7 @@ def stored(output: str) -> set[tuple[str, str]]:
 def check_dataset(store: ObjectStore, output: str, prompt: str) -> None:
     """Every row once, every file as the manifest says, and nothing else."""
     files = store.files
-    manifest = json.loads(files.cat_file(f"{output}/{prompt}/manifest.json"))
+    manifest = json.loads(files.cat_file(f"{output}/{prompt}/__meta__/manifest.json"))
     assert [manifest[name] for name in ("rows_in", "completed", "skipped", "failed")] == [ROWS, ROWS - 1, 1, 0]
     ids = []
     for file in manifest["files"]:
@@ -119,11 +119,14 @@ def check_dataset(store: ObjectStore, output: str, prompt: str) -> None:
         assert {row["prompt"] for row in rows} == {prompt}
         ids += [row["id"] for row in rows]
     assert sorted(ids) == sorted(name for name, _ in documents(ROWS - 1))
-    rejected = pq.read_table(io.BytesIO(files.cat_file(f"{output}/{prompt}/rejected.parquet"))).to_pylist()
+    rejected = pq.read_table(io.BytesIO(files.cat_file(f"{output}/{prompt}/__meta__/rejected.parquet"))).to_pylist()
     assert rejected == [{"id": "empty", "status": "skipped", "reason": "text is empty"}]
     root = f"{output}/{prompt}".removeprefix("s3://")
     paths = {path.removeprefix(f"{root}/") for path in files.find(root)}
-    assert paths == {"manifest.json", "rejected.parquet", ".recipe.json", *(file["path"] for file in manifest["files"])}
+    assert paths == {
+        *(file["path"] for file in manifest["files"]),
+        *(f"__meta__/{name}" for name in ("manifest.json", "rejected.parquet", "recipe.json")),
+    }
 
 
 @pytest.mark.parametrize(
@@ -147,7 +150,7 @@ def test_a_killed_run_goes_on_and_every_row_is_there_once(
     gate.open()
     before, kept = messages(server), stored(output)
     assert len(before) == before.total() <= BEFORE_THE_KILL + CONCURRENCY
-    assert not store.files.exists(f"{output}/faq/manifest.json")
+    assert not store.files.exists(f"{output}/faq/__meta__/manifest.json")
 
     server.requests.clear()
     status, out, err = finish(start(store, server, output))
@@ -196,7 +199,7 @@ def test_an_interrupted_run_gives_the_folder_back(store: ObjectStore, server: Lo
     gate.open()
     assert status == 1, err
     assert "Traceback" not in err
-    assert not store.files.exists(f"{output}/faq/.lock")
+    assert not store.files.exists(f"{output}/faq/__meta__/lock")
     assert len(stored(output)) >= 60 - CONCURRENCY
     server.requests.clear()
     assert finish(start(store, server, output))[0] == 0

@@ -80,7 +80,7 @@ def test_prompt_and_completion_fit_and_the_instruction_survives(text: str, name:
     assert message.endswith(after)
     document = message[len(before) : len(message) - len(after)]
     assert text.startswith(document)
-    assert rendered.truncated == (document != text)
+    assert rendered.document_cut == (document != text)
 
 
 @settings(max_examples=60, deadline=None)
@@ -89,8 +89,8 @@ def test_a_document_is_cut_only_if_it_does_not_fit_and_fills_the_room_then(text:
     whole = messages(PROMPTS[name], text)
     needed = len(tokenizer().apply_chat_template(whole, add_generation_prompt=True, return_dict=False))
     rendered = renderer(300).render(name, text)
-    assert rendered.truncated == (needed > 300 - MAX_TOKENS)
-    if rendered.truncated:
+    assert rendered.document_cut == (needed > 300 - MAX_TOKENS)
+    if rendered.document_cut:
         used = tokenizer().apply_chat_template(rendered.messages, add_generation_prompt=True, return_dict=False)
         assert len(used) > 300 - MAX_TOKENS - 12  # a character of four bytes and two seams may be lost
 
@@ -122,7 +122,7 @@ def test_without_a_tokenizer_the_bytes_of_all_turns_fit(text: str, name: str, co
 def test_a_document_whose_bytes_fit_is_not_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
     sees_all = Renderer(model=model(), prompts=PROMPTS, context=1000, max_tokens=MAX_TOKENS)
     monkeypatch.setattr(sees_all, "_count", lambda text: pytest.fail("tokenised"))
-    assert not sees_all.render("both_sides", "Short.").truncated
+    assert not sees_all.render("both_sides", "Short.").document_cut
 
 
 def test_ten_megabytes_are_cut_without_tokenising_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_ten_megabytes_are_cut_without_tokenising_all_of_it(monkeypatch: pytest.
     monkeypatch.setattr(one, "_count", lambda text: seen.append(len(text)) or count(text))
     monkeypatch.setattr(one, "_cut", lambda text, tokens: seen.append(len(text)) or cut(text, tokens))
     rendered = one.render("instruction_last", "word " * 2_000_000)
-    assert rendered.truncated
+    assert rendered.document_cut
     assert max(seen) < 100_000
 
 

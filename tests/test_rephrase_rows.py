@@ -95,11 +95,13 @@ def test_a_dataset_holds_every_document_once_with_all_that_others_rely_on(
         for row in found:
             assert row["prompt"] == name
             assert row["text"].isdigit()
-            assert (row["finish_reason"], row["truncated"]) == ("stop", False)
+            assert (row["finish_reason"], row["document_cut"]) == ("stop", False)
             assert row["document_sha256"] == sha256_text(texts[row["id"]])
         assert rejected_of(artifact) == []
-        visible = {path.name for path in artifact.folder.iterdir() if not path.name.startswith(".")}
-        assert visible == {"manifest.json", "rejected.parquet", *(file["path"] for file in manifest["files"])}
+        assert {path.name for path in artifact.folder.iterdir()} == {
+            "__meta__",
+            *(file["path"] for file in manifest["files"]),
+        }
 
 
 def test_requests_say_all_that_determines_them(tmp_path: Path, server: LocalServer, run: Run) -> None:
@@ -317,15 +319,15 @@ def test_a_damaged_file_is_found_before_the_dataset_is_complete(tmp_path: Path, 
     content[60] ^= 1
     part.write_bytes(content)
     server.answer = lambda request: completion()
-    with pytest.raises(LedgerError, match=r"part-00000-00000\.parquet is damaged.*delete it and \.chunks/"):
+    with pytest.raises(LedgerError, match=r"part-00000-00000\.parquet is damaged.*delete it and __meta__/chunks/"):
         run(corpus, wanted)
     part.unlink()
-    (part.parent / ".chunks" / part.name).unlink()
+    (part.parent / "__meta__" / "chunks" / part.name).unlink()
     assert run(corpus, wanted)["plain"]["completed"] == 12
     assert len(rows_of(wanted["plain"])) == 12
 
 
-@pytest.mark.parametrize("lost", ["manifest.json", "part-00000-00001.parquet"])
+@pytest.mark.parametrize("lost", ["__meta__/manifest.json", "part-00000-00001.parquet"])
 def test_what_is_lost_of_a_complete_dataset_is_made_again_and_no_more(
     tmp_path: Path, server: LocalServer, run: Run, lost: str
 ) -> None:
@@ -335,12 +337,12 @@ def test_what_is_lost_of_a_complete_dataset_is_made_again_and_no_more(
     folder_ = wanted["plain"].folder
     (folder_ / lost).unlink()
     server.requests.clear()
-    if lost != "manifest.json":
-        with pytest.raises(LedgerError, match=rf"{lost} is gone; delete manifest\.json and run again"):
+    if lost != "__meta__/manifest.json":
+        with pytest.raises(LedgerError, match=rf"{lost} is gone; delete __meta__/manifest\.json and run again"):
             run(corpus, wanted)
-        (folder_ / "manifest.json").unlink()
+        (folder_ / "__meta__" / "manifest.json").unlink()
     assert run(corpus, wanted)["plain"]["completed"] == 12
-    assert len(server.requests) == (0 if lost == "manifest.json" else 4)
+    assert len(server.requests) == (0 if lost == "__meta__/manifest.json" else 4)
     assert sorted(row["id"] for row in rows_of(wanted["plain"])) == sorted(f"doc-{number}" for number in range(12))
 
 
@@ -354,7 +356,7 @@ def test_a_recipe_without_a_row_gives_way_to_another(tmp_path: Path, server: Loc
     moved = wanted["plain"].folder.rename(other["plain"].folder)
     server.answer = lambda request: completion()
     assert run(corpus, other)["plain"]["completed"] == 3
-    assert (moved / "manifest.json").is_file()
+    assert (moved / "__meta__" / "manifest.json").is_file()
 
 
 def test_an_endpoint_that_dies_stops_the_run_and_keeps_what_is_finished(

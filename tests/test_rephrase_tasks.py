@@ -89,11 +89,11 @@ def test_three_tasks_make_one_dataset_a_prompt(
     for name in wanted:
         manifest, folder = manifests[name], tmp_path / "out" / name
         assert [manifest[key] for key in ("rows_in", "completed", "skipped", "failed")] == [63, 60, 3, 0]
-        assert manifest == json.loads((folder / "manifest.json").read_text())
+        assert manifest == json.loads((folder / "__meta__" / "manifest.json").read_text())
         rows = [row for file in manifest["files"] for row in pq.read_table(folder / file["path"]).to_pylist()]
         assert sorted(row["id"] for row in rows) == sorted(f"doc-{number}" for number in range(60))
         assert all(sha256_file(folder / file["path"]) == file["sha256"] for file in manifest["files"])
-        assert pq.read_table(folder / "rejected.parquet").num_rows == 3
+        assert pq.read_table(folder / "__meta__" / "rejected.parquet").num_rows == 3
     assert gather(wanted, survey=surveyed, tasks=3) == manifests
 
 

@@ -96,7 +96,7 @@ def test_a_document_is_never_interpreted(document: str, prompt: str, tokenizer: 
         said = [message["content"] for message in rendered.messages if message["role"] != "system"]
         before, _, after = expected[0].partition("[[DOCUMENT]]")
         assert said == [before + document + after]
-        assert not rendered.truncated
+        assert not rendered.document_cut
 
 
 @pytest.mark.parametrize("text", ["'; DROP TABLE scores; --", "raw' OR '1'='1", 'a"b', "%", "?"])

@@ -2,7 +2,7 @@
 
 An artifact's folder is named by its recipe's fingerprint, so two recipes never share one and
 nothing that was paid for is overwritten: going back to an earlier recipe finds its product again.
-It is complete if and only if `manifest.json` stands in it; that file is written last, whole, by a
+It is complete if and only if it holds `__meta__/manifest.json`; that file is written last, whole, by a
 rename. What is not here: how any artifact is made.
 """
 
@@ -23,7 +23,11 @@ from typing import Any
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, sha256_file
 from finephrase_dagster.errors import FinephraseError
 
-MANIFEST = "manifest.json"
+META = "__meta__"
+"""Holds what is not data. Readers of Parquet folders (datasets, pyarrow, DuckDB) skip it."""
+
+MANIFEST = f"{META}/manifest.json"
+LOCK = f"{META}/lock"
 
 
 class ArtifactBusy(FinephraseError, retryable=True):
@@ -150,8 +154,8 @@ class Artifact:
         Raises:
             ArtifactBusy: another process holds it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
+        (self.folder / META).mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -200,6 +204,7 @@ class Artifact:
         ]
         facts = {name: value for name, value in facts.items() if name != "files"}
         manifest = build_manifest(self.recipe, facts, listed, version=version)
+        (self.folder / META).mkdir(exist_ok=True)
         write_json(self.folder / MANIFEST, manifest)
         return manifest
 

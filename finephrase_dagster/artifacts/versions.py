@@ -11,7 +11,7 @@ from typing import Final
 CODE: Final = {
     "sources": "2",
     "generators": "1",
-    "synthetic": "1",
+    "synthetic": "2",
     "audits": "1",
     "tokens": "2",
     "mixtures": "1",

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.artifacts.artifact import MANIFEST
+from finephrase_dagster.artifacts.artifact import MANIFEST, META
 from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.audit.gate import EXCERPT, AuditedDataset, AuditedRow, Need
 from finephrase_dagster.errors import FinephraseError
 
-REJECTED = "rejected.parquet"
+REJECTED = f"{META}/rejected.parquet"
 CHUNK_ROWS = 8_192
 REQUIRED_FIELDS = ("rows_in", "completed", "skipped", "failed", "files")
 OPTIONAL_COLUMNS: tuple[Need, ...] = ("finish_reason", "source_text")
@@ -35,7 +35,7 @@ def open_dataset(path: Path, *, check: str | None) -> AuditedDataset:
     """
     offers: set[Need] = {"check"} if check else set()
     if path.is_dir():
-        manifest = _read_manifest(path / MANIFEST)
+        manifest = _read_manifest(path)
         dataset = AuditedDataset(
             files=[path / file["path"] for file in manifest["files"]],
             manifest=manifest,
@@ -110,12 +110,13 @@ def _rows(batch: pa.RecordBatch) -> list[AuditedRow]:
     return [AuditedRow(str(id), text or "", *others) for id, text, *others in zip(*columns, strict=False)]
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise AuditError(
-            f"{path.parent}: no {MANIFEST}, so the dataset is not complete; finish the rephrasing first"
+            f"{folder}: no {MANIFEST}, so the dataset is not complete; finish the rephrasing first"
         ) from error
     except (OSError, ValueError) as error:
         raise AuditError(f"{path}: cannot be read ({error}); rephrase again into another folder") from error

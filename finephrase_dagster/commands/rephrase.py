@@ -65,7 +65,7 @@ def rephrase(
     study: StudyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rephrases the rows of files: one dataset a prompt, complete when DIR/<prompt>/manifest.json stands.
+    """Rephrases the rows of files: one dataset a prompt, complete when DIR/<prompt>/__meta__/manifest.json stands.
 
     Run again, it goes on where it was. FINEPHRASE_API_KEY is the endpoints' key.
     """

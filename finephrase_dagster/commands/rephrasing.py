@@ -35,6 +35,7 @@ from finephrase_dagster.rephrase.folder import folder_at
 from finephrase_dagster.rephrase.metrics import MetricsPortWrong, ports_of, served
 from finephrase_dagster.rephrase.pipeline import rephrase
 from finephrase_dagster.rephrase.progress import Bar, Lines
+from finephrase_dagster.rephrase.readme import write_readme
 from finephrase_dagster.rephrase.render import ByteRenderer, Renderer, RendererLike
 from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.step import Request
@@ -155,6 +156,7 @@ def carry_out(order: Order, *, paths: Paths, key: str | None, say: Callable[[str
             ),
             keep_raw=order.keep_raw,
         )
+    write_readme(folder_at(order.output))
     shown = ("fingerprint", "rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens")
     return {
         "output": order.output,

@@ -212,7 +212,7 @@ class Measured:
         found: dict[str, list[dict[str, Any]]] = {}
         paths = [*self._data.glob(f"*/*/*/{MANIFEST}"), *self._data.glob(f"*/*/*/*/{MANIFEST}")]
         for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-            group, asset, *partition = path.relative_to(self._data).parts[:-2]
+            group, asset, *partition = path.relative_to(self._data).parts[:-3]
             try:
                 manifest = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):

@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.artifacts.artifact import MANIFEST, build_manifest
+from finephrase_dagster.artifacts.artifact import MANIFEST, META, build_manifest
 from finephrase_dagster.artifacts.fingerprint import differences, fingerprint, plain
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.folder import Folder
 
-REJECTED = "rejected.parquet"
-CHUNKS = ".chunks"
-RECIPE = ".recipe.json"
+REJECTED = f"{META}/rejected.parquet"
+CHUNKS = f"{META}/chunks"
+RECIPE = f"{META}/recipe.json"
 
 
 class LedgerError(FinephraseError):
@@ -107,6 +107,7 @@ class Account:
     completed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    documents_cut: int = 0
     files: list[dict[str, Any]] = field(default_factory=list)
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -123,7 +124,7 @@ class Account:
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says of it, the files apart."""
-        names = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens")
+        names = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens", "documents_cut")
         reasons = {f"{status}: {why}": count for (status, why), count in self.rejected.most_common(20)}
         return {**{name: getattr(self, name) for name in names}, "reasons": reasons}
 

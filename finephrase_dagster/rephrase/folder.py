@@ -16,11 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from finephrase_dagster.artifacts.artifact import atomic_write
+from finephrase_dagster.artifacts.artifact import LOCK, META, atomic_write
 from finephrase_dagster.errors import FinephraseError
 
-LOCK = ".lock"
-JOURNALS = ".journal"
+JOURNALS = f"{META}/journals"
 
 
 class FolderBusy(FinephraseError, retryable=True):
@@ -61,6 +60,9 @@ class Folder(Protocol):
 
     def names(self, pattern: str) -> list[str]:
         """The files whose path in the folder matches, sorted."""
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders directly in this one, sorted."""
 
     def read(self, name: str) -> bytes:
         """A file's content; raises FileNotFoundError."""
@@ -132,12 +134,15 @@ class LocalFolder:
     def names(self, pattern: str) -> list[str]:
         return sorted(str(path.relative_to(self.path)) for path in self.path.glob(pattern) if path.is_file())
 
+    def folders(self) -> list[str]:
+        return sorted(path.name for path in self.path.glob("*") if path.is_dir())
+
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
 
     def write(self, name: str, content: bytes) -> None:
         path = self.path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
 

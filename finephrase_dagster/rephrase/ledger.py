@@ -1,7 +1,7 @@
 """The ledger of one dataset: which rows are done, where they stand, and that none is lost.
 
 Every outcome is in a journal before its request's place is given to the next. A chunk of rows that are all
-done becomes one Parquet file of completions (`part-*`), then its account (`.chunks/part-*`: the rows that
+done becomes one Parquet file of completions (`part-*`), then its account (`__meta__/chunks/part-*`: the rows that
 got no completion and, in the footer, what the part holds); then its journal goes. So the files say what is
 done, whatever killed the writer, and rows are known by their ids: order, division into files and size of
 chunks may change from one run to the next.
@@ -46,7 +46,7 @@ COMPLETED_SCHEMA = pa.schema(
         ("finish_reason", pa.string()),
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
-        ("truncated", pa.bool_()),
+        ("document_cut", pa.bool_()),
         ("document_sha256", pa.string()),
     ]
 )
@@ -165,6 +165,7 @@ class Ledger:
             account.completed += part["rows"]
             account.prompt_tokens += part["prompt_tokens"]
             account.completion_tokens += part["completion_tokens"]
+            account.documents_cut += part["documents_cut"]
             for row in rejected.to_pylist():
                 account.rejected[row["status"], row["reason"]] += 1
         if rows_in != account.completed + account.skipped + account.failed:
@@ -206,6 +207,7 @@ class Ledger:
             "rows": len(completed),
             "prompt_tokens": sum(row.prompt_tokens for row in completed),
             "completion_tokens": sum(row.completion_tokens for row in completed),
+            "documents_cut": sum(row.document_cut for row in completed),
         }
         if completed:
             content = parquet(self._table(completed))
@@ -235,9 +237,10 @@ class Ledger:
         for path in self.folder.names("part-*.parquet"):
             if _stem(path) not in accounts and _stem(path) not in self._left_over:
                 content = self.folder.read(path)
-                table = self._read_part(path, content, ["prompt_tokens", "completion_tokens"])
+                table = self._read_part(path, content, ["prompt_tokens", "completion_tokens", "document_cut"])
                 part = {"path": path, "rows": table.num_rows, "sha256": sha256_bytes(content)}
-                part |= {name: pc.sum(table[name]).as_py() or 0 for name in table.column_names}
+                part |= {name: pc.sum(table[name]).as_py() or 0 for name in ("prompt_tokens", "completion_tokens")}
+                part["documents_cut"] = pc.sum(table["document_cut"]).as_py() or 0
                 with self._writing():
                     self._write_account(_stem(path), [], part)
 

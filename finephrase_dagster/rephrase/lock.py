@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from finephrase_dagster.rephrase.folder import LOCK, FolderBusy, FolderUnusable
+from finephrase_dagster.artifacts.artifact import LOCK
+from finephrase_dagster.rephrase.folder import FolderBusy, FolderUnusable
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 60.0  # a holder of the lock that was not heard of for this long is taken for dead

@@ -50,12 +50,19 @@ class ObjectFolder:
 
     def names(self, pattern: str) -> list[str]:
         directory, slash, _ = pattern.rpartition("/")
-        self._store.invalidate_cache()
-        found: list[dict[str, Any]] = []
-        with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
-            found = self._store.ls(f"{self._root}{slash}{directory}", detail=True)
-        names = [entry["name"].removeprefix(f"{self._root}/") for entry in found if entry["type"] == "file"]
+        names = self._list(f"{slash}{directory}", "file")
         return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern) and not name.endswith("/"))
+
+    def folders(self) -> list[str]:
+        return sorted(name.rstrip("/") for name in self._list("", "directory"))
+
+    def _list(self, directory: str, kind: Literal["file", "directory"]) -> list[str]:
+        """Return the paths of all entries of one kind in a directory, relative to this folder."""
+        self._store.invalidate_cache()
+        entries: list[dict[str, Any]] = []
+        with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
+            entries = self._store.ls(f"{self._root}{directory}", detail=True)
+        return [entry["name"].removeprefix(f"{self._root}/") for entry in entries if entry["type"] == kind]
 
     def read(self, name: str) -> bytes:
         with self._asking(FileNotFoundError):

@@ -23,7 +23,7 @@ class Completed:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
-    truncated: bool
+    document_cut: bool
     document_sha256: str
     raw: str | None = None
 

@@ -40,7 +40,7 @@ class Rendered:
     """One request's messages, and whether its document was cut."""
 
     messages: list[Message]
-    truncated: bool
+    document_cut: bool
 
 
 class RendererLike(Protocol):
@@ -82,10 +82,10 @@ class ByteRenderer:
     def render(self, prompt: str, document: str) -> Rendered:
         """The messages of a document for a prompt of that name."""
         room = self._rooms[prompt]
-        truncated = len(document) > room or _bytes(document) > room
-        if truncated:
+        document_cut = len(document) > room or _bytes(document) > room
+        if document_cut:
             document = document.encode("utf-8")[:room].decode("utf-8", "ignore")
-        return Rendered(messages(self._prompts[prompt], document), truncated=truncated)
+        return Rendered(messages(self._prompts[prompt], document), document_cut=document_cut)
 
 
 class Renderer:
@@ -118,15 +118,15 @@ class Renderer:
         """The messages of a document for a prompt of that name."""
         frame_bytes, frame_tokens = self._frames[prompt]
         if self._byte_bounded(document) and frame_bytes + _bytes(document) <= self.room:
-            return Rendered(self._messages(prompt, document), truncated=False)
+            return Rendered(self._messages(prompt, document), document_cut=False)
         # No token is longer than the longest entry of the vocabulary: text beyond that cannot fit.
         kept = document[: self.room * self._longest_token]
         if len(kept) == len(document) and self._tokens(prompt, document) <= self.room:
-            return Rendered(self._messages(prompt, document), truncated=False)
+            return Rendered(self._messages(prompt, document), document_cut=False)
         kept = self._cut(kept, self.room - frame_tokens)
         while kept and (excess := self._tokens(prompt, kept) - self.room) > 0:
             kept = self._cut(kept, self._count(kept) - excess)
-        return Rendered(self._messages(prompt, kept), truncated=True)
+        return Rendered(self._messages(prompt, kept), document_cut=True)
 
     def _measure(self, name: str, context: int, max_tokens: int) -> tuple[int, int]:
         """The bytes and the tokens of a prompt around its document."""

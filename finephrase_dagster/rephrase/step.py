@@ -279,7 +279,7 @@ class _Jobs:
             id=document.id,
             sha256=sha256_text(document.text),
             request=self._body(prompt, document, rendered),
-            truncated=rendered.truncated,
+            document_cut=rendered.document_cut,
             chunk=chunk,
             place=place,
         )

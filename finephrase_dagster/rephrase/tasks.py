@@ -13,11 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from finephrase_dagster.artifacts.artifact import META
 from finephrase_dagster.rephrase.dataset import REJECTED, Account, Dataset, LedgerError, read_parquet, write_manifest
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 
-TASKS = ".tasks"
-COUNTS = ("completed", "prompt_tokens", "completion_tokens")
+TASKS = f"{META}/tasks"
+COUNTS = ("completed", "prompt_tokens", "completion_tokens", "documents_cut")
 
 
 def task_of(dataset: Dataset, rank: int, tasks: int) -> Dataset:

@@ -35,7 +35,7 @@ class RowRequest(NamedTuple):
     id: str
     sha256: str
     request: bytes
-    truncated: bool
+    document_cut: bool
     chunk: Chunk
     place: int
 
@@ -151,7 +151,7 @@ class Window:
             finish_reason=completion.finish_reason,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
-            truncated=job.truncated,
+            document_cut=job.document_cut,
             document_sha256=job.sha256,
             raw=completion.text if self._keep_raw else None,
         )

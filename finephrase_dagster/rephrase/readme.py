@@ -1,0 +1,77 @@
+"""The README of a folder of datasets: it names one configuration per prompt, as the Hugging Face hub expects."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from finephrase_dagster.artifacts.artifact import MANIFEST
+from finephrase_dagster.rephrase.folder import Folder
+
+README = "README.md"
+MARK = "<!-- Written by `finephrase rephrase`, which replaces this file. Delete this line to keep your changes. -->"
+DATA_FILES = "*.parquet"
+
+
+def write_readme(folder: Folder) -> None:
+    """Write `README.md` for all complete datasets in a folder; keep a README that somebody else wrote."""
+    manifests = {name: manifest for name in folder.folders() if (manifest := _manifest(folder.below(name)))}
+    if not manifests:
+        return
+    try:
+        if MARK not in folder.read(README).decode("utf-8", "replace"):
+            return
+    except FileNotFoundError:
+        pass
+    folder.write(README, readme_text(manifests).encode())
+
+
+def readme_text(manifests: dict[str, dict[str, Any]]) -> str:
+    """Return the README of datasets, given by prompt with their manifests."""
+    # A configuration without data files cannot be loaded.
+    configs = [
+        {"config_name": name, "data_files": f"{name}/{DATA_FILES}"}
+        for name, manifest in manifests.items()
+        if manifest["files"]
+    ]
+    rows = [
+        f"| {name} | {manifest['recipe'].get('model')} | {manifest['completed']:,} | {manifest['skipped']:,} | "
+        f"{manifest['failed']:,} | {manifest['completion_tokens']:,} |"
+        for name, manifest in manifests.items()
+    ]
+    example = configs[0]["config_name"] if configs else next(iter(manifests))
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump({"configs": configs}, sort_keys=False).rstrip(),
+            "---",
+            MARK,
+            "",
+            "# Rephrased documents",
+            "",
+            "One configuration per prompt.",
+            "",
+            "| prompt | model | completed rows | skipped | failed | completion tokens |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "```python",
+            f'datasets.load_dataset("path/to/this/folder", "{example}")',
+            "```",
+            "",
+            "`<prompt>/` holds the data files. `<prompt>/__meta__/` holds `manifest.json` (recipe, counts, hashes)",
+            "and `rejected.parquet` (the rows without a completion, each with the reason).",
+            "",
+        ]
+    )
+
+
+def _manifest(folder: Folder) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads(folder.read(MANIFEST))
+    except (OSError, ValueError):
+        return None
+    needed = {"files", "recipe", "completed", "skipped", "failed", "completion_tokens"}
+    return manifest if isinstance(manifest, dict) and needed <= manifest.keys() else None
