@@ -15,12 +15,12 @@ import pytest
 
 from finephrase_dagster.artifacts.artifact import (
     Artifact,
-    ArtifactBusy,
     ArtifactMissing,
     Contents,
     atomic_write,
     write_json,
 )
+from finephrase_dagster.artifacts.claim import FolderBusy
 
 
 def artifact(root: Path, **recipe: object) -> Artifact:
@@ -113,7 +113,7 @@ def test_a_second_writer_is_refused_and_the_lock_ends_with_its_process(tmp_path:
     holder = context.Process(target=_hold, args=(tmp_path, held))
     holder.start()
     assert held.wait(30)
-    with pytest.raises(ArtifactBusy, match="being written by another process"):
+    with pytest.raises(FolderBusy, match="being written by another process"):
         artifact(tmp_path).materialize(make)
     os.kill(holder.pid or 0, signal.SIGKILL)
     holder.join(30)

@@ -19,7 +19,8 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
-from finephrase_dagster.orchestration.launcher import PROCESS_TAG, LocalRunLauncher, this_process
+from finephrase_dagster.artifacts.processes import this_process
+from finephrase_dagster.orchestration.launcher import PROCESS_TAG, LocalRunLauncher
 from finephrase_dagster.study.paths import REPOSITORY
 
 

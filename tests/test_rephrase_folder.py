@@ -16,17 +16,16 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from finephrase_dagster.artifacts.artifact import LOCK
+from finephrase_dagster.artifacts.claim import LOCK, FolderBusy
+from finephrase_dagster.artifacts.processes import this_machine, this_process
 from finephrase_dagster.rephrase import lock
 from finephrase_dagster.rephrase.folder import (
     Folder,
-    FolderBusy,
     FolderUnusable,
     Journal,
     LocalFolder,
     folder_at,
 )
-from finephrase_dagster.rephrase.lock import machine
 from finephrase_dagster.rephrase.object_folder import ObjectFolder
 from object_store import ObjectStore, object_store
 
@@ -78,7 +77,7 @@ def claimed_by(folder: ObjectFolder, holder: bytes) -> None:
     folder.put(LOCK, holder)
 
 
-def lock_of(where: str, *, silent_seconds: float, process: tuple[int, str] = (1, "1")) -> bytes:
+def lock_of(where: str, *, silent_seconds: float, process: str = "1@1.0") -> bytes:
     said = {"token": "its own", "machine": where, "process": process, "heard": time.time() - silent_seconds}
     return json.dumps(said).encode()
 
@@ -271,8 +270,8 @@ def test_a_lock_of_another_machine_holds_for_a_minute(in_store: ObjectFolder, si
     "holder",
     [
         lock_of(ANOTHER_MACHINE, silent_seconds=61),
-        lock_of(machine(), silent_seconds=0, process=(os.getpid(), "of an earlier process with this number")),
-        lock_of(machine(), silent_seconds=0, process=(2**22 + 1, "1")),
+        lock_of(this_machine(), silent_seconds=0, process=f"{os.getpid()}@0.5"),
+        lock_of(this_machine(), silent_seconds=0, process=f"{2**22 + 1}@1.0"),
         b"",
         b"[1, 2]",
     ],
@@ -281,7 +280,7 @@ def test_a_lock_of_another_machine_holds_for_a_minute(in_store: ObjectFolder, si
 def test_a_dead_lock_is_taken_over(in_store: ObjectFolder, holder: bytes) -> None:
     claimed_by(in_store, holder)
     with in_store.claim():
-        assert json.loads(in_store.read(LOCK))["process"][0] == os.getpid()
+        assert json.loads(in_store.read(LOCK))["process"] == this_process()
         with pytest.raises(FolderBusy), folder_at(str(in_store)).claim():
             pass
     assert in_store.names(LOCK) == []

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.claim import FolderBusy
 from finephrase_dagster.artifacts.fingerprint import sha256_file, sha256_text
 from finephrase_dagster.rephrase import folder
 from finephrase_dagster.rephrase.dataset import LedgerError
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
-from finephrase_dagster.rephrase.folder import FolderBusy
 from finephrase_dagster.rephrase.reader import InputUnreadable
 from finephrase_dagster.rephrase.survey import DuplicateId, NoRows
 from finephrase_dagster.study.generator import Sampling

@@ -9,7 +9,6 @@ rename. What is not here: how any artifact is made.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import tempfile
@@ -20,18 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from finephrase_dagster.artifacts.claim import META, claim_folder
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, sha256_file
 from finephrase_dagster.errors import FinephraseError
 
-META = "__meta__"
-"""Holds what is not data. Readers of Parquet folders (datasets, pyarrow, DuckDB) skip it."""
-
 MANIFEST = f"{META}/manifest.json"
-LOCK = f"{META}/lock"
-
-
-class ArtifactBusy(FinephraseError, retryable=True):
-    """Another process is writing this artifact."""
 
 
 class ArtifactMissing(FinephraseError):
@@ -147,24 +139,9 @@ class Artifact:
         """
         return self.manifest()["version"]
 
-    @contextlib.contextmanager
-    def claim(self) -> Iterator[Path]:
-        """Holds the artifact's folder for writing; the lock ends with the process, however it ends.
-
-        Raises:
-            ArtifactBusy: another process holds it.
-        """
-        (self.folder / META).mkdir(parents=True, exist_ok=True)
-        with (self.folder / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ArtifactBusy(
-                    f"{self.name} is being written by another process: wait for it, or stop it"
-                ) from error
-            for stale in self.folder.rglob("*.partial"):
-                stale.unlink(missing_ok=True)
-            yield self.folder
+    def claim(self) -> contextlib.AbstractContextManager[Path]:
+        """Hold the artifact's folder for writing; raises FolderBusy if another process holds it."""
+        return claim_folder(self.folder, self.name)
 
     def materialize(self, make: Callable[[Path], Contents]) -> dict[str, Any]:
         """The manifest of the artifact, which `make` fills into its folder unless it is there already.
@@ -172,7 +149,7 @@ class Artifact:
         The manifest tells the `seconds` that it took.
 
         Raises:
-            ArtifactBusy: another process is making it.
+            FolderBusy: another process is making it.
         """
         if not self.complete:
             with self.claim() as folder:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -26,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from finephrase_dagster.artifacts.claim import lock_file
 from finephrase_dagster.errors import FinephraseError
 
 CPU = "cpu"
@@ -33,6 +33,7 @@ DEVICES, LOCKS, WAIT = "FINEPHRASE_DEVICES", "FINEPHRASE_DEVICE_LOCKS", "FINEPHR
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DAY = 86_400.0
 POLL_SECONDS = 0.25
+FOR_ALL = 0o666
 SAY_SECONDS = 60.0
 
 _in_process: tuple[str, ...] = ()
@@ -110,9 +111,9 @@ def lease(
     taken: dict[str, IO[str]] = {}
     with contextlib.ExitStack() as on_error:
         on_error.callback(lambda: [lock.close() for lock in taken.values()])
-        with _opened(folder / f"queue-{_queue_of(devices)}") as queue:
-            while not _locked(queue):
-                waiting.poll()
+        while (queue := lock_file(folder / f"queue-{_queue_of(devices)}", mode=FOR_ALL)) is None:
+            waiting.poll()
+        with queue:
             while len(taken) < count:
                 for device in devices:
                     if device not in taken and len(taken) < count and (lock := _take(folder, device, what)):
@@ -243,9 +244,8 @@ class _Waiting:
 
 def _take(folder: Path, device: str, what: str) -> IO[str] | None:
     """The lock of a device; None if it is held."""
-    lock = _opened(folder / f"device-{device}")
-    if not _locked(lock):
-        lock.close()
+    lock = lock_file(folder / f"device-{device}", mode=FOR_ALL)
+    if lock is None:
         return None
     lock.seek(0)
     lock.truncate()
@@ -261,25 +261,6 @@ def _holder(path: Path) -> str:
         return f"process {said['pid']} ({said['what']})" if said["pid"] != os.getpid() else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _opened(path: Path) -> IO[str]:
-    """A lock's file, which any user of this machine may lock."""
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        with contextlib.suppress(PermissionError):
-            path.chmod(0o666)
-    return os.fdopen(handle, "r+", encoding="utf-8")
 
 
 def _folder() -> Path:

@@ -6,12 +6,11 @@ Dagster's default launcher leaves the run as running for ever, for it has no way
 
 from __future__ import annotations
 
-import os
-
 import dagster as dg
-import psutil
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+
+from finephrase_dagster.artifacts.processes import is_running, seconds_since_boot, start_time
 
 PROCESS_TAG = ".dagster/finephrase_process"
 """Of a run that `finephrase materialize` does: its process. The prefix keeps a tag from the list of runs."""
@@ -29,40 +28,16 @@ class LocalRunLauncher(DefaultRunLauncher):
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Whether the run's process lives; a run of which that is not known counts as living."""
         if process := run.tags.get(PROCESS_TAG):
-            return _health(lives(process), process)
+            return _health(is_running(process), process)
         records = self._instance.event_log_storage.get_logs_for_run(run.run_id, of_type=ENGINE_EVENT)
         for entry in reversed(records):
             event = entry.dagster_event
             pid = event.engine_event_data.metadata.get("pid") if event else None
             if pid is not None:
-                return _health(_began_before(int(str(pid.value)), entry.timestamp + CLOCK_SECONDS), str(pid.value))
+                start = start_time(int(str(pid.value)))
+                latest = seconds_since_boot(entry.timestamp) + CLOCK_SECONDS  # a later process reuses the id
+                return _health(start is not None and start <= latest, str(pid.value))
         return CheckRunHealthResult(WorkerStatus.RUNNING)
-
-
-def this_process() -> str:
-    """A name for this process that no later one of this machine will have."""
-    return _name(os.getpid())
-
-
-def lives(process: str) -> bool:
-    """Whether the process of a name is still there."""
-    try:
-        return _name(int(process.partition("@")[0])) == process
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _name(pid: int) -> str:
-    return f"{pid}@{psutil.Process(pid).create_time():.0f}"
-
-
-def _began_before(pid: int, moment: float) -> bool:
-    """Whether a process lives that is no later one of the same id."""
-    try:
-        process = psutil.Process(pid)
-        return process.create_time() <= moment and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _health(alive: bool, process: str) -> CheckRunHealthResult:

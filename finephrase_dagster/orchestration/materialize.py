@@ -22,9 +22,10 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 
 from finephrase_dagster.artifacts.graph import Item, items, state
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.processes import is_running, this_process
 from finephrase_dagster.orchestration.automation.observer import changed_prompts
 from finephrase_dagster.orchestration.jobs import job_of
-from finephrase_dagster.orchestration.launcher import PROCESS_TAG, lives, this_process
+from finephrase_dagster.orchestration.launcher import PROCESS_TAG
 from finephrase_dagster.orchestration.retries import NO_SPACE, ONCE_TAG
 
 UNFINISHED = [
@@ -207,5 +208,5 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> None:
         process = run.tags.get(PROCESS_TAG)
         if process is None:
             continue
-        if not lives(process):
+        if not is_running(process):
             instance.report_run_failed(run, "Its process ended before the run did.")

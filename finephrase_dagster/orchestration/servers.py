@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from finephrase_dagster.artifacts.processes import end
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.stores import is_server, refuse_unusable, tracking_uri
 from finephrase_dagster.study.paths import REPOSITORY, Paths
@@ -76,7 +77,7 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
         for ignored in (signal.SIGINT, signal.SIGTERM):  # an impatient second Ctrl-C must not orphan a server
             signal.signal(ignored, signal.SIG_IGN)
         for server in servers.values():
-            _stop(server)
+            end(server, first=signal.SIGINT, grace_seconds=STOP_SECONDS)
 
 
 def refuse_used_port(port: int, *, option: str) -> None:
@@ -101,16 +102,3 @@ def _dagster(port: int) -> list[str]:
 def _mlflow(port: int) -> list[str]:
     arguments = ["--host", HOST, "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", *arguments]
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    """Ends a server with all it started: politely first."""
-    for sent in (signal.SIGINT, signal.SIGKILL):
-        try:
-            os.killpg(server.pid, sent)
-            server.wait(STOP_SECONDS)
-            return
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue

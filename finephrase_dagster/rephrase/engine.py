@@ -10,7 +10,6 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
+from finephrase_dagster.artifacts.processes import end, last_lines
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase import guard
 from finephrase_dagster.study.generator import Generator
@@ -74,7 +74,6 @@ IDENTITY_FLAGS = frozenset(
 )
 
 LOCALHOST = "127.0.0.1"
-TAIL_BYTES = 65_536
 
 _PREFIX = re.compile(r"^\(\w+ pid=\d+\) ?(ERROR [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
 _ERROR = re.compile(r"([\w.]*(Error|Exception)\b.*:|\S+: error: )")
@@ -306,12 +305,8 @@ class Engine:
         if process is None:
             return
         assert process.stdin is not None
+        end(process, grace_seconds=guard.GRACE_SECONDS)
         process.stdin.close()
-        try:
-            process.wait(guard.GRACE_SECONDS + 5)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
     def __enter__(self) -> Engine:
         return self.start()
@@ -354,13 +349,7 @@ def arguments(flags: Flags) -> list[str]:
 
 def last_words(log: Path, start: int = 0, lines: int = 12) -> str:
     """The error lines at the end of a log, from byte `start` on; the last lines if it names no error."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(start, log.stat().st_size - TAIL_BYTES))
-            said = file.read().decode("utf-8", "replace").splitlines()
-    except OSError as error:
-        return f"(no log: {error})"
-    plain = [_PREFIX.sub("", line) for line in said]
+    plain = [_PREFIX.sub("", line) for line in last_lines(log, start=start)]
     errors: list[str] = []
     for place, line in enumerate(plain):
         if _ERROR.match(line):

@@ -9,24 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from finephrase_dagster.artifacts.artifact import LOCK, META, atomic_write
+from finephrase_dagster.artifacts.artifact import META, atomic_write
+from finephrase_dagster.artifacts.claim import claim_folder
 from finephrase_dagster.errors import FinephraseError
 
 JOURNALS = f"{META}/journals"
-
-
-class FolderBusy(FinephraseError, retryable=True):
-    """Another process writes this folder."""
-
-    def __init__(self, folder: object) -> None:
-        super().__init__(f"{folder} is being written by another process: wait for it, or stop it")
 
 
 class FolderUnusable(FinephraseError, retryable=True):
@@ -121,14 +114,8 @@ class LocalFolder:
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
-        (self.path / JOURNALS).mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise FolderBusy(self) from error
-            for stale in self.path.rglob("*.partial"):
-                stale.unlink(missing_ok=True)
+        with claim_folder(self.path):
+            (self.path / JOURNALS).mkdir(exist_ok=True)
             yield
 
     def names(self, pattern: str) -> list[str]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from finephrase_dagster.artifacts.artifact import LOCK
-from finephrase_dagster.rephrase.folder import FolderBusy, FolderUnusable
+from finephrase_dagster.artifacts.claim import LOCK, FolderBusy
+from finephrase_dagster.artifacts.processes import is_running, this_machine, this_process
+from finephrase_dagster.rephrase.folder import FolderUnusable
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 60.0  # a holder of the lock that was not heard of for this long is taken for dead
@@ -86,10 +84,8 @@ class Lock:
             self._lost = True
 
     def _content(self) -> bytes:
-        pid = os.getpid()
-        return json.dumps(
-            {"token": self._token, "machine": machine(), "process": [pid, _began(pid)], "heard": time.time()}
-        ).encode()
+        content = {"token": self._token, "machine": this_machine(), "process": this_process(), "heard": time.time()}
+        return json.dumps(content).encode()
 
     def _mine(self) -> bool:
         return (self._holder() or {}).get("token") == self._token
@@ -104,23 +100,7 @@ class Lock:
             return {}
 
 
-def machine() -> str:
-    """This machine, as long as it runs; a container that counts its processes by itself is one of its own."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
-
-
 def _lives(holder: dict[str, Any]) -> bool:
-    if holder.get("machine") == machine():
-        pid, began = holder["process"]
-        return _began(pid) == began
+    if holder.get("machine") == this_machine():
+        return is_running(str(holder.get("process")))
     return time.time() - float(holder.get("heard", 0)) < SILENT_SECONDS
-
-
-def _began(pid: int) -> str | None:
-    """When a process of this machine began, in the kernel's count since its start; None if it has ended."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else fields[18]

@@ -17,11 +17,12 @@ from kubernetes.client.rest import ApiException
 from urllib3.exceptions import HTTPError
 
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
+from finephrase_dagster.artifacts.processes import last_lines
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.fate import Fate, fate_of
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
-from finephrase_dagster.train.nanotron.launch import LAST_LINES, LOG, command, last_lines, variables
+from finephrase_dagster.train.nanotron.launch import LAST_LINES, LOG, command, variables
 from finephrase_dagster.train.training import TrainingError
 
 PORT = 29500
@@ -72,14 +73,14 @@ class IndexedJob:
         """
         self.clear()
         path = self._folder / LOG
-        with path.open("ab") as written, path.open("rb") as read:
-            begin = read.seek(0, 2)
+        with path.open("ab") as written:
+            begin = written.tell()
             try:
                 self._create(cluster, run)
                 fate = self._follow(written, follow)
                 if fate is not None:
                     raise TrainingError(
-                        f"nanotron ended: {fate.told}. It said last:\n{self._last_words(read, begin)}\n"
+                        f"nanotron ended: {fate.told}. It said last:\n{self._last_lines(path, begin)}\n"
                         f"All that index 0 said: {path}\nStarted again, the run is taken up at its last checkpoint"
                     ) from fate.error()
             finally:
@@ -216,11 +217,11 @@ class IndexedJob:
                 raise
             return None
 
-    def _last_words(self, log: BinaryIO, begin: int) -> str:
-        """Of index 0, and of the other pods that failed."""
-        words = [last_lines(log, begin)]
+    def _last_lines(self, log: Path, begin: int) -> str:
+        """Return the last lines of index 0 and of the other pods that failed."""
+        lines = last_lines(log, start=begin, count=LAST_LINES)
         for pod in self._pods.found():
             index = (pod.metadata.labels or {}).get(INDEX)
             if index != "0" and pod.status.phase == "Failed":
-                words += [f"index {index}:", *self._pods.said(pod.metadata.name, LAST_LINES)]
-        return "\n".join(words)
+                lines += [f"index {index}:", *self._pods.said(pod.metadata.name, LAST_LINES)]
+        return "\n".join(lines)

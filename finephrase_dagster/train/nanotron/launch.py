@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import psutil
-
+from finephrase_dagster.artifacts.processes import end, last_lines
 from finephrase_dagster.train.nanotron.cluster import ENTRY, NanotronCluster
 from finephrase_dagster.train.nanotron.config import CONFIG
 from finephrase_dagster.train.training import TrainingError
@@ -94,11 +93,11 @@ def launch(cluster: NanotronCluster, folder: Path, *, run: str, follow: Callable
         try:
             _follow(process, read, follow)
         finally:
-            _end(process)
+            end(process, grace_seconds=GRACE_SECONDS)
         if process.returncode:
-            said = last_lines(read, begin)
+            last = "\n".join(last_lines(path, start=begin, count=LAST_LINES))
             raise TrainingError(
-                f"nanotron ended with {process.returncode}. It said last:\n{said}\nAll it said: {path}\n"
+                f"nanotron ended with {process.returncode}. Its last lines:\n{last}\nFull log: {path}\n"
                 "Started again, the run is taken up at its last checkpoint"
             )
 
@@ -126,28 +125,3 @@ def _follow(process: subprocess.Popen[bytes], log: BinaryIO, follow: Callable[[s
         if not lines:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends torchrun, which ends its workers; workers lead sessions of their own, so each is looked for."""
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
-    for each in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def last_lines(log: BinaryIO, begin: int) -> str:
-    """The last lines of a log, of what stands behind `begin`."""
-    size = log.seek(0, os.SEEK_END)
-    log.seek(max(begin, size - 16_384))
-    return "\n".join(log.read().decode("utf-8", "replace").rstrip().splitlines()[-LAST_LINES:])
