@@ -9,7 +9,7 @@ WORKDIR /opt/finephrase
 COPY requirements/cpu.txt requirements/cpu.txt
 RUN pip install --no-cache-dir "$(grep '^uv==' requirements/cpu.txt)" \
     && uv pip install --system --no-cache --no-deps -r requirements/cpu.txt
-COPY pyproject.toml README.md workspace.yaml ./
+COPY pyproject.toml README.md LICENSE workspace.yaml ./
 COPY finephrase_dagster finephrase_dagster
 COPY assets assets
 COPY resources resources

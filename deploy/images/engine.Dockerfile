@@ -17,7 +17,7 @@ ENV VIRTUAL_ENV=/opt/environment \
 WORKDIR /opt/finephrase
 COPY requirements/gpu.txt requirements/gpu.txt
 RUN uv pip install --no-cache --no-deps -r requirements/gpu.txt
-COPY pyproject.toml README.md workspace.yaml ./
+COPY pyproject.toml README.md LICENSE workspace.yaml ./
 COPY finephrase_dagster finephrase_dagster
 COPY assets assets
 COPY resources resources

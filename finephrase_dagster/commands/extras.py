@@ -1,6 +1,10 @@
-"""Which optional dependencies (extras) of the package provide a library that is not installed."""
+"""The optional dependencies (extras) of the package: which one provides a library that is not installed."""
 
 from __future__ import annotations
+
+from importlib.util import find_spec
+
+from finephrase_dagster.errors import FinephraseError
 
 EXTRAS = {
     "s3": ("s3fs",),
@@ -13,13 +17,30 @@ EXTRAS = {
 """The modules that each extra brings and the base installation lacks."""
 
 
-def missing_extra(error: BaseException | None) -> str | None:
-    """Return a message that names the extra to install, or None if no missing library is behind an error."""
+class ExtraMissing(FinephraseError, exit_status=2):
+    """A command needs an extra that is not installed; the message names it."""
+
+    def __init__(self, module: str, extra: str, needed_by: str = "this command") -> None:
+        super().__init__(
+            f"{needed_by} needs {module}, which is not installed. Install it with: "
+            f"pip install 'finephrase-dagster[{extra}]'"
+        )
+
+
+def require_extra(extra: str, needed_by: str) -> None:
+    """Raise ExtraMissing unless all modules of an extra are installed."""
+    for module in EXTRAS[extra]:
+        if find_spec(module) is None:
+            raise ExtraMissing(module, extra, needed_by)
+
+
+def missing_extra(error: BaseException | None) -> ExtraMissing | None:
+    """Return the missing extra that is behind an import error, or None if there is another reason."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
             module = error.name.split(".")[0]
             for extra, modules in EXTRAS.items():
                 if module in modules:
-                    return f"{module} is not installed. Install it with: pip install 'finephrase-dagster[{extra}]'"
+                    return ExtraMissing(module, extra)
         error = error.__cause__ or error.__context__
     return None

@@ -36,10 +36,10 @@ class Commands(TyperGroup):
             complain(f"error: {error}")
             raise typer.Exit(error.exit_status) from error
         except ImportError as error:
-            if (message := missing_extra(error)) is None:
+            if (missing := missing_extra(error)) is None:
                 raise
-            complain(f"error: {message}")
-            raise typer.Exit(2) from error
+            complain(f"error: {missing}")
+            raise typer.Exit(missing.exit_status) from error
         except OSError as error:
             if not error.filename and error.errno not in DISK_ERRORS:
                 raise

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from finephrase_dagster.commands.extras import require_extra
 from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of
 from finephrase_dagster.commands.terminal import clock
 
@@ -69,6 +70,8 @@ def rephrase(
 
     Run again, it goes on where it was. FINEPHRASE_API_KEY is the endpoints' key.
     """
+    if generator:
+        require_extra("engine", "--generator")
     from finephrase_dagster.commands.rephrasing import Order, carry_out
 
     order = Order(
