@@ -7,7 +7,7 @@ RUN useradd --create-home --uid 1000 finephrase
 WORKDIR /opt/finephrase
 COPY requirements/gpu.txt requirements/gpu.txt
 # What the rephrasing library needs beside vLLM, in the versions of the list; a test keeps the names complete.
-RUN for name in dagster-pipes datatrove orjson pyarrow pydantic pyyaml psutil fsspec s3fs zstandard tqdm loguru httptools uvloop arctic-inference; do \
+RUN for name in dagster-pipes datatrove orjson pyarrow pydantic pyyaml psutil filelock fsspec s3fs zstandard tqdm loguru httptools uvloop arctic-inference; do \
         grep "^$name==" requirements/gpu.txt; \
     done > requirements/worker.txt \
     && pip install --no-cache-dir -r requirements/worker.txt
