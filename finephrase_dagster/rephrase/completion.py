@@ -1,4 +1,4 @@
-"""What a server answers to a request for a chat completion, read."""
+"""The result of one request, and how a completion or an error is read from a response's body."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 
 import orjson
 
-MOST_TOKENS = 2**31
+MAX_TOKENS = 2**31
+REASON_CHARACTERS = 500
 
 
-class Unreadable(ValueError):
-    """An answer that is no chat completion."""
+class NotACompletion(ValueError):
+    """A response's body holds no chat completion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What the model answered, as it came."""
+    """What the model wrote, unchanged; token counts are 0 if the server does not count."""
 
     text: str
     finish_reason: str
@@ -27,7 +28,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class FailedRow:
-    """Why a row gets no completion: in words, and of what kind that is (`http_400`, `unanswered`, ...)."""
+    """A row without a completion: the reason as text, and its kind (`http_400`, `unanswered`, ...)."""
 
     reason: str
     kind: str
@@ -35,25 +36,24 @@ class FailedRow:
 
 @dataclass(frozen=True, slots=True)
 class UnresolvedRow:
-    """Why a row got none so far, though no other row got one either that was sent since then."""
+    """A row without a completion, while no request sent after its last attempt was completed either.
+
+    So the row may be at fault, or the endpoints. `last_attempt` is on the clock of `time.monotonic()`.
+    """
 
     reason: str
     kind: str
-    since: float
+    last_attempt: float
 
 
 RequestResult = Completion | FailedRow | UnresolvedRow
 
 
 def read_completion(body: bytes) -> Completion:
-    """The completion in a body; tokens that a server does not count are 0.
-
-    Raises:
-        Unreadable: there is none.
-    """
+    """Return the completion in a response's body; raises NotACompletion."""
     try:
-        answer = _loads(body)
-        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        response = _loads(body)
+        choice, usage = response["choices"][0], response.get("usage") or {}
         return Completion(
             text=_encodable(choice["message"]["content"] or ""),
             finish_reason=_encodable(str(choice.get("finish_reason") or "unknown")),
@@ -61,36 +61,43 @@ def read_completion(body: bytes) -> Completion:
             completion_tokens=_count(usage.get("completion_tokens")),
         )
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise Unreadable(f"not a chat completion ({error!r}): {body[:200].decode('utf-8', 'replace')}") from error
+        reason = f"not a chat completion ({readable(repr(error), 200)}): {body[:200].decode('utf-8', 'replace')}"
+        raise NotACompletion(readable(reason)) from error
 
 
 def read_error(body: bytes) -> str:
-    """The message of a server's error, whichever of the usual shapes it has."""
+    """Return the message of a server's error, in any of the usual JSON shapes or as plain text."""
     text = body.decode("utf-8", "replace")
     with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
         content = _loads(body)
         error = content.get("error", content) if isinstance(content, dict) else content
         message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-        return _encodable(str(message or content))[:500]
-    return text.strip()[:500] or "no message"
+        text = str(message or content)
+    return readable(text) or "no message"
+
+
+def readable(text: str, characters: int = REASON_CHARACTERS) -> str:
+    """Return the beginning of a server's text without control characters, which could act on a terminal."""
+    text = _encodable(text.strip()[:characters])
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
 
 
 def _loads(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
-        import json  # which also reads a lone surrogate
+        import json  # reads lone surrogates, too
 
         return json.loads(body)
 
 
 def _count(tokens: Any) -> int:
     count = int(tokens or 0)
-    if not 0 <= count < MOST_TOKENS:
-        raise ValueError(f"{tokens} tokens")
+    if not 0 <= count < MAX_TOKENS:
+        raise ValueError(f"{readable(str(tokens), 50)} tokens")
     return count
 
 
 def _encodable(text: str) -> str:
-    """A lone surrogate, which JSON can spell, has no UTF-8."""
+    """Replace lone surrogates, which JSON can express but UTF-8 cannot."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -1,24 +1,28 @@
-"""One connection to a server: HTTP/1.1, kept alive, one request at a time.
+"""HTTP/1.1 connections to one server: kept alive, one request at a time on each.
 
-Here because it is the path of every document: general clients take several times as long for each request.
-The parsing is httptools'. What an answer means is the client's.
+Written by hand because every document passes through it: benchmarks/http_client.py sends the same requests
+through these connections and through aiohttp. Parsing is httptools'; what a response means is up to the client.
+Nothing is read from the environment, so no proxy sees the key, and redirects are not followed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httptools
 
-API_KEY = "FINEPHRASE_API_KEY"  # the environment variable
-CONNECT_SECONDS = 30.0
+from finephrase_dagster.rephrase.policy import RetryPolicy
+
+API_KEY = "FINEPHRASE_API_KEY"
+"""Environment variable with the API key."""
 
 
 class Response(NamedTuple):
-    """A response: its status, what it says of trying again (seconds), and its body."""
+    """An HTTP response; `retry_after` is in seconds."""
 
     status: int
     retry_after: float | None
@@ -26,26 +30,38 @@ class Response(NamedTuple):
 
 
 class ConnectionBroken(ConnectionError):
-    """It ended before the answer did; `fresh` is False if it had served earlier requests and none of this one."""
+    """The connection ended before the response did.
 
-    def __init__(self, reason: str, *, fresh: bool = True) -> None:
+    `stale`: it had served earlier requests and sent nothing for this one, so the server may have closed it unused.
+    """
+
+    def __init__(self, reason: str, *, stale: bool = False) -> None:
         super().__init__(reason)
-        self.fresh = fresh
+        self.stale = stale
+
+
+class Unanswered(Exception):
+    """A request got no response; another attempt may. `received`: the server may have received it."""
+
+    def __init__(self, reason: str, *, received: bool = True) -> None:
+        super().__init__(reason)
+        self.received = received
 
 
 class Server:
-    """Where connections lead: the address, and what stands at the head of every request."""
+    """A server's address, and the headers that all requests to it share."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
-        """Reads a URL such as `http://127.0.0.1:8000` or `https://host/path/v1`.
+        """Parse a URL such as `http://127.0.0.1:8000` or `https://host/path/v1`.
 
         Raises:
-            ValueError: it is none, or holds a user or a password, which logs would show.
+            ValueError: the URL is invalid, or holds a user or a password, which logs would show; or the key
+                cannot be part of a header.
         """
         if "@" in url:
             raise ValueError(
-                f"an endpoint's URL has a user or a password in it; write http://HOST:PORT, and set {API_KEY} where "
-                "the server wants a key"
+                f"the URL of an endpoint holds a user or a password; write http://HOST:PORT, and set {API_KEY} if the "
+                "server needs a key"
             )
         try:
             parts = urlsplit(url)
@@ -60,30 +76,99 @@ class Server:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = port or (443 if self._tls else 80)
         self._path = urlsplit(self.url).path.rstrip("/")
-        # A key in a header must not smuggle in further ones.
+        # A line break in the key would add headers.
         if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key):
-            raise ValueError(f"the API key has characters that no header can hold; correct {API_KEY}")
+            raise ValueError(f"the API key has characters that a header cannot hold; correct {API_KEY}")
         authorization = f"Authorization: Bearer {key}\r\n" if key else ""
-        self._head = f"Host: {parts.netloc}\r\n{authorization}Accept: application/json\r\n"
+        self._headers = f"Host: {parts.netloc}\r\n{authorization}Accept: application/json\r\n"
 
-    async def connect(self) -> Connection:
-        """A new connection; raises OSError."""
+    async def connect(self, timeout: float) -> Connection:
+        """Return a new connection; raises OSError, or TimeoutError after `timeout` seconds."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(timeout):
             _, connection = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
         return connection
 
     def post(self, path: str, body: bytes) -> bytes:
-        """A request with a JSON body, as it goes over the wire."""
+        """Return the bytes of a POST request with a JSON body."""
         head = (
-            f"POST {self._path}{path} HTTP/1.1\r\n{self._head}Content-Type: application/json\r\n"
+            f"POST {self._path}{path} HTTP/1.1\r\n{self._headers}Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 
     def get(self, path: str) -> bytes:
-        """A request without one."""
-        return f"GET {self._path}{path} HTTP/1.1\r\n{self._head}\r\n".encode()
+        """Return the bytes of a GET request."""
+        return f"GET {self._path}{path} HTTP/1.1\r\n{self._headers}\r\n".encode()
+
+
+class ConnectionPool:
+    """The connections to one server: idle ones are reused, new ones opened as needed."""
+
+    def __init__(self, server: Server, policy: RetryPolicy) -> None:
+        self._server = server
+        self._policy = policy
+        self._idle: list[Connection] = []
+        self._busy: dict[Connection, float] = {}
+        self._opening = asyncio.Semaphore(policy.connecting)
+
+    async def post(self, path: str, body: bytes) -> Response:
+        """Send one request.
+
+        Raises:
+            Unanswered: no connection could be opened, or it broke.
+        """
+        again = False  # after a stale connection
+        while True:
+            connection = self._idle.pop() if self._idle and not again else await self._open(again)
+            if not connection.usable:
+                continue
+            self._busy[connection] = time.monotonic()
+            try:
+                response = await connection.exchange(self._server.post(path, body))
+            except ConnectionBroken as error:
+                if not error.stale or time.monotonic() - connection.last_used < self._policy.stale_after:
+                    raise Unanswered(str(error)) from error
+                again = True
+                continue
+            except asyncio.CancelledError:
+                connection.close()
+                raise
+            finally:
+                del self._busy[connection]
+            if connection.usable:
+                connection.last_used = time.monotonic()
+                self._idle.append(connection)
+            return response
+
+    async def get(self, path: str, timeout: float) -> Response:
+        """Send one GET request on a connection of its own; raises OSError or TimeoutError."""
+        async with asyncio.timeout(timeout):
+            connection = await self._server.connect(timeout)
+            try:
+                return await connection.exchange(self._server.get(path))
+            finally:
+                connection.close()
+
+    def close_overdue(self, now: float, timeout: float) -> None:
+        """End the requests that were sent more than `timeout` seconds ago."""
+        for connection in [connection for connection, sent in self._busy.items() if now - sent > timeout]:
+            connection.close(f"no answer within {timeout:.0f} s")
+
+    def close(self, reason: str) -> None:
+        """End all requests and close all connections."""
+        for connection in [*self._busy, *self._idle]:
+            connection.close(reason)
+        self._idle.clear()
+
+    async def _open(self, again: bool) -> Connection:
+        async with self._opening:
+            if self._idle and not again:
+                return self._idle.pop()
+            try:
+                return await self._server.connect(self._policy.connect_timeout)
+            except (OSError, TimeoutError) as error:
+                raise Unanswered(f"no connection ({error or type(error).__name__})", received=again) from error
 
 
 class Connection(asyncio.Protocol):
@@ -91,53 +176,53 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.usable = False
-        self.used = 0.0  # when it last gave an answer
+        self.last_used = 0.0
         self._transport: asyncio.Transport | None = None
-        self._waiting: asyncio.Future[Response] | None = None
+        self._pending: asyncio.Future[Response] | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._served = 0
+        self._responses = 0
         self._retry_after: float | None = None
         self._reset()
 
     def exchange(self, request: bytes) -> asyncio.Future[Response]:
-        """Sends a request; the future gives its answer or raises ConnectionBroken."""
+        """Send a request; the future returns its response or raises ConnectionBroken."""
         assert self._transport is not None, "not connected"
-        assert self._waiting is None, "one request at a time"
-        self._waiting = asyncio.get_running_loop().create_future()
+        assert self._pending is None, "one request at a time"
+        self._pending = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return self._waiting
+        return self._pending
 
     def close(self, reason: str = "closed") -> None:
-        """Ends it, and the request that waits, at once."""
+        """Close the connection and fail the pending request at once."""
         self._fail(reason)
         self.usable = False
         if self._transport is not None:
             self._transport.abort()
 
-    # asyncio's callbacks
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
         self.usable = True
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None:  # nothing was asked: whatever comes would be taken for the next answer
+        if self._pending is None:  # unrequested bytes would be taken for the next response
             self.close()
             return
-        self._got_bytes = True
+        self._has_received = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self.close(f"no HTTP answer: {error}")
+            self.close(f"not an HTTP response: {error}")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.usable = False
-        if self._waiting is not None and self._ends_with_connection and error is None:
+        if self._pending is not None and self._ends_with_connection and error is None:
             self.on_message_complete()
         cause = str(error) or type(error).__name__ if error else "by the server"
-        self._fail(f"connection closed ({cause})", fresh=self._got_bytes or not self._served)
+        self._fail(f"connection closed ({cause})", stale=self._responses > 0 and not self._has_received)
 
-    # httptools' callbacks
+    # Called by httptools.
 
     def on_message_begin(self) -> None:
         self._reset()
@@ -156,27 +241,27 @@ class Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        if 100 <= self._parser.get_status_code() < 200:  # an interim answer; the real one follows
+        if 100 <= self._parser.get_status_code() < 200:  # an interim response; the final one follows
             return
-        answer = Response(self._parser.get_status_code(), self._retry_after, b"".join(self._body))
-        waiting, self._waiting = self._waiting, None
-        self._served += 1
-        if not self._parser.should_keep_alive() or waiting is None:
+        response = Response(self._parser.get_status_code(), self._retry_after, b"".join(self._body))
+        pending, self._pending = self._pending, None
+        self._responses += 1
+        if not self._parser.should_keep_alive() or pending is None:
             self.usable = False
             if self._transport is not None:
                 self._transport.close()
         self._reset()
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
+        if pending is not None and not pending.done():
+            pending.set_result(response)
 
     def _reset(self) -> None:
         self._body: list[bytes] = []
         self._retry_after = None
         self._has_length = False
         self._ends_with_connection = False
-        self._got_bytes = False
+        self._has_received = False
 
-    def _fail(self, reason: str, *, fresh: bool = True) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.done():
-            waiting.set_exception(ConnectionBroken(reason, fresh=fresh))
+    def _fail(self, reason: str, *, stale: bool = False) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None and not pending.done():
+            pending.set_exception(ConnectionBroken(reason, stale=stale))

@@ -1,46 +1,46 @@
-"""What vLLM counts of itself: hits of the prefix cache, and what speculation proposed and got accepted.
+"""vLLM's own counters: hits of the prefix cache, and tokens that speculation proposed and that were accepted.
 
-Read from the `/metrics` page of engines of our own; other endpoints get generation requests only. The names
-are those of vLLM's documentation ("Production Metrics").
+Read from the `/metrics` page of engines of ours; an endpoint of others gets generation requests only. The names are
+those of vLLM's documentation ("Production Metrics").
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import re
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from finephrase_dagster.rephrase.engine import EngineLike
 
 NAMES = {
-    "vllm:prefix_cache_hits": "prefix_hits",
-    "vllm:prefix_cache_queries": "prefix_queries",
-    "vllm:spec_decode_num_draft_tokens": "drafted",
-    "vllm:spec_decode_num_accepted_tokens": "accepted",
+    "vllm:prefix_cache_hits_total": "prefix_hits",
+    "vllm:prefix_cache_queries_total": "prefix_queries",
+    "vllm:spec_decode_num_draft_tokens_total": "drafted",
+    "vllm:spec_decode_num_accepted_tokens_total": "accepted",
 }
-SECONDS = 10.0
-
-_LINE = re.compile(r"^(vllm:\w+?)(?:_total)?(?:\{[^}]*\})? ([-+.\deE]+)$", re.MULTILINE)
+TIMEOUT_SECONDS = 10.0
 
 
-def counters(engines: Sequence[EngineLike]) -> Counter[str]:
-    """The sums over all engines of our own, in tokens; what cannot be read is left out."""
+def read_counters(engines: Sequence[EngineLike]) -> Counter[str]:
+    """Return the sums over all engines of ours, in tokens, without what cannot be read."""
     sums: Counter[str] = Counter()
     for engine in engines:
         if engine.restartable:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                with urllib.request.urlopen(f"{engine.url}/metrics", timeout=SECONDS) as page:
-                    sums += read_counters(page.read().decode("utf-8", "replace"))
+            with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+                with urllib.request.urlopen(f"{engine.url}/metrics", timeout=TIMEOUT_SECONDS) as page:
+                    sums += parse_counters(page.read().decode("utf-8", "replace"))
     return sums
 
 
-def read_counters(page: str) -> Counter[str]:
-    """The counters of a page in Prometheus' text format."""
-    found: Counter[str] = Counter()
-    for name, value in _LINE.findall(page):
-        if name in NAMES:
-            found[NAMES[name]] += float(value)  # type: ignore[assignment]
-    return found
+def parse_counters(page: str) -> Counter[str]:
+    """Return the counters of a page in Prometheus' text format; raises ValueError if it is in another."""
+    counters: Counter[str] = Counter()
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.name in NAMES:
+                counters[NAMES[sample.name]] += sample.value  # type: ignore[assignment]
+    return counters

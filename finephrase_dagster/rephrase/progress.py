@@ -1,18 +1,18 @@
-"""How far a run is, for a person: a bar on a terminal, lines elsewhere."""
+"""Shows a person how far a rephrasing run is: progress bars on a terminal, lines of a log elsewhere."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from finephrase_dagster.rephrase.statistics import RunStatistics
+from finephrase_dagster.rephrase.statistics import RunStatistics, duration
 
 
 class Lines:
-    """A line every so many seconds."""
+    """Logs a line at most every `seconds`."""
 
     def __init__(self, log: Callable[[str], None], *, seconds: float) -> None:
         self._log = log
@@ -25,30 +25,45 @@ class Lines:
             self._log(statistics.line())
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: lines need no closing."""
 
 
-class Bar:
-    """A bar of requests with documents/s, output tokens/s, failures and the time that is left."""
+class Bars:
+    """Two bars on standard error: documents, and requests (one per document and prompt)."""
 
-    def __init__(self) -> None:
-        self._bar: tqdm[None] | None = None
+    def __init__(self, prompts: int) -> None:
+        self._prompts = prompts
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[details]}"),
+            console=Console(stderr=True),
+            auto_refresh=False,
+        )
+        self._documents = self._progress.add_task("documents", total=None, details="")
+        self._requests = self._progress.add_task("requests", total=None, details="")
 
     def __call__(self, statistics: RunStatistics) -> None:
-        if self._bar is None:
-            self._bar = tqdm(
-                total=statistics.total,
-                initial=statistics.done_before,
-                unit=" documents",
-                file=sys.stderr,
-                dynamic_ncols=True,
-            )
-        self._bar.set_postfix_str(
-            f"{statistics.tokens_per_second:,.0f} output tokens/s, {statistics.failed:,} failed", refresh=False
+        if not self._progress.live.is_started:
+            self._progress.start()
+        done, total = statistics.done_before + statistics.done, statistics.total or None
+        left = f", {duration(statistics.seconds_left)} left" if statistics.seconds_left is not None else ""
+        self._progress.update(
+            self._documents,
+            completed=done // self._prompts,
+            total=total and total // self._prompts,
+            details=f"{statistics.documents_per_second / self._prompts:,.1f}/s{left}",
         )
-        self._bar.update(statistics.done_before + statistics.done - self._bar.n)
+        self._progress.update(
+            self._requests,
+            completed=done,
+            total=total,
+            details=f"{statistics.tokens_per_second:,.0f} output tokens/s, {statistics.failed:,} failed",
+        )
+        self._progress.refresh()
 
     def close(self) -> None:
-        """Leaves the bar as it is, and goes on below it."""
-        if self._bar is not None:
-            self._bar.close()
+        """Leave the bars on the terminal; later output is printed below them."""
+        if self._progress.live.is_started:
+            self._progress.stop()

@@ -1,4 +1,4 @@
-"""The statistics of a run: what is done while it runs, and the bill at its end."""
+"""The statistics of a rephrasing run: counts while it runs, and its cost at the end."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finephrase_dagster.rephrase.completion import Completion, RequestResult
+from finephrase_dagster.rephrase.completion import Completion
 
 
 @dataclass(kw_only=True)
 class RunStatistics:
-    """Counts of requests, one for each row and prompt, and of seconds.
+    """Counts of requests, one per row and prompt, and seconds.
 
     Attributes:
-        total: rows times prompts; 0 where it is not known.
-        done_before: of these, done by earlier runs.
-        skipped, completed: by this run.
-        failures: rows that this run gave up, by the kind of their refusal.
-        taken: rows that were given to the engine.
-        repeated: attempts beyond each row's first, by what made them necessary.
-        chunks: files of rows that were published.
-        restarts: of the engine, beyond its first start.
-        start_seconds: until the engine answered, where this run started it.
+        total: rows times prompts; 0 if not known.
+        done_before: of these, finished by earlier runs.
+        skipped: rows without text.
+        completed: requests with a completion, and its tokens in `prompt_tokens` and `completion_tokens`.
+        failures: failed rows by the kind of their last failure.
+        sent: requests sent, retries not counted.
+        retries: further attempts by their cause.
+        chunks: output files written.
+        restarts: restarts of engines.
+        start_seconds: until the engine answered, if this run started it.
+        engine: counters of the engines during the run, see `counters.py`.
+        in_flight: requests at the engines now.
     """
 
     total: int = 0
@@ -34,8 +37,8 @@ class RunStatistics:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    taken: int = 0
-    repeated: Counter[str] = field(default_factory=Counter)
+    sent: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
     chunks: int = 0
     restarts: int = 0
     start_seconds: float = 0.0
@@ -51,82 +54,82 @@ class RunStatistics:
 
     @property
     def done(self) -> int:
+        """Requests finished by this run: completed, failed or skipped."""
         return self.skipped + self.failed + self.completed
 
     @property
     def seconds(self) -> float:
-        """Of the run so far."""
+        """Seconds since the run began."""
         return time.monotonic() - self.began
 
     @property
     def engine_seconds(self) -> float:
-        """In which the engine had at least one request."""
+        """Seconds with at least one request at the engines."""
         return self._busy + (time.monotonic() - self._busy_since if self.in_flight else 0.0)
 
     @property
     def tokens_per_second(self) -> float:
-        """Completion tokens, over the seconds in which the engine had requests."""
+        """Completion tokens per engine second."""
         return self.completion_tokens / self.engine_seconds if self.engine_seconds else 0.0
 
     @property
     def documents_per_second(self) -> float:
-        """Requests done, over the same seconds."""
+        """Finished requests per engine second."""
         return self.done / self.engine_seconds if self.engine_seconds else 0.0
 
-    def sent(self) -> None:
-        """Notes that a row goes to the engine."""
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds until all requests are finished, if that can be estimated."""
+        left, rate = self.total - self.done_before - self.done, self.documents_per_second
+        return left / rate if rate and left > 0 else None
+
+    def record_sent(self) -> None:
+        """Record that the request of a row goes to the engines."""
         if not self.in_flight:
             self._busy_since = time.monotonic()
         self.in_flight += 1
-        self.taken += 1
+        self.sent += 1
 
-    def returned(self) -> None:
-        """Notes that it is no longer there."""
+    def record_returned(self) -> None:
+        """Record that a request is no longer at the engines."""
         self.in_flight -= 1
         if not self.in_flight:
             self._busy += time.monotonic() - self._busy_since
 
-    def count(self, verdict: RequestResult) -> None:
-        """Counts what a row got, where that is final."""
-        if isinstance(verdict, Completion):
-            self.completed += 1
-            self.prompt_tokens += verdict.prompt_tokens
-            self.completion_tokens += verdict.completion_tokens
-        else:
-            self.failures[verdict.kind] += 1
+    def record_completion(self, completion: Completion) -> None:
+        """Record a completed request."""
+        self.completed += 1
+        self.prompt_tokens += completion.prompt_tokens
+        self.completion_tokens += completion.completion_tokens
 
-    def count_engines(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
-        """Notes what engines counted during the run; one that was started again counts from nothing."""
+    def record_engine_counters(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """Record what the engines counted during the run; a restarted engine counts from zero."""
         earlier = {} if self.restarts else before
         self.engine = {name: count - earlier.get(name, 0) for name, count in after.items()}
 
     def line(self) -> str:
-        """The state of the run, for a log."""
-        rate = self.documents_per_second
-        left = self.total - self.done_before - self.done
-        ahead = f"; {_duration(left / rate)} left" if rate and left > 0 else ""
+        """Return the state of the run as one line of a log."""
         of = f" of {self.total:,}" if self.total else ""
+        left = f"; {duration(self.seconds_left)} left" if self.seconds_left is not None else ""
         return (
-            f"{self.done_before + self.done:,}{of} requests done, {rate:,.1f} documents/s, "
-            f"{self.tokens_per_second:,.0f} output tokens/s, {self.failed:,} failed{ahead}"
+            f"{self.done_before + self.done:,}{of} requests done, {self.documents_per_second:,.1f} documents/s, "
+            f"{self.tokens_per_second:,.0f} output tokens/s, {self.failed:,} failed{left}"
         )
 
     def cost(self, *, gpus: int | None, gpu_hour_dollars: float | None) -> dict[str, Any]:
-        """What the run cost, and where the time went.
+        """Return what the run cost and where its time went, for the manifest.
 
         Args:
-            gpus: that the engines hold; 0 on a CPU, None where nobody said.
-            gpu_hour_dollars: the price of one for an hour, if it is known.
+            gpus: number of GPUs serving the model; 0 on a CPU, None if unknown.
+            gpu_hour_dollars: price per GPU-hour, if known.
         """
         seconds, busy = self.seconds, self.engine_seconds
         hours = (gpus or 0) * (seconds if self.done else 0.0) / 3600
         tokens = self.completion_tokens
-        hits, queries = self.engine.get("prefix_hits"), self.engine.get("prefix_queries")
-        accepted, drafted = self.engine.get("accepted"), self.engine.get("drafted")
         return {
             "requests": self.done - self.skipped,
-            "found_done": self.done_before,
-            "repeated_requests": self.repeated.total(),
+            "done_before": self.done_before,
+            "repeated_requests": self.retries.total(),
             "engine_restarts": self.restarts,
             "wall_seconds": round(seconds, 3),
             "engine_start_seconds": round(self.start_seconds, 3),
@@ -136,15 +139,21 @@ class RunStatistics:
             "completion_tokens": tokens,
             "tokens_per_second": round(self.tokens_per_second, 1),
             "documents_per_second": round(self.documents_per_second, 2),
-            "prefix_cache_hit_rate": round(hits / queries, 4) if hits is not None and queries else None,
-            "speculation_acceptance": round(accepted / drafted, 4) if accepted is not None and drafted else None,
+            "prefix_cache_hit_rate": self._share("prefix_hits", "prefix_queries"),
+            "speculation_acceptance": self._share("accepted", "drafted"),
             "gpus": gpus,
             "gpu_hours": round(hours, 4) if gpus else None,
             "tokens_per_gpu_hour": round(tokens / hours) if hours else None,
             "dollars": round(hours * gpu_hour_dollars, 2) if gpus and gpu_hour_dollars is not None else None,
         }
 
+    def _share(self, part: str, of: str) -> float | None:
+        """Return one engine counter divided by another, if the engines count both."""
+        part_count, count = self.engine.get(part), self.engine.get(of)
+        return round(part_count / count, 4) if part_count is not None and count else None
 
-def _duration(seconds: float) -> str:
+
+def duration(seconds: float) -> str:
+    """Return a duration as text, such as `2 h 5 min` or `3 min 20 s`."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

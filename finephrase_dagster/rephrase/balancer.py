@@ -1,0 +1,230 @@
+"""Distributes requests over endpoints: chooses one for each attempt, checks silent ones, restarts dead engines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+
+from finephrase_dagster.rephrase.endpoint import EndpointClient
+from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
+from finephrase_dagster.rephrase.limit import TimeLimit
+from finephrase_dagster.rephrase.settings import ExecutionSettings
+from finephrase_dagster.rephrase.statistics import RunStatistics
+
+
+class LoadBalancer:
+    """The endpoints of a run; an async context manager."""
+
+    def __init__(
+        self,
+        engines: Sequence[EngineLike],
+        settings: ExecutionSettings,
+        statistics: RunStatistics,
+        time_limit: TimeLimit,
+        *,
+        key: str | None,
+    ) -> None:
+        policy = settings.retries
+        self.last_answer = float("-inf")
+        self._endpoints = [EndpointClient(one, policy, key=key, concurrency=settings.concurrency) for one in engines]
+        self._policy = policy
+        self._log = settings.log
+        self._statistics = statistics
+        self._time_limit = time_limit
+        self._waiting: deque[asyncio.Future[None]] = deque()  # attempts that no endpoint is ready for
+        self._reserved: EndpointClient | None = None  # for one request alone
+        self._reserving = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+        self._checks: dict[EndpointClient, asyncio.Task[bool]] = {}
+        self._restarts: dict[EndpointClient, asyncio.Task[None]] = {}
+        self._restarts_without_answer = 0
+        self._last_check = time.monotonic()
+
+    async def __aenter__(self) -> LoadBalancer:
+        self._watching = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        running = (self._watching, *self._checks.values(), *self._restarts.values())
+        tasks = [task for task in running if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for endpoint in self._endpoints:
+            endpoint.close("the run is over")
+
+    def failure(self, reason: str) -> EngineFailed:
+        """Return the error that ends a run whose endpoints answer nothing."""
+        names = ", ".join(str(endpoint) for endpoint in self._endpoints)
+        verb = "answer" if len(self._endpoints) > 1 else "answers"
+        return EngineFailed(
+            f"{names} {verb} nothing ({reason}). Start the server, then run the same command again to resume; finished "
+            "rows are kept"
+        )
+
+    # Choosing an endpoint.
+
+    @contextlib.asynccontextmanager
+    async def slot(
+        self, *, alone: bool = False, first: bool = False, avoid: EndpointClient | None = None
+    ) -> AsyncIterator[EndpointClient]:
+        """Wait for an endpoint that is ready for a request.
+
+        Args:
+            alone: wait until the endpoint has no other request.
+            first: go before other waiting requests.
+            avoid: prefer any other endpoint to this one.
+
+        Raises:
+            EngineFailed: no endpoint has answered for too long.
+        """
+        try:
+            if not alone:
+                yield await self._choose(first=first, avoid=avoid)
+                return
+            async with self._reserving:
+                self._reserved = endpoint = await self._choose()
+                try:
+                    while endpoint.in_flight or not endpoint.is_ready(time.monotonic()):
+                        await self._wait()
+                        await self._end_outage()
+                    yield endpoint
+                finally:
+                    self._reserved = None
+        finally:
+            self._wake(1)
+
+    async def _choose(self, *, first: bool = False, avoid: EndpointClient | None = None) -> EndpointClient:
+        while True:
+            now = time.monotonic()
+            ready = [one for one in self._endpoints if one is not self._reserved and one.is_ready(now)]
+            if ready:
+                return min(ready, key=lambda one: (one is avoid, one.load)) if len(ready) > 1 else ready[0]
+            await self._wait(first=first)
+            await self._end_outage()
+
+    async def _wait(self, *, first: bool = False) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if first:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
+        await turn
+
+    def _wake(self, most: int) -> None:
+        while self._waiting and most:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                most -= 1
+
+    def _wake_all(self) -> None:
+        self._wake(len(self._waiting))
+
+    # Recording answers, and checking endpoints that give none.
+
+    def record_answer(self, endpoint: EndpointClient, now: float) -> None:
+        """Record that a request was answered, with a completion or a refusal."""
+        endpoint.record_answer()
+        self.last_answer = now
+        self._restarts_without_answer = 0
+
+    async def record_failure(self, endpoint: EndpointClient, reason: str) -> bool:
+        """Record a request without an answer; return whether its endpoint is alive nevertheless."""
+        endpoint.record_failure(time.monotonic(), reason)
+        if endpoint.is_up:
+            return True
+        if endpoint.needs_check(time.monotonic()) or endpoint in self._checks:
+            return await asyncio.shield(self._check(endpoint))
+        return False
+
+    def _check(self, endpoint: EndpointClient) -> asyncio.Task[bool]:
+        """Ask an endpoint whether it is alive; all callers wait for the same answer."""
+        if endpoint not in self._checks:
+            self._checks[endpoint] = asyncio.create_task(self._run_check(endpoint))
+        return self._checks[endpoint]
+
+    async def _run_check(self, endpoint: EndpointClient) -> bool:
+        try:
+            return await endpoint.check(others_up=any(one.is_up for one in self._endpoints))
+        finally:
+            del self._checks[endpoint]
+            self._wake_all()
+
+    async def _watch(self) -> None:
+        """End overdue requests, check silent endpoints, and wake requests whose endpoint's pause is over."""
+        while True:
+            await asyncio.sleep(self._policy.watch_interval)
+            now = time.monotonic()
+            for endpoint in self._endpoints:
+                endpoint.close_overdue(now, self._time_limit.seconds)
+                if endpoint.needs_check(now):
+                    self._check(endpoint)
+            if now - max(self.last_answer, self._last_check) > self._policy.silence:
+                self._last_check = now
+                for endpoint in self._endpoints:
+                    if endpoint.in_flight and not await endpoint.is_alive():
+                        endpoint.close("it does not answer at all")
+            self._wake_all()
+
+    async def _end_outage(self) -> None:
+        """If no endpoint has been up for too long, restart the engines of ours; raise EngineFailed if there are none."""
+        if any(endpoint.is_up for endpoint in self._endpoints):
+            return
+        patience = self._policy.outage if self.last_answer > float("-inf") else self._policy.outage_at_start
+        if time.monotonic() - max(endpoint.down_since for endpoint in self._endpoints) < patience:
+            return
+        restartable = [endpoint for endpoint in self._endpoints if endpoint.engine.restartable]
+        if not restartable:
+            raise self.failure(self._endpoints[0].last_failure)
+        for endpoint in restartable:
+            await self._restart(endpoint)
+
+    # Restarting engines of ours.
+
+    async def restart_if_dead(self, endpoint: EndpointClient, *, sent: float, received: bool) -> bool:
+        """Return whether an engine of ours died after `sent`, the time of a request; if so it is restarted first.
+
+        Args:
+            endpoint: where the request was sent.
+            sent: when.
+            received: whether the request reached the engine.
+        """
+        if not endpoint.engine.restartable:
+            return False
+        if received and endpoint not in self._restarts:
+            await asyncio.sleep(self._policy.death)
+        if endpoint.restarted_at > sent:
+            return True
+        if endpoint not in self._restarts:
+            try:
+                endpoint.engine.check()
+                return False
+            except EngineFailed as error:
+                self._log(f"{error}\nThe engine is restarted")
+        await self._restart(endpoint)
+        return True
+
+    async def _restart(self, endpoint: EndpointClient) -> None:
+        """Restart an engine; all callers wait for the same restart."""
+        if endpoint not in self._restarts:
+            self._restarts_without_answer += 1
+            if self._restarts_without_answer > self._policy.restarts:
+                raise self.failure(f"{self._policy.restarts} restarts did not help: {endpoint.last_failure}")
+            self._statistics.restarts += 1
+            self._restarts[endpoint] = asyncio.create_task(self._run_restart(endpoint))
+        await asyncio.shield(self._restarts[endpoint])
+
+    async def _run_restart(self, endpoint: EndpointClient) -> None:
+        try:
+            await asyncio.to_thread(endpoint.engine.restart)
+        except asyncio.CancelledError:
+            endpoint.engine.stop()  # which also ends the start
+            raise
+        finally:
+            del self._restarts[endpoint]
+        endpoint.record_restart()
+        self._wake_all()
