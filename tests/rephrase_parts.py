@@ -21,11 +21,11 @@ import pytest
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import sha256_text
-from finephrase_dagster.rephrase import client, endpoint
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.folder import LocalFolder
 from finephrase_dagster.rephrase.pipeline import rephrase
+from finephrase_dagster.rephrase.policy import RetryPolicy
 from finephrase_dagster.rephrase.render import Renderer
 from finephrase_dagster.rephrase.sampling import sampling_of
 from finephrase_dagster.rephrase.settings import ExecutionSettings
@@ -185,23 +185,23 @@ def rejected_of(artifact: Artifact) -> list[dict[str, Any]]:
     return pq.read_table(artifact.folder / "__meta__" / "rejected.parquet").to_pylist()
 
 
-def shorten_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the client try again, and give up, within fractions of a second."""
-    pauses: dict[Any, dict[str, Any]] = {
-        client: {
-            "STARTS_SECONDS": (0, 0.02, 0.04, 0.06, 0.08),
-            "THROTTLED_PAUSES_SECONDS": (0.02, 0.05),
-            "SETTLE_PAUSES_SECONDS": (0, 0.02, 0.04),
-            "WATCH_SECONDS": 0.02,
-            "OUTAGE_SECONDS": 1.0,
-            "OUTAGE_AT_START_SECONDS": 1.0,
-            "DEATH_SECONDS": 0.1,
-        },
-        endpoint: {"FIRST_PAUSE_SECONDS": 0.02, "LONGEST_PAUSE_SECONDS": 0.1},
-    }
-    for module, values in pauses.items():
-        for name, value in values.items():
-            monkeypatch.setattr(module, name, value)
+SHORT_PAUSES: dict[str, Any] = {
+    "attempt_starts": (0, 0.02, 0.04, 0.06, 0.08),
+    "throttled_pauses": (0.02, 0.05),
+    "probe_pauses": (0, 0.02, 0.04),
+    "watch_interval": 0.02,
+    "outage": 1.0,
+    "outage_at_start": 1.0,
+    "death": 0.1,
+    "first_pause": 0.02,
+    "longest_pause": 0.1,
+}
+
+
+def shorten_pauses(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Make the client retry, and give up, within fractions of a second."""
+    for name, value in {**SHORT_PAUSES, **changes}.items():
+        monkeypatch.setitem(RetryPolicy.__init__.__kwdefaults__, name, value)
 
 
 Answer = tuple[int, Mapping[str, Any]]

@@ -17,11 +17,12 @@ from typing import Any
 import orjson
 import pytest
 
-from finephrase_dagster.rephrase import client, endpoint
 from finephrase_dagster.rephrase.client import Client
 from finephrase_dagster.rephrase.completion import Completion, FailedRow, RequestResult
 from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.engine import Endpoint, EngineFailed, EngineLike
+from finephrase_dagster.rephrase.settings import ExecutionSettings
+from finephrase_dagster.rephrase.statistics import RunStatistics
 from rephrase_parts import Answer, LocalServer, completion, failure, local_server, shorten_pauses
 
 
@@ -54,8 +55,9 @@ def ask(
 
     async def all_of_them() -> None:
         waiting = list(texts)
+        settings = ExecutionSettings(concurrency=concurrency, chunk_rows=1)
         async with (
-            Client(engines, max_tokens=max_tokens, concurrency=concurrency, key=key) as to,
+            Client(engines, settings, RunStatistics(), max_tokens=max_tokens, key=key) as to,
             asyncio.TaskGroup() as senders,
         ):
             for _ in range(concurrency):
@@ -112,7 +114,7 @@ def test_an_endpoint_that_comes_back_is_taken_in_again(server: LocalServer) -> N
 
 
 def test_an_outage_that_ends_in_time_costs_no_row(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "OUTAGE_SECONDS", 10.0)
+    shorten_pauses(monkeypatch, outage=10.0)
     began: list[float] = []
 
     def answer(request: dict[str, Any]) -> Answer | None:
@@ -166,7 +168,7 @@ def test_a_server_that_throttles_every_row_once_is_not_sent_fewer_for_it(server:
 
 @pytest.mark.slow
 def test_a_row_that_is_throttled_for_ever_is_given_up(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "THROTTLED_SECONDS", 0.5)
+    shorten_pauses(monkeypatch, throttled_row=0.5)
     server.answer = lambda request: failure(429, "slow down") if said(request) == "word-3" else completion()
     verdicts = ask([server], words(400))
     assert not isinstance(verdicts["word-3"], Completion)
@@ -177,7 +179,7 @@ def test_a_row_that_is_throttled_for_ever_is_given_up(server: LocalServer, monke
 def test_one_request_that_is_never_answered_does_not_hold_up_the_run(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "SHORTEST_WAIT_SECONDS", 0.3)
+    shorten_pauses(monkeypatch, shortest_timeout=0.3)
     over = threading.Event()
 
     def answer(request: dict[str, Any]) -> Answer:
@@ -195,8 +197,8 @@ def test_one_request_that_is_never_answered_does_not_hold_up_the_run(
 
 
 def test_an_endpoint_that_never_answers_stops_the_run(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(endpoint, "ALIVE_SECONDS", 0.2)
+    shorten_pauses(monkeypatch, silence=0.2)
+    shorten_pauses(monkeypatch, alive_timeout=0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(64)

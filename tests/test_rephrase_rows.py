@@ -365,7 +365,7 @@ def test_an_endpoint_that_dies_stops_the_run_and_keeps_what_is_finished(
     corpus = write_corpus(tmp_path / "corpus", [documents(40)])
     wanted = datasets(tmp_path / "data", ["plain"])
     server.answer = lambda request: completion("first") if len(server.requests) <= 20 else None
-    with pytest.raises(EngineFailed, match=r"answers nothing.*run again"):
+    with pytest.raises(EngineFailed, match=r"answers nothing.*run the same command again"):
         run(corpus, wanted, concurrency=4)
     assert not wanted["plain"].complete
     kept = {path.name: path.stat().st_mtime_ns for path in wanted["plain"].folder.glob("part-*.parquet")}
@@ -376,7 +376,7 @@ def test_an_endpoint_that_dies_stops_the_run_and_keeps_what_is_finished(
     assert manifest["completed"] == 40
     assert len(server.requests) == 20
     assert Counter(row["text"] for row in rows_of(wanted["plain"])) == {"first": 20, "second": 20}
-    assert manifest["run"]["found_done"] == 20
+    assert manifest["run"]["done_before"] == 20
     for name, written in kept.items():
         assert (wanted["plain"].folder / name).stat().st_mtime_ns == written
 
@@ -394,7 +394,9 @@ def test_an_endpoint_that_is_not_there_is_an_error_and_no_dataset(
 @pytest.mark.parametrize("status", [401, 404])
 def test_a_wrong_key_or_model_stops_at_once(tmp_path: Path, server: LocalServer, run: Run, status: int) -> None:
     server.answer = lambda request: failure(status, "unknown")
-    with pytest.raises(EngineFailed, match=rf"(refuses the API key|does not know it) \(HTTP {status}: unknown\)"):
+    with pytest.raises(
+        EngineFailed, match=rf"(refuses the API key|does not know the path or the model) \(HTTP {status}: unknown\)"
+    ):
         run(write_corpus(tmp_path / "corpus", [documents(6)]), datasets(tmp_path / "data"), concurrency=2)
     assert len(server.requests) <= 2
 

@@ -34,7 +34,7 @@ from finephrase_dagster.rephrase.engine import Endpoint, Engine, EngineFailed, E
 from finephrase_dagster.rephrase.folder import folder_at
 from finephrase_dagster.rephrase.metrics import MetricsPortWrong, ports_of, served
 from finephrase_dagster.rephrase.pipeline import rephrase
-from finephrase_dagster.rephrase.progress import Bar, Lines
+from finephrase_dagster.rephrase.progress import Bars, Lines
 from finephrase_dagster.rephrase.readme import write_readme
 from finephrase_dagster.rephrase.render import ByteRenderer, Renderer, RendererLike
 from finephrase_dagster.rephrase.settings import ExecutionSettings
@@ -136,7 +136,7 @@ def carry_out(order: Order, *, paths: Paths, key: str | None, say: Callable[[str
         name: Dataset(folder=_folder(order.output, name), recipe=means.recipe(found.digest, prompt))
         for name, prompt in prompts.items()
     }
-    show = Bar() if sys.stderr.isatty() and not json_wanted() else Lines(say, seconds=LINE_SECONDS)
+    show = Bars(len(datasets)) if sys.stderr.isatty() and not json_wanted() else Lines(say, seconds=LINE_SECONDS)
     metrics = served(order.metrics_port, model=order.generator or str(order.model), log=say)
     with contextlib.ExitStack() as running, contextlib.closing(show), metrics as watch:
         manifests = rephrase(

@@ -171,7 +171,7 @@ class LoadBalancer:
             self._wake_all()
 
     async def _end_outage(self) -> None:
-        """If no endpoint has been up for too long, restart the engines of ours; raise EngineFailed if there are none."""
+        """Restart the engines of ours if nothing has been up for too long; raise EngineFailed if there are none."""
         if any(endpoint.is_up for endpoint in self._endpoints):
             return
         patience = self._policy.outage if self.last_answer > float("-inf") else self._policy.outage_at_start

@@ -110,11 +110,11 @@ class RunMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         statistics = self._statistics
         done = statistics.done_before + statistics.done
-        sent = statistics.taken + statistics.repeated.total()
+        sent = statistics.sent + statistics.retries.total()
         yield self._counter("requests_sent", "Requests sent to the engines, repeated ones included.", sent)
         yield self._counter("requests_completed", "Requests that got a completion.", statistics.completed)
         yield self._counters("requests_failed", "Requests given up, by what refused them.", statistics.failures)
-        yield self._counters("requests_repeated", "Requests sent again, by what made it needful.", statistics.repeated)
+        yield self._counters("requests_repeated", "Requests sent again, by what made it needful.", statistics.retries)
         yield self._counter("rows_skipped", "Rows that are sent to no engine, once a prompt.", statistics.skipped)
         yield self._counter("prompt_tokens", "Tokens of the prompts of completed requests.", statistics.prompt_tokens)
         yield self._counter("completion_tokens", "Tokens of their completions.", statistics.completion_tokens)

@@ -8,6 +8,7 @@ window's.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,8 +20,9 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from finephrase_dagster.artifacts.fingerprint import sha256_text
+from finephrase_dagster.rephrase.client import Client
 from finephrase_dagster.rephrase.connection import API_KEY
-from finephrase_dagster.rephrase.counters import counters
+from finephrase_dagster.rephrase.counters import read_counters
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
@@ -155,9 +157,17 @@ class RephraseStep(PipelineStep):
             began = time.monotonic()
             engines = self._engines()
             statistics.start_seconds = time.monotonic() - began
-            before = counters(engines)
-            self._window(statistics).run(first, jobs, engines, ledgers, known_good=source.known_good)
-            statistics.count_engines(before, counters(engines))
+            before = read_counters(engines)
+            client = Client(
+                engines,
+                self._settings,
+                statistics,
+                max_tokens=self._request.max_tokens,
+                key=os.environ.get(API_KEY) or None,
+            )
+            window = Window(client, ledgers, self._settings, statistics, keep_raw=self._keep_raw)
+            window.run(itertools.chain([first], jobs), earlier_request=source.known_good)
+            statistics.record_engine_counters(before, read_counters(engines))
         for ledger in ledgers.values():
             ledger.publish_left_over()
             ledger.publish_full()
@@ -168,17 +178,6 @@ class RephraseStep(PipelineStep):
                 f"{', '.join(self._survey.files)}: changed while they were read; put them back and run again"
             )
         self._complete(datasets, ledgers, rows, statistics)
-
-    def _window(self, statistics: RunStatistics) -> Window:
-        return Window(
-            concurrency=self._settings.concurrency,
-            max_tokens=self._request.max_tokens,
-            key=os.environ.get(API_KEY) or None,
-            keep_raw=self._keep_raw,
-            statistics=statistics,
-            show=self._settings.show,
-            log=self._settings.log,
-        )
 
     def _complete(
         self,
