@@ -104,10 +104,10 @@ class Rephraser(dg.ConfigurableResource):
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
         """The same for prompts whose documents share their prefix: those of a document one after another."""
-        from finephrase_dagster.rephrase.metrics import served_if_told
+        from finephrase_dagster.rephrase.metrics import served_from_environment
 
         order = self._order(lineage, cell, datasets)
-        with served_if_told(cell.generator, log=log) as watch:
+        with served_from_environment(cell.generator, log=log) as watch:
             try:
                 return order.carry_out(
                     lambda: self._remotes(cell) or [_kept_engine(order, log)],

@@ -134,8 +134,8 @@ def test_a_resumed_run_counts_its_own_work_and_shows_what_it_found(tmp_path: Pat
         run(corpus, tmp_path / "out", server, free_port())
     server.answer = lambda request: completion()
     found, manifests = run(corpus, tmp_path / "out", server, free_port())
-    assert 0 < found["finephrase_rows_found", ""] <= 30
-    assert found["finephrase_rows_found", ""] + found["finephrase_requests_completed_total", ""] == 80
+    assert 0 < found["finephrase_rows_done_before", ""] <= 30
+    assert found["finephrase_rows_done_before", ""] + found["finephrase_requests_completed_total", ""] == 80
     assert found["finephrase_rows_done", ""] == added(manifests, "completed") == 80
 
 

@@ -1,7 +1,7 @@
-"""Metrics of a run of rephrasing in Prometheus' text format, while it lasts; on 127.0.0.1 unless told otherwise.
+"""Prometheus metrics of a rephrasing run, served while it lasts; on 127.0.0.1 unless told otherwise.
 
-Nothing is counted here: a page shows the statistics that the run keeps anyway, as they are when it is asked for. Each
-run has a registry and a server of its own.
+The page shows the run's statistics at the moment it is read; nothing is counted twice. Each run has a registry and a
+server of its own.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ HOST = "127.0.0.1"
 
 
 class MetricsPortWrong(FinephraseError, exit_status=2):
-    """What was given is neither a port nor a range of ports."""
+    """The given text is neither a port nor a range of ports."""
 
 
 class MetricsPortInUse(FinephraseError):
-    """Other programs listen on every port that may be used; the message says how to give more."""
+    """Every port that may be used is taken by another program."""
 
 
-def ports_of(said: str) -> range:
-    """The ports of `9400`, or of `9400-9409`, of which a run takes the first that is free.
+def ports_of(text: str) -> range:
+    """Return the ports of `9400` or `9400-9409`; a run takes the first free one.
 
     Raises:
-        MetricsPortWrong: it is neither.
+        MetricsPortWrong: the text is neither a port nor a range.
     """
-    match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", said.strip())
+    match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text.strip())
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= first <= last <= 65_535:
-        raise MetricsPortWrong(f"{said!r} is neither a port nor a range of ports; write 9400, or 9400-9409")
+        raise MetricsPortWrong(f"{text!r} is neither a port nor a range of ports; write 9400, or 9400-9409")
     return range(first, last + 1)
 
 
 @contextlib.contextmanager
-def served_if_told(model: str, *, log: Callable[[str], None]) -> Iterator[Callable[[RunStatistics], None]]:
-    """As `served`, where the environment says; a run that finds no port goes on without metrics."""
+def served_from_environment(model: str, *, log: Callable[[str], None]) -> Iterator[Callable[[RunStatistics], None]]:
+    """Serve metrics if the environment names a port; without a free port the run has no metrics."""
     with contextlib.ExitStack() as run:
         try:
             watch = run.enter_context(served(os.environ.get(METRICS_PORT), model=model, log=log))
@@ -60,32 +60,32 @@ def _unwatched(statistics: RunStatistics) -> None:
 
 
 @contextlib.contextmanager
-def served(said: str | None, *, model: str, log: Callable[[str], None]) -> Iterator[Callable[[RunStatistics], None]]:
-    """Serves a run's metrics within this block; yields what takes its statistics.
+def served(ports: str | None, *, model: str, log: Callable[[str], None]) -> Iterator[Callable[[RunStatistics], None]]:
+    """Serve a run's metrics within this block; yields a function that takes the run's statistics.
 
     Args:
-        said: a port or a range, as for `ports_of`; None or empty for no server.
-        model: the name of the generator, a label of all metrics.
-        log: takes the address.
+        ports: a port or a range, see `ports_of`; None or empty for no server.
+        model: the generator's name, a label of all metrics.
+        log: receives the address.
 
     Raises:
         MetricsPortWrong, MetricsPortInUse
     """
-    if not said:
+    if not ports:
         yield _unwatched
         return
     host = os.environ.get(METRICS_HOST) or HOST
     page = RunMetrics(model)
     registry = CollectorRegistry()
     registry.register(page)
-    for port in ports_of(said):
+    for port in ports_of(ports):
         with contextlib.suppress(OSError):
             server, thread = start_http_server(port, addr=host, registry=registry)
             break
     else:
         raise MetricsPortInUse(
-            f"port {said} on {host} is in use: choose another with --metrics-port or {METRICS_PORT}, or give a range, "
-            "such as 9400-9409, of which each run takes a free one"
+            f"port {ports} on {host} is in use: choose another with --metrics-port or {METRICS_PORT}, or give a range, "
+            "such as 9400-9409, from which each run takes a free port"
         )
     log(f"metrics: http://{host}:{port}/metrics")
     try:
@@ -97,39 +97,41 @@ def served(said: str | None, *, model: str, log: Callable[[str], None]) -> Itera
 
 
 class RunMetrics(Collector):
-    """A run's statistics as metrics; before there are statistics, all are zero."""
+    """The statistics of a run as metrics; zero until `show` is called."""
 
     def __init__(self, model: str) -> None:
         self._model = model
         self._statistics = RunStatistics()
 
     def show(self, statistics: RunStatistics) -> None:
-        """From now on shows these statistics."""
+        """Show these statistics from now on."""
         self._statistics = statistics
 
     def collect(self) -> Iterator[Metric]:
-        statistics = self._statistics
-        done = statistics.done_before + statistics.done
-        sent = statistics.sent + statistics.retries.total()
-        yield self._counter("requests_sent", "Requests sent to the engines, repeated ones included.", sent)
-        yield self._counter("requests_completed", "Requests that got a completion.", statistics.completed)
-        yield self._counters("requests_failed", "Requests given up, by what refused them.", statistics.failures)
-        yield self._counters("requests_repeated", "Requests sent again, by what made it needful.", statistics.retries)
-        yield self._counter("rows_skipped", "Rows that are sent to no engine, once a prompt.", statistics.skipped)
-        yield self._counter("prompt_tokens", "Tokens of the prompts of completed requests.", statistics.prompt_tokens)
-        yield self._counter("completion_tokens", "Tokens of their completions.", statistics.completion_tokens)
-        yield self._counter("chunks_written", "Files of rows published under their final names.", statistics.chunks)
-        yield self._counter("engine_restarts", "Starts of an engine beyond its first.", statistics.restarts)
-        yield self._counter("engine_busy_seconds", "Time with a request at the engines.", statistics.engine_seconds)
-        yield self._gauge("engine_start_seconds", "Time until the engines answered.", statistics.start_seconds)
-        yield self._gauge("requests_in_flight", "Requests that are with the engines.", statistics.in_flight)
-        yield self._gauge("rows_found", "Rows that earlier runs had done, once a prompt.", statistics.done_before)
-        yield self._gauge("rows_done", "Rows that are done, those of earlier runs included.", done)
-        yield self._gauge("rows_left", "Rows that are not done.", max(0, statistics.total - done))
+        run = self._statistics
+        done = run.done_before + run.done
+        sent = run.sent + run.retries.total()
+        yield self._counter("requests_sent", "Requests sent to the engines, retries included.", sent)
+        yield self._counter("requests_completed", "Requests that returned a completion.", run.completed)
+        yield self._counters("requests_failed", "Requests given up, labelled by reason.", run.failures)
+        yield self._counters("requests_repeated", "Retries, labelled by cause of the retry.", run.retries)
+        yield self._counter("rows_skipped", "Rows without text, counted once per prompt; never sent.", run.skipped)
+        yield self._counter("prompt_tokens", "Prompt tokens of completed requests.", run.prompt_tokens)
+        yield self._counter("completion_tokens", "Completion tokens of completed requests.", run.completion_tokens)
+        yield self._counter("chunks_written", "Output files written.", run.chunks)
+        yield self._counter("engine_restarts", "Engine restarts.", run.restarts)
+        yield self._counter("engine_busy_seconds", "Seconds with at least one request in flight.", run.engine_seconds)
+        yield self._gauge("engine_start_seconds", "Seconds until the engines answered.", run.start_seconds)
+        yield self._gauge("requests_in_flight", "Requests at the engines now.", run.in_flight)
+        yield self._gauge(
+            "rows_done_before", "Rows finished by earlier runs, counted once per prompt.", run.done_before
+        )
+        yield self._gauge("rows_done", "Rows finished by this run and earlier ones, once per prompt.", done)
+        yield self._gauge("rows_left", "Rows not finished, once per prompt.", max(0, run.total - done))
         yield self._gauge(
             "completion_tokens_per_second",
-            "Of the run so far, while engines had requests.",
-            statistics.tokens_per_second,
+            "Completion tokens per second with at least one request in flight, averaged over the run.",
+            run.tokens_per_second,
         )
 
     def _counter(self, name: str, text: str, value: float) -> Metric:
@@ -139,7 +141,7 @@ class RunMetrics(Collector):
 
     def _counters(self, name: str, text: str, values: dict[str, int]) -> Metric:
         metric = CounterMetricFamily(f"finephrase_{name}", text, labels=["model", "reason"])
-        for reason, value in dict(values).items():  # a copy: the run counts on
+        for reason, value in dict(values).items():  # a copy, because the run goes on counting
             metric.add_metric([self._model, reason], value)
         return metric
 

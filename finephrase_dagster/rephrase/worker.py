@@ -14,7 +14,7 @@ from dagster_pipes import PipesContext, open_dagster_pipes
 
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.pods.fate import TRY_AGAIN
-from finephrase_dagster.rephrase.metrics import served_if_told
+from finephrase_dagster.rephrase.metrics import served_from_environment
 from finephrase_dagster.rephrase.order import Order
 
 ORDER = "order"
@@ -46,7 +46,7 @@ def work(pipes: PipesContext) -> None:
         pipes.log.info(f"starting an engine for {order.name}")
         return [engine.start()]
 
-    with served_if_told(order.name, log=pipes.log.info) as watch:
+    with served_from_environment(order.name, log=pipes.log.info) as watch:
         try:
             made = order.carry_out(started, log=pipes.log.info, watch=watch)
         finally:
