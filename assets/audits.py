@@ -8,12 +8,13 @@ import dagster as dg
 from assets.previews import failing
 from finephrase_dagster.artifacts.artifact import Artifact, Contents, write_json
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
+from finephrase_dagster.artifacts.key import AUDIT, DATASET
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.audit import AuditReport, GateResult, audit
 from finephrase_dagster.audit.gate import Settings
 from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.orchestration.events import materialized
-from finephrase_dagster.orchestration.partitions import asset_spec, audit_key, cell_tags, needs, static, synthetic_key
+from finephrase_dagster.orchestration.partitions import asset_key, asset_spec, cell_tags, needs, static
 from finephrase_dagster.orchestration.placement import preparing
 from finephrase_dagster.orchestration.retries import retried
 from finephrase_dagster.results.warehouse import record_audit
@@ -27,7 +28,7 @@ def build_audits(lineage: Lineage) -> list[dg.AssetsDefinition]:
 
 
 def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
-    key = audit_key(cell)
+    key = asset_key(AUDIT, cell)
     partitions = static(lineage.study.prompts_of(cell))
     spec = asset_spec(
         key,
@@ -39,7 +40,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         kinds={"duckdb"},
         owner="generation",
         tags=cell_tags(lineage, cell),
-        deps=[needs(synthetic_key(cell), {prompt: [prompt] for prompt in lineage.study.prompts_of(cell)})],
+        deps=[needs(asset_key(DATASET, cell), {prompt: [prompt] for prompt in lineage.study.prompts_of(cell)})],
     )
 
     @dg.multi_asset(

@@ -40,7 +40,7 @@ COLUMNS = {
 
 
 def build_evaluation(lineage: Lineage) -> list[dg.AssetsDefinition]:
-    """The assets `evaluation/benchmark_scores` and `evaluation/leaderboard`."""
+    """The assets `evaluation/benchmark_scores` and `results/leaderboard`."""
     return [_scores(lineage), _leaderboard(lineage)]
 
 
@@ -109,7 +109,7 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
         specs=[
             asset_spec(
                 LEADERBOARD,
-                group="evaluation",
+                group="results",
                 stage="leaderboard",
                 description="Mixtures compared: mean macro score over the seeds with its spread, the six categories, "
                 "how often a student saw its data, and which differences are more than noise.",
@@ -181,12 +181,12 @@ def _named(regret: Mapping[float, float]) -> dict[str, float]:
 
 
 def _record(connection: duckdb.DuckDBPyConnection, lineage: Lineage, artifact: Artifact) -> None:
-    assert artifact.partition is not None
+    assert artifact.key.run is not None
     scores = artifact.manifest()
     record_scores(
         connection,
         artifact,
-        lineage.study.student_runs[artifact.partition],
+        lineage.study.student_runs[artifact.key.run],
         tasks={task: (score["mean"], score["n"]) for task, score in scores["tasks"].items()},
         categories=scores["categories"],
         micro=scores["micro"],

@@ -8,18 +8,18 @@ import dagster as dg
 
 from assets.previews import records
 from finephrase_dagster.artifacts.artifact import ArtifactMissing, Contents
+from finephrase_dagster.artifacts.key import AUDIT, DATASET_TOKENS
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import (
     CORPUS_TOKENS,
     MIXTURE,
+    asset_key,
     asset_spec,
-    audit_key,
     mixtures_using,
     needs,
     static,
-    tokens_key,
 )
 from finephrase_dagster.orchestration.placement import preparing
 from finephrase_dagster.orchestration.retries import retried
@@ -100,7 +100,7 @@ def _deps(study: Study) -> list[dg.AssetDep]:
     deps = [needs(CORPUS_TOKENS, {source: mixtures_using(study, source) for source in study.sources})]
     for cell in study.cells:
         uses = {prompt: mixtures_using(study, f"{cell.name}/{prompt}") for prompt in study.prompts_of(cell)}
-        deps += [needs(key, uses) for key in (tokens_key(cell), audit_key(cell))]
+        deps += [needs(key, uses) for key in (asset_key(DATASET_TOKENS, cell), asset_key(AUDIT, cell))]
     return deps
 
 
@@ -112,16 +112,14 @@ def refuse_what_failed_its_audit(lineage: Lineage, mixture: str) -> None:
     Raises:
         AuditNotPassed: an audit is missing or did not pass.
     """
-    for component in lineage.study.mixtures[mixture].components:
-        audit = lineage.audit_named(component)
+    for name, component in lineage.study.components(mixture).items():
+        audit = lineage.component_audit(component)
         if audit is None:
             continue
         try:
             manifest = audit.manifest()
         except ArtifactMissing as error:
-            raise AuditNotPassed(
-                f"mixture {mixture}: {component} has no audit; materialise {audit.name} first"
-            ) from error
+            raise AuditNotPassed(f"mixture {mixture}: {name} has no audit; materialise {audit.name} first") from error
         if not manifest["passed"]:
             failed = ", ".join(
                 f"{result['name']} is {result['value']:.3g}, the gate is {result['threshold']:.3g}"
@@ -129,7 +127,7 @@ def refuse_what_failed_its_audit(lineage: Lineage, mixture: str) -> None:
                 if not result["passed"]
             )
             raise AuditNotPassed(
-                f"mixture {mixture}: {component} did not pass its audit ({failed}); improve the prompt or the "
+                f"mixture {mixture}: {name} did not pass its audit ({failed}); improve the prompt or the "
                 "generator, or take the dataset out of the mixture"
             )
 
@@ -140,6 +138,8 @@ def _mix(lineage: Lineage, name: str, folder: Path) -> Contents:
         folder,
         mixture=mixture,
         sequence=lineage.sequence,
-        components={component: lineage.tokens(component).folder for component in mixture.components},
+        components={
+            component: lineage.tokens(value).folder for component, value in lineage.study.components(name).items()
+        },
     )
     return Contents(files=folder.glob("*.parquet"), facts=asdict(facts))

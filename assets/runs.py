@@ -39,7 +39,7 @@ def tracked(
 ) -> tuple[str | None, str | None]:
     """The id of a student's finished run in MLflow and the link to its page; of neither, if the store is not there."""
     manifest = artifact.manifest()
-    mixture = lineage.study.student_runs[artifact.partition or ""].mixture
+    mixture = lineage.study.student_runs[artifact.key.run or ""].mixture
     files: dict[str, object] = {"mixture.json": lineage.mixture(mixture).manifest()}
     if samples := _sample_completions(lineage, mixture):
         files["completions.md"] = samples
@@ -59,8 +59,8 @@ def tracked(
 
 
 def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifact) -> About:
-    assert artifact.partition is not None
-    run = lineage.study.student_runs[artifact.partition]
+    assert artifact.key.run is not None
+    run = lineage.study.student_runs[artifact.key.run]
     student, mixture = lineage.study.students[run.student], lineage.mixture(run.mixture).manifest()
     return About(
         tags={
@@ -68,8 +68,8 @@ def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifa
             "finephrase.mixture": run.mixture,
             "finephrase.student": run.student,
             "dagster.run_id": context.run_id,
-            "dagster.asset": artifact.asset,
-            "dagster.partition": artifact.partition,
+            "dagster.asset": artifact.key.asset,
+            "dagster.partition": artifact.key.run,
         },
         params={
             **student.model_dump(),
@@ -86,10 +86,8 @@ def _sample_completions(lineage: Lineage, mixture: str) -> str:
     """A few completions of each synthetic dataset in a mixture, as Markdown."""
     study = lineage.study
     samples = []
-    for component in study.mixtures[mixture].components:
-        cell, _, prompt = component.partition("/")
-        if prompt:
-            dataset = lineage.dataset(study.cell(cell), prompt)
-            corpus = lineage.source(study.cell(cell).source)
-            samples.append(f"# {component}\n\n{shown(completions(dataset.folder, corpus.folder, rows=2))}")
+    for name, component in study.components(mixture).items():
+        if component.prompt is not None:
+            corpus = lineage.source(component.source).folder
+            samples.append(f"# {name}\n\n{shown(completions(lineage.component(component).folder, corpus, rows=2))}")
     return "\n\n".join(samples)

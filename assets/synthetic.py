@@ -11,17 +11,18 @@ from assets.costs import of_dataset
 from assets.descriptions import hub_dataset, hub_model
 from assets.previews import GLANCE, completions, shown
 from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.key import DATASET
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.events import materialize_each, materialized, prompt_text
 from finephrase_dagster.orchestration.partitions import (
     CORPUS,
     MODEL,
     TEMPLATE,
+    asset_key,
     asset_spec,
     cell_tags,
     needs,
     static,
-    synthetic_key,
 )
 from finephrase_dagster.orchestration.placement import rephrasing
 from finephrase_dagster.orchestration.retries import retried
@@ -59,7 +60,7 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         name=f"synthetic__{cell.name}",
         specs=[
             asset_spec(
-                synthetic_key(cell),
+                asset_key(DATASET, cell),
                 group="synthetic",
                 description=descriptions.of_cell(lineage, cell),
                 kinds={"vllm", "parquet"},

@@ -9,6 +9,7 @@ import dagster as dg
 
 from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
+from finephrase_dagster.artifacts.key import DATASET, DATASET_TOKENS
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.shards import read_corpus
 from finephrase_dagster.orchestration.events import materialized
@@ -16,15 +17,15 @@ from finephrase_dagster.orchestration.partitions import (
     CORPUS,
     CORPUS_TOKENS,
     TOKENIZER,
+    asset_key,
     asset_spec,
     cell_tags,
     needs,
     static,
-    synthetic_key,
-    tokens_key,
 )
 from finephrase_dagster.orchestration.placement import preparing
 from finephrase_dagster.orchestration.retries import retried
+from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.spec import Cell
 from finephrase_dagster.train.tokenizer import tokenizer_folder, train_tokenizer
 from finephrase_dagster.train.tokens import tokenise
@@ -111,7 +112,7 @@ def _corpus_tokens(lineage: Lineage) -> dg.AssetsDefinition:
     def corpus_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         source = context.partition_key
         files = lineage.source(source).folder.glob("shard-*.parquet")
-        return _tokenised(lineage, source, files, warehouse, context)
+        return _tokenised(lineage, Component(source=source), files, warehouse, context)
 
     return corpus_tokens
 
@@ -123,7 +124,7 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         name=f"tokens__{cell.name}",
         specs=[
             asset_spec(
-                tokens_key(cell),
+                asset_key(DATASET_TOKENS, cell),
                 group="mixtures",
                 stage="tokens",
                 description=f"The synthetic datasets of `{cell.name}`, tokenised.",
@@ -131,7 +132,7 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
                 owner="training",
                 tags=cell_tags(lineage, cell),
                 deps=[
-                    needs(synthetic_key(cell), {prompt: [prompt] for prompt in prompts}),
+                    needs(asset_key(DATASET, cell), {prompt: [prompt] for prompt in prompts}),
                     dg.AssetDep(TOKENIZER),
                 ],
             )
@@ -143,14 +144,14 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
     def cell_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         prompt = context.partition_key
         files = lineage.dataset(cell, prompt).folder.glob("part-*.parquet")
-        return _tokenised(lineage, f"{cell.name}/{prompt}", files, warehouse, context)
+        return _tokenised(lineage, cell.component(prompt), files, warehouse, context)
 
     return cell_tokens
 
 
 def _tokenised(
     lineage: Lineage,
-    dataset: str,
+    dataset: Component,
     files: Iterable[Path],
     warehouse: Warehouse,
     context: dg.AssetExecutionContext,
@@ -162,7 +163,7 @@ def _tokenised(
             sorted(files),
             folder,
             tokenizer=lineage.tokenizer().folder,
-            dataset=dataset,
+            dataset=dataset.name,
             log=context.log.info,
         )
         return Contents(files=[*folder.glob("*.ds*"), *folder.glob("*.parquet")], facts=asdict(facts))

@@ -49,7 +49,7 @@ def main() -> None:
         **seconds,
         "assets": len({item.asset for item in graph}),
         "partitions": len(graph),
-        "largest_fan_in": max(len(item.needs) for item in graph if item.name != "evaluation/leaderboard"),
+        "largest_fan_in": max(len(item.needs) for item in graph if item.name != "results/leaderboard"),
         "rounds": arguments.rounds,
     }
     print(json.dumps(figures))

@@ -36,9 +36,10 @@ import dagster as dg
 import yaml
 from playwright.sync_api import Page, Response, sync_playwright
 
+from finephrase_dagster.artifacts.key import AUDIT, DATASET, DATASET_TOKENS
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.events import prompt_text
-from finephrase_dagster.orchestration.partitions import audit_key, synthetic_key, tokens_key
+from finephrase_dagster.orchestration.partitions import asset_key
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 
 PROMPTS = ["article", "commentary", "discussion", "explanation", "faq", "math", "table", "tutorial"]
@@ -101,7 +102,7 @@ def materialise(root: Path, lineage: Lineage) -> int:
                     "prompt": prompt_text(lineage.prompts[prompt]),
                     "recipe": dg.MetadataValue.json({"prompt": lineage.prompts[prompt].model_dump()}),
                 }
-                for key in (synthetic_key(cell), audit_key(cell), tokens_key(cell)):
+                for key in (asset_key(DATASET, cell), asset_key(AUDIT, cell), asset_key(DATASET_TOKENS, cell)):
                     instance.report_runless_asset_event(
                         dg.AssetMaterialization(key, partition=prompt, metadata=metadata)
                     )
@@ -146,7 +147,7 @@ def serve(root: Path, paths: Paths, port: int) -> subprocess.Popen[bytes]:
 
 def look(base: str, lineage: Lineage, rounds: int) -> dict[str, float]:
     """Opens each page once and then `rounds` times; medians of these."""
-    key = "/".join(synthetic_key(lineage.study.cells[-1]).path)
+    key = "/".join(asset_key(DATASET, lineage.study.cells[-1]).path)
     last = PROMPTS[-1]
     addresses = {
         "lineage": ("/asset-groups", "text='evaluation' >> visible=true"),

@@ -20,6 +20,7 @@ import dagster as dg
 from pydantic import Field
 
 from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.key import EARLY_STUDENT, PRE_DECAY_CHECKPOINT
 from finephrase_dagster.orchestration.stores import alone, is_postgres, is_server, shown, with_driver
 from finephrase_dagster.train.training import Follow, LossPoint
 from resources.stream import Send, Stream, Unreachable, within
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 FINGERPRINT_TAG = "finephrase.fingerprint"
 TRAINING_VIEW = "workflowType=machine_learning"  # else the pages open as those of chat traces
-UNFINISHED = {"training/pre_decay_checkpoint": " (pre-decay)", "early/student": " (early)"}
+UNFINISHED = {PRE_DECAY_CHECKPOINT: " (pre-decay)", EARLY_STUDENT: " (early)"}
 """What stands behind a run's name where its student is not at its end."""
 CURVES = ("loss", "learning_rate")
 SQLITE = "sqlite:///"
@@ -279,7 +280,7 @@ class Tracking(dg.ConfigurableResource):
 
 def _name(artifact: Artifact) -> str:
     """A run's name: the student run's, with what is not its end said behind it."""
-    return f"{artifact.partition}{UNFINISHED.get(artifact.asset, '')}"
+    return f"{artifact.key.run}{UNFINISHED.get(artifact.key.kind, '')}"
 
 
 @cache

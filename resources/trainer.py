@@ -157,13 +157,13 @@ class NanotronTrainer(StudentTrainer):
 
 def _course(lineage: Lineage, run: str) -> Course:
     student_run = lineage.study.student_runs[run]
-    components = lineage.study.mixtures[student_run.mixture].components
+    components = lineage.study.components(student_run.mixture)
     return Course(
         student=lineage.study.students[student_run.student],
         sequence=lineage.sequence,
         seeds=student_run.seeds,
         mixture=lineage.mixture(student_run.mixture).folder,
-        components={component: lineage.tokens(component).folder for component in components},
+        components={name: lineage.tokens(component).folder for name, component in components.items()},
         tokenizer=lineage.tokenizer().folder,
         keep_steps=lineage.evaluation.every,
     )

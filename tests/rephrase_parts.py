@@ -21,6 +21,7 @@ import pytest
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import sha256_text
+from finephrase_dagster.artifacts.key import DATASET, ItemKey
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.folder import LocalFolder
@@ -139,7 +140,9 @@ def generator(**changes: Any) -> Generator:
 
 def datasets(root: Path, names: Sequence[str] = ("plain", "before")) -> dict[str, Artifact]:
     return {
-        name: Artifact(asset="synthetic/tiny__text", partition=name, recipe={"prompt": name}, root=root)
+        name: Artifact(
+            key=ItemKey(kind=DATASET, generator="tiny", source="text", prompt=name), recipe={"prompt": name}, root=root
+        )
         for name in names
     }
 

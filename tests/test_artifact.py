@@ -21,10 +21,12 @@ from finephrase_dagster.artifacts.artifact import (
     write_json,
 )
 from finephrase_dagster.artifacts.claim import FolderBusy
+from finephrase_dagster.artifacts.key import DATASET, ItemKey
 
 
 def artifact(root: Path, **recipe: object) -> Artifact:
-    return Artifact(asset="synthetic/tiny__readmes", partition="faq", recipe=recipe or {"rows": "a"}, root=root)
+    key = ItemKey(kind=DATASET, generator="tiny", source="readmes", prompt="faq")
+    return Artifact(key=key, recipe=recipe or {"rows": "a"}, root=root)
 
 
 def make(folder: Path) -> Contents:
@@ -44,7 +46,7 @@ def test_an_artifact_is_complete_if_and_only_if_its_manifest_stands(tmp_path: Pa
 
 
 def test_asking_for_what_is_not_there_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactMissing, match="synthetic/tiny__readmes/faq is not there: materialise it first"):
+    with pytest.raises(ArtifactMissing, match="synthetic/tiny__readmes/faq does not exist: materialize it first"):
         artifact(tmp_path).manifest()
 
 

@@ -88,7 +88,7 @@ def test_an_unknown_prompt_lists_the_known_ones(tmp_path: Path, data: str) -> No
 def test_asking_for_a_leaderboard_that_is_not_there_says_what_to_make(data: str) -> None:
     done = finephrase("results", "leaderboard", "--json", FINEPHRASE_DATA=data)
     assert done.returncode == 1
-    assert "is not there: materialise it first" in done.stderr
+    assert "does not exist: materialize it first" in done.stderr
     assert done.stdout == ""
 
 

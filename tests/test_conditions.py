@@ -72,8 +72,9 @@ def test_a_fresh_dataset_is_carried_to_the_leaderboard(automation: Automation) -
         "mixtures",
         "training",
         "evaluation",
+        "results",
     ]
-    assert launched[-1] == "evaluation/leaderboard"
+    assert launched[-1] == "results/leaderboard"
     assert len(launched) == len(set(launched)), "everything is launched once"
 
 

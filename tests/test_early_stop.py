@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from finephrase_dagster.artifacts.artifact import Contents
-from finephrase_dagster.artifacts.graph import STAGES, Item, items, state
+from finephrase_dagster.artifacts.graph import Item, items, state
+from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.plan.plan import plan
 from finephrase_dagster.study.paths import REPOSITORY, Paths
@@ -64,7 +65,8 @@ def test_of_five_comparable_students_the_best_two_go_on(lineage: Lineage) -> Non
 def test_a_stopped_run_says_by_which_score(lineage: Lineage) -> None:
     study = stopping(lineage)
     scored(study)
-    with pytest.raises(StoppedEarly, match="was stopped at step 100: its macro score is number 5 of 5, and 2 go on"):
+    reason = "was stopped at step 100: its macro score is number 5 of 5, and only the best 2 continue"
+    with pytest.raises(StoppedEarly, match=reason):
         study.checkpoint("readmes_raw__nano__data0_model0")
 
 

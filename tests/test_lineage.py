@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Contents
-from finephrase_dagster.artifacts.graph import STAGES, items, state
+from finephrase_dagster.artifacts.graph import items, state
+from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
 from finephrase_dagster.study.file import StudyError
@@ -53,7 +54,7 @@ def edited(lineage: Lineage, **changes: object) -> Lineage:
 
 
 def test_a_missing_folder_of_benchmark_items_is_refused_before_anything_starts(lineage: Lineage) -> None:
-    with pytest.raises(StudyError, match=r"evaluation.items: there is no folder /nowhere"):
+    with pytest.raises(StudyError, match=r"evaluation.items: the folder /nowhere does not exist"):
         edited(lineage, evaluation=lineage.study.evaluation.model_dump() | {"items": "/nowhere"})
 
 
@@ -66,7 +67,7 @@ def test_a_folder_of_items_that_lacks_a_task_is_refused_before_anything_is_train
     fields = lineage.study.model_dump()
     fields["evaluation"]["items"] = str(tmp_path)
     study = Study.model_validate(fields)
-    with pytest.raises(StudyError, match=r"evaluation.items: .* has no gsm8k; put the items of each task there, or"):
+    with pytest.raises(StudyError, match=r"evaluation.items: .* has no folder gsm8k; add the items of each task, or"):
         Lineage(study=study, paths=lineage.paths)
     (tmp_path / "gsm8k").mkdir()
     Lineage(study=study, paths=lineage.paths)
@@ -89,7 +90,7 @@ def test_before_anything_is_made_only_the_sources_can_be(lineage: Lineage) -> No
 
 
 def test_what_waits_says_for_what(lineage: Lineage) -> None:
-    with pytest.raises(ArtifactMissing, match="sources/corpus/package_readmes is not there"):
+    with pytest.raises(ArtifactMissing, match="sources/corpus/package_readmes does not exist"):
         lineage.dataset(lineage.study.cells[0], "faq")
 
 
@@ -174,5 +175,5 @@ def test_a_mixtures_budget_and_seed_reach_its_students_alone(
     unchanged = mixtures["readmes_raw"][field] == value
     mixtures["readmes_raw"][field] = value
     changed = {name for name, status in states(edited(before, mixtures=mixtures)).items() if status != "current"}
-    expected = {name for name in states(before) if "readmes_raw" in name} | {"evaluation/leaderboard"}
+    expected = {name for name in states(before) if "readmes_raw" in name} | {"results/leaderboard"}
     assert changed == (set() if unchanged else expected)

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from finephrase_dagster.orchestration.jobs import job_of
+from finephrase_dagster.orchestration.jobs import build_job
 from finephrase_dagster.orchestration.logs import JsonLines
 from finephrase_dagster.orchestration.progress import progress
 from rephrase_parts import documents, local_server
@@ -39,11 +39,9 @@ def test_what_a_stage_says_names_its_study_asset_partition_and_run(
         context.log.info('12 "requests"\ndone')
         context.log.warning("slow")
 
-    name = job_of("synthetic/big__web")
-    definitions = dg.Definitions(
-        assets=[cell], jobs=[dg.define_asset_job(name, selection=[cell])], loggers={"progress": progress}
-    )
-    result = definitions.resolve_job_def(name).execute_in_process(
+    job = build_job(cell.key)
+    definitions = dg.Definitions(assets=[cell], jobs=[job], loggers={"progress": progress})
+    result = definitions.resolve_job_def(job.name).execute_in_process(
         partition_key="faq", run_config={"loggers": {"progress": {}}}
     )
     first, second = lines(capsys.readouterr().err)

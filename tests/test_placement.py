@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from finephrase_dagster.artifacts.graph import STAGES, items
+from finephrase_dagster.artifacts.graph import items
+from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.placement import evaluating, gpus_of, preparing, priority, rephrasing, training
 from finephrase_dagster.study.paths import REPOSITORY, Paths

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finephrase_dagster.artifacts.artifact import Contents
-from finephrase_dagster.artifacts.graph import STAGES, Item, items
+from finephrase_dagster.artifacts.graph import Item, items
+from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.plan.plan import Plan, Terms, plan
@@ -92,7 +93,7 @@ def test_the_published_study_has_its_90_generation_runs(tmp_path: Path) -> None:
 
 def test_no_partition_needs_a_hundred_others_but_the_leaderboard(tmp_path: Path) -> None:
     graph = list(items(lineage_of("finephrase", tmp_path)))
-    assert [item.name for item in graph if len(item.needs) >= 100] == ["evaluation/leaderboard"]
+    assert [item.name for item in graph if len(item.needs) >= 100] == ["results/leaderboard"]
 
 
 @pytest.mark.parametrize("study", ["demo", "finephrase", "production"])
@@ -136,7 +137,7 @@ def test_an_edited_prompt_lists_its_partitions_and_what_hangs_on_them_with_the_r
         *(f"mixtures/mixture/{mixture}" for mixture in mixtures),
         *(f"training/checkpoint/{run}" for run in runs),
         *(f"evaluation/benchmark_scores/{run}" for run in runs),
-        "evaluation/leaderboard",
+        "results/leaderboard",
     }
     assert stale["tokens/rephraser__package_readmes_tokens/table"] == (
         "synthetic/rephraser__package_readmes/table is stale",

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.key import CHECKPOINT, ItemKey
 from finephrase_dagster.orchestration.stores import (
     StoreUnusable,
     StoreWrong,
@@ -39,6 +40,7 @@ import sys
 from pathlib import Path
 import dagster as dg
 from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.key import CHECKPOINT, ItemKey
 from resources.tracking import About, Tracking
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition([str(n) for n in range(6)]))
@@ -50,7 +52,7 @@ tracking = Tracking(uri="postgresql:///mlflow", experiment="shared", artifacts=s
 with dg.DagsterInstance.from_config(home) as instance:
     for key in mine:
         assert dg.materialize([rows], instance=instance, partition_key=key).success
-        artifact = Artifact(asset="training/checkpoint", partition=key, recipe={"of": key}, root=data)
+        artifact = Artifact(key=ItemKey(kind=CHECKPOINT, run=key), recipe={"of": key}, root=data)
         about = About(tags={}, params={"key": key})
         tracking.complete(artifact, about, curve=[], metrics={"loss": 1.0}, files={}, seconds=1)
 """
@@ -136,7 +138,7 @@ def test_a_wrong_tracking_uri_is_refused_without_repeating_it(
 def test_a_database_that_is_gone_is_warned_of_without_its_password(tmp_path: Path) -> None:
     uri = "postgresql://u:sesame-73@127.0.0.1:1/mlflow"
     tracking = Tracking(uri=uri, experiment="x", artifacts=str(tmp_path), web_url="", patience=2)
-    artifact = Artifact(asset="training/checkpoint", partition="a", recipe={}, root=tmp_path)
+    artifact = Artifact(key=ItemKey(kind=CHECKPOINT, run="a"), recipe={}, root=tmp_path)
     warnings: list[str] = []
     assert tracking.attempt(artifact, lambda: tracking.finished(artifact), warn=warnings.append) is None
     (warning,) = warnings

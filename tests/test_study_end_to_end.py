@@ -125,7 +125,7 @@ def test_mlflow_has_one_finished_run_a_checkpoint_with_curve_scores_and_mixture(
 def test_dagster_knows_every_partition_its_checks_and_its_previews(finished: Installation) -> None:
     with finished.instance() as instance:
         for item in items(finished.lineage):
-            key = dg.AssetKey(item.asset.split("/"))
+            key = dg.AssetKey(item.key.path)
             record = instance.fetch_materializations(
                 dg.AssetRecordsFilter(key, asset_partitions=[item.partition] if item.partition else None), limit=1
             ).records[0]
@@ -166,7 +166,7 @@ def stale(installation: Installation) -> set[str]:
         return {
             item.name
             for item in items(installation.lineage)
-            if resolver.get_status(dg.AssetKey(item.asset.split("/")), item.partition) != StaleStatus.FRESH
+            if resolver.get_status(dg.AssetKey(item.key.path), item.partition) != StaleStatus.FRESH
         }
 
 

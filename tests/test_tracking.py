@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.key import CHECKPOINT, PRE_DECAY_CHECKPOINT, ItemKey, Kind
 from finephrase_dagster.train.training import LossPoint
 from resources.tracking import About, Tracking
 from test_train import SAVING, Study, killing, study  # noqa: F401
@@ -30,8 +31,9 @@ def at(root: Path, **settings: Any) -> Tracking:
     return Tracking(experiment="small", artifacts=str(root / "artifacts"), web_url="http://here", **given)
 
 
-def artifact(root: Path, asset: str = "training/checkpoint") -> Artifact:
-    return Artifact(asset=asset, partition="run", recipe={"asset": asset}, root=root)
+def artifact(root: Path, kind: Kind = CHECKPOINT) -> Artifact:
+    key = ItemKey(kind=kind, run="run")
+    return Artifact(key=key, recipe={"asset": key.asset}, root=root)
 
 
 def point(step: int) -> LossPoint:
@@ -120,7 +122,7 @@ def test_what_is_made_again_gets_a_fresh_run_and_a_plateau_one_of_its_own(tmp_pa
     second = complete(tracking, made, 3)
     assert second != first
     assert logged(tracking) == [(step, 8 / step) for step in (1, 2, 3)]
-    complete(tracking, artifact(tmp_path, "training/pre_decay_checkpoint"), 2)
+    complete(tracking, artifact(tmp_path, PRE_DECAY_CHECKPOINT), 2)
     assert {run.info.run_name for run in runs(tracking)} == {"run", "run (pre-decay)"}
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.key import DATASET, SCORES, ItemKey
 from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.render import ByteRenderer, Renderer
 from finephrase_dagster.results.warehouse import create_tables, leaderboard, record_manifests, record_scores
@@ -37,14 +38,19 @@ SOURCES = [
 ]
 
 
-@given(asset=NAMES, partition=NAMES)
-def test_no_artifact_lies_outside_the_data_folder(asset: str, partition: str) -> None:
+def dataset(generator: str, source: str, prompt: str) -> Artifact:
+    key = ItemKey(kind=DATASET, generator=generator, source=source, prompt=prompt)
+    return Artifact(key=key, recipe={}, root=ROOT)
+
+
+@given(generator=NAMES, source=NAMES, prompt=NAMES)
+def test_no_artifact_lies_outside_the_data_folder(generator: str, source: str, prompt: str) -> None:
     try:
-        folder = Artifact(asset=f"synthetic/{asset}", partition=partition, recipe={}, root=ROOT).folder
+        folder = dataset(generator, source, prompt).folder
     except ValueError:
         return
     assert "\0" not in str(folder)
-    assert folder.parent.name == partition
+    assert folder.parent.name == prompt
     assert folder.resolve().is_relative_to(ROOT / "synthetic")
     assert all(len(part.encode()) <= 255 for part in folder.parts)
 
@@ -55,8 +61,7 @@ def test_every_name_that_a_study_may_give_is_one_folder(name: str) -> None:
         TypeAdapter(Name).validate_python(name)
     except ValidationError:
         return
-    artifact = Artifact(asset=f"synthetic/{name}__{name}", partition=name, recipe={}, root=ROOT)
-    assert artifact.folder.parent == ROOT / "synthetic" / f"{name}__{name}" / name
+    assert dataset(name, name, name).folder.parent == ROOT / "synthetic" / f"{name}__{name}" / name
 
 
 @pytest.mark.parametrize("name", [*NASTY, "../outside/evil"])
@@ -102,7 +107,7 @@ def test_a_document_is_never_interpreted(document: str, prompt: str, tokenizer: 
 @pytest.mark.parametrize("text", ["'; DROP TABLE scores; --", "raw' OR '1'='1", 'a"b', "%", "?"])
 def test_a_value_is_never_part_of_a_statement(text: str, tmp_path: Path) -> None:
     run = StudentRun(mixture=text, student=text, seeds=Seeds(data=0, model=0))
-    artifact = Artifact(asset="evaluation/benchmark_scores", partition=run.name, recipe={"of": text}, root=tmp_path)
+    artifact = Artifact(key=ItemKey(kind=SCORES, run=run.name), recipe={"of": text}, root=tmp_path)
     artifact.folder.mkdir(parents=True)
     artifact.publish([], {"said": text})
     with duckdb.connect() as connection:

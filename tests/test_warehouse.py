@@ -9,6 +9,7 @@ import duckdb
 import pytest
 
 from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.key import SCORES, ItemKey
 from finephrase_dagster.results.warehouse import create_tables, leaderboard, record_scores
 from finephrase_dagster.study.student import Seeds, StudentRun
 
@@ -27,7 +28,7 @@ def run_of(mixture: str, seed: int = 0) -> StudentRun:
 
 
 def scores_of(run: StudentRun, recipe: str) -> Artifact:
-    return Artifact(asset="evaluation/benchmark_scores", partition=run.name, recipe={"of": recipe}, root=Path())
+    return Artifact(key=ItemKey(kind=SCORES, run=run.name), recipe={"of": recipe}, root=Path())
 
 
 def record(

@@ -1,9 +1,8 @@
-"""Artifacts: where the product of a recipe lies, who may write it, and when it counts.
+"""Artifacts: where the content of an item lies, who may write it, and when it is complete.
 
-An artifact's folder is named by its recipe's fingerprint, so two recipes never share one and
-nothing that was paid for is overwritten: going back to an earlier recipe finds its product again.
-It is complete if and only if it holds `__meta__/manifest.json`; that file is written last, whole, by a
-rename. What is not here: how any artifact is made.
+An artifact's folder is named after its recipe's fingerprint, so two recipes never share a folder and nothing that
+was paid for is overwritten: after a return to an earlier recipe its artifact is current again. An artifact is
+complete if and only if its folder holds `__meta__/manifest.json`, which is written last, by a rename.
 """
 
 from __future__ import annotations
@@ -21,20 +20,21 @@ from typing import Any
 
 from finephrase_dagster.artifacts.claim import META, claim_folder
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, sha256_file
+from finephrase_dagster.artifacts.key import ItemKey
 from finephrase_dagster.errors import FinephraseError
 
 MANIFEST = f"{META}/manifest.json"
 
 
 class ArtifactMissing(FinephraseError):
-    """An artifact that is needed is not complete; the message says how to make it."""
+    """A required artifact is not complete; the message says how to materialize it."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what was written there gets the final name at the end.
+    """Yield a temporary path next to `path`, and rename the file written there to `path` at the end.
 
-    The file is synced and renamed only if the block succeeds; otherwise nothing is left behind.
+    If the block raises, the temporary file is deleted and `path` stays as it was.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(handle)
@@ -47,7 +47,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.rename(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # else the new name may not survive the machine
+            os.fsync(folder)  # otherwise the new name may be lost in a power failure
         finally:
             os.close(folder)
     finally:
@@ -55,14 +55,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes a value as indented JSON, whole or not at all."""
+    """Write a value as indented JSON, completely or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a stage put into an artifact's folder; the fields are those of `Artifact.publish`."""
+    """What a stage wrote into an artifact's folder; the fields are the arguments of `Artifact.publish`."""
 
     files: Iterable[Path]
     facts: Mapping[str, Any]
@@ -71,68 +71,66 @@ class Contents:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """One product of the study.
+    """The content of one item of the graph, by one recipe.
 
     Attributes:
-        asset: the path of the asset it belongs to, such as `synthetic/tiny__readmes`.
-        partition: its partition, such as `faq`; None where the asset has no partitions.
-        recipe: everything that determines it; hashed whole.
+        key: the item.
+        recipe: everything that determines the content; hashed as a whole.
         root: the folder of all artifacts (`FINEPHRASE_DATA`).
     """
 
-    asset: str
-    partition: str | None
+    key: ItemKey
     recipe: Mapping[str, Any]
     root: Path
 
-    def __post_init__(self) -> None:
-        for part in (*self.asset.split("/"), *([] if self.partition is None else [self.partition])):
-            if not _names_a_folder(part):
-                raise ValueError(f"{part!r} cannot name a folder of an artifact; use letters, digits and underscores")
-
     @cached_property
     def fingerprint(self) -> str:
+        """The SHA-256 of its recipe."""
         return fingerprint(self.recipe)
 
     @property
     def name(self) -> str:
-        return f"{self.asset}/{self.partition}" if self.partition else self.asset
+        """The name of its item."""
+        return self.key.name
 
     @property
     def folder(self) -> Path:
         """`<root>/<asset>[/<partition>]/<fingerprint>`."""
-        return self.root / self.name / self.fingerprint[:SHORT]
+        return self.root / self.key.name / self.fingerprint[:SHORT]
 
     @property
     def complete(self) -> bool:
+        """Whether its manifest is written."""
         return (self.folder / MANIFEST).exists()
 
     @property
     def size_bytes(self) -> int:
-        """What its files take on disk."""
+        """The size of its files on disk."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest of a complete artifact.
+        """Return the manifest of a complete artifact.
 
         Raises:
-            ArtifactMissing: it is not complete, or its manifest is another recipe's or unreadable.
+            ArtifactMissing: it is not complete, or its manifest is unreadable or belongs to another recipe.
         """
         path = self.folder / MANIFEST
         if not path.exists():
-            raise ArtifactMissing(f"{self.name} is not there: materialise it first")
+            raise ArtifactMissing(f"{self.name} does not exist: materialize it first")
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-            found, _ = manifest["fingerprint"], manifest["version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactMissing(f"{path} is not a manifest ({_said(error)}): delete its folder") from error
-        if found != self.fingerprint:
+            recorded, _ = manifest["fingerprint"], manifest["version"]
+        except KeyError as error:
+            raise ArtifactMissing(f"{path} has no field {error}: delete its folder") from error
+        except (OSError, ValueError, TypeError) as error:
+            raise ArtifactMissing(f"{path} is not a manifest ({error}): delete its folder") from error
+        if recorded != self.fingerprint:
             raise ArtifactMissing(f"{path} has the fingerprint of another recipe: delete its folder")
         return manifest
 
     @property
     def version(self) -> str:
-        """What downstream recipes and Dagster name it by; see `publish`.
+        """The version that downstream recipes and Dagster identify its content by; see `publish`.
 
         Raises:
             ArtifactMissing: it is not complete.
@@ -144,32 +142,32 @@ class Artifact:
         return claim_folder(self.folder, self.name)
 
     def materialize(self, make: Callable[[Path], Contents]) -> dict[str, Any]:
-        """The manifest of the artifact, which `make` fills into its folder unless it is there already.
+        """Return the artifact's manifest; unless it is complete, first let `make` write its content into its folder.
 
-        The manifest tells the `seconds` that it took.
+        The manifest records the `seconds` that this took.
 
         Raises:
-            FolderBusy: another process is making it.
+            FolderBusy: another process is writing it.
         """
         if not self.complete:
             with self.claim() as folder:
                 if not self.complete:
                     began = time.monotonic()
-                    product = make(folder)
-                    facts = {"seconds": round(time.monotonic() - began, 3), **product.facts}
-                    self.publish(product.files, facts, version=product.version)
+                    contents = make(folder)
+                    facts = {"seconds": round(time.monotonic() - began, 3), **contents.facts}
+                    self.publish(contents.files, facts, version=contents.version)
         return self.manifest()
 
     def publish(self, files: Iterable[Path], facts: Mapping[str, Any], *, version: str | None = None) -> dict[str, Any]:
-        """Writes the manifest: from here on the artifact is complete.
+        """Write the manifest, which makes the artifact complete.
 
         Args:
-            files: the artifact's files, below its folder.
-            facts: what the stage has to say (rows, tokens, scores); may hold `files` of its own.
-            version: what downstream recipes name it by. Default: a hash of the recipe and of the files'
-                names and bytes, for the recipe alone would not do: a second generation of one recipe need
-                not give the same words. A stage whose content says all that matters downstream (the rows
-                of a corpus, the weights of a model) gives a hash of that content.
+            files: the artifact's files, inside its folder.
+            facts: the stage's figures (rows, tokens, scores) for the manifest; may hold a list `files` of its own.
+            version: what downstream recipes identify the content by. Default: a hash of the recipe and of the files'
+                names and bytes, because generating twice by one recipe need not give the same text. A stage where
+                only part of the content matters downstream (the rows of a corpus, the weights of a model) passes a
+                hash of that part.
         """
         listed = facts.get("files") or [
             {
@@ -186,19 +184,6 @@ class Artifact:
         return manifest
 
 
-def _names_a_folder(part: str) -> bool:
-    """Whether a name is that of one folder below another, on any file system."""
-    return part not in ("", ".", "..") and part.isprintable() and not set("/\\") & set(part) and _bytes(part) <= 255
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
-
-
-def _said(error: Exception) -> str:
-    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
-
-
 def build_manifest(
     recipe: Mapping[str, Any],
     facts: Mapping[str, Any],
@@ -207,15 +192,14 @@ def build_manifest(
     version: str | None = None,
     content: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a finished product.
+    """Return the manifest of a finished artifact.
 
     Args:
-        recipe: everything that determines it.
-        facts: what its stage has to say.
-        files: what it consists of, each with `path` and `sha256` at least.
-        version: what downstream recipes name it by; default: a hash of the recipe and the files' names and
-            content.
-        content: the files that this hash is over, where they are not `files`.
+        recipe: everything that determines the content.
+        facts: the stage's figures.
+        files: the files, each with `path` and `sha256` at least.
+        version: see `Artifact.publish`.
+        content: the files that the default version is a hash of. Default: `files`.
     """
     name = fingerprint(recipe)
     hashed = [[file["path"], file["sha256"]] for file in content or files]

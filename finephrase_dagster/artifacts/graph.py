@@ -1,57 +1,68 @@
-"""The graph: every partition of every asset of a study, what it needs, and whether it is there.
+"""The lineage graph: every item of a study, the items it needs, and whether its artifact exists.
 
-Only recipes of today count. What an artifact was made from is in its manifest, so an artifact that is
-stale tells which of its inputs changed.
+Only the current recipes count. A manifest holds the recipe that its artifact was made by, so the graph can say which
+of a stale artifact's inputs changed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from finephrase_dagster.artifacts import key as keys
 from finephrase_dagster.artifacts.artifact import MANIFEST, Artifact, ArtifactMissing
 from finephrase_dagster.artifacts.fingerprint import differences
+from finephrase_dagster.artifacts.key import ItemKey, audit_key, dataset_key, tokens_key
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.study.file import StudyError
-
-STAGES = ("sources", "generators", "synthetic", "audits", "tokens", "mixtures", "early", "training", "evaluation")
-"""The stages that make artifacts, in the order in which data flows."""
 
 Status = Literal["current", "stale", "missing", "waiting", "stopped"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One partition of one asset of the graph, and how to name its artifact.
+    """One partition of one asset of the graph.
 
     Attributes:
-        stage: one of `STAGES`.
-        asset: the asset's path, such as `mixtures/mixture`.
-        partition: its partition key; None where the asset has none.
-        needs: the names of the items that its recipe names.
-        artifact: names the artifact; raises `ArtifactMissing` while an input is missing.
+        key: which item it is.
+        needs: the names of the items whose versions are in its recipe.
+        artifact: returns its artifact; raises `ArtifactMissing` while an input is incomplete.
     """
 
-    stage: str
-    asset: str
-    partition: str | None
+    key: ItemKey
     needs: tuple[str, ...]
     artifact: Callable[[], Artifact]
 
     @property
+    def stage(self) -> str:
+        """The stage that makes it, one of `STAGES`."""
+        return self.key.stage
+
+    @property
+    def asset(self) -> str:
+        """The path of its asset, such as `mixtures/mixture`."""
+        return self.key.asset
+
+    @property
+    def partition(self) -> str | None:
+        """Its partition; None where the asset has no partitions."""
+        return self.key.partition
+
+    @property
     def name(self) -> str:
-        return f"{self.asset}/{self.partition}" if self.partition else self.asset
+        """The name that people use, such as `mixtures/mixture/faq_and_raw`."""
+        return self.key.name
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Whether an item's artifact is there, and why not.
+    """Whether an item's artifact exists, and if not, why.
 
-    `current`: complete, by the recipe of today. `stale`: there, but by another recipe. `missing`: not
-    there, though its inputs are. `waiting`: an input is not there. `stopped`: the study's early stop ended it.
+    `current`: complete by the current recipe. `stale`: complete, but by another recipe. `missing`: absent, although
+    its inputs exist. `waiting`: an input is absent. `stopped`: the study's early stop ended the run.
     """
 
     status: Status
@@ -59,102 +70,95 @@ class State:
 
 
 def items(lineage: Lineage) -> Iterator[Item]:
-    """Every partition of every asset, upstream first."""
+    """Yield every item of a study, upstream first."""
+    yield from _generation_items(lineage)
+    if lineage.study.mixtures:
+        yield from _mixture_items(lineage)
+        yield from _student_items(lineage)
+
+
+def _item(key: ItemKey, needs: Iterable[ItemKey], artifact: Callable[..., Artifact], *arguments: Any) -> Item:
+    return Item(key=key, needs=tuple(need.name for need in needs), artifact=lambda: artifact(*arguments))
+
+
+def _generation_items(lineage: Lineage) -> Iterator[Item]:
+    """Yield the corpora, the generators, the synthetic datasets and their audits."""
     study = lineage.study
-
-    def item(stage: str, name: str, needs: tuple[str, ...], of: Callable[..., Artifact], *key: Any) -> Item:
-        asset, partition = _split(name)
-        return Item(stage=stage, asset=asset, partition=partition, needs=needs, artifact=lambda: of(*key))
-
     for name in study.sources:
-        yield item("sources", source_item(name), (), lineage.source, name)
+        yield _item(_corpus(name), (), lineage.source, name)
     for name, generator in study.generators.items():
         texts = generator.embedded.sources if generator.trained_here and generator.embedded else ()
-        yield item("generators", generator_item(name), tuple(map(source_item, texts)), lineage.generator, name)
-    for cell in study.cells:
-        made_from = (source_item(cell.source), generator_item(cell.generator))
-        for prompt in study.prompts_of(cell):
-            yield item("synthetic", dataset_item(f"{cell.name}/{prompt}"), made_from, lineage.dataset, cell, prompt)
-    for cell in study.cells:
-        for prompt in study.prompts_of(cell):
-            dataset = f"{cell.name}/{prompt}"
-            yield item("audits", audit_item(dataset), (dataset_item(dataset),), lineage.audit, cell, prompt)
-    if not study.mixtures:
-        return
+        yield _item(_model(name), map(_corpus, texts), lineage.generator, name)
+    datasets = [(cell, prompt) for cell in study.cells for prompt in study.prompts_of(cell)]
+    for cell, prompt in datasets:
+        inputs = (_corpus(cell.source), _model(cell.generator))
+        yield _item(dataset_key(cell.component(prompt)), inputs, lineage.dataset, cell, prompt)
+    for cell, prompt in datasets:
+        component = cell.component(prompt)
+        yield _item(audit_key(component), (dataset_key(component),), lineage.audit, cell, prompt)
+
+
+def _mixture_items(lineage: Lineage) -> Iterator[Item]:
+    """Yield the tokenizer, the tokens and the mixtures."""
+    study = lineage.study
     assert study.tokenizer is not None
     texts = study.tokenizer.sources if study.tokenizer.trained_here else ()
-    yield item("tokens", TOKENIZER, tuple(map(source_item, texts)), lineage.tokenizer)
-    for dataset in study.datasets:
-        yield item("tokens", tokens_item(dataset), (dataset_item(dataset), TOKENIZER), lineage.tokens, dataset)
-    for name, mixture in study.mixtures.items():
-        parts = [tokens_item(component) for component in mixture.components]
-        parts += [audit_item(component) for component in mixture.components if "/" in component]
-        yield item("mixtures", mixture_item(name), tuple(parts), lineage.mixture, name)
-    made_of = {name: (mixture_item(run.mixture), TOKENIZER) for name, run in study.student_runs.items()}
+    yield _item(TOKENIZER, map(_corpus, texts), lineage.tokenizer)
+    for component in study.datasets.values():
+        yield _item(tokens_key(component), (dataset_key(component), TOKENIZER), lineage.tokens, component)
+    for name in study.mixtures:
+        components = study.components(name).values()
+        audits = [audit_key(component) for component in components if component.generator is not None]
+        yield _item(_mixture(name), [*map(tokens_key, components), *audits], lineage.mixture, name)
+
+
+def _student_items(lineage: Lineage) -> Iterator[Item]:
+    """Yield the students, from their first steps to the leaderboard."""
+    study = lineage.study
+
+    def of_run(kind: keys.Kind, run: str) -> ItemKey:
+        return ItemKey(kind=kind, run=run)
+
+    inputs = {name: (_mixture(run.mixture), TOKENIZER) for name, run in study.student_runs.items()}
     for name in study.rivals:
-        yield item("early", early_item(name), made_of[name], lineage.early, name)
+        yield _item(of_run(keys.EARLY_STUDENT, name), inputs[name], lineage.early, name)
     for name in study.rivals:
-        yield item("early", f"early/scores/{name}", (early_item(name),), lineage.early_scores, name)
+        student = of_run(keys.EARLY_STUDENT, name)
+        yield _item(of_run(keys.EARLY_SCORES, name), (student,), lineage.early_scores, name)
     for name in study.pre_decay_runs:
-        yield item("training", pre_decay_item(name), made_of[name], lineage.pre_decay_checkpoint, name)
+        yield _item(of_run(keys.PRE_DECAY_CHECKPOINT, name), inputs[name], lineage.pre_decay_checkpoint, name)
     for name, run in study.student_runs.items():
         base = run.base.name if run.base else name
-        begun: tuple[str, ...] = (pre_decay_item(base),) if base in study.pre_decay_runs else ()
-        if name in study.rivals:
-            begun = (early_item(name), *(f"early/scores/{rival}" for rival in study.rivals[name]))
-        yield item("training", f"training/checkpoint/{name}", (*made_of[name], *begun), lineage.checkpoint, name)
-    scores = [f"evaluation/benchmark_scores/{name}" for name in study.student_runs]
-    for name, scored in zip(study.student_runs, scores, strict=True):
-        yield item("evaluation", scored, (f"training/checkpoint/{name}",), lineage.scores, name)
-    yield item("evaluation", LEADERBOARD, tuple(scores), lineage.leaderboard)
+        begun = [of_run(keys.PRE_DECAY_CHECKPOINT, base)] if base in study.pre_decay_runs else []
+        if rivals := study.rivals.get(name):
+            begun = [
+                of_run(keys.EARLY_STUDENT, name),
+                *(of_run(keys.EARLY_SCORES, rival) for rival in rivals),
+            ]
+        yield _item(of_run(keys.CHECKPOINT, name), [*inputs[name], *begun], lineage.checkpoint, name)
+    for name in study.student_runs:
+        yield _item(of_run(keys.SCORES, name), (of_run(keys.CHECKPOINT, name),), lineage.scores, name)
+    scores = [of_run(keys.SCORES, name) for name in study.student_runs]
+    yield _item(ItemKey(kind=keys.LEADERBOARD), scores, lineage.leaderboard)
 
 
-TOKENIZER = "tokens/tokenizer"
-LEADERBOARD = "evaluation/leaderboard"
+TOKENIZER = ItemKey(kind=keys.TOKENIZER)
 
 
-def source_item(name: str) -> str:
-    return f"sources/corpus/{name}"
+def _corpus(name: str) -> ItemKey:
+    return ItemKey(kind=keys.CORPUS, source=name)
 
 
-def generator_item(name: str) -> str:
-    return f"generators/model/{name}"
+def _model(name: str) -> ItemKey:
+    return ItemKey(kind=keys.MODEL, generator=name)
 
 
-def dataset_item(dataset: str) -> str:
-    """Of a source or a synthetic dataset, as a mixture names it."""
-    return f"synthetic/{dataset}" if "/" in dataset else source_item(dataset)
-
-
-def audit_item(dataset: str) -> str:
-    cell, _, prompt = dataset.partition("/")
-    return f"audits/{cell}_audit/{prompt}"
-
-
-def mixture_item(name: str) -> str:
-    return f"mixtures/mixture/{name}"
-
-
-def early_item(run: str) -> str:
-    return f"early/student/{run}"
-
-
-def pre_decay_item(run: str) -> str:
-    return f"training/pre_decay_checkpoint/{run}"
-
-
-def tokens_item(dataset: str) -> str:
-    cell, _, prompt = dataset.partition("/")
-    return f"tokens/{cell}_tokens/{prompt}" if prompt else f"tokens/corpus_tokens/{dataset}"
-
-
-def _split(name: str) -> tuple[str, str | None]:
-    group, asset, *partition = name.split("/")
-    return f"{group}/{asset}", partition[0] if partition else None
+def _mixture(name: str) -> ItemKey:
+    return ItemKey(kind=keys.MIXTURE, mixture=name)
 
 
 def state(item: Item) -> State:
-    """Whether the item's artifact is current, and if not, why."""
+    """Return whether the item's artifact is current, and if not, why."""
     try:
         artifact = item.artifact()
     except ArtifactMissing as error:
@@ -164,7 +168,7 @@ def state(item: Item) -> State:
     if artifact.complete:
         try:
             artifact.manifest()
-        except ArtifactMissing as error:  # there is a file of that name, and it is no manifest of this recipe
+        except ArtifactMissing as error:  # the file exists and is not a manifest of this recipe
             return State(status="missing", reasons=(str(error),))
         return State(status="current")
     earlier = latest_manifest(artifact.folder.parent)
@@ -174,52 +178,52 @@ def state(item: Item) -> State:
 
 
 def ready(graph: Mapping[str, Item]) -> list[Item]:
-    """What could be made now: its inputs are there by today's recipes, no audit forbids it, and it is not there."""
-    found = []
+    """Return the items that can be made now: missing or stale, all inputs current, and no failed audit among them."""
+    able = []
     for item in graph.values():
         try:
             status = state(item).status
-        except StudyError:  # a source's files are not there
+        except StudyError:  # the files of a source do not exist
             continue
-        if status in ("missing", "stale") and not refused(item, graph):
-            found.append(item)
-    return found
+        if status in ("missing", "stale") and not failed_audits(item, graph):
+            able.append(item)
+    return able
 
 
-def refused(item: Item, graph: Mapping[str, Item]) -> list[str]:
-    """The audits among what an item needs that did not pass; their mixture cannot be made."""
-    audits = [graph[need] for need in item.needs if graph[need].stage == "audits"]
+def failed_audits(item: Item, graph: Mapping[str, Item]) -> list[str]:
+    """Return the names of the audits that an item needs and that did not pass; its mixture cannot be made."""
+    audits = [graph[need] for need in item.needs if graph[need].key.kind is keys.AUDIT]
     return [audit.name for audit in audits if (current_manifest(audit) or {}).get("passed") is False]
 
 
 def states(graph: Mapping[str, Item], data: Path) -> dict[str, State]:
-    """The state of every item, followed through the graph: what needs something that is not current is not either.
+    """Return the state of every item; an item is not current if any of its inputs is not.
 
     Args:
         graph: items by name, upstream first.
         data: the folder of all artifacts.
 
     Returns:
-        States without `waiting`: what was never made is missing, all else is stale for its inputs' sake. A source
-        whose files are not there is missing, too.
+        States without `waiting`: an item that was never made is `missing`, others are `stale` because of their
+        inputs. A source whose files do not exist is `missing`, too.
     """
-    found: dict[str, State] = {}
+    by_name: dict[str, State] = {}
     for name, item in graph.items():
         try:
             own = state(item)
-        except StudyError as error:  # a source's files are not there
+        except StudyError as error:  # the files of a source do not exist
             own = State(status="missing", reasons=(str(error),))
-        needed = {need: found[need].status for need in item.needs}
-        behind = [f"{need} is {status}" for need, status in needed.items() if status not in ("current", "stopped")]
         if own.status == "waiting":
+            inputs = {need: by_name[need].status for need in item.needs}
+            reasons = [f"{need} is {status}" for need, status in inputs.items() if status not in ("current", "stopped")]
             made = latest_manifest(data / name) is not None
-            own = State(status="stale" if made else "missing", reasons=tuple(behind) or own.reasons)
-        found[name] = own
-    return found
+            own = State(status="stale" if made else "missing", reasons=tuple(reasons) or own.reasons)
+        by_name[name] = own
+    return by_name
 
 
 def current_manifest(item: Item) -> dict[str, Any] | None:
-    """The manifest of an item that is there by today's recipe."""
+    """Return the manifest of an item that is complete by the current recipe; None if it is not."""
     try:
         return item.artifact().manifest()
     except (ArtifactMissing, StoppedEarly, StudyError):
@@ -227,7 +231,7 @@ def current_manifest(item: Item) -> dict[str, Any] | None:
 
 
 def latest_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest in a partition's folder that was written last, whatever its recipe; None if there is none."""
+    """Return the newest manifest in an item's folder, by whatever recipe; None if there is none."""
     manifests = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in manifests:
         try:

@@ -1,8 +1,7 @@
 """The lineage: every artifact of a study, each with the recipe that determines it.
 
-A recipe names what is upstream by version, and a version is known only once the upstream artifact is
-complete: so an artifact whose inputs are not there yet cannot be named, and asking for it raises
-`ArtifactMissing`, which tells what is missing. What is not here: how anything is made.
+A recipe holds the versions of its inputs, and a version is known only when the input is complete. Asking for an
+artifact whose inputs are incomplete therefore raises `ArtifactMissing`, whose message names the input.
 """
 
 from __future__ import annotations
@@ -16,9 +15,27 @@ from typing import Any
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.artifacts.inputs import described, input_files
+from finephrase_dagster.artifacts.key import (
+    CHECKPOINT,
+    CORPUS,
+    EARLY_SCORES,
+    EARLY_STUDENT,
+    LEADERBOARD,
+    MIXTURE,
+    MODEL,
+    PRE_DECAY_CHECKPOINT,
+    SCORES,
+    TOKENIZER,
+    ItemKey,
+    Kind,
+    audit_key,
+    dataset_key,
+    tokens_key,
+)
 from finephrase_dagster.artifacts.recipe import dataset_recipe
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import EMBEDDED
 from finephrase_dagster.study.file import StudyError, read_study
 from finephrase_dagster.study.paths import Paths
@@ -30,11 +47,11 @@ HUB = "hub"
 
 
 class StoppedEarly(FinephraseError):
-    """A run that the study's early stop ended; the message says by which score."""
+    """The study's early stop ended this student run; the message gives its rank."""
 
 
 class Lineage:
-    """The artifacts of a study in an installation."""
+    """The artifacts of a study in one data folder."""
 
     def __init__(self, *, study: Study, paths: Paths) -> None:
         self.study = study
@@ -45,10 +62,11 @@ class Lineage:
 
     @classmethod
     def read(cls, paths: Paths) -> Lineage:
-        """The lineage of the study file that `paths` names.
+        """Return the lineage of the study file that `paths` names.
 
         Raises:
-            StudyError, PromptError: the study file or one of its prompts is wrong.
+            StudyError: the study file is invalid.
+            PromptError: one of its prompt files is invalid.
         """
         return cls(study=read_study(paths.study, prompts=paths.prompts), paths=paths)
 
@@ -56,18 +74,18 @@ class Lineage:
         where = f"study {self.paths.study}: evaluation.items:"
         if not self._items.is_dir():
             raise StudyError(
-                f"{where} there is no folder {self._items}; correct the path, or write 'embedded' or 'hub'"
+                f"{where} the folder {self._items} does not exist; correct the path, or write 'embedded' or 'hub'"
             )
         missing = [folder for task in tasks if not (self._items / (folder := task_folder(task))).is_dir()]
         if missing:
             raise StudyError(
-                f"{where} {self._items} has no {', '.join(missing)}; put the items of each task there, or take it "
-                "out of 'tasks'"
+                f"{where} {self._items} has no folder {', '.join(missing)}; add the items of each task, or remove the "
+                "task from 'tasks'"
             )
 
     @property
     def sequence(self) -> int:
-        """Tokens a training sequence, of a study that trains."""
+        """Tokens per training sequence, of a study that trains."""
         assert self.study.sequence is not None
         return self.study.sequence
 
@@ -77,22 +95,25 @@ class Lineage:
         assert self.study.evaluation is not None
         return self.study.evaluation
 
-    def _artifact(self, stage: str, asset: str, partition: str | None, recipe: dict[str, Any]) -> Artifact:
-        whole = {"stage": stage, "code": CODE[stage], **recipe}
-        return Artifact(asset=asset, partition=partition, recipe=whole, root=self.paths.data)
+    def _artifact(self, key: ItemKey, recipe: dict[str, Any]) -> Artifact:
+        code = key.kind.code
+        return Artifact(key=key, recipe={"stage": code, "code": CODE[code], **recipe}, root=self.paths.data)
+
+    def _artifact_of_run(self, kind: Kind, run: str, recipe: dict[str, Any]) -> Artifact:
+        return self._artifact(ItemKey(kind=kind, run=run), recipe)
 
     def source(self, name: str) -> Artifact:
-        """A corpus, named by what is read. Downstream recipes name it by its rows alone."""
+        """Return a corpus. Its recipe says what is read; its version is a hash of the rows alone."""
         source = self.study.sources[name]
         recipe: dict[str, Any] = {"source": name, "read": source.identity}
         if isinstance(source, EmbeddedSource) and source.corpus == "package_readmes":
             recipe["list"] = sha256_file(self.paths.requirements)
         if isinstance(source, FilesSource):
             recipe["files"] = described(input_files(source.paths))
-        return self._artifact("sources", "sources/corpus", name, recipe)
+        return self._artifact(ItemKey(kind=CORPUS, source=name), recipe)
 
     def generator(self, name: str) -> Artifact:
-        """The model that rephrases, ready on disk. Downstream recipes name it by its files' content."""
+        """Return a model that rephrases, ready on disk. Its version is a hash of its files' content."""
         spec = self.study.generators[name]
         recipe: dict[str, Any] = {"model": spec.model}
         if spec.trained_here and spec.embedded is not None:
@@ -106,10 +127,10 @@ class Lineage:
             recipe["files"] = [
                 [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(folder.glob("*"))
             ]
-        return self._artifact("generators", "generators/model", name, recipe)
+        return self._artifact(ItemKey(kind=MODEL, generator=name), recipe)
 
     def dataset(self, cell: Cell, prompt: str) -> Artifact:
-        """A synthetic dataset: one prompt of one cell."""
+        """Return the synthetic dataset of one prompt of a cell."""
         generator = self.study.generators[cell.generator]
         model = self.generator(cell.generator)
         recipe = dataset_recipe(
@@ -117,24 +138,24 @@ class Lineage:
             prompt=self.prompts[prompt],
             model=model.version,
             engine=generator.distribution_flags,
-            sampling={**_said(model, "sampling"), **generator.sampling.model_dump(exclude_none=True)},
+            sampling={**_recorded_fields(model, "sampling"), **generator.sampling.model_dump(exclude_none=True)},
             context=generator.context,
             max_tokens=generator.max_tokens,
             keep_raw=generator.keep_raw,
         )
-        return self._artifact("synthetic", f"synthetic/{cell.name}", prompt, {**recipe, "source": cell.source})
+        return self._artifact(dataset_key(cell.component(prompt)), {**recipe, "source": cell.source})
 
     def audit(self, cell: Cell, prompt: str) -> Artifact:
-        """The gates over one synthetic dataset."""
+        """Return the audit of one synthetic dataset."""
         recipe = {
             "dataset": self.dataset(cell, prompt).version,
             "check": self.prompts[prompt].check,
             "gates": self.study.gates,
         }
-        return self._artifact("audits", f"audits/{cell.name}_audit", prompt, recipe)
+        return self._artifact(audit_key(cell.component(prompt)), recipe)
 
     def tokenizer(self) -> Artifact:
-        """The students' tokenizer. Downstream recipes name it by its content."""
+        """Return the students' tokenizer. Its version is a hash of its files' content."""
         spec = self.study.tokenizer
         assert spec is not None
         recipe: dict[str, Any] = {"model": spec.model}
@@ -144,26 +165,35 @@ class Lineage:
         elif not self._on_hub(spec.model):
             files = sorted(Path(spec.model).glob("*token*.json"))
             recipe["files"] = [[file.name, sha256_file(file)] for file in files]
-        return self._artifact("tokens", "tokens/tokenizer", None, recipe)
+        return self._artifact(ItemKey(kind=TOKENIZER), recipe)
 
-    def tokens(self, dataset: str) -> Artifact:
-        """A dataset's tokens; `dataset` as a mixture names it."""
-        upstream = self._dataset_named(dataset)
-        asset, _, partition = upstream.name.rpartition("/")
-        name = "corpus" if asset == "sources/corpus" else asset.removeprefix("synthetic/")
-        rows = self._rows_in_order(dataset) if asset == "sources/corpus" else upstream.version
-        recipe = {"dataset": rows, "tokenizer": self.tokenizer().version}
-        return self._artifact("tokens", f"tokens/{name}_tokens", partition, recipe)
+    def component(self, component: Component) -> Artifact:
+        """Return a dataset of a mixture: a corpus or a synthetic dataset."""
+        if component.cell is None or component.prompt is None:
+            return self.source(component.source)
+        return self.dataset(self.study.cell(component.cell), component.prompt)
+
+    def component_audit(self, component: Component) -> Artifact | None:
+        """Return the audit of a dataset of a mixture; None for a corpus, which has no audit."""
+        if component.cell is None or component.prompt is None:
+            return None
+        return self.audit(self.study.cell(component.cell), component.prompt)
+
+    def tokens(self, component: Component) -> Artifact:
+        """Return the tokens of a dataset of a mixture."""
+        is_corpus = component.generator is None
+        rows = self._rows_in_order(component.source) if is_corpus else self.component(component).version
+        return self._artifact(tokens_key(component), {"dataset": rows, "tokenizer": self.tokenizer().version})
 
     def mixture(self, name: str) -> Artifact:
-        """A mixture of datasets whose audits have passed."""
-        mixture = self.study.mixtures[name]
+        """Return a mixture of datasets."""
+        mixture, components = self.study.mixtures[name], self.study.components(name)
         recipe = {
             "components": {
                 component: {
                     "weight": weight,
-                    "tokens": self.tokens(component).version,
-                    "audit": audit.version if (audit := self.audit_named(component)) else None,
+                    "tokens": self.tokens(components[component]).version,
+                    "audit": audit.version if (audit := self.component_audit(components[component])) else None,
                 }
                 for component, weight in mixture.weights.items()
             },
@@ -171,30 +201,34 @@ class Lineage:
             "seed": mixture.seed,
             "sequence": self.sequence,
         }
-        return self._artifact("mixtures", "mixtures/mixture", name, recipe)
+        return self._artifact(ItemKey(kind=MIXTURE, mixture=name), recipe)
 
     def checkpoint(self, run: str) -> Artifact:
-        """A student, trained."""
+        """Return the trained student of a run.
+
+        Raises:
+            StoppedEarly: the study's early stop ended the run.
+        """
         self._refuse_if_stopped(run)
         base = self.study.student_runs[run].base
         decay = {"decay_from": self.pre_decay_checkpoint(base.name).version} if base else {}
-        return self._artifact("training", "training/checkpoint", run, {**self._run(run), **decay})
+        return self._artifact_of_run(CHECKPOINT, run, {**self._run(run), **decay})
 
     def early(self, run: str) -> Artifact:
-        """A student at the step at which it is compared with others."""
+        """Return a student at the step at which it is compared with others."""
         assert self.study.early_stop is not None
-        return self._artifact("training", "early/student", run, {**self._run(run), "until": self.study.early_stop.step})
+        return self._artifact_of_run(EARLY_STUDENT, run, {**self._run(run), "until": self.study.early_stop.step})
 
     def early_scores(self, run: str) -> Artifact:
-        """The scores by which it is decided whether a student goes on."""
+        """Return the scores that decide whether a student is trained further."""
         recipe = {"checkpoint": self.early(run).version, **self._suite()}
-        return self._artifact("evaluation", "early/scores", run, recipe)
+        return self._artifact_of_run(EARLY_SCORES, run, recipe)
 
     def rank(self, run: str) -> tuple[int, int]:
-        """A run's place among those that it is compared with early, from 1, and how many of them go on.
+        """Return a run's rank among the runs it is compared with early, from 1, and how many of them continue.
 
         Raises:
-            ArtifactMissing: not all of them have been scored.
+            ArtifactMissing: not all of these runs have been scored.
         """
         assert self.study.early_stop is not None
         rivals = self.study.rivals[run]
@@ -203,29 +237,29 @@ class Lineage:
         return order.index(run) + 1, self.study.early_stop.going_on(len(rivals))
 
     def finishing_runs(self) -> list[str]:
-        """The runs that are trained to their end.
+        """Return the runs that are trained to their end.
 
         Raises:
-            ArtifactMissing: it is not decided yet.
+            ArtifactMissing: the early stop is still undecided.
         """
-        return [run for run in self.study.student_runs if run not in self.study.rivals or self._goes_on(run)]
+        return [run for run in self.study.student_runs if run not in self.study.rivals or self._continues(run)]
 
-    def _goes_on(self, run: str) -> bool:
-        place, going_on = self.rank(run)
-        return place <= going_on
+    def _continues(self, run: str) -> bool:
+        rank, survivors = self.rank(run)
+        return rank <= survivors
 
     def _refuse_if_stopped(self, run: str) -> None:
-        if run in self.study.rivals and not self._goes_on(run):
-            place, going_on = self.rank(run)
+        if run in self.study.rivals and not self._continues(run):
+            rank, survivors = self.rank(run)
             assert self.study.early_stop is not None
             raise StoppedEarly(
-                f"{run} was stopped at step {self.study.early_stop.step}: its macro score is number {place} of "
-                f"{len(self.study.rivals[run])}, and {going_on} go on"
+                f"{run} was stopped at step {self.study.early_stop.step}: its macro score is number {rank} of "
+                f"{len(self.study.rivals[run])}, and only the best {survivors} continue"
             )
 
     def pre_decay_checkpoint(self, run: str) -> Artifact:
-        """A student before its learning rate decays, of a run that others decay from."""
-        return self._artifact("training", "training/pre_decay_checkpoint", run, {**self._run(run), "until": "decay"})
+        """Return a student before its learning rate decays, for a run that others decay from."""
+        return self._artifact_of_run(PRE_DECAY_CHECKPOINT, run, {**self._run(run), "until": "decay"})
 
     def _run(self, run: str) -> dict[str, Any]:
         student_run = self.study.student_runs[run]
@@ -235,23 +269,23 @@ class Lineage:
             "seeds": student_run.seeds,
             "sequence": self.sequence,
             "tokenizer": self.tokenizer().version,
-            # Its data come in another order, its numbers from other kernels.
+            # Another trainer reads the data in another order and computes with other kernels.
             **({"trainer": self.study.trainer} if self.study.trainer != "transformers" else {}),
             **({"keep_steps": self.evaluation.every} if self.evaluation.every else {}),
         }
 
     def scores(self, run: str) -> Artifact:
-        """A student's benchmark scores."""
+        """Return a student's benchmark scores."""
         evaluation = self.evaluation
         recipe = {
             "checkpoint": self.checkpoint(run).version,
             **self._suite(),
             **({"every": evaluation.every} if evaluation.every else {}),
         }
-        return self._artifact("evaluation", "evaluation/benchmark_scores", run, recipe)
+        return self._artifact_of_run(SCORES, run, recipe)
 
     def _suite(self) -> dict[str, Any]:
-        """What determines scores, but for the model."""
+        """Everything except the model that determines scores."""
         evaluation = self.evaluation
         return {
             "tasks": evaluation.tasks,
@@ -262,21 +296,12 @@ class Lineage:
         }
 
     def leaderboard(self) -> Artifact:
-        """The comparison of all student runs."""
+        """Return the comparison of all student runs."""
         scores = {run: self.scores(run).version for run in self.finishing_runs()}
-        return self._artifact("leaderboard", "evaluation/leaderboard", None, {"scores": scores})
-
-    def audit_named(self, dataset: str) -> Artifact | None:
-        """The audit of a dataset as a mixture names it; None for a source, which has none."""
-        cell, _, prompt = dataset.partition("/")
-        return self.audit(self.study.cell(cell), prompt) if prompt else None
-
-    def _dataset_named(self, dataset: str) -> Artifact:
-        cell, _, prompt = dataset.partition("/")
-        return self.dataset(self.study.cell(cell), prompt) if prompt else self.source(dataset)
+        return self._artifact(ItemKey(kind=LEADERBOARD), {"scores": scores})
 
     def _rows_in_order(self, source: str) -> str:
-        """A corpus by its rows and their order, on which tokens and what is trained on them depend."""
+        """Return a hash of the corpus's rows in order. Tokens, and models trained on them, depend on row order."""
         corpus = self.source(source)
         return fingerprint([corpus.version, corpus.manifest().get("order")])[:SHORT]
 
@@ -291,32 +316,32 @@ class Lineage:
 
     @cached_property
     def _items_digest(self) -> str:
-        if self.evaluation.items == HUB:  # which datasets, at which revision, belongs to the code's version
+        if self.evaluation.items == HUB:  # datasets and revisions are fixed in the code, so its version covers them
             return HUB
         folder = self._items
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return fingerprint([[str(path.relative_to(folder)), sha256_file(path)] for path in files])
 
 
-def _said(artifact: Artifact, name: str) -> dict[str, Any]:
-    """The fields that a manifest holds under a name.
+def _recorded_fields(artifact: Artifact, name: str) -> dict[str, Any]:
+    """Return the fields that a manifest holds under a name.
 
     Raises:
         ArtifactMissing: it holds none.
     """
     fields = artifact.manifest().get(name)
     if not isinstance(fields, dict):
-        raise ArtifactMissing(f"{artifact.folder}: its manifest has no {name!r}: delete the folder")
+        raise ArtifactMissing(f"{artifact.folder}: the manifest has no {name!r}; delete the folder")
     return fields
 
 
 def _macro(scores: Artifact) -> float:
-    """The macro score of a manifest.
+    """Return the macro score of a manifest.
 
     Raises:
         ArtifactMissing: it has none.
     """
     macro = scores.manifest().get("macro")
     if isinstance(macro, bool) or not isinstance(macro, int | float) or not math.isfinite(macro):
-        raise ArtifactMissing(f"{scores.folder}: its manifest has no macro score: delete the folder")
+        raise ArtifactMissing(f"{scores.folder}: the manifest has no macro score; delete the folder")
     return macro

@@ -110,7 +110,7 @@ class TransformersModel(ScoringModel):
         return found
 
     def _batches(self, answers: Sequence[Answer]) -> Iterator[list[int]]:
-        """Places of answers of about the same length, the longest first: if memory is short, it shows at once."""
+        """Paths of answers of about the same length, the longest first: if memory is short, it shows at once."""
         order = sorted(range(len(answers)), key=lambda place: len(answers[place].tokens), reverse=True)
         for start in range(0, len(order), self._batch_size):
             yield order[start : start + self._batch_size]

@@ -1,26 +1,29 @@
-"""Jobs: one an asset, since one Dagster job takes assets of one set of partitions; named after what they do."""
+"""Jobs: one per asset, because one Dagster job cannot select assets with different partitions."""
 
 from __future__ import annotations
 
 import dagster as dg
 
 from finephrase_dagster.artifacts.graph import items
+from finephrase_dagster.artifacts.key import PLAN
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.orchestration.logs import JOB
-from finephrase_dagster.orchestration.partitions import PLAN
+from finephrase_dagster.orchestration.logs import ASSET_TAG
 
 
 def build_jobs(lineage: Lineage) -> list[dg.UnresolvedAssetJobDefinition]:
-    """A job for every asset of the study, in the order of the stages."""
-    assets = dict.fromkeys(["/".join(PLAN.path), *(item.asset for item in items(lineage))])
-    return [
-        dg.define_asset_job(
-            job_of(asset), selection=dg.AssetSelection.assets(asset.split("/")), description=f"Makes {asset}."
-        )
-        for asset in assets
-    ]
+    """Return a job for every asset of the study, in the order of the stages."""
+    paths = dict.fromkeys([PLAN.asset_path(), *(item.key.path for item in items(lineage))])
+    return [build_job(dg.AssetKey(path)) for path in paths]
+
+
+def build_job(asset: dg.AssetKey) -> dg.UnresolvedAssetJobDefinition:
+    """Return the job of an asset."""
+    name = "/".join(asset.path)
+    return dg.define_asset_job(
+        job_of(name), selection=[asset], tags={ASSET_TAG: name}, description=f"Materializes {name}."
+    )
 
 
 def job_of(asset: str) -> str:
-    """The name of an asset's job; no other definition may have it."""
-    return f"{JOB}{asset.replace('/', '__')}"
+    """Return the name of the job of an asset; no other definition may have it."""
+    return f"make__{asset.replace('/', '__')}"

@@ -14,7 +14,8 @@ from typing import Any
 from finephrase_dagster.study.paths import Paths
 
 LOG_FORMAT = "FINEPHRASE_LOG_FORMAT"
-JOB = "make__"
+ASSET_TAG = "finephrase/asset"
+"""The tag of a job that holds its asset."""
 PARTITION, FIRST, LAST = (
     f"dagster/{name}" for name in ("partition", "asset_partition_range_start", "asset_partition_range_end")
 )
@@ -50,6 +51,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         meta: dict[str, Any] = getattr(record, "dagster_meta", {})
+        tags: dict[str, str] = meta.get("job_tags") or {}
         message = str(meta.get("orig_message") or record.getMessage())
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
@@ -57,16 +59,10 @@ class JsonLines(logging.Formatter):
             message,
             level=record.levelname.lower(),
             at=record.created,
-            asset=_asset(meta),
-            partition=_partition(meta.get("job_tags") or {}),
+            asset=tags.get(ASSET_TAG),
+            partition=_partition(tags),
             run_id=meta.get("run_id"),
         )
-
-
-def _asset(meta: dict[str, Any]) -> str | None:
-    """A job of ours is named after its asset, as `jobs.job_of` says."""
-    job = meta.get("job_name") or ""
-    return job.removeprefix(JOB).replace("__", "/", 1) if job.startswith(JOB) else None
 
 
 def _partition(tags: dict[str, str]) -> str | None:

@@ -133,7 +133,7 @@ def _to_do(
 
 
 def _recorded(item: Item, instance: dg.DagsterInstance) -> bool:
-    key = dg.AssetKey(item.asset.split("/"))
+    key = dg.AssetKey(item.key.path)
     record = instance.get_latest_data_version_record(key, False, item.partition)
     version = extract_data_version_from_entry(record.event_log_entry) if record else None
     return version is not None and version.value == item.artifact().version

@@ -11,38 +11,34 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
+from finephrase_dagster.artifacts import key as keys
+from finephrase_dagster.artifacts.key import Kind
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.study.spec import Cell, Study
-
-PLAN = dg.AssetKey(["study", "plan"])
-TEMPLATE = dg.AssetKey(["prompts", "template"])
-CORPUS = dg.AssetKey(["sources", "corpus"])
-MODEL = dg.AssetKey(["generators", "model"])
-TOKENIZER = dg.AssetKey(["tokens", "tokenizer"])
-CORPUS_TOKENS = dg.AssetKey(["tokens", "corpus_tokens"])
-MIXTURE = dg.AssetKey(["mixtures", "mixture"])
-EARLY_STUDENT = dg.AssetKey(["early", "student"])
-EARLY_SCORES = dg.AssetKey(["early", "scores"])
-PRE_DECAY_CHECKPOINT = dg.AssetKey(["training", "pre_decay_checkpoint"])
-CHECKPOINT = dg.AssetKey(["training", "checkpoint"])
-SCORES = dg.AssetKey(["evaluation", "benchmark_scores"])
-LEADERBOARD = dg.AssetKey(["evaluation", "leaderboard"])
 
 TAG_CHARACTERS = 63
 """Dagster's limit for the name of a tag."""
 
 
-def synthetic_key(cell: Cell) -> dg.AssetKey:
-    return dg.AssetKey(["synthetic", cell.name])
+def asset_key(kind: Kind, cell: Cell | None = None) -> dg.AssetKey:
+    """Return the asset key of a kind of item, or of one cell's items of that kind."""
+    return dg.AssetKey(kind.asset_path(cell.name if cell else None))
 
 
-def audit_key(cell: Cell) -> dg.AssetKey:
-    return dg.AssetKey(["audits", f"{cell.name}_audit"])
-
-
-def tokens_key(cell: Cell) -> dg.AssetKey:
-    return dg.AssetKey(["tokens", f"{cell.name}_tokens"])
+TEMPLATE = asset_key(keys.TEMPLATE)
+CORPUS = asset_key(keys.CORPUS)
+MODEL = asset_key(keys.MODEL)
+TOKENIZER = asset_key(keys.TOKENIZER)
+CORPUS_TOKENS = asset_key(keys.CORPUS_TOKENS)
+MIXTURE = asset_key(keys.MIXTURE)
+EARLY_STUDENT = asset_key(keys.EARLY_STUDENT)
+EARLY_SCORES = asset_key(keys.EARLY_SCORES)
+PRE_DECAY_CHECKPOINT = asset_key(keys.PRE_DECAY_CHECKPOINT)
+CHECKPOINT = asset_key(keys.CHECKPOINT)
+SCORES = asset_key(keys.SCORES)
+LEADERBOARD = asset_key(keys.LEADERBOARD)
+PLAN = asset_key(keys.PLAN)
 
 
 def static(keys: Iterable[str]) -> dg.StaticPartitionsDefinition:

@@ -14,7 +14,9 @@ from typing import Any
 
 import dagster as dg
 
-from finephrase_dagster.artifacts.graph import STAGES, Item
+from finephrase_dagster.artifacts import key as keys
+from finephrase_dagster.artifacts.graph import Item
+from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.pods.cluster import Cluster, cluster_from_environment
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.generator import Generator
@@ -99,12 +101,16 @@ def executor() -> dg.ExecutorDefinition:
 
 def gpus_of(item: Item, study: Study) -> int:
     """The GPUs that an item's run keeps busy."""
-    if item.stage == "synthetic":
-        return rephrasing(study.generators[study.cell(item.asset.removeprefix("synthetic/")).generator]).gpus
-    if item.asset in ("early/scores", "evaluation/benchmark_scores"):
-        return evaluating().gpus
-    made = {"generators": making_models, "early": lambda: training(study), "training": lambda: training(study)}
-    return made.get(item.stage, preparing)().gpus
+    match item.key.kind:
+        case keys.DATASET:
+            return rephrasing(study.generators[item.key.generator or ""]).gpus
+        case keys.MODEL:
+            return making_models().gpus
+        case keys.EARLY_STUDENT | keys.PRE_DECAY_CHECKPOINT | keys.CHECKPOINT:
+            return training(study).gpus
+        case keys.EARLY_SCORES | keys.SCORES:
+            return evaluating().gpus
+    return preparing().gpus
 
 
 def training_gpus(study: Study) -> int:

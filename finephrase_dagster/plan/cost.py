@@ -6,20 +6,27 @@ estimates whose basis is said. All GPU-hours are ideal: engines that are always 
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass, field, replace
 
+from finephrase_dagster.artifacts import key as keys
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.graph import Item, current_manifest
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.expectation import BYTES_PER_TOKEN, SMALL, Expectations
 from finephrase_dagster.plan.published import Measured, Published, number
+from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.file import StudyError
-from finephrase_dagster.study.spec import Cell
 from finephrase_dagster.study.student import StudentRun
 
 COMPRESSED = 0.42  # of a text's bytes, in zstd Parquet
 # What one process did on two cores of 2024.
-PACE = {"sources": 5_000, "audits": 5_000, "tokens": 1.2e6}  # documents, documents, tokens a second
+PACE = {
+    "sources": ("rows", (keys.CORPUS,), 5_000),
+    "audits": ("rows", (keys.AUDIT,), 5_000),
+    "tokens": ("tokens", (keys.CORPUS_TOKENS, keys.DATASET_TOKENS), 1.2e6),
+}
+"""By stage: the field of its manifests that counts its work, the kinds of items that do it, and units per second."""
 SMALL_FLOPS = 8e10  # of training and serving small models
 WINDOWS_PER_SECOND = 2e6
 OVERHEAD_SECONDS = 3.0  # an item's own, however small it is
@@ -68,9 +75,9 @@ class Estimator:
         return replace(expected, disk_bytes=round(sum(size for size in sizes if size is not None)))
 
     def _sources(self, item: Item) -> Cost:
-        name = item.partition or ""
-        size = self.expected.size(name)
-        pace, basis = self._pace("sources", "rows")
+        name = item.key.source
+        size = self.expected.size(_component(item))
+        pace, basis = self._pace(item)
         unknown = None
         if not size.tokens:
             unknown = f"sources.{name}: how large it is; write 'documents' and 'tokens', or 'limit'"
@@ -84,11 +91,11 @@ class Estimator:
         )
 
     def _generators(self, item: Item) -> Cost:
-        name = item.partition or ""
+        name = item.key.generator or ""
         generator = self._study.generators[name]
         disk = round(2 * (generator.parameters or 0))
         if generator.trained_here and generator.embedded:
-            took = self._measured.seconds(item.asset, name)
+            took = self._measured.seconds(keys.MODEL, glob.escape(name))
             spec = generator.embedded
             parameters = spec.layers * (4 * spec.hidden**2 + 3 * spec.hidden * spec.ffn) + spec.vocabulary * spec.hidden
             tokens = spec.steps * spec.batch_sequences * spec.sequence
@@ -98,15 +105,15 @@ class Estimator:
         return Cost(hours=_hours(disk / 1e8), disk_bytes=disk, basis=("download at 100 MB/s",))
 
     def _synthetic(self, item: Item) -> Cost:
-        cell, prompt = self._cell(item)
-        source, size = self.expected.size(cell.source), self.expected.size(f"{cell.name}/{prompt}")
-        generator = self._study.generators[cell.generator]
-        filled = self._published.input_tokens.get(cell.source)
+        dataset = _component(item)
+        source, size = self.expected.size(Component(source=dataset.source)), self.expected.size(dataset)
+        generator = self._study.generators[dataset.generator or ""]
+        filled = self._published.input_tokens.get(dataset.source)
         if filled is None:
-            around = len(self._lineage.prompts[prompt].template.encode()) / BYTES_PER_TOKEN
+            around = len(self._lineage.prompts[dataset.prompt or ""].template.encode()) / BYTES_PER_TOKEN
             filled = source.tokens / source.documents + around if source.documents else 0.0
         filled = min(filled, generator.context - generator.max_tokens)
-        rate, basis = self.expected.rate(cell.generator)
+        rate, basis = self.expected.rate(dataset.generator or "")
         seconds = size.tokens / rate.tokens_per_second if rate else 0.0
         return Cost(
             documents=round(size.documents),
@@ -118,12 +125,12 @@ class Estimator:
             basis=(f"completions: {size.basis}", f"throughput: {basis}"),
             unknown=None
             if rate
-            else f"generators.{cell.generator}: its throughput; write 'throughput' or 'parameters'",
+            else f"generators.{dataset.generator}: its throughput; write 'throughput' or 'parameters'",
         )
 
     def _audits(self, item: Item) -> Cost:
-        size = self.expected.size(f"{(item.asset.removeprefix('audits/').removesuffix('_audit'))}/{item.partition}")
-        pace, basis = self._pace("audits", "rows")
+        size = self.expected.size(_component(item))
+        pace, basis = self._pace(item)
         return Cost(
             documents=round(size.documents),
             hours=_hours(size.documents / pace),
@@ -132,13 +139,12 @@ class Estimator:
         )
 
     def _tokens(self, item: Item) -> Cost:
-        if item.partition is None:
-            took = self._measured.seconds(item.asset)
+        if item.key.kind is keys.TOKENIZER:
+            took = self._measured.seconds(item.key.kind)
             basis = "measured here" if took else "seen on two cores"
             return Cost(hours=_hours(took or OVERHEAD_SECONDS), disk_bytes=10_000_000, basis=(f"time: {basis}",))
-        cell = item.asset.removeprefix("tokens/").removesuffix("_tokens")
-        size = self.expected.size(item.partition if cell == "corpus" else f"{cell}/{item.partition}")
-        pace, basis = self._pace("tokens", "tokens")
+        size = self.expected.size(_component(item))
+        pace, basis = self._pace(item)
         return Cost(
             documents=round(size.documents),
             input_tokens=round(size.tokens),
@@ -148,7 +154,7 @@ class Estimator:
         )
 
     def _mixtures(self, item: Item) -> Cost:
-        mixture = self._study.mixtures[item.partition or ""]
+        mixture = self._study.mixtures[item.key.mixture or ""]
         windows = mixture.tokens / self._lineage.sequence
         return Cost(
             input_tokens=mixture.tokens,
@@ -158,10 +164,10 @@ class Estimator:
         )
 
     def _early(self, item: Item) -> Cost:
-        return self._evaluated(item, looks=1) if item.asset == "early/scores" else self._training(item)
+        return self._evaluated(item, looks=1) if item.key.kind is keys.EARLY_SCORES else self._training(item)
 
     def _training(self, item: Item) -> Cost:
-        run = self._study.student_runs[item.partition or ""]
+        run = self._study.student_runs[item.key.run or ""]
         student = self._study.students[run.student]
         tokens, going_on = self._seen(item, run)
         parameters = student.parameters(self._vocabulary)
@@ -189,12 +195,12 @@ class Estimator:
         tokens = study.mixtures[run.mixture].tokens
         if study.early_stop and run.name in study.rivals:
             early = round(tokens * study.early_stop.step / study.steps(run.name))
-            if item.asset == "early/student":
+            if item.key.kind is keys.EARLY_STUDENT:
                 return early, ()
             chance = self._chance(run.name)  # how many go on is known, which ones is not
             said = () if chance == 1 else ("the part of the students that goes on",)
             return round(chance * (tokens - early)), said
-        if item.asset == "training/pre_decay_checkpoint":
+        if item.key.kind is keys.PRE_DECAY_CHECKPOINT:
             return round(tokens * (1 - decay)), ()
         begun = run.base.name if run.base else run.name
         return (round(tokens * decay) if begun in study.pre_decay_runs else tokens), ()
@@ -216,9 +222,10 @@ class Estimator:
         return stop.going_on(rivals) / rivals
 
     def _evaluation(self, item: Item) -> Cost:
-        if item.partition is None:
+        run = item.key.run
+        if run is None:
             return Cost(hours=_hours(0), disk_bytes=100_000, basis=("time: seen on two cores",))
-        whole, chance = self._evaluated(item, looks=self._looks(item.partition)), self._chance(item.partition)
+        whole, chance = self._evaluated(item, looks=self._looks(run)), self._chance(run)
         return replace(
             whole,
             input_tokens=round(chance * whole.input_tokens),
@@ -228,12 +235,12 @@ class Estimator:
         )
 
     def _evaluated(self, item: Item, *, looks: int) -> Cost:
-        student = self._study.students[self._study.student_runs[item.partition or ""].student]
+        student = self._study.students[self._study.student_runs[item.key.run or ""].student]
         evaluation = self._lineage.evaluation
         tokens = len(evaluation.tasks) * evaluation.samples * CHOICES * QUERY_TOKENS
         parameters = student.parameters(self._vocabulary)
         if parameters < SMALL:
-            took = self._measured.seconds(item.asset)
+            took = self._measured.seconds(item.key.kind)
             basis = "time: measured here" if took else "time: seen on two cores"
             hours = _hours(took or looks * 4 * OVERHEAD_SECONDS)
             return Cost(hours=hours, disk_bytes=looks * 1_000_000, basis=(basis,))
@@ -245,10 +252,11 @@ class Estimator:
             basis=("time: estimated from compute",),
         )
 
-    def _pace(self, stage: str, counted: str) -> tuple[float, str]:
-        """What a stage without a GPU does in a second, and whose figure that is."""
-        measured = self._measured.pace(stage, counted)
-        return (measured, "measured here") if measured else (PACE[stage], "seen on two cores")
+    def _pace(self, item: Item) -> tuple[float, str]:
+        """Return units per second of a stage without a GPU, and the origin of the figure."""
+        counted, kinds, assumed = PACE[item.stage]
+        measured = self._measured.pace(kinds, counted)
+        return (measured, "measured here") if measured else (assumed, "seen on two cores")
 
     def _looks(self, run: str) -> int:
         """How often a run is evaluated: at its end, and on the way where the study says so."""
@@ -261,7 +269,7 @@ class Estimator:
 
     def _training_bytes(self, item: Item, run: str, parameters: int) -> int:
         """A model, in float32, and those on the way; of a run that goes on from here also model and optimizer."""
-        if item.asset != "training/checkpoint":
+        if item.key.kind is not keys.CHECKPOINT:
             return 16 * parameters
         return round(self._chance(run) * 4 * parameters * self._looks(run))
 
@@ -274,9 +282,12 @@ class Estimator:
         tokenizer = self._study.tokenizer
         return (tokenizer.vocabulary if tokenizer else None) or 128_256
 
-    def _cell(self, item: Item) -> tuple[Cell, str]:
-        assert item.partition is not None
-        return self._study.cell(item.asset.removeprefix("synthetic/")), item.partition
+
+def _component(item: Item) -> Component:
+    """Return the dataset that an item makes, audits or tokenizes."""
+    key = item.key
+    assert key.source is not None
+    return Component(source=key.source, generator=key.generator, prompt=key.prompt)
 
 
 def _hours(seconds: float) -> float:

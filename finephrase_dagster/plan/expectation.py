@@ -15,10 +15,10 @@ from typing import Any
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.published import Measured, Published, Rate, number
+from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.file import StudyError, read_registry
 from finephrase_dagster.study.generator import Throughput
 from finephrase_dagster.study.source import EmbeddedSource, Source
-from finephrase_dagster.study.spec import Cell
 
 BYTES_PER_TOKEN = 4.3  # of English web text, by tokenizers of 50,000 to 130,000 entries
 EMBEDDED = {"package_readmes": (320, 8_900), "language_reference": (80, 5_800)}  # documents, bytes each, about
@@ -47,18 +47,16 @@ class Expectations:
         self.size = cache(self._size)
         self.rate = cache(self._rate)
 
-    def _size(self, dataset: str) -> Size:
-        """Of a source or of a synthetic dataset, as a mixture names it."""
-        cell_name, _, prompt = dataset.partition("/")
-        if not prompt:
-            return self._source_size(dataset)
-        cell = self._study.cell(cell_name)
-        made = _manifest(lambda: self._lineage.dataset(cell, prompt))
+    def _size(self, dataset: Component) -> Size:
+        """Return the size of a corpus or of a synthetic dataset."""
+        if dataset.generator is None or dataset.prompt is None:
+            return self._source_size(dataset.source)
+        made = _manifest(lambda: self._lineage.component(dataset))
         documents, tokens = number(made, "completed"), number(made, "completion_tokens")
         if documents is not None and tokens is not None:
             return Size(documents=documents, tokens=tokens, basis="counted here")
-        source, generator = self.size(cell.source), self._study.generators[cell.generator]
-        mean, basis = self._completion(cell, prompt)
+        source, generator = self.size(Component(source=dataset.source)), self._study.generators[dataset.generator]
+        mean, basis = self._completion(dataset.source, dataset.generator, dataset.prompt)
         return Size(documents=source.documents, tokens=source.documents * min(mean, generator.max_tokens), basis=basis)
 
     def _source_size(self, name: str) -> Size:
@@ -69,22 +67,22 @@ class Expectations:
         expected = _expected(source)
         if expected.basis != "unknown":
             return expected
-        earlier = _counted(self._measured.last("sources/corpus", name), "counted here, by an earlier recipe")
+        earlier = _counted(self._measured.last_corpus(name), "counted here, by an earlier recipe")
         if earlier is None or not source.limit or source.limit >= earlier.documents:
             return earlier or expected
         tokens = earlier.tokens / earlier.documents * source.limit
         return Size(documents=source.limit, tokens=tokens, basis=earlier.basis)
 
-    def _completion(self, cell: Cell, prompt: str) -> tuple[float, str]:
-        """Mean tokens of a completion and whose figure that is."""
-        model, generator = self._model(cell.generator), self._study.generators[cell.generator]
-        measured = self._measured.completion(cell.generator, model, prompt, generator.max_tokens) if model else None
+    def _completion(self, source: str, name: str, prompt: str) -> tuple[float, str]:
+        """Return the mean tokens per completion of a generator, and the origin of the figure."""
+        model, generator = self._model(name), self._study.generators[name]
+        measured = self._measured.completion(name, model, prompt, generator.max_tokens) if model else None
         if measured is not None:
             mean, rows = measured
             return mean, f"measured here on {rows:,} documents"
         if generator.trained_here:
             return 0.4 * generator.max_tokens, "assumed, 0.4 of max_tokens"
-        return self._published.completion(cell.source, prompt, cell.generator) or (
+        return self._published.completion(source, prompt, name) or (
             0.5 * generator.max_tokens,
             "assumed, half of max_tokens",
         )

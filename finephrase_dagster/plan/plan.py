@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.artifacts.graph import STAGES, Item, State, current_manifest, items, states
+from finephrase_dagster.artifacts.graph import Item, State, current_manifest, items, states
+from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.cost import Cost, Estimator
 from finephrase_dagster.plan.expectation import Expectations
@@ -214,7 +215,7 @@ def _repeated(study: Study, expected: Expectations) -> Iterable[str]:
     many = {}
     for name, mixture in study.mixtures.items():
         for component, weight in mixture.weights.items():
-            size = expected.size(component)
+            size = expected.size(study.datasets[component])
             if size.tokens and (epochs := weight * mixture.tokens / size.tokens) > MANY_EPOCHS:
                 many[f"mixtures.{name}: a student sees {component} about {epochs:.1f} times"] = epochs
     if many:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from pydantic import Field
 
 from finephrase_dagster.artifacts.artifact import MANIFEST
 from finephrase_dagster.artifacts.fingerprint import plain
+from finephrase_dagster.artifacts.key import CHECKPOINT, CORPUS, DATASET, Kind
+from finephrase_dagster.study.component import cell_name
 from finephrase_dagster.study.fields import Spec
 from finephrase_dagster.study.paths import SHIPPED
 from finephrase_dagster.study.student import Student
 
+EVERY_CELL = cell_name("*", "*")
 LONG_ENOUGH = 10.0  # seconds, below which what a stage does besides its work says more of its pace
 PUBLISHED = SHIPPED / "studies" / "figures.yaml"
 
@@ -116,6 +120,7 @@ class Measured:
             data: the folder of all artifacts.
         """
         self._data = data
+        self._manifests = cache(self._read_manifests)
 
     def generation(self, generator: str, model: str) -> Rate | None:
         """How fast a generator wrote.
@@ -156,7 +161,7 @@ class Measured:
         shape = plain(student)
         tokens = seconds = 0.0
         on_gpu = False
-        for manifest in self._manifests("training/checkpoint"):
+        for manifest in self._manifests(CHECKPOINT):
             seen, rate = (number(manifest, name) for name in ("tokens", "tokens_per_second"))
             if manifest["recipe"].get("student") == shape and seen and rate:
                 gpus = number(manifest, "gpus") or 0
@@ -165,63 +170,48 @@ class Measured:
                 seconds += seen / rate * max(gpus, 1)
         return Rate(tokens_per_second=tokens / seconds, on_gpu=on_gpu, tokens=tokens) if seconds else None
 
-    def seconds(self, asset: str, partition: str | None = None) -> float | None:
-        """Mean seconds that an asset's artifacts took to make; of one partition alone, if one is said."""
-        of_asset = self._manifests(asset)
-        taken = [
-            seconds
-            for manifest in of_asset
-            if partition is None or manifest["partition"] == partition
-            if (seconds := number(manifest, "seconds")) is not None
-        ]
-        return sum(taken) / len(taken) if taken else None
+    def seconds(self, kind: Kind, partition: str = "*") -> float | None:
+        """Return the mean seconds that the artifacts of a kind, or of one of its partitions, took to make."""
+        times = [number(manifest, "seconds") for manifest in self._manifests(kind, partition=partition)]
+        known = [seconds for seconds in times if seconds is not None]
+        return sum(known) / len(known) if known else None
 
-    def pace(self, stage: str, counted: str) -> float | None:
-        """How many of what its manifests count a stage made in a second; None before it has worked long enough.
+    def pace(self, kinds: Iterable[Kind], counted: str) -> float | None:
+        """Return units of work per second; None until enough work has been measured.
 
         Args:
-            stage: the first part of its assets' names.
-            counted: the name of a number in its manifests.
+            kinds: the kinds of items that count.
+            counted: the field of their manifests that counts units, such as `rows`.
         """
         done = seconds = 0.0
-        for asset, manifests in self._by_asset.items():
-            for manifest in manifests if asset.startswith(f"{stage}/") else ():
-                made, taken = number(manifest, counted), number(manifest, "seconds")
-                if made and taken:
-                    done += made
-                    seconds += taken
+        for manifest in (manifest for kind in kinds for manifest in self._manifests(kind)):
+            made, taken = number(manifest, counted), number(manifest, "seconds")
+            if made and taken:
+                done += made
+                seconds += taken
         return done / seconds if seconds >= LONG_ENOUGH else None
 
-    def last(self, asset: str, partition: str) -> dict[str, Any] | None:
-        """The manifest of a partition that was written last, whatever its recipe."""
-        return next((m for m in reversed(self._manifests(asset)) if m["partition"] == partition), None)
+    def last_corpus(self, source: str) -> dict[str, Any] | None:
+        """Return the newest manifest of a corpus, by whatever recipe."""
+        return next(reversed(self._manifests(CORPUS, partition=glob.escape(source))), None)
 
     def _of_generator(self, generator: str, model: str) -> Iterator[dict[str, Any]]:
-        for asset in sorted(self._by_asset):
-            if asset.startswith(f"synthetic/{generator}__"):
-                for manifest in self._by_asset[asset]:
-                    if manifest["recipe"].get("model") == model:
-                        yield manifest
+        for manifest in self._manifests(DATASET, cell=cell_name(glob.escape(generator), "*")):
+            if manifest["recipe"].get("model") == model:
+                yield manifest
 
-    def _manifests(self, asset: str) -> list[dict[str, Any]]:
-        return self._by_asset.get(asset, [])
-
-    @cached_property
-    def _by_asset(self) -> dict[str, list[dict[str, Any]]]:
-        """The readable manifests, oldest first, by asset; each with its `partition`."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        paths = [*self._data.glob(f"*/*/*/{MANIFEST}"), *self._data.glob(f"*/*/*/*/{MANIFEST}")]
-        for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-            group, asset, *partition = path.relative_to(self._data).parts[:-3]
+    def _read_manifests(self, kind: Kind, cell: str = EVERY_CELL, partition: str = "*") -> list[dict[str, Any]]:
+        """Return the readable manifests of a kind, oldest first; `cell` and `partition` may be patterns."""
+        parts = (*kind.asset_path(cell), *([partition] if kind.partitioned_by else []), "*", MANIFEST)
+        manifests = []
+        for path in sorted(self._data.glob("/".join(parts)), key=lambda path: path.stat().st_mtime):
             try:
                 manifest = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            if not isinstance(manifest, dict) or not isinstance(manifest.get("recipe"), dict):
-                continue
-            manifest["partition"] = partition[0] if partition else None
-            found.setdefault(f"{group}/{asset}", []).append(manifest)
-        return found
+            if isinstance(manifest, dict) and isinstance(manifest.get("recipe"), dict):
+                manifests.append(manifest)
+        return manifests
 
 
 def number(fields: Any, name: str) -> float | None:

@@ -43,7 +43,13 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
 def record_manifests(connection: duckdb.DuckDBPyConnection, artifacts: Iterable[Artifact]) -> None:
     """Records complete artifacts' manifests."""
     rows = [
-        (artifact.fingerprint, artifact.asset, artifact.partition or "", manifest["version"], json.dumps(manifest))
+        (
+            artifact.fingerprint,
+            artifact.key.asset,
+            artifact.key.partition or "",
+            manifest["version"],
+            json.dumps(manifest),
+        )
         for artifact, manifest in ((artifact, artifact.manifest()) for artifact in artifacts)
     ]
     if rows:  # as columns of one statement: a statement a row takes a hundred times as long
@@ -60,7 +66,7 @@ def record_audit(
     """Records what each gate said of a synthetic dataset."""
     connection.executemany(
         "INSERT OR REPLACE INTO audits VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [[artifact.fingerprint, cell, artifact.partition, r.name, r.value, r.threshold, r.passed] for r in results],
+        [[artifact.fingerprint, cell, artifact.key.prompt, r.name, r.value, r.threshold, r.passed] for r in results],
     )
 
 
@@ -109,7 +115,7 @@ def leaderboard(connection: duckdb.DuckDBPyConnection, scores: Iterable[Artifact
         `seeds` (student runs), `macro` and its sample standard deviation over the seeds `macro_sd` (None for one
         seed), `micro`, `categories`, and `tasks`.
     """
-    wanted = [f"{artifact.fingerprint} {artifact.partition}" for artifact in scores]
+    wanted = [f"{artifact.fingerprint} {artifact.key.run}" for artifact in scores]
     found = connection.execute(
         """
         WITH per_name AS (

@@ -25,14 +25,14 @@ CARRIED = ("audits", "tokens", "mixtures", "early", "training", "evaluation")
 SECONDS = 30
 
 
-Recipes = Callable[[datetime.datetime], Mapping[str, str]]
-"""Gives what can be made at a moment: names of items, each with the fingerprint by which it would be made."""
+Recipes = Mapping[str, Mapping[str, str]]
+"""The items that can be made: the fingerprints of their recipes by asset and partition ("" without partitions)."""
 
 
 class Ready(dg.AutomationCondition[dg.AssetKey]):
     """Whether a partition can be made, and is not there."""
 
-    def __init__(self, recipes: Recipes) -> None:
+    def __init__(self, recipes: Callable[[datetime.datetime], Recipes]) -> None:
         self._recipes = recipes
 
     @property
@@ -48,13 +48,7 @@ class Ready(dg.AutomationCondition[dg.AssetKey]):
 
     def _of(self, context: dg.AutomationContext) -> dict[str, str]:
         """Of the asset's partitions those that can be made, with their fingerprints."""
-        asset = "/".join(context.key.path)
-        found = self._recipes(context.evaluation_time)
-        return {
-            name.removeprefix(asset).removeprefix("/"): recipe
-            for name, recipe in found.items()
-            if name == asset or name.rpartition("/")[0] == asset
-        }
+        return dict(self._recipes(context.evaluation_time).get("/".join(context.key.path), {}))
 
 
 class NewlyReady(Ready):
@@ -102,57 +96,63 @@ def carried_on(lineage: Lineage, assets: Iterable[dg.AssetsDefinition]) -> list[
     carried = {asset for assets in carried_assets(lineage).values() for asset in assets}
 
     def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
-        named = "/".join(spec.key.path) in carried
-        return spec.replace_attributes(automation_condition=condition) if named else spec
+        return spec.replace_attributes(automation_condition=condition) if spec.key in carried else spec
 
     return list(dg.map_asset_specs(with_condition, assets))
 
 
-def carried_assets(lineage: Lineage) -> dict[str, list[str]]:
+def carried_assets(lineage: Lineage) -> dict[str, list[dg.AssetKey]]:
     """The assets of every stage that is carried on, those of a study without mixtures left out."""
-    found: dict[str, dict[str, None]] = {}
+    by_stage: dict[str, dict[dg.AssetKey, None]] = {}
     for item in items(lineage):
         if item.stage in CARRIED:
-            found.setdefault(item.stage, {})[item.asset] = None
-    return {stage: list(assets) for stage, assets in found.items()}
+            by_stage.setdefault(item.stage, {})[dg.AssetKey(item.key.path)] = None
+    return {stage: list(assets) for stage, assets in by_stage.items()}
 
 
 def build_carrying_sensors(lineage: Lineage) -> list[dg.AutomationConditionSensorDefinition]:
     """A sensor a stage, stopped by default."""
+
+    def names(assets: Iterable[dg.AssetKey]) -> str:
+        return ", ".join("/".join(asset.path) for asset in assets)
+
     return [
         dg.AutomationConditionSensorDefinition(
             name=f"carry_on_{stage}",
-            target=dg.AssetSelection.assets(*(asset.split("/") for asset in assets)),
+            target=dg.AssetSelection.assets(*assets),
             run_tags=priority(stage),
             minimum_interval_seconds=SECONDS,
             emit_backfills=False,
             use_user_code_server=True,  # the condition is ours, and reads files
             default_status=dg.DefaultSensorStatus.STOPPED,
-            description=f"Launches {', '.join(assets)} for what has become ready: its inputs are there by today's "
+            description=f"Launches {names(assets)} for what has become ready: its inputs are there by today's "
             "recipes, no audit forbids it, and it is not there.",
         )
         for stage, assets in carried_assets(lineage).items()
     ]
 
 
-def _ready_recipes(lineage: Lineage) -> Callable[[], dict[str, str]]:
+def _ready_recipes(lineage: Lineage) -> Callable[[], Recipes]:
     """What is ready, by the study and the prompts as they are on disk; nothing while they are wrong."""
 
-    def recipes() -> dict[str, str]:
+    def recipes() -> Recipes:
         try:
             fresh = Lineage.read(lineage.paths)
         except (StudyError, PromptError):
             return {}
-        return {item.name: item.artifact().fingerprint for item in ready({item.name: item for item in items(fresh)})}
+        by_asset: dict[str, dict[str, str]] = {}
+        for item in ready({item.name: item for item in items(fresh)}):
+            by_asset.setdefault(item.asset, {})[item.partition or ""] = item.artifact().fingerprint
+        return by_asset
 
     return recipes
 
 
-def _latest(recipes: Callable[[], dict[str, str]]) -> Recipes:
+def _latest(recipes: Callable[[], Recipes]) -> Callable[[datetime.datetime], Recipes]:
     """Remembers the answer for one evaluation, which asks for every asset."""
-    answers: dict[datetime.datetime, dict[str, str]] = {}
+    answers: dict[datetime.datetime, Recipes] = {}
 
-    def remembered(evaluation: datetime.datetime) -> dict[str, str]:
+    def remembered(evaluation: datetime.datetime) -> Recipes:
         found = answers.get(evaluation)
         if found is None:
             found = recipes()

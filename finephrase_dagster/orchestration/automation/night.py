@@ -17,7 +17,8 @@ import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import InstigatorStatus
 
-from finephrase_dagster.artifacts.graph import STAGES, Item, items, ready, refused
+from finephrase_dagster.artifacts.graph import Item, failed_audits, items, ready
+from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.automation.budget import Amount, BudgetWrong, Night, number, total
 from finephrase_dagster.orchestration.automation.runs import UNFINISHED, Partitions, in_flight, range_tags
@@ -89,7 +90,7 @@ def choose(
     for item in graph.values():
         if not item.needs or costs[item.name].state.status in ("current", "stopped"):
             continue
-        if audits := refused(item, graph):
+        if audits := failed_audits(item, graph):
             choice.leave_out(f"cannot be made, for {', '.join(audits)} did not pass", item.name)
     able = [costs[item.name] for item in ready(graph)]
     runs = 0
