@@ -11,14 +11,13 @@ from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.artifacts.key import AUDIT, DATASET
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.audit import AuditReport, GateResult, audit
-from finephrase_dagster.audit.gate import Settings
 from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, asset_spec, cell_tags, needs, static
 from finephrase_dagster.orchestration.placement import preparing
 from finephrase_dagster.orchestration.retries import retried
 from finephrase_dagster.results.warehouse import record_audit
-from finephrase_dagster.study.spec import Cell, Gates
+from finephrase_dagster.study.spec import Cell
 from resources.warehouse import Warehouse
 
 
@@ -60,9 +59,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         prompt = context.partition_key
         dataset, artifact = lineage.dataset(cell, prompt), lineage.audit(cell, prompt)
         dataset.manifest()
-        report = audit(
-            dataset.folder, check=lineage.prompts[prompt].check, settings=_settings_by_gate(lineage.study.gates)
-        )
+        report = audit(dataset.folder, check=lineage.prompts[prompt].check, settings=lineage.study.gates)
         artifact.materialize(lambda folder: _write_report(folder, dataset, report))
         with warehouse.connect() as connection:
             record_audit(connection, artifact, cell.name, report.gates)
@@ -78,16 +75,6 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         )
 
     return audit_asset
-
-
-def _settings_by_gate(spec: Gates) -> dict[str, Settings]:
-    return {
-        "completed": {"threshold": spec.min_completed},
-        "empty": {"threshold": spec.max_empty},
-        "truncated": {"threshold": spec.max_truncated},
-        "form": {"threshold": spec.min_form},
-        "common_opening": {"threshold": spec.max_common_opening, "characters": spec.opening_characters},
-    }
 
 
 def _check_result(gate: GateResult) -> dg.AssetCheckResult:

@@ -7,21 +7,13 @@ study takes from there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.source import Condition, EmbeddedSource, FilesSource, HubSource, OneOf, Source
+from finephrase_dagster.study.source import SourceSpec
 from finephrase_dagster.study.spec import Cell
 
 HUB = "https://huggingface.co"
-
-
-def hub_dataset(source: Source) -> str | None:
-    """The web page of a corpus, if it has one: a dataset may also be a local folder."""
-    if isinstance(source, HubSource) and not Path(source.dataset).is_dir():
-        return f"{HUB}/datasets/{source.dataset}"
-    return None
 
 
 def hub_model(generator: Generator) -> str | None:
@@ -48,10 +40,10 @@ def of_sources(lineage: Lineage) -> str:
     rows = [
         (
             f"`{name}`",
-            _where(source),
+            source.label,
             _count(_said(source, "documents")),
             _count(_said(source, "tokens")),
-            _kept(source),
+            source.selection,
         )
         for name, source in lineage.study.sources.items()
     ]
@@ -85,7 +77,7 @@ def of_cell(lineage: Lineage, cell: Cell) -> str:
     source, generator = lineage.study.sources[cell.source], lineage.study.generators[cell.generator]
     sampling = ", ".join(f"{name} {value}" for name, value in generator.sampling.model_dump(exclude_none=True).items())
     made_of = [
-        ("corpus", f"`{cell.source}`: {_where(source)}"),
+        ("corpus", f"`{cell.source}`: {source.label}"),
         ("model", f"`{cell.generator}`: {_model(generator)}"),
         ("limits", f"{generator.context:,} tokens of context, {generator.max_tokens:,} of them for the completion"),
         ("sampling", f"{sampling}; what is not said here is the model's own"),
@@ -98,35 +90,7 @@ def of_cell(lineage: Lineage, cell: Cell) -> str:
     )
 
 
-def _where(source: Source) -> str:
-    if isinstance(source, EmbeddedSource):
-        return "text that every installation carries"
-    if isinstance(source, FilesSource):
-        return ", ".join(f"`{path}`" for path in source.paths)
-    page = hub_dataset(source)
-    name = f"[{source.dataset}]({page})" if page else f"`{source.dataset}`"
-    subset = f", {source.subset}" if source.subset else ""
-    return f"{name}{subset}, {source.split}, at `{source.revision[:10]}`"
-
-
-def _kept(source: Source) -> str:
-    if isinstance(source, EmbeddedSource):
-        return f"the first {source.limit:,}" if source.limit else "all"
-    said = [f"{column} {_condition(condition)}" for column, condition in source.keep.items()]
-    said += [f"{100 * source.sample.rate:.3g} % of them"] if source.sample else []
-    said += [f"the first {source.limit:,}"] if source.limit else []
-    return "; ".join(said) or "all"
-
-
-def _condition(condition: Condition) -> str:
-    if isinstance(condition, OneOf):
-        return f"one of {', '.join(map(str, condition.values))}"
-    low = "" if condition.min is None else f"from {condition.min:g}"
-    high = "" if condition.max is None else f"to {condition.max:g}"
-    return f"{low} {high}".strip()
-
-
-def _said(source: Source, what: str) -> float | None:
+def _said(source: SourceSpec, what: str) -> float | None:
     return getattr(source, what, None)
 
 

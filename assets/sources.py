@@ -63,7 +63,7 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
             text_bytes=manifest["text_bytes"],
             seconds=manifest["seconds"],
             more_rows=dg.MetadataValue.md(documents(artifact.folder)),
-            hub=dg.MetadataValue.url(page) if (page := descriptions.hub_dataset(lineage.study.sources[name])) else None,
+            hub=dg.MetadataValue.url(page) if (page := lineage.study.sources[name].page) else None,
             license=getattr(lineage.study.sources[name], "license", None),
             dropped=dg.MetadataValue.json(manifest["dropped"]),
         )

@@ -8,7 +8,7 @@ import dagster as dg
 
 from assets import descriptions
 from assets.costs import of_dataset
-from assets.descriptions import hub_dataset, hub_model
+from assets.descriptions import hub_model
 from assets.previews import GLANCE, completions, shown
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import DATASET
@@ -111,7 +111,7 @@ def _result(
 ) -> dg.MaterializeResult:
     """One dataset, as its page tells it: how much, how dear, what it looks like, what it was made of."""
     pairs = completions(artifact.folder, corpus)
-    completed, dataset = manifest["completed"], hub_dataset(lineage.study.sources[cell.source])
+    completed, dataset = manifest["completed"], lineage.study.sources[cell.source].page
     model = hub_model(lineage.study.generators[cell.generator])
     return materialized(
         artifact,

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import dagster as dg
 
-from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.study.paths import Paths
 from resources.rephraser import Rephraser
 
 root = Path(os.environ["BENCHMARK_ROOT"])
-lineage = Lineage.read(Paths(data=root / "data", study=root / "study.yaml", prompts=root / "prompts"))
+lineage = read_lineage(Paths(data=root / "data", study=root / "study.yaml", prompts=root / "prompts"))
 
 
 @dg.multi_asset(

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from finephrase_dagster.artifacts.graph import items
-from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 
 LOAD = "from finephrase_dagster.definitions import defs; defs.get_repository_def()"
@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as data:
         place = Paths(data=Path(data), study=REPOSITORY / arguments.study)
-        graph = list(items(Lineage.read(place)))
+        graph = list(items(read_lineage(place)))
         environment = {
             **os.environ,
             "FINEPHRASE_STUDY": arguments.study,

@@ -38,6 +38,7 @@ from playwright.sync_api import Page, Response, sync_playwright
 
 from finephrase_dagster.artifacts.key import AUDIT, DATASET, DATASET_TOKENS
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.orchestration.events import prompt_text
 from finephrase_dagster.orchestration.partitions import asset_key
 from finephrase_dagster.study.paths import REPOSITORY, Paths
@@ -82,7 +83,7 @@ def study_of(root: Path, cells: int) -> Lineage:
     fields["mixtures"] = {"raw": {"components": {"package_readmes": 1}, "tokens": 160_000, "seed": 0}}
     study = root / "study.yaml"
     study.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
-    return Lineage.read(Paths(data=root / "data", study=study))
+    return read_lineage(Paths(data=root / "data", study=study))
 
 
 def materialise(root: Path, lineage: Lineage) -> int:

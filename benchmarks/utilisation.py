@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.student import Mixture, Seeds, Student
@@ -82,7 +83,7 @@ def report(arguments: argparse.Namespace) -> None:
             (arguments.sequence, 4096, 128),
         )
     )
-    study = read_study(REPOSITORY / "studies" / "finephrase.yaml")
+    study = read_study(REPOSITORY / "studies" / "finephrase.yaml", catalogue())
     known = {name.replace("_", "."): student for name, student in study.students.items()}
     if arguments.preset not in known:
         raise SystemExit(f"--preset is one of {', '.join(known)}")

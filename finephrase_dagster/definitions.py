@@ -25,6 +25,7 @@ from assets.synthetic import build_synthetic
 from assets.tokens import build_tokens
 from assets.training import build_training
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.orchestration.automation.conditions import build_carrying_sensors, carried_on
 from finephrase_dagster.orchestration.automation.failures import build_failure_sensor
 from finephrase_dagster.orchestration.automation.night import build_night
@@ -135,4 +136,4 @@ def _trainer(lineage: Lineage) -> Any:
     )
 
 
-defs = build_defs(Lineage.read(Paths.from_environment()))
+defs = build_defs(read_lineage(Paths.from_environment()))

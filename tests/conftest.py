@@ -24,6 +24,7 @@ settings.register_profile("project", deadline=None, max_examples=60)
 settings.load_profile("project")
 
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 from installation import Installation, install
@@ -43,7 +44,7 @@ def paths(tmp_path: Path) -> Paths:
 
 @pytest.fixture
 def lineage(paths: Paths) -> Lineage:
-    return Lineage(study=read_study(paths.study), paths=paths)
+    return Lineage(study=read_study(paths.study, catalogue()), paths=paths)
 
 
 @pytest.fixture(scope="session")

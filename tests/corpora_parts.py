@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finephrase_dagster.corpora.document import Document, Dropped, Row
+from finephrase_dagster.corpora.kinds.files import FilesSource
 from finephrase_dagster.corpora.reader import ListedReader
 from finephrase_dagster.corpora.source import SourceReader, read_source
-from finephrase_dagster.study.source import FilesSource, Source
+from finephrase_dagster.study.source import SourceSpec
 
 TEXTS = ("text", "id", "dump", "url", "language")
 FINEWEB = pa.schema(
@@ -28,7 +29,7 @@ FINEWEB = pa.schema(
 LIST = Path(__file__).parents[1] / "requirements" / "cpu.txt"
 
 
-def read(source: Source, requirements: Path = LIST) -> list[Row]:
+def read(source: SourceSpec, requirements: Path = LIST) -> list[Row]:
     """All rows of a source."""
     return list(read_source(source, "tried", requirements=requirements).rows())
 

@@ -11,6 +11,7 @@ import dagster as dg
 import yaml
 
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration.materialize import Outcome, materialize_study
 from finephrase_dagster.study.paths import REPOSITORY, Paths
@@ -29,7 +30,7 @@ def small_study() -> dict[str, Any]:
     fields["generators"]["rephraser"] |= {"max_tokens": 24, "engine": {"dtype": "float32"}}
     fields["cells"] = fields["cells"][:1]
     # What a generator writes after eight steps has no form; the gates of this study let it pass.
-    fields["gates"] |= {"min_form": 0, "max_truncated": 1, "max_empty": 1, "max_common_opening": 1}
+    fields["gates"] |= {"form": 0, "truncated": 1, "empty": 1, "common_opening": 1}
     fields["tokenizer"]["vocabulary"] = 1024
     fields["sequence"] = 64
     fields["mixtures"] = {
@@ -62,7 +63,7 @@ class Installation:
 
     @property
     def lineage(self) -> Lineage:
-        return Lineage.read(self.paths)
+        return read_lineage(self.paths)
 
     def write(self, fields: dict[str, Any]) -> None:
         self.study.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")

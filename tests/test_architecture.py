@@ -30,7 +30,7 @@ BORROWS = {
     "rephrase": {"errors", "study", "artifacts", "corpora", "pods"},
     "generators": {"errors", "study", "artifacts", "corpora", "audit", "train", "rephrase"},
     "plan": {"errors", "study", "artifacts", "corpora", "results"},
-    "catalogue": {"errors", "study", "corpora", "audit", "evaluate"},
+    "catalogue": {"errors", "study", "artifacts", "corpora", "audit", "evaluate"},
 }
 """What each room of the library may import besides itself."""
 

@@ -11,18 +11,19 @@ from assets import descriptions
 from assets.costs import of_dataset, of_training
 from assets.previews import records
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import read_lineage
+from finephrase_dagster.corpora.kinds.hub import HubSource
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration.events import LINE, observed, prompt_text
 from finephrase_dagster.orchestration.partitions import cell_tags
 from finephrase_dagster.study.paths import REPOSITORY, Paths
-from finephrase_dagster.study.source import HubSource
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
     """The published study; nothing of it is made."""
     paths = Paths(data=tmp_path_factory.mktemp("data"), study=REPOSITORY / "studies" / "finephrase.yaml")
-    return Lineage.read(paths)
+    return read_lineage(paths)
 
 
 def test_corpora_and_models_of_the_hub_are_linked_and_others_are_not(published: Lineage, lineage: Lineage) -> None:
@@ -35,7 +36,7 @@ def test_corpora_and_models_of_the_hub_are_linked_and_others_are_not(published: 
 
 
 def test_a_local_folder_of_a_hub_dataset_has_no_page(tmp_path: Path) -> None:
-    assert descriptions.hub_dataset(HubSource(kind="hub", dataset=str(tmp_path), revision="main")) is None
+    assert HubSource(kind="hub", dataset=str(tmp_path), revision="main").page is None
 
 
 def test_a_description_begins_with_a_sentence_for_the_catalogue(published: Lineage) -> None:

@@ -12,8 +12,7 @@ import pytest
 
 from corpora_parts import LIST, documents, read, reasons
 from finephrase_dagster.corpora.document import CorpusError
-from finephrase_dagster.corpora.embedded import listed_distributions
-from finephrase_dagster.study.source import EmbeddedSource
+from finephrase_dagster.corpora.kinds.embedded import EmbeddedSource, listed_distributions
 
 
 def installed(*names: str) -> str:
@@ -35,7 +34,8 @@ def test_package_readmes_are_the_long_descriptions_of_the_listed_distributions()
 def test_the_corpus_is_the_same_whichever_library_reads_the_distributions() -> None:
     """The backport of importlib.metadata, once imported, reads them in the standard library's place, and stricter."""
     reading = (
-        "import sys; from pathlib import Path; from finephrase_dagster.corpora.embedded import read_package_readmes\n"
+        "import sys; from pathlib import Path\n"
+        "from finephrase_dagster.corpora.kinds.embedded import read_package_readmes\n"
         "print(hash(tuple(map(repr, read_package_readmes(Path(sys.argv[1]))))))"
     )
     said = [

@@ -15,8 +15,8 @@ import zstandard
 from corpora_parts import blank_column, documents, files, read, reasons
 from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.corpora.document import CorpusError
+from finephrase_dagster.corpora.kinds.files import FilesSource
 from finephrase_dagster.corpora.source import read_source
-from finephrase_dagster.study.source import FilesSource
 
 ROWS = [
     b'{"id": "a", "text": "first"}',

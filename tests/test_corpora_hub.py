@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from corpora_parts import blank_column, documents, fineweb, make_unreadable, read, reasons, write_fineweb
 from finephrase_dagster.corpora.document import CorpusError
+from finephrase_dagster.corpora.kinds.hub import HubSource
 from finephrase_dagster.corpora.shards import read_corpus, write_corpus
 from finephrase_dagster.corpora.source import SourceReader, read_source
-from finephrase_dagster.study.source import HubSource
 
 CONFIGS = """---
 configs:

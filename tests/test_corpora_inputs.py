@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpora_parts import documents, files, fineweb, read, write_fineweb
-from finephrase_dagster.artifacts import inputs
 from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.fingerprint import canonical
-from finephrase_dagster.artifacts.inputs import described, input_files
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import catalogue
+from finephrase_dagster.corpora import inputs
 from finephrase_dagster.corpora.document import CorpusError
+from finephrase_dagster.corpora.inputs import described, input_files
 from finephrase_dagster.corpora.shards import write_corpus
 from finephrase_dagster.corpora.source import read_source
 from finephrase_dagster.study.file import StudyError
@@ -71,7 +72,7 @@ def test_a_corpus_of_files_is_another_once_one_of_them_has_changed(lineage: Line
     source = {"kind": "files", "paths": (str(path),), "id_column": "id"}
     fields = lineage.study.model_dump()
     fields["sources"] = {**fields["sources"], "package_readmes": source}
-    study = Study.model_validate(fields)
+    study = Study.model_validate(fields, context=catalogue())
 
     def corpus() -> Artifact:
         return Lineage(study=study, paths=lineage.paths).source("package_readmes")

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from corpora_parts import documents, files, fineweb, listed, made, read, reasons
 from finephrase_dagster.corpora.columns import Columns
 from finephrase_dagster.corpora.document import CorpusError, Document, Dropped
+from finephrase_dagster.corpora.kinds.files import FilesSource
 from finephrase_dagster.corpora.shards import write_corpus
 from finephrase_dagster.corpora.source import read_source
-from finephrase_dagster.study.source import FilesSource, Sample
+from finephrase_dagster.study.source import Sample
 
 
 def test_a_limit_counts_documents_that_are_kept(tmp_path: Path) -> None:

@@ -22,11 +22,11 @@ from corpora_parts import files, listed, made, make_unreadable, write_fineweb
 from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.corpora import shards as shards_module
 from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, Row
+from finephrase_dagster.corpora.kinds.files import FilesSource
 from finephrase_dagster.corpora.progress import ASIDE, PROGRESS
 from finephrase_dagster.corpora.reader import ListedReader
 from finephrase_dagster.corpora.shards import CorpusFacts, read_corpus, write_corpus
 from finephrase_dagster.corpora.source import SourceReader, read_source
-from finephrase_dagster.study.source import FilesSource
 
 
 class Interrupted(Exception):
@@ -291,7 +291,7 @@ import resource, sys
 from pathlib import Path
 from finephrase_dagster.corpora.shards import write_corpus
 from finephrase_dagster.corpora.source import read_source
-from finephrase_dagster.study.source import FilesSource
+from finephrase_dagster.corpora.kinds.files import FilesSource
 source = FilesSource.model_validate_json(sys.argv[1])
 if len(sys.argv) > 3:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)

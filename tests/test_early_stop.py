@@ -12,6 +12,7 @@ from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.graph import Item, items, state
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
+from finephrase_dagster.catalogue import catalogue, read_lineage
 from finephrase_dagster.plan.plan import plan
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 from finephrase_dagster.study.spec import Study
@@ -24,7 +25,8 @@ STOP = {"step": 100, "keep": 0.4}
 
 def stopping(lineage: Lineage, **fields: Any) -> Lineage:
     return Lineage(
-        study=Study.model_validate(lineage.study.model_dump() | {"early_stop": STOP} | fields), paths=lineage.paths
+        study=Study.model_validate(lineage.study.model_dump() | {"early_stop": STOP} | fields, context=catalogue()),
+        paths=lineage.paths,
     )
 
 
@@ -134,7 +136,7 @@ def test_a_score_that_is_none_decides_nothing(lineage: Lineage, macro: object) -
 
 
 def test_a_source_that_is_not_there_is_a_warning_with_an_early_stop_too(tmp_path: Path) -> None:
-    study = Lineage.read(Paths(data=tmp_path, study=REPOSITORY / "studies" / "finephrase.yaml"))
+    study = read_lineage(Paths(data=tmp_path, study=REPOSITORY / "studies" / "finephrase.yaml"))
     found = plan(stopping(study, early_stop={"step": 1000, "keep": 0.5}))
     assert any(warning.startswith("sources.fineweb_edu_lq") for warning in found.warnings)
 
@@ -160,7 +162,7 @@ def test_a_study_with_an_early_stop_trains_the_best_alone_to_their_end(own: Inst
     own.write(fields)
     outcome, said = own.materialize()
     assert outcome.complete, outcome.failed
-    lineage = Lineage.read(Paths(data=own.paths.data, study=own.study, prompts=own.paths.prompts))
+    lineage = read_lineage(Paths(data=own.paths.data, study=own.study, prompts=own.paths.prompts))
     (winner,) = lineage.finishing_runs()
     macro = {run: lineage.early_scores(run).manifest()["macro"] for run in lineage.study.student_runs}
     assert winner == max(macro, key=lambda run: macro[run])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from finephrase_dagster.audit.forms import form_flaw
 from finephrase_dagster.corpora.document import Document
-from finephrase_dagster.corpora.embedded import read_language_reference, read_package_readmes
+from finephrase_dagster.corpora.kinds.embedded import read_language_reference, read_package_readmes
 from finephrase_dagster.generators.instructions import FORMATS, instruction
 from finephrase_dagster.generators.outline import outline, plain
 from finephrase_dagster.generators.pairs import derive

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finephrase_dagster.corpora.document import Document
-from finephrase_dagster.corpora.embedded import read_language_reference
+from finephrase_dagster.corpora.kinds.embedded import read_language_reference
 from finephrase_dagster.generators.branches import IGNORED, Sampler
 from finephrase_dagster.generators.model import GeneratorError, build_model, build_tokenizer
 from finephrase_dagster.generators.pretrain import GeneratorFacts, train_generator

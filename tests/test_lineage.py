@@ -13,6 +13,7 @@ from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Con
 from finephrase_dagster.artifacts.graph import items, state
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import catalogue, read_lineage
 from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.paths import REPOSITORY, Paths
@@ -50,7 +51,7 @@ def completed(lineage: Lineage, prompts: Path, tmp_path: Path) -> Lineage:
 
 def edited(lineage: Lineage, **changes: object) -> Lineage:
     fields = lineage.study.model_dump() | changes
-    return Lineage(study=Study.model_validate(fields), paths=lineage.paths)
+    return Lineage(study=Study.model_validate(fields, context=catalogue()), paths=lineage.paths)
 
 
 def test_a_missing_folder_of_benchmark_items_is_refused_before_anything_starts(lineage: Lineage) -> None:
@@ -66,7 +67,7 @@ def test_a_folder_of_items_that_lacks_a_task_is_refused_before_anything_is_train
             (tmp_path / BENCHMARKS[task].folder).mkdir()
     fields = lineage.study.model_dump()
     fields["evaluation"]["items"] = str(tmp_path)
-    study = Study.model_validate(fields)
+    study = Study.model_validate(fields, context=catalogue())
     with pytest.raises(StudyError, match=r"evaluation.items: .* has no folder gsm8k; add the items of each task, or"):
         Lineage(study=study, paths=lineage.paths)
     (tmp_path / "gsm8k").mkdir()
@@ -146,7 +147,7 @@ def test_a_new_name_or_description_of_the_study_changes_nothing(completed: Linea
 
 
 def test_a_gate_moved_without_consequence_leaves_the_mixtures_alone(completed: Lineage) -> None:
-    gates = completed.study.model_dump()["gates"] | {"max_empty": 0.01}
+    gates = completed.study.model_dump()["gates"] | {"empty": 0.01}
     after = edited(completed, gates=gates)
     for item in items(after):
         if item.stage == "audits":
@@ -169,7 +170,7 @@ def test_a_mixtures_budget_and_seed_reach_its_students_alone(
     field: str, value: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     paths = Paths(data=tmp_path_factory.mktemp("data"), study=REPOSITORY / "studies" / "demo.yaml")
-    before = Lineage.read(paths)
+    before = read_lineage(paths)
     complete(before)
     mixtures = before.study.model_dump()["mixtures"]
     unchanged = mixtures["readmes_raw"][field] == value

@@ -9,6 +9,7 @@ import pytest
 from finephrase_dagster.artifacts.graph import items
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.orchestration.placement import evaluating, gpus_of, preparing, priority, rephrasing, training
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 
@@ -16,7 +17,7 @@ from finephrase_dagster.study.paths import REPOSITORY, Paths
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
     data: Path = tmp_path_factory.mktemp("data")
-    return Lineage.read(Paths(data=data, study=REPOSITORY / "studies" / "finephrase.yaml"))
+    return read_lineage(Paths(data=data, study=REPOSITORY / "studies" / "finephrase.yaml"))
 
 
 def test_every_size_of_engine_has_a_pool_of_its_own(published: Lineage) -> None:

@@ -19,6 +19,7 @@ from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.graph import Item, items
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import catalogue, read_lineage
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.plan.plan import Plan, Terms, plan
 from finephrase_dagster.study.paths import REPOSITORY, Paths
@@ -38,7 +39,7 @@ FACTS: dict[str, dict[str, Any]] = {
 
 
 def lineage_of(study: str, data: Path) -> Lineage:
-    return Lineage.read(Paths(data=data, study=STUDIES / f"{study}.yaml"))
+    return read_lineage(Paths(data=data, study=STUDIES / f"{study}.yaml"))
 
 
 def complete(lineage: Lineage) -> None:
@@ -57,7 +58,7 @@ def completed(tmp_path: Path) -> Lineage:
     """The demo, all there, with prompts that may be edited."""
     prompts = Path(shutil.copytree(REPOSITORY / "prompts", tmp_path / "prompts"))
     paths = Paths(data=tmp_path / "data", study=STUDIES / "demo.yaml", prompts=prompts)
-    made = Lineage.read(paths)
+    made = read_lineage(paths)
     complete(made)
     return made
 
@@ -65,7 +66,7 @@ def completed(tmp_path: Path) -> Lineage:
 def edit(lineage: Lineage, prompt: str) -> Lineage:
     path = lineage.paths.prompts / f"{prompt}.md"
     path.write_text(path.read_text().replace("Reply with", "Answer with"))
-    return Lineage.read(lineage.paths)
+    return read_lineage(lineage.paths)
 
 
 def of_status(found: Plan, status: str) -> dict[str, tuple[str, ...]]:
@@ -161,7 +162,7 @@ def test_lengths_under_a_smaller_limit_do_not_count_for_a_larger_one(completed: 
     study = tmp_path / "longer.yaml"
     study.write_text(yaml.safe_dump(fields))
     paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
-    synthetic = plan(Lineage.read(paths)).as_json()["stages"]["synthetic"]
+    synthetic = plan(read_lineage(paths)).as_json()["stages"]["synthetic"]
     assert synthetic["basis"][0] == "completions: assumed, 0.4 of max_tokens"
     assert synthetic["output_tokens"] == 8 * 100 * 80
 
@@ -175,7 +176,7 @@ def test_what_a_large_model_did_without_a_gpu_never_makes_a_study_free(completed
     study = tmp_path / "laptop.yaml"
     study.write_text(yaml.safe_dump(fields))
     paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
-    lineage = Lineage.read(paths)
+    lineage = read_lineage(paths)
     complete(lineage)
     shutil.rmtree(paths.data / "synthetic" / "rephraser__package_readmes" / "table")
     synthetic = plan(lineage).as_json()["stages"]["synthetic"]
@@ -219,7 +220,7 @@ def test_a_large_student_that_was_trained_without_a_gpu_never_makes_a_study_free
     study = tmp_path / "large.yaml"
     study.write_text(yaml.safe_dump(fields))
     paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
-    lineage = Lineage.read(paths)
+    lineage = read_lineage(paths)
     run = next(iter(lineage.study.student_runs))
     slow = {"tokens": 1e6, "tokens_per_second": 8_000.0, "gpus": 0}
     lineage.checkpoint(run).materialize(lambda folder: Contents(files=[], facts=slow))
@@ -234,7 +235,7 @@ def test_a_model_of_which_only_a_cpu_rate_is_known_is_not_priced(completed: Line
     del fields["generators"]["rephraser"]["embedded"]
     study = tmp_path / "unknown.yaml"
     study.write_text(yaml.safe_dump(fields))
-    lineage = Lineage.read(Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts))
+    lineage = read_lineage(Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts))
     for item in items(lineage):
         facts = {"sampling": {}} if item.stage == "generators" else FACTS.get(item.stage, {})
         item.artifact().materialize(lambda folder, said=facts: Contents(files=[], facts=said))
@@ -271,9 +272,9 @@ def test_a_data_folder_that_is_none_is_a_wrong_request(tmp_path: Path) -> None:
 
 def test_a_source_that_was_counted_before_it_changed_is_as_large_as_it_was(tmp_path: Path) -> None:
     study = study_with(tmp_path)
-    lineage = Lineage.read(Paths(data=tmp_path / "data", study=study))
+    lineage = read_lineage(Paths(data=tmp_path / "data", study=study))
     lineage.source("web").materialize(lambda folder: Contents(files=[], facts=FACTS["sources"]))
-    after = Lineage.read(Paths(data=tmp_path / "data", study=study_with(tmp_path, sample={"rate": 0.5, "seed": 1})))
+    after = read_lineage(Paths(data=tmp_path / "data", study=study_with(tmp_path, sample={"rate": 0.5, "seed": 1})))
     sources = plan(after).as_json()["stages"]["sources"]
     assert (sources["stale"], sources["documents"]) == (1, 100)
     assert sources["basis"][0] == "size: counted here, by an earlier recipe"
@@ -289,7 +290,7 @@ def test_what_another_model_of_that_name_did_counts_for_nothing(completed: Linea
     study = tmp_path / "other.yaml"
     study.write_text(yaml.safe_dump(fields))
     paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
-    found = plan(Lineage.read(paths))
+    found = plan(read_lineage(paths))
     synthetic = found.as_json()["stages"]["synthetic"]
     assert synthetic["basis"][1] == "throughput: published sweep, tier 1"  # the registry knows the model
     assert synthetic["gpu_hours"] > 0
@@ -323,7 +324,7 @@ def study_with(folder: Path, **source: Any) -> Path:
 
 def test_a_price_that_cannot_be_told_is_never_taken_for_none(tmp_path: Path) -> None:
     study = study_with(tmp_path)
-    found = plan(Lineage.read(Paths(data=tmp_path / "data", study=study)))
+    found = plan(read_lineage(Paths(data=tmp_path / "data", study=study)))
     assert [what.partition(":")[0] for what in found.unknown] == ["sources.web", "generators.unknown"]
     done = finephrase("plan", "--study", str(study), "--max-dollars", "1e9", FINEPHRASE_DATA=str(tmp_path / "data"))
     assert done.returncode == 1
@@ -332,7 +333,7 @@ def test_a_price_that_cannot_be_told_is_never_taken_for_none(tmp_path: Path) -> 
 
 def test_a_limit_is_what_a_source_has_at_most(tmp_path: Path) -> None:
     study = study_with(tmp_path, limit=1000, documents=5_000_000, tokens=10_000_000_000)
-    found = plan(Lineage.read(Paths(data=tmp_path / "data", study=study))).as_json()
+    found = plan(read_lineage(Paths(data=tmp_path / "data", study=study))).as_json()
     assert found["stages"]["sources"]["documents"] == 1000
     assert found["stages"]["sources"]["input_tokens"] == 2_000_000
 
@@ -407,7 +408,7 @@ def test_a_mixture_that_would_repeat_its_data_too_often_is_warned_of_before_anyt
     fields["mixtures"]["readmes_raw"]["tokens"] = 80_000_000
     (said,) = [
         said
-        for said in plan(Lineage(study=Study.model_validate(fields), paths=lineage.paths)).warnings
+        for said in plan(Lineage(study=Study.model_validate(fields, context=catalogue()), paths=lineage.paths)).warnings
         if "times" in said
     ]
     assert re.match(r"mixtures\.readmes_raw: a student sees package_readmes about \d+\.\d times: beyond 4 times", said)
@@ -415,5 +416,5 @@ def test_a_mixture_that_would_repeat_its_data_too_often_is_warned_of_before_anyt
 
 def test_a_tokenizer_that_is_not_there_is_warned_of(lineage: Lineage, tmp_path: Path) -> None:
     fields = lineage.study.model_dump() | {"tokenizer": {"model": str(tmp_path / "nowhere")}}
-    found = plan(Lineage(study=Study.model_validate(fields), paths=lineage.paths))
+    found = plan(Lineage(study=Study.model_validate(fields, context=catalogue()), paths=lineage.paths))
     assert any(said.startswith(f"tokenizer: there is no folder {tmp_path}/nowhere") for said in found.warnings)

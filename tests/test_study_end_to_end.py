@@ -202,7 +202,7 @@ def test_dagster_marks_the_partition_of_an_edited_prompt_once_the_file_is_observ
 
 def test_a_mixture_refuses_a_dataset_that_did_not_pass_its_audit(own: Installation) -> None:
     fields = small_study()
-    fields["gates"]["min_form"] = 1.0
+    fields["gates"]["form"] = 1.0
     own.write(fields)
     outcome, _ = own.materialize()
     assert not outcome.complete

@@ -13,8 +13,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finephrase_dagster.catalogue import catalogue, read_lineage
+from finephrase_dagster.corpora.document import Document
+from finephrase_dagster.corpora.kinds import __path__ as kind_folders
+from finephrase_dagster.corpora.source import read_source
 from finephrase_dagster.study.file import StudyError, read_study
-from finephrase_dagster.study.paths import REPOSITORY
+from finephrase_dagster.study.paths import REPOSITORY, Paths
+from finephrase_dagster.study.prompt import PromptError
 from finephrase_dagster.study.spec import Study
 
 DEMO = REPOSITORY / "studies" / "demo.yaml"
@@ -30,7 +35,7 @@ def written(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 
 
 def test_the_demo_study_lists_five_mixtures_and_ten_students() -> None:
-    study = read_study(DEMO)
+    study = read_study(DEMO, catalogue())
     assert len(study.mixtures) == 5
     assert len(study.student_runs) == 10
     assert study.prompts == ("faq", "math", "table", "tutorial")
@@ -38,7 +43,7 @@ def test_the_demo_study_lists_five_mixtures_and_ten_students() -> None:
 
 
 def test_specs_are_frozen() -> None:
-    study = read_study(DEMO)
+    study = read_study(DEMO, catalogue())
     with pytest.raises(ValueError, match="frozen"):
         study.mixtures["readmes_raw"].tokens = 1  # type: ignore[misc]
 
@@ -76,7 +81,23 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         ),
         r"runs\[1\]\.decay_from: nano has decay_fraction 1 and thus nothing before its decay; lower it",
     ),
-    "a missing field": (lambda f: f.pop("gates"), "gates: is missing; add it"),
+    "a missing field": (lambda f: f.pop("description"), "description: is missing; add it"),
+    "an unknown gate": (
+        lambda f: f["gates"].update(commen_opening=0.5),
+        "gates.commen_opening: there is no 'commen_opening'; did you mean common_opening?",
+    ),
+    "an unknown setting of a gate": (
+        lambda f: f["gates"].update(common_opening={"letters": 5}),
+        "gates.common_opening.letters: there is no 'letters'; known: threshold, characters",
+    ),
+    "a threshold above 1": (lambda f: f["gates"].update(form=1.5), "gates.form: is 1.5; must be a share, from 0 to 1"),
+    "a threshold in words": (lambda f: f["gates"].update(form="high"), "gates.form: is 'high'; must be a share"),
+    "a threshold that is true": (lambda f: f["gates"].update(form=True), "gates.form: is true; must be a share"),
+    "a setting that must be a whole number": (
+        lambda f: f["gates"].update(common_opening={"characters": 2.5}),
+        "gates.common_opening.characters: is 2.5; must be a whole number, at least 1",
+    ),
+    "a list of gates": (lambda f: f.update(gates=["form"]), "gates: is a list; must be fields"),
     "a misspelt field": (lambda f: f.update(seads=[]), "seads: is not a field here; remove it or correct its name"),
     "an unknown task": (lambda f: f["evaluation"]["tasks"].append("chess"), "evaluation.tasks"),
     "a name that leaves the folder": (lambda f: f["mixtures"].update({"../up": f["mixtures"]["readmes_raw"]}), "../up"),
@@ -135,7 +156,7 @@ def test_a_wrong_study_names_file_field_and_remedy(tmp_path: Path, case: str) ->
     change, message = WRONG[case]
     path = written(tmp_path, change)
     with pytest.raises(StudyError, match=message) as caught:
-        read_study(path)
+        read_study(path, catalogue())
     assert str(path) in str(caught.value)
 
 
@@ -145,7 +166,7 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
         fields["seads"] = 1
 
     with pytest.raises(StudyError, match="wrong in 2 places"):
-        read_study(written(tmp_path, change))
+        read_study(written(tmp_path, change), catalogue())
 
 
 NOT_YAML = {
@@ -179,7 +200,7 @@ def test_what_is_not_a_study_is_refused(tmp_path: Path, case: str) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(StudyError, match=message) as caught:
-        read_study(path)
+        read_study(path, catalogue())
     assert str(path) in str(caught.value)
 
 
@@ -197,7 +218,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         tmp_path / "nul\0": "cannot be read",
     }.items():
         with pytest.raises(StudyError, match=message) as caught:
-            read_study(path)
+            read_study(path, catalogue())
         assert str(path) in str(caught.value)
 
 
@@ -210,14 +231,65 @@ def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
         os.seteuid(65534)  # root may read everything
     try:
         with pytest.raises(StudyError, match="Permission denied"):
-            read_study(path)
+            read_study(path, catalogue())
     finally:
         os.seteuid(root)
 
 
-def test_a_folder_of_prompts_that_is_not_there_is_refused_with_the_study(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"demo\.yaml: .*nowhere: there is no such folder"):
-        read_study(DEMO, prompts=tmp_path / "nowhere")
+def test_a_folder_of_prompts_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="nowhere: there is no such folder"):
+        catalogue(prompts=tmp_path / "nowhere")
+
+
+def test_gates_that_a_study_leaves_out_have_their_defaults(tmp_path: Path) -> None:
+    defaults = catalogue().gates
+    assert read_study(written(tmp_path, lambda f: f.pop("gates")), catalogue()).gates == defaults
+    settings = read_study(written(tmp_path, lambda f: f.update(gates={"form": 0.5})), catalogue()).gates
+    assert settings == {**defaults, "form": {**defaults["form"], "threshold": 0.5}}
+    settings = read_study(
+        written(tmp_path, lambda f: f.update(gates={"common_opening": {"characters": 40}})), catalogue()
+    ).gates
+    assert settings["common_opening"] == {**defaults["common_opening"], "characters": 40}
+
+
+TOY_KIND = """
+from typing import Any, Literal
+
+from finephrase_dagster.corpora.document import Document
+from finephrase_dagster.corpora.reader import ListedReader
+from finephrase_dagster.study.source import SourceSpec
+
+
+class ToySource(SourceSpec):
+    kind: Literal["toy"]
+    words: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return "words that the study file lists"
+
+    def identity(self, **_: Any) -> dict[str, Any]:
+        return {"words": self.words}
+
+    def reader(self, **_: Any) -> ListedReader:
+        return ListedReader(lambda: [Document(id=word, text=word, source="toy") for word in self.words], "toy")
+"""
+
+
+def test_one_file_in_the_folder_of_kinds_adds_a_kind_of_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kinds").mkdir()
+    (tmp_path / "kinds" / "toy.py").write_text(TOY_KIND, encoding="utf-8")
+    monkeypatch.setattr("finephrase_dagster.corpora.kinds.__path__", [*kind_folders, str(tmp_path / "kinds")])
+    toy = {"kind": "toy", "words": ["one", "two", "three"], "limit": 2}
+    path = written(tmp_path, lambda f: f["sources"].update(package_readmes=toy))
+    lineage = read_lineage(Paths(data=tmp_path / "data", study=path))
+    assert lineage.source("package_readmes").recipe["words"] == ("one", "two", "three")
+    source = lineage.study.sources["package_readmes"]
+    assert (source.label, source.page, source.selection) == ("words that the study file lists", None, "the first 2")
+    reader = read_source(source, "package_readmes", requirements=lineage.paths.requirements)
+    assert [row.id for row in reader.rows() if isinstance(row, Document)] == ["one", "two"]
+    with pytest.raises(StudyError, match=r"sources\.package_readmes\.words: is missing; add it"):
+        read_study(written(tmp_path, lambda f: f["sources"].update(package_readmes={"kind": "toy"})), catalogue())
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
@@ -225,19 +297,19 @@ def test_a_folder_of_prompts_that_is_not_there_is_refused_with_the_study(tmp_pat
 def test_a_byte_order_mark_and_any_line_end_are_accepted(tmp_path: Path, encoding: str, end: str) -> None:
     path = tmp_path / "study.yaml"
     path.write_bytes(DEMO.read_text(encoding="utf-8").replace("\n", end).encode(encoding))
-    assert read_study(path) == read_study(DEMO)
+    assert read_study(path, catalogue()) == read_study(DEMO, catalogue())
 
 
 def test_a_mixture_defined_twice_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(DEMO.read_text().replace("  reference_raw:", "  readmes_raw:"))
     with pytest.raises(StudyError, match=r"study.yaml:\d+: .*'readmes_raw' is defined twice"):
-        read_study(path)
+        read_study(path, catalogue())
 
 
 def test_a_missing_study_lists_those_there_are() -> None:
     with pytest.raises(StudyError, match=r"no such file; the project has studies/demo\.yaml.*FINEPHRASE_STUDY"):
-        read_study(DEMO.with_name("nothing.yaml"))
+        read_study(DEMO.with_name("nothing.yaml"), catalogue())
 
 
 STUDIES = {
@@ -303,7 +375,7 @@ def test_however_a_study_is_broken_the_answer_is_a_study_or_a_study_error(
     path = tmp_path_factory.getbasetemp() / "broken.yaml"
     path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
     try:
-        assert isinstance(read_study(path), Study)
+        assert isinstance(read_study(path, catalogue()), Study)
     except StudyError as error:
         assert str(path) in str(error)
         assert len(str(error).splitlines()) < 60
@@ -320,7 +392,7 @@ def test_however_the_text_is_broken_the_answer_is_a_study_or_a_study_error(
     path = tmp_path_factory.getbasetemp() / "broken.yaml"
     path.write_text("\n".join(text), encoding="utf-8")
     try:
-        assert isinstance(read_study(path), Study)
+        assert isinstance(read_study(path, catalogue()), Study)
     except StudyError as error:
         assert str(path) in str(error)
 
@@ -329,5 +401,5 @@ def test_however_the_text_is_broken_the_answer_is_a_study_or_a_study_error(
 def test_weights_are_shares(components: dict[str, float]) -> None:
     fields = copy.deepcopy(FIELDS)
     fields["mixtures"]["readmes_raw"]["components"] = components
-    weights = Study.model_validate(fields).mixtures["readmes_raw"].weights
+    weights = Study.model_validate(fields, context=catalogue()).mixtures["readmes_raw"].weights
     assert sum(weights.values()) == pytest.approx(1)

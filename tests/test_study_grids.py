@@ -16,6 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.plan.text import expanded_text
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.expand import written
@@ -32,7 +33,7 @@ FIELDS: dict[str, Any] = yaml.safe_load((STUDIES / "finephrase.yaml").read_text(
 
 @pytest.fixture(scope="module")
 def finephrase() -> Study:
-    return read_study(STUDIES / "finephrase.yaml")
+    return read_study(STUDIES / "finephrase.yaml", catalogue())
 
 
 def read(folder: Path, change: Callable[[dict[str, Any]], object]) -> Study:
@@ -41,7 +42,7 @@ def read(folder: Path, change: Callable[[dict[str, Any]], object]) -> Study:
     change(fields)
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
-    return read_study(path)
+    return read_study(path, catalogue())
 
 
 def datasets(study: Study) -> list[tuple[str, str, str]]:
@@ -94,10 +95,10 @@ def test_the_students_have_the_published_parameter_counts(finephrase: Study, stu
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_expanded_study_is_the_study_and_expands_to_itself(tmp_path: Path, name: str) -> None:
-    study = read_study(STUDIES / f"{name}.yaml")
+    study = read_study(STUDIES / f"{name}.yaml", catalogue())
     path = tmp_path / "expanded.yaml"
     path.write_text(expanded_text(study), encoding="utf-8")
-    again = read_study(path)
+    again = read_study(path, catalogue())
     assert again == study
     assert again.student_runs == study.student_runs
     assert written(again) == written(study)
@@ -170,7 +171,7 @@ def test_keys_are_names_whatever_yaml_makes_of_them(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     for name in ("1_7", "2026", "on", "no", "0x1f", "1e3"):
         path.write_text(text.replace("  1_7:", f"  {name}:"), encoding="utf-8")
-        assert set(read_study(path).students) == {name}
+        assert set(read_study(path, catalogue()).students) == {name}
 
 
 def test_aliases_and_merges_are_read(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_aliases_and_merges_are_read(tmp_path: Path) -> None:
     own = "    components: {language_reference: 1}\n"
     path = tmp_path / "study.yaml"
     path.write_text(text.replace(f"{own}    tokens: 160_000\n    seed: 0\n", f"    <<: *raw\n{own}"), encoding="utf-8")
-    mixture = read_study(path).mixtures["reference_raw"]
+    mixture = read_study(path, catalogue()).mixtures["reference_raw"]
     assert (mixture.tokens, dict(mixture.components)) == (160_000, {"language_reference": 1})
 
 
@@ -289,7 +290,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         r"in 1 place:\n  mixtures\.one\.components\.web: there is no 'web'.*it stands in mixtures\.two",
     ),
     "a name that no terminal shows": (
-        lambda f: f["gates"].update({"\x1b[2J": 1}),
+        lambda f: f.update(gates={"\x1b[2J": 1}),
         r"gates\.'\\x1b\[2J': is not a field",
     ),
     "a dataset as mix-in": (

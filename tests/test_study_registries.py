@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from finephrase_dagster.study.catalogue import Library, Registry
+from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.study.expand import Expansion
 from finephrase_dagster.study.file import REGISTRIES, StudyError, read_registry, read_study
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.paths import REPOSITORY
-from finephrase_dagster.study.source import Source
+from finephrase_dagster.study.spec import Source
 
 STUDIES = REPOSITORY / "studies"
 GENERATORS, SOURCES = read_registry("generators"), read_registry("sources")
@@ -62,7 +62,7 @@ def test_a_registered_generator_decides_nothing_that_is_the_studys(name: str) ->
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_source_is_one(name: str) -> None:
-    source: Any = TypeAdapter(Source).validate_python(SOURCES[name])
+    source: Any = TypeAdapter(Source).validate_python(SOURCES[name], context=catalogue())
     assert source.license
 
 
@@ -70,7 +70,7 @@ def test_every_source_is_one(name: str) -> None:
 def test_every_generator_is_used_by_naming_it(tmp_path: Path, name: str) -> None:
     defaults = {"generators": {"max_tokens": 1024, "sampling": {"seed": 7}}}
     cells = [{"generator": name, "source": "dclm"}]
-    read = read_study(study(tmp_path, generators=None, defaults=defaults, cells=cells))
+    read = read_study(study(tmp_path, generators=None, defaults=defaults, cells=cells), catalogue())
     assert read.generators[name].model == GENERATORS[name]["model"]
     assert read.generators[name].sampling.seed == 7
     assert set(read.sources) == {"dclm"}
@@ -87,11 +87,11 @@ def test_an_entry_more_is_used_without_anything_else(tmp_path: Path, registries:
         defaults={"generators": {"max_tokens": 512, "sampling": {"seed": 0}}},
         cells=[{"generators": ["newcomer", "smollm2_1_7b"], "source": "my_web"}],
     )
-    read = read_study(path, registries=registries)
+    read = read_study(path, catalogue(registries=registries))
     assert read.generators["newcomer"].context == 4096
     assert [cell.name for cell in read.cells] == ["newcomer__my_web", "smollm2_1_7b__my_web"]
     with pytest.raises(StudyError, match=r"(?s)in 2 places.*cells\[0\]\.generators: there is no 'newcomer'"):
-        read_study(path)
+        read_study(path, catalogue())
 
 
 def test_own_fields_lie_over_the_entry_and_the_entry_over_defaults(tmp_path: Path) -> None:
@@ -101,7 +101,8 @@ def test_own_fields_lie_over_the_entry_and_the_entry_over_defaults(tmp_path: Pat
             defaults={"generators": {"context": 1024, "max_tokens": 64, "sampling": {"seed": 3, "top_k": 5}}},
             generators={"gemma": {"from": "gemma_3_1b", "engine": {"max_num_seqs": 8}}},
             cells=[{"generator": "gemma", "source": "dclm"}],
-        )
+        ),
+        catalogue(),
     )
     gemma, entry = read.generators["gemma"], GENERATORS["gemma_3_1b"]
     assert (gemma.context, gemma.max_tokens) == (entry["context"], 64)
@@ -138,7 +139,7 @@ def test_a_wrong_use_of_an_entry_is_refused(tmp_path: Path, case: str) -> None:
     entry, message = WRONG[case]
     path = study(tmp_path, generators={**PRODUCTION["generators"], "x": entry})
     with pytest.raises(StudyError, match=message) as caught:
-        read_study(path)
+        read_study(path, catalogue())
     assert str(path) in str(caught.value)
 
 
@@ -148,7 +149,7 @@ def test_what_does_not_fit_the_kind_is_told_to_come_from_the_entry(tmp_path: Pat
     with pytest.raises(
         StudyError, match=r"sources\.dclm\.dataset: is not a field here; .*comes from dclm in .*sources"
     ):
-        read_study(path)
+        read_study(path, catalogue())
 
 
 @pytest.mark.parametrize(
@@ -167,25 +168,22 @@ def test_a_broken_registry_is_named(tmp_path: Path, registries: Path, text: str,
     (registries / "generators.yaml").write_text(text, encoding="utf-8")
     path = study(tmp_path, generators=None)
     with pytest.raises(StudyError, match=message):
-        read_study(path, registries=registries)
+        read_study(path, catalogue(registries=registries))
 
 
 def test_a_registry_that_is_not_there_is_named(tmp_path: Path, registries: Path) -> None:
     (registries / "sources.yaml").unlink()
     with pytest.raises(StudyError, match=r"registry .*sources\.yaml: no such file; put it there"):
-        read_study(study(tmp_path), registries=registries)
+        read_study(study(tmp_path), catalogue(registries=registries))
 
 
 def test_what_only_tokenizers_and_embedded_generators_name_is_taken_from_the_registry() -> None:
-    registries = {
-        section: Registry(path=STUDIES / name, entries=read_registry(section)) for section, name in REGISTRIES.items()
-    }
     expansion = Expansion(
         {
             "generators": {"small": {"model": "embedded", "embedded": {"sources": ["dclm"]}}},
             "tokenizer": {"model": "embedded", "sources": ["cosmopedia"]},
         },
-        Library(registries=registries, prompts=()),
+        catalogue(),
     )
     assert expansion.problems == []
     assert set(expansion.fields["sources"]) == {"dclm", "cosmopedia"}
@@ -205,6 +203,6 @@ def test_whatever_a_registry_holds_the_answer_is_a_study_or_a_study_error(
     (folder / "generators.yaml").write_text(yaml.safe_dump(dict(held)), encoding="utf-8")
     shutil.copy(STUDIES / "sources.yaml", folder)
     try:
-        read_study(study(folder, generators=None), registries=folder)
+        read_study(study(folder, generators=None), catalogue(registries=folder))
     except StudyError as error:
         assert str(folder) in str(error)

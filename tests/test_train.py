@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.paths import REPOSITORY
@@ -235,7 +236,7 @@ def test_the_student_has_the_study_s_architecture() -> None:
     [("0_5b", 483_714_048), ("1_7b", 1_672_071_168), ("2_9b", 2_860_792_320), ("6_2b", 6_162_714_624)],
 )
 def test_the_presets_are_models_with_the_published_numbers_of_parameters(preset: str, parameters: int) -> None:
-    study = read_study(REPOSITORY / "studies" / "finephrase.yaml")
+    study = read_study(REPOSITORY / "studies" / "finephrase.yaml", catalogue())
     assert study.sequence is not None
     with torch.device("meta"):
         model = build_student(study.students[preset], vocabulary=128_256, sequence=study.sequence, eos=128_001)

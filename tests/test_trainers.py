@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.definitions import default_resources
 from finephrase_dagster.study.spec import Study
 from resources.trainer import NanotronTrainer, StudentTrainer
@@ -14,7 +15,9 @@ from test_plan import complete
 
 
 def trained_by(lineage: Lineage, **fields: Any) -> Lineage:
-    return Lineage(study=Study.model_validate(lineage.study.model_dump() | fields), paths=lineage.paths)
+    return Lineage(
+        study=Study.model_validate(lineage.study.model_dump() | fields, context=catalogue()), paths=lineage.paths
+    )
 
 
 def test_a_study_is_trained_on_this_machine_unless_it_says_otherwise(

@@ -14,7 +14,6 @@ from typing import Any
 
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
-from finephrase_dagster.artifacts.inputs import described, input_files
 from finephrase_dagster.artifacts.key import (
     CHECKPOINT,
     CORPUS,
@@ -37,10 +36,9 @@ from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import EMBEDDED
-from finephrase_dagster.study.file import StudyError, read_study
+from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
-from finephrase_dagster.study.source import EmbeddedSource, FilesSource
 from finephrase_dagster.study.spec import Cell, Evaluation, Study, task_folder
 
 HUB = "hub"
@@ -59,16 +57,6 @@ class Lineage:
         self.prompts: dict[str, Prompt] = read_prompts(paths.prompts, study.prompts)
         if study.evaluation is not None and study.evaluation.items != HUB:
             self._check_items(study.evaluation.tasks)
-
-    @classmethod
-    def read(cls, paths: Paths) -> Lineage:
-        """Return the lineage of the study file that `paths` names.
-
-        Raises:
-            StudyError: the study file is invalid.
-            PromptError: one of its prompt files is invalid.
-        """
-        return cls(study=read_study(paths.study, prompts=paths.prompts), paths=paths)
 
     def _check_items(self, tasks: Iterable[str]) -> None:
         where = f"study {self.paths.study}: evaluation.items:"
@@ -105,11 +93,7 @@ class Lineage:
     def source(self, name: str) -> Artifact:
         """Return a corpus. Its recipe says what is read; its version is a hash of the rows alone."""
         source = self.study.sources[name]
-        recipe: dict[str, Any] = {"source": name, "read": source.identity}
-        if isinstance(source, EmbeddedSource) and source.corpus == "package_readmes":
-            recipe["list"] = sha256_file(self.paths.requirements)
-        if isinstance(source, FilesSource):
-            recipe["files"] = described(input_files(source.paths))
+        recipe = {"source": name, **source.identity(requirements=self.paths.requirements)}
         return self._artifact(ItemKey(kind=CORPUS, source=name), recipe)
 
     def generator(self, name: str) -> Artifact:

@@ -9,7 +9,7 @@ from finephrase_dagster.commands.options import StudyOption, paths_of
 
 def expand(study: StudyOption = None) -> None:
     """Prints a study with every entry in full: registries, defaults and grids put in. It is a study file itself."""
-    from finephrase_dagster.artifacts.lineage import Lineage
+    from finephrase_dagster.catalogue import read_lineage
     from finephrase_dagster.plan.text import expanded_text
 
-    typer.echo(expanded_text(Lineage.read(paths_of(study)).study), nl=False)
+    typer.echo(expanded_text(read_lineage(paths_of(study)).study), nl=False)

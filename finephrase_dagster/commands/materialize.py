@@ -16,12 +16,12 @@ from finephrase_dagster.study.paths import require_clone
 
 def materialize(study: StudyOption = None) -> None:
     """Makes everything of a study that is missing or stale, stage by stage, in this process."""
-    from finephrase_dagster.artifacts.lineage import Lineage
+    from finephrase_dagster.catalogue import read_lineage
 
     require_clone("finephrase materialize")
     log = clock()
     paths = paths_of(study)
-    lineage = Lineage.read(paths)
+    lineage = read_lineage(paths)
     home = dagster_home()
     with _store_failures_explained():
         from finephrase_dagster.orchestration.stores import refuse_unusable

@@ -27,7 +27,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """What a study would run, what exists already, and what it costs. Starts nothing."""
-    from finephrase_dagster.artifacts.lineage import Lineage
+    from finephrase_dagster.catalogue import read_lineage
     from finephrase_dagster.plan.plan import Terms
     from finephrase_dagster.plan.plan import plan as planned
     from finephrase_dagster.plan.published import Published
@@ -35,7 +35,7 @@ def plan(
 
     price = Published.read().gpu_hour_dollars if gpu_hour_dollars is None else gpu_hour_dollars
     require_finite({"--gpu-hour-dollars": price, "--goodput": goodput, "--max-dollars": max_dollars})
-    found = planned(Lineage.read(paths_of(study)), Terms(gpus=gpus, gpu_hour_dollars=price, goodput=goodput))
+    found = planned(read_lineage(paths_of(study)), Terms(gpus=gpus, gpu_hour_dollars=price, goodput=goodput))
     typer.echo(json.dumps(found.as_json(), indent=2) if as_json else plan_text(found, every_item=every_item))
     if max_dollars is None:
         return

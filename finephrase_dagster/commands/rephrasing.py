@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.artifacts.fingerprint import SHORT, sha256_file
-from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.recipe import SERVER_DEFAULT, dataset_recipe
 from finephrase_dagster.artifacts.versions import TRUNCATION, TRUNCATION_BYTES
+from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.devices import lease, leased_here
 from finephrase_dagster.orchestration.logs import json_wanted
@@ -182,7 +182,7 @@ def _of_generator(order: Order, prompts: Mapping[str, Prompt], paths: Paths, say
     """A model of the study, on an engine of our own."""
     from finephrase_dagster.generators.product import make_generator
 
-    lineage = Lineage.read(paths)
+    lineage = read_lineage(paths)
     name = str(order.generator)
     if name not in lineage.study.generators:
         known = ", ".join(lineage.study.generators)

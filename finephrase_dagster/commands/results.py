@@ -20,9 +20,9 @@ app = typer.Typer(no_args_is_help=True, help="Scores: the comparison of all stud
 @app.command()
 def leaderboard(study: StudyOption = None, as_json: JsonOption = False) -> None:
     """Prints the comparison of a study's mixtures."""
-    from finephrase_dagster.artifacts.lineage import Lineage
+    from finephrase_dagster.catalogue import read_lineage
 
-    lineage = Lineage.read(paths_of(study))
+    lineage = read_lineage(paths_of(study))
     if not lineage.study.mixtures:
         raise OptionWrong(f"study {lineage.paths.study}: has no mixtures, and thus no scores; name another study")
     artifact = lineage.leaderboard()

@@ -18,10 +18,10 @@ def ui(
     mlflow_port: Annotated[int, typer.Option(min=1, max=LAST_PORT, help="Port of MLflow's pages.")] = 5000,
 ) -> None:
     """Serves Dagster's web UI and MLflow's on 127.0.0.1 until interrupted."""
-    from finephrase_dagster.artifacts.lineage import Lineage
+    from finephrase_dagster.catalogue import read_lineage
     from finephrase_dagster.orchestration.servers import serve
 
     require_clone("finephrase ui")
     paths = paths_of(study)
-    Lineage.read(paths)
+    read_lineage(paths)
     serve(paths, dagster_home=dagster_home(), port=port, mlflow_port=mlflow_port, log=typer.echo)

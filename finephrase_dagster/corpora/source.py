@@ -11,13 +11,11 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from finephrase_dagster.artifacts.fingerprint import fingerprint, sha256_file
 from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, Row
-from finephrase_dagster.corpora.embedded import read_language_reference, read_package_readmes
 from finephrase_dagster.corpora.ids import IdSet, id_hash
-from finephrase_dagster.corpora.reader import ListedReader, Position, Reader
+from finephrase_dagster.corpora.reader import Position, Reader
 from finephrase_dagster.study.file import StudyError
-from finephrase_dagster.study.source import EmbeddedSource, FilesSource, Sample, Source
+from finephrase_dagster.study.source import Sample, SourceSpec, TableSource
 
 _HASHES = 2**64  # of which a sample takes a share
 
@@ -115,7 +113,7 @@ class SourceReader:
                 raise CorpusError(f"{row.source}: the id {row.id!r} stands twice; make ids unique")
 
 
-def read_source(source: Source, name: str, *, requirements: Path) -> SourceReader:
+def read_source(source: SourceSpec, name: str, *, requirements: Path) -> SourceReader:
     """A source of a study, to be read in its stable order.
 
     Args:
@@ -126,14 +124,10 @@ def read_source(source: Source, name: str, *, requirements: Path) -> SourceReade
     Raises:
         CorpusError: there is no such source.
     """
-    if isinstance(source, EmbeddedSource):
-        return SourceReader(_embedded(source, requirements), name, limit=source.limit)
-    # The readers bring Arrow and `datasets` along, which the embedded corpora do without.
-    from finephrase_dagster.corpora.files import FilesReader
-    from finephrase_dagster.corpora.hub import HubReader
-
     with _named(name):
-        reader: Reader = FilesReader(source) if isinstance(source, FilesSource) else HubReader(source)
+        reader: Reader = source.reader(requirements=requirements)
+    if not isinstance(source, TableSource):
+        return SourceReader(reader, name, limit=source.limit)
     return SourceReader(
         reader,
         name,
@@ -142,13 +136,6 @@ def read_source(source: Source, name: str, *, requirements: Path) -> SourceReade
         ids_from_text=source.id_column is None,
         token_column=source.token_column,
     )
-
-
-def _embedded(source: EmbeddedSource, requirements: Path) -> Reader:
-    if source.corpus == "language_reference":
-        return ListedReader(read_language_reference, source.corpus)
-    listed = sha256_file(requirements) if requirements.is_file() else ""
-    return ListedReader(lambda: read_package_readmes(requirements), fingerprint([source.corpus, listed]))
 
 
 def _drawn(seed: int, name: str) -> int:

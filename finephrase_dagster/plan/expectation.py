@@ -14,11 +14,12 @@ from typing import Any
 
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.corpora.kinds.embedded import EmbeddedSource
 from finephrase_dagster.plan.published import Measured, Published, Rate, number
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.file import StudyError, read_registry
 from finephrase_dagster.study.generator import Throughput
-from finephrase_dagster.study.source import EmbeddedSource, Source
+from finephrase_dagster.study.source import SourceSpec, TableSource
 
 BYTES_PER_TOKEN = 4.3  # of English web text, by tokenizers of 50,000 to 130,000 entries
 EMBEDDED = {"package_readmes": (320, 8_900), "language_reference": (80, 5_800)}  # documents, bytes each, about
@@ -138,12 +139,14 @@ class Expectations:
         return manifest["version"] if manifest else None
 
 
-def _expected(source: Source) -> Size:
+def _expected(source: SourceSpec) -> Size:
     """How large a source is that was not read yet."""
     if isinstance(source, EmbeddedSource):
         documents, size = EMBEDDED[source.corpus]
         documents = min(documents, source.limit or documents)
         return Size(documents=documents, tokens=documents * size / BYTES_PER_TOKEN, basis="seen elsewhere")
+    if not isinstance(source, TableSource):
+        return Size(documents=source.limit or 0, tokens=(source.limit or 0) * ASSUMED_DOCUMENT, basis="its limit")
     each = source.tokens / source.documents if source.tokens and source.documents else ASSUMED_DOCUMENT
     if source.limit and (source.documents is None or source.limit < source.documents):
         return Size(documents=source.limit, tokens=source.limit * each, basis="its limit")

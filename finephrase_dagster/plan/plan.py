@@ -10,12 +10,12 @@ from typing import Any
 from finephrase_dagster.artifacts.graph import Item, State, current_manifest, items, states
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.corpora.kinds.hub import HubSource
 from finephrase_dagster.plan.cost import Cost, Estimator
 from finephrase_dagster.plan.expectation import Expectations
 from finephrase_dagster.plan.published import Measured, Published
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.source import HubSource
 from finephrase_dagster.study.spec import Study
 from finephrase_dagster.study.student import MANY_EPOCHS
 

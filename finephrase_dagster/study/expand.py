@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finephrase_dagster.study.catalogue import Library
+from finephrase_dagster.study.catalogue import Catalogue
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.grid import LARGEST, CellGrid, MixtureGrid
 from finephrase_dagster.study.problems import (
@@ -32,16 +32,16 @@ WITH_DEFAULTS = ("generators", "sources", "mixtures", "students")
 Fields = dict[str, Any]
 
 
-def full_study(said: Mapping[str, Any], library: Library) -> Study:
+def full_study(said: Mapping[str, Any], catalogue: Catalogue) -> Study:
     """The study that fields stand for, with registries, defaults, grids and runs written out.
 
     Raises:
         InvalidFields: all that is wrong, at the places where it is said.
     """
-    expansion = Expansion(said, library)
+    expansion = Expansion(said, catalogue)
     wrong = expansion.problems
     try:
-        study = Study.model_validate(expansion.fields)
+        study = Study.model_validate(expansion.fields, context=catalogue)
     except ValidationError as error:
         # What does not go together only follows from what could not be expanded.
         if not wrong or any(one["loc"] for one in error.errors(include_input=False)):
@@ -50,7 +50,7 @@ def full_study(said: Mapping[str, Any], library: Library) -> Study:
             found = found_in(error, expansion.fields)
             wrong += [expansion.located(problem) for problem in found if not broken & set(problem.place[:1])]
         # Sections that cells and mixtures fill are empty because those are wrong.
-        filled = {(section,) for section in library.registries if section not in said}
+        filled = {(section,) for section in catalogue.registries if section not in said}
         raise InvalidFields([one for one in dict.fromkeys(wrong) if one.place not in filled] or wrong) from error
     if wrong:
         raise InvalidFields(list(dict.fromkeys(wrong)))
@@ -72,9 +72,9 @@ class Expansion:
         problems: what could not be expanded, by where it is said.
     """
 
-    def __init__(self, said: Mapping[str, Any], library: Library) -> None:
+    def __init__(self, said: Mapping[str, Any], catalogue: Catalogue) -> None:
         self._said = said
-        self._library = library
+        self._catalogue = catalogue
         self.problems = [
             Problem((name,), "is empty; write what belongs there, or remove the line")
             for name, value in said.items()
@@ -110,7 +110,7 @@ class Expansion:
         if own is not None and _reaches(own, path):
             return problem
         if path and origin is not None:
-            registry = self._library.registries[str(section)]
+            registry = self._catalogue.registries[str(section)]
             if _reaches(registry.entries[origin], path):
                 if own is None:
                     return Problem((f"{registry.path}: {origin}", *path), message)
@@ -148,7 +148,7 @@ class Expansion:
         return _merged(self._defaults[section], entry)
 
     def _expand_prompts(self) -> None:
-        files, said = self._library.prompts, self.fields.get("prompts")
+        files, said = self._catalogue.prompts, self.fields.get("prompts")
         if said == ALL:
             self.fields["prompts"] = list(files)
         elif isinstance(said, str):
@@ -226,7 +226,7 @@ class Expansion:
         own = self.fields.get(section, {})
         if not isinstance(own, dict):
             return
-        registry = self._library.registries[section].entries
+        registry = self._catalogue.registries[section].entries
         entries = {name: self._entry(section, name, entry) for name, entry in own.items()}
         missed: dict[str, dict[Place, None]] = {}
         for place, name in self._used(section):
@@ -265,7 +265,7 @@ class Expansion:
         entry = dict(entry)
         if "from" not in entry:
             return self._over_defaults(section, entry)
-        origin, registry = entry.pop("from"), self._library.registries[section]
+        origin, registry = entry.pop("from"), self._catalogue.registries[section]
         if not isinstance(origin, str) or origin not in registry.entries:
             message = f"is {shown(origin)}; write the name of an entry"
             message = unknown(origin, list(registry.entries)) if isinstance(origin, str) else message

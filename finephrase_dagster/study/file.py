@@ -9,12 +9,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.study.catalogue import Library, Registry
+from finephrase_dagster.study.catalogue import Catalogue, Registry
 from finephrase_dagster.study.expand import full_study
 from finephrase_dagster.study.fields import Name
 from finephrase_dagster.study.paths import SHIPPED
 from finephrase_dagster.study.problems import NAME, InvalidFields, Problem, shown, told
-from finephrase_dagster.study.prompt import PromptError, prompt_names
 from finephrase_dagster.study.spec import Study
 
 PROMPTS = SHIPPED / "prompts"
@@ -70,31 +69,33 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
 
-def read_study(path: Path, *, prompts: Path = PROMPTS, registries: Path = STUDIES) -> Study:
-    """Reads, expands and validates a study file.
+def read_study(path: Path, catalogue: Catalogue) -> Study:
+    """Read, expand and validate a study file.
 
     Args:
         path: the file.
-        prompts: the folder of prompt files.
-        registries: the folder of `generators.yaml` and `sources.yaml`.
+        catalogue: the names that it may use without defining them; see `finephrase_dagster.catalogue`.
 
     Raises:
-        StudyError: no such file, not YAML, or fields that are missing, unknown or contradictory; or a
-            registry that is wrong.
+        StudyError: there is no such file, it is not YAML, or fields are missing, unknown or contradictory.
     """
     fields = read_fields(path, "study", example="studies/demo.yaml")
     try:
-        names = prompt_names(prompts)
-    except PromptError as error:
-        raise StudyError(f"study {path}: {error}") from error
-    found = {
-        section: Registry(path=registries / name, entries=read_registry(section, registries))
-        for section, name in REGISTRIES.items()
-    }
-    try:
-        return full_study(fields, Library(registries=found, prompts=names))
+        return full_study(fields, catalogue)
     except InvalidFields as error:
         raise wrong_file("study", path, error.problems) from error
+
+
+def read_registries(folder: Path = STUDIES) -> dict[str, Registry]:
+    """Read `generators.yaml` and `sources.yaml` of a folder.
+
+    Raises:
+        StudyError: one of them cannot be read, or an entry is not a name with fields.
+    """
+    return {
+        section: Registry(path=folder / name, entries=read_registry(section, folder))
+        for section, name in REGISTRIES.items()
+    }
 
 
 def read_registry(section: str, folder: Path = STUDIES) -> dict[str, Any]:

@@ -134,8 +134,6 @@ def has(value: object, part: str | int) -> bool:
 
 def _place(where: Place, fields: object, kind: str) -> Place:
     """A place without what pydantic puts into it: the names of a union's members, and that a key is meant."""
-    if len(where) > 3 and where[0] == "sources":
-        where = (*where[:2], *where[3:])
     place: list[str | int] = []
     value: Any = fields
     for index, part in enumerate(where):
@@ -154,10 +152,6 @@ def _message(kind: str, said: str, value: Any) -> str:
         return "is not a field here; remove it or correct its name"
     if kind in ("too_short", "string_too_short"):
         return "is empty; write at least one" if kind == "too_short" else "is empty; write it"
-    if kind == "union_tag_not_found":
-        return "says no 'kind'; add it"
-    if kind == "union_tag_invalid":
-        return f"has no such 'kind'; write one of {said.rpartition('tags: ')[2]}"
     if kind in ("string_pattern_mismatch", "string_too_long"):
         return f"{shown(value)} is no name; write {NAME}"
     if said.startswith("Input should be "):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -27,11 +29,19 @@ class Range(Spec):
             raise ValueError(f"min {self.min} is above max {self.max}")
         return self
 
+    def __str__(self) -> str:
+        low = "" if self.min is None else f"from {self.min:g}"
+        high = "" if self.max is None else f"to {self.max:g}"
+        return f"{low} {high}".strip()
+
 
 class OneOf(Spec):
     """Listed values."""
 
     values: tuple[Value, ...] = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(str, self.values))}"
 
 
 def _kind(said: Any) -> str:
@@ -49,20 +59,49 @@ class Sample(Spec):
     seed: int = Field(ge=0)
 
 
-class EmbeddedSource(Spec):
-    """Real text that every installation carries; nothing is downloaded."""
+class SourceSpec(Spec, ABC):
+    """The base class of all source kinds. Each kind is one file in `corpora/kinds/`.
 
-    kind: Literal["embedded"]
-    corpus: Literal["package_readmes", "language_reference"]
+    Attributes:
+        kind: the name of the kind; a subclass narrows it to a literal.
+    """
+
+    kind: str
     limit: int | None = Field(default=None, ge=1, description="documents at most")
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What determines the corpus."""
-        return self.model_dump(mode="json")
+    @abstractmethod
+    def label(self) -> str:
+        """Where the text comes from, as Markdown for a table of sources."""
+
+    @property
+    def page(self) -> str | None:
+        """The URL of the source's web page; None if it has none."""
+        return None
+
+    @property
+    def selection(self) -> str:
+        """Which rows are documents, in a few words."""
+        return f"the first {self.limit:,}" if self.limit else "all"
+
+    @abstractmethod
+    def identity(self, *, requirements: Path) -> dict[str, Any]:
+        """Return everything that determines the corpus, for its recipe.
+
+        Args:
+            requirements: the list of `name==version` lines that the embedded corpus `package_readmes` is read from.
+        """
+
+    @abstractmethod
+    def reader(self, *, requirements: Path) -> Any:
+        """Return a `corpora.reader.Reader` of the source's rows.
+
+        Args:
+            requirements: as in `identity`.
+        """
 
 
-class TableSource(Spec):
+class TableSource(SourceSpec):
     """Rows with a text: what files and hub datasets have in common.
 
     A column may be nested (`metadata.score`).
@@ -77,37 +116,17 @@ class TableSource(Spec):
         default_factory=dict, description="rows count only if each of these columns holds what is said here"
     )
     sample: Sample | None = None
-    limit: int | None = Field(default=None, ge=1, description="documents at most")
     documents: int | None = Field(default=None, ge=1, description="how many it is known to have; no identity")
     tokens: float | None = Field(default=None, gt=0, description="how many it is known to have; no identity")
     license: str | None = Field(default=None, description="no identity")
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What determines the corpus."""
+    def selection(self) -> str:
+        parts = [f"{column} {condition}" for column, condition in self.keep.items()]
+        parts += [f"{100 * self.sample.rate:.3g} % of them"] if self.sample else []
+        parts += [f"the first {self.limit:,}"] if self.limit else []
+        return "; ".join(parts) or "all"
+
+    def read_fields(self) -> dict[str, Any]:
+        """Return the fields that determine the corpus; expected sizes and the license do not."""
         return self.model_dump(mode="json", exclude={"documents", "tokens", "license"})
-
-
-class FilesSource(TableSource):
-    """Parquet, JSONL (plain, .gz, .zst) or WARC (.warc, .wet, .gz) files, here or in an object store."""
-
-    kind: Literal["files"]
-    paths: tuple[Text, ...] = Field(min_length=1, description="files, folders or glob patterns; paths or s3://... URLs")
-
-
-class HubSource(TableSource):
-    """A dataset on the Hugging Face hub, streamed; or a local folder of the same layout."""
-
-    kind: Literal["hub"]
-    dataset: Text
-    revision: Text
-    subset: Text | None = None
-    split: Text = "train"
-    files: tuple[Text, ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="glob patterns in the dataset; default: all of subset and split",
-    )
-
-
-Source = Annotated[EmbeddedSource | FilesSource | HubSource, Field(discriminator="kind")]

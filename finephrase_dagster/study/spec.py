@@ -6,18 +6,20 @@ down in the study file's documentation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
+from finephrase_dagster.study.catalogue import catalogue_of
 from finephrase_dagster.study.component import Component, cell_name
 from finephrase_dagster.study.fields import ModelReference, Name, Spec
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.grid import LARGEST, matching
-from finephrase_dagster.study.problems import InvalidFields, Place, Problem, shortened, unknown
-from finephrase_dagster.study.source import Source
+from finephrase_dagster.study.problems import InvalidFields, Place, Problem, shortened, shown, unknown
+from finephrase_dagster.study.source import SourceSpec
 from finephrase_dagster.study.student import EarlyStop, Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
 
 TASKS = (
@@ -62,24 +64,13 @@ class Cell(Spec):
         return Component(generator=self.generator, source=self.source, prompt=prompt)
 
 
-class Gates(Spec):
-    """What a synthetic dataset must pass before a mixture may use it; shares of its rows, 0 to 1."""
-
-    min_completed: float = Field(ge=0, le=1)
-    max_empty: float = Field(ge=0, le=1)
-    max_truncated: float = Field(ge=0, le=1, description="completions that ended at max_tokens")
-    min_form: float = Field(ge=0, le=1, description="completions that have the prompt's form")
-    max_common_opening: float = Field(ge=0, le=1, description="share of the most common opening")
-    opening_characters: int = Field(ge=1, description="characters that make an opening")
-
-
 class Evaluation(Spec):
     """The benchmark suite."""
 
     items: Literal["hub"] | ModelReference = Field(
         description="`embedded`, `hub` (the original datasets), or a folder with one folder a task"
     )
-    tasks: tuple[Literal[(*TASKS, *UNCOUNTED)], ...] = Field(min_length=1)  # type: ignore[valid-type]
+    tasks: tuple[str, ...] = Field(min_length=1, description="names of benchmarks")
     shots: int = Field(ge=0)
     samples: int = Field(ge=1, description="items a task at most")
     every: int | None = Field(
@@ -88,6 +79,71 @@ class Evaluation(Spec):
     backend: Literal["transformers", "vllm"] = Field(
         default="transformers", description="transformers computes in float32, vLLM in the checkpoint's precision"
     )
+
+    @field_validator("tasks")
+    @classmethod
+    def _are_benchmarks(cls, tasks: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.context is not None:
+            known = catalogue_of(info).tasks
+            if wrong := [
+                Problem((index,), unknown(task, known)) for index, task in enumerate(tasks) if task not in known
+            ]:
+                raise InvalidFields(wrong)
+        return tasks
+
+
+def _of_its_kind(value: Any, info: ValidationInfo) -> Any:
+    """Validate a source's fields as the class of its `kind`; what is not a set of fields is left to pydantic."""
+    if not isinstance(value, Mapping):
+        return value
+    kinds = catalogue_of(info).source_kinds
+    kind = value.get("kind")
+    if "kind" not in value:
+        raise InvalidFields([Problem((), f"says no 'kind'; add it: one of {', '.join(map(repr, kinds))}")])
+    if not isinstance(kind, str) or kind not in kinds:
+        raise InvalidFields([Problem((), f"has no such 'kind'; write one of {', '.join(map(repr, kinds))}")])
+    return kinds[kind].model_validate(value, context=info.context)
+
+
+Source = Annotated[SerializeAsAny[SourceSpec], BeforeValidator(_of_its_kind)]
+"""A source of any kind that the catalogue lists."""
+
+GateSettings = Mapping[str, Mapping[str, int | float]]
+"""The settings of each gate by its name."""
+
+
+def _full_gate_settings(section: Mapping[str, Any], defaults: GateSettings) -> dict[str, dict[str, int | float]]:
+    """Return the settings of all gates: those of the section `gates`, over the defaults."""
+    wrong: list[Problem] = []
+    settings: dict[str, dict[str, int | float]] = {
+        name: {**values, "threshold": float(values["threshold"])} for name, values in defaults.items()
+    }
+    for name, entry in section.items():
+        if name not in defaults:
+            wrong.append(Problem((name,), unknown(name, defaults)))
+            continue
+        own = entry if isinstance(entry, Mapping) else {"threshold": entry}
+        for setting, value in own.items():
+            place = (name, setting) if isinstance(entry, Mapping) else (name,)
+            if setting not in defaults[name]:
+                wrong.append(Problem(place, unknown(setting, defaults[name])))
+            elif requirement := _setting_flaw(setting, value, defaults[name][setting]):
+                wrong.append(Problem(place, f"is {shown(value)}; must be {requirement}"))
+            else:
+                settings[name][setting] = float(value) if setting == "threshold" else value
+    if wrong:
+        raise InvalidFields(wrong)
+    return settings
+
+
+def _setting_flaw(setting: str, value: Any, default: float) -> str | None:
+    """Return what a gate's setting must be if it is not."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if setting != "threshold" and isinstance(default, int):
+        return None if is_number and isinstance(value, int) and value >= 1 else "a whole number, at least 1"
+    if setting == "threshold" and default <= 1:
+        return None if is_number and 0 <= value <= 1 else "a share, from 0 to 1"
+    return None if is_number and 0 <= value < math.inf else "a number, at least 0"
 
 
 class Study(Spec):
@@ -99,7 +155,11 @@ class Study(Spec):
     sources: Mapping[Name, Source] = Field(min_length=1)
     generators: Mapping[Name, Generator] = Field(min_length=1)
     cells: tuple[Cell, ...] = Field(min_length=1)
-    gates: Gates
+    gates: GateSettings = Field(
+        default={},
+        validate_default=True,
+        description="what a synthetic dataset must pass: a threshold or settings per gate; default: the gates' own",
+    )
     tokenizer: Tokenizer | None = None
     sequence: int | None = Field(default=None, ge=16, description="tokens a training sequence, the students' context")
     mixtures: Mapping[Name, Mixture] = Field(default_factory=dict)
@@ -114,14 +174,20 @@ class Study(Spec):
         default="transformers", description="transformers trains on one machine, nanotron on a cluster"
     )
 
+    @field_validator("gates", mode="before")
+    @classmethod
+    def _has_all_gates(cls, section: Any, info: ValidationInfo) -> Any:
+        defaults = catalogue_of(info).gates
+        return _full_gate_settings(section, defaults) if isinstance(section, Mapping) else section
+
     @model_validator(mode="after")
-    def _refers_to_what_it_has(self) -> Study:
+    def _refers_to_what_it_has(self, info: ValidationInfo) -> Study:
         wrong = [*self._repeated(), *self._unknown()]
         if not self.mixtures:
             wrong += self._without_mixtures()
         else:
             missing = self._missing_for_training()
-            wrong += missing or [*self._wrong_in_training(), *self._wrong_in_runs()]
+            wrong += missing or [*self._wrong_in_training(), *self._wrong_in_runs(catalogue_of(info).counted_tasks)]
         if wrong:
             raise InvalidFields(list(dict.fromkeys(wrong)))
         return self
@@ -190,7 +256,7 @@ class Study(Spec):
                     message = f"{grid.decay_from} would decay from itself; take it out of this grid's mixtures"
                     yield Problem(("runs", index, "decay_from"), message)
 
-    def _wrong_in_runs(self) -> list[Problem]:
+    def _wrong_in_runs(self, counted_tasks: Collection[str]) -> list[Problem]:
         """What is wrong with the runs as such; nothing while they name what is not there."""
         if list(self._wrong_in_training()):
             return []
@@ -209,15 +275,21 @@ class Study(Spec):
             where = "in this grid" if index == first else f"; runs[{first}] has it, too"
             message = f"{shortened(names, 3)} stands more than once{where}: take it out of one"
             wrong.append(Problem(("runs", index), message))
-        return [*wrong, *self._too_small(), *self._wrong_in_decays(set(owner)), *self._wrong_in_early_stop()]
+        return [
+            *wrong,
+            *self._too_small(),
+            *self._wrong_in_decays(set(owner)),
+            *self._wrong_in_early_stop(counted_tasks),
+        ]
 
-    def _wrong_in_early_stop(self) -> Iterator[Problem]:
+    def _wrong_in_early_stop(self, counted_tasks: Collection[str]) -> Iterator[Problem]:
         """Why runs cannot be compared early."""
         if self.early_stop is None:
             return
         assert self.sequence is not None
-        if self.evaluation and not set(TASKS) <= set(self.evaluation.tasks):
-            yield Problem(("early_stop",), "students are compared by their macro score, which needs all twelve tasks")
+        if self.evaluation and (missing := set(counted_tasks) - set(self.evaluation.tasks)):
+            message = f"students are compared by their macro score, which also needs {shortened(sorted(missing))}"
+            yield Problem(("early_stop",), message)
         steps = [self.steps(run) for group in self.compared_early.values() for run in group]
         if steps and self.early_stop.step >= min(steps):
             message = f"{self.early_stop.step} is not before the end of the shortest run, {min(steps)} steps; lower it"

@@ -16,6 +16,7 @@ import dagster as dg
 
 from finephrase_dagster.artifacts.graph import items, ready
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.orchestration.placement import priority
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.prompt import PromptError
@@ -137,7 +138,7 @@ def _ready_recipes(lineage: Lineage) -> Callable[[], Recipes]:
 
     def recipes() -> Recipes:
         try:
-            fresh = Lineage.read(lineage.paths)
+            fresh = read_lineage(lineage.paths)
         except (StudyError, PromptError):
             return {}
         by_asset: dict[str, dict[str, str]] = {}

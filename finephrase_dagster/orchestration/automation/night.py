@@ -20,6 +20,7 @@ from dagster._core.scheduler.instigation import InstigatorStatus
 from finephrase_dagster.artifacts.graph import Item, failed_audits, items, ready
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.orchestration.automation.budget import Amount, BudgetWrong, Night, number, total
 from finephrase_dagster.orchestration.automation.runs import UNFINISHED, Partitions, in_flight, range_tags
 from finephrase_dagster.orchestration.jobs import job_of
@@ -225,7 +226,7 @@ def build_night(
         if isinstance(night, str):
             return dg.SkipReason(night)
         try:
-            settings, fresh = Night.from_environment(), Lineage.read(lineage.paths)
+            settings, fresh = Night.from_environment(), read_lineage(lineage.paths)
             return _tick(context, settings, lineage, fresh, night, now)
         except (BudgetWrong, StudyError, PromptError) as error:
             return dg.SkipReason(str(error))

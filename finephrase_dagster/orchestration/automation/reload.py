@@ -17,6 +17,7 @@ import dagster as dg
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.artifacts.graph import items
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.automation.failures import PAGES
 from finephrase_dagster.study.file import StudyError
@@ -58,7 +59,7 @@ def build_reload_sensor(lineage: Lineage) -> dg.SensorDefinition:
     )
     def reload_study(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         try:
-            found = digest(Lineage.read(lineage.paths))
+            found = digest(read_lineage(lineage.paths))
         except (StudyError, PromptError) as error:
             return dg.SkipReason(f"not reloaded, for what is on disk is wrong: {error}")
         if found == loaded:

@@ -5,19 +5,37 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
 from finephrase_dagster.artifacts.fingerprint import fingerprint
-from finephrase_dagster.artifacts.inputs import JSONL, input_files
 from finephrase_dagster.corpora.columns import Columns
 from finephrase_dagster.corpora.document import CorpusError, Row
+from finephrase_dagster.corpora.inputs import JSONL, described, input_files
 from finephrase_dagster.corpora.jsonl import jsonl_rows
 from finephrase_dagster.corpora.parquet import parquet_rows
-from finephrase_dagster.corpora.reader import Position
+from finephrase_dagster.corpora.reader import Position, Reader
 from finephrase_dagster.corpora.warc import warc_rows
-from finephrase_dagster.study.source import FilesSource
+from finephrase_dagster.study.source import TableSource, Text
+
+
+class FilesSource(TableSource):
+    """Parquet, JSONL (plain, .gz, .zst) or WARC (.warc, .wet, .gz) files, here or in an object store."""
+
+    kind: Literal["files"]
+    paths: tuple[Text, ...] = Field(min_length=1, description="files, folders or glob patterns; paths or s3://... URLs")
+
+    @property
+    def label(self) -> str:
+        return ", ".join(f"`{path}`" for path in self.paths)
+
+    def identity(self, *, requirements: Path) -> dict[str, Any]:
+        return {"read": self.read_fields(), "files": described(input_files(self.paths))}
+
+    def reader(self, *, requirements: Path) -> Reader:
+        return FilesReader(self)
 
 
 class FilesReader:

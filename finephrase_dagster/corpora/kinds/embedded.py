@@ -9,10 +9,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any, Literal
 
+from finephrase_dagster.artifacts.fingerprint import fingerprint, sha256_file
 from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, text_flaw
+from finephrase_dagster.corpora.reader import ListedReader, Reader
+from finephrase_dagster.study.source import SourceSpec
 
 SHORTEST = 200  # characters; below it a description is a pointer to a web page, not a text
+
+
+class EmbeddedSource(SourceSpec):
+    """Real text that every installation carries; nothing is downloaded."""
+
+    kind: Literal["embedded"]
+    corpus: Literal["package_readmes", "language_reference"]
+
+    @property
+    def label(self) -> str:
+        return "text that every installation carries"
+
+    def identity(self, *, requirements: Path) -> dict[str, Any]:
+        listed = {"list": sha256_file(requirements)} if self.corpus == "package_readmes" else {}
+        return {"read": self.model_dump(mode="json"), **listed}
+
+    def reader(self, *, requirements: Path) -> Reader:
+        if self.corpus == "language_reference":
+            return ListedReader(read_language_reference, self.corpus)
+        listed = sha256_file(requirements) if requirements.is_file() else ""
+        return ListedReader(lambda: read_package_readmes(requirements), fingerprint([self.corpus, listed]))
 
 
 def listed_distributions(requirements: Path) -> dict[str, str]:

@@ -4,15 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
 
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.corpora.columns import Columns
 from finephrase_dagster.corpora.document import CorpusError, Row
-from finephrase_dagster.corpora.reader import Position
-from finephrase_dagster.study.source import HubSource
+from finephrase_dagster.corpora.reader import Position, Reader
+from finephrase_dagster.study.source import TableSource, Text
 
 BATCH = 1_000  # rows that are in memory at once
+
+
+class HubSource(TableSource):
+    """A dataset on the Hugging Face hub, streamed; or a local folder of the same layout."""
+
+    kind: Literal["hub"]
+    dataset: Text
+    revision: Text
+    subset: Text | None = None
+    split: Text = "train"
+    files: tuple[Text, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="glob patterns in the dataset; default: all of subset and split",
+    )
+
+    @property
+    def label(self) -> str:
+        name = f"[{self.dataset}]({self.page})" if self.page else f"`{self.dataset}`"
+        subset = f", {self.subset}" if self.subset else ""
+        return f"{name}{subset}, {self.split}, at `{self.revision[:10]}`"
+
+    @property
+    def page(self) -> str | None:
+        return None if Path(self.dataset).is_dir() else f"https://huggingface.co/datasets/{self.dataset}"
+
+    def identity(self, *, requirements: Path) -> dict[str, Any]:
+        return {"read": self.read_fields()}
+
+    def reader(self, *, requirements: Path) -> Reader:
+        return HubReader(self)
 
 
 class HubReader:

@@ -1,0 +1,58 @@
+"""The catalogue of this installation: the source kinds, gates and benchmarks that it has, its prompts and registries.
+
+The first three are found by listing their folders: `corpora/kinds/`, `audit/gates/`, `evaluate/tasks/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.audit.gates import gates
+from finephrase_dagster.corpora.kinds import source_kinds
+from finephrase_dagster.evaluate.categories import CATEGORIES, SUITE
+from finephrase_dagster.study.catalogue import Catalogue
+from finephrase_dagster.study.file import PROMPTS, STUDIES, read_registries, read_study
+from finephrase_dagster.study.paths import Paths
+from finephrase_dagster.study.prompt import prompt_names
+
+
+def read_lineage(paths: Paths) -> Lineage:
+    """Read the study file that `paths` names, with everything this installation offers.
+
+    Raises:
+        StudyError, PromptError: the study file, a registry or one of the study's prompts is wrong.
+    """
+    return Lineage(study=read_study(paths.study, catalogue(prompts=paths.prompts)), paths=paths)
+
+
+def catalogue(*, prompts: Path = PROMPTS, registries: Path = STUDIES) -> Catalogue:
+    """Return everything that a study file may name without defining it.
+
+    Args:
+        prompts: the folder of prompt files.
+        registries: the folder of `generators.yaml` and `sources.yaml`.
+
+    Raises:
+        StudyError: a registry is wrong.
+        PromptError: there is no such folder of prompts, or one of its files has an invalid name.
+    """
+    return Catalogue(
+        registries=read_registries(registries),
+        prompts=prompt_names(prompts),
+        source_kinds=source_kinds(),
+        gates=_gates(),
+        tasks=_tasks(),
+    )
+
+
+def _gates() -> Mapping[str, Mapping[str, float]]:
+    """Return the default settings of each gate by its name."""
+    return {name: gate.defaults for name, gate in gates().items()}
+
+
+def _tasks() -> Mapping[str, str | None]:
+    """Return the category of each benchmark by its name."""
+    categories = {task: category for category, tasks in CATEGORIES.items() for task in tasks}
+    return {task: categories.get(task) for task in SUITE}
