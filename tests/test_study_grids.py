@@ -291,7 +291,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a name that no terminal shows": (
         lambda f: f.update(gates={"\x1b[2J": 1}),
-        r"gates\.'\\x1b\[2J': is not a field",
+        r"gates\.'\\x1b\[2J': there is no",
     ),
     "a dataset as mix-in": (
         lambda f: grid(f).update(mix_in="{generator}__{source}/faq"),
