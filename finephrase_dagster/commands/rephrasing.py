@@ -24,7 +24,6 @@ from typing import Any
 from finephrase_dagster.artifacts.fingerprint import SHORT, sha256_file
 from finephrase_dagster.artifacts.recipe import SERVER_DEFAULT, dataset_recipe
 from finephrase_dagster.artifacts.versions import TRUNCATION, TRUNCATION_BYTES
-from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.devices import lease, leased_here
 from finephrase_dagster.orchestration.logs import json_wanted
@@ -181,6 +180,8 @@ def _folder(output: str, prompt: str) -> Any:
 def _of_generator(order: Order, prompts: Mapping[str, Prompt], paths: Paths, say: Callable[[str], None]) -> _Means:
     """A model of the study, on an engine of our own."""
     from finephrase_dagster.generators.product import make_generator
+
+    from finephrase_dagster.catalogue import read_lineage  # only a generator of a study needs it
 
     lineage = read_lineage(paths)
     name = str(order.generator)
