@@ -179,9 +179,8 @@ def _folder(output: str, prompt: str) -> Any:
 
 def _of_generator(order: Order, prompts: Mapping[str, Prompt], paths: Paths, say: Callable[[str], None]) -> _Means:
     """A model of the study, on an engine of our own."""
-    from finephrase_dagster.generators.product import make_generator
-
     from finephrase_dagster.catalogue import read_lineage  # only a generator of a study needs it
+    from finephrase_dagster.generators.product import make_generator
 
     lineage = read_lineage(paths)
     name = str(order.generator)
