@@ -36,6 +36,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry .
 	DAGSTER_HOME=$(CURDIR)/dagster_home $(BIN)/dg check defs
 
 $(INSTALLED): $(LIST) pyproject.toml

@@ -256,8 +256,8 @@ def materialized(finished: Installation, tmp_path_factory: pytest.TempPathFactor
 def test_a_server_that_crashes_in_mid_run_costs_one_message(materialized: Materialized) -> None:
     status, said = materialized.first
     assert status == 1, said
-    assert "error: the instance's store: " in said.splitlines()[-1]
-    assert said.endswith("see that the server runs, then run again: what is finished is kept\n")
+    assert "error: Dagster's database failed: " in said.splitlines()[-1]
+    assert said.endswith("Start the database server, then run the same command again: what is finished is kept.\n")
     assert "Traceback" not in said
 
 

@@ -8,8 +8,14 @@ from finephrase_dagster.commands.options import StudyOption, paths_of
 
 
 def expand(study: StudyOption = None) -> None:
-    """Prints a study with every entry in full: registries, defaults and grids put in. It is a study file itself."""
-    from finephrase_dagster.catalogue import read_lineage
-    from finephrase_dagster.plan.text import expanded_text
+    """Print a study file in full: every grid, default and registry entry is written out.
 
-    typer.echo(expanded_text(read_lineage(paths_of(study)).study), nl=False)
+    The output is a study file itself, and describes the same study.
+    """
+    import yaml
+
+    from finephrase_dagster.catalogue import read_lineage
+    from finephrase_dagster.study.expand import written
+
+    fields = written(read_lineage(paths_of(study)).study)
+    typer.echo(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=120), nl=False)

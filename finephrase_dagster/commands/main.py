@@ -18,10 +18,9 @@ from finephrase_dagster.commands.materialize import materialize
 from finephrase_dagster.commands.plan import plan
 from finephrase_dagster.commands.rephrase import ManyValues, rephrase
 from finephrase_dagster.commands.results import app as results
-from finephrase_dagster.commands.terminal import complain
+from finephrase_dagster.commands.terminal import complain, silence_libraries
 from finephrase_dagster.commands.ui import ui
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.orchestration.logs import json_wanted, write_json_lines
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -82,8 +81,7 @@ app.add_typer(results, name="results")
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that child processes are stopped
-    if json_wanted():
-        write_json_lines()
+    silence_libraries()
     status = _status()
     if sys.argv[1:2] not in (["rephrase"], ["materialize"]):
         sys.exit(status)

@@ -2,49 +2,102 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of, require_finite
-from finephrase_dagster.commands.terminal import complain
+from finephrase_dagster.commands.terminal import complain, print_json, print_table
+
+if TYPE_CHECKING:
+    from finephrase_dagster.plan.plan import Plan
+
+MOST_STALE = 12  # stale partitions that are listed without --items
 
 
 def plan(
     study: StudyOption = None,
-    gpus: Annotated[int, typer.Option(min=1, help="That work at the same time.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs that work at the same time.")] = 1,
     gpu_hour_dollars: Annotated[
-        float | None, typer.Option(min=0, max=1e6, help="Price of one for an hour; default: the published 3 dollars.")
+        float | None,
+        typer.Option(min=0, max=1e6, help="Price of one GPU for one hour; default: 3, as in the published study."),
     ] = None,
     goodput: Annotated[
-        float, typer.Option(min=0.001, max=1, help="Part of a GPU's time at work; the published run reached 0.44.")
+        float,
+        typer.Option(
+            min=0.001, max=1, help="Share of the GPUs' time that is spent working; the published run reached 0.44."
+        ),
     ] = 1.0,
     max_dollars: Annotated[
-        float | None, typer.Option(min=0, help="Exit with status 1 if what would run costs more.")
+        float | None, typer.Option(min=0, help="Exit with status 1 if the cost is higher, or cannot be computed.")
     ] = None,
     every_item: Annotated[bool, typer.Option("--items", help="List every partition with its state.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What a study would run, what exists already, and what it costs. Starts nothing."""
+    """Show what a study would run, what exists already, and what it costs. Starts nothing."""
     from finephrase_dagster.catalogue import read_lineage
     from finephrase_dagster.plan.plan import Terms
-    from finephrase_dagster.plan.plan import plan as planned
+    from finephrase_dagster.plan.plan import plan as make_plan
     from finephrase_dagster.plan.published import Published
-    from finephrase_dagster.plan.text import plan_text
 
     price = Published.read().gpu_hour_dollars if gpu_hour_dollars is None else gpu_hour_dollars
     require_finite({"--gpu-hour-dollars": price, "--goodput": goodput, "--max-dollars": max_dollars})
-    found = planned(read_lineage(paths_of(study)), Terms(gpus=gpus, gpu_hour_dollars=price, goodput=goodput))
-    typer.echo(json.dumps(found.as_json(), indent=2) if as_json else plan_text(found, every_item=every_item))
-    if max_dollars is None:
-        return
-    if found.unknown:
-        complain(f"error: it cannot be told what this costs: {'; '.join(found.unknown)}")
+    result = make_plan(read_lineage(paths_of(study)), Terms(gpus=gpus, gpu_hour_dollars=price, goodput=goodput))
+    if as_json:
+        print_json(result.as_json())
+    else:
+        _print_plan(result, every_item)
+    if max_dollars is not None:
+        _check_cost(result, max_dollars)
+
+
+def _check_cost(plan: Plan, max_dollars: float) -> None:
+    if plan.unknown:
+        complain(f"error: the cost cannot be computed: {'; '.join(plan.unknown)}")
         raise typer.Exit(1)
-    if found.dollars > max_dollars:
+    if plan.dollars > max_dollars:
         complain(
-            f"error: what would run costs {found.dollars:,.2f} dollars, more than {max_dollars:,.2f}; raise "
-            "--max-dollars, or take partitions out of the study"
+            f"error: the plan costs {plan.dollars:,.2f} dollars, more than --max-dollars {max_dollars:,.2f}. Raise the "
+            "limit, or remove partitions from the study."
         )
         raise typer.Exit(1)
+
+
+def _print_plan(plan: Plan, every_item: bool) -> None:
+    from finephrase_dagster.plan.text import COLUMNS, stage_rows
+
+    figures = plan.as_json()
+    typer.echo(f"{figures['study']}: {figures['file']}, artifacts in {figures['data']}")
+    print_table(COLUMNS, stage_rows(figures))
+    if not figures["total"]["partitions"]:
+        typer.echo("Nothing to do: everything exists and is current.")
+    if stopped := figures["total"]["stopped"]:
+        typer.echo(f"{stopped} partitions belong to students that were stopped early; --items lists them.")
+    typer.echo(
+        f"{figures['gpus']} GPU{'s' * (figures['gpus'] > 1)} at {figures['gpu_hour_dollars']:g} dollars per hour, "
+        f"working {100 * figures['goodput']:g} % of their time; the stages run one after another."
+    )
+    for name, stage in figures["stages"].items():
+        if stage["basis"]:
+            typer.echo(f"{name}: {'; '.join(stage['basis'])}")
+    for line in _item_lines(figures["items"], every_item):
+        typer.echo(line)
+    for warning in plan.warnings:
+        typer.echo(f"warning: {warning}")
+    for unknown in plan.unknown:
+        typer.echo(f"cost unknown: {unknown}")
+
+
+def _item_lines(items: Sequence[Mapping[str, Any]], every_item: bool) -> list[str]:
+    listed = items if every_item else [item for item in items if item["state"] == "stale"]
+    if not listed:
+        return []
+    lines = ["", "items:" if every_item else "stale:"]
+    for item in listed if every_item else listed[:MOST_STALE]:
+        state = f" {item['state']}" if every_item else ""
+        reasons = f": {'; '.join(item['reasons'])}" if item["reasons"] else ""
+        lines.append(f"  {item['name']}{state}{reasons}")
+    if not every_item and len(listed) > MOST_STALE:
+        lines.append(f"  and {len(listed) - MOST_STALE} more; --items lists all")
+    return lines

@@ -1,20 +1,16 @@
-"""The `plan` and `expand` commands: what a study would run and what it says in full, as text and as JSON."""
+"""A plan as text: the rows of its table, and Markdown for the web pages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from finephrase_dagster.plan.plan import Plan
-from finephrase_dagster.study.expand import written
-from finephrase_dagster.study.spec import Study
 
 COLUMNS = (
     "stage",
     "to do",
-    "there",
+    "exists",
     "documents",
     "tokens in",
     "tokens out",
@@ -25,40 +21,15 @@ COLUMNS = (
 )
 
 
-def plan_text(plan: Plan, *, every_item: bool, shown_items: int = 12) -> str:
-    """A plan for a terminal: a line a stage, then what is stale and why.
-
-    Args:
-        every_item: list all items; else the stale ones, and how many others there are.
-        shown_items: how many of the stale ones are listed.
-    """
-    figures = plan.as_json()
-    rows = [COLUMNS, *(_cells(name, stage) for name, stage in _stages(figures))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    lines = [f"{figures['study']}: {figures['file']}, artifacts in {figures['data']}", ""]
-    lines += ["  ".join(_aligned(row, widths)) for row in rows]
-    if not figures["total"]["partitions"]:
-        lines.append("\neverything is there, by today's recipes")
-    if stopped := figures["total"]["stopped"]:
-        lines.append(f"\n{stopped} partitions of students that were stopped early; --items lists them")
-    lines.append(
-        f"\n{figures['gpus']} GPU{'s' * (figures['gpus'] > 1)} at {figures['gpu_hour_dollars']:g} dollars an hour, "
-        f"{100 * figures['goodput']:g} % of their time at work; stages one after another."
-    )
-    lines += [f"{name}: {'; '.join(stage['basis'])}" for name, stage in figures["stages"].items() if stage["basis"]]
-    lines += _items(figures["items"], every_item, shown_items)
-    lines += [f"warning: {warning}" for warning in plan.warnings]
-    lines += [f"not priced: {what}" for what in plan.unknown]
-    return "\n".join(lines)
+def stage_rows(figures: Mapping[str, Any]) -> list[list[str]]:
+    """Return a plan's stages and their total as rows of text, one cell for each of `COLUMNS`."""
+    return [_cells(name, stage) for name, stage in [*figures["stages"].items(), ("total", figures["total"])]]
 
 
 def plan_markdown(plan: Plan) -> str:
     """The stages as a Markdown table."""
-    figures = plan.as_json()
     lines = [f"| {' | '.join(COLUMNS)} |", f"|---|{'---:|' * (len(COLUMNS) - 1)}"]
-    for name, stage in _stages(figures):
-        lines.append(f"| {' | '.join(_cells(name, stage))} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in stage_rows(plan.as_json()))])
 
 
 def stale_markdown(plan: Plan, *, shown: int = 100) -> str:
@@ -68,37 +39,6 @@ def stale_markdown(plan: Plan, *, shown: int = 100) -> str:
     if len(stale) > shown:
         lines.append(f"- and {len(stale) - shown} more")
     return "\n".join(lines) or "nothing"
-
-
-def expanded_text(study: Study) -> str:
-    """A study with every entry in full, as a study file."""
-    return yaml.safe_dump(written(study), sort_keys=False, allow_unicode=True, width=120)
-
-
-def _items(items: Iterable[Mapping[str, Any]], every_item: bool, shown: int) -> list[str]:
-    items = list(items)
-    listed = items if every_item else [item for item in items if item["state"] == "stale"]
-    if not listed:
-        return []
-    lines = ["", "items:" if every_item else "stale:"]
-    for item in listed if every_item else listed[:shown]:
-        reasons = f": {'; '.join(item['reasons'])}" if item["reasons"] else ""
-        lines.append(f"  {item['name']} {item['state']}{reasons}" if every_item else f"  {item['name']}{reasons}")
-    if not every_item and len(listed) > shown:
-        lines.append(f"  and {len(listed) - shown} more; --items lists all")
-    return lines
-
-
-def _stages(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [*figures["stages"].items(), ("total", figures["total"])]
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Names to the left, figures to the right."""
-    return [
-        f"{cell:>{width}}" if column else f"{cell:<{width}}"
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
 
 
 def _cells(name: str, stage: Mapping[str, Any]) -> list[str]:
