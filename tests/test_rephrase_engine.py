@@ -20,7 +20,7 @@ import pytest
 from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.rephrase import engine as engines
 from finephrase_dagster.rephrase import guard
-from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineFlagRefused, arguments, last_words
+from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineFlagRefused, arguments, last_errors
 from finephrase_dagster.rephrase.sampling import GenerationConfigError, request_seed, sampling_of
 from finephrase_dagster.study.generator import Sampling
 from rephrase_parts import (
@@ -161,7 +161,9 @@ def group_of(url: str) -> set[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_driver_takes_its_engine_along_and_the_next_run_goes_on(tmp_path: Path, model: Path) -> None:
+def test_a_killed_driver_takes_its_engine_along_and_the_next_run_resumes(
+    tmp_path: Path, model: Path, engine: Engine
+) -> None:
     write_corpus(tmp_path / "corpus", [documents(60), documents(20, start=60)])
     data = tmp_path / "data"
     driver = drive(tmp_path, model)
@@ -177,8 +179,10 @@ def test_a_killed_driver_takes_its_engine_along_and_the_next_run_goes_on(tmp_pat
     kept = {path: path.stat().st_mtime_ns for path in data.glob("synthetic/*/*/*/part-*.parquet")}
     assert 3 <= len(kept) < 32
 
-    assert drive(tmp_path, model).wait() == 0
-    for artifact in datasets(data).values():
+    wanted = datasets(data)
+    spec = generator(max_tokens=80)
+    rephrase_corpus(tmp_path / "corpus", wanted, generator=spec, model=model, engine=engine.start, chunk_rows=5)
+    for artifact in wanted.values():
         assert artifact.manifest()["completed"] == 80
         assert sorted(row["id"] for row in rows_of(artifact)) == sorted(f"doc-{number}" for number in range(80))
     for path, written in kept.items():
@@ -187,7 +191,7 @@ def test_a_killed_driver_takes_its_engine_along_and_the_next_run_goes_on(tmp_pat
 
 
 @pytest.mark.slow
-def test_an_engine_that_is_killed_is_started_again_and_the_run_goes_on(
+def test_an_engine_that_is_killed_is_restarted_and_the_run_continues(
     tmp_path: Path, model: Path, engine: Engine
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(20)])
@@ -217,7 +221,7 @@ def test_an_engine_that_is_killed_is_started_again_and_the_run_goes_on(
     killer.join()
     assert [manifests[name]["completed"] for name in wanted] == [20, 20]
     assert manifests["plain"]["run"]["engine_restarts"] == 1
-    assert any("engine tiny has ended" in line and "again" in line for line in lines)
+    assert any("engine tiny has ended" in line and "is restarted" in line for line in lines)
     for artifact in wanted.values():
         assert [row["id"] for row in rows_of(artifact)] == [f"doc-{number}" for number in range(20)]
 
@@ -303,9 +307,9 @@ def test_the_last_words_of_a_log_are_its_errors(tmp_path: Path) -> None:
     with log.open("a") as file:
         file.write("INFO all is well\n(EngineCore pid=7) ERROR 11-21 00:44:21 [core.py:1] RuntimeError: no memory\n")
         file.write("INFO bye\n" * 50)
-    assert last_words(log, start).strip() == "RuntimeError: no memory"
+    assert last_errors(log, start).strip() == "RuntimeError: no memory"
     log.write_text("only this\n")
-    assert last_words(log).strip() == "only this"
+    assert last_errors(log).strip() == "only this"
 
 
 def test_sampling_comes_from_the_study_then_from_the_model_then_from_the_defaults(tmp_path: Path) -> None:

@@ -90,6 +90,15 @@ class Server:
             _, connection = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
         return connection
 
+    async def fetch(self, path: str, timeout: float) -> Response:
+        """Send one GET request on a connection of its own; raises OSError or TimeoutError."""
+        async with asyncio.timeout(timeout):
+            connection = await self.connect(timeout)
+            try:
+                return await connection.exchange(f"GET {self._path}{path} HTTP/1.1\r\n{self._headers}\r\n".encode())
+            finally:
+                connection.close()
+
     def post(self, path: str, body: bytes) -> bytes:
         """Return the bytes of a POST request with a JSON body."""
         head = (
@@ -97,10 +106,6 @@ class Server:
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
-
-    def get(self, path: str) -> bytes:
-        """Return the bytes of a GET request."""
-        return f"GET {self._path}{path} HTTP/1.1\r\n{self._headers}\r\n".encode()
 
 
 class ConnectionPool:
@@ -141,15 +146,6 @@ class ConnectionPool:
                 connection.last_used = time.monotonic()
                 self._idle.append(connection)
             return response
-
-    async def get(self, path: str, timeout: float) -> Response:
-        """Send one GET request on a connection of its own; raises OSError or TimeoutError."""
-        async with asyncio.timeout(timeout):
-            connection = await self._server.connect(timeout)
-            try:
-                return await connection.exchange(self._server.get(path))
-            finally:
-                connection.close()
 
     def close_overdue(self, now: float, timeout: float) -> None:
         """End the requests that were sent more than `timeout` seconds ago."""

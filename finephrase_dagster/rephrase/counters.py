@@ -23,6 +23,7 @@ NAMES = {
     "vllm:spec_decode_num_accepted_tokens_total": "accepted",
 }
 TIMEOUT_SECONDS = 10.0
+WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def read_counters(engines: Sequence[EngineLike]) -> Counter[str]:
@@ -31,7 +32,7 @@ def read_counters(engines: Sequence[EngineLike]) -> Counter[str]:
     for engine in engines:
         if engine.restartable:
             with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-                with urllib.request.urlopen(f"{engine.url}/metrics", timeout=TIMEOUT_SECONDS) as page:
+                with WITHOUT_PROXY.open(f"{engine.url}/metrics", timeout=TIMEOUT_SECONDS) as page:
                     sums += parse_counters(page.read().decode("utf-8", "replace"))
     return sums
 

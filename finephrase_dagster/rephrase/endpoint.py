@@ -37,7 +37,8 @@ class EndpointClient:
         self.limit = ConcurrencyLimit(concurrency, policy)
         self._policy = policy
         self._key = key
-        self._pool = ConnectionPool(Server(engine.url, key), policy)
+        self._server = Server(engine.url, key)
+        self._pool = ConnectionPool(self._server, policy)
         self._failures = 0  # consecutive
         self._pause = policy.first_pause
         self._paused_until = 0.0
@@ -77,7 +78,7 @@ class EndpointClient:
     async def is_alive(self) -> bool:
         """Return whether it answers `/v1/models`, which generates nothing, with anything but a server error."""
         try:
-            return (await self._pool.get(MODELS_PATH, self._policy.alive_timeout)).status < 500
+            return (await self._server.fetch(MODELS_PATH, self._policy.alive_timeout)).status < 500
         except (OSError, TimeoutError):
             return False
 
@@ -119,7 +120,8 @@ class EndpointClient:
         """Record that the engine was restarted: it has a new address and a clean record."""
         self.restarted_at = time.monotonic()
         self.close("the engine was restarted")
-        self._pool = ConnectionPool(Server(self.engine.url, self._key), self._policy)
+        self._server = Server(self.engine.url, self._key)
+        self._pool = ConnectionPool(self._server, self._policy)
         self.state, self._failures, self._paused_until = EndpointState.UP, 0, 0.0
         self._pause = self._policy.first_pause
 

@@ -1,8 +1,7 @@
-"""The engine: a vLLM server of our own, started, watched and stopped, on 127.0.0.1 alone.
+"""Servers that complete requests: `Engine`, a vLLM server of ours, and `Endpoint`, a server that others run.
 
-An engine says where a model answers (`url`, `model`) and whether it still can (`check`). `Engine` starts
-one; `Endpoint` names one that somebody else runs. Nothing here decides what is generated: flags that
-would change the completions are refused, for they belong to the recipe.
+An engine is started, watched and stopped here, and listens on 127.0.0.1 only. Flags that would change the
+completions are refused, because they belong in the recipe.
 """
 
 from __future__ import annotations
@@ -29,29 +28,29 @@ Flags = Mapping[str, str | int | float | bool]
 
 FLAGS: Flags = {
     "enable_prefix_caching": True,
-    # The request says how to sample; the server adds nothing of its own from generation_config.json.
+    # Requests hold all sampling values; the server must not add any from generation_config.json.
     "generation_config": "vllm",
     "disable_uvicorn_access_log": True,
 }
 
 CPU_FLAGS: Flags = {
-    "enforce_eager": True,  # compiling takes longer than a small model's whole run
+    "enforce_eager": True,  # compiling takes longer than a small model's complete run
     "max_num_seqs": 128,
     "max_num_batched_tokens": 4096,
     "block_size": 32,  # 128 by default: too coarse for a document's prefix to be shared
-    # A prompt prefilled in chunks by a request with a seed kills vLLM 0.32 on the CPU ("CPU Generator does
-    # not use offset"): so every prompt is prefilled whole.
+    # vLLM 0.32 on the CPU dies if the prompt of a request with a seed is prefilled in chunks ("CPU Generator
+    # does not use offset").
     "enable_chunked_prefill": False,
-    # One process less to start: 18 s instead of 25 s.
+    # Starts one process less: 18 s instead of 25 s.
     "distributed_executor_backend": "uni",
 }
 
 CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; unbounded, it takes most of the machine
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # what the uni executor asks for on the CPU
-    # All cores: server and driver together take 3 % of what the model takes, so a core of their own stood idle.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # required by the uni executor on the CPU
+    # All cores: server and client need 3 % of the model's time, so a core reserved for them would be idle.
     "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-    # Threads that wait leave their core to server and driver; spinning they are no faster, and slow both down.
+    # Waiting threads give their core to server and client; spinning is no faster and slows both down.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
@@ -80,30 +79,30 @@ _ERROR = re.compile(r"([\w.]*(Error|Exception)\b.*:|\S+: error: )")
 
 
 class EngineFailed(FinephraseError, retryable=True):
-    """The engine did not start, died, or answers nothing; the message holds its own last words."""
+    """The engine did not start, died, or answers nothing; the message ends with the last lines of its log."""
 
 
 class EngineFlagRefused(FinephraseError, exit_status=2):
-    """The study sets an engine flag that is not its own to set there."""
+    """The study sets an engine flag that the run sets itself, or that belongs in the recipe."""
 
 
-class Held(Protocol):
-    """Devices that an engine holds while it runs."""
+class DeviceLease(Protocol):
+    """Devices reserved for an engine."""
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Variables by which its processes see these devices alone."""
+        """Environment variables that make only these devices visible."""
 
     @property
     def files(self) -> tuple[int, ...]:
-        """What its processes inherit, so that the devices are held until the last of them has ended."""
+        """File descriptors that the engine's processes inherit: the devices stay reserved until the last one ends."""
 
     def release(self) -> None:
-        """Lets others have them."""
+        """Give the devices back."""
 
 
 class EngineLike(Protocol):
-    """Where a model answers OpenAI's chat completions."""
+    """A server with OpenAI's chat completions."""
 
     @property
     def url(self) -> str: ...
@@ -113,42 +112,41 @@ class EngineLike(Protocol):
 
     @property
     def restartable(self) -> bool:
-        """Whether it is ours to start again."""
+        """Whether it is an engine of ours, which the client restarts when it dies."""
 
     def check(self) -> None:
-        """Raises EngineFailed if it is known to be dead."""
+        """Raise EngineFailed if it is known to be dead."""
 
     def restart(self) -> None:
-        """Starts it again, whatever state it is in."""
+        """Restart it, whatever state it is in."""
 
     def stop(self) -> None:
-        """Ends it."""
+        """Stop it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A server that somebody else runs, such as `http://127.0.0.1:8000`."""
+    """A server that others run, such as `http://127.0.0.1:8000`."""
 
     url: str
     model: str
     restartable: bool = False
 
     def check(self) -> None:
-        """Nothing is known about it but its answers."""
+        """Do nothing: only its answers show whether it is alive."""
 
     def restart(self) -> None:
-        raise EngineFailed(f"{self.url} is not ours to start")
+        raise EngineFailed(f"{self.url} is run by others and cannot be restarted from here")
 
     def stop(self) -> None:
-        """It is not ours to end."""
+        """Do nothing: others run it."""
 
 
 class Engine:
-    """A vLLM server for one model; start it once and share it between runs.
+    """A vLLM server for one model, which several runs may share.
 
-    `start` may be called any number of times, so that `engine.start` is what a run takes that needs an
-    engine only if there is something to send. A guard process ends the server when this process ends,
-    however it ends.
+    `start` may be called any number of times: a run gets `engine.start` and calls it if it has requests to send. A
+    guard process ends the server when this process ends, even if it is killed.
     """
 
     def __init__(
@@ -159,22 +157,22 @@ class Engine:
         context: int,
         flags: Flags,
         log: Path,
-        devices: Callable[[], Held] | None = None,
+        devices: Callable[[], DeviceLease] | None = None,
         start_seconds: float = 1800,
     ) -> None:
-        """Describes an engine; nothing is started yet.
+        """Describe an engine; nothing is started yet.
 
         Args:
             model: the model's folder, in Hugging Face format.
             name: the name that requests use for it.
-            context: tokens of prompt and completion together.
+            context: maximum tokens of prompt and completion together.
             flags: vLLM's flags, such as `max_num_seqs: 64`; True is a switch, False its `--no-` form.
-            log: the file that keeps all the server says; later starts add to it.
-            devices: takes the devices that it needs, from its start to its stop; None: nobody else uses them.
-            start_seconds: how long a start may take while the server is alive.
+            log: file with the server's output; later starts append to it.
+            devices: reserves devices from start to stop; None: no reservation is needed.
+            start_seconds: longest time a start may take.
 
         Raises:
-            EngineFlagRefused: a flag that this class sets itself, or that would change the completions.
+            EngineFlagRefused: a flag is set by this class, or would change the completions.
         """
         for flag in flags:
             plain = flag.strip("-").replace("-", "_")
@@ -183,7 +181,7 @@ class Engine:
             if plain in IDENTITY_FLAGS:
                 raise EngineFlagRefused(
                     f"engine flag {flag!r} changes the completions, and 'engine' is not part of the "
-                    "recipe; remove it (a quantised model is a model of its own: name its folder)"
+                    "recipe; remove it (for a quantised model, name its folder as the model)"
                 )
         self.model = name
         self.log = log
@@ -195,16 +193,22 @@ class Engine:
             chosen["max_num_batched_tokens"] = max(int(chosen.get("max_num_batched_tokens", 0)), context)
         self._arguments = ["--model", str(model), "--served-model-name", name, *arguments(chosen)]
         self._devices = devices
-        self._held: Held | None = None
+        self._lease: DeviceLease | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._port = 0
         self._log_start = 0
 
     @classmethod
     def of(
-        cls, generator: Generator, *, model: Path, name: str, log: Path, devices: Callable[[], Held] | None = None
+        cls,
+        generator: Generator,
+        *,
+        model: Path,
+        name: str,
+        log: Path,
+        devices: Callable[[], DeviceLease] | None = None,
     ) -> Engine:
-        """The engine of a study's generator."""
+        """Return the engine of a study's generator."""
         flags, context = generator.engine, generator.context
         return cls(model=model, name=name, context=context, flags=flags, log=log, devices=devices)
 
@@ -217,17 +221,17 @@ class Engine:
         return self._guard is not None and self._guard.poll() is None
 
     def start(self) -> Engine:
-        """Starts the server and waits until it answers; does nothing if it runs.
+        """Start the server and wait until it answers; do nothing if it runs.
 
         Raises:
-            EngineFailed: it ended before it answered (with its last error lines), or took too long.
+            EngineFailed: it ended before it answered, or took too long; the message holds its last error lines.
         """
         if self.running:
             return self
         self.log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if self._held is None and self._devices is not None:
-                self._held = self._devices()
+            if self._lease is None and self._devices is not None:
+                self._lease = self._devices()
             self._launch()
             self._wait()
         except BaseException:
@@ -240,12 +244,12 @@ class Engine:
         return True
 
     def restart(self) -> None:
-        """Ends the server if it runs, and starts it.
+        """Stop the server if it runs, and start it.
 
         Raises:
-            EngineFailed: as for `start`.
+            EngineFailed: as in `start`.
         """
-        self._end()  # and keeps its devices
+        self._end()  # keeps its devices
         self.start()
 
     def _launch(self) -> None:
@@ -261,8 +265,8 @@ class Engine:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**environment(), **(self._held.environment if self._held else {})},
-                pass_fds=self._held.files if self._held else (),
+                env={**environment(), **(self._lease.environment if self._lease else {})},
+                pass_fds=self._lease.files if self._lease else (),
                 start_new_session=True,
             )
 
@@ -271,7 +275,7 @@ class Engine:
         while not self._healthy():
             self.check()
             if time.monotonic() > deadline:
-                raise self._failed(f"gives no answer after {self.start_seconds:.0f} s")
+                raise self._failed(f"did not answer within {self.start_seconds:.0f} s")
             time.sleep(0.1)
 
     def _healthy(self) -> bool:
@@ -285,20 +289,20 @@ class Engine:
             connection.close()
 
     def check(self) -> None:
-        """Raises EngineFailed with the server's last error lines if it has ended."""
+        """Raise EngineFailed with the server's last error lines if it has ended."""
         if not self.running:
             raise self._failed("has ended")
 
     def _failed(self, what: str) -> EngineFailed:
-        said = last_words(self.log, self._log_start)
-        return EngineFailed(f"engine {self.model} {what}. It said last:\n{said}\nAll it said: {self.log}")
+        lines = last_errors(self.log, self._log_start)
+        return EngineFailed(f"engine {self.model} {what}. The last lines of its log:\n{lines}\nFull log: {self.log}")
 
     def stop(self) -> None:
-        """Ends the server and all its processes, and lets go of its devices; does nothing if there are none."""
+        """Stop the server and all its processes, and give its devices back; do nothing if it does not run."""
         self._end()
-        held, self._held = self._held, None
-        if held is not None:
-            held.release()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
 
     def _end(self) -> None:
         process, self._guard = self._guard, None
@@ -316,7 +320,7 @@ class Engine:
 
 
 def on_cpu() -> bool:
-    """Whether the installed vLLM is a build for CPUs."""
+    """Return whether the installed vLLM is a build for CPUs."""
     for distribution in ("vllm-cpu", "vllm"):
         try:
             return distribution == "vllm-cpu" or "+cpu" in metadata.version(distribution)
@@ -326,9 +330,9 @@ def on_cpu() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """The server's environment: offline, silent about usage, and bounded on the CPU."""
+    """Return the server's environment: offline, without usage reports, and with bounded memory on the CPU."""
     variables = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    # Without cached bytecode each of the server's processes compiles some 5,000 modules: 17 s instead of 6.
+    # Without cached bytecode each server process compiles some 5,000 modules, which takes 17 s instead of 6.
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
     if on_cpu():
         variables = {**CPU_ENVIRONMENT, **variables}
@@ -336,7 +340,7 @@ def environment() -> dict[str, str]:
 
 
 def arguments(flags: Flags) -> list[str]:
-    """vLLM's command line for a mapping: `--name value`, `--name` for True, `--no-name` for False."""
+    """Return vLLM's options for a mapping: `--name value`, `--name` for True, `--no-name` for False."""
     line = []
     for name, value in flags.items():
         option = name.replace("_", "-")
@@ -347,14 +351,14 @@ def arguments(flags: Flags) -> list[str]:
     return line
 
 
-def last_words(log: Path, start: int = 0, lines: int = 12) -> str:
-    """The error lines at the end of a log, from byte `start` on; the last lines if it names no error."""
+def last_errors(log: Path, start: int = 0, lines: int = 12) -> str:
+    """Return the last error lines of a log after byte `start`, or its last lines if there is no error."""
     plain = [_PREFIX.sub("", line) for line in last_lines(log, start=start)]
     errors: list[str] = []
     for place, line in enumerate(plain):
         if _ERROR.match(line):
             errors.append(line)
-            for more in plain[place + 1 : place + 3]:  # a validation error says what is wrong below its name
+            for more in plain[place + 1 : place + 3]:  # a validation error explains itself in the lines below
                 if not more.startswith("  ") or more.startswith("    "):
                     break
                 errors.append(more)

@@ -1,8 +1,8 @@
-"""Runs a command that must not outlive the process that wants it.
+"""Runs a command that must not outlive its caller, even if the caller is killed.
 
-`python guard.py CALLER COMMAND ...`: the caller, whose process id it is, starts it as the leader of a
-process group and keeps the other end of its standard input. When that end closes, the caller dies or the
-command ends, the whole group is ended: SIGTERM, then SIGKILL. Not a supervisor: it restarts nothing.
+`python guard.py CALLER COMMAND ...`: CALLER is the process id of the caller, which starts the guard as the leader of a
+process group and keeps the other end of its standard input open. When that end closes, the caller dies or the command
+ends, the guard ends the complete group: first SIGTERM, then SIGKILL. It restarts nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ POLL_SECONDS = 0.2
 
 
 def guard(caller: int, command: list[str]) -> None:
-    """Runs the command until it ends or nobody wants it; never returns, for it ends its own group."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the group's signal is for the command
+    """Run the command until it ends or its caller is gone; never returns, because the guard ends its own group, too."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the group for the command's sake
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_default_signals)
-    # A forked child of the caller may hold the pipe's other end open, so its death is looked for too.
+    # A forked child of the caller may keep the pipe open after the caller's death, so the parent is checked, too.
     while process.poll() is None and os.getppid() == caller:
         if select.select([sys.stdin], [], [], POLL_SECONDS)[0] and not os.read(0, 1024):
             break
