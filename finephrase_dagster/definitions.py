@@ -27,10 +27,10 @@ from assets.training import build_training
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.orchestration.automation.conditions import build_carrying_sensors, carried_on
-from finephrase_dagster.orchestration.automation.failures import build_failure_sensor
-from finephrase_dagster.orchestration.automation.night import build_night
+from finephrase_dagster.orchestration.automation.nightly import build_nightly
 from finephrase_dagster.orchestration.automation.observer import build_observer
 from finephrase_dagster.orchestration.automation.reload import build_reload_sensor
+from finephrase_dagster.orchestration.automation.webhook import build_failure_sensor
 from finephrase_dagster.orchestration.jobs import build_jobs
 from finephrase_dagster.orchestration.placement import executor
 from finephrase_dagster.orchestration.progress import progress
@@ -68,14 +68,14 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
         *(_training(lineage) if lineage.study.mixtures else []),
     ]
     jobs = build_jobs(lineage)
-    nightly, night = build_night(lineage, jobs)
+    schedule, launcher = build_nightly(lineage, jobs)
     return dg.Definitions(
         assets=[*build_prompts(lineage), *carried_on(lineage, assets)],
         jobs=jobs,
-        schedules=[nightly],
+        schedules=[schedule],
         sensors=[
             build_observer(lineage),
-            night,
+            launcher,
             *build_carrying_sensors(lineage),
             build_reload_sensor(lineage),
             build_failure_sensor(lineage),

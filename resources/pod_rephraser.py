@@ -12,7 +12,7 @@ from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.pods.cluster import Cluster, cluster_from_environment
-from finephrase_dagster.pods.fate import PodFailed, PodLost, fate_of
+from finephrase_dagster.pods.failure import PodFailed, PodLost, pod_failure
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.spec import Cell
 from resources.rephraser import Rephraser
@@ -106,10 +106,10 @@ class PodRephraser(Rephraser):
 
 
 def _failure(pods: Pods, error: Exception) -> Exception:
-    """What became of the pod, with its last words."""
-    for pod in pods.found():
-        if fate := fate_of(pod):
-            lines = [line for line in pods.said(pod.metadata.name, LAST_LINES) if not line.startswith(MESSAGE)]
-            said = "\nIt said last:\n" + "\n".join(lines) if lines else ""
-            return fate.error(f". What is done is kept.{said}")
-    return PodLost(f"the engine's pod is gone, or was never seen: {error}. What is done is kept.")
+    """Return the error that says why the pod failed, with the last lines of its log."""
+    for pod in pods.list():
+        if failure := pod_failure(pod):
+            lines = [line for line in pods.last_lines(pod.metadata.name, LAST_LINES) if not line.startswith(MESSAGE)]
+            details = "\nLast lines of its log:\n" + "\n".join(lines) if lines else ""
+            return failure.error(f". Finished rows are kept.{details}")
+    return PodLost(f"the engine's pod does not exist any more, or never did: {error}. Finished rows are kept.")

@@ -19,7 +19,7 @@ from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.devices import Lease, free, lease
 from finephrase_dagster.orchestration.retries import infrastructure
-from finephrase_dagster.pods.fate import PodUnfit
+from finephrase_dagster.pods.failure import PodMisconfigured
 from finephrase_dagster.study.spec import Cell
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Rephraser(dg.ConfigurableResource):
         try:
             return self._together(lineage, cell, datasets, log)
         except Exception as error:
-            if len(datasets) == 1 or infrastructure(error) or isinstance(error, PodUnfit):
+            if len(datasets) == 1 or infrastructure(error) or isinstance(error, PodMisconfigured):
                 raise
             log(f"{error}; now each prompt by itself")
         failures: list[Exception] = []

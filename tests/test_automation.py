@@ -35,15 +35,15 @@ def test_everything_is_stopped_by_default_but_what_costs_nothing(made: Installat
     repository = build_defs(made.lineage).get_repository_def()
     statuses = {one.name: one.default_status.value for one in (*repository.schedule_defs, *repository.sensor_defs)}
     assert statuses == {
-        "nightly": "STOPPED",
-        "night": "STOPPED",
+        "nightly_budget": "STOPPED",
+        "launch_within_budget": "STOPPED",
         "carry_on_audits": "STOPPED",
         "carry_on_tokens": "STOPPED",
         "carry_on_mixtures": "STOPPED",
         "carry_on_training": "STOPPED",
         "carry_on_evaluation": "STOPPED",
         "reload_study": "STOPPED",
-        "tell_failures": "STOPPED",
+        "report_failures": "STOPPED",
         "observe_prompts": "RUNNING",
     }
 
@@ -121,7 +121,7 @@ def test_a_failed_run_is_told_once_with_what_a_person_needs(
     monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", f"{server.url}/{SECRET}")
     monkeypatch.setenv("FINEPHRASE_DAGSTER_URL", "http://127.0.0.1:3000/")
     failed_run(instance)
-    sensor = Sensor(made, "tell_failures", instance)
+    sensor = Sensor(made, "report_failures", instance)
     sensor.tick()
     assert server.posted == [], "what failed before it was switched on is no news"
     run = failed_run(instance)
@@ -148,7 +148,7 @@ def test_a_webhook_that_fails_is_offered_the_failure_again_and_never_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", f"{server.url}/{SECRET}")
-    sensor = Sensor(made, "tell_failures", instance)
+    sensor = Sensor(made, "report_failures", instance)
     sensor.tick()
     runs = [failed_run(instance) for _ in range(3)]
     server.statuses = [200, 500]
@@ -167,7 +167,7 @@ def test_a_failure_that_was_told_is_not_told_again_where_the_cursor_was_lost(
     made: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", server.url)
-    sensor = Sensor(made, "tell_failures", instance)
+    sensor = Sensor(made, "report_failures", instance)
     sensor.tick()
     before = sensor._cursor
     failed_run(instance)
@@ -181,7 +181,7 @@ def test_a_run_that_is_tried_again_is_no_failure_yet(
     made: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", server.url)
-    sensor = Sensor(made, "tell_failures", instance)
+    sensor = Sensor(made, "report_failures", instance)
     sensor.tick()
     failed_run(instance, **{"dagster/will_retry": "true"})
     failed_run(instance, **{"dagster/max_retries": "0"})
@@ -190,7 +190,7 @@ def test_a_run_that_is_tried_again_is_no_failure_yet(
 
 
 def test_without_an_address_it_says_what_to_set(made: Installation, instance: dg.DagsterInstance) -> None:
-    assert "FINEPHRASE_FAILURE_WEBHOOK is not set" in Sensor(made, "tell_failures", instance).tick()
+    assert "FINEPHRASE_FAILURE_WEBHOOK is not set" in Sensor(made, "report_failures", instance).tick()
 
 
 RELOADED = {

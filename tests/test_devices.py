@@ -16,7 +16,7 @@ import pytest
 
 from finephrase_dagster.orchestration.devices import (
     DevicesBusy,
-    DevicesWrong,
+    InvalidDevices,
     free,
     lease,
     leased,
@@ -157,7 +157,7 @@ def test_a_large_lease_is_not_starved_by_small_ones(monkeypatch: pytest.MonkeyPa
 
 def test_more_gpus_than_the_machine_has_are_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1")
-    with pytest.raises(DevicesWrong, match=r"needs 4 GPUs, this machine has 2 \(0, 1\): lower the engine's parallel"):
+    with pytest.raises(InvalidDevices, match=r"needs 4 GPUs, this machine has 2 \(0, 1\): lower the engine's parallel"):
         lease(4, "an engine of large", log=print)
 
 
@@ -170,7 +170,7 @@ def test_more_gpus_than_the_machine_has_are_refused_with_a_way_out(monkeypatch: 
 )
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(DevicesWrong, match=f"{name}.*{words}"):
+    with pytest.raises(InvalidDevices, match=f"{name}.*{words}"):
         lease(1, "anything", log=print)
 
 

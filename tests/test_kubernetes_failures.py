@@ -93,8 +93,8 @@ class Ended:
 
 FATES = {
     "killed": ("Error", "was killed (SIGKILL), exit code 137"),
-    "evicted": ("Evicted", "was taken from its node: Evicted (The node was low on resource: memory.)"),
-    "out_of_memory": ("OOMKilled", "ran out of memory (OOMKilled): raise 'memory' in the cluster file"),
+    "evicted": ("Evicted", "was removed from its node: Evicted (The node was low on resource: memory.)"),
+    "out_of_memory": ("OOMKilled", "ran out of memory (OOMKilled). Raise 'memory' in the cluster file"),
 }
 
 
@@ -145,7 +145,7 @@ def test_a_pod_that_is_lost_before_its_step_began_gets_another(cluster: Cluster)
     cluster.api.end_pod(first, "Evicted")
     assert cluster.control.wait(run) == "SUCCESS", cluster.control.messages(run)
     told = "\n".join(cluster.control.messages(run))
-    assert f"pod {first['metadata']['name']} was taken from its node" in told
+    assert f"pod {first['metadata']['name']} was removed from its node" in told
     assert "its step had not begun, and gets another" in told
 
 

@@ -16,7 +16,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.retries import infrastructure
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.cluster import read_cluster
-from finephrase_dagster.pods.fate import PodFailed, PodLost, PodUnfit
+from finephrase_dagster.pods.failure import PodFailed, PodLost, PodMisconfigured
 from finephrase_dagster.rephrase.order import Order, Work
 from finephrase_dagster.study.spec import Cell
 from kubernetes_api import KubernetesApi, Object, processes_of
@@ -113,9 +113,9 @@ def test_an_order_reaches_the_pod_and_what_it_says_reaches_the_step(
 @pytest.mark.parametrize(
     ("reason", "told", "kind"),
     [
-        ("Error", "was killed (SIGKILL), exit code 137. What is done is kept.", PodLost),
-        ("Evicted", "was taken from its node: Evicted (The node was low on resource: memory.)", PodLost),
-        ("OOMKilled", "ran out of memory (OOMKilled): raise 'memory' in the cluster file", PodUnfit),
+        ("Error", "was killed (SIGKILL), exit code 137. Finished rows are kept.", PodLost),
+        ("Evicted", "was removed from its node: Evicted (The node was low on resource: memory.)", PodLost),
+        ("OOMKilled", "ran out of memory (OOMKilled). Raise 'memory' in the cluster file", PodMisconfigured),
     ],
 )
 def test_an_engine_s_pod_that_is_lost_is_named_and_removed(
@@ -141,9 +141,11 @@ def test_a_worker_that_gives_up_says_whether_another_try_makes_sense(
     _, raised = send(tmp_path, monkeypatch, status=status)
     assert raised is not None
     assert isinstance(raised, PodLost if again else PodFailed)
-    assert not isinstance(raised, PodUnfit)
+    assert not isinstance(raised, PodMisconfigured)
     assert infrastructure(raised) == again
-    assert f"ended with exit code {status}. What is done is kept.\nIt said last:\nthe end of it" in str(raised)
+    assert f"ended with exit code {status}. Finished rows are kept.\nLast lines of its log:\nthe end of it" in str(
+        raised
+    )
 
 
 def test_an_engine_s_image_that_is_not_there_is_named(
@@ -151,7 +153,7 @@ def test_an_engine_s_image_that_is_not_there_is_named(
 ) -> None:
     api.images.clear()
     _, raised = send(tmp_path, monkeypatch)
-    assert isinstance(raised, PodUnfit)
+    assert isinstance(raised, PodMisconfigured)
     assert 'cannot start: ImagePullBackOff: Back-off pulling image "finephrase/engine:0.1.0"' in str(raised)
     assert api.all("pods") == []
 
@@ -159,7 +161,7 @@ def test_an_engine_s_image_that_is_not_there_is_named(
 @pytest.mark.parametrize(
     ("error", "orders"),
     [
-        (PodUnfit("pod engine cannot start: ErrImagePull"), [2]),
+        (PodMisconfigured("pod engine cannot start: ErrImagePull"), [2]),
         (PodLost("pod engine was killed"), [2]),
         (PodFailed("pod engine ended with exit code 1"), [2, 1, 1]),
     ],

@@ -25,7 +25,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration import placement
 from finephrase_dagster.pods.cluster import Cluster, read_cluster
-from finephrase_dagster.pods.fate import fate_of, waits_for
+from finephrase_dagster.pods.failure import pod_failure, waits_for
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.file import StudyError, read_registry
 from finephrase_dagster.study.generator import Generator
@@ -69,7 +69,7 @@ def test_the_gpus_of_a_pod_are_tensor_by_pipeline_by_data_parallel_ranks(cluster
 
 def test_a_generator_that_fits_no_node_is_refused_before_anything_starts(cluster: Cluster) -> None:
     huge = generator("gemma_3_12b", tensor_parallel_size=8, pipeline_parallel_size=2)
-    with pytest.raises(StudyError, match="needs 16 GPUs of one node, and the largest of 'node_pools' has 8: lower"):
+    with pytest.raises(StudyError, match=r"needs 16 GPUs on one node, but the largest of 'node_pools' has 8\. Lower"):
         Pod.of(cluster, huge).spec()
 
 
@@ -107,7 +107,7 @@ def test_the_cluster_is_no_identity(lineage: Lineage, tmp_path: Path, monkeypatc
         ({"volumes": []}, "volumes: is empty; write at least one"),
         ({"rephrasing": "pod"}, "rephrasing: is 'pod'; must be 'step' or 'pipes'"),
         ({"node_pools": [{"gpus": 0}, {"gpu": 8}]}, "node_pools[1].gpu: is not a field here"),
-        ({"node_pools": [{"gpus": 1}, {"gpus": 8}]}, "node_pools: none has 'gpus: 0', for work without a device"),
+        ({"node_pools": [{"gpus": 1}, {"gpus": 8}]}, "node_pools: no pool has 'gpus: 0' for work without a device"),
         ({"memory": {"per_gpu": -1}}, "memory.per_gpu: is -1; must be greater than or equal to 0"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_wrong_cluster_file_is_refused_by_file_and_field(tmp_path: Path, chang
 
 def test_a_volume_that_stands_twice_is_refused(tmp_path: Path) -> None:
     volume = {"name": "data", "claim": "c", "path": "/data"}
-    with pytest.raises(StudyError, match=r"volumes\[1\].name: data stands twice"):
+    with pytest.raises(StudyError, match=r"volumes\[1\].name: data appears twice"):
         read_cluster(write_cluster(tmp_path, volumes=[volume, {**volume, "path": "/other"}]))
 
 
@@ -156,36 +156,40 @@ def pod(
 
 
 @pytest.mark.parametrize(
-    ("found", "told", "again"),
+    ("state", "message", "retryable"),
     [
         (pod("Failed", ended=137, reason="OOMKilled"), "ran out of memory", False),
         (pod("Failed", ended=137, reason="Error"), "was killed (SIGKILL)", True),
-        (pod("Failed", ended=143, reason="Error"), "was told to end (SIGTERM)", True),
-        (pod("Failed", ended=135, reason="Error"), "a bus error (SIGBUS), as where /dev/shm is full", False),
+        (pod("Failed", ended=143, reason="Error"), "was terminated (SIGTERM)", True),
+        (
+            pod("Failed", ended=135, reason="Error"),
+            "code 135 (SIGBUS, as when /dev/shm is full)",
+            False,
+        ),
         (pod("Failed", ended=1, reason="Error"), "ended with exit code 1", False),
         (pod("Failed", ended=75, reason="Error"), "ended with exit code 75", True),
-        (pod("Failed"), "failed: no reason is given", True),
-        (pod("Pending", waiting="InvalidImageName"), "cannot start: InvalidImageName: why; correct 'images'", False),
-        (pod("Pending", waiting="CreateContainerConfigError"), "correct 'environment' in the cluster file", False),
+        (pod("Failed"), "failed: Kubernetes gives no reason", True),
+        (pod("Pending", waiting="InvalidImageName"), "cannot start: InvalidImageName: why. Correct 'images'", False),
+        (pod("Pending", waiting="CreateContainerConfigError"), "orrect 'environment' in the cluster file", False),
         (pod("Pending", waiting="ContainerCreating"), None, None),
         (pod("Succeeded", ended=0, reason="Completed"), None, None),
     ],
 )
-def test_how_a_pod_ended_is_told_and_whether_another_try_makes_sense(
-    found: V1Pod, told: str | None, again: bool | None
+def test_a_pods_failure_names_the_cause_and_whether_a_retry_may_succeed(
+    state: V1Pod, message: str | None, retryable: bool | None
 ) -> None:
-    fate = fate_of(found)
-    if told is None:
-        assert fate is None
+    failure = pod_failure(state)
+    if message is None:
+        assert failure is None
     else:
-        assert fate is not None
-        assert told in fate.told
-        assert fate.told.startswith("pod p ")
-        assert fate.again is again
+        assert failure is not None
+        assert message in failure.message
+        assert failure.message.startswith("pod p ")
+        assert failure.retryable is retryable
 
 
-def test_a_pod_that_no_node_takes_is_told_of_and_waited_for() -> None:
+def test_a_pod_without_a_node_has_not_failed_and_its_reason_is_reported() -> None:
     condition = V1PodCondition(type="PodScheduled", status="False", message="0/9 nodes: 9 Insufficient nvidia.com/gpu.")
     waiting = V1Pod(metadata=V1ObjectMeta(name="p"), status=V1PodStatus(phase="Pending", conditions=[condition]))
-    assert fate_of(waiting) is None
+    assert pod_failure(waiting) is None
     assert waits_for(waiting) == "pod p waits for a node: 0/9 nodes: 9 Insufficient nvidia.com/gpu."

@@ -19,7 +19,7 @@ import pytest
 from finephrase_dagster.orchestration.retries import infrastructure
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.cluster import read_cluster
-from finephrase_dagster.pods.fate import PodsBusy
+from finephrase_dagster.pods.failure import PodsBusy
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.train.nanotron import indexed_job
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
@@ -134,7 +134,7 @@ def test_a_node_that_is_lost_ends_all_of_them_and_the_run_is_taken_up(
     in_mid_run(api, output, lose)
     with pytest.raises(TrainingError) as raised:
         two_nodes.train(output)
-    assert f"pod {lost[0]} was taken from its node: Evicted (The node was low on resource: memory.)" in str(
+    assert f"pod {lost[0]} was removed from its node: Evicted (The node was low on resource: memory.)" in str(
         raised.value
     )
     assert infrastructure(raised.value), "the step is tried again"
@@ -148,7 +148,7 @@ def test_a_node_that_runs_out_of_memory_is_not_tried_again(
 ) -> None:
     two_nodes.stand.behave(seconds=0.05)
     in_mid_run(api, tmp_path / "output", lambda: api.end_pod(running(api, 0) or {}, "OOMKilled"))
-    with pytest.raises(TrainingError, match=r"-0-\d+ ran out of memory \(OOMKilled\): raise 'memory'") as raised:
+    with pytest.raises(TrainingError, match=r"-0-\d+ ran out of memory \(OOMKilled\)\. Raise 'memory'") as raised:
         two_nodes.train(tmp_path / "output")
     assert not infrastructure(raised.value)
 
@@ -229,7 +229,7 @@ def test_what_a_living_process_started_is_left_alone(api: KubernetesApi, tmp_pat
     sleeping("node", labels=labels, ownerReferences=[reference])
     load()
     pods = Pods("finephrase", labels)
-    with pytest.raises(PodsBusy, match="is being made by pod node for pod driver: wait for it, or stop it"):
+    with pytest.raises(PodsBusy, match="is being materialized by pod node, started by pod driver"):
         pods.clear("the training")
     api.end_pod(owner)
     assert pods.clear("the training")

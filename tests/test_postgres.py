@@ -19,8 +19,8 @@ import yaml
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import CHECKPOINT, ItemKey
 from finephrase_dagster.orchestration.stores import (
+    InvalidStore,
     StoreUnusable,
-    StoreWrong,
     refuse_unusable,
     tracking_uri,
     with_driver,
@@ -130,7 +130,7 @@ def test_a_wrong_tracking_uri_is_refused_without_repeating_it(
     uri: str, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(StoreWrong, match="MLFLOW_TRACKING_URI") as refused:
+    with pytest.raises(InvalidStore, match="MLFLOW_TRACKING_URI") as refused:
         tracking_uri(paths)
     assert "sesame" not in str(refused.value)
 

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 import requests
 
-from finephrase_dagster.orchestration.devices import DevicesBusy, DevicesWrong
+from finephrase_dagster.orchestration.devices import DevicesBusy, InvalidDevices
 from finephrase_dagster.orchestration.retries import ONCE_TAG, RETRIES, infrastructure, retried, wait_seconds
 from finephrase_dagster.rephrase.dataset import RecipeChanged
 from finephrase_dagster.rephrase.engine import EngineFailed
@@ -45,7 +45,7 @@ def test_faults_of_the_infrastructure_are_known_also_by_their_cause(error: Excep
         RecipeChanged("holds rows of another recipe"),
         TrainingError("the mixture does not fill one batch"),
         TrainingDiverged("the loss is no number"),
-        DevicesWrong("needs 4 GPUs"),
+        InvalidDevices("needs 4 GPUs"),
         KeyError("a mistake of ours"),
         OSError(28, "No space left on device"),
         sqlite3.OperationalError("database or disk is full"),

@@ -1,4 +1,4 @@
-# An engine in a pod of its own (`rephrasing: pipes`): vLLM and this library, no Dagster but its Pipes. Built from the
+# An engine in a pod of its own (`rephrasing: pipes`): vLLM and this library; of Dagster only dagster-pipes. Build it in the
 # repository's root:
 #   docker build -f deploy/images/worker.Dockerfile -t finephrase/worker:0.1.0 .
 FROM vllm/vllm-openai:v0.32.0
@@ -6,8 +6,8 @@ FROM vllm/vllm-openai:v0.32.0
 RUN useradd --create-home --uid 1000 finephrase
 WORKDIR /opt/finephrase
 COPY requirements/gpu.txt requirements/gpu.txt
-# What the rephrasing library needs beside vLLM, in the versions of the list; a test keeps the names complete.
-RUN for name in dagster-pipes datatrove orjson pyarrow pydantic pyyaml psutil filelock fsspec s3fs zstandard tqdm loguru httptools uvloop arctic-inference; do \
+# What the rephrasing library needs in addition to vLLM, in the versions of the list; a test checks that no name is missing.
+RUN for name in dagster-pipes datatrove orjson pyarrow pydantic pyyaml filelock psutil rich fsspec s3fs zstandard tqdm loguru httptools uvloop arctic-inference; do \
         grep "^$name==" requirements/gpu.txt; \
     done > requirements/worker.txt \
     && pip install --no-cache-dir -r requirements/worker.txt

@@ -44,7 +44,7 @@ class DevicesBusy(FinephraseError, retryable=True):
     """Others held the devices for longer than this process may wait; the message names them."""
 
 
-class DevicesWrong(FinephraseError, exit_status=2):
+class InvalidDevices(FinephraseError, exit_status=2):
     """More devices are asked for than this machine has, or a setting is wrong."""
 
 
@@ -96,13 +96,13 @@ def lease(
         among: the devices to choose from; default: all of this machine.
 
     Raises:
-        DevicesWrong: there are not so many.
+        InvalidDevices: there are not so many.
         DevicesBusy: they did not become free in time.
     """
     devices = tuple(among or machine_devices())
     count = 1 if devices == (CPU,) else count
     if count > len(devices):
-        raise DevicesWrong(
+        raise InvalidDevices(
             f"{what} needs {count} GPUs, this machine has {len(devices)} ({', '.join(devices)}): lower the engine's "
             f"parallel sizes, or name more devices in {DEVICES}"
         )
@@ -169,12 +169,12 @@ def machine_devices() -> tuple[str, ...]:
     """This machine's devices: those that `FINEPHRASE_DEVICES` names, else its GPUs, else `cpu`.
 
     Raises:
-        DevicesWrong: a device is named twice.
+        InvalidDevices: a device is named twice.
     """
     said = os.environ.get(DEVICES, "")
     names = tuple(name.strip() for name in said.split(",") if name.strip())
     if len(set(names)) < len(names):
-        raise DevicesWrong(f"{DEVICES}={said!r} names a device twice; name each once, such as 0,1,2 or cpu")
+        raise InvalidDevices(f"{DEVICES}={said!r} names a device twice; name each once, such as 0,1,2 or cpu")
     return names or _found()
 
 
@@ -273,7 +273,7 @@ def _folder() -> Path:
         pass
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO)
-        raise DevicesWrong(f"the locks of devices cannot be kept in {folder} ({reason}): set {LOCKS}") from error
+        raise InvalidDevices(f"the locks of devices cannot be kept in {folder} ({reason}): set {LOCKS}") from error
     return folder
 
 
@@ -288,5 +288,5 @@ def _limit() -> float:
     except ValueError:
         seconds = math.nan
     if not seconds >= 0:
-        raise DevicesWrong(f"{WAIT}={said!r} is no number of seconds; write one, such as 3600")
+        raise InvalidDevices(f"{WAIT}={said!r} is no number of seconds; write one, such as 3600")
     return seconds

@@ -1,7 +1,7 @@
-"""The run launcher of a cluster: dagster-k8s's, which takes an API server that is away for what it is.
+"""Run launcher for Kubernetes: dagster-k8s's, which tolerates an API server that does not answer.
 
-Dagster's monitor starts a second worker for a run whose first it cannot see. While the API server is restarted
-nothing can be seen, and every worker lives.
+Dagster's run monitoring starts a second worker for a run whose first worker it cannot find. While the API server
+restarts, no worker can be found although all of them run.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from urllib3.exceptions import HTTPError
 
 
 class PodRunLauncher(K8sRunLauncher):
-    """`dagster.yaml` names it; its settings are those of `K8sRunLauncher`."""
+    """Run launcher with the settings of `K8sRunLauncher`; set it in `dagster.yaml`."""
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        found: CheckRunHealthResult = super().check_run_worker_health(run)
-        if found.status == WorkerStatus.UNKNOWN and not self._api_answers(run):
-            return CheckRunHealthResult(WorkerStatus.RUNNING, "the Kubernetes API does not answer; looked at again")
-        return found
+        health: CheckRunHealthResult = super().check_run_worker_health(run)
+        if health.status == WorkerStatus.UNKNOWN and not self._api_answers(run):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "the Kubernetes API does not answer")
+        return health
 
     def _api_answers(self, run: DagsterRun) -> bool:
         namespace = self.get_container_context_for_run(run).namespace

@@ -32,7 +32,7 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
     """Serves both until interrupted; a server that is given by `MLFLOW_TRACKING_URI` is not started.
 
     Raises:
-        PortInUse, StoreWrong, StoreUnusable: before anything is started.
+        PortInUse, InvalidStore, StoreUnusable: before anything is started.
         PagesStopped: a server ended by itself.
     """
     tracking = tracking_uri(paths)

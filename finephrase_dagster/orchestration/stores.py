@@ -30,7 +30,7 @@ _POSTGRES = re.compile(r"^postgres(ql)?(\+psycopg2)?:", re.IGNORECASE)
 _SERVER = re.compile(r"^https?:", re.IGNORECASE)
 
 
-class StoreWrong(FinephraseError, exit_status=2):
+class InvalidStore(FinephraseError, exit_status=2):
     """A store is described wrongly; the message names the variable and says how to write it."""
 
 
@@ -42,13 +42,13 @@ def tracking_uri(paths: Paths) -> str:
     """MLflow's store: what `MLFLOW_TRACKING_URI` says, else a SQLite file.
 
     Raises:
-        StoreWrong: it cannot be used as it is written.
+        InvalidStore: it cannot be used as it is written.
     """
     uri = os.environ.get(TRACKING_URI)
     if not uri:
         return f"sqlite:///{paths.tracking_store}"
     if is_server(uri) and "@" in uri:
-        raise StoreWrong(
+        raise InvalidStore(
             f"{TRACKING_URI} has a user or a password in it, which links would show; write http://HOST:PORT, and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
@@ -81,7 +81,7 @@ def refuse_unusable(paths: Paths, dagster_home: Path) -> None:
     """Asks every store that is not a file whether it answers, before anything is started.
 
     Raises:
-        StoreWrong: one is described wrongly.
+        InvalidStore: one is described wrongly.
         StoreUnusable: one does not answer.
     """
     tracking = tracking_uri(paths)
@@ -124,7 +124,7 @@ def _dagster_uri(settings: Path) -> str | None:
     try:
         read = yaml.safe_load(settings.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise StoreWrong(f"{settings} cannot be read: {error}") from error
+        raise InvalidStore(f"{settings} cannot be read: {error}") from error
     said = read.get("storage") if isinstance(read, Mapping) else None
     postgres = said.get("postgres") if isinstance(said, Mapping) else None
     if not isinstance(postgres, Mapping):
@@ -142,7 +142,9 @@ def _from_environment(said: Mapping[str, Any], settings: Path) -> dict[str, Any]
     for name, value in said.items():
         if isinstance(value, Mapping) and set(value) == {"env"}:
             if value["env"] not in os.environ:
-                raise StoreWrong(f"{settings}: storage.postgres: {name} is in {value['env']}, which is not set; set it")
+                raise InvalidStore(
+                    f"{settings}: storage.postgres: {name} is in {value['env']}, which is not set; set it"
+                )
             value = os.environ[value["env"]]
         found[name] = value
     return found
@@ -157,11 +159,11 @@ def _database(uri: str, named_by: str) -> Any:
     try:
         url = make_url(uri)
     except (ArgumentError, ValueError) as error:
-        raise StoreWrong(f"{wrong} and PGPASSWORD") from error.with_traceback(None)
+        raise InvalidStore(f"{wrong} and PGPASSWORD") from error.with_traceback(None)
     if "@" in (url.host or "") or not url.database:
-        raise StoreWrong(f"{wrong}; a password in it is percent-encoded (%40 for @)")
+        raise InvalidStore(f"{wrong}; a password in it is percent-encoded (%40 for @)")
     if url.drivername != DRIVER:
-        raise StoreWrong(f"{named_by}: the scheme {url.drivername} has no driver here; write {DRIVER}://")
+        raise InvalidStore(f"{named_by}: the scheme {url.drivername} has no driver here; write {DRIVER}://")
     return url
 
 

@@ -1,1 +1,1 @@
-"""Pods: what a Kubernetes cluster is told of a stage's work, and what it says of how a pod ended."""
+"""Pods: how large a stage's Kubernetes pod is, where it runs, and why it failed."""

@@ -1,28 +1,28 @@
-"""The cluster's API as our own code needs it: patient, and careful that nothing is left behind or done twice."""
+"""The cluster's API: find, wait for and delete the pods, Jobs and services of one piece of work."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kubernetes import client, config
 from kubernetes.client.rest import ApiException
 from urllib3 import Retry
 
-from finephrase_dagster.pods.fate import PodsBusy, PodsRemain
+from finephrase_dagster.pods.failure import PodsBusy, PodsRemain
 
 GONE_SECONDS = 300.0
-"""How long pods may take to end; longer than any grace period."""
+"""Time that deleted pods may take to end; longer than any grace period."""
 POLL_SECONDS = 0.5
 ENDED = ("Succeeded", "Failed")
 
 
 def load() -> None:
-    """Makes the cluster's API the one that clients speak to: that of the pod this runs in, else kubeconfig's.
+    """Configure the Kubernetes client: the cluster of this pod, else the one that kubeconfig names.
 
-    Clients wait up to two minutes for an API server that is restarted.
+    Clients retry for up to two minutes while an API server restarts.
     """
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         config.load_incluster_config()
@@ -35,17 +35,17 @@ def load() -> None:
 
 
 class Pods:
-    """The pods, Jobs and services of a namespace that do one piece of work, found by its labels."""
+    """The pods, Jobs and services of a namespace that do one piece of work, selected by their labels."""
 
     def __init__(self, namespace: str, labels: Mapping[str, str]) -> None:
-        """Describes them; `load` was called before."""
+        """Describe them; call `load` first."""
         self.namespace = namespace
         self.labels = dict(labels)
         self._core = client.CoreV1Api()
         self._batch = client.BatchV1Api()
 
-    def owner(self) -> list[dict[str, Any]]:
-        """This pod as the owner of what it starts, which then ends with it; empty outside of a cluster."""
+    def owner(self) -> Sequence[dict[str, Any]]:
+        """Return the owner reference to this pod; empty outside a pod. Kubernetes deletes what a deleted pod owns."""
         name = os.environ.get("HOSTNAME", "")
         try:
             pod = self._core.read_namespaced_pod(name, self.namespace) if name else None
@@ -55,27 +55,33 @@ class Pods:
             pod = None
         return [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod.metadata.uid}] if pod else []
 
-    def found(self) -> list[Any]:
-        """The pods."""
+    def list(self) -> Sequence[Any]:
+        """Return the pods."""
         return self._core.list_namespaced_pod(self.namespace, label_selector=self._selector).items
 
     def clear(self, what: str) -> bool:
-        """Ends what an earlier process left behind; returns whether there was something.
+        """Delete what an earlier process left behind; return whether there was anything.
+
+        Args:
+            what: what the pods make, for error messages.
 
         Raises:
-            PodsBusy: the process that started it lives.
-            PodsRemain: it does not end.
+            PodsBusy: the pod that started them still runs.
+            PodsRemain: a pod does not end.
         """
-        pods = self.found()
+        pods = self.list()
         for pod in pods:
-            if pod.status.phase not in ENDED and (owner := self._living_owner(pod)):
-                raise PodsBusy(f"{what} is being made by pod {pod.metadata.name} for {owner}: wait for it, or stop it")
+            if pod.status.phase not in ENDED and (owner := self._running_owner(pod)):
+                raise PodsBusy(
+                    f"{what} is being materialized by pod {pod.metadata.name}, started by pod {owner}. "
+                    f"Wait until it ends, or stop it: kubectl delete pod {owner}"
+                )
         jobs = self._batch.list_namespaced_job(self.namespace, label_selector=self._selector).items
         self.remove()
         return bool(pods or jobs)
 
     def remove(self) -> None:
-        """Deletes all of it and waits until no pod is left.
+        """Delete all of it and wait until no pod is left.
 
         Raises:
             PodsRemain: a pod does not end.
@@ -84,19 +90,21 @@ class Pods:
             self._delete(self._batch.delete_namespaced_job, job)
         for service in self._core.list_namespaced_service(self.namespace, label_selector=self._selector).items:
             self._delete(self._core.delete_namespaced_service, service)
-        for pod in self.found():
+        for pod in self.list():
             self._delete(self._core.delete_namespaced_pod, pod)
         deadline = time.monotonic() + GONE_SECONDS
-        while left := self.found():
+        while left := self.list():
             if time.monotonic() > deadline:
-                names = ", ".join(pod.metadata.name for pod in left)
-                raise PodsRemain(f"pod {names} does not end: see that its node lives, or delete it by force")
+                names = " ".join(pod.metadata.name for pod in left)
+                raise PodsRemain(
+                    f"pod {names} does not end. Check its node, or delete it: kubectl delete pod {names} --force"
+                )
             time.sleep(POLL_SECONDS)
 
-    def said(self, pod: str, lines: int) -> list[str]:
-        """The last lines of a pod's log; none if it never said anything."""
+    def last_lines(self, pod: str, count: int) -> Sequence[str]:
+        """Return the last lines of a pod's log; none if it has no log."""
         try:
-            answer = self._core.read_namespaced_pod_log(pod, self.namespace, tail_lines=lines, _preload_content=False)
+            answer = self._core.read_namespaced_pod_log(pod, self.namespace, tail_lines=count, _preload_content=False)
         except ApiException:
             return []
         return answer.data.decode("utf-8", "replace").splitlines()
@@ -105,27 +113,26 @@ class Pods:
     def _selector(self) -> str:
         return ",".join(f"{name}={value}" for name, value in self.labels.items())
 
-    def _delete(self, delete: Any, found: Any) -> None:
+    def _delete(self, delete: Any, resource: Any) -> None:
         try:
-            delete(found.metadata.name, self.namespace, propagation_policy="Background")
+            delete(resource.metadata.name, self.namespace, propagation_policy="Background")
         except ApiException as error:
             if error.status != 404:
                 raise
 
-    def _living_owner(self, pod: Any) -> str | None:
+    def _running_owner(self, pod: Any) -> str | None:
+        """Return the name of another pod that started a pod and still runs."""
         for owner in pod.metadata.owner_references or ():
             if owner.kind != "Pod":
                 continue
             try:
-                found = self._core.read_namespaced_pod(owner.name, self.namespace)
+                current = self._core.read_namespaced_pod(owner.name, self.namespace)
             except ApiException as error:
                 if error.status != 404:
                     raise
                 continue
-            if found.metadata.uid == owner.uid and found.status.phase not in ENDED and owner.name != _me():
-                return f"pod {owner.name}"
+            if current.metadata.uid != owner.uid or current.status.phase in ENDED:
+                continue
+            if owner.name != os.environ.get("HOSTNAME"):
+                return str(owner.name)
         return None
-
-
-def _me() -> str:
-    return os.environ.get("HOSTNAME", "")

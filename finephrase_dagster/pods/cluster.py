@@ -1,7 +1,7 @@
-"""The cluster file: all that belongs to one Kubernetes cluster and to no study. None of it is identity.
+"""The cluster file: the settings of one Kubernetes cluster, which no study file holds. None enters a fingerprint.
 
-`FINEPHRASE_CLUSTER` names it; without it everything runs where Dagster runs. What its fields mean stands in
-docs/kubernetes.md; how a pod is sized by them, in `pods/sizing.py`.
+`FINEPHRASE_CLUSTER` names the file; without it everything runs on Dagster's own machine. docs/kubernetes.md explains
+the fields; `pods/sizing.py` computes pod sizes from them.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ CLUSTER = "FINEPHRASE_CLUSTER"
 """The environment variable that names the cluster file."""
 
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=253)]
-"""What Kubernetes takes for the name of an object."""
+"""A name that Kubernetes accepts for an object."""
 
 Image = Annotated[str, Field(pattern=r"^[a-z0-9][\w./:-]*(:[\w.-]+|@sha256:[0-9a-f]{64})$")]
-"""An image with a tag or a digest, so that it is told which one runs."""
+"""An image with a tag or a digest, so that its version is fixed."""
 
 
 class Images(Spec):
-    """One image a kind of work; deploy/images builds them."""
+    """One image per kind of work; deploy/images holds their Dockerfiles."""
 
-    control: Image = Field(description="what needs no device")
-    engine: Image = Field(description="generators, students on one machine, evaluation")
-    worker: Image | None = Field(default=None, description="engines with pods of their own; default: engine")
-    nanotron: Image | None = Field(default=None, description="students on several machines")
+    control: Image = Field(description="image for work that needs no device")
+    engine: Image = Field(description="image for generators, students on one machine, and evaluation")
+    worker: Image | None = Field(default=None, description="image for engines in pods of their own; default: engine")
+    nanotron: Image | None = Field(default=None, description="image for students on several machines")
 
 
 class Environment(Spec):
-    """Variables of every pod, by the names of the objects that hold them; values never stand here."""
+    """Config maps and secrets whose entries become environment variables of every pod; values never appear here."""
 
     config_maps: tuple[ObjectName, ...] = ()
     secrets: tuple[ObjectName, ...] = ()
 
 
 class Volume(Spec):
-    """A claim that every pod mounts under the same path."""
+    """A volume claim that every pod mounts under the same path."""
 
     name: ObjectName
     claim: ObjectName
@@ -55,7 +55,7 @@ class Volume(Spec):
 
 
 class Toleration(Spec):
-    """A taint that does not keep a pod away, as Kubernetes writes it."""
+    """A node taint that pods tolerate, as Kubernetes writes it."""
 
     key: str = Field(min_length=1)
     operator: Literal["Equal", "Exists"] = "Equal"
@@ -64,48 +64,55 @@ class Toleration(Spec):
 
 
 class NodePool(Spec):
-    """Nodes of one kind."""
+    """Nodes of one size."""
 
-    gpus: int = Field(ge=0, description="of a node")
-    selector: Mapping[str, str] = Field(default_factory=dict, description="labels of its nodes")
+    gpus: int = Field(ge=0, description="GPUs per node")
+    selector: Mapping[str, str] = Field(default_factory=dict, description="labels that select its nodes")
     tolerations: tuple[Toleration, ...] = ()
     priority_class: ObjectName | None = None
 
 
 class Memory(Spec):
-    """GiB of a pod."""
+    """GiB of memory per pod."""
 
-    preparing: int = Field(default=16, ge=1, description="of work without a device")
-    base: int = Field(default=8, ge=1, description="of an engine or a trainer")
-    per_gpu: int = Field(default=16, ge=0, description="besides, a GPU")
-    per_billion: float = Field(default=2.5, ge=0, description="besides, a billion parameters of a generator")
-    shared_per_gpu: int = Field(default=8, ge=1, description="of /dev/shm, a GPU of a pod that has several; it counts")
+    preparing: int = Field(default=16, ge=1, description="GiB for work without a device")
+    base: int = Field(default=8, ge=1, description="GiB for an engine or a trainer")
+    per_gpu: int = Field(default=16, ge=0, description="additional GiB per GPU")
+    per_billion: float = Field(default=2.5, ge=0, description="additional GiB per billion parameters of a generator")
+    shared_per_gpu: int = Field(
+        default=8, ge=1, description="GiB of /dev/shm per GPU, with several GPUs; part of memory"
+    )
 
 
 class Cpu(Spec):
-    """Cores of a pod."""
+    """Cores per pod."""
 
     preparing: int = Field(default=4, ge=1)
     per_gpu: int = Field(default=8, ge=1)
 
 
 class Cluster(Spec):
-    """A Kubernetes cluster, as far as a study's pods are concerned."""
+    """A Kubernetes cluster and how a study's pods run on it."""
 
     namespace: ObjectName
-    service_account: ObjectName = Field(description="of step pods, which may start pods and Jobs of their own")
+    service_account: ObjectName = Field(description="service account of step pods, which may start pods and Jobs")
     images: Images
     pull_secrets: tuple[ObjectName, ...] = ()
     environment: Environment = Environment()
     volumes: tuple[Volume, ...] = Field(min_length=1, description="one of them holds FINEPHRASE_DATA")
-    gpu: str = Field(default="nvidia.com/gpu", min_length=1, description="the resource that a GPU is")
+    gpu: str = Field(default="nvidia.com/gpu", min_length=1, description="name of the GPU resource")
     node_pools: tuple[NodePool, ...] = Field(min_length=1)
     memory: Memory = Memory()
     cpu: Cpu = Cpu()
     rephrasing: Literal["step", "pipes"] = Field(
-        default="step", description="whether a step's own pod holds the engine, or a pod of its own without Dagster"
+        default="step",
+        description="`step`: the engine runs in the step's pod; `pipes`: in a pod of its own, without Dagster",
     )
-    patience_seconds: int = Field(default=300, ge=0, description="for a pod that cannot start, such as for its image")
+    patience_seconds: int = Field(
+        default=300,
+        ge=0,
+        description="seconds that a pod may be unable to start",
+    )
 
     @model_validator(mode="after")
     def _names_things_once(self) -> Cluster:
@@ -115,59 +122,59 @@ class Cluster(Spec):
             for index, volume in enumerate(self.volumes):
                 value = getattr(volume, field)
                 if value in seen:
-                    problems.append(Problem(("volumes", index, field), f"{value} stands twice; write another"))
+                    problems.append(Problem(("volumes", index, field), f"{value} appears twice; change one of them"))
                 seen.add(value)
         if not any(pool.gpus == 0 for pool in self.node_pools) and len(self.node_pools) > 1:
-            problems.append(Problem(("node_pools",), "none has 'gpus: 0', for work without a device; add one"))
+            problems.append(Problem(("node_pools",), "no pool has 'gpus: 0' for work without a device; add one"))
         if problems:
             raise InvalidFields(problems)
         return self
 
     @property
     def nanotron_image(self) -> str:
-        """The image of a study's nanotron.
+        """Return the image for nanotron.
 
         Raises:
-            StudyError: none is named.
+            StudyError: the cluster file names none.
         """
         if self.images.nanotron is None:
             raise StudyError(
-                f"{os.environ.get(CLUSTER, 'the cluster file')} names no image for the study's 'trainer: nanotron': "
-                "add 'images.nanotron'"
+                f"{os.environ.get(CLUSTER, 'the cluster file')}: missing field 'images.nanotron', which the study's "
+                "'trainer: nanotron' needs. Add the image."
             )
         return self.images.nanotron
 
     def pool(self, gpus: int) -> NodePool:
-        """The pool of the smallest nodes that have so many GPUs.
+        """Return the pool with the smallest nodes that have at least so many GPUs.
 
         Raises:
-            StudyError: none has.
+            StudyError: no pool has.
         """
         fitting = [pool for pool in self.node_pools if pool.gpus >= gpus]
         if not fitting:
             largest = max(pool.gpus for pool in self.node_pools)
             raise StudyError(
-                f"a pod needs {gpus} GPUs of one node, and the largest of 'node_pools' has {largest}: lower the "
-                f"generator's tensor_parallel_size, or add nodes to {os.environ.get(CLUSTER, 'the cluster file')}"
+                f"a pod needs {gpus} GPUs on one node, but the largest of 'node_pools' has {largest}. Lower the "
+                f"generator's tensor_parallel_size, or add a pool to {os.environ.get(CLUSTER, 'the cluster file')}."
             )
         return min(fitting, key=lambda pool: pool.gpus)
 
 
 def cluster_from_environment() -> Cluster | None:
-    """The cluster that the environment names; None where everything runs here.
+    """Return the cluster whose file `FINEPHRASE_CLUSTER` names; None if it is not set.
 
     Raises:
-        StudyError: as for `read_cluster`.
+        StudyError: the file cannot be read or has invalid fields.
     """
-    named = os.environ.get(CLUSTER)
-    return read_cluster(resolve_path(named)) if named else None
+    name = os.environ.get(CLUSTER)
+    return read_cluster(resolve_path(name)) if name else None
 
 
 def read_cluster(path: Path) -> Cluster:
-    """Reads and checks a cluster file.
+    """Read and validate a cluster file.
 
     Raises:
-        StudyError: no such file, not YAML, or fields that are missing, unknown or contradictory.
+        StudyError: the file does not exist, is not YAML, or has missing, unknown or contradictory fields.
     """
     return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
 

@@ -1,4 +1,4 @@
-"""How large a pod is, and where it goes: the rules of the cluster file applied to a piece of work."""
+"""Pod sizes and node pools: the rules of the cluster file applied to a piece of work."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from finephrase_dagster.pods.cluster import Cluster
 from finephrase_dagster.study.generator import Generator
 
 USER = 1000
-"""The user of the images, and the group that volumes are writable for."""
+"""User id in the images, and the group id that may write the volumes."""
 
 GRACE_SECONDS = 120
-"""Between SIGTERM and SIGKILL: for journals to be closed, and for what a pod started to be ended."""
+"""Seconds between SIGTERM and SIGKILL: enough to close journals and to end what the pod started."""
 
 SHARED = "shared-memory"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pod:
-    """A pod of one container, before it is known what runs in it.
+    """The size and placement of a pod with one container.
 
     Attributes:
-        image: of the container.
-        cpu: cores.
-        memory: GiB, those of `shared` among them.
-        gpus: of one node.
-        shared: GiB of /dev/shm; 0 for the container runtime's own.
+        image: the container's image.
+        cpu: number of cores.
+        memory: GiB, including `shared`.
+        gpus: number of GPUs, all on one node.
+        shared: GiB of /dev/shm; 0 keeps the container runtime's default.
     """
 
     cluster: Cluster
@@ -39,19 +39,19 @@ class Pod:
 
     @classmethod
     def preparing(cls, cluster: Cluster) -> Pod:
-        """For what needs no device."""
+        """Return a pod for work that needs no device."""
         return cls(
             cluster=cluster, image=cluster.images.control, cpu=cluster.cpu.preparing, memory=cluster.memory.preparing
         )
 
     @classmethod
     def computing(cls, cluster: Cluster, *, gpus: int = 1, parameters: float = 0, image: str | None = None) -> Pod:
-        """For an engine, a trainer or an evaluation.
+        """Return a pod for an engine, a trainer or an evaluation.
 
         Args:
-            gpus: that work together on one node.
-            parameters: of the model, whose weights pass through the pod's memory.
-            image: default: the engines'.
+            gpus: number of GPUs that work together on one node.
+            parameters: parameters of the model, whose weights pass through the pod's memory.
+            image: default: the cluster's engine image.
         """
         rule = cluster.memory
         shared = rule.shared_per_gpu * gpus if gpus > 1 else 0
@@ -67,11 +67,11 @@ class Pod:
 
     @classmethod
     def of(cls, cluster: Cluster, generator: Generator, *, image: str | None = None) -> Pod:
-        """For a generator's engine: tensor, pipeline and data parallel ranks on one node."""
+        """Return a pod for a generator's engine: all tensor, pipeline and data parallel ranks on one node."""
         return cls.computing(cluster, gpus=generator.gpus, parameters=generator.parameters or 0, image=image)
 
     def container(self) -> dict[str, Any]:
-        """The container, as Kubernetes writes it, without name and command."""
+        """Return the container as Kubernetes expects it, without name and command."""
         resources = {"cpu": str(self.cpu), "memory": f"{self.memory}Gi"}
         if self.gpus:
             resources[self.cluster.gpu] = str(self.gpus)
@@ -82,10 +82,10 @@ class Pod:
         ]
         return {
             "image": self.image,
-            # A pod whose memory is bound to what it asks for is the last to be evicted for that of others.
+            # A pod whose memory limit equals its request is evicted last.
             "resources": {
                 "requests": resources,
-                "limits": {name: of for name, of in resources.items() if name != "cpu"},
+                "limits": {name: amount for name, amount in resources.items() if name != "cpu"},
             },
             "envFrom": [
                 *({"configMapRef": {"name": name}} for name in environment.config_maps),
@@ -96,7 +96,7 @@ class Pod:
         }
 
     def spec(self) -> dict[str, Any]:
-        """The rest of the pod's spec."""
+        """Return the rest of the pod's spec."""
         pool = self.cluster.pool(self.gpus)
         claims = [
             {

@@ -13,7 +13,7 @@ from typing import Any
 from dagster_pipes import PipesContext, open_dagster_pipes
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.pods.fate import TRY_AGAIN
+from finephrase_dagster.pods.failure import TEMPORARY_FAILURE
 from finephrase_dagster.rephrase.metrics import served_from_environment
 from finephrase_dagster.rephrase.order import Order
 
@@ -27,14 +27,14 @@ TOLD = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completio
 
 
 def main() -> None:
-    """Carries out one order; exit status 1 if it cannot be, `fate.TRY_AGAIN` if it may yet be."""
+    """Carries out one order; exit status 1 if it cannot be, `TEMPORARY_FAILURE` if it may yet be."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the engine ends, and the journals are closed
     try:
         with open_dagster_pipes() as pipes:
             work(pipes)
     except (FinephraseError, FileNotFoundError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(TRY_AGAIN if getattr(error, "retryable", False) else 1)
+        sys.exit(TEMPORARY_FAILURE if getattr(error, "retryable", False) else 1)
 
 
 def work(pipes: PipesContext) -> None:

@@ -1,1 +1,1 @@
-"""What Dagster does by itself: nights, carrying on, reloading, telling of failures, observing prompts."""
+"""Schedules and sensors: nightly budget runs, automatic stages, reloading, reporting failures, observing prompts."""

@@ -1,4 +1,4 @@
-"""The budget of a night: what it may take, and what a run takes. Where and how, so nothing of it is identity."""
+"""The budget of a nightly run: its limits, and what each Dagster run costs. None of it enters a fingerprint."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.plan.plan import Planned, Terms
 
-PREFIX = "FINEPHRASE_NIGHT_"
+PREFIX = "FINEPHRASE_NIGHTLY_"
 
 
-class BudgetWrong(FinephraseError, exit_status=2):
-    """A setting of the night is wrong, or no budget is set; the message names the variable."""
+class InvalidBudget(FinephraseError, exit_status=2):
+    """A setting of the nightly budget run is invalid, or no limit is set; the message names the variable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Amount:
-    """What something takes.
+    """Documents and GPU-hours that a piece of work costs.
 
     Attributes:
-        documents: that are rephrased; what else is done with documents takes none.
-        gpu_hours: that are paid for.
+        documents: documents to rephrase; other stages count none.
+        gpu_hours: GPU-hours that are paid for.
     """
 
     documents: int = 0
@@ -38,46 +38,47 @@ class Amount:
 
 
 def total(amounts: Iterable[Amount]) -> Amount:
+    """Return the sum of amounts."""
     return sum(amounts, Amount())
 
 
-class Night(BaseModel):
-    """The settings of the night: each field is the variable `FINEPHRASE_NIGHT_<FIELD>`."""
+class NightlyBudget(BaseModel):
+    """The settings of the nightly budget run: each field is the variable `FINEPHRASE_NIGHTLY_<FIELD>`."""
 
     model_config = ConfigDict(frozen=True)
 
-    documents: int | None = Field(default=None, ge=0, description="documents that may be rephrased")
-    gpu_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="GPU-hours")
-    dollars: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="dollars for GPUs")
-    gpu_hour_dollars: float = Field(default=3.0, ge=0, allow_inf_nan=False, description="price of one for an hour")
-    goodput: float = Field(default=1.0, gt=0, le=1, description="the part of a GPU's time that does the work")
-    cron: str = Field(default="0 22 * * *", description="when a night is opened")
-    timezone: str = Field(default="UTC", description="of the cron")
-    hours: float = Field(default=8.0, gt=0, le=24, description="for how long runs are launched")
-    runs: int = Field(default=16, ge=1, description="runs that wait or run at the same time")
+    documents: int | None = Field(default=None, ge=0, description="limit: documents to rephrase")
+    gpu_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="limit: GPU-hours")
+    dollars: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="limit: dollars for GPUs")
+    gpu_hour_dollars: float = Field(default=3.0, ge=0, allow_inf_nan=False, description="dollars per GPU-hour")
+    goodput: float = Field(default=1.0, gt=0, le=1, description="share of a GPU's time that does useful work")
+    cron: str = Field(default="0 22 * * *", description="when a nightly budget run starts")
+    timezone: str = Field(default="UTC", description="time zone of the cron expression")
+    hours: float = Field(default=8.0, gt=0, le=24, description="how many hours it launches Dagster runs")
+    runs: int = Field(default=16, ge=1, description="Dagster runs that are queued or running at a time")
 
     @classmethod
-    def from_environment(cls) -> Night:
-        """The settings that the environment says.
+    def from_environment(cls) -> NightlyBudget:
+        """Return the settings from the environment.
 
         Raises:
-            BudgetWrong: one is not what it must be.
+            InvalidBudget: a variable has an invalid value.
         """
-        said = {name: value for name in cls.model_fields if (value := os.environ.get(_variable(name)))}
+        values = {name: value for name in cls.model_fields if (value := os.environ.get(_variable(name)))}
         try:
-            return cls.model_validate(said)
+            return cls.model_validate(values)
         except ValidationError as error:
-            wrong = [
+            problems = [
                 f"{_variable(str(one['loc'][0]))}={one['input']!r}: {one['msg'].removeprefix('Value error, ')}"
                 for one in error.errors()
             ]
-            raise BudgetWrong("; ".join(wrong)) from error
+            raise InvalidBudget("; ".join(problems)) from error
 
     @field_validator("cron")
     @classmethod
     def _is_cron(cls, value: str) -> str:
         if not is_valid_cron_string(value):
-            raise ValueError("write five fields of cron, such as '0 22 * * *'")
+            raise ValueError("write a cron expression of five fields, such as '0 22 * * *'")
         return value
 
     @field_validator("timezone")
@@ -93,40 +94,41 @@ class Night(BaseModel):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits that are set.
+        """Return the limits that are set.
 
         Raises:
-            BudgetWrong: none is.
+            InvalidBudget: no limit is set.
         """
-        said = {"documents": self.documents, "GPU-hours": self.gpu_hours, "dollars": self.dollars}
-        found = {name: float(limit) for name, limit in said.items() if limit is not None}
-        if not found:
-            raise BudgetWrong(
-                f"no budget is set: set {_variable('documents')}, {_variable('gpu_hours')} or {_variable('dollars')} "
-                "where the code location runs, and start it again"
+        limits = {"documents": self.documents, "GPU-hours": self.gpu_hours, "dollars": self.dollars}
+        given = {name: float(limit) for name, limit in limits.items() if limit is not None}
+        if not given:
+            raise InvalidBudget(
+                f"no budget is set. Set {_variable('documents')}, {_variable('gpu_hours')} or {_variable('dollars')} "
+                "in the environment of the code location and restart it."
             )
-        return found
+        return given
 
     def amount(self, planned: Planned) -> Amount:
-        """What an item of the plan takes."""
+        """Return what an item of the plan costs."""
         documents = planned.cost.documents if planned.item.stage == "synthetic" else 0
         return Amount(documents=documents, gpu_hours=planned.cost.gpu_hours / self.goodput)
 
     def exceeded(self, amount: Amount) -> list[str]:
-        """The limits that an amount exceeds, with the figures."""
-        takes = self.figures(amount)
+        """Return the limits that an amount exceeds, with the figures."""
+        figures = self.figures(amount)
         return [
-            f"{takes[name]:,.4g} of {limit:,.4g} {name}"
+            f"{figures[name]:,.4g} of {limit:,.4g} {name}"
             for name, limit in self.limits.items()
-            if takes[name] > limit * (1 + 1e-9)
+            if figures[name] > limit * (1 + 1e-9)
         ]
 
-    def told(self, amount: Amount) -> str:
-        """An amount beside the limits."""
-        takes = self.figures(amount)
-        return ", ".join(f"{takes[name]:,.4g} of {limit:,.4g} {name}" for name, limit in self.limits.items())
+    def describe(self, amount: Amount) -> str:
+        """Return an amount next to the limits, such as `3 of 8 GPU-hours`."""
+        figures = self.figures(amount)
+        return ", ".join(f"{figures[name]:,.4g} of {limit:,.4g} {name}" for name, limit in self.limits.items())
 
     def figures(self, amount: Amount) -> Mapping[str, float]:
+        """Return an amount in the units of the limits."""
         return {
             "documents": amount.documents,
             "GPU-hours": amount.gpu_hours,
@@ -134,8 +136,8 @@ class Night(BaseModel):
         }
 
 
-def number(tags: Mapping[str, str], name: str) -> float:
-    """A number that a tag says; 0 where it says none."""
+def tag_number(tags: Mapping[str, str], name: str) -> float:
+    """Return a tag's value as a number; 0 if the tag is missing or no number."""
     try:
         value = float(tags.get(name, 0))
     except ValueError:

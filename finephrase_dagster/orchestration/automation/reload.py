@@ -19,7 +19,7 @@ from finephrase_dagster.artifacts.graph import items
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.orchestration.automation.failures import PAGES
+from finephrase_dagster.orchestration.automation.webhook import PAGES
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.prompt import PromptError
 

@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.artifacts.processes import last_lines
 from finephrase_dagster.pods.api import Pods, load
-from finephrase_dagster.pods.fate import Fate, fate_of
+from finephrase_dagster.pods.failure import PodFailure, pod_failure
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
 from finephrase_dagster.train.nanotron.launch import LAST_LINES, LOG, command, variables
@@ -77,12 +77,12 @@ class IndexedJob:
             begin = written.tell()
             try:
                 self._create(cluster, run)
-                fate = self._follow(written, follow)
-                if fate is not None:
+                failure = self._follow(written, follow)
+                if failure is not None:
                     raise TrainingError(
-                        f"nanotron ended: {fate.told}. It said last:\n{self._last_lines(path, begin)}\n"
+                        f"nanotron ended: {failure.message}. It said last:\n{self._last_lines(path, begin)}\n"
                         f"All that index 0 said: {path}\nStarted again, the run is taken up at its last checkpoint"
-                    ) from fate.error()
+                    ) from failure.error()
             finally:
                 self._pods.remove()
 
@@ -141,12 +141,12 @@ class IndexedJob:
         client.CoreV1Api().create_namespaced_service(namespace, self.service())
         client.BatchV1Api().create_namespaced_job(namespace, self.job(cluster, run))
 
-    def _follow(self, written: BinaryIO, follow: Callable[[str], None]) -> Fate | None:
+    def _follow(self, written: BinaryIO, follow: Callable[[str], None]) -> PodFailure | None:
         """Hands on what index 0 says until the Job has ended; returns why it failed."""
         seen = ""
         while True:
-            fate = self._fate()
-            over = fate is not None or self._complete()  # looked at first, so that all that was said before is read
+            failure = self._failure()
+            over = failure is not None or self._complete()  # looked at first, so that all that was said before is read
             try:
                 for stamp, line in self._lines(seen, on=not over):
                     seen = stamp
@@ -156,7 +156,7 @@ class IndexedJob:
             except HTTPError:  # a silence, or an API server that is restarted: the rest is read again
                 continue
             if over:
-                return fate
+                return failure
             time.sleep(POLL_SECONDS)
 
     def _lines(self, seen: str, *, on: bool) -> Iterator[tuple[str, bytes]]:
@@ -165,7 +165,7 @@ class IndexedJob:
         Raises:
             HTTPError: the connection ended before the log did, or nothing was said for a while.
         """
-        pod = next((pod for pod in self._pods.found() if (pod.metadata.labels or {}).get(INDEX) == "0"), None)
+        pod = next((pod for pod in self._pods.list() if (pod.metadata.labels or {}).get(INDEX) == "0"), None)
         if pod is None or pod.status.phase == "Pending":
             return
         try:
@@ -187,19 +187,19 @@ class IndexedJob:
                 if (when := stamp.decode("ascii", "replace")) > seen:
                     yield when, said
 
-    def _fate(self) -> Fate | None:
+    def _failure(self) -> PodFailure | None:
         """Why the run cannot go on: that of the pod that failed first, before those that were ended for it."""
         patience = self._pod.cluster.patience_seconds
-        fates = [fate for pod in self._pods.found() if (fate := fate_of(pod, patience_seconds=patience))]
-        fates.sort(key=lambda fate: "SIGTERM" in fate.told)
-        if fates:
-            return fates[0]
+        failures = [one for pod in self._pods.list() if (one := pod_failure(pod, patience_seconds=patience))]
+        failures.sort(key=lambda failure: "SIGTERM" in failure.message)
+        if failures:
+            return failures[0]
         job = self._job()
         if job is None:
-            return Fate(f"Job {self.name} was deleted", again=True)
+            return PodFailure(f"Job {self.name} was deleted", retryable=True)
         if any(one.type == "Failed" and one.status == "True" for one in job.status.conditions or ()):
-            return Fate(
-                f"Job {self.name} failed and its pods are gone: a node was lost, or they were deleted", again=True
+            return PodFailure(
+                f"Job {self.name} failed and its pods are gone: a node was lost, or they were deleted", retryable=True
             )
         return None
 
@@ -220,8 +220,8 @@ class IndexedJob:
     def _last_lines(self, log: Path, begin: int) -> str:
         """Return the last lines of index 0 and of the other pods that failed."""
         lines = last_lines(log, start=begin, count=LAST_LINES)
-        for pod in self._pods.found():
+        for pod in self._pods.list():
             index = (pod.metadata.labels or {}).get(INDEX)
             if index != "0" and pod.status.phase == "Failed":
-                lines += [f"index {index}:", *self._pods.said(pod.metadata.name, LAST_LINES)]
+                lines += [f"index {index}:", *self._pods.last_lines(pod.metadata.name, LAST_LINES)]
         return "\n".join(lines)

@@ -1,10 +1,10 @@
-"""The night: what is missing or stale is made within a budget, the heaviest first, as far as it comes.
+"""The nightly budget run: materialize what is missing or stale within a budget, the most expensive items first.
 
-The schedule `nightly` opens a night by making the plan, which shows what there is to do. While the night lasts, the
-sensor `night` launches what has its inputs: further down the graph first, then the heavy first, never what is running
-or queued already, never more than the budget leaves. What it launches makes the inputs of the next stage, so the
-night goes on by itself. The files say what there is to do, and the runs' tags what was spent, so nothing else is
-remembered: a night that was interrupted goes on.
+At its time the schedule `nightly_budget` starts a budget run by materializing the plan. Until the budget run ends,
+the sensor `launch_within_budget` launches Dagster runs for the items whose inputs exist: items further down the graph
+first, then the most expensive ones; never what is already running or queued, and never more than the budget has left.
+The results are the inputs of the next stage, so each tick of the sensor gets further. No state is kept: the files
+show what is left to do and the tags of the Dagster runs show what was spent, so an interrupted budget run resumes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from finephrase_dagster.artifacts.graph import Item, failed_audits, items, ready
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
-from finephrase_dagster.orchestration.automation.budget import Amount, BudgetWrong, Night, number, total
+from finephrase_dagster.orchestration.automation.budget import Amount, InvalidBudget, NightlyBudget, tag_number, total
 from finephrase_dagster.orchestration.automation.runs import UNFINISHED, Partitions, in_flight, range_tags
 from finephrase_dagster.orchestration.jobs import job_of
 from finephrase_dagster.orchestration.partitions import PLAN
@@ -30,13 +30,13 @@ from finephrase_dagster.plan.plan import Planned, plan
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.prompt import PromptError
 
-SCHEDULE, SENSOR = "nightly", "night"
-NIGHT_TAG, UNTIL_TAG = "finephrase/night", "finephrase/night_until"
+SCHEDULE, SENSOR = "nightly_budget", "launch_within_budget"
+NIGHTLY_TAG, UNTIL_TAG = "finephrase/nightly_run", "finephrase/nightly_until"
 DOCUMENTS_TAG, GPU_HOURS_TAG, GPUS_TAG = "finephrase/documents", "finephrase/gpu_hours", "finephrase/gpus"
 PLAN_JOB = job_of("/".join(PLAN.path))
 SECONDS = 60
-SAID = 10
-"""How many items of a kind the tick names."""
+NAMED = 10
+"""How many items a tick's message names for each reason."""
 
 
 @dataclass
@@ -44,8 +44,8 @@ class Choice:
     """What a tick launches, and why it leaves out the rest.
 
     Attributes:
-        chosen: items with their costs, by asset, those that go first before the others.
-        left_out: names of items that could be made, by the reason why they are not.
+        chosen: items with their costs by asset, in the order in which they are launched.
+        left_out: names of items that have their inputs but are not launched, by the reason.
     """
 
     chosen: dict[str, list[Planned]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Choice:
         self.left_out.setdefault(reason, []).append(name)
 
     def lines(self) -> Iterator[str]:
-        """What is to be said of it."""
+        """Return the lines of the tick's message."""
         for asset, chosen in self.chosen.items():
             stale = [planned.state for planned in chosen if planned.state.status == "stale"]
             reasons = {reason for state in stale for reason in state.reasons}
@@ -68,7 +68,7 @@ class Choice:
 def choose(
     graph: Mapping[str, Item],
     costs: Mapping[str, Planned],
-    night: Night,
+    budget: NightlyBudget,
     *,
     spent: Amount,
     busy: Iterable[str],
@@ -76,43 +76,43 @@ def choose(
     known: Container[str],
     slots: int,
 ) -> Choice:
-    """What is launched now.
+    """Choose what to launch now.
 
     Args:
         graph: the items by name.
         costs: the plan's items by name.
-        spent: by the runs of this night, those in flight by what they will take.
-        busy: names of what is running or queued.
-        tried: names of what failed this night.
-        known: names of what the code location has loaded.
-        slots: runs that may be added.
+        spent: what this budget run has spent; unfinished Dagster runs count with their estimate.
+        busy: names of items that are running or queued.
+        tried: names of items that failed in this budget run.
+        known: names of items that the code location has loaded.
+        slots: how many Dagster runs may be added.
     """
     choice, busy, tried = Choice(), set(busy), set(tried)
     for item in graph.values():
         if not item.needs or costs[item.name].state.status in ("current", "stopped"):
             continue
         if audits := failed_audits(item, graph):
-            choice.leave_out(f"cannot be made, for {', '.join(audits)} did not pass", item.name)
+            choice.leave_out(f"blocked, because {', '.join(audits)} failed", item.name)
     able = [costs[item.name] for item in ready(graph)]
     runs = 0
     for group in _groups(able):
         chosen = []
         for planned in group:
-            name, amount = planned.item.name, night.amount(planned)
+            name, amount = planned.item.name, budget.amount(planned)
             if name not in known:
                 choice.leave_out("not loaded yet: reload the code location", name)
             elif name in busy:
                 choice.leave_out("running or queued", name)
             elif name in tried:
-                choice.leave_out("failed this night; the next one tries again", name)
+                choice.leave_out("failed in this budget run; the next one retries it", name)
             elif planned.cost.unknown:
-                choice.leave_out(f"not priced, so never launched: write {planned.cost.unknown}", name)
-            elif too_much := night.exceeded(amount):
-                choice.leave_out(f"needs more than a whole night has ({', '.join(too_much)})", name)
-            elif night.exceeded(spent + amount):
-                choice.leave_out("does not fit into what is left of the budget", name)
+                choice.leave_out(f"not launched because its cost is unknown: {planned.cost.unknown}", name)
+            elif exceeded := budget.exceeded(amount):
+                choice.leave_out(f"costs more than the entire budget ({', '.join(exceeded)})", name)
+            elif budget.exceeded(spent + amount):
+                choice.leave_out("costs more than what is left of the budget", name)
             elif runs >= slots:
-                choice.leave_out("waits until runs of this night have ended", name)
+                choice.leave_out("waits until other runs of this budget run have ended", name)
             else:
                 chosen.append(planned)
                 spent += amount
@@ -123,9 +123,9 @@ def choose(
 
 
 def requests(
-    choice: Choice, night: Night, lineage: Lineage, *, tags: Mapping[str, str], key: str
+    choice: Choice, budget: NightlyBudget, lineage: Lineage, *, tags: Mapping[str, str], key: str
 ) -> list[dg.RunRequest]:
-    """The runs of a choice: one a partition; for rephrasing one a stretch, whose prompts share an engine."""
+    """Return the requests for a choice: one run per partition; for rephrasing one per range, which shares an engine."""
     partitions = Partitions(items(lineage))
     heaviest: dict[str, float] = {}
     for chosen in choice.chosen.values():
@@ -139,7 +139,7 @@ def requests(
             stretches = partitions.stretches(asset, by_partition)
         for stretch in stretches:
             some = [by_partition[partition] for partition in stretch]
-            amount = total(map(night.amount, some))
+            amount = total(map(budget.amount, some))
             stage, weight = some[0].item.stage, max(map(_weight, some))
             one = stretch[0] if len(stretch) == 1 and stretch[0] else None
             found.append(
@@ -161,34 +161,34 @@ def requests(
 
 
 def spent(records: Iterable[dg.RunRecord], now: float) -> Amount:
-    """What the runs of a night took, and will take.
+    """Return what the Dagster runs of a budget run cost.
 
-    A run in flight takes what was estimated, or what it has taken already where that is more; a finished one the
-    time that it held its GPUs.
+    A finished run counts with the time that it held its GPUs, an unfinished one with its estimate or with what it
+    has used already, whichever is more.
     """
-    return total(_taken(record, now) for record in records)
+    return total(_cost(record, now) for record in records)
 
 
-def _taken(record: dg.RunRecord, now: float) -> Amount:
+def _cost(record: dg.RunRecord, now: float) -> Amount:
     run = record.dagster_run
-    documents, estimate = int(number(run.tags, DOCUMENTS_TAG)), number(run.tags, GPU_HOURS_TAG)
-    if run.is_finished and record.start_time is None:  # it was cancelled in the queue
+    documents, estimate = int(tag_number(run.tags, DOCUMENTS_TAG)), tag_number(run.tags, GPU_HOURS_TAG)
+    if run.is_finished and record.start_time is None:  # canceled in the queue
         return Amount()
     held = 0.0
     if estimate and record.start_time is not None:
         seconds = (record.end_time or now) - record.start_time
-        held = number(run.tags, GPUS_TAG) * seconds / 3600
+        held = tag_number(run.tags, GPUS_TAG) * seconds / 3600
     return Amount(documents=documents, gpu_hours=held if run.is_finished else max(estimate, held))
 
 
-def build_night(
+def build_nightly(
     lineage: Lineage, jobs: Sequence[dg.UnresolvedAssetJobDefinition]
 ) -> tuple[dg.ScheduleDefinition, dg.SensorDefinition]:
-    """The schedule that opens a night and the sensor that carries it through, both stopped by default."""
+    """Return the schedule that starts a budget run and the sensor that launches its runs, both stopped by default."""
     try:
-        settings = Night.from_environment()
-    except BudgetWrong:
-        settings = Night()  # the ticks say what is wrong
+        settings = NightlyBudget.from_environment()
+    except InvalidBudget:
+        settings = NightlyBudget()  # each tick reports what is invalid
 
     @dg.schedule(
         name=SCHEDULE,
@@ -196,47 +196,48 @@ def build_night(
         execution_timezone=settings.timezone,
         job=next(job for job in jobs if job.name == PLAN_JOB),
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"Opens a night: makes the plan, and lets the sensor `{SENSOR}` launch what it says within the "
-        "budget. Stopped, it ends the night that is open; what runs then may finish.",
+        description=f"Starts a nightly budget run: materializes the plan, after which the sensor `{SENSOR}` launches "
+        "what is missing or stale within the budget. Stopping this schedule ends the current budget run; Dagster runs "
+        "that were launched continue.",
     )
-    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def start_budget_run(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         try:
-            night = Night.from_environment()
-            night.limits  # noqa: B018 - raises where none is set
-        except BudgetWrong as error:
+            budget = NightlyBudget.from_environment()
+            budget.limits  # noqa: B018 - raises if no limit is set
+        except InvalidBudget as error:
             return dg.SkipReason(str(error))
-        began = context.scheduled_execution_time
-        open_now = _open_night(context.instance, began)
-        if isinstance(open_now, dict):
-            return dg.SkipReason(f"the night {open_now[NIGHT_TAG]} lasts until {open_now[UNTIL_TAG]}")
-        until = began + datetime.timedelta(hours=night.hours)
-        return dg.RunRequest(tags={NIGHT_TAG: began.strftime("%Y-%m-%d_%H:%M"), UNTIL_TAG: until.isoformat()})
+        start = context.scheduled_execution_time
+        current = _current_budget_run(context.instance, start)
+        if isinstance(current, dict):
+            return dg.SkipReason(f"the budget run {current[NIGHTLY_TAG]} lasts until {current[UNTIL_TAG]}")
+        until = start + datetime.timedelta(hours=budget.hours)
+        return dg.RunRequest(tags={NIGHTLY_TAG: start.strftime("%Y-%m-%d_%H:%M"), UNTIL_TAG: until.isoformat()})
 
     @dg.sensor(
         name=SENSOR,
         jobs=list(jobs),
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"While a night lasts that `{SCHEDULE}` opened: launches what is missing or stale and has its "
-        "inputs, within the budget.",
+        description="Launches items that are missing or stale and have their inputs, within the budget, while a budget "
+        f"run lasts that the schedule `{SCHEDULE}` started.",
     )
-    def go_on(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def launch_within_budget(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         now = datetime.datetime.now(datetime.UTC)
-        night = _open_night(context.instance, now)
-        if isinstance(night, str):
-            return dg.SkipReason(night)
+        tags = _current_budget_run(context.instance, now)
+        if isinstance(tags, str):
+            return dg.SkipReason(tags)
         try:
-            settings, fresh = Night.from_environment(), read_lineage(lineage.paths)
-            return _tick(context, settings, lineage, fresh, night, now)
-        except (BudgetWrong, StudyError, PromptError) as error:
+            budget, fresh = NightlyBudget.from_environment(), read_lineage(lineage.paths)
+            return _tick(context, budget, lineage, fresh, tags, now)
+        except (InvalidBudget, StudyError, PromptError) as error:
             return dg.SkipReason(str(error))
 
-    return nightly, go_on
+    return start_budget_run, launch_within_budget
 
 
 def _tick(
     context: dg.SensorEvaluationContext,
-    night: Night,
+    budget: NightlyBudget,
     loaded: Lineage,
     fresh: Lineage,
     tags: Mapping[str, str],
@@ -244,17 +245,17 @@ def _tick(
 ) -> dg.SensorResult | dg.SkipReason:
     known = {item.name for item in items(loaded)}
     graph = {item.name: item for item in items(fresh)}
-    records = context.instance.get_run_records(dg.RunsFilter(tags={NIGHT_TAG: tags[NIGHT_TAG]}))
-    used = spent(records, now.timestamp())
+    records = context.instance.get_run_records(dg.RunsFilter(tags={NIGHTLY_TAG: tags[NIGHTLY_TAG]}))
+    spending = spent(records, now.timestamp())
     partitions = Partitions(items(loaded))
     assert context.repository_def is not None
     running = [record for record in records if record.dagster_run.status in UNFINISHED]
     failed = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     choice = choose(
         graph,
-        {planned.item.name: planned for planned in plan(fresh, night.terms).items},
-        night,
-        spent=used,
+        {planned.item.name: planned for planned in plan(fresh, budget.terms).items},
+        budget,
+        spent=spending,
         busy=in_flight(context.instance, partitions, context.repository_def.asset_graph),
         tried={
             name
@@ -263,35 +264,37 @@ def _tick(
             for name in partitions.names(record.dagster_run)
         },
         known=known,
-        slots=night.runs - len(running),
+        slots=budget.runs - len(running),
     )
-    lines = [f"{tags[NIGHT_TAG]}: {night.told(used)} are spent or in flight", *choice.lines()]
+    lines = [f"{tags[NIGHTLY_TAG]}: spent or in flight: {budget.describe(spending)}", *choice.lines()]
     for line in lines:
         context.log.info(line)
     if not choice.chosen:
         return dg.SkipReason("\n".join([*lines, *([] if running or choice.left_out else ["nothing is left to do"])]))
-    return dg.SensorResult(run_requests=requests(choice, night, fresh, tags=tags, key=now.isoformat()))
+    return dg.SensorResult(run_requests=requests(choice, budget, fresh, tags=tags, key=now.isoformat()))
 
 
-def _open_night(instance: dg.DagsterInstance, now: datetime.datetime) -> dict[str, str] | str:
-    """The tags of the night that is open, or why none is."""
+def _current_budget_run(instance: dg.DagsterInstance, now: datetime.datetime) -> dict[str, str] | str:
+    """Return the tags of the current budget run, or the reason why there is none."""
     states = instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
-    on = [state.status for state in states if state.instigator_name == SCHEDULE]
-    if not any(status == InstigatorStatus.RUNNING for status in on):
-        return f"the schedule {SCHEDULE!r} is stopped: start it, and it opens the next night"
-    opened = instance.get_runs(dg.RunsFilter(tags={"dagster/schedule_name": SCHEDULE}), limit=1)
-    tags = {name: opened[0].tags[name] for name in (NIGHT_TAG, UNTIL_TAG) if name in opened[0].tags} if opened else {}
+    statuses = [state.status for state in states if state.instigator_name == SCHEDULE]
+    if InstigatorStatus.RUNNING not in statuses:
+        return f"the schedule {SCHEDULE!r} is stopped. Start it: at its next tick it starts a budget run"
+    started = instance.get_runs(dg.RunsFilter(tags={"dagster/schedule_name": SCHEDULE}), limit=1)
+    tags = (
+        {name: started[0].tags[name] for name in (NIGHTLY_TAG, UNTIL_TAG) if name in started[0].tags} if started else {}
+    )
     if len(tags) < 2:
-        return f"no night was opened yet; the schedule {SCHEDULE!r} does, at its next tick"
+        return f"no budget run was started yet; the schedule {SCHEDULE!r} starts one at its next tick"
     if now > datetime.datetime.fromisoformat(tags[UNTIL_TAG]):
-        return f"the night {tags[NIGHT_TAG]} is over; the schedule {SCHEDULE!r} opens the next"
+        return f"the budget run {tags[NIGHTLY_TAG]} is over; the schedule {SCHEDULE!r} starts the next one"
     return tags
 
 
-def _groups(able: Iterable[Planned]) -> list[list[Planned]]:
-    """What becomes a run, or several of one engine, in the order in which it is launched."""
+def _groups(launchable: Iterable[Planned]) -> list[list[Planned]]:
+    """Group items that share a run or an engine, in the order in which they are launched."""
     groups: dict[str, list[Planned]] = {}
-    for planned in able:
+    for planned in launchable:
         item = planned.item
         groups.setdefault(item.asset if item.stage == "synthetic" else item.name, []).append(planned)
     for group in groups.values():
@@ -302,9 +305,9 @@ def _groups(able: Iterable[Planned]) -> list[list[Planned]]:
 
 
 def _weight(planned: Planned) -> float:
-    """How long it takes, on a GPU or without."""
+    """Return how many hours an item takes, on a GPU or without."""
     return planned.cost.gpu_hours + planned.cost.hours
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SAID]) + (f" and {len(names) - SAID} more" if len(names) > SAID else "")
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

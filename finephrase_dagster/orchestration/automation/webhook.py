@@ -23,25 +23,25 @@ from finephrase_dagster.orchestration.automation.runs import Partitions
 
 WEBHOOK = "FINEPHRASE_FAILURE_WEBHOOK"
 PAGES = "FINEPHRASE_DAGSTER_URL"
-TOLD_TAG = "finephrase/failure_told"
+REPORTED_TAG = "finephrase/failure_reported"
 SECONDS, TIMEOUT_SECONDS, AT_ONCE, LONGEST = 30, 10, 20, 2000
 
 
-class NotTold(FinephraseError):
+class WebhookFailed(FinephraseError):
     """The webhook did not take a message; it is offered again."""
 
 
 def build_failure_sensor(lineage: Lineage) -> dg.SensorDefinition:
-    """The sensor `tell_failures`, stopped by default."""
+    """The sensor `report_failures`, stopped by default."""
     partitions = Partitions(items(lineage))
 
     @dg.sensor(
-        name="tell_failures",
+        name="report_failures",
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=f"Posts every run that failed, and is not tried again, as JSON to the address in {WEBHOOK}.",
     )
-    def tell_failures(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def report_failures(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         address = os.environ.get(WEBHOOK)
         if not address:
             return dg.SkipReason(f"{WEBHOOK} is not set: set it where the code location runs, and start it again")
@@ -55,14 +55,14 @@ def build_failure_sensor(lineage: Lineage) -> dg.SensorDefinition:
         for record in records:
             try:
                 told += _tell(context.instance, record.event_log_entry, address, lineage, partitions)
-            except NotTold as error:
+            except WebhookFailed as error:
                 context.update_cursor(cursor)
                 return dg.SkipReason(f"{told} failures told; the next one is offered again: {error}")
             cursor = str(record.storage_id)
         context.update_cursor(cursor)
         return dg.SkipReason(f"{told} failures told")
 
-    return tell_failures
+    return report_failures
 
 
 def _tell(
@@ -70,10 +70,10 @@ def _tell(
 ) -> bool:
     """Whether there was something to tell."""
     run = instance.get_run_by_id(entry.run_id)
-    if run is None or TOLD_TAG in run.tags or run.tags.get(WILL_RETRY_TAG) == "true":
+    if run is None or REPORTED_TAG in run.tags or run.tags.get(WILL_RETRY_TAG) == "true":
         return False
     post(address, message(instance, run, entry, lineage, partitions))
-    instance.add_run_tags(run.run_id, {TOLD_TAG: "true"})  # the cursor is kept at the end of the tick alone
+    instance.add_run_tags(run.run_id, {REPORTED_TAG: "true"})  # the cursor is kept at the end of the tick alone
     return True
 
 
@@ -103,7 +103,7 @@ def post(address: str, told: Mapping[str, Any]) -> None:
     """Posts JSON.
 
     Raises:
-        NotTold: it was not taken; the message does not name the address.
+        WebhookFailed: it was not taken; the message does not name the address.
     """
     body = json.dumps(told).encode()
     try:
@@ -117,7 +117,7 @@ def post(address: str, told: Mapping[str, Any]) -> None:
     except (OSError, http.client.HTTPException) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         reason = f"the webhook cannot be reached ({type(cause).__name__})"
-    raise NotTold(reason) from None
+    raise WebhookFailed(reason) from None
 
 
 def _reason(instance: dg.DagsterInstance, run: dg.DagsterRun, entry: dg.EventLogEntry) -> str:
