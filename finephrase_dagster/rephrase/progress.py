@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from typing import TYPE_CHECKING
 
 from finephrase_dagster.rephrase.statistics import RunStatistics, duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Lines:
@@ -29,16 +30,20 @@ class Lines:
 
 
 class Bars:
-    """Two bars on standard error: documents, and requests (one per document and prompt)."""
+    """Two bars: documents, and requests (one per document and prompt)."""
 
-    def __init__(self, prompts: int) -> None:
+    def __init__(self, prompts: int, console: Console | None = None) -> None:
+        """Prepare the bars of a run with this many prompts; they appear on standard error, or on `console`."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
         self._prompts = prompts
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[details]}"),
-            console=Console(stderr=True),
+            console=console or Console(stderr=True),
             auto_refresh=False,
         )
         self._documents = self._progress.add_task("documents", total=None, details="")

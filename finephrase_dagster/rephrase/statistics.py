@@ -154,6 +154,8 @@ class RunStatistics:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as text, such as `2 h 5 min` or `3 min 20 s`."""
+    """Return a duration as text, such as `2 h 5 min`, `3 min 20 s` or `8 s`."""
     hours, rest = divmod(round(seconds), 3600)
-    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+    if hours:
+        return f"{hours} h {rest // 60} min"
+    return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{rest} s"

@@ -1,0 +1,65 @@
+"""Progress of a rephrasing run: bars on a terminal, lines of a log elsewhere."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+
+from finephrase_dagster.rephrase.completion import Completion
+from finephrase_dagster.rephrase.progress import Bars, Lines
+from finephrase_dagster.rephrase.statistics import RunStatistics, duration
+
+
+def statistics(completed: int) -> RunStatistics:
+    """Return the statistics of a run over 100 documents and 4 prompts, with 40 requests finished before."""
+    run = RunStatistics(total=400, done_before=40)
+    run.record_sent()
+    for _ in range(completed):
+        run.record_completion(Completion(text="", finish_reason="stop", prompt_tokens=1, completion_tokens=10))
+    return run
+
+
+def test_the_bars_count_documents_and_requests_apart() -> None:
+    terminal = io.StringIO()
+    bars = Bars(4, Console(file=terminal, force_terminal=True, width=160, color_system=None))
+    bars(statistics(60))
+    bars.close()
+    shown = terminal.getvalue()
+    assert "25/100" in shown
+    assert "100/400" in shown
+    assert "0 failed" in shown
+
+
+def test_a_line_that_is_logged_while_bars_are_shown_appears_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bars = Bars(1, Console(file=terminal, force_terminal=True, width=160, color_system=None))
+    bars(statistics(1))
+    sys.stderr.write("the engine is restarted\n")
+    bars(statistics(2))
+    bars.close()
+    assert terminal.getvalue().count("the engine is restarted") == 1
+
+
+def test_bars_that_were_never_shown_leave_nothing_behind() -> None:
+    terminal = io.StringIO()
+    Bars(1, Console(file=terminal, force_terminal=True)).close()
+    assert terminal.getvalue() == ""
+
+
+def test_lines_are_logged_no_more_often_than_asked() -> None:
+    lines: list[str] = []
+    often, seldom = Lines(lines.append, seconds=0), Lines(lines.append, seconds=60)
+    for _ in range(3):
+        often(statistics(60))
+        seldom(statistics(60))
+    assert len(lines) == 3
+    assert lines[0].startswith("100 of 400 requests done, ")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(8.4, "8 s"), (200, "3 min 20 s"), (7_500, "2 h 5 min")])
+def test_a_duration_is_short_to_read(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
