@@ -11,6 +11,10 @@ def expand(study: StudyOption = None) -> None:
     """Print a study file in full: every grid, default and registry entry is written out.
 
     The output is a study file itself, and describes the same study.
+
+    \b
+    Example:
+      finephrase expand --study studies/finephrase.yaml > full.yaml
     """
     import yaml
 

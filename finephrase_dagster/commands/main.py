@@ -1,4 +1,4 @@
-"""The `finephrase` command. Exit status: 0 done, 1 failed or incomplete, 2 the request was wrong."""
+"""The `finephrase` command: its subcommands, and how errors become messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -42,16 +42,23 @@ class Commands(TyperGroup):
         except OSError as error:
             if not error.filename and error.errno not in DISK_ERRORS:
                 raise
-            place = f" at {error.filename}" if error.filename else ""
-            complain(f"error: {os.strerror(error.errno or 0)}{place}; make room there, or set FINEPHRASE_DATA")
+            place = f"{error.filename}: " if error.filename else ""
+            remedy = "Make room, or set FINEPHRASE_DATA to a folder on a larger disk."
+            remedy = remedy if error.errno in DISK_ERRORS else "Check that the path exists and that you may use it."
+            complain(f"error: {place}{os.strerror(error.errno or 0)}. {remedy}")
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             complain("interrupted; what is finished is kept. Run the same command again to resume.")
             raise typer.Exit(1) from error
 
 
+HELP = """Turn web text into synthetic training data, and measure whether it makes a better model.
+
+Exit status: 0 done; 1 the work failed or is incomplete; 2 the request was wrong.
+"""
+
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 
 
@@ -61,7 +68,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(help=__doc__)
+@app.callback(help=HELP)
 def _options(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
@@ -70,11 +77,11 @@ def _options(
     """Declare the options that come before the command."""
 
 
-app.command()(materialize)
-app.command(cls=ManyValues)(rephrase)
-app.command()(plan)
-app.command()(expand)
-app.command()(ui)
+app.command(short_help="Run what is missing or stale in a study.")(materialize)
+app.command(cls=ManyValues, short_help="Rewrite documents with a language model.")(rephrase)
+app.command(short_help="Show what would run, and what it would cost.")(plan)
+app.command(short_help="Print a study file in full.")(expand)
+app.command(short_help="Serve the web pages of Dagster and MLflow.")(ui)
 app.add_typer(results, name="results")
 
 

@@ -23,6 +23,11 @@ def materialize(study: StudyOption = None) -> None:
     The stages run one after another: sources, generators, synthetic datasets and their audits, tokenized data,
     mixtures, training, evaluation. What exists already is reused. Run the same command again to resume after an
     interruption.
+
+    \b
+    Examples:
+      finephrase materialize
+      finephrase materialize --study studies/mine.yaml
     """
     from finephrase_dagster.catalogue import read_lineage
 

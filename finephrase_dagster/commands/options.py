@@ -44,7 +44,9 @@ def dagster_home() -> Path:
     """
     home = REPOSITORY / (os.environ.get("DAGSTER_HOME") or "dagster_home")
     if not (home / "dagster.yaml").is_file():
-        raise OptionWrong(f"DAGSTER_HOME {home} has no dagster.yaml; copy dagster_home/dagster.yaml there")
+        raise OptionWrong(
+            f"the folder DAGSTER_HOME, {home}, has no dagster.yaml. Copy {REPOSITORY}/dagster_home/dagster.yaml there."
+        )
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 

@@ -18,24 +18,37 @@ MOST_STALE = 12  # stale partitions that are listed without --items
 
 def plan(
     study: StudyOption = None,
-    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs that work at the same time.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, metavar="N", help="Number of GPUs that work at the same time.")] = 1,
     gpu_hour_dollars: Annotated[
         float | None,
-        typer.Option(min=0, max=1e6, help="Price of one GPU for one hour; default: 3, as in the published study."),
+        typer.Option(
+            min=0, max=1e6, metavar="USD", help="Price of one GPU-hour; default: 3, as in the published study."
+        ),
     ] = None,
     goodput: Annotated[
         float,
         typer.Option(
-            min=0.001, max=1, help="Share of the GPUs' time that is spent working; the published run reached 0.44."
+            min=0.001,
+            max=1,
+            metavar="SHARE",
+            help="Share of the GPUs' time that is spent working; the published run reached 0.44.",
         ),
     ] = 1.0,
     max_dollars: Annotated[
-        float | None, typer.Option(min=0, help="Exit with status 1 if the cost is higher, or cannot be computed.")
+        float | None,
+        typer.Option(min=0, metavar="USD", help="Exit with status 1 if the cost is higher, or cannot be computed."),
     ] = None,
     every_item: Annotated[bool, typer.Option("--items", help="List every partition with its state.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a study would run, what exists already, and what it costs. Starts nothing."""
+    """Show what a study would run, what exists already, and what it costs. Starts nothing.
+
+    \b
+    Examples:
+      finephrase plan
+      finephrase plan --study studies/production.yaml --gpus 100
+      finephrase plan --study studies/mine.yaml --max-dollars 500 --json
+    """
     from finephrase_dagster.catalogue import read_lineage
     from finephrase_dagster.plan.plan import Terms
     from finephrase_dagster.plan.plan import plan as make_plan

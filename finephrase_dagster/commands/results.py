@@ -21,11 +21,16 @@ app = typer.Typer(no_args_is_help=True, help="Compare the scores of a study's st
 Row = Mapping[str, Any]
 
 
-@app.command(epilog="Example: finephrase results leaderboard --study studies/demo.yaml --json")
+@app.command()
 def leaderboard(study: StudyOption = None, as_json: JsonOption = False) -> None:
     """Print the leaderboard: the scores of all mixtures of a study, best first.
 
     The scores must exist already: `finephrase materialize` computes them.
+
+    \b
+    Examples:
+      finephrase results leaderboard
+      finephrase results leaderboard --study studies/mine.yaml --json
     """
     from finephrase_dagster.catalogue import read_lineage
 

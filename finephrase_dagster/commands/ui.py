@@ -14,10 +14,18 @@ LAST_PORT = 65535
 
 def ui(
     study: StudyOption = None,
-    port: Annotated[int, typer.Option(min=1, max=LAST_PORT, help="Port of Dagster's pages.")] = 3000,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=LAST_PORT, help="Port of MLflow's pages.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=LAST_PORT, metavar="PORT", help="Port of Dagster's web UI.")] = 3000,
+    mlflow_port: Annotated[
+        int, typer.Option(min=1, max=LAST_PORT, metavar="PORT", help="Port of MLflow's web UI.")
+    ] = 5000,
 ) -> None:
-    """Serves Dagster's web UI and MLflow's on 127.0.0.1 until interrupted."""
+    """Serve the web pages of Dagster and MLflow on this machine (127.0.0.1), until you press Ctrl-C.
+
+    \b
+    Examples:
+      finephrase ui
+      finephrase ui --study studies/mine.yaml --port 3001 --mlflow-port 5001
+    """
     from finephrase_dagster.catalogue import read_lineage
     from finephrase_dagster.orchestration.servers import serve
 
