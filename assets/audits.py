@@ -12,10 +12,9 @@ from finephrase_dagster.artifacts.key import AUDIT, DATASET
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.audit import AuditReport, GateResult, audit
 from finephrase_dagster.audit.gates import gates
+from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
-from finephrase_dagster.orchestration.partitions import asset_key, asset_spec, cell_tags, needs, static
-from finephrase_dagster.orchestration.placement import preparing
-from finephrase_dagster.orchestration.retries import retried
+from finephrase_dagster.orchestration.partitions import needs_same
 from finephrase_dagster.results.warehouse import record_audit
 from finephrase_dagster.study.spec import Cell
 from resources.warehouse import Warehouse
@@ -27,34 +26,21 @@ def build_audits(lineage: Lineage) -> list[dg.AssetsDefinition]:
 
 
 def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
-    key = asset_key(AUDIT, cell)
-    partitions = static(lineage.study.prompts_of(cell))
-    spec = asset_spec(
-        key,
-        group="synthetic",
-        stage="audits",
+    prompts = lineage.study.prompts_of(cell)
+
+    @stage_asset(
+        lineage,
+        AUDIT,
+        cell,
         description=f"Whether the datasets of `{cell.name}` are fit to train on. Each gate is an asset check; "
         "a mixture refuses a dataset that failed a blocking gate.\n\n"
         + "\n".join(f"- **{gate.name}**: {gate.sentence}" for gate in gates().values()),
         kinds={"duckdb"},
         owner="generation",
-        tags=cell_tags(lineage, cell),
-        deps=[needs(asset_key(DATASET, cell), {prompt: [prompt] for prompt in lineage.study.prompts_of(cell)})],
+        partitions=prompts,
+        deps=[needs_same(DATASET, prompts, cell=cell)],
+        checks=[Check(gate.name, gate.sentence, gate.blocking) for gate in gates().values()],
     )
-
-    @dg.multi_asset(
-        name=f"audits__{cell.name}",
-        specs=[spec],
-        check_specs=[
-            dg.AssetCheckSpec(
-                gate.name, asset=key, blocking=gate.blocking, description=gate.sentence, partitions_def=partitions
-            )
-            for gate in gates().values()
-        ],
-        partitions_def=partitions,
-        **preparing().arguments,
-    )
-    @retried
     def audit_asset(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         prompt = context.partition_key
         dataset, artifact = lineage.dataset(cell, prompt), lineage.audit(cell, prompt)
@@ -68,11 +54,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         for gate in report.gates:
             figures |= gate.figures
         result = materialized(artifact, rows=report.rows, **figures, passed=report.passed)
-        return dg.MaterializeResult(
-            data_version=result.data_version,
-            metadata=result.metadata,
-            check_results=[_check_result(gate) for gate in report.gates],
-        )
+        return result._replace(check_results=[_check_result(gate) for gate in report.gates])
 
     return audit_asset
 

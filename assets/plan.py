@@ -5,10 +5,9 @@ from collections.abc import Iterable
 import dagster as dg
 from pydantic import Field
 
+from finephrase_dagster.artifacts.key import PLAN
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.orchestration.partitions import PLAN
-from finephrase_dagster.orchestration.placement import preparing
-from finephrase_dagster.orchestration.retries import retried
+from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.plan.plan import Plan, Terms, plan
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.plan.text import plan_markdown, stale_markdown
@@ -27,25 +26,18 @@ class Pricing(dg.Config):
 def build_plan(lineage: Lineage) -> list[dg.AssetsDefinition]:
     """The asset `study/plan` with its two checks."""
 
-    @dg.multi_asset(
-        name="plan",
-        specs=[
-            dg.AssetSpec(
-                PLAN,
-                group_name="study",
-                description="What is current, stale and missing, and what making it would take: documents, tokens, "
-                "GPU-hours, dollars, time and disk. It starts nothing: materialise it to see the study as it stands.",
-                kinds={"report"},
-                owners=["team:generation"],
-            )
+    @stage_asset(
+        lineage,
+        PLAN,
+        description="What is current, stale and missing, and what the rest would cost: documents, tokens, GPU-hours, "
+        "dollars, time and disk. Materialize it to see the study's present state; it starts nothing else.",
+        kinds={"report"},
+        owner="generation",
+        checks=[
+            Check("current", "every item is complete by its current recipe"),
+            Check("priced", "the cost of every item that would run is known"),
         ],
-        check_specs=[
-            dg.AssetCheckSpec("current", asset=PLAN, description="everything is there, by today's recipes"),
-            dg.AssetCheckSpec("priced", asset=PLAN, description="it is known what everything would cost"),
-        ],
-        **preparing().arguments,
     )
-    @retried
     def study_plan(config: Pricing) -> dg.MaterializeResult:
         price = Published.read().gpu_hour_dollars if config.gpu_hour_dollars is None else config.gpu_hour_dollars
         terms = Terms(gpus=config.gpus, gpu_hour_dollars=price, goodput=config.goodput)

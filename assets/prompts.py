@@ -1,4 +1,4 @@
-"""Prompt templates: files that are observed, not made; their hash is their data version."""
+"""Prompt templates: files that are observed, not made; the hash of a prompt's text is its data version."""
 
 import dagster as dg
 
@@ -10,7 +10,7 @@ from finephrase_dagster.study.prompt import read_prompts
 
 
 def build_prompts(lineage: Lineage) -> list[dg.SourceAsset]:
-    """The observable asset `prompts/template`, one partition a prompt."""
+    """Return the observable asset `prompts/template`, with one partition per prompt."""
 
     @dg.observable_source_asset(
         key=TEMPLATE,
@@ -23,6 +23,6 @@ def build_prompts(lineage: Lineage) -> list[dg.SourceAsset]:
         folder = lineage.paths.prompts
         for name, prompt in read_prompts(folder, lineage.study.prompts).items():
             context.log_event(observed(prompt, folder / f"{name}.md"))
-        return dg.DataVersionsByPartition({})  # Dagster's own observations would say no more than a version
+        return dg.DataVersionsByPartition({})  # Dagster's own observations would hold the version alone
 
     return [template]

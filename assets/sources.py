@@ -1,4 +1,4 @@
-"""Source corpora: one partition a source, written once as numbered Parquet shards."""
+"""Source corpora: one partition per source, written once as numbered Parquet shards."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,62 +9,52 @@ from assets import descriptions
 from assets.previews import documents
 from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.fingerprint import SHORT
+from finephrase_dagster.artifacts.key import CORPUS
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.progress import PROGRESS
 from finephrase_dagster.corpora.shards import write_corpus
 from finephrase_dagster.corpora.source import read_source
+from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
-from finephrase_dagster.orchestration.partitions import CORPUS, asset_spec, static
-from finephrase_dagster.orchestration.placement import preparing
-from finephrase_dagster.orchestration.retries import retried
 from resources.warehouse import Warehouse
 
 SHARD_DOCUMENTS = 10_000
 COLUMNS = {
-    "id": ("string", "the same at every reading"),
+    "id": ("string", "the document's id, the same every time the source is read"),
     "text": ("string", "the document"),
-    "sha256": ("string", "of the text"),
-    "source": ("string", "where it stood: a file, a package, a row"),
+    "sha256": ("string", "hash of the text"),
+    "source": ("string", "where the document comes from: a file, a package or a row"),
 }
+FIGURES = ("tokens", "tokens_basis", "characters", "text_bytes", "seconds")
 
 
 def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
-    """The asset `sources/corpus`."""
+    """Return the asset `sources/corpus`."""
 
-    @dg.multi_asset(
-        name="corpus",
-        specs=[
-            asset_spec(
-                CORPUS,
-                group="sources",
-                description=descriptions.of_sources(lineage),
-                kinds={"parquet"},
-                owner="corpora",
-                columns=COLUMNS,
-            )
-        ],
-        partitions_def=static(lineage.study.sources),
-        **preparing().arguments,
+    @stage_asset(
+        lineage,
+        CORPUS,
+        description=descriptions.of_sources(lineage),
+        kinds={"parquet"},
+        owner="corpora",
+        partitions=lineage.study.sources,
+        columns=COLUMNS,
     )
-    @retried
     def corpus(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
-        artifact = lineage.source(name)
+        source, artifact = lineage.study.sources[name], lineage.source(name)
         manifest = artifact.materialize(lambda folder: _write(lineage, name, folder, context.log.info))
-        (artifact.folder / PROGRESS).unlink(missing_ok=True)  # the manifest says it all
+        (artifact.folder / PROGRESS).unlink(missing_ok=True)  # the manifest holds the same figures
         warehouse.record(artifact)
+        page = source.page
         return materialized(
             artifact,
             rows=manifest["rows"],
             preview=documents(artifact.folder, rows=1),
-            tokens=manifest["tokens"],
-            tokens_basis=manifest["tokens_basis"],
-            characters=manifest["characters"],
-            text_bytes=manifest["text_bytes"],
-            seconds=manifest["seconds"],
+            **{figure: manifest[figure] for figure in FIGURES},
             more_rows=dg.MetadataValue.md(documents(artifact.folder)),
-            hub=dg.MetadataValue.url(page) if (page := lineage.study.sources[name].page) else None,
-            license=getattr(lineage.study.sources[name], "license", None),
+            hub=dg.MetadataValue.url(page) if page else None,
+            license=getattr(source, "license", None),
             dropped=dg.MetadataValue.json(manifest["dropped"]),
         )
 

@@ -1,8 +1,6 @@
-"""Synthetic datasets: one asset a cell (a generator on a source), one partition a prompt."""
+"""Synthetic datasets: one asset per cell (a generator on a source), one partition per prompt."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
@@ -11,32 +9,23 @@ from assets.costs import of_dataset
 from assets.descriptions import hub_model
 from assets.previews import GLANCE, completions, shown
 from finephrase_dagster.artifacts.artifact import Artifact
-from finephrase_dagster.artifacts.key import DATASET
+from finephrase_dagster.artifacts.key import CORPUS, DATASET, MODEL, TEMPLATE
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialize_each, materialized, prompt_text
-from finephrase_dagster.orchestration.partitions import (
-    CORPUS,
-    MODEL,
-    TEMPLATE,
-    asset_key,
-    asset_spec,
-    cell_tags,
-    needs,
-    static,
-)
+from finephrase_dagster.orchestration.partitions import asset_key, needs
 from finephrase_dagster.orchestration.placement import rephrasing
-from finephrase_dagster.orchestration.retries import retried
 from finephrase_dagster.study.spec import Cell
 from resources.rephraser import Rephraser
 from resources.warehouse import Warehouse
 
 COLUMNS = {
-    "id": ("string", "of the document, as in the corpus"),
-    "prompt": ("string", "the prompt's name"),
+    "id": ("string", "the id of the document, as in the corpus"),
+    "prompt": ("string", "the name of the prompt"),
     "text": ("string", "the completion, cleaned"),
     "finish_reason": ("string", "why the engine stopped: `stop`, or `length` at max_tokens"),
-    "prompt_tokens": ("int", "that the engine read"),
-    "completion_tokens": ("int", "that it wrote"),
+    "prompt_tokens": ("int", "tokens that the engine read"),
+    "completion_tokens": ("int", "tokens that the engine generated"),
     "document_cut": ("bool", "whether the document was cut to fit the context"),
 }
 
@@ -44,7 +33,7 @@ COUNTS = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "complet
 
 
 def build_synthetic(lineage: Lineage) -> list[dg.AssetsDefinition]:
-    """One asset a cell of the study."""
+    """Return one asset per cell of the study."""
     return [_cell_asset(lineage, cell) for cell in lineage.study.cells]
 
 
@@ -55,31 +44,21 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         CORPUS: dict.fromkeys(prompts, cell.source),
         MODEL: dict.fromkeys(prompts, cell.generator),
     }
+    inputs = {asset_key(kind): partitions for kind, partitions in upstream.items()}
 
-    @dg.multi_asset(
-        name=f"synthetic__{cell.name}",
-        specs=[
-            asset_spec(
-                asset_key(DATASET, cell),
-                group="synthetic",
-                description=descriptions.of_cell(lineage, cell),
-                kinds={"vllm", "parquet"},
-                owner="generation",
-                tags=cell_tags(lineage, cell),
-                columns=COLUMNS,
-                deps=[
-                    needs(TEMPLATE, {prompt: [prompt] for prompt in prompts}),
-                    needs(CORPUS, {cell.source: prompts}),
-                    needs(MODEL, {cell.generator: prompts}),
-                ],
-                skippable=True,
-            )
-        ],
-        partitions_def=static(prompts),
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        **rephrasing(lineage.study.generators[cell.generator]).arguments,
+    @stage_asset(
+        lineage,
+        DATASET,
+        cell,
+        description=descriptions.of_cell(lineage, cell),
+        kinds={"vllm", "parquet"},
+        owner="generation",
+        partitions=prompts,
+        columns=COLUMNS,
+        deps=[needs(kind, _by_input(partitions)) for kind, partitions in upstream.items()],
+        placement=rephrasing(lineage.study.generators[cell.generator]),
+        single_run=True,
     )
-    @retried
     def synthetic(
         context: dg.AssetExecutionContext, rephraser: Rephraser, warehouse: Warehouse
     ) -> Iterator[dg.MaterializeResult]:
@@ -88,30 +67,33 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
             rephraser.rephrase(lineage, cell, datasets, log=context.log.info)
         except Exception:
             finished = {prompt: artifact for prompt, artifact in datasets.items() if artifact.complete}
-            materialize_each(context, upstream, told(finished, warehouse))  # a backfill of what failed leaves them out
+            # Recorded, so that a backfill of the failed partitions leaves them out.
+            materialize_each(context, inputs, record(finished, warehouse))
             raise
-        results = told(datasets, warehouse)
+        results = record(datasets, warehouse)
         if len(results) == 1:
             yield from results.values()
         else:
-            materialize_each(context, upstream, results)
+            materialize_each(context, inputs, results)
 
-    def told(datasets: Mapping[str, Artifact], warehouse: Warehouse) -> dict[str, dg.MaterializeResult]:
-        results, corpus = {}, lineage.source(cell.source).folder
+    def record(datasets: Mapping[str, Artifact], warehouse: Warehouse) -> dict[str, dg.MaterializeResult]:
         warehouse.record(*datasets.values())
-        for prompt, artifact in datasets.items():
-            results[prompt] = _result(lineage, cell, prompt, artifact, artifact.manifest(), corpus)
-        return results
+        return {prompt: _result(lineage, cell, prompt, artifact) for prompt, artifact in datasets.items()}
 
     return synthetic
 
 
-def _result(
-    lineage: Lineage, cell: Cell, prompt: str, artifact: Artifact, manifest: Mapping[str, Any], corpus: Path
-) -> dg.MaterializeResult:
-    """One dataset, as its page tells it: how much, how dear, what it looks like, what it was made of."""
-    pairs = completions(artifact.folder, corpus)
-    completed, dataset = manifest["completed"], lineage.study.sources[cell.source].page
+def _by_input(inputs: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return, by input partition, the partitions that use it."""
+    return {used: [prompt for prompt in inputs if inputs[prompt] == used] for used in inputs.values()}
+
+
+def _result(lineage: Lineage, cell: Cell, prompt: str, artifact: Artifact) -> dg.MaterializeResult:
+    """Return what the page of a dataset shows: counts, cost, example rows, and what it was made of."""
+    manifest = artifact.manifest()
+    completed, cost = manifest["completed"], manifest["run"]
+    pairs = completions(artifact.folder, lineage.source(cell.source).folder)
+    corpus = lineage.study.sources[cell.source].page
     model = hub_model(lineage.study.generators[cell.generator])
     return materialized(
         artifact,
@@ -123,7 +105,7 @@ def _result(
         **of_dataset(manifest),
         more_rows=dg.MetadataValue.md(shown(pairs)),
         prompt=prompt_text(lineage.prompts[prompt]),
-        corpus=dg.MetadataValue.url(dataset) if dataset else None,
+        corpus=dg.MetadataValue.url(corpus) if corpus else None,
         model=dg.MetadataValue.url(model) if model else None,
-        bill=dg.MetadataValue.json({**manifest["run"], "prompts": len(manifest["run"]["prompts"])}),
+        run_cost=dg.MetadataValue.json({**cost, "prompts": len(cost["prompts"])}),
     )

@@ -1,4 +1,4 @@
-"""Student checkpoints: one partition a student run, each with a run in MLflow that shows its loss while it trains."""
+"""Student checkpoints: one partition per student run, each with a run in MLflow that shows its loss while it trains."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,20 +8,12 @@ from assets.costs import of_training
 from assets.previews import records
 from assets.runs import tracked, watched
 from finephrase_dagster.artifacts.artifact import Artifact, Contents
+from finephrase_dagster.artifacts.key import CHECKPOINT, EARLY_SCORES, EARLY_STUDENT, MIXTURE, PRE_DECAY_CHECKPOINT
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
-from finephrase_dagster.orchestration.partitions import (
-    CHECKPOINT,
-    EARLY_SCORES,
-    EARLY_STUDENT,
-    MIXTURE,
-    PRE_DECAY_CHECKPOINT,
-    asset_spec,
-    needs,
-    static,
-)
+from finephrase_dagster.orchestration.partitions import needs, needs_same
 from finephrase_dagster.orchestration.placement import training
-from finephrase_dagster.orchestration.retries import retried
 from resources.tracking import Tracking
 from resources.trainer import StudentTrainer
 from resources.warehouse import Warehouse
@@ -30,89 +22,78 @@ FIGURES = ("final_loss", "tokens_per_second", "parameters", "steps", "tokens", "
 
 
 def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
-    """The asset `training/checkpoint`, and `training/pre_decay_checkpoint` where runs decay from another's."""
+    """Return `training/checkpoint`, and `training/pre_decay_checkpoint` if runs decay from another run."""
     if not lineage.study.pre_decay_runs:
         return [_checkpoint(lineage)]
     return [_pre_decay_checkpoint(lineage), _checkpoint(lineage)]
 
 
 def _pre_decay_checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
-    @dg.multi_asset(
-        name="pre_decay_checkpoint",
-        specs=[
-            asset_spec(
-                PRE_DECAY_CHECKPOINT,
-                group="training",
-                description="A student just before its learning rate decays: the decay variants, and the run itself, "
-                "go on from here.",
-                kinds={"pytorch", "mlflow"},
-                owner="training",
-                deps=[needs(MIXTURE, trained_on(lineage, lineage.study.pre_decay_runs))],
-            )
-        ],
-        partitions_def=static(lineage.study.pre_decay_runs),
-        **training(lineage.study).arguments,
+    runs = lineage.study.pre_decay_runs
+
+    @stage_asset(
+        lineage,
+        PRE_DECAY_CHECKPOINT,
+        description="A student just before its learning rate decays. The run itself and its decay variants continue "
+        "from here.",
+        kinds={"pytorch", "mlflow"},
+        owner="training",
+        partitions=runs,
+        deps=[needs(MIXTURE, runs_by_mixture(lineage, runs))],
+        placement=training(lineage.study),
     )
-    @retried
     def pre_decay_checkpoint(
         context: dg.AssetExecutionContext, trainer: StudentTrainer, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
-        run = context.partition_key
-        return student_made(
-            context, trainer, tracking, warehouse, lineage, lineage.pre_decay_checkpoint(run), trainer.train_to_decay
-        )
+        artifact = lineage.pre_decay_checkpoint(context.partition_key)
+        return materialize_student(context, trainer, tracking, warehouse, lineage, artifact, trainer.train_to_decay)
 
     return pre_decay_checkpoint
 
 
-def trained_on(lineage: Lineage, names: Iterable[str]) -> dict[str, list[str]]:
-    """Of these runs, those on each mixture."""
+def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
+    runs = lineage.study.student_runs
+    deps = [needs(MIXTURE, runs_by_mixture(lineage, runs))]
+    if lineage.study.pre_decay_runs:
+        deps.append(needs(PRE_DECAY_CHECKPOINT, _runs_by_start(lineage)))
+    if rivals := lineage.study.rivals:
+        deps += [needs_same(kind, rivals) for kind in (EARLY_STUDENT, EARLY_SCORES)]
+
+    @stage_asset(
+        lineage,
+        CHECKPOINT,
+        description="A student trained from scratch on one mixture; MLflow has its loss curve and settings.",
+        kinds={"pytorch", "mlflow"},
+        owner="training",
+        partitions=runs,
+        deps=deps,
+        placement=training(lineage.study),
+    )
+    def checkpoint(
+        context: dg.AssetExecutionContext, trainer: StudentTrainer, tracking: Tracking, warehouse: Warehouse
+    ) -> dg.MaterializeResult:
+        artifact = lineage.checkpoint(context.partition_key)
+        return materialize_student(context, trainer, tracking, warehouse, lineage, artifact, trainer.train)
+
+    return checkpoint
+
+
+def runs_by_mixture(lineage: Lineage, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return, by mixture, those of the named student runs that are trained on it."""
     runs = {name: lineage.study.student_runs[name] for name in names}
     return {
         mixture: [name for name, run in runs.items() if run.mixture == mixture] for mixture in lineage.study.mixtures
     }
 
 
-def _begun_from(lineage: Lineage) -> dict[str, list[str]]:
-    """The runs that go on from each pre-decay checkpoint: its own and the decay variants."""
+def _runs_by_start(lineage: Lineage) -> dict[str, list[str]]:
+    """Return, by pre-decay checkpoint, the runs that continue from it: its own run and the decay variants."""
     runs = lineage.study.student_runs
-    begun = {name: run.base.name if run.base else name for name, run in runs.items()}
-    return {base: [name for name in runs if begun[name] == base] for base in lineage.study.pre_decay_runs}
+    start = {name: run.base.name if run.base else name for name, run in runs.items()}
+    return {base: [name for name in runs if start[name] == base] for base in lineage.study.pre_decay_runs}
 
 
-def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
-    runs = lineage.study.student_runs
-    begun = [needs(PRE_DECAY_CHECKPOINT, _begun_from(lineage))] if lineage.study.pre_decay_runs else []
-    if rivals := lineage.study.rivals:
-        begun += [needs(key, {run: [run] for run in rivals}) for key in (EARLY_STUDENT, EARLY_SCORES)]
-
-    @dg.multi_asset(
-        name="checkpoint",
-        specs=[
-            asset_spec(
-                CHECKPOINT,
-                group="training",
-                description="A student trained from scratch on one mixture; its loss curve and what it was made "
-                "of are in MLflow.",
-                kinds={"pytorch", "mlflow"},
-                owner="training",
-                deps=[needs(MIXTURE, trained_on(lineage, runs)), *begun],
-            )
-        ],
-        partitions_def=static(runs),
-        **training(lineage.study).arguments,
-    )
-    @retried
-    def checkpoint(
-        context: dg.AssetExecutionContext, trainer: StudentTrainer, tracking: Tracking, warehouse: Warehouse
-    ) -> dg.MaterializeResult:
-        run = context.partition_key
-        return student_made(context, trainer, tracking, warehouse, lineage, lineage.checkpoint(run), trainer.train)
-
-    return checkpoint
-
-
-def student_made(
+def materialize_student(
     context: dg.AssetExecutionContext,
     trainer: StudentTrainer,
     tracking: Tracking,
@@ -121,7 +102,7 @@ def student_made(
     artifact: Artifact,
     train: Callable[..., Contents],
 ) -> dg.MaterializeResult:
-    """Makes a student's artifact with a method of the trainer; its loss is in MLflow while it trains and afterwards."""
+    """Materialize a student with a method of the trainer; MLflow shows its loss while it trains and afterwards."""
     run = context.partition_key
     manifest = watched(
         context,

@@ -372,7 +372,7 @@ def test_the_web_ui_shows_the_plan_without_making_anything(completed: Lineage) -
     before = sorted(path for path in lineage.paths.data.rglob("*"))
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_defs(lineage).resolve_job_def("make__study__plan")
-        result = job.execute_in_process(instance=instance, run_config={"ops": {"plan": {"config": {"gpus": 2}}}})
+        result = job.execute_in_process(instance=instance, run_config={"ops": {"study__plan": {"config": {"gpus": 2}}}})
     assert result.success
     checks = {found.check_name: found for found in result.get_asset_check_evaluations()}
     assert not checks["current"].passed

@@ -1,7 +1,7 @@
-"""What Dagster needs to know of a study: asset keys, partitions, and which partition needs which.
+"""Asset keys, partitions, and which partition depends on which.
 
-All partitions are static: the study file says them. A dependency is always on the exact partitions that
-an artifact's recipe names, so that an edit marks just what hangs on it.
+All partitions are static: they come from the study file. A dependency is always on exactly the partitions whose
+versions are in an artifact's recipe, so that an edit makes stale only what depends on it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import dagster as dg
 from finephrase_dagster.artifacts import key as keys
 from finephrase_dagster.artifacts.key import Kind
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.study.spec import Cell, Study
 
 TAG_CHARACTERS = 63
-"""Dagster's limit for the name of a tag."""
+"""The length that Dagster allows for the name of a tag."""
 
 
 def asset_key(kind: Kind, cell: Cell | None = None) -> dg.AssetKey:
@@ -27,71 +26,29 @@ def asset_key(kind: Kind, cell: Cell | None = None) -> dg.AssetKey:
 
 
 TEMPLATE = asset_key(keys.TEMPLATE)
-CORPUS = asset_key(keys.CORPUS)
-MODEL = asset_key(keys.MODEL)
-TOKENIZER = asset_key(keys.TOKENIZER)
-CORPUS_TOKENS = asset_key(keys.CORPUS_TOKENS)
-MIXTURE = asset_key(keys.MIXTURE)
-EARLY_STUDENT = asset_key(keys.EARLY_STUDENT)
-EARLY_SCORES = asset_key(keys.EARLY_SCORES)
-PRE_DECAY_CHECKPOINT = asset_key(keys.PRE_DECAY_CHECKPOINT)
-CHECKPOINT = asset_key(keys.CHECKPOINT)
-SCORES = asset_key(keys.SCORES)
-LEADERBOARD = asset_key(keys.LEADERBOARD)
-PLAN = asset_key(keys.PLAN)
 
 
 def static(keys: Iterable[str]) -> dg.StaticPartitionsDefinition:
-    """Partitions in the order in which the study lists them."""
+    """Return partitions in the order of the study file."""
     return dg.StaticPartitionsDefinition(list(keys))
 
 
-def needs(key: dg.AssetKey, uses: Mapping[str, Iterable[str]]) -> dg.AssetDep:
-    """A dependency: each partition of `key` with the downstream partitions that use it."""
-    return dg.AssetDep(key, partition_mapping=dg.StaticPartitionMapping({up: list(down) for up, down in uses.items()}))
+def needs(kind: Kind, uses: Mapping[str, Iterable[str]], *, cell: Cell | None = None) -> dg.AssetDep:
+    """Return a dependency on an asset that maps each of its partitions to the downstream partitions that use it."""
+    mapping = dg.StaticPartitionMapping({up: list(down) for up, down in uses.items()})
+    return dg.AssetDep(asset_key(kind, cell), partition_mapping=mapping)
 
 
-def asset_spec(
-    key: dg.AssetKey,
-    *,
-    group: str,
-    description: str,
-    kinds: set[str],
-    owner: str,
-    deps: Iterable[dg.AssetDep] = (),
-    columns: Mapping[str, tuple[str, str]] | None = None,
-    tags: Mapping[str, str] | None = None,
-    stage: str | None = None,
-    skippable: bool = False,
-) -> dg.AssetSpec:
-    """An asset's spec, with the code version of its stage.
-
-    Args:
-        columns: of its files: the type of each and what it holds.
-    """
-    metadata: dict[str, object] = {}
-    if columns:
-        metadata["dagster/column_schema"] = dg.TableSchema(
-            columns=[dg.TableColumn(name, type_, description=said) for name, (type_, said) in columns.items()]
-        )
-    return dg.AssetSpec(
-        key,
-        deps=list(deps),
-        description=description,
-        group_name=group,
-        kinds=kinds,
-        owners=[f"team:{owner}"],
-        tags=dict(tags or {}),
-        metadata=metadata,
-        code_version=CODE[stage or group],
-        skippable=skippable,
-    )
+def needs_same(kind: Kind, partitions: Iterable[str], *, cell: Cell | None = None) -> dg.AssetDep:
+    """Return a dependency of each partition on the partition of the same name."""
+    return needs(kind, {partition: [partition] for partition in partitions}, cell=cell)
 
 
 def cell_tags(lineage: Lineage, cell: Cell) -> dict[str, str]:
-    """What a cell's assets are filtered by in the web UI: its generator and source, its prompts' formats and families.
+    """Return the tags by which the web UI filters a cell's assets.
 
-    Formats and families are tags without a value, for a cell has several.
+    They are its generator and source, and the formats and families of its prompts. The latter are tags without a
+    value, because a cell has several.
     """
     prompts = [lineage.prompts[name] for name in lineage.study.prompts_of(cell)]
     return {
@@ -103,10 +60,10 @@ def cell_tags(lineage: Lineage, cell: Cell) -> dict[str, str]:
 
 
 def _tag_name(phrase: str) -> str:
-    """A phrase in the letters that a tag may have, such as `word_problem`."""
+    """Return a phrase in characters that a tag may have, such as `word_problem`."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", phrase)[:TAG_CHARACTERS]
 
 
 def mixtures_using(study: Study, dataset: str) -> list[str]:
-    """The mixtures that name a dataset."""
+    """Return the mixtures that contain a dataset."""
     return [name for name, mixture in study.mixtures.items() if dataset in mixture.components]

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finephrase_dagster.artifacts.artifact import Contents
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.corpora.tokenizer import read_tokenizer
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.study.student import Tokenizer
 from finephrase_dagster.train.vocabulary import train_bpe
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|end_of_text|>"
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_FILES = "*token*.json"
 
 
 class TokenizerError(FinephraseError):
@@ -76,6 +80,25 @@ def train_tokenizer(output: Path, *, vocabulary: int, texts: Iterable[str]) -> T
         documents=seen.documents,
         characters=seen.characters,
     )
+
+
+def make_tokenizer(folder: Path, spec: Tokenizer, texts: Iterable[str]) -> Contents:
+    """Fill the folder of the tokenizer's artifact: train it on the texts, or copy an existing tokenizer.
+
+    The artifact's version is a hash of the tokenizer's files.
+    """
+    if spec.trained_here:
+        assert spec.vocabulary is not None
+        train_tokenizer(folder, vocabulary=spec.vocabulary, texts=texts)
+    else:
+        for file in tokenizer_folder(spec.model).glob(TOKENIZER_FILES):
+            shutil.copyfile(file, folder / file.name)
+    from tokenizers import Tokenizer as FastTokenizer
+
+    files = sorted(folder.glob(TOKENIZER_FILES))
+    vocabulary = FastTokenizer.from_file(str(folder / TOKENIZER_FILE)).get_vocab_size()
+    version = fingerprint([[file.name, sha256_file(file)] for file in files])[:SHORT]
+    return Contents(files=files, facts={"vocabulary": vocabulary}, version=version)
 
 
 def tokenizer_folder(reference: str) -> Path:

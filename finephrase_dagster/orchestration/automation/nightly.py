@@ -18,13 +18,12 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import InstigatorStatus
 
 from finephrase_dagster.artifacts.graph import Item, failed_audits, items, ready
-from finephrase_dagster.artifacts.key import STAGES
+from finephrase_dagster.artifacts.key import PLAN, STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.orchestration.automation.budget import Amount, InvalidBudget, NightlyBudget, tag_number, total
 from finephrase_dagster.orchestration.automation.runs import UNFINISHED, Partitions, in_flight, range_tags
 from finephrase_dagster.orchestration.jobs import job_of
-from finephrase_dagster.orchestration.partitions import PLAN
 from finephrase_dagster.orchestration.placement import gpus_of, priority
 from finephrase_dagster.plan.plan import Planned, plan
 from finephrase_dagster.study.file import StudyError

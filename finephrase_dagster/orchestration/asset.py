@@ -1,0 +1,96 @@
+"""Assets: how every asset of the graph is declared to Dagster.
+
+An asset of `assets/` says what it is (its kind, what it depends on, its description) and how it runs (its placement).
+Its key, group, code version and tags follow from the kind and the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import dagster as dg
+
+from finephrase_dagster.artifacts.key import Kind
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.versions import CODE
+from finephrase_dagster.orchestration.partitions import asset_key, cell_tags, static
+from finephrase_dagster.orchestration.placement import Placement, preparing
+from finephrase_dagster.orchestration.retries import retried
+from finephrase_dagster.study.spec import Cell
+
+Columns = Mapping[str, tuple[str, str]]
+"""The columns of an asset's files: type and description by name."""
+
+
+class Check(NamedTuple):
+    """An asset check; a blocking one stops what is downstream in the same run."""
+
+    name: str
+    description: str
+    blocking: bool = False
+
+
+def stage_asset(
+    lineage: Lineage,
+    kind: Kind,
+    cell: Cell | None = None,
+    *,
+    description: str,
+    kinds: set[str],
+    owner: str,
+    partitions: Collection[str] = (),
+    deps: Iterable[dg.AssetDep] = (),
+    columns: Columns | None = None,
+    checks: Iterable[Check] = (),
+    placement: Placement | None = None,
+    single_run: bool = False,
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Return a decorator that makes a function the body of an asset.
+
+    Args:
+        kind: what the asset's items are.
+        cell: the cell, for an asset that exists once per cell.
+        description: Markdown; the first sentence stands alone in the catalogue.
+        kinds: technologies, shown as labels.
+        owner: the team that looks after it.
+        partitions: its partition keys; empty for an asset without partitions.
+        placement: where it runs. Default: anywhere, no GPU.
+        single_run: whether a backfill materializes all partitions in one run, which logs its own events.
+    """
+    key = asset_key(kind, cell)
+    partitions_def = static(partitions) if partitions else None
+    spec = dg.AssetSpec(
+        key,
+        deps=list(deps),
+        description=description,
+        group_name=kind.group,
+        kinds=kinds,
+        owners=[f"team:{owner}"],
+        tags=cell_tags(lineage, cell) if cell else {},
+        metadata={"dagster/column_schema": _column_schema(columns)} if columns else {},
+        code_version=CODE.get(kind.code),
+        skippable=single_run,
+    )
+    check_specs = [
+        dg.AssetCheckSpec(name, asset=key, description=text, blocking=blocking, partitions_def=partitions_def)
+        for name, text, blocking in checks
+    ]
+
+    def declare(body: Callable[..., Any]) -> dg.AssetsDefinition:
+        return dg.multi_asset(
+            name="__".join(key.path),
+            specs=[spec],
+            check_specs=check_specs,
+            partitions_def=partitions_def,
+            backfill_policy=dg.BackfillPolicy.single_run() if single_run else None,
+            **(placement or preparing()).arguments,
+        )(retried(body))
+
+    return declare
+
+
+def _column_schema(columns: Columns) -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[dg.TableColumn(name, type_, description=text) for name, (type_, text) in columns.items()]
+    )

@@ -1,0 +1,39 @@
+"""Admission: a mixture takes only datasets whose audit passed."""
+
+from __future__ import annotations
+
+from finephrase_dagster.artifacts.artifact import ArtifactMissing
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.errors import FinephraseError
+
+
+class AuditNotPassed(FinephraseError):
+    """A mixture contains a dataset that did not pass its audit; the message names the gates."""
+
+
+def check_audits(lineage: Lineage, mixture: str) -> None:
+    """Check that every synthetic dataset of a mixture passed its audit.
+
+    A blocking check in Dagster stops only what is downstream in the same run, so the mixture checks for itself.
+
+    Raises:
+        AuditNotPassed: an audit is missing or did not pass.
+    """
+    for name, component in lineage.study.components(mixture).items():
+        audit = lineage.component_audit(component)
+        if audit is None:
+            continue
+        try:
+            manifest = audit.manifest()
+        except ArtifactMissing as error:
+            raise AuditNotPassed(f"mixture {mixture}: {name} has no audit; materialize {audit.name} first") from error
+        if not manifest["passed"]:
+            failed = ", ".join(
+                f"{gate['name']} is {gate['value']:.3g}, required is {gate['bound']} {gate['threshold']:.3g}"
+                for gate in manifest["gates"]
+                if gate["blocking"] and not gate["passed"]
+            )
+            raise AuditNotPassed(
+                f"mixture {mixture}: {name} did not pass its audit ({failed}); improve the prompt or the generator, "
+                "or remove the dataset from the mixture"
+            )
