@@ -138,7 +138,7 @@ def test_rows_without_text_are_skipped_with_the_reason(tmp_path: Path, server: L
         "null": ("skipped", "text is missing"),
         "empty": ("skipped", "text is empty"),
         "blank": ("skipped", "text is empty"),
-        "latin": ("skipped", "text is not UTF-8 (byte 3)"),
+        "latin": ("skipped", "text is not UTF-8 (byte 0xE9 at character 3)"),
     }
     assert len(server.requests) == 3
 

@@ -27,7 +27,7 @@ from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
 from finephrase_dagster.rephrase.outcome import Rejected
-from finephrase_dagster.rephrase.reader import Row, stamp
+from finephrase_dagster.rephrase.reader import InputRow, stamp
 from finephrase_dagster.rephrase.render import Rendered, RendererLike
 from finephrase_dagster.rephrase.sampling import request_seed
 from finephrase_dagster.rephrase.settings import ExecutionSettings
@@ -218,7 +218,7 @@ class _Rows:
     def add(self, document: Document) -> None:
         self.count += 1
         if self.identity is not None:
-            self.identity.add(Row(document.id, document.text, document.metadata["skip"]))
+            self.identity.add(InputRow(document.id, document.text, document.metadata["skip"]))
 
 
 class _Jobs:

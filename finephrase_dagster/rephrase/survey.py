@@ -14,7 +14,7 @@ from itertools import islice
 from finephrase_dagster.artifacts.fingerprint import SHORT
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.rephrase.reader import Row, rows_of, stamp
+from finephrase_dagster.rephrase.reader import InputRow, rows_of, stamp
 
 
 class DuplicateId(FinephraseError, exit_status=2):
@@ -52,7 +52,7 @@ class RowSet:
         self.rows = rows
         self.sum = total
 
-    def add(self, row: Row) -> None:
+    def add(self, row: InputRow) -> None:
         """Adds a row: its id, its text, and why it has none."""
         text = hashlib.sha256(row.text.encode()).digest()
         digest = hashlib.sha256(b"%b\0%b%b" % (row.id.encode(), text, (row.skip or "").encode())).digest()
@@ -85,5 +85,5 @@ def survey(files: Sequence[str], limit: int | None = None) -> Survey:
     return Survey(files=tuple(files), limit=limit, rows=content.rows, digest=content.digest, stamps=stamps)
 
 
-def _limited(files: Sequence[str], limit: int | None) -> Iterator[Row]:
+def _limited(files: Sequence[str], limit: int | None) -> Iterator[InputRow]:
     return islice((row for file in files for row in rows_of(file)), limit)
