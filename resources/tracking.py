@@ -22,7 +22,7 @@ from pydantic import Field
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import EARLY_STUDENT, PRE_DECAY_CHECKPOINT
 from finephrase_dagster.orchestration.stores import alone, is_postgres, is_server, shown, with_driver
-from finephrase_dagster.train.training import Follow, LossPoint
+from finephrase_dagster.train.job import LossCallback, LossPoint
 from resources.stream import Send, Stream, Unreachable, within
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Tracking(dg.ConfigurableResource):
         return MlflowClient(tracking_uri=with_driver(self.uri))
 
     @contextlib.contextmanager
-    def watched(self, artifact: Artifact, about: About, *, warn: Callable[[str], None]) -> Iterator[Follow]:
+    def watched(self, artifact: Artifact, about: About, *, warn: Callable[[str], None]) -> Iterator[LossCallback]:
         """Yields what takes the points of a training's loss curve to the artifact's run while it trains.
 
         The run is RUNNING meanwhile and stays so: `complete` ends it when the artifact is there. If the block

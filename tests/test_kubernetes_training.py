@@ -21,10 +21,10 @@ from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.cluster import read_cluster
 from finephrase_dagster.pods.failure import PodsBusy
 from finephrase_dagster.pods.sizing import Pod
+from finephrase_dagster.train.job import TrainingDiverged, TrainingError
 from finephrase_dagster.train.nanotron import indexed_job
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
 from finephrase_dagster.train.nanotron.indexed_job import IndexedJob
-from finephrase_dagster.train.training import TrainingDiverged, TrainingError
 from kubernetes_api import KubernetesApi, processes_of
 from kubernetes_parts import NANOTRON, check_access, check_manifests, node, sources, until, write_cluster
 from nanotron_parts import Stand
@@ -255,7 +255,7 @@ def test_torchrun_itself_meets_over_the_service_and_rank_zero_is_on_index_zero(
     pod = Pod.computing(read_cluster(write_cluster(tmp_path)), image=NANOTRON)
     cluster = NanotronCluster(python=python, source=tmp_path, nodes=2, gpus=1, pod=pod)
     said: list[str] = []
-    IndexedJob(pod, folder).run(cluster, run="abc", follow=said.append)
+    IndexedJob(pod, folder).run(cluster, run="abc", on_line=said.append)
     assert "node 0 of 2 sum 3" in said
     assert os.environ["KUBECONFIG"] == str(api.kubeconfig)
     assert left(api) == []

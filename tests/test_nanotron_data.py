@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finephrase_dagster.train.job import TrainingError
 from finephrase_dagster.train.mixture import Windows
 from finephrase_dagster.train.nanotron.data import link_data, token_bytes, token_files, weights_of
 from finephrase_dagster.train.tokens import TokensError
-from finephrase_dagster.train.training import TrainingError
 
 SEQUENCE = 9
 

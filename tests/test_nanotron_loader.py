@@ -19,7 +19,7 @@ import yaml
 
 from finephrase_dagster.train.nanotron.config import DATA, DataStage, config, write_config
 from finephrase_dagster.train.nanotron.data import link_data
-from finephrase_dagster.train.nanotron.order import read
+from finephrase_dagster.train.nanotron.order import stage_order
 from finephrase_dagster.train.tokens import TokenSet
 from test_nanotron_config import PRESETS, cluster, plan, published
 from test_nanotron_data import write_tokens
@@ -151,7 +151,7 @@ if source := os.environ.get("NANOTRON_SRC"):
     @pytest.mark.parametrize(("warmup", "decay"), [(0.01, 0.1), (0.0, 0.0), (0.0, 0.2), (0.1, 0.0)])
     def test_nanotron_s_learning_rate_is_the_study_s(warmup: float, decay: float, tmp_path: Path) -> None:
         student = published(1024, 3072).model_copy(update={"warmup_fraction": warmup, "decay_fraction": decay})
-        written = config(plan(student, micro_batch=4, steps=1000, until=1000), cluster())
+        written = config(plan(student, micro_batch=4, steps=1000, end=1000), cluster())
         schedule = written["optimizer"]["learning_rate_scheduler"]
         rates = in_nanotron(source, RATES, json.dumps(schedule), "1000", cwd=tmp_path)
         plateau, begin = round(1000 * (1 - decay)), round(1000 * warmup)
@@ -181,5 +181,5 @@ if source := os.environ.get("NANOTRON_SRC"):
         told = {f"{DATA}/web": 1080, f"{DATA}/small__web/faq": 540, f"{DATA}/third": 180}
         assert found["told"] == {folder: {"tokens": tokens} for folder, tokens in told.items()}
         sets = {name: TokenSet(folder) for name, folder in components.items()}
-        rows = read(components=components, paths=200, **asked).to_pylist()
+        rows = stage_order(components=components, paths=200, **asked).to_pylist()
         assert found["tokens"] == [sets[row["component"]].window(row["start"], 10).tolist() for row in rows]

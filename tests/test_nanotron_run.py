@@ -11,10 +11,9 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pyarrow as pa
@@ -25,25 +24,22 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finephrase_dagster.study.student import Mixture, Seeds
-from finephrase_dagster.train.course import Course, StartingCheckpoint
+from finephrase_dagster.train.job import (
+    LossPoint,
+    StartingCheckpoint,
+    TrainingDiverged,
+    TrainingError,
+    TrainingExecution,
+    TrainingFacts,
+    TrainingJob,
+)
 from finephrase_dagster.train.mixture import mix
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
 from finephrase_dagster.train.nanotron.launch import command, line_for_other_nodes
-from finephrase_dagster.train.nanotron.trainer import train_student, train_to_decay
+from finephrase_dagster.train.nanotron.trainer import train
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import load_tokenizer, train_tokenizer
 from finephrase_dagster.train.tokens import tokenise
-from finephrase_dagster.train.training import (
-    Execution,
-    Follow,
-    LossPoint,
-    PreDecayTrainer,
-    Trainer,
-    TrainingDiverged,
-    TrainingError,
-    TrainingFacts,
-    unfollowed,
-)
 from nanotron_parts import STUDENT, Stand, build_stand
 
 SEQUENCE = 32
@@ -59,42 +55,23 @@ class Study:
     mixture: Path
     messages: list[str] = field(default_factory=list)
 
-    def course(self, *, data: int = 1, keep_steps: int | None = None) -> Course:
-        return Course(
+    def train(self, output: Path, *, data: int = 1, checkpoint_steps: int | None = 10, **fields: Any) -> TrainingFacts:
+        output.mkdir(exist_ok=True)
+        job = TrainingJob(
             student=STUDENT,
             sequence=SEQUENCE,
             seeds=Seeds(data=data, model=1),
             mixture=self.mixture,
             components={"topics": self.root / "tokens"},
             tokenizer=self.root / "tokenizer",
-            keep_steps=keep_steps,
-        )
-
-    def train(
-        self,
-        output: Path,
-        *,
-        checkpoint_steps: int | None = 10,
-        follow: Follow = unfollowed,
-        beginning: StartingCheckpoint | None = None,
-        **course: Any,
-    ) -> TrainingFacts:
-        output.mkdir(exist_ok=True)
-        train: Trainer = partial(train_student, cluster=self.stand.cluster)
-        return train(
-            output,
-            self.course(**course),
+            output=output,
+            execution=TrainingExecution(checkpoint_steps=checkpoint_steps, micro_batch=1),
             log=self.messages.append,
-            follow=follow,
-            execution=Execution(checkpoint_steps=checkpoint_steps, micro_batch=1),
-            beginning=beginning,
         )
+        return train(replace(job, **fields), cluster=self.stand.cluster)
 
-    def train_to_decay(self, output: Path, *, until: int | None = None, **course: Any) -> TrainingFacts:
-        output.mkdir(exist_ok=True)
-        train: PreDecayTrainer = partial(train_to_decay, cluster=self.stand.cluster)
-        execution = Execution(checkpoint_steps=10, micro_batch=1)
-        return train(output, self.course(**course), log=self.messages.append, execution=execution, until=until)
+    def train_until(self, output: Path, *, stop: int | Literal["decay"] = "decay", **fields: Any) -> TrainingFacts:
+        return self.train(output, stop=stop, **fields)
 
     def on(self, folder: Path, *, seed: int, steps: int = STEPS) -> Study:
         """The same with another mixture."""
@@ -177,7 +154,7 @@ def test_a_failed_run_is_taken_up_at_its_last_whole_checkpoint(study: Study, tmp
     study.stand.behave()
     study.messages.clear()
     followed: list[LossPoint] = []
-    facts = study.train(output, follow=followed.append)
+    facts = study.train(output, on_loss=followed.append)
     assert study.messages[:2] == ["checkpoint 30 is incomplete and set aside", "taken up at step 20"]
     assert facts.resumed_from == 20
     assert facts.curve == uninterrupted.curve == tuple(followed)
@@ -266,25 +243,30 @@ study.train(Path({str(output)!r}), checkpoint_steps=2)
 
 def test_a_run_from_its_plateau_has_the_curve_of_one_in_one_go(study: Study, tmp_path: Path) -> None:
     whole = study.train(tmp_path / "whole")
-    plateau = study.train_to_decay(tmp_path / "plateau")
+    plateau = study.train_until(tmp_path / "plateau")
     assert (plateau.steps, plateau.curve) == (28, whole.curve[:28])
-    assert sorted(path.name for path in (tmp_path / "plateau").iterdir()) == ["model", "order.parquet", "state"]
-    facts = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau"))
+    assert sorted(path.name for path in (tmp_path / "plateau").iterdir()) == [
+        "losses.parquet",
+        "model",
+        "order.parquet",
+        "state",
+    ]
+    facts = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "plateau"))
     assert (facts.resumed_from, facts.curve) == (28, whole.curve)
 
 
 def test_a_decay_variant_reads_the_new_data_behind_the_plateau_killed_or_not(study: Study, tmp_path: Path) -> None:
     plateau, output = tmp_path / "plateau", tmp_path / "run"
-    before = study.train_to_decay(plateau)
+    before = study.train_until(plateau)
     other = study.on(tmp_path / "other", seed=9)
     study.stand.behave(fail_at=36)
     with pytest.raises(TrainingError):
-        other.train(output, beginning=StartingCheckpoint(folder=plateau, other_data=True), checkpoint_steps=2)
+        other.train(output, start=StartingCheckpoint(folder=plateau, other_data=True), checkpoint_steps=2)
     told = yaml.safe_load((work(output) / "config.yaml").read_text())
     assert [stage["start_training_step"] for stage in told["data_stages"]] == [1, 29]
     assert told["checkpoints"]["resume_checkpoint_path"] == str(plateau / "state")
     study.stand.behave()
-    facts = other.train(output, beginning=StartingCheckpoint(folder=plateau, other_data=True), checkpoint_steps=2)
+    facts = other.train(output, start=StartingCheckpoint(folder=plateau, other_data=True), checkpoint_steps=2)
     assert facts.resumed_from == 34
     assert facts.curve[:28] == before.curve
     assert all(point.loss > 2 for point in facts.curve[28:])  # the stand-in adds 1 in a second stage
@@ -314,31 +296,31 @@ def test_models_on_the_way_are_kept_whatever_way_the_run_took(study: Study, tmp_
 
     other = study.on(tmp_path / "other", seed=9)
     early, plateau = tmp_path / "early", tmp_path / "plateau"
-    study.train_to_decay(early, until=16, keep_steps=8)
-    study.train_to_decay(plateau, keep_steps=8)
+    study.train_until(early, stop=16, keep_steps=8)
+    study.train_until(plateau, keep_steps=8)
     assert (models(early), models(plateau)) == (["16", "8"], ["16", "24", "8"])
     for name, begun in (
         ("early", StartingCheckpoint(folder=early, step=16)),
         ("plateau", StartingCheckpoint(folder=plateau)),
     ):
-        study.train(tmp_path / f"from_{name}", keep_steps=8, beginning=begun)
+        study.train(tmp_path / f"from_{name}", keep_steps=8, start=begun)
         assert models(tmp_path / f"from_{name}") == ["16", "24", "32", "8"]
-    other.train(tmp_path / "decayed", keep_steps=8, beginning=StartingCheckpoint(folder=plateau, other_data=True))
+    other.train(tmp_path / "decayed", keep_steps=8, start=StartingCheckpoint(folder=plateau, other_data=True))
     assert models(tmp_path / "decayed") == ["32"]
 
 
 def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(study: Study, tmp_path: Path) -> None:
     whole = study.train(tmp_path / "whole")
-    early = study.train_to_decay(tmp_path / "early", until=10)
+    early = study.train_until(tmp_path / "early", stop=10)
     assert (early.steps, early.curve) == (10, whole.curve[:10])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "early" / "model")
     assert model.num_parameters() == early.parameters
-    gone_on = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "early", step=10))
+    gone_on = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "early", step=10))
     assert (gone_on.resumed_from, gone_on.curve) == (10, whole.curve)
     assert order(tmp_path / "run") == order(tmp_path / "whole")
     assert order(tmp_path / "early") == order(tmp_path / "whole")[:40]
-    with pytest.raises(TrainingError, match="ends at step 10, this run goes on from step 12"):
-        study.train(tmp_path / "other", beginning=StartingCheckpoint(folder=tmp_path / "early", step=12))
+    with pytest.raises(TrainingError, match="is of step 10, but this run continues from step 12"):
+        study.train(tmp_path / "other", start=StartingCheckpoint(folder=tmp_path / "early", step=12))
 
 
 def order(output: Path) -> list[dict[str, Any]]:
@@ -346,26 +328,28 @@ def order(output: Path) -> list[dict[str, Any]]:
 
 
 def test_a_plateau_that_does_not_fit_is_refused(study: Study, tmp_path: Path) -> None:
-    study.train_to_decay(tmp_path / "plateau")
+    study.train_until(tmp_path / "plateau")
     shorter = study.on(tmp_path / "shorter", seed=5, steps=20)
-    with pytest.raises(TrainingError, match=r"ends at step 28, this run goes on from step 14: give both mixtures"):
-        shorter.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau", other_data=True))
+    with pytest.raises(TrainingError, match=r"is of step 28, but this run continues from step 14: give both mixtures"):
+        shorter.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "plateau", other_data=True))
     (tmp_path / "plateau" / "state" / "model_config.json").unlink()
-    with pytest.raises(TrainingError, match="no whole plateau of nanotron's"):
-        study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau"))
+    with pytest.raises(TrainingError, match="is not a complete checkpoint to continue from"):
+        study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "plateau"))
 
 
 @pytest.mark.parametrize(
     ("execution", "message"),
     [
-        (Execution(bf16=False), "leave 'bf16' out"),
-        (Execution(compile=True), "leave 'compile' and 'attention' out"),
-        (Execution(micro_batch=3), "do not divide by micro_batch 3"),
+        (TrainingExecution(bf16=False), "leave 'bf16' out"),
+        (TrainingExecution(compile=True), "leave 'compile' and 'attention' out"),
+        (TrainingExecution(micro_batch=3), "do not divide by micro_batch 3"),
     ],
 )
-def test_what_nanotron_cannot_do_is_refused(study: Study, tmp_path: Path, execution: Execution, message: str) -> None:
+def test_what_nanotron_cannot_do_is_refused(
+    study: Study, tmp_path: Path, execution: TrainingExecution, message: str
+) -> None:
     with pytest.raises(TrainingError, match=message):
-        train_student(tmp_path, study.course(), execution=execution, log=print, cluster=study.stand.cluster)
+        study.train(tmp_path, execution=execution)
 
 
 def test_nodes_meet_where_they_are_told_and_the_others_get_the_same_line(tmp_path: Path) -> None:

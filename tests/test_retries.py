@@ -12,7 +12,7 @@ from finephrase_dagster.orchestration.retries import ONCE_TAG, RETRIES, infrastr
 from finephrase_dagster.rephrase.dataset import RecipeChanged
 from finephrase_dagster.rephrase.engine import EngineFailed
 from finephrase_dagster.study.file import StudyError
-from finephrase_dagster.train.training import TrainingDiverged, TrainingError
+from finephrase_dagster.train.job import TrainingDiverged, TrainingError
 
 
 def caused(error: Exception, cause: Exception) -> Exception:

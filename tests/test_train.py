@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,31 +27,26 @@ from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.student import Mixture, Seeds, Student
-from finephrase_dagster.train.checkpoint import last_checkpoint, mark_whole
-from finephrase_dagster.train.course import Course, StartingCheckpoint
+from finephrase_dagster.train.checkpoint import last_checkpoint, mark_complete
+from finephrase_dagster.train.job import (
+    LossPoint,
+    StartingCheckpoint,
+    TrainingDiverged,
+    TrainingError,
+    TrainingExecution,
+    TrainingFacts,
+    TrainingJob,
+)
 from finephrase_dagster.train.mixture import mix, read_windows
+from finephrase_dagster.train.schedule import data_order, learning_rate_factor
 from finephrase_dagster.train.sequences import Sequences, positions
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import train_tokenizer
 from finephrase_dagster.train.tokens import TokenSet, tokenise
-from finephrase_dagster.train.trainer import adamw, train_student, train_to_decay
-from finephrase_dagster.train.training import (
-    DEFAULT,
-    Execution,
-    Follow,
-    LossPoint,
-    PreDecayTrainer,
-    Trainer,
-    TrainingDiverged,
-    TrainingError,
-    TrainingFacts,
-    data_order,
-    learning_rate_factor,
-    unfollowed,
-)
+from finephrase_dagster.train.trainer import adamw, train
 
 SEQUENCE = 32
-SAVING = Execution(checkpoint_steps=10)
+SAVING = TrainingExecution(checkpoint_steps=10)
 STUDENT = Student(
     layers=2,
     hidden=32,
@@ -77,51 +72,23 @@ class Study:
     tokenizer: Path
 
     def train(
-        self,
-        output: Path,
-        *,
-        data: int = 1,
-        model: int = 1,
-        student: Student = STUDENT,
-        log: Callable[[str], None] = lambda _: None,
-        follow: Follow = unfollowed,
-        execution: Execution = DEFAULT,
-        keep_steps: int | None = None,
-        beginning: StartingCheckpoint | None = None,
+        self, output: Path, *, data: int = 1, model: int = 1, student: Student = STUDENT, **fields: Any
     ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
-        train: Trainer = train_student
-        return train(
-            output,
-            self.course(student, data, model, keep_steps),
-            log=log,
-            follow=follow,
-            execution=execution,
-            beginning=beginning,
-        )
+        return train(replace(self.job(output, student, Seeds(data=data, model=model)), **fields))
 
-    def train_to_decay(
-        self,
-        output: Path,
-        *,
-        student: Student = STUDENT,
-        log: Callable[[str], None] = lambda _: None,
-        keep_steps: int | None = None,
-        until: int | None = None,
-    ) -> TrainingFacts:
-        output.mkdir(exist_ok=True)
-        train: PreDecayTrainer = train_to_decay
-        return train(output, self.course(student, 1, 1, keep_steps), log=log, execution=SAVING, until=until)
+    def train_until(self, output: Path, *, stop: int | Literal["decay"] = "decay", **fields: Any) -> TrainingFacts:
+        return self.train(output, stop=stop, execution=SAVING, **fields)
 
-    def course(self, student: Student, data: int, model: int, keep_steps: int | None) -> Course:
-        return Course(
+    def job(self, output: Path, student: Student, seeds: Seeds) -> TrainingJob:
+        return TrainingJob(
             student=student,
             sequence=SEQUENCE,
-            seeds=Seeds(data=data, model=model),
+            seeds=seeds,
             mixture=self.mixture,
             components=self.components,
             tokenizer=self.tokenizer,
-            keep_steps=keep_steps,
+            output=output,
         )
 
     def on(self, folder: Path, *, seed: int, steps: int = 40) -> Study:
@@ -154,8 +121,8 @@ def decay_and_die(study: Study, output: Path, plateau: Path) -> None:
     study.train(
         output,
         log=killing(32),
-        execution=Execution(checkpoint_steps=2),
-        beginning=StartingCheckpoint(folder=plateau, other_data=True),
+        execution=TrainingExecution(checkpoint_steps=2),
+        start=StartingCheckpoint(folder=plateau, other_data=True),
     )
 
 
@@ -425,7 +392,7 @@ def test_a_killed_run_ends_with_the_weights_and_the_curve_of_an_uninterrupted_on
     # The latest one is torn as by a full disk: the one before it counts.
     (work / "checkpoint-20" / "optimizer.pt").write_bytes(b"half")
     messages: list[str] = []
-    resumed = study.train(tmp_path, log=messages.append, follow=followed.append, execution=SAVING)
+    resumed = study.train(tmp_path, log=messages.append, on_loss=followed.append, execution=SAVING)
     assert messages[:2] == ["checkpoint checkpoint-20 is incomplete and set aside", "taken up at step 10"]
     assert resumed.resumed_from == 10
     assert resumed.curve == facts.curve == tuple(followed)
@@ -437,7 +404,7 @@ def test_a_killed_run_ends_with_the_weights_and_the_curve_of_an_uninterrupted_on
 def test_a_batch_in_parts_gives_the_student_of_a_whole_one(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
-    facts = study.train(tmp_path, execution=Execution(micro_batch=1))
+    facts = study.train(tmp_path, execution=TrainingExecution(micro_batch=1))
     assert [point.loss for point in facts.curve] == pytest.approx([p.loss for p in trained[1].curve], rel=1e-3)
     assert facts.steps == 40
 
@@ -446,15 +413,15 @@ def test_a_batch_in_parts_gives_the_student_of_a_whole_one(
 def test_a_student_trains_in_bfloat16_and_is_kept_in_float32(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
-    facts = study.train(tmp_path, execution=Execution(bf16=True))
+    facts = study.train(tmp_path, execution=TrainingExecution(bf16=True))
     assert facts.final_loss == pytest.approx(trained[1].final_loss, rel=0.02)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.float32
     assert weights(tmp_path) != weights(trained[0])
 
 
 def test_parts_that_do_not_make_a_batch_are_refused(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="a batch of 4 sequences has no whole number of 3: correct micro_batch"):
-        study.train(tmp_path, execution=Execution(micro_batch=3))
+    with pytest.raises(TrainingError, match="a batch of 4 sequences is not a multiple of micro_batch 3"):
+        study.train(tmp_path, execution=TrainingExecution(micro_batch=3))
 
 
 @pytest.mark.slow
@@ -485,10 +452,15 @@ def test_a_run_from_its_plateau_ends_with_the_weights_and_the_curve_of_one_in_on
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
     output, facts = trained
-    plateau = study.train_to_decay(tmp_path / "plateau")
+    plateau = study.train_until(tmp_path / "plateau")
     assert (plateau.steps, plateau.curve) == (28, facts.curve[:28])
-    assert sorted(file.name for file in (tmp_path / "plateau").iterdir()) == ["model", "order.parquet", "state"]
-    gone_on = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau"))
+    assert sorted(file.name for file in (tmp_path / "plateau").iterdir()) == [
+        "losses.parquet",
+        "model",
+        "order.parquet",
+        "state",
+    ]
+    gone_on = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "plateau"))
     assert gone_on.resumed_from == 28
     assert gone_on.curve == facts.curve
     assert weights(tmp_path / "run") == weights(output)
@@ -499,9 +471,9 @@ def test_a_decay_variant_sees_the_new_mixture_after_the_plateau_alone_killed_or_
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
     plateau = tmp_path / "plateau"
-    study.train_to_decay(plateau)
+    study.train_until(plateau)
     other = study.on(tmp_path / "other", seed=5)
-    decayed = other.train(tmp_path / "decayed", beginning=StartingCheckpoint(folder=plateau, other_data=True))
+    decayed = other.train(tmp_path / "decayed", start=StartingCheckpoint(folder=plateau, other_data=True))
     assert decayed.steps == 40
     assert decayed.curve[:28] == trained[1].curve[:28]
     assert decayed.curve[28:] != trained[1].curve[28:]
@@ -520,8 +492,8 @@ def test_a_decay_variant_sees_the_new_mixture_after_the_plateau_alone_killed_or_
     assert process.exitcode == -signal.SIGKILL
     again = other.train(
         tmp_path / "killed",
-        beginning=StartingCheckpoint(folder=plateau, other_data=True),
-        execution=Execution(checkpoint_steps=2),
+        start=StartingCheckpoint(folder=plateau, other_data=True),
+        execution=TrainingExecution(checkpoint_steps=2),
     )
     assert again.resumed_from >= 30
     assert again.curve == decayed.curve
@@ -541,17 +513,17 @@ def test_models_that_are_kept_on_the_way_are_those_of_their_steps_whatever_way_t
     assert AutoTokenizer.from_pretrained(kept["20"]).eos_token
 
     plateau = tmp_path / "plateau"
-    study.train_to_decay(plateau, keep_steps=10)
-    study.train(tmp_path / "gone_on", keep_steps=10, beginning=StartingCheckpoint(folder=plateau))
+    study.train_until(plateau, keep_steps=10)
+    study.train(tmp_path / "gone_on", keep_steps=10, start=StartingCheckpoint(folder=plateau))
     for name, path in kept.items():
         same = tmp_path / "gone_on" / "steps" / name / "model.safetensors"
         assert same.read_bytes() == (path / "model.safetensors").read_bytes()
     early = tmp_path / "early"
-    study.train_to_decay(early, keep_steps=10, until=20)
+    study.train_until(early, keep_steps=10, stop=20)
     assert sorted(path.name for path in (early / "steps").iterdir()) == ["10", "20"]
-    study.train(tmp_path / "went_on", keep_steps=10, beginning=StartingCheckpoint(folder=early, step=20))
+    study.train(tmp_path / "went_on", keep_steps=10, start=StartingCheckpoint(folder=early, step=20))
     assert sorted(path.name for path in (tmp_path / "went_on" / "steps").iterdir()) == sorted(kept)
-    study.train(tmp_path / "decayed", keep_steps=10, beginning=StartingCheckpoint(folder=plateau, other_data=True))
+    study.train(tmp_path / "decayed", keep_steps=10, start=StartingCheckpoint(folder=plateau, other_data=True))
     assert [path.name for path in (tmp_path / "decayed" / "steps").iterdir()] == ["30"]
 
 
@@ -559,10 +531,10 @@ def test_models_that_are_kept_on_the_way_are_those_of_their_steps_whatever_way_t
 def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
-    early = study.train_to_decay(tmp_path / "early", until=10)
+    early = study.train_until(tmp_path / "early", stop=10)
     assert (early.steps, early.curve) == (10, trained[1].curve[:10])
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "early" / "model").num_parameters() == early.parameters
-    gone_on = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "early", step=10))
+    gone_on = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "early", step=10))
     assert gone_on.resumed_from == 10
     assert gone_on.curve == trained[1].curve
     assert weights(tmp_path / "run") == weights(trained[0])
@@ -570,16 +542,16 @@ def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(
 
 @pytest.mark.slow
 def test_a_plateau_of_another_length_is_refused(study: Study, tmp_path: Path) -> None:
-    study.train_to_decay(tmp_path / "plateau")
+    study.train_until(tmp_path / "plateau")
     shorter = study.on(tmp_path / "shorter", seed=5, steps=20)
-    with pytest.raises(TrainingError, match=r"ends at step 28, this run goes on from step 14: give both mixtures"):
-        shorter.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau", other_data=True))
+    with pytest.raises(TrainingError, match=r"is of step 28, but this run continues from step 14: give both mixtures"):
+        shorter.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "plateau", other_data=True))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"components": {}}, "names topics, of which no tokens are given"),
+        ({"components": {}}, "no tokens are given for topics, which the mixture .* names"),
         ({"mixture": "nowhere"}, "is not there: draw the mixture first"),
         ({"mixture": "torn"}, "cannot be read .*: draw the mixture again"),
         ({"tokenizer": "nowhere"}, r"there is no tokenizer\.json"),
@@ -593,28 +565,28 @@ def test_a_course_on_what_is_not_there_is_refused(
     (tmp_path / "torn" / "windows.parquet").write_bytes(b"PAR1")
     given = {name: tmp_path / value if isinstance(value, str) else value for name, value in changes.items()}
     with pytest.raises(FinephraseError, match=message):
-        train_student(tmp_path, replace(study.course(STUDENT, 1, 1, None), **given), log=print)
+        train(replace(study.job(tmp_path, STUDENT, Seeds(data=1, model=1)), **given))
 
 
 def test_an_attention_kernel_that_does_not_exist_is_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="attention 'flash_atention' cannot be used"):
-        study.train(tmp_path, execution=Execution(attention="flash_atention"))
+        study.train(tmp_path, execution=TrainingExecution(attention="flash_atention"))
 
 
 @pytest.mark.slow
 def test_a_plateau_that_is_torn_or_none_is_refused(study: Study, tmp_path: Path) -> None:
-    study.train_to_decay(tmp_path / "plateau", until=10)
+    study.train_until(tmp_path / "plateau", stop=10)
     (tmp_path / "plateau" / "state" / "optimizer.pt").write_bytes(b"half")
     for folder in (tmp_path / "plateau", tmp_path / "nowhere"):
-        with pytest.raises(TrainingError, match=r"state is no whole plateau: train the plateau again"):
-            study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=folder, step=10))
-    with pytest.raises(TrainingError, match=r"order\.parquet cannot be read .*: train the plateau again"):
-        study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "nowhere", other_data=True))
+        for other_data in (False, True):
+            start = StartingCheckpoint(folder=folder, step=10, other_data=other_data)
+            with pytest.raises(TrainingError, match=r"is not a complete checkpoint to continue from: train its run"):
+                study.train(tmp_path / "run", start=start)
 
 
 def test_a_schedule_without_decay_has_no_plateau(study: Study, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="correct the student's 'decay_fraction'"):
-        study.train_to_decay(tmp_path, student=STUDENT.model_copy(update={"decay_fraction": 0}))
+        study.train_until(tmp_path, student=STUDENT.model_copy(update={"decay_fraction": 0}))
 
 
 def test_a_mixture_under_one_batch_is_refused_with_a_remedy(study: Study, tmp_path: Path) -> None:
@@ -629,13 +601,13 @@ def test_only_a_whole_checkpoint_counts(tmp_path: Path) -> None:
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "weights").write_bytes(b"1234")
     messages: list[str] = []
-    mark_whole(tmp_path / "checkpoint-5")
-    mark_whole(tmp_path / "checkpoint-40")
+    mark_complete(tmp_path / "checkpoint-5")
+    mark_complete(tmp_path / "checkpoint-40")
     found = last_checkpoint(tmp_path, log=messages.append)
     assert found is not None
     assert (found.step, found.folder.name) == (40, "checkpoint-40")
     assert (tmp_path / "torn-0-checkpoint-100").is_dir()
     (tmp_path / "checkpoint-40" / "weights").write_bytes(b"12")
-    (tmp_path / "checkpoint-5" / "whole.json").write_text(json.dumps({})[:1])
+    (tmp_path / "checkpoint-5" / "complete.json").write_text(json.dumps({})[:1])
     assert last_checkpoint(tmp_path, log=messages.append) is None
     assert len(messages) == 4
