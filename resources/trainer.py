@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import dagster as dg
-from finephrase_dagster.artifacts.claim import META
 from pydantic import Field
 
 from finephrase_dagster.artifacts.artifact import Contents
+from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.devices import leased, leased_here
 from finephrase_dagster.pods.cluster import cluster_from_environment

@@ -124,7 +124,7 @@ def test_seeds_weights_and_document_masking_arrive() -> None:
     assert stage["dataset"]["dataset_weights"] == [0.3, 0.7]
 
 
-def test_a_schedule_of_nothing_but_a_plateau_never_meets_the_rate_that_nanotron_would_square() -> None:
+def test_a_schedule_without_warmup_and_decay_never_reaches_the_rate_that_nanotron_would_square() -> None:
     flat = published(1024, 3072).model_copy(update={"warmup_fraction": 0.0, "decay_fraction": 0.0})
     schedule = config(plan(flat, micro_batch=4), cluster())["optimizer"]["learning_rate_scheduler"]
     assert (schedule["lr_warmup_style"], schedule["lr_warmup_steps"]) == ("constant", 0)
@@ -148,7 +148,7 @@ def test_the_last_step_is_saved_exactly_once(every: int | None, end: int, interv
     pipeline=st.integers(1, 4),
     micro=st.none() | st.integers(1, 64),
 )
-def test_a_batch_is_exactly_the_student_s_or_is_refused_with_sizes_that_work(
+def test_a_batch_is_exactly_the_students_or_is_refused_with_sizes_that_work(
     batch: int, nodes: int, gpus: int, tensor: int, pipeline: int, micro: int | None
 ) -> None:
     student = STUDENT.model_copy(update={"batch_sequences": batch})
@@ -186,7 +186,7 @@ def test_a_vocabulary_that_nanotron_would_pad_is_refused() -> None:
         config(plan(published(4096, 12288), vocabulary=128_257, micro_batch=1), cluster(tensor=2))
 
 
-def test_an_environment_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_a_missing_environment_is_refused_with_the_remedy(tmp_path: Path) -> None:
     machines = NanotronCluster(python=tmp_path / "python", source=tmp_path)
     with pytest.raises(TrainingError, match=r"no .*torchrun: build it as docs/nanotron\.md describes"):
         machines.check_installation()
@@ -247,11 +247,11 @@ def test_no_field_may_be_missing() -> None:
                 check(broken)
 
 
-def test_a_decay_on_other_data_is_a_second_stage_and_needs_its_plateau() -> None:
+def test_a_decay_on_other_data_is_a_second_stage_and_needs_a_checkpoint_to_resume_from() -> None:
     first = DataStage(name="mixture", start=1, weights={"web": 1.0}, seed=3)
     second = DataStage(name="decay", start=9001, weights={"table": 1.0}, seed=3)
     stages = (first, second)
-    found = config(plan(published(1024, 3072), stages=stages, micro_batch=4, resume="/plateau/state"), cluster())
+    found = config(plan(published(1024, 3072), stages=stages, micro_batch=4, resume="/pre_decay/state"), cluster())
     check(found)
     assert [stage["start_training_step"] for stage in found["data_stages"]] == [1, 9001]
     with pytest.raises(ValueError, match="resume_checkpoint_path"):

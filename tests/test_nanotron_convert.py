@@ -94,7 +94,7 @@ def test_shapes_written_under_numpy_2_are_understood(model: LlamaForCausalLM, to
     assert torch.equal(again.model.layers[0].self_attn.v_proj.weight, model.model.layers[0].self_attn.v_proj.weight)
 
 
-def test_another_student_s_checkpoint_is_refused(model: LlamaForCausalLM, tokenizer: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_student_is_refused(model: LlamaForCausalLM, tokenizer: Path, tmp_path: Path) -> None:
     written = checkpoint(tmp_path, model)
     with pytest.raises(TrainingError, match="num_hidden_layers is 2, not 3"):
         convert(written, tmp_path / "model", job=job(tokenizer, layers=3))
@@ -109,7 +109,7 @@ def test_a_missing_part_is_refused_by_name(model: LlamaForCausalLM, tokenizer: P
         convert(written, tmp_path / "model", job=job(tokenizer))
 
 
-def test_weights_that_are_no_numbers_are_refused(model: LlamaForCausalLM, tokenizer: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_numbers_are_refused(model: LlamaForCausalLM, tokenizer: Path, tmp_path: Path) -> None:
     written = checkpoint(tmp_path, model)
     file = next(written.glob("model/model/decoder/1/pp_block/attn/o_proj/*"))
     tensor = load_file(file)["data"]
@@ -125,9 +125,7 @@ def files(model: LlamaForCausalLM, folder: Path) -> list[Path]:
     return sorted(file for file in checkpoint(folder, model).rglob("*") if file.is_file())
 
 
-def test_a_checkpoint_that_lacks_any_file_or_any_file_s_end_does_not_count(
-    model: LlamaForCausalLM, tmp_path: Path
-) -> None:
+def test_a_checkpoint_with_a_missing_or_cut_file_is_incomplete(model: LlamaForCausalLM, tmp_path: Path) -> None:
     for file in files(model, tmp_path):
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2])
@@ -143,7 +141,7 @@ def latest(folder: Path, messages: list[str]) -> Checkpoint | None:
     return last_checkpoint(folder, log=messages.append, prefix="", complete=is_complete)
 
 
-def test_the_latest_whole_checkpoint_counts_and_torn_ones_are_set_aside(
+def test_the_latest_complete_checkpoint_is_resumed_and_torn_ones_are_renamed(
     model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
     for step in (5, 40, 100):
@@ -165,7 +163,7 @@ def test_the_latest_whole_checkpoint_counts_and_torn_ones_are_set_aside(
     assert latest(tmp_path / "nowhere", messages) is None
 
 
-def test_two_checkpoints_before_the_one_in_writing_are_kept(tmp_path: Path) -> None:
+def test_two_checkpoints_before_the_one_being_written_are_kept(tmp_path: Path) -> None:
     for step in (500, 1000, 1500, 2000, 10_000):
         (tmp_path / str(step)).mkdir()
     delete_older(tmp_path, than=2000)

@@ -142,10 +142,10 @@ if source := os.environ.get("NANOTRON_SRC"):
             DataStage(name="mixture", start=1, weights={"web": 1.0}, seed=1),
             DataStage(name="decay", start=9001, weights={"web": 0.5, "small__web/faq": 0.5}, seed=1),
         )
-        variant = plan(published(2048, 6144), stages=stages, micro_batch=2, resume="/plateau/state")
+        variant = plan(published(2048, 6144), stages=stages, micro_batch=2, resume="/pre_decay/state")
         found = in_nanotron(source, LOAD, str(write_config(tmp_path, variant, cluster())), cwd=tmp_path)
         assert found["data"] == ["NanosetDatasetsArgs", "NanosetDatasetsArgs"]
-        assert found["read"]["checkpoints"]["resume_checkpoint_path"] == "/plateau/state"
+        assert found["read"]["checkpoints"]["resume_checkpoint_path"] == "/pre_decay/state"
 
     @pytest.mark.slow
     @pytest.mark.parametrize(("warmup", "decay"), [(0.01, 0.1), (0.0, 0.0), (0.0, 0.2), (0.1, 0.0)])
@@ -154,9 +154,9 @@ if source := os.environ.get("NANOTRON_SRC"):
         written = config(plan(student, micro_batch=4, steps=1000, end=1000), cluster())
         schedule = written["optimizer"]["learning_rate_scheduler"]
         rates = in_nanotron(source, RATES, json.dumps(schedule), "1000", cwd=tmp_path)
-        plateau, begin = round(1000 * (1 - decay)), round(1000 * warmup)
+        pre_decay, begin = round(1000 * (1 - decay)), round(1000 * warmup)
         assert rates[0] == (0.0 if warmup else pytest.approx(5e-4))
-        assert rates[begin:plateau] == pytest.approx([5e-4] * (plateau - begin))
+        assert rates[begin:pre_decay] == pytest.approx([5e-4] * (pre_decay - begin))
         assert rates[-1] == pytest.approx(5e-5 if decay else 5e-4, rel=0.1)
 
     @pytest.mark.slow
