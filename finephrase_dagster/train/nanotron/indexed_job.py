@@ -146,7 +146,7 @@ class IndexedJob:
         last = ""
         while True:
             failure = self._failure()
-            ended = failure is not None or self._complete()  # checked before reading, so that the log is read to its end
+            ended = failure is not None or self._complete()  # checked first, so that the log is read to its end
             try:
                 for stamp, line in self._lines(last, follow=not ended):
                     last = stamp
