@@ -17,8 +17,8 @@ from pydantic import Field
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.orchestration.devices import Lease, free, lease
-from finephrase_dagster.orchestration.retries import infrastructure
+from finephrase_dagster.orchestration.devices import Lease, are_free, lease
+from finephrase_dagster.orchestration.retries import is_infrastructure
 from finephrase_dagster.pods.failure import PodMisconfigured
 from finephrase_dagster.study.spec import Cell
 
@@ -55,7 +55,7 @@ def _stop_all() -> None:
 
 def _devices(generator: Generator, name: str, log: Callable[[str], None]) -> Lease:
     """The devices of an engine; idle engines that this process keeps make room first."""
-    if not free(generator.gpus):
+    if not are_free(generator.gpus):
         _stop_all()
     return lease(generator.gpus, f"an engine of {name}", log=log)
 
@@ -84,7 +84,7 @@ class Rephraser(dg.ConfigurableResource):
         try:
             return self._together(lineage, cell, datasets, log)
         except Exception as error:
-            if len(datasets) == 1 or infrastructure(error) or isinstance(error, PodMisconfigured):
+            if len(datasets) == 1 or is_infrastructure(error) or isinstance(error, PodMisconfigured):
                 raise
             log(f"{error}; now each prompt by itself")
         failures: list[Exception] = []

@@ -13,7 +13,7 @@ import pytest
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.orchestration.retries import infrastructure
+from finephrase_dagster.orchestration.retries import is_infrastructure
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.cluster import read_cluster
 from finephrase_dagster.pods.failure import PodFailed, PodLost, PodMisconfigured
@@ -129,7 +129,7 @@ def test_an_engine_s_pod_that_is_lost_is_named_and_removed(
 
     _, raised = send(tmp_path, monkeypatch, seconds=0.1, do=lose)
     assert isinstance(raised, kind)
-    assert infrastructure(raised) == (kind is PodLost)
+    assert is_infrastructure(raised) == (kind is PodLost)
     assert f"pod {lost[0]['metadata']['name']} {told}" in str(raised)
     assert api.all("pods") == []
 
@@ -142,7 +142,7 @@ def test_a_worker_that_gives_up_says_whether_another_try_makes_sense(
     assert raised is not None
     assert isinstance(raised, PodLost if again else PodFailed)
     assert not isinstance(raised, PodMisconfigured)
-    assert infrastructure(raised) == again
+    assert is_infrastructure(raised) == again
     assert f"ended with exit code {status}. Finished rows are kept.\nLast lines of its log:\nthe end of it" in str(
         raised
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from finephrase_dagster.orchestration.retries import infrastructure
+from finephrase_dagster.orchestration.retries import is_infrastructure
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.cluster import read_cluster
 from finephrase_dagster.pods.failure import PodsBusy
@@ -137,7 +137,7 @@ def test_a_node_that_is_lost_ends_all_of_them_and_the_run_is_taken_up(
     assert f"pod {lost[0]} was removed from its node: Evicted (The node was low on resource: memory.)" in str(
         raised.value
     )
-    assert infrastructure(raised.value), "the step is tried again"
+    assert is_infrastructure(raised.value), "the step is tried again"
     assert left(api) == []
     two_nodes.stand.behave()
     assert two_nodes.train(output).resumed_from >= 10
@@ -150,7 +150,7 @@ def test_a_node_that_runs_out_of_memory_is_not_tried_again(
     in_mid_run(api, tmp_path / "output", lambda: api.end_pod(running(api, 0) or {}, "OOMKilled"))
     with pytest.raises(TrainingError, match=r"-0-\d+ ran out of memory \(OOMKilled\)\. Raise 'memory'") as raised:
         two_nodes.train(tmp_path / "output")
-    assert not infrastructure(raised.value)
+    assert not is_infrastructure(raised.value)
 
 
 def test_an_api_server_that_is_restarted_costs_nothing(two_nodes: Study, api: KubernetesApi, tmp_path: Path) -> None:
