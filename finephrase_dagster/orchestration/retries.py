@@ -1,17 +1,17 @@
-"""Which failures are retried, and by what.
+"""Which failure is tried again, and by whom.
 
-| failure | retried by |
+| what failed | who tries again |
 |---|---|
-| a request to an endpoint; an engine that dies during a run | the run itself (`rephrase/`) |
-| infrastructure: an engine that does not start, an endpoint or tracking server that does not answer, a broken \
-connection, a busy store or device | the step, in the same run, after a delay: `retried` |
-| a step's pod: removed from its node, killed | the executor of the cluster, in the same run (`pod_executor.py`) |
-| a run's worker process: killed, out of memory, its machine lost | Dagster's daemon, with a new run: `run_retries` \
-in `dagster.yaml` |
-| invalid input: a study, a recipe that does not match, a failed audit; also a full disk | nothing: a person must \
-change something first |
+| a request to an endpoint, an engine that died under a run | the run itself, while it runs (`rephrase/`) |
+| infrastructure: an engine that does not start, an endpoint or a tracking server that cannot be reached, a broken \
+connection, a store or a device that is busy | the step, in the same run, after a while: `retried` |
+| a step's pod: taken from its node, killed | the executor of the cluster, in the same run (`pod_executor.py`) |
+| the run's worker: killed, out of memory, its machine gone | Dagster's daemon, by a new run: `run_retries` in \
+`dagster.yaml` |
+| wrong input: a study, a recipe that does not match, an audit that did not pass; and a full disk | nobody: it \
+fails the same way again, until a person changes something |
 
-Only infrastructure failures are retried.
+What is named here as infrastructure is tried again; everything else is not.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ INFRASTRUCTURE: tuple[type[BaseException], ...] = (
     TimeoutError,
     requests.ConnectionError,
     requests.Timeout,
-    HTTPError,  # a Kubernetes API that does not answer for longer than its clients wait
-    OperationalError,  # SQLite or PostgreSQL: locked, or not reachable
+    HTTPError,  # of a Kubernetes API that is away for longer than its clients wait
+    OperationalError,  # of SQLite or Postgres: locked, or away
     sqlite3.OperationalError,
 )
-"""Errors of libraries after which a retry may succeed; our own state it themselves (`FinephraseError.retryable`)."""
+"""Errors of libraries that another attempt may not meet again; ours say so themselves (`FinephraseError.retryable`)."""
 
 NO_SPACE = (*map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), "disk is full")
-"""Texts in error messages that mean a full disk."""
+"""What errors say that tell of a full disk."""
 
 RETRIES = 3
 FIRST_WAIT_SECONDS = 15
 ONCE_TAG = "finephrase/once"
-"""Tag of a run whose steps are not retried, because a person waits for it and sees why it failed."""
+"""Of a run that is not tried again, for a person waits for it and sees why it failed."""
 
 Compute = TypeVar("Compute", bound=Callable[..., Any])
 
 
-def is_infrastructure(error: BaseException) -> bool:
-    """Return whether an error or one of its causes is an infrastructure failure."""
+def infrastructure(error: BaseException) -> bool:
+    """Whether it, or what it was caused by, is a fault of the infrastructure."""
     causes = list(_causes(error))
-    return any(map(_is_retryable, causes)) and not any(map(_is_full_disk, causes))
+    return any(map(_is_retryable, causes)) and not any(map(_no_space, causes))
 
 
 def _is_retryable(error: BaseException) -> bool:
@@ -72,20 +72,21 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
-def _is_full_disk(error: BaseException) -> bool:
+def _no_space(error: BaseException) -> bool:
+    """Whether a disk is full; SQLite says so in words of its own."""
     return any(words in str(error) for words in NO_SPACE)
 
 
 def wait_seconds(attempt: int) -> int:
-    """Return the delay after an attempt, counted from 0; it doubles each time."""
+    """Before an attempt, the first of which is 0: each time twice as long."""
     return FIRST_WAIT_SECONDS * 2**attempt
 
 
 def retried(compute: Compute) -> Compute:
-    """Decorate an asset's body so that Dagster retries the step after an infrastructure failure.
+    """An asset's body that Dagster runs again after a fault of the infrastructure; all other errors end the step.
 
-    All other errors fail the step. Apply it below `@dg.multi_asset`. Dagster's retry policy is no alternative: it
-    retries after every error, including interrupts.
+    It stands between `@dg.multi_asset` and the body. A retry policy would not do: it takes every error for one that
+    passes, interrupts included.
     """
     if inspect.isgeneratorfunction(compute):
 
@@ -94,7 +95,7 @@ def retried(compute: Compute) -> Compute:
             try:
                 yield from compute(*args, **kwargs)
             except Exception as error:
-                _request_retry(error)
+                _try_again_after(error)
                 raise
 
     else:
@@ -104,18 +105,18 @@ def retried(compute: Compute) -> Compute:
             try:
                 return compute(*args, **kwargs)
             except Exception as error:
-                _request_retry(error)
+                _try_again_after(error)
                 raise
 
     return body  # type: ignore[return-value]
 
 
-def _request_retry(error: Exception) -> None:
-    """Raise RetryRequested if the error is an infrastructure failure and attempts are left."""
+def _try_again_after(error: Exception) -> None:
+    """Raises RetryRequested if there is sense in it."""
     context = dg.AssetExecutionContext.get()
     attempt = context.retry_number
-    if attempt >= RETRIES or ONCE_TAG in context.run.tags or not is_infrastructure(error):
+    if attempt >= RETRIES or ONCE_TAG in context.run.tags or not infrastructure(error):
         return
     wait = wait_seconds(attempt)
-    context.log.warning(f"{error}\nThis may be temporary: attempt {attempt + 2} of {RETRIES + 1} starts in {wait} s.")
+    context.log.warning(f"{error}\nThat may pass: attempt {attempt + 2} of {RETRIES + 1} begins in {wait} s.")
     raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=wait) from error

@@ -1,9 +1,10 @@
-"""The data that nanotron reads: one folder per component with links to token files, in the student's order.
+"""What nanotron reads: a folder of links to token files for each component, in the student's order.
 
-nanotron takes sequences of `sequence + 1` tokens from a folder's files, one file after another in the order of their
-names, and does not start over at the end. So a component that is seen more than once is linked more than once, and the
-order of the data is the order of the links. Two things differ from the trainer for one machine: documents keep their
-order within a file, and a component that is longer than its share is read from its beginning.
+nanotron takes sequences of `sequence + 1` tokens from a folder's files, one file after another in the
+order of their names, and does not begin again at the end. So a component that is seen more than once is
+linked more than once, and the order of the data is the order of the links. It differs from the trainer
+for one machine: documents keep their order within a file, and a component that is longer than its share
+is read from the front.
 """
 
 from __future__ import annotations
@@ -17,64 +18,64 @@ from pathlib import Path
 
 import numpy as np
 
-from finephrase_dagster.train.job import TrainingError
 from finephrase_dagster.train.mixture import Windows
 from finephrase_dagster.train.tokens import TokensError
+from finephrase_dagster.train.training import TrainingError
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFile:
-    """A file of tokens: its path, the number of tokens, and the bytes per token."""
+    """A file of tokens: its path, its tokens and the bytes of one."""
 
     path: Path
     tokens: int
     token_bytes: int
 
     def sequences(self, sequence: int) -> int:
-        """Return the number of sequences that nanotron reads from it."""
+        """Sequences that nanotron reads from it."""
         return self.tokens // (sequence + 1)
 
 
 def weights_of(windows: Windows) -> dict[str, float]:
-    """Return the share of each component of a mixture."""
+    """Share of each component of a mixture."""
     counts = np.bincount(windows.component, minlength=len(windows.names))
     return {name: int(count) / len(windows) for name, count in zip(windows.names, counts, strict=True)}
 
 
 def token_files(folder: Path) -> list[TokenFile]:
-    """Return the files of a tokenised dataset that hold tokens, in the dataset's order.
+    """The files of a tokenised dataset that hold tokens, in its order.
 
     Raises:
-        TokensError: there are none, or a file contradicts its index.
+        TokensError: there are none, or one and its index contradict each other.
     """
-    files = []
+    found = []
     for file in sorted(folder.glob("*.ds")):
         index = file.with_name(f"{file.name}.index")
         if not index.is_file():
-            raise TokensError(f"{file} has no index file next to it: delete its folder and tokenise again")
+            raise TokensError(f"{file} has no index beside it: delete its folder, tokenise again")
         ends = np.fromfile(index, dtype="<u8")
         tokens, size = int(ends[-1]) if len(ends) else 0, file.stat().st_size
         if tokens and size not in (2 * tokens, 4 * tokens):
             raise TokensError(
-                f"{file} has {size} bytes, which does not fit its {tokens} tokens: delete its folder and tokenise again"
+                f"{file} has {size} bytes, which {tokens} tokens do not take: delete its folder, tokenise again"
             )
         if tokens:
-            files.append(TokenFile(path=file, tokens=tokens, token_bytes=size // tokens))
-    if not files:
+            found.append(TokenFile(path=file, tokens=tokens, token_bytes=size // tokens))
+    if not found:
         raise TokensError(f"{folder} holds no tokens: tokenise the dataset first")
-    return files
+    return found
 
 
 def token_bytes(components: Mapping[str, Path]) -> int:
-    """Return the bytes per token, 2 or 4, which must be the same in all components.
+    """Bytes a token takes in all components, 2 or 4.
 
     Raises:
-        TokensError: they differ, so the components come from different tokenizers.
+        TokensError: it differs: they come from different tokenizers.
     """
     sizes = {name: token_files(folder)[0].token_bytes for name, folder in components.items()}
     if len(set(sizes.values())) != 1:
-        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise TokensError(f"the bytes per token differ ({listed}): tokenise all components with one tokenizer")
+        said = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise TokensError(f"the bytes of a token differ ({said}): tokenise all components with one tokenizer")
     return next(iter(sizes.values()))
 
 
@@ -88,30 +89,30 @@ def link_data(
     sequence: int,
     seed: int,
 ) -> dict[str, float]:
-    """Link each component's files into `folder/<component>`, as often as the run needs them.
+    """Links each component's files into `folder/<component>`, as often as the run needs them.
 
-    A longer run has the links of a shorter one and more after them, so that a run can continue from an earlier one.
+    Links of a shorter run are the beginning of those of a longer one: a run goes on where its plateau ended.
 
     Args:
-        folder: the folder of the run's data; an existing one is replaced.
+        folder: the run's data; what stands there is replaced.
         components: the folder of tokens of each component.
         weights: share of each component.
-        sequences: number of sequences that the run reads.
-        read_before: sequences of a component that an earlier stage has read; the run continues after them.
-        sequence: tokens per sequence.
-        seed: of the order of the files.
+        sequences: that the run reads in all.
+        read_before: sequences of a component that an earlier stage has read; it goes on behind them.
+        sequence: tokens a sequence.
+        seed: order of the files.
 
     Returns:
-        The number of epochs that the run reads of each component.
+        How often each component is linked in full.
 
     Raises:
-        TrainingError: no file of a component holds a complete sequence.
+        TrainingError: no file of a component holds one sequence.
         TokensError: a component's tokens cannot be read.
     """
     shutil.rmtree(folder, ignore_errors=True)
     epochs = {}
     for name, weight in weights.items():
-        # nanotron rounds shares step by step, so a component may get one sequence more.
+        # nanotron rounds its shares step by step, so that one may get a sequence more.
         wanted = math.ceil(weight * sequences) + 1 + read_before.get(name, 0)
         target = folder / name
         target.mkdir(parents=True)
@@ -124,12 +125,10 @@ def link_data(
 
 
 def linked_files(folder: Path, sequences: int, *, sequence: int, seed: int, name: str) -> Iterator[TokenFile]:
-    """Yield a component's files in the order in which nanotron reads them.
-
-    The files are yielded in complete epochs, until they hold the number of sequences.
+    """A component's files in the order in which nanotron reads them: whole epochs, until they hold so many sequences.
 
     Raises:
-        TrainingError: no file holds a complete sequence.
+        TrainingError: no file holds one sequence.
         TokensError: the tokens cannot be read.
     """
     files = [file for file in token_files(folder) if file.sequences(sequence)]
@@ -145,6 +144,6 @@ def linked_files(folder: Path, sequences: int, *, sequence: int, seed: int, name
 
 
 def _order(files: int, *, seed: int, name: str, epoch: int) -> np.ndarray:
-    """Return the numbers of the files in the order in which an epoch reads them."""
+    """Numbers of the files, in the order in which an epoch reads them."""
     source = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     return np.random.default_rng([seed, source, epoch]).permutation(files)
