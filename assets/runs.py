@@ -11,7 +11,7 @@ import dagster as dg
 from assets.previews import completions, shown
 from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.train.training import Follow
+from finephrase_dagster.train.job import LossCallback
 from resources.tracking import About, Tracking
 
 METRICS = ("tokens", "tokens_per_second", "final_loss")
@@ -22,14 +22,14 @@ def watched(
     tracking: Tracking,
     lineage: Lineage,
     artifact: Artifact,
-    train: Callable[[Path, Follow], Contents],
+    train: Callable[[Path, LossCallback], Contents],
 ) -> dict[str, Any]:
     """The manifest of a student, which `train` makes unless it is there; MLflow shows its loss meanwhile."""
 
     def make(folder: Path) -> Contents:
         about = _about(context, lineage, artifact)
-        with tracking.watched(artifact, about, warn=context.log.warning) as follow:
-            return train(folder, follow)
+        with tracking.watched(artifact, about, warn=context.log.warning) as on_loss:
+            return train(folder, on_loss)
 
     return artifact.materialize(make)
 

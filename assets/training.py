@@ -109,7 +109,7 @@ def materialize_student(
         tracking,
         lineage,
         artifact,
-        lambda folder, follow: train(lineage, run, folder, log=context.log.info, follow=follow),
+        lambda folder, on_loss: train(lineage, run, folder, log=context.log.info, on_loss=on_loss),
     )
     warehouse.record(artifact)
     _, link = tracked(context, tracking, lineage, artifact)

@@ -1,6 +1,6 @@
-"""The peer of the driver's benchmarks: DataTrove's InferenceRunner with checkpoints, used as the study's scripts do.
+"""The peer of the benchmarks: DataTrove's InferenceRunner with checkpoints, used as the study's scripts use it.
 
-Started by the benchmarks, once a run; the same command again resumes. By hand:
+The benchmarks start it once per run; the same command resumes. By hand:
 
     python benchmarks/datatrove_peer.py --input FILE --prompt prompts/faq.md --output DIR --endpoint URL \\
         --model NAME --context N --max-tokens N --seed N --concurrency N
@@ -23,7 +23,7 @@ RECORDS_PER_CHUNK = 500
 
 
 def main() -> None:
-    """Runs the pipeline in this process, as one task."""
+    """Run the pipeline in this process, as one task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("input", "prompt", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 async def rollout(document: Document, generate: GenerateFunction, template: str, **_: Any) -> InferenceResult:
-    """Asks once for a document."""
+    """Send one request per document."""
     content = template.replace("[[DOCUMENT]]", document.text)
     return await generate({"messages": [{"role": "user", "content": content}]})
 

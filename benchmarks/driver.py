@@ -1,9 +1,9 @@
-"""The driver's speed: documents/s of the whole `finephrase rephrase` command against DataTrove's InferenceRunner.
+"""Speed of rephrasing: documents/s of the complete `finephrase rephrase` command against DataTrove's InferenceRunner.
 
-Both send documents of 4.3 KB of real text to a server that answers at once with 360 words, 500 requests at a
-time, and end with every row durably on disk; starting up counts. They take turns, and the medians of their
-rounds are compared. The peer does fewer documents, since it is far slower; so that this is no disadvantage,
-the better of its two speeds counts, with and without its start.
+Both send documents of 4.3 KB of real text to a server that answers at once with 360 words, with 500 requests in flight,
+and end with every row on disk; the start counts, too. Rounds of both alternate, and the medians are compared. The peer
+is far slower and gets fewer documents; so that this is no disadvantage, its better rate counts, with or without its
+start.
 
     python benchmarks/driver.py [--documents 40000] [--peer-documents 8000] [--rounds 3]
 """
@@ -27,7 +27,7 @@ TARGET_RATIO = 8.0
 
 
 def main() -> None:
-    """Prints the figures as one JSON object on the last line."""
+    """Print the figures as one JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=40_000)
     parser.add_argument("--peer-documents", type=int, default=8_000)
@@ -64,10 +64,10 @@ def main() -> None:
 
 
 def measure(driver: Driver, documents: int, server: InstantServer) -> tuple[float, float]:
-    """Documents/s of a driver's whole command, and of the same from its first request on.
+    """Return the documents/s of a complete command, and its documents/s from the first request on.
 
     Raises:
-        RuntimeError: it failed, asked more or less than once for a document, or did not write every row.
+        RuntimeError: it failed, sent not exactly one request per document, or did not write every row.
     """
     shutil.rmtree(driver.output, ignore_errors=True)
     server.reset()

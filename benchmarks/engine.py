@@ -1,9 +1,9 @@
-"""Generation speed: output tokens/s of our pipeline over its own vLLM server against vLLM's offline `LLM.chat`.
+"""Generation speed: output tokens/s of our pipeline with its own vLLM server against vLLM's offline `LLM.chat`.
 
-Both get the same documents, messages, sampling, seeds and engine flags. The peer runs in a process of its own,
-with no server, no client and no files to write, and with all cores; it is asked for a whole round at once. They
-take turns, each round has documents of its own (so that no prefix is cached), and the medians are compared.
-Loading the engines is reported apart.
+Both get the same documents, messages, sampling, seeds and engine flags. The peer runs in another process, without
+server, client or output files, uses all cores, and gets all requests of a round at once. Rounds of both alternate with
+new documents each time (so that no prefix is cached), and the medians are compared. The time to load the engines is
+reported separately.
 
     python benchmarks/engine.py [--rounds 3] [--documents 200] [--max-tokens 128]
 """
@@ -25,12 +25,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from random_model import CONTEXT, Document, documents, engine, generator, prompt, rephrased, write_model
 
-from finephrase_dagster.artifacts.recipe import DEFAULT_SAMPLING
-from finephrase_dagster.generators.sampling import read_sampling
 from finephrase_dagster.rephrase.clean import clean
 from finephrase_dagster.rephrase.engine import CPU_FLAGS, FLAGS, Engine, environment, on_cpu
 from finephrase_dagster.rephrase.render import Renderer
-from finephrase_dagster.rephrase.requests import request_seed
+from finephrase_dagster.rephrase.sampling import request_seed, sampling_of
 
 DOCUMENT_TOKENS = 200
 WARM_UP_DOCUMENTS = 32
@@ -40,10 +38,10 @@ OFFLINE = "--offline"
 
 
 def main() -> None:
-    """Prints the figures as one JSON object on the last line."""
+    """Print the figures as one JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--documents", type=int, default=200, help="in a round")
+    parser.add_argument("--documents", type=int, default=200, help="per round")
     parser.add_argument("--max-tokens", type=int, default=128)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as name:
@@ -68,10 +66,10 @@ def main() -> None:
 
 
 class Round:
-    """What one side did in one round."""
+    """The result of one side in one round."""
 
     def __init__(self, seconds: float, rows: dict[str, tuple[str, int, int]]) -> None:
-        """Takes the seconds and, by document id, the text and the tokens of prompt and completion."""
+        """Store the seconds and, by document id, the text and the tokens of prompt and completion."""
         self.seconds = seconds
         self.rows = rows
         self.prompt_tokens = sum(tokens for _, tokens, _ in rows.values())
@@ -85,7 +83,7 @@ class Round:
 def figures(
     ours: Sequence[Round], theirs: Sequence[Round], parameters: int, start: float, offline_start: float
 ) -> dict[str, Any]:
-    """The comparison over all rounds; the warm-up is none of them."""
+    """Return the comparison over all rounds, without the warm-up."""
     rate = statistics.median(one.rate for one in ours)
     offline = statistics.median(one.rate for one in theirs)
     same = [
@@ -103,7 +101,7 @@ def figures(
         "ours_prompt_tokens": sum(one.prompt_tokens for one in ours),
         "offline_prompt_tokens": sum(one.prompt_tokens for one in theirs),
         "same_completions": round(sum(same) / len(same), 3),
-        "documents_a_round": len(ours[0].rows),
+        "documents_per_round": len(ours[0].rows),
         "rounds": len(ours),
         "parameters": parameters,
         "ours_start_seconds": round(start, 1),
@@ -113,7 +111,7 @@ def figures(
 
 
 def served(root: Path, of: Sequence[Document], model: Path, max_tokens: int, server: Engine) -> Round:
-    """Our pipeline, from the call to the finished dataset."""
+    """Run our pipeline, from the call to the complete dataset."""
     started = time.perf_counter()
     made = rephrased(root, of, [PROMPT], model=model, max_tokens=max_tokens, engine=server)[PROMPT.name]
     seconds = time.perf_counter() - started
@@ -127,7 +125,7 @@ def served(root: Path, of: Sequence[Document], model: Path, max_tokens: int, ser
 
 
 class Offline:
-    """vLLM's own `LLM.chat` in a process of its own, which answers one line of JSON a round."""
+    """vLLM's own `LLM.chat` in another process, which answers with one line of JSON per round."""
 
     def __init__(self, model: Path, max_tokens: int) -> None:
         defaults = {**FLAGS, **CPU_FLAGS} if on_cpu() else FLAGS
@@ -152,7 +150,7 @@ class Offline:
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("{"):  # vLLM logs there, too
+            if line.startswith("{"):  # the other lines are vLLM's log
                 return json.loads(line)
         raise SystemExit(f"the offline engine ended with {self._process.wait()}")
 
@@ -161,14 +159,14 @@ class Offline:
 
 
 def offline(model: Path, max_tokens: int, flags: dict[str, Any]) -> None:
-    """The peer's process: loads the engine, then answers each line of documents with a line of completions."""
+    """Load the engine, then answer each line of documents with a line of completions: the peer's process."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(model=str(model), **flags)
     print(json.dumps({}), flush=True)
     of = generator(model, max_tokens=max_tokens)
     renderer = Renderer(model=model, prompts={PROMPT.name: PROMPT}, context=of.context, max_tokens=max_tokens)
-    sampling: dict[str, Any] = {**DEFAULT_SAMPLING, **read_sampling(model)}
+    sampling: dict[str, Any] = {name: value for name, value in sampling_of(of, model).items() if name != "seed"}
     for line in sys.stdin:
         rows = json.loads(line)
         messages: list[Any] = [renderer.render(PROMPT.name, text).messages for _, text in rows]

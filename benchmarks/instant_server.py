@@ -1,13 +1,13 @@
 """An OpenAI-compatible server that answers every chat completion at once with the same words.
 
-It shares the machine with the driver that is measured, so it does next to nothing: it finds the end of each
-request and sends bytes made beforehand. It counts requests and can, with --track, tell the documents apart by
-the marker `Document 000123.` that each begins with (which costs a search of every request).
+It shares the machine with the program that is measured, so it does very little: it finds the end of each request and
+sends prepared bytes. It counts requests; with --track it also distinguishes documents by the marker `Document 000123.`
+at their beginning, which takes a search of every request.
 
     python benchmarks/instant_server.py [--port 0] [--words 360] [--context 8192] [--track]
 
-prints its port and serves on 127.0.0.1 until its standard input ends. `InstantServer` runs it as a process of
-its own. Beside `POST /v1/chat/completions` and `GET /v1/models` there are `GET /counts` and `POST /reset`.
+prints its port and serves on 127.0.0.1 until its standard input ends. `InstantServer` runs it in another process. In
+addition to `POST /v1/chat/completions` and `GET /v1/models` there are `GET /counts` and `POST /reset`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import cast
 import uvloop
 
 MODEL = "instant"
-TOKENS_A_WORD = 4 / 3  # about what a byte-level vocabulary needs for English
+TOKENS_PER_WORD = 4 / 3  # usual for English and a byte-level vocabulary
 MARKER = re.compile(rb"Document (\d+)\.")
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 CLOSING = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
@@ -40,13 +40,13 @@ CHAT = b"POST /v1/chat/completions "
 
 @dataclass(frozen=True)
 class Counts:
-    """What the server has seen.
+    """What the server has received.
 
     Attributes:
-        requests: chat completions asked for since the last reset.
-        first: when the first of them came, in seconds of `time.monotonic()`; None if none has.
+        requests: requests for chat completions since the last reset.
+        first: when the first of them was received, in seconds of `time.monotonic()`; None before.
         distinct: different documents since the server's start; 0 without --track.
-        repeated: requests since the server's start for a document that it had seen before.
+        repeated: requests since the server's start for a document that was requested before.
     """
 
     requests: int
@@ -59,7 +59,7 @@ class InstantServer:
     """A context manager that runs the server."""
 
     def __init__(self, *, words: int = 360, context: int = 8192, track: bool = False) -> None:
-        """Describes it: words of an answer, the context it claims, whether it tells documents apart."""
+        """Describe a server: words per answer, the context it reports, whether it distinguishes documents."""
         self._options = ["--words", str(words), "--context", str(context), *(["--track"] if track else [])]
 
     def __enter__(self) -> InstantServer:
@@ -75,20 +75,20 @@ class InstantServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.communicate()  # the end of its input is its end
+        self._process.communicate()  # it ends with its input
 
     def counts(self) -> Counts:
-        """What it has seen."""
+        """Return what it has received."""
         with urllib.request.urlopen(f"{self.url}/counts", timeout=60) as answer:
             return Counts(**json.load(answer))
 
     def reset(self) -> None:
-        """Begins `requests` and `first` anew; documents seen stay known."""
+        """Reset `requests` and `first`; the documents that were received stay known."""
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/reset", method="POST"), timeout=60).close()
 
 
 class Tally:
-    """The counts while they grow."""
+    """The counts of a running server."""
 
     def __init__(self, track: bool) -> None:
         self.track = track
@@ -116,14 +116,14 @@ class Tally:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: requests in any number of pieces, also several in one."""
+    """One connection; requests may arrive in pieces, or several in one piece."""
 
     def __init__(self, tally: Tally, completion: bytes, models: bytes) -> None:
         self._tally = tally
         self._completion = completion
         self._models = models
         self._read = b""
-        self._wanted = 0  # bytes of the request that has begun, once its head is there
+        self._wanted = 0  # bytes of the current request, known once its head is complete
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -161,14 +161,14 @@ class Connection(asyncio.Protocol):
 
 
 def http(body: bytes, status: str = "200 OK") -> bytes:
-    """An answer, head and body."""
+    """Return a response, head and body."""
     return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def completion(words: int) -> bytes:
-    """The answer to every chat: so many words of the language reference."""
+    """Return the response to every request: this many words of the language reference."""
     text = " ".join(islice(cycle(" ".join(topics.values()).split()), words))
-    prompt_tokens, completion_tokens = 1200, round(words * TOKENS_A_WORD)
+    prompt_tokens, completion_tokens = 1200, round(words * TOKENS_PER_WORD)
     answer = {
         "id": "chatcmpl-instant",
         "object": "chat.completion",
@@ -185,7 +185,7 @@ def completion(words: int) -> bytes:
 
 
 async def serve(port: int, words: int, context: int, track: bool) -> None:
-    """Serves until standard input ends."""
+    """Serve until standard input ends."""
     tally, answer = Tally(track), completion(words)
     model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "benchmark", "max_model_len": context}
     models = http(json.dumps({"object": "list", "data": [model]}).encode())
@@ -197,12 +197,12 @@ async def serve(port: int, words: int, context: int, track: bool) -> None:
 
 
 def main() -> None:
-    """Serves."""
+    """Run the server."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
-    parser.add_argument("--words", type=int, default=360, help="words of an answer")
-    parser.add_argument("--context", type=int, default=8192, help="tokens that the model claims to take")
-    parser.add_argument("--track", action="store_true", help="tell documents apart")
+    parser.add_argument("--words", type=int, default=360, help="words per answer")
+    parser.add_argument("--context", type=int, default=8192, help="context that the server reports")
+    parser.add_argument("--track", action="store_true", help="distinguish documents")
     arguments = parser.parse_args()
     uvloop.run(serve(arguments.port, arguments.words, arguments.context, arguments.track))
 

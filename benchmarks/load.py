@@ -1,7 +1,7 @@
-"""What the benchmarks of the rephrasing driver share: the documents, the two commands, and a run of one.
+"""Shared by the benchmarks of rephrasing: the documents, the command and its peer, and how they are run.
 
-Ours is the whole command, `finephrase rephrase`; the peer is DataTrove's InferenceRunner with checkpoints
-(`datatrove_peer.py`). Both read the same file and ask the same server for the same prompt.
+Ours is the complete command `finephrase rephrase`; the peer is DataTrove's InferenceRunner with checkpoints
+(`datatrove_peer.py`). Both read the same file and send the same prompt to the same server.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ HERE = Path(__file__).parent
 SCRIPT = HERE / "datatrove_peer.py"
 PROMPT = "faq"
 CONTEXT, MAX_TOKENS, SEED = 8192, 2048, 0
-STRIDE = 977  # characters from one document's beginning to the next one's; prime, so that slices seldom come again
+STRIDE = 977  # characters between the beginnings of two documents; prime, so that documents rarely repeat
 
 
 def write_documents(path: Path, count: int, size: int) -> None:
-    """Writes JSONL rows of `size` characters of real text, each with its own marker; always the same."""
+    """Write JSONL rows of `size` characters of real text with a marker each; always the same rows."""
     text = " ".join(topics.values())
     with path.open("w", encoding="utf-8", buffering=1 << 20) as file:
         for number in range(count):
@@ -39,12 +39,12 @@ def write_documents(path: Path, count: int, size: int) -> None:
             row = {"id": f"d{number:07d}", "text": marker + text[start : start + size - len(marker)]}
             file.write(json.dumps(row) + "\n")
         file.flush()
-        os.fsync(file.fileno())  # else it is written out while something is measured
+        os.fsync(file.fileno())  # otherwise it would be written to disk during a measurement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """A way to rephrase a file: what it reads, where it writes, whom it asks."""
+    """A program that rephrases a file: its input, its output and its server."""
 
     input: Path
     output: Path
@@ -52,36 +52,36 @@ class Driver:
     concurrency: int
 
     def command(self) -> list[str]:
-        """The whole command."""
+        """Return the complete command."""
         raise NotImplementedError
 
     def import_command(self) -> list[str]:
-        """A command that imports what the whole one does, and ends."""
+        """Return a command that only imports what the complete command imports."""
         raise NotImplementedError
 
     def files(self) -> list[Path]:
-        """The Parquet files that it leaves."""
+        """Return the Parquet files that it wrote."""
         raise NotImplementedError
 
     def rows(self) -> Rows:
-        """What stands in its files."""
+        """Return what its files contain."""
         ids: set[str] = set()
         rows, unreadable = 0, []
         for path in self.files():
             try:
-                found = pq.read_table(path, columns=["id"])["id"].to_pylist()
+                ids_read = pq.read_table(path, columns=["id"])["id"].to_pylist()
             except (pa.ArrowException, OSError):
                 unreadable.append(path.name)
                 continue
-            rows += len(found)
-            ids.update(found)
+            rows += len(ids_read)
+            ids.update(ids_read)
         return Rows(rows, len(ids), unreadable)
 
     def check(self, documents: int) -> None:
-        """Sees that every document stands in a file, once.
+        """Check that every document is in the files exactly once.
 
         Raises:
-            RuntimeError: one does not.
+            RuntimeError: one is not.
         """
         rows = self.rows()
         if rows != Rows(documents, documents, []):
@@ -108,7 +108,7 @@ class Ours(Driver):
         return [*module, "--prompt", PROMPT, "--context", str(CONTEXT), *self._options()]
 
     def import_command(self) -> list[str]:
-        return [sys.executable, "-c", "import finephrase_dagster.commands.main, finephrase_dagster.rephrase.job"]
+        return [sys.executable, "-c", "import finephrase_dagster.commands.main, finephrase_dagster.commands.rephrasing"]
 
     def files(self) -> list[Path]:
         return sorted((self.output / PROMPT).glob("part-*.parquet"))
@@ -138,7 +138,7 @@ class Peer(Driver):
 
 @dataclass(frozen=True)
 class Rows:
-    """What stands in a driver's files: rows, the documents they are of, and names of files that nobody can read."""
+    """The content of a program's files: rows, distinct documents, and the names of unreadable files."""
 
     rows: int
     distinct: int
@@ -147,12 +147,12 @@ class Rows:
 
 @dataclass
 class Run:
-    """A command that runs, or ran.
+    """A command that is running or has ended.
 
     Attributes:
         started: just before the process was made, in seconds of `time.monotonic()`.
         process: the process.
-        log: what it says.
+        log: the file with its output.
     """
 
     started: float
@@ -160,10 +160,10 @@ class Run:
     log: Path
 
     def finish(self) -> float:
-        """Waits for its end; the seconds from start to end.
+        """Wait for its end; return the seconds from start to end.
 
         Raises:
-            RuntimeError: it failed; with its last words.
+            RuntimeError: it failed; the message ends with its last output.
         """
         status = self.process.wait()
         seconds = time.monotonic() - self.started
@@ -176,7 +176,7 @@ class Run:
 
 @contextlib.contextmanager
 def running(command: list[str], log: Path) -> Iterator[Run]:
-    """Starts a command; neither it nor what it started outlives the block."""
+    """Start a command, and end it and its children with the block."""
     with log.open("wb") as file:
         started = time.monotonic()
         process = subprocess.Popen(
@@ -191,7 +191,7 @@ def running(command: list[str], log: Path) -> Iterator[Run]:
 
 
 def import_seconds(command: list[str], times: int = 3) -> float:
-    """The seconds of a process that only imports: the least of so many, the first of which fills caches."""
+    """Return the shortest time of several processes that only import; the first one fills the caches."""
     seconds = []
     for _ in range(times):
         started = time.monotonic()
@@ -201,5 +201,5 @@ def import_seconds(command: list[str], times: int = 3) -> float:
 
 
 def environment() -> dict[str, str]:
-    """The runs' environment: offline."""
+    """Return the environment of the runs: offline."""
     return {**os.environ, "HF_HUB_OFFLINE": "1"}

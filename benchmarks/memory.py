@@ -1,8 +1,8 @@
-"""The driver's memory: resident MB of `finephrase rephrase` over a million short documents.
+"""Memory of rephrasing: resident MB of `finephrase rephrase` over a million short documents.
 
-Documents of about 200 bytes, answers of 10 words, 500 requests at a time. The curve holds, for each quarter of
-the documents, the most that was resident while they were asked for; it shall be flat. The peak is that of the
-whole run, start and end included, as the kernel keeps it (VmHWM). Processes that the command starts count in.
+Documents of about 200 bytes, answers of 10 words, 500 requests in flight. `resident_mb` is the maximum during each
+quarter of the documents; it should stay constant. The peak is that of the complete run, as the kernel records it
+(VmHWM). Child processes of the command are included.
 
     python benchmarks/memory.py [--documents 1000000]
 """
@@ -24,11 +24,11 @@ SIZE, WORDS = 200, 10
 QUARTERS = ("25%", "50%", "75%", "100%")
 EVERY_SECONDS = 0.1
 TARGET_MB = 600
-FLAT_MB = 50  # more than this from the first quarter to the last is growth
+FLAT_MB = 50  # allowed growth from the first quarter to the last
 
 
 def main() -> None:
-    """Prints the figures as one JSON object on the last line."""
+    """Print the figures as one JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--concurrency", type=int, default=500)
@@ -58,10 +58,10 @@ def main() -> None:
 
 
 def watch(driver: Ours, server: InstantServer, documents: int) -> tuple[int, dict[str, int], float]:
-    """Runs it: its peak, the most of each quarter, both in MB, and its seconds.
+    """Run the command; return its peak and the maximum of each quarter, in MB, and its seconds.
 
     Raises:
-        RuntimeError: it failed, or a quarter was over before it could be looked at.
+        RuntimeError: it failed, or a quarter was too short to be measured.
     """
     peak, curve = 0, dict.fromkeys(QUARTERS, 0)
     with running(driver.command(), driver.output.with_suffix(".log")) as run:
@@ -74,25 +74,25 @@ def watch(driver: Ours, server: InstantServer, documents: int) -> tuple[int, dic
             time.sleep(EVERY_SECONDS)
         seconds = run.finish()
     if missed := [quarter for quarter, most in curve.items() if not most]:
-        raise RuntimeError(f"nothing seen of {', '.join(missed)}; give more documents")
+        raise RuntimeError(f"nothing was measured in {', '.join(missed)}; raise --documents")
     return peak, curve, seconds
 
 
 def memory(pid: int, field: str) -> int:
-    """Megabytes (10^6 bytes) of a process and all that it started; those that have ended count nothing."""
+    """Return the megabytes (10^6 bytes) of a process and its descendants that still run."""
     return sum(_kilobytes(one, field) for one in family(pid)) * 1024 // 1_000_000
 
 
 def family(pid: int) -> list[int]:
-    """A process and those that it and they started."""
-    found = [pid]
-    for parent in found:
+    """Return a process and its descendants."""
+    pids = [pid]
+    for parent in pids:
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
             try:
-                found += map(int, children.read_text().split())
+                pids += map(int, children.read_text().split())
             except (FileNotFoundError, ProcessLookupError):
                 continue
-    return found
+    return pids
 
 
 def _kilobytes(pid: int, field: str) -> int:
@@ -100,8 +100,8 @@ def _kilobytes(pid: int, field: str) -> int:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    found = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) if found else 0
+    match = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
+    return int(match[1]) if match else 0
 
 
 if __name__ == "__main__":

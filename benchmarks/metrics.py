@@ -1,8 +1,7 @@
-"""What serving metrics costs the driver: CPU seconds of `finephrase rephrase` with a page that is scraped, and without.
+"""Cost of metrics: CPU seconds of `finephrase rephrase` with a metrics page that is read every second, and without.
 
-Runs with and without take turns; the page is read every second, which is more often than Prometheus does. CPU time
-is compared, for other work on the machine changes it less than it does wall time, which is given as well; the least
-of the rounds counts, since other work only adds to it.
+Runs with and without the page alternate. CPU time is compared, because other work on the machine changes it less than
+wall time, which is reported, too. The minimum of the rounds counts, because other work only adds to it.
 
     python benchmarks/metrics.py [--documents 40000] [--rounds 5]
 """
@@ -29,7 +28,7 @@ TARGET = 0.01
 
 
 def main() -> None:
-    """Prints the figures as one JSON object on the last line."""
+    """Print the figures as one JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -50,7 +49,7 @@ def main() -> None:
             pages += scraper.pages
             print(f"round {number + 1}: {without[-1]} s without, {served[-1]} s with", file=sys.stderr)
     if not pages:
-        raise RuntimeError("not one page was read")
+        raise RuntimeError("the metrics page was never read")
     cpu, wall = ([min(run[kind] for run in runs) for runs in (without, served)] for kind in (0, 1))
     figures = {
         "cpu_seconds_without": round(cpu[0], 3),
@@ -67,7 +66,7 @@ def main() -> None:
 
 
 def measure(driver: Ours, command: list[str], documents: int) -> tuple[float, float]:
-    """CPU and wall seconds of one run."""
+    """Return the CPU and wall seconds of one run."""
     shutil.rmtree(driver.output, ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with running(command, driver.output.with_suffix(".log")) as run:
@@ -78,7 +77,7 @@ def measure(driver: Ours, command: list[str], documents: int) -> tuple[float, fl
 
 
 class Scraper:
-    """Reads the page every second, in a thread, while there is one."""
+    """Reads the metrics page every second, in a thread."""
 
     def __init__(self, port: int) -> None:
         self.pages = 0

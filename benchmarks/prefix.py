@@ -1,9 +1,9 @@
-"""What sharing a document's prefix gains: output tokens/s of the same engine, documents and prompts in two orders.
+"""Gain of a shared prefix: output tokens/s of one engine for the same documents and prompts in two orders.
 
-Document first, the four prompts of a document together, as our pipeline sends them: the engine reads the document
-once. Instruction first, prompt by prompt, as four separate datasets would be made: it reads it four times. Measured
-with short completions, where reading dominates, and at the study's ratio of 1.7 input tokens to one output token.
-The two orders take turns, each round has documents of its own, and the medians are compared.
+Document first, the four prompts of a document together, as our pipeline sends them: the engine prefills each document
+once. Instruction first, prompt by prompt, as four separate datasets: it prefills each document four times. Measured
+with short completions, where prefilling dominates, and at the study's 1.7 input tokens per output token. Rounds of both
+orders alternate with new documents each time, and the medians are compared.
 
     python benchmarks/prefix.py [--rounds 3] [--documents 40]
 """
@@ -41,13 +41,13 @@ INSTRUCTION_FIRST = [prompt(name, f"{words}\n\n[[DOCUMENT]]") for name, words in
 
 
 @dataclass(kw_only=True)
-class Figures:
-    """What one order of requests took.
+class OrderResult:
+    """The result of one order of requests.
 
     Attributes:
-        seconds: of the calls of our pipeline.
-        prompt_tokens, output_tokens: of all completions.
-        cached: the share of the prompts' tokens that the engine had in its prefix cache.
+        seconds: time in our pipeline.
+        prompt_tokens, output_tokens: sums over all completions.
+        cached: share of prompt tokens found in the prefix cache.
     """
 
     seconds: float
@@ -61,10 +61,10 @@ class Figures:
 
 
 def main() -> None:
-    """Prints the figures as one JSON object on the last line."""
+    """Print the figures as one JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--documents", type=int, default=40, help="in a round")
+    parser.add_argument("--documents", type=int, default=40, help="per round")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as name:
         root = Path(name)
@@ -79,7 +79,7 @@ def main() -> None:
             {
                 "parameters": parameters,
                 "prompts": len(INSTRUCTIONS),
-                "documents_a_round": arguments.documents,
+                "documents_per_round": arguments.documents,
                 "short": figures(short, SHORT_TOKENS),
                 "study_ratio": figures(study, STUDY_TOKENS),
             }
@@ -88,15 +88,15 @@ def main() -> None:
 
 
 class Comparison:
-    """Both orders on one engine, with new documents each time."""
+    """Runs both orders on one engine, with new documents each time."""
 
     def __init__(self, root: Path, server: Engine) -> None:
         self._root = root
         self._server = server
         self._documents = 0
 
-    def compare(self, count: int, max_tokens: int) -> tuple[Figures, Figures]:
-        """Document first and instruction first, on the same documents."""
+    def compare(self, count: int, max_tokens: int) -> tuple[OrderResult, OrderResult]:
+        """Return the results of document first and instruction first, on the same documents."""
         of = documents(count, tokens=DOCUMENT_TOKENS, first=self._documents)
         self._documents += count
         together = self._run("together", of, [DOCUMENT_FIRST], max_tokens)
@@ -104,7 +104,9 @@ class Comparison:
         print(f"{max_tokens} tokens: {together.rate:.0f} together, {one_by_one.rate:.0f} one by one", file=sys.stderr)
         return together, one_by_one
 
-    def _run(self, order: str, of: Sequence[Document], calls: Sequence[Sequence[Prompt]], max_tokens: int) -> Figures:
+    def _run(
+        self, order: str, of: Sequence[Document], calls: Sequence[Sequence[Prompt]], max_tokens: int
+    ) -> OrderResult:
         seconds = 0.0
         manifests: list[dict[str, Any]] = []
         hits: list[float] = []
@@ -117,7 +119,7 @@ class Comparison:
             seconds += time.perf_counter() - started
             manifests += made.values()
             hits.append(manifests[-1]["run"]["prefix_cache_hit_rate"])
-        return Figures(
+        return OrderResult(
             seconds=seconds,
             prompt_tokens=sum(one["prompt_tokens"] for one in manifests),
             output_tokens=sum(one["completion_tokens"] for one in manifests),
@@ -125,8 +127,8 @@ class Comparison:
         )
 
 
-def figures(rounds: Sequence[tuple[Figures, Figures]], max_tokens: int) -> dict[str, Any]:
-    """Rates, their ratio and what explains it, over all rounds."""
+def figures(rounds: Sequence[tuple[OrderResult, OrderResult]], max_tokens: int) -> dict[str, Any]:
+    """Return the rates of both orders over all rounds, their ratio, and the cache hits that explain it."""
     together = [one for one, _ in rounds]
     one_by_one = [one for _, one in rounds]
     rate, other = (statistics.median(one.rate for one in order) for order in (together, one_by_one))

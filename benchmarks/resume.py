@@ -1,10 +1,9 @@
-"""Resuming: how soon `finephrase rephrase` goes on after SIGKILL, and what it does twice, beside DataTrove's runner.
+"""Resuming: how soon `finephrase rephrase` continues after SIGKILL, and what it repeats, next to DataTrove's runner.
 
-The driver is killed when the server has seen 25,000 of 30,000 documents (4.3 KB each, 360 words an answer, 500
-at a time); then the same command runs to its end. The server tells documents apart and says when the first
-request of the second run came. A request that was answered when the driver died, but not yet entered in its
-journal, is asked again: there can be no more of those than requests in flight. What the imports take is
-measured by itself.
+The command is killed when the server has received 25,000 of 30,000 documents (4.3 KB each, 360 words per answer, 500
+requests in flight); then the same command runs to its end. The server distinguishes documents and records when the
+first request of the second run arrived. Requests that were answered but not yet in the journal when the command died
+are repeated; there cannot be more of them than requests in flight. The time of the imports is measured separately.
 
     python benchmarks/resume.py [--documents 30000] [--kill-at 25000]
 """
@@ -27,7 +26,7 @@ TARGET_SECONDS, TARGET_SECONDS_AFTER_IMPORTS = 2.0, 1.0
 
 
 def main() -> None:
-    """Prints the figures as one JSON object on the last line."""
+    """Print the figures as one JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=30_000)
     parser.add_argument("--kill-at", type=int, default=25_000)
@@ -54,17 +53,17 @@ def main() -> None:
 
 
 def kill_and_resume(driver: Driver, server: InstantServer, kill_at: int) -> dict[str, Any]:
-    """Kills a run by its process id, runs the command again, and says what the server saw.
+    """Kill a run, run the command again, and return what the server received.
 
     Raises:
-        RuntimeError: a run failed, or there was nothing left to do for the second.
+        RuntimeError: a run failed, or the first run had finished everything.
     """
     log = driver.output.with_suffix(".log")
     with running(driver.command(), log) as run:
         while server.counts().requests < kill_at:
             if run.process.poll() is not None:
                 run.finish()
-                raise RuntimeError(f"it ended before {kill_at} requests; kill it earlier")
+                raise RuntimeError(f"the run ended before {kill_at} requests; lower --kill-at")
             time.sleep(0.005)
         run.process.kill()
         run.process.wait()
@@ -74,7 +73,7 @@ def kill_and_resume(driver: Driver, server: InstantServer, kill_at: int) -> dict
         seconds = run.finish()
     after, rows = server.counts(), driver.rows()
     if after.first is None:
-        raise RuntimeError("the second run asked for nothing: the first had done all; kill it earlier")
+        raise RuntimeError("the first run had finished everything before it was killed; lower --kill-at")
     to_first, imports = after.first - run.started, import_seconds(driver.import_command())
     return {
         "seconds_to_first_request": round(to_first, 3),
@@ -91,7 +90,7 @@ def kill_and_resume(driver: Driver, server: InstantServer, kill_at: int) -> dict
 
 
 def settled(server: InstantServer) -> Counts:
-    """The counts once what a killed run had sent has been read."""
+    """Return the counts once everything that a killed run sent has been received."""
     counts = server.counts()
     while True:
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Training speed: tokens/s of `train_student` against a bare PyTorch loop on the same model and batches.
+"""Training speed: tokens/s of `trainer.train` against a bare PyTorch loop on the same model and batches.
 
 Both see the same windows of real text (the standard library's language reference) in the same order, with the
 same optimizer and clipping. They take turns, and the medians of their rounds are compared, so that a
@@ -31,14 +31,14 @@ import torch
 import utilisation
 
 from finephrase_dagster.study.student import Mixture, Seeds, Student
-from finephrase_dagster.train.course import Course
+from finephrase_dagster.train.job import TrainingJob
 from finephrase_dagster.train.mixture import mix, read_windows
+from finephrase_dagster.train.schedule import data_order, steps_of
 from finephrase_dagster.train.sequences import Sequences
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import train_tokenizer
 from finephrase_dagster.train.tokens import TokenSet, tokenise
-from finephrase_dagster.train.trainer import adamw, train_student
-from finephrase_dagster.train.training import data_order, steps_of
+from finephrase_dagster.train.trainer import adamw, train
 
 SEQUENCE, VOCABULARY = 256, 4096
 STUDENT = Student(
@@ -114,19 +114,19 @@ def prepare(root: Path, budget: int) -> tuple[float, int]:
 
 
 def ours(root: Path, number: int) -> float:
-    """Tokens/s of `train_student`."""
+    """Tokens/s of `trainer.train`."""
     output = root / f"student-{number}"
     output.mkdir()
-    course = Course(
+    job = TrainingJob(
         student=STUDENT,
         sequence=SEQUENCE,
         seeds=SEEDS,
         mixture=root / "mixture",
         components={"language_reference": root / "tokens"},
         tokenizer=root / "tokenizer",
+        output=output,
     )
-    facts = train_student(output, course, log=lambda _: None)
-    return facts.tokens_per_second
+    return train(job).tokens_per_second
 
 
 def bare(root: Path) -> tuple[float, float]:

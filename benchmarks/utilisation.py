@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation of `train_student` on one device: what `python benchmarks/train.py --preset 0.5b` reports.
+"""Model FLOPs utilisation of `trainer.train` on one device: what `python benchmarks/train.py --preset 0.5b` reports.
 
 A published preset trains a few optimizer steps on real text (the standard library's language reference, repeated as
 often as it takes) through the trainer that the study uses. The first steps, which compile and warm up, are not counted.
@@ -16,6 +16,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -27,12 +28,11 @@ from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.student import Mixture, Seeds, Student
-from finephrase_dagster.train.course import Course
+from finephrase_dagster.train.job import LossPoint, TrainingExecution, TrainingJob
 from finephrase_dagster.train.mixture import mix
 from finephrase_dagster.train.tokenizer import TOKENIZER_FILE, train_tokenizer
 from finephrase_dagster.train.tokens import tokenise
-from finephrase_dagster.train.trainer import train_student
-from finephrase_dagster.train.training import Execution, LossPoint
+from finephrase_dagster.train.trainer import train
 
 LEARNED, VOCABULARY = 4096, 128_256
 PEAK_TFLOPS = {
@@ -89,7 +89,7 @@ def report(arguments: argparse.Namespace) -> None:
         raise SystemExit(f"--preset is one of {', '.join(known)}")
     student = known[arguments.preset].model_copy(update={"batch_sequences": batch})
     peak = arguments.peak_tflops or next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
-    execution = Execution(
+    execution = TrainingExecution(
         micro_batch=micro, bf16=gpu, compile=gpu and not arguments.eager, attention=arguments.attention
     )
     with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as name:
@@ -120,20 +120,22 @@ def report(arguments: argparse.Namespace) -> None:
     print(json.dumps(figures))
 
 
-def _rate(root: Path, student: Student, sequence: int, *, steps: int, warmup: int, execution: Execution) -> float:
+def _rate(
+    root: Path, student: Student, sequence: int, *, steps: int, warmup: int, execution: TrainingExecution
+) -> float:
     """Tokens/s of the steps after the warm-up."""
     heard: dict[int, float] = {}
 
-    def follow(point: LossPoint) -> None:
+    def on_loss(point: LossPoint) -> None:
         heard[point.step] = time.perf_counter()  # the loss was read from the device: all before is done
 
     (root / "student").mkdir()
-    course = _course(root, student, sequence, steps=steps + warmup)
-    train_student(root / "student", course, log=lambda line: print(line), follow=follow, execution=execution)
+    job = _job(root, student, sequence, steps=steps + warmup)
+    train(replace(job, log=print, on_loss=on_loss, execution=execution))
     return steps * student.batch_sequences * sequence / (heard[steps + warmup] - heard[warmup])
 
 
-def _course(root: Path, student: Student, sequence: int, *, steps: int) -> Course:
+def _job(root: Path, student: Student, sequence: int, *, steps: int) -> TrainingJob:
     """The language reference, tokenised with a vocabulary as large as the study's: entries that no text has fill it."""
     for folder in ("tokenizer", "tokens", "mixture"):
         (root / folder).mkdir()
@@ -149,11 +151,12 @@ def _course(root: Path, student: Student, sequence: int, *, steps: int) -> Cours
     components = {"reference": root / "tokens"}
     mixture = Mixture(components={"reference": 1.0}, tokens=steps * student.batch_sequences * sequence, seed=1)
     mix(root / "mixture", mixture=mixture, sequence=sequence, components=components)
-    return Course(
+    return TrainingJob(
         student=student,
         sequence=sequence,
         seeds=Seeds(data=1, model=1),
         mixture=root / "mixture",
         components=components,
         tokenizer=root / "tokenizer",
+        output=root / "student",
     )

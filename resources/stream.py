@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.train.training import LossPoint
+from finephrase_dagster.train.job import LossPoint
 
 Send = Callable[[Sequence[LossPoint]], None]
 T = TypeVar("T")

@@ -21,8 +21,8 @@ from pydantic import Field
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import EARLY_STUDENT, PRE_DECAY_CHECKPOINT
-from finephrase_dagster.orchestration.stores import alone, is_postgres, is_server, shown, with_driver
-from finephrase_dagster.train.training import Follow, LossPoint
+from finephrase_dagster.orchestration.stores import exclusive, is_postgres, is_server, printable, with_driver
+from finephrase_dagster.train.job import LossCallback, LossPoint
 from resources.stream import Send, Stream, Unreachable, within
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Tracking(dg.ConfigurableResource):
         return MlflowClient(tracking_uri=with_driver(self.uri))
 
     @contextlib.contextmanager
-    def watched(self, artifact: Artifact, about: About, *, warn: Callable[[str], None]) -> Iterator[Follow]:
+    def watched(self, artifact: Artifact, about: About, *, warn: Callable[[str], None]) -> Iterator[LossCallback]:
         """Yields what takes the points of a training's loss curve to the artifact's run while it trains.
 
         The run is RUNNING meanwhile and stays so: `complete` ends it when the artifact is there. If the block
@@ -198,7 +198,7 @@ class Tracking(dg.ConfigurableResource):
             client.set_terminated(run.info.run_id, "KILLED" if interrupted else "FAILED")
 
     def _untold(self, error: Exception) -> str:
-        return f"MLflow at {shown(self.uri)} is not told ({' '.join(str(error).split())[:200]})"
+        return f"MLflow at {printable(self.uri)} is not told ({' '.join(str(error).split())[:200]})"
 
     def log_curve(self, run_id: str, name: str, points: Iterable[tuple[int, float]]) -> None:
         """Logs a metric at many steps, but for those that it has already."""
@@ -288,5 +288,5 @@ def _make_tables(uri: str) -> None:
     """Makes a database's tables where there are none, which MLflow cannot do in several processes at once."""
     from mlflow import MlflowClient
 
-    with alone(uri):
+    with exclusive(uri):
         MlflowClient(tracking_uri=with_driver(uri))

@@ -1,4 +1,4 @@
-"""Automation: all of it is listed here, and none of it spends anything before a person starts it."""
+"""Schedules and sensors: all are listed here, and none costs anything before a person starts it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield opened
 
 
-def test_everything_is_stopped_by_default_but_what_costs_nothing(made: Installation) -> None:
+def test_only_the_sensor_that_costs_nothing_runs_by_default(made: Installation) -> None:
     repository = build_defs(made.lineage).get_repository_def()
     statuses = {one.name: one.default_status.value for one in (*repository.schedule_defs, *repository.sensor_defs)}
     assert statuses == {
@@ -49,7 +49,7 @@ def test_everything_is_stopped_by_default_but_what_costs_nothing(made: Installat
 
 
 class Server:
-    """A local web server that answers as it is told, and keeps what was posted."""
+    """A local web server that answers as configured and keeps what was posted."""
 
     def __init__(self) -> None:
         self.posted: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ class Server:
                 self.end_headers()
                 self.wfile.write(content)
 
-            def log_message(self, *said: object) -> None:
+            def log_message(self, *args: object) -> None:
                 pass
 
         self._server = HTTPServer(("127.0.0.1", 0), Handler)
@@ -89,7 +89,7 @@ def server() -> Iterator[Server]:
 
 
 class Sensor:
-    """A sensor that is evaluated as often as a test asks, with its cursor."""
+    """A sensor with its cursor, evaluated on demand."""
 
     def __init__(self, made: Installation, name: str, instance: dg.DagsterInstance) -> None:
         definitions = build_defs(made.lineage)
@@ -115,7 +115,7 @@ def failed_run(instance: dg.DagsterInstance, **tags: str) -> str:
     return run.run_id
 
 
-def test_a_failed_run_is_told_once_with_what_a_person_needs(
+def test_a_failed_run_is_reported_once_with_what_a_person_needs(
     made: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", f"{server.url}/{SECRET}")
@@ -123,10 +123,10 @@ def test_a_failed_run_is_told_once_with_what_a_person_needs(
     failed_run(instance)
     sensor = Sensor(made, "report_failures", instance)
     sensor.tick()
-    assert server.posted == [], "what failed before it was switched on is no news"
+    assert server.posted == [], "runs that failed before the sensor was started are not reported"
     run = failed_run(instance)
-    assert sensor.tick() == "1 failures told"
-    assert sensor.tick() == "0 failures told"
+    assert sensor.tick() == "1 failures reported"
+    assert sensor.tick() == "0 failures reported"
     assert server.posted == [
         {
             "study": "small",
@@ -140,7 +140,7 @@ def test_a_failed_run_is_told_once_with_what_a_person_needs(
     ]
 
 
-def test_a_webhook_that_fails_is_offered_the_failure_again_and_never_named(
+def test_a_failure_is_sent_again_if_the_webhook_fails_and_its_address_is_never_shown(
     made: Installation,
     instance: dg.DagsterInstance,
     server: Server,
@@ -152,18 +152,18 @@ def test_a_webhook_that_fails_is_offered_the_failure_again_and_never_named(
     sensor.tick()
     runs = [failed_run(instance) for _ in range(3)]
     server.statuses = [200, 500]
-    said = [sensor.tick()]
-    assert said[0] == "1 failures told; the next one is offered again: the webhook answers HTTP 500"
-    said.append(sensor.tick())
-    assert [told["run"] for told in server.posted] == runs
+    messages = [sensor.tick()]
+    assert messages[0] == "1 failures reported; the next one is sent again: the webhook answers HTTP 500"
+    messages.append(sensor.tick())
+    assert [post["run"] for post in server.posted] == runs
     monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", f"http://127.0.0.1:1/{SECRET}")
     failed_run(instance)
-    said.append(sensor.tick())
-    assert "cannot be reached" in said[-1]
-    assert SECRET not in "\n".join([*said, caplog.text])
+    messages.append(sensor.tick())
+    assert "cannot be reached" in messages[-1]
+    assert SECRET not in "\n".join([*messages, caplog.text])
 
 
-def test_a_failure_that_was_told_is_not_told_again_where_the_cursor_was_lost(
+def test_a_reported_failure_is_not_reported_again_if_the_cursor_is_lost(
     made: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", server.url)
@@ -172,12 +172,12 @@ def test_a_failure_that_was_told_is_not_told_again_where_the_cursor_was_lost(
     before = sensor._cursor
     failed_run(instance)
     sensor.tick()
-    sensor._cursor = before  # as after a death in the middle of the tick
-    assert sensor.tick() == "0 failures told"
+    sensor._cursor = before  # as after a crash in the middle of the tick
+    assert sensor.tick() == "0 failures reported"
     assert len(server.posted) == 1
 
 
-def test_a_run_that_is_tried_again_is_no_failure_yet(
+def test_a_run_that_will_be_retried_is_not_reported(
     made: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINEPHRASE_FAILURE_WEBHOOK", server.url)
@@ -189,7 +189,7 @@ def test_a_run_that_is_tried_again_is_no_failure_yet(
     assert len(server.posted) == 1
 
 
-def test_without_an_address_it_says_what_to_set(made: Installation, instance: dg.DagsterInstance) -> None:
+def test_without_an_address_the_message_says_what_to_set(made: Installation, instance: dg.DagsterInstance) -> None:
     assert "FINEPHRASE_FAILURE_WEBHOOK is not set" in Sensor(made, "report_failures", instance).tick()
 
 
@@ -215,38 +215,38 @@ def extended(own: Installation) -> None:
     own.write(fields)
 
 
-def test_a_new_prompt_in_the_study_has_the_location_reloaded_once(
+def test_a_new_prompt_in_the_study_reloads_the_code_location_once(
     own: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINEPHRASE_DAGSTER_URL", server.url)
     server.answer = RELOADED
     sensor = Sensor(own, "reload_study", instance)
-    assert sensor.tick() == "the study on disk is the one loaded"
+    assert sensor.tick() == "the study on disk is loaded"
     extended(own)
-    assert sensor.tick().endswith("reloaded")
-    assert "was not taken up" in sensor.tick(), "it does not ask again and again"
-    (asked,) = server.posted
-    assert "reloadRepositoryLocation" in asked["query"]
-    assert asked["variables"] == {"location": "finephrase"}
+    assert sensor.tick().startswith("reloaded")
+    assert "could not be loaded" in sensor.tick(), "one attempt for each version of the study"
+    (request,) = server.posted
+    assert "reloadRepositoryLocation" in request["query"]
+    assert request["variables"] == {"location": "finephrase"}
     own.write(small_study())
-    assert sensor.tick() == "the study on disk is the one loaded"
+    assert sensor.tick() == "the study on disk is loaded"
 
 
-def test_the_question_is_one_that_dagsters_web_server_understands() -> None:
+def test_the_graphql_mutation_is_valid_for_dagsters_web_server() -> None:
     from dagster_graphql.schema import create_schema
     from graphql import parse, validate
 
     assert validate(create_schema().graphql_schema, parse(RELOAD)) == []
 
 
-def test_a_wrong_study_or_prompt_is_said_and_reloads_nothing(
+def test_an_invalid_study_or_prompt_is_reported_and_reloads_nothing(
     own: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINEPHRASE_DAGSTER_URL", server.url)
     sensor = Sensor(own, "reload_study", instance)
     extended(own)
     (own.paths.prompts / "math.md").write_text("no front matter")
-    assert "what is on disk is wrong" in sensor.tick()
+    assert "the study on disk is invalid" in sensor.tick()
     assert "math.md" in sensor.tick()
     own.study.write_text("name: [")
     assert "not valid YAML" in sensor.tick()
@@ -257,10 +257,10 @@ def test_an_edited_prompt_needs_no_reload(own: Installation, instance: dg.Dagste
     sensor = Sensor(own, "reload_study", instance)
     path = own.paths.prompts / "faq.md"
     path.write_text(path.read_text().replace("curious", "patient"))
-    assert sensor.tick() == "the study on disk is the one loaded"
+    assert sensor.tick() == "the study on disk is loaded"
 
 
-def test_without_a_web_server_it_says_what_to_press(
+def test_without_a_web_server_the_message_says_what_to_press(
     own: Installation, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FINEPHRASE_DAGSTER_URL", raising=False)

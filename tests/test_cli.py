@@ -65,7 +65,7 @@ def test_a_wrong_study_is_explained_and_nothing_is_started(tmp_path: Path, data:
     [
         (["--port", "99999"], 2, "'--port'"),
         (["--mlflow-port", "0"], 2, "'--mlflow-port'"),
-        (["--port", "4711", "--mlflow-port", "4711"], 1, "port 4711 is meant for both Dagster and MLflow"),
+        (["--port", "4711", "--mlflow-port", "4711"], 1, "port 4711 is given for both Dagster and MLflow"),
     ],
 )
 def test_ports_that_cannot_be_are_refused(arguments: list[str], status: int, said: str, data: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def test_every_line_of_a_jsonl_file_is_kept_or_counted(tmp_path: Path, ending: s
     assert [(row.id, row.text) for row in documents(rows)] == [("a", "first"), ("7", "Grüße")]
     assert len(rows) == len(ROWS)
     assert sorted(reasons(rows)) == [
-        "blank line", "empty text", "no text", "no text", "not a JSON object", "not valid JSON",
-        "not valid JSON", "not valid JSON", "text is not a string",
+        "blank line", "not a JSON object", "not valid JSON", "text is empty", "text is missing", "text is missing",
+        "text is not UTF-8", "text is not UTF-8", "text is not a string",
     ]  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def test_every_row_of_a_parquet_file_is_kept_or_counted(tmp_path: Path) -> None:
     source = FilesSource(kind="files", paths=(str(path),), text_column="body", id_column="key")
     rows = read(source)
     assert [(row.id, row.text) for row in documents(rows)] == [("1", "one"), ("4", "four")]
-    assert reasons(rows) == ["empty text", "no text"]
+    assert reasons(rows) == ["text is empty", "text is missing"]
 
 
 def test_without_an_id_column_the_id_is_the_texts_hash_and_repetitions_are_counted(tmp_path: Path) -> None:
@@ -81,10 +82,19 @@ def test_a_duplicate_id_is_refused_by_name(tmp_path: Path) -> None:
         read(files(path))
 
 
+@pytest.mark.parametrize(("value", "shown"), [("1.5", "1.5"), ("true", "True"), ("[1]", "[1]")])
+def test_an_id_that_is_no_string_or_whole_number_is_refused(tmp_path: Path, value: str, shown: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"id": {value}, "text": "a"}}\n')
+    message = re.escape(f"rows.jsonl: row 1 has the id {shown!r}") + r".*; an id is a string or a whole number"
+    with pytest.raises(CorpusError, match=message):
+        read(files(path))
+
+
 def test_a_missing_id_is_refused_with_file_and_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"id": "x", "text": "a"}\n{"id": null, "text": "b"}\n')
-    with pytest.raises(CorpusError, match=r"rows.jsonl, row 2: no id in column 'id'"):
+    with pytest.raises(CorpusError, match=r"rows.jsonl: row 2 has no id in column 'id'"):
         read(files(path))
 
 
@@ -95,7 +105,7 @@ def test_a_missing_column_is_refused_with_the_columns_there_are(tmp_path: Path, 
         path.write_text('{"body": "a", "id": "x"}\n')
     else:
         pq.write_table(pa.table({"body": ["a"], "id": ["x"]}), path)
-    with pytest.raises(CorpusError, match=rf"rows\{ending}: no column 'text'; there are body, id"):
+    with pytest.raises(CorpusError, match=rf"rows\{ending}: no column 'text'; its columns are body, id"):
         read(files(path))
 
 
@@ -129,7 +139,7 @@ def test_a_text_that_is_not_utf_8_costs_its_own_row_alone(tmp_path: Path) -> Non
     pq.write_table(pa.table({"id": ["a", "b", "c"], "text": texts}), tmp_path / "rows.parquet")
     rows = read(files(tmp_path / "rows.parquet"))
     assert [row.text for row in documents(rows)] == ["one", "three"]
-    assert reasons(rows) == ["text is not valid Unicode"]
+    assert reasons(rows) == ["text is not UTF-8"]
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.binary()])
@@ -164,7 +174,7 @@ def test_several_text_columns_are_joined_and_the_empty_left_out(tmp_path: Path, 
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = read(files(path, text_column=("title", "body")))
     assert [row.text for row in documents(found)] == ["Rivers\n\nThey flow.", "No title."]
-    assert sorted(reasons(found)) == ["empty text", "no text"]
+    assert sorted(reasons(found)) == ["text is empty", "text is missing"]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
@@ -187,7 +197,7 @@ def test_a_column_may_be_nested_or_have_a_dot_in_its_name(tmp_path: Path, ending
     found = documents(read(source))
     assert [(row.id, row.text, row.tokens) for row in found] == [(f"k{n}", f"Text {n}.", 10 + n) for n in (1, 2, 3)]
     for column in ("content.nothing", "nothing.text", "content.text.deeper"):
-        with pytest.raises(CorpusError, match=rf"no column '{column}'; there are content, key.id"):
+        with pytest.raises(CorpusError, match=rf"no column '{column}'; its columns are content, key.id"):
             read(source.model_copy(update={"text_column": column}))
 
 

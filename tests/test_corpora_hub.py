@@ -44,9 +44,9 @@ def test_a_hub_dataset_is_streamed_row_by_row(tmp_path: Path) -> None:
     source = hub(tmp_path, id_column="url")
     rows = read(source)
     assert [(row.id, row.text) for row in documents(rows)] == [("u1", "one"), ("u3", "three")]
-    assert reasons(rows) == ["empty text"]
+    assert reasons(rows) == ["text is empty"]
     assert {row.source for row in rows} == {f"{tmp_path}@main"}
-    with pytest.raises(CorpusError, match=r"no column 'body'; there are text, url"):
+    with pytest.raises(CorpusError, match=r"no column 'body'; its columns are text, url"):
         read(source.model_copy(update={"text_column": "body"}))
 
 
@@ -142,7 +142,7 @@ def test_a_dataset_of_json_lines_is_read_too(tmp_path: Path) -> None:
         (tmp_path / f"train-{index}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = read(hub(tmp_path, id_column="id", keep={"int_score": {"max": 1}}))
     assert [row.id for row in documents(rows)] == [f"<urn:uuid:{n:08d}>" for n in range(20) if n % 6 <= 1]
-    with pytest.raises(CorpusError, match=r"no column 'body'; there are .*text, token_count, url"):
+    with pytest.raises(CorpusError, match=r"no column 'body'; its columns are .*text, token_count, url"):
         read(hub(tmp_path, text_column="body"))
 
 

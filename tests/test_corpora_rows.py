@@ -26,7 +26,7 @@ def test_a_limit_counts_documents_that_are_kept(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"id": i, "text": "" if i % 2 else f"text {i}"}) + "\n" for i in range(10)))
     rows = read(files(path, limit=3))
     assert [row.id for row in documents(rows)] == ["0", "2", "4"]
-    assert reasons(rows) == ["empty text"] * 2
+    assert reasons(rows) == ["text is empty"] * 2
 
 
 def test_the_best_pages_of_fineweb_edu_are_kept_and_the_others_counted(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_row_is_counted_by_the_first_thing_that_it_fails() -> None:
     conditions = {"a": {"min": 1}, "b": {"min": 1}}
     assert kept(conditions, {"a": 0, "b": 0}) == "a not 1 or more"
     assert kept(conditions, {"a": 1, "b": 0, "text": ""}) == "b not 1 or more"
-    assert kept(conditions, {"a": 1, "b": 1, "text": ""}) == "empty text"
+    assert kept(conditions, {"a": 1, "b": 1, "text": ""}) == "text is empty"
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
@@ -88,7 +88,7 @@ def test_a_column_of_a_condition_that_is_missing_is_refused_with_those_there_are
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
     for more in ({"keep": {"int_score": {"min": 4}}}, {"token_column": "int_score"}):
-        with pytest.raises(CorpusError, match=rf"rows\{ending}: no column 'int_score'; there are id, text"):
+        with pytest.raises(CorpusError, match=rf"rows\{ending}: no column 'int_score'; its columns are id, text"):
             read(files(path, **more))
 
 

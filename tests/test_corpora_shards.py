@@ -74,7 +74,7 @@ def test_a_corpus_is_identified_by_its_documents_whatever_their_order_and_shards
 
 
 def test_a_corpus_says_what_it_holds_and_what_was_dropped(tmp_path: Path) -> None:
-    rows = [*made(5), Dropped(source="made", reason="empty text"), Dropped(source="made", reason="empty text")]
+    rows = [*made(5), Dropped(source="made", reason="text is empty"), Dropped(source="made", reason="text is empty")]
     facts = write_corpus(listed(rows), tmp_path, shard_documents=2).figures
     assert [shard["path"] for shard in facts["files"]] == [f"shard-0000{index}.parquet" for index in range(3)]
     assert sorted(shards(tmp_path)) == [shard["path"] for shard in facts["files"]]
@@ -83,7 +83,7 @@ def test_a_corpus_says_what_it_holds_and_what_was_dropped(tmp_path: Path) -> Non
         assert (shard["bytes"], shard["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     assert [shard["rows"] for shard in facts["files"]] == [2, 2, 1]
     assert (facts["rows"], facts["characters"], facts["text_bytes"]) == (5, 5 * 10, 5 * 13)
-    assert facts["dropped"] == {"empty text": 2}
+    assert facts["dropped"] == {"text is empty": 2}
     assert list(read_corpus(tmp_path)) == made(5)
     first = pq.read_table(tmp_path / "shard-00000.parquet").to_pylist()[0]
     assert first == {"id": "d0", "text": "Text 0 — ü", "sha256": sha256_text("Text 0 — ü"), "source": "made"}
@@ -100,8 +100,8 @@ def test_a_changed_text_or_id_changes_the_content(tmp_path: Path) -> None:
 
 
 def test_an_empty_corpus_is_refused_with_the_sources_name_and_the_reasons(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"source mine: holds no documents \(1 x empty text\)"):
-        write_corpus(listed([Dropped(source="f", reason="empty text")], "mine"), tmp_path, shard_documents=2)
+    with pytest.raises(CorpusError, match=r"source mine: holds no documents \(1 x text is empty\)"):
+        write_corpus(listed([Dropped(source="f", reason="text is empty")], "mine"), tmp_path, shard_documents=2)
     with pytest.raises(CorpusError, match="no rows at all"):
         write_corpus(listed([], "mine"), tmp_path, shard_documents=2)
     with pytest.raises(CorpusError, match="no shards of a corpus"):

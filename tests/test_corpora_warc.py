@@ -74,7 +74,7 @@ def test_the_texts_of_a_wet_file_are_taken_as_they_are(tmp_path: Path, name: str
         ("Last.", "https://example.org/3"),
     ]
     assert [row.id for row in documents(rows)] == [sha256_text(row.text)[:32] for row in documents(rows)]
-    assert reasons(rows) == ["empty text", "text is not valid Unicode"]
+    assert reasons(rows) == ["text is empty", "text is not UTF-8"]
 
 
 def test_of_crawled_pages_the_main_text_is_extracted_and_the_rest_counted(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_of_crawled_pages_the_main_text_is_extracted_and_the_rest_counted(tmp_pa
     assert all(SENTENCES.strip() in text and "Shop" not in text for text in texts)
     assert "Packed." in texts[1]
     assert "Grüße." in texts[2]
-    assert Counter(reasons(rows)) == {"no HTML page": 1, "no successful response": 2, "no text": 2}
+    assert Counter(reasons(rows)) == {"no HTML page": 1, "no successful response": 2, "text is missing": 2}
 
 
 def test_a_records_headers_are_columns(tmp_path: Path) -> None:
@@ -115,9 +115,9 @@ def test_a_records_headers_are_columns(tmp_path: Path) -> None:
     assert [(row.id, row.text) for row in documents(rows)] == [("https://example.org/1", "Text eng.")]
     assert reasons(rows) == [f"{language} not one of eng"] * 3
     for wrong in ({"text_column": "body"}, {"id_column": "id"}, {"keep": {"score": {"min": 1}}}):
-        with pytest.raises(CorpusError, match=r"crawl.wet.gz: no column '\w+'; there are text, the headers"):
+        with pytest.raises(CorpusError, match=r"crawl.wet.gz: no column '\w+'; its columns are text, the headers"):
             read(files(path, **({"id_column": None} | wrong)))
-    with pytest.raises(CorpusError, match=r"https://example.org/0, row 1: no id in column 'WARC-Absent'"):
+    with pytest.raises(CorpusError, match=r"https://example.org/0: row 1 has no id in column 'WARC-Absent'"):
         read(files(path, id_column="WARC-Absent"))
 
 

@@ -1,4 +1,4 @@
-"""Devices: several real processes that want the same, however they end."""
+"""Device leases: real processes that want the same devices, however they end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from finephrase_dagster.orchestration.devices import (
     DevicesBusy,
     InvalidDevices,
-    free,
+    are_free,
     lease,
     leased,
     leased_here,
@@ -44,7 +44,7 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Holder:
-    """A process that leases devices for some seconds."""
+    """Another process that leases devices for some seconds."""
 
     def __init__(self, count: int, what: str, seconds: float = 60) -> None:
         command = [sys.executable, "-c", HOLD, str(count), what, str(seconds)]
@@ -69,7 +69,7 @@ def holders() -> Iterator[list[Holder]]:
         holder.kill()
 
 
-def test_a_machine_without_a_gpu_has_one_device_whatever_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_gpu_has_one_device_whatever_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINEPHRASE_DEVICES", "cpu")
     held = lease(8, "a large engine", log=print)
     assert held.devices == ("cpu",)
@@ -77,33 +77,33 @@ def test_a_machine_without_a_gpu_has_one_device_whatever_is_asked_for(monkeypatc
     held.release()
 
 
-def test_a_lease_names_its_gpus_to_the_processes_that_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_sets_the_environment_of_the_processes_that_use_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1,2")
     first, second = lease(2, "one", log=print), lease(1, "two", log=print)
     assert first.environment == {"CUDA_VISIBLE_DEVICES": "0,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     assert second.devices == ("2",)
-    assert not free(1)
+    assert not are_free(1)
     first.release()
-    assert free(2)
-    assert not free(3)
+    assert are_free(2)
+    assert not are_free(3)
     second.release()
 
 
-def test_who_waits_is_told_who_holds_it_and_gives_up_in_time(
+def test_a_waiting_process_logs_who_holds_the_device_and_gives_up_at_its_limit(
     monkeypatch: pytest.MonkeyPatch, holders: list[Holder]
 ) -> None:
     monkeypatch.setenv("FINEPHRASE_DEVICES", "0")
     holders.append(Holder(1, "the training of nano"))
     assert holders[0].says() == "has 0"
-    said: list[str] = []
-    with pytest.raises(DevicesBusy, match=r"0 is held by process \d+ \(the training of nano\); stop it, or raise"):
-        lease(1, "an engine of tiny", log=said.append, wait_seconds=0.5)
-    assert said == [
+    lines: list[str] = []
+    with pytest.raises(DevicesBusy, match=r"0 is held by process \d+ \(the training of nano\)\. Stop it, or raise"):
+        lease(1, "an engine of tiny", log=lines.append, wait_seconds=0.5)
+    assert lines == [
         f"waiting for 1 of the GPUs 0: 0 is held by process {holders[0].process.pid} (the training of nano)"
     ]
 
 
-def test_a_killed_holder_lets_go_at_once(monkeypatch: pytest.MonkeyPatch, holders: list[Holder]) -> None:
+def test_a_lease_ends_as_soon_as_its_holder_is_killed(monkeypatch: pytest.MonkeyPatch, holders: list[Holder]) -> None:
     monkeypatch.setenv("FINEPHRASE_DEVICES", "0")
     holders += [Holder(1, "first")]
     assert holders[0].says() == "has 0"
@@ -114,7 +114,7 @@ def test_a_killed_holder_lets_go_at_once(monkeypatch: pytest.MonkeyPatch, holder
     assert holders[1].says() == "has 0"
 
 
-def test_no_two_of_many_processes_ever_hold_one_device(monkeypatch: pytest.MonkeyPatch, holders: list[Holder]) -> None:
+def test_no_two_processes_ever_hold_the_same_device(monkeypatch: pytest.MonkeyPatch, holders: list[Holder]) -> None:
     monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1")
     holders += [Holder(count, f"holder {count}", 0.3) for count in (1, 2, 1, 2)]
     events: list[tuple[float, int, set[str]]] = []
@@ -135,7 +135,7 @@ def test_no_two_of_many_processes_ever_hold_one_device(monkeypatch: pytest.Monke
     for thread in threads:
         thread.join(30)
     assert len(events) == 8
-    # A holder says that it released after it did, and another may say that it has the device before that is read.
+    # A holder prints "released" after it did, so another one may print "has" before that line is read.
     spans = [(time_, devices) for time_, change, devices in events if change == 1]
     for earlier, later in itertools.pairwise(spans):
         if earlier[1] & later[1]:
@@ -147,44 +147,44 @@ def test_a_large_lease_is_not_starved_by_small_ones(monkeypatch: pytest.MonkeyPa
     holders += [Holder(1, "small")]
     assert holders[0].says() == "has 0"
     holders += [Holder(2, "large")]
-    assert holders[1].says().startswith("waiting for 2 of the GPUs 0, 1: 0 is held by")  # and it has 1 by now
+    assert holders[1].says().startswith("waiting for 2 of the GPUs 0, 1: 0 is held by")  # and it holds 1 by now
     with pytest.raises(DevicesBusy):
-        lease(1, "another small one", log=print, wait_seconds=0.6)  # device 1 is gathered by the large one
+        lease(1, "another small one", log=print, wait_seconds=0.6)  # the large one holds device 1
     holders[0].kill()
     assert holders[1].says().startswith("waited")
     assert set(holders[1].says().removeprefix("has ").split(",")) == {"0", "1"}
 
 
-def test_more_gpus_than_the_machine_has_are_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_gpus_than_the_machine_has_are_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1")
-    with pytest.raises(InvalidDevices, match=r"needs 4 GPUs, this machine has 2 \(0, 1\): lower the engine's parallel"):
+    with pytest.raises(InvalidDevices, match=r"needs 4 GPUs, but this machine has 2 \(0, 1\)\. Lower the engine's"):
         lease(4, "an engine of large", log=print)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("FINEPHRASE_DEVICES", "0,0", "names a device twice"),
-        ("FINEPHRASE_DEVICE_WAIT_SECONDS", "soon", "is no number of seconds"),
+        ("FINEPHRASE_DEVICES", "0,0", "lists a device twice"),
+        ("FINEPHRASE_DEVICE_WAIT_SECONDS", "soon", "is not a number of seconds"),
     ],
 )
-def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
+def test_an_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidDevices, match=f"{name}.*{words}"):
         lease(1, "anything", log=print)
 
 
-def test_a_process_that_computes_itself_asks_for_the_device_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_computes_itself_leases_the_same_device_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     first = lease(1, "elsewhere", log=print)
     with leased_here("training", log=print):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     first.release()
-    with leased_here("evaluating", log=print):  # PyTorch of this process has seen device 1 alone
+    with leased_here("evaluating", log=print):  # PyTorch in this process sees device 1 only
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-        assert free(1)
-        assert not free(2)
+        assert are_free(1)
+        assert not are_free(2)
     monkeypatch.setattr("finephrase_dagster.orchestration.devices._in_process", ())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with leased("a cluster's training", 2, log=print):
@@ -192,8 +192,8 @@ def test_a_process_that_computes_itself_asks_for_the_device_that_it_had(monkeypa
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-def test_what_an_engine_started_holds_its_device_until_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver is killed: its engine needs a moment to end, and keeps its device for that long."""
+def test_an_engine_holds_its_device_until_its_last_process_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the driver is killed, its engine needs a moment to end and keeps its device until then."""
     monkeypatch.setenv("FINEPHRASE_DEVICES", "0")
     held = lease(1, "an engine", log=print)
     server = "import time; print('up', flush=True); time.sleep(60)"
@@ -207,10 +207,10 @@ def test_what_an_engine_started_holds_its_device_until_it_has_ended(monkeypatch:
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == b"up\n"
-    held.release()  # as a death of this process would
-    assert not free(1)
+    held.release()  # as the death of this process would
+    assert not are_free(1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdin.close()
     process.stdout.close()
-    assert free(1)
+    assert are_free(1)

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 
-from finephrase_dagster.orchestration.retries import infrastructure
+from finephrase_dagster.orchestration.retries import is_infrastructure
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.cluster import read_cluster
 from finephrase_dagster.pods.failure import PodsBusy
 from finephrase_dagster.pods.sizing import Pod
+from finephrase_dagster.train.job import TrainingDiverged, TrainingError
 from finephrase_dagster.train.nanotron import indexed_job
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
 from finephrase_dagster.train.nanotron.indexed_job import IndexedJob
-from finephrase_dagster.train.training import TrainingDiverged, TrainingError
 from kubernetes_api import KubernetesApi, processes_of
 from kubernetes_parts import NANOTRON, check_access, check_manifests, node, sources, until, write_cluster
 from nanotron_parts import Stand
@@ -137,7 +137,7 @@ def test_a_node_that_is_lost_ends_all_of_them_and_the_run_is_taken_up(
     assert f"pod {lost[0]} was removed from its node: Evicted (The node was low on resource: memory.)" in str(
         raised.value
     )
-    assert infrastructure(raised.value), "the step is tried again"
+    assert is_infrastructure(raised.value), "the step is tried again"
     assert left(api) == []
     two_nodes.stand.behave()
     assert two_nodes.train(output).resumed_from >= 10
@@ -150,7 +150,7 @@ def test_a_node_that_runs_out_of_memory_is_not_tried_again(
     in_mid_run(api, tmp_path / "output", lambda: api.end_pod(running(api, 0) or {}, "OOMKilled"))
     with pytest.raises(TrainingError, match=r"-0-\d+ ran out of memory \(OOMKilled\)\. Raise 'memory'") as raised:
         two_nodes.train(tmp_path / "output")
-    assert not infrastructure(raised.value)
+    assert not is_infrastructure(raised.value)
 
 
 def test_an_api_server_that_is_restarted_costs_nothing(two_nodes: Study, api: KubernetesApi, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_torchrun_itself_meets_over_the_service_and_rank_zero_is_on_index_zero(
     pod = Pod.computing(read_cluster(write_cluster(tmp_path)), image=NANOTRON)
     cluster = NanotronCluster(python=python, source=tmp_path, nodes=2, gpus=1, pod=pod)
     said: list[str] = []
-    IndexedJob(pod, folder).run(cluster, run="abc", follow=said.append)
+    IndexedJob(pod, folder).run(cluster, run="abc", on_line=said.append)
     assert "node 0 of 2 sum 3" in said
     assert os.environ["KUBECONFIG"] == str(api.kubeconfig)
     assert left(api) == []

@@ -1,4 +1,4 @@
-"""The launcher of one machine: which runs' processes are gone."""
+"""The run launcher of one machine: which runs' processes have ended."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def begun(instance: dg.DagsterInstance, pid: int | None, **tags: str) -> dg.Dags
     return run
 
 
-def test_the_monitoring_ends_just_the_runs_whose_process_is_gone(instance: dg.DagsterInstance) -> None:
+def test_run_monitoring_fails_only_the_runs_whose_process_has_ended(instance: dg.DagsterInstance) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as alive:
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as dead:
             runs = {

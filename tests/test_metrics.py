@@ -1,4 +1,4 @@
-"""Metrics: scraped over HTTP, they say what the manifest says; where they are served, and what they are called."""
+"""Metrics: their values agree with the manifest; where they are served, and how they are named."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ import yaml
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import EngineFailed
-from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
+from finephrase_dagster.rephrase.folder import LocalFolder
 from finephrase_dagster.rephrase.metrics import MetricsPortInUse, MetricsPortWrong, RunMetrics, ports_of, served
+from finephrase_dagster.rephrase.pipeline import rephrase
+from finephrase_dagster.rephrase.render import ByteRenderer
+from finephrase_dagster.rephrase.settings import ExecutionSettings
+from finephrase_dagster.rephrase.step import Request
+from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.paths import REPOSITORY
 from rephrase_parts import (
     PROMPTS,
@@ -26,9 +32,7 @@ from rephrase_parts import (
     completion,
     documents,
     failure,
-    generator,
     local_server,
-    recipe,
     shorten_pauses,
     write_corpus,
 )
@@ -50,7 +54,7 @@ def free_port() -> int:
 
 
 def two_free_ports() -> int:
-    """The first of two ports side by side."""
+    """Return the first of two consecutive free ports."""
     while True:
         first = free_port()
         with socket.socket() as probe, contextlib.suppress(OSError, OverflowError):
@@ -59,7 +63,7 @@ def two_free_ports() -> int:
 
 
 def scrape(port: int) -> Samples:
-    """All samples, by their names and the label `reason`."""
+    """Return all samples by name and label `reason`."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
         text = page.read().decode()
     return {
@@ -70,19 +74,18 @@ def scrape(port: int) -> Samples:
 
 
 def run(corpus: Path, root: Path, server: LocalServer, port: int) -> tuple[Samples, list[dict[str, int]]]:
-    """Rephrases a corpus; what is scraped when all is written, and the manifests."""
-    spec = generator(context=4096, max_tokens=64)
+    """Rephrase a corpus; return the samples after the last file was written, and the manifests."""
     with served(str(port), model="tiny", log=lambda line: None) as watch:
-        job = RephraseJob(
-            files=tuple(str(shard) for shard in sorted(corpus.glob("*.parquet"))),
-            prompts=PROMPTS,
-            targets={name: Target(folder=str(root / name), recipe=recipe(name, spec)) for name in PROMPTS},
-            model="tiny",
-            endpoints=(server.url,),
-            concurrency=8,
-            chunk_rows=4,
+        manifests = rephrase(
+            survey=survey([str(shard) for shard in sorted(corpus.glob("*.parquet"))]),
+            datasets={
+                name: Dataset(folder=LocalFolder(root / name), recipe={"prompt": name}) for name in ("plain", "before")
+            },
+            renderer=lambda: ByteRenderer(prompts=PROMPTS, context=4096, max_tokens=64),
+            request=Request.of("tiny", 64, {}),
+            engines=lambda: [server],
+            settings=ExecutionSettings(concurrency=8, chunk_rows=4, watch=watch),
         )
-        manifests = execute(job, watch=watch)
         return scrape(port), list(manifests.values())
 
 
@@ -90,7 +93,7 @@ def added(manifests: list[dict[str, int]], name: str) -> int:
     return sum(manifest[name] for manifest in manifests)
 
 
-def test_what_is_scraped_agrees_exactly_with_the_manifests(
+def test_the_metrics_agree_exactly_with_the_manifests(
     tmp_path: Path, server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten_pauses(monkeypatch)
@@ -109,65 +112,65 @@ def test_what_is_scraped_agrees_exactly_with_the_manifests(
         return completion()
 
     server.answer = answer  # type: ignore[assignment]
-    found, manifests = run(corpus, tmp_path / "out", server, free_port())
-    assert found["finephrase_requests_completed_total", ""] == added(manifests, "completed") == 78
-    assert found["finephrase_requests_failed_total", "http_400"] == added(manifests, "failed") == 2
-    assert found["finephrase_rows_skipped_total", ""] == added(manifests, "skipped") == 2
-    assert found["finephrase_rows_done", ""] == added(manifests, "rows_in") == 82
-    assert found["finephrase_prompt_tokens_total", ""] == added(manifests, "prompt_tokens") == 78 * 11
-    assert found["finephrase_completion_tokens_total", ""] == added(manifests, "completion_tokens") == 78 * 3
-    assert found["finephrase_requests_repeated_total", "unanswered"] == 4
-    assert found["finephrase_requests_repeated_total", "throttled"] == 2
-    assert found["finephrase_requests_sent_total", ""] == len(server.requests) == 86
-    assert found["finephrase_chunks_written_total", ""] == 2 * (8 + 3)
-    assert found["finephrase_rows_left", ""] == found["finephrase_requests_in_flight", ""] == 0
-    assert found["finephrase_engine_busy_seconds_total", ""] > 0
+    samples, manifests = run(corpus, tmp_path / "out", server, free_port())
+    assert samples["finephrase_requests_completed_total", ""] == added(manifests, "completed") == 78
+    assert samples["finephrase_requests_failed_total", "http_400"] == added(manifests, "failed") == 2
+    assert samples["finephrase_rows_skipped_total", ""] == added(manifests, "skipped") == 2
+    assert samples["finephrase_rows_done", ""] == added(manifests, "rows_in") == 82
+    assert samples["finephrase_prompt_tokens_total", ""] == added(manifests, "prompt_tokens") == 78 * 11
+    assert samples["finephrase_completion_tokens_total", ""] == added(manifests, "completion_tokens") == 78 * 3
+    assert samples["finephrase_requests_repeated_total", "unanswered"] == 4
+    assert samples["finephrase_requests_repeated_total", "throttled"] == 2
+    assert samples["finephrase_requests_sent_total", ""] == len(server.requests) == 86
+    assert samples["finephrase_chunks_written_total", ""] == 2 * (8 + 3)
+    assert samples["finephrase_rows_left", ""] == samples["finephrase_requests_in_flight", ""] == 0
+    assert samples["finephrase_engine_busy_seconds_total", ""] > 0
 
 
-def test_a_resumed_run_counts_its_own_work_and_shows_what_it_found(tmp_path: Path, server: LocalServer) -> None:
+def test_a_resumed_run_counts_its_own_work_apart_from_earlier_runs(tmp_path: Path, server: LocalServer) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(40)])
     server.answer = lambda request: completion() if len(server.requests) <= 30 else failure(401, "no more")
     with pytest.raises(EngineFailed):
         run(corpus, tmp_path / "out", server, free_port())
     server.answer = lambda request: completion()
-    found, manifests = run(corpus, tmp_path / "out", server, free_port())
-    assert 0 < found["finephrase_rows_done_before", ""] <= 30
-    assert found["finephrase_rows_done_before", ""] + found["finephrase_requests_completed_total", ""] == 80
-    assert found["finephrase_rows_done", ""] == added(manifests, "completed") == 80
+    samples, manifests = run(corpus, tmp_path / "out", server, free_port())
+    assert 0 < samples["finephrase_rows_done_before", ""] <= 30
+    assert samples["finephrase_rows_done_before", ""] + samples["finephrase_requests_completed_total", ""] == 80
+    assert samples["finephrase_rows_done", ""] == added(manifests, "completed") == 80
 
 
-def test_two_runs_take_two_ports_of_a_range_and_a_third_is_told_what_to_do() -> None:
+def test_two_runs_take_two_ports_of_a_range_and_a_third_is_refused_with_advice() -> None:
     first = two_free_ports()
-    said: list[str] = []
-    with served(f"{first}-{first + 1}", model="a", log=said.append) as watch_a:
-        with served(f"{first}-{first + 1}", model="b", log=said.append):
-            assert said == [f"metrics: http://127.0.0.1:{port}/metrics" for port in (first, first + 1)]
+    lines: list[str] = []
+    with served(f"{first}-{first + 1}", model="a", log=lines.append) as watch_a:
+        with served(f"{first}-{first + 1}", model="b", log=lines.append):
+            assert lines == [f"metrics: http://127.0.0.1:{port}/metrics" for port in (first, first + 1)]
             watch_a.__self__._statistics.completed = 3  # type: ignore[attr-defined]
             pages = [scrape(port)["finephrase_requests_completed_total", ""] for port in (first, first + 1)]
             assert pages == [3, 0]
             for taken in (str(first), f"{first}-{first + 1}"):
                 with pytest.raises(MetricsPortInUse, match=f"port {taken} on 127.0.0.1 is in use: choose another"):
-                    served(taken, model="c", log=said.append).__enter__()
+                    served(taken, model="c", log=lines.append).__enter__()
             listening = {one.laddr for one in psutil.Process().net_connections("inet") if one.status == "LISTEN"}
             assert {ip for ip, port in listening if port in (first, first + 1)} == {"127.0.0.1"}
     with pytest.raises(OSError, match="refused"):
         scrape(first)
 
 
-@pytest.mark.parametrize("said", ["", None])
-def test_nothing_is_served_unless_it_is_asked_for(said: str | None) -> None:
+@pytest.mark.parametrize("ports", ["", None])
+def test_nothing_is_served_unless_a_port_is_given(ports: str | None) -> None:
     before = {one.laddr for one in psutil.Process().net_connections("inet") if one.status == "LISTEN"}
-    with served(said, model="a", log=lambda line: None):
+    with served(ports, model="a", log=lambda line: None):
         assert {one.laddr for one in psutil.Process().net_connections("inet") if one.status == "LISTEN"} == before
 
 
-@pytest.mark.parametrize("said", ["x", "0", "70000", "9409-9400", "9400-", "-1", "9400 9401"])
-def test_what_is_no_port_is_refused(said: str) -> None:
+@pytest.mark.parametrize("text", ["x", "0", "70000", "9409-9400", "9400-", "-1", "9400 9401"])
+def test_text_that_is_not_a_port_is_refused(text: str) -> None:
     with pytest.raises(MetricsPortWrong, match="write 9400, or 9400-9409"):
-        ports_of(said)
+        ports_of(text)
 
 
-def test_names_are_as_prometheus_wants_them_and_none_is_registered_for_the_whole_process() -> None:
+def test_names_follow_prometheus_conventions_and_none_is_registered_globally() -> None:
     for metric in RunMetrics("tiny").collect():
         assert re.fullmatch(r"finephrase(_[a-z]+)+", metric.name), metric.name
         assert metric.documentation.endswith(".")

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finephrase_dagster.study.student import Seeds, Student
+from finephrase_dagster.train.job import TrainingError, TrainingExecution, TrainingJob
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
 from finephrase_dagster.train.nanotron.config import DataStage, NanotronRun, config, write_config
-from finephrase_dagster.train.nanotron.schema import check
-from finephrase_dagster.train.training import TrainingError
 from nanotron_parts import STUDENT
+from nanotron_schema import check
 
 # hidden, FFN, tensor parallel, micro batch, parameters
 PRESETS = {
@@ -46,20 +46,28 @@ def published(hidden: int, ffn: int) -> Student:
     )
 
 
-def plan(student: Student, **changes: Any) -> NanotronRun:
+def plan(student: Student, *, micro_batch: int | None = None, **changes: Any) -> NanotronRun:
+    job = TrainingJob(
+        student=student,
+        sequence=4096,
+        seeds=Seeds(data=3, model=7),
+        mixture=ELSEWHERE,
+        components={},
+        tokenizer=ELSEWHERE,
+        output=ELSEWHERE,
+        execution=TrainingExecution(micro_batch=micro_batch),
+    )
     settled: dict[str, Any] = {
         "name": "run",
-        "sequence": 4096,
-        "seeds": Seeds(data=3, model=7),
         "vocabulary": 128_256,
         "eos": 128_001,
         "token_bytes": 4,
         "stages": (DataStage(name="mixture", start=1, weights={"web": 0.3, "small__web/table": 0.7}, seed=3),),
         "steps": 10_000,
-        "until": 10_000,
+        "end": 10_000,
         "checkpoint_steps": 500,
     }
-    return NanotronRun(student=student, **{**settled, **changes})
+    return NanotronRun(job=job, **{**settled, **changes})
 
 
 def cluster(**changes: Any) -> NanotronCluster:
@@ -78,6 +86,7 @@ def test_each_preset_has_its_published_shape_and_batch_and_passes_the_schema(nam
     assert published(hidden, ffn).parameters(128_256) == parameters
     path = write_config(tmp_path, plan(published(hidden, ffn), micro_batch=micro), cluster(tensor=tensor))
     found = yaml.safe_load(path.read_text())
+    check(found)
     assert found == preset(name)
     shape, tokens, parallelism = found["model"]["model_config"], found["tokens"], found["parallelism"]
     assert (shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]) == (hidden, ffn, 28)
@@ -115,7 +124,7 @@ def test_seeds_weights_and_document_masking_arrive() -> None:
     assert stage["dataset"]["dataset_weights"] == [0.3, 0.7]
 
 
-def test_a_schedule_of_nothing_but_a_plateau_never_meets_the_rate_that_nanotron_would_square() -> None:
+def test_a_schedule_without_warmup_and_decay_never_reaches_the_rate_that_nanotron_would_square() -> None:
     flat = published(1024, 3072).model_copy(update={"warmup_fraction": 0.0, "decay_fraction": 0.0})
     schedule = config(plan(flat, micro_batch=4), cluster())["optimizer"]["learning_rate_scheduler"]
     assert (schedule["lr_warmup_style"], schedule["lr_warmup_steps"]) == ("constant", 0)
@@ -123,10 +132,10 @@ def test_a_schedule_of_nothing_but_a_plateau_never_meets_the_rate_that_nanotron_
 
 
 @pytest.mark.parametrize(
-    ("every", "until", "interval", "final"), [(500, 10_000, 500, False), (500, 9_100, 500, True), (None, 40, 40, False)]
+    ("every", "end", "interval", "final"), [(500, 10_000, 500, False), (500, 9_100, 500, True), (None, 40, 40, False)]
 )
-def test_the_last_step_is_saved_exactly_once(every: int | None, until: int, interval: int, final: bool) -> None:
-    found = config(plan(published(1024, 3072), until=until, checkpoint_steps=every, micro_batch=4), cluster())
+def test_the_last_step_is_saved_exactly_once(every: int | None, end: int, interval: int, final: bool) -> None:
+    found = config(plan(published(1024, 3072), end=end, checkpoint_steps=every, micro_batch=4), cluster())
     checkpoints = found["checkpoints"]
     assert (checkpoints["checkpoint_interval"], checkpoints["save_final_state"]) == (interval, final)
 
@@ -139,7 +148,7 @@ def test_the_last_step_is_saved_exactly_once(every: int | None, until: int, inte
     pipeline=st.integers(1, 4),
     micro=st.none() | st.integers(1, 64),
 )
-def test_a_batch_is_exactly_the_student_s_or_is_refused_with_sizes_that_work(
+def test_a_batch_is_exactly_the_students_or_is_refused_with_sizes_that_work(
     batch: int, nodes: int, gpus: int, tensor: int, pipeline: int, micro: int | None
 ) -> None:
     student = STUDENT.model_copy(update={"batch_sequences": batch})
@@ -177,12 +186,12 @@ def test_a_vocabulary_that_nanotron_would_pad_is_refused() -> None:
         config(plan(published(4096, 12288), vocabulary=128_257, micro_batch=1), cluster(tensor=2))
 
 
-def test_an_environment_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_a_missing_environment_is_refused_with_the_remedy(tmp_path: Path) -> None:
     machines = NanotronCluster(python=tmp_path / "python", source=tmp_path)
-    with pytest.raises(TrainingError, match=r"no .*torchrun: build it as docs/nanotron\.md says"):
+    with pytest.raises(TrainingError, match=r"no .*torchrun: build it as docs/nanotron\.md describes"):
         machines.check_installation()
     (tmp_path / "torchrun").touch()
-    with pytest.raises(TrainingError, match=r"no run_train\.py: name a checkout"):
+    with pytest.raises(TrainingError, match=r"has no run_train\.py: set 'source'"):
         machines.check_installation()
     (tmp_path / "run_train.py").touch()
     machines.check_installation()
@@ -224,7 +233,7 @@ def test_the_schema_refuses_a_broken_file_and_names_the_field(place: str, value:
     for part in path:
         section = section[part]
     section[last] = value
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(ValueError, match=message):
         check(broken)
 
 
@@ -234,16 +243,16 @@ def test_no_field_may_be_missing() -> None:
         for field in fields if isinstance(fields, dict) else ():
             broken = copy.deepcopy(whole)
             del broken[section][field]
-            with pytest.raises(TrainingError, match=field):
+            with pytest.raises(ValueError, match=field):
                 check(broken)
 
 
-def test_a_decay_on_other_data_is_a_second_stage_and_needs_its_plateau() -> None:
+def test_a_decay_on_other_data_is_a_second_stage_and_needs_a_checkpoint_to_resume_from() -> None:
     first = DataStage(name="mixture", start=1, weights={"web": 1.0}, seed=3)
     second = DataStage(name="decay", start=9001, weights={"table": 1.0}, seed=3)
     stages = (first, second)
-    found = config(plan(published(1024, 3072), stages=stages, micro_batch=4, resume="/plateau/state"), cluster())
+    found = config(plan(published(1024, 3072), stages=stages, micro_batch=4, resume="/pre_decay/state"), cluster())
     check(found)
     assert [stage["start_training_step"] for stage in found["data_stages"]] == [1, 9001]
-    with pytest.raises(TrainingError, match="resume_checkpoint_path"):
+    with pytest.raises(ValueError, match="resume_checkpoint_path"):
         check(config(plan(published(1024, 3072), stages=stages, micro_batch=4), cluster()))

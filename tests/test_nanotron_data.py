@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finephrase_dagster.train.job import TrainingError
 from finephrase_dagster.train.mixture import Windows
 from finephrase_dagster.train.nanotron.data import link_data, token_bytes, token_files, weights_of
 from finephrase_dagster.train.tokens import TokensError
-from finephrase_dagster.train.training import TrainingError
 
 SEQUENCE = 9
 
@@ -100,7 +100,7 @@ def test_tokens_that_are_missing_or_contradict_their_index_are_refused(tmp_path:
         token_files(tmp_path / "nothing")
     folder = write_tokens(tmp_path / "tokens", [20])
     (folder / "00000.ds").write_bytes(b"123")
-    with pytest.raises(TokensError, match="has 3 bytes, which 20 tokens do not take"):
+    with pytest.raises(TokensError, match="has 3 bytes, which does not fit its 20 tokens"):
         token_files(folder)
     (folder / "00000.ds.index").unlink()
     with pytest.raises(TokensError, match="no index"):

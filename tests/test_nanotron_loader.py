@@ -19,7 +19,7 @@ import yaml
 
 from finephrase_dagster.train.nanotron.config import DATA, DataStage, config, write_config
 from finephrase_dagster.train.nanotron.data import link_data
-from finephrase_dagster.train.nanotron.order import read
+from finephrase_dagster.train.nanotron.order import stage_order
 from finephrase_dagster.train.tokens import TokenSet
 from test_nanotron_config import PRESETS, cluster, plan, published
 from test_nanotron_data import write_tokens
@@ -142,21 +142,21 @@ if source := os.environ.get("NANOTRON_SRC"):
             DataStage(name="mixture", start=1, weights={"web": 1.0}, seed=1),
             DataStage(name="decay", start=9001, weights={"web": 0.5, "small__web/faq": 0.5}, seed=1),
         )
-        variant = plan(published(2048, 6144), stages=stages, micro_batch=2, resume="/plateau/state")
+        variant = plan(published(2048, 6144), stages=stages, micro_batch=2, resume="/pre_decay/state")
         found = in_nanotron(source, LOAD, str(write_config(tmp_path, variant, cluster())), cwd=tmp_path)
         assert found["data"] == ["NanosetDatasetsArgs", "NanosetDatasetsArgs"]
-        assert found["read"]["checkpoints"]["resume_checkpoint_path"] == "/plateau/state"
+        assert found["read"]["checkpoints"]["resume_checkpoint_path"] == "/pre_decay/state"
 
     @pytest.mark.slow
     @pytest.mark.parametrize(("warmup", "decay"), [(0.01, 0.1), (0.0, 0.0), (0.0, 0.2), (0.1, 0.0)])
     def test_nanotron_s_learning_rate_is_the_study_s(warmup: float, decay: float, tmp_path: Path) -> None:
         student = published(1024, 3072).model_copy(update={"warmup_fraction": warmup, "decay_fraction": decay})
-        written = config(plan(student, micro_batch=4, steps=1000, until=1000), cluster())
+        written = config(plan(student, micro_batch=4, steps=1000, end=1000), cluster())
         schedule = written["optimizer"]["learning_rate_scheduler"]
         rates = in_nanotron(source, RATES, json.dumps(schedule), "1000", cwd=tmp_path)
-        plateau, begin = round(1000 * (1 - decay)), round(1000 * warmup)
+        pre_decay, begin = round(1000 * (1 - decay)), round(1000 * warmup)
         assert rates[0] == (0.0 if warmup else pytest.approx(5e-4))
-        assert rates[begin:plateau] == pytest.approx([5e-4] * (plateau - begin))
+        assert rates[begin:pre_decay] == pytest.approx([5e-4] * (pre_decay - begin))
         assert rates[-1] == pytest.approx(5e-5 if decay else 5e-4, rel=0.1)
 
     @pytest.mark.slow
@@ -181,5 +181,5 @@ if source := os.environ.get("NANOTRON_SRC"):
         told = {f"{DATA}/web": 1080, f"{DATA}/small__web/faq": 540, f"{DATA}/third": 180}
         assert found["told"] == {folder: {"tokens": tokens} for folder, tokens in told.items()}
         sets = {name: TokenSet(folder) for name, folder in components.items()}
-        rows = read(components=components, paths=200, **asked).to_pylist()
+        rows = stage_order(components=components, paths=200, **asked).to_pylist()
         assert found["tokens"] == [sets[row["component"]].window(row["start"], 10).tolist() for row in rows]

@@ -64,7 +64,7 @@ def test_a_loss_that_is_no_number_is_told() -> None:
         "Traceback (most recent call last):",
     ],
 )
-def test_any_other_line_says_nothing_of_a_step(line: str) -> None:
+def test_any_other_line_has_no_step_record(line: str) -> None:
     assert read_step(line) is None
 
 
@@ -74,14 +74,14 @@ def test_no_line_whatever_breaks_the_reader(text: str) -> None:
     read_step(f"iteration: 1 / 2 | {text}")
 
 
-def test_of_a_step_that_was_done_twice_the_later_counts() -> None:
+def test_the_later_record_of_a_repeated_step_counts() -> None:
     found = read_steps([LINE, "noise", LINE.replace("2.87", "2.5")])
     assert {number: each.loss for number, each in found.items()} == {1200: 2.5}
 
 
 def test_a_point_holds_the_mean_of_its_steps_and_the_rate_of_its_last() -> None:
     steps = {number: step(number, loss=number, rate=number / 1000) for number in range(1, 401)}
-    points = Curve(until=400, of=400, plateau=362, step_tokens=10, first_rate=0.0).points(steps)
+    points = Curve(end=400, steps=400, stable_steps=362, step_tokens=10, first_rate=0.0).points(steps)
     assert [point.step for point in points[:3]] == [4, 8, 12]
     assert points[0].loss == pytest.approx(2.5)
     assert points[0].learning_rate == pytest.approx(0.003)  # what the line of step 3 said of step 4
@@ -95,7 +95,7 @@ def test_the_curve_is_short_ordered_and_within_the_losses_whatever_lines_are_mis
     until: int, lost: set[int]
 ) -> None:
     steps = {number: step(number, loss=8 / number) for number in range(1, until + 1) if number not in lost}
-    points = Curve(until=until, of=700, plateau=630, step_tokens=1, first_rate=0.0).points(steps)
+    points = Curve(end=until, steps=700, stable_steps=630, step_tokens=1, first_rate=0.0).points(steps)
     assert [point.step for point in points] == sorted({point.step for point in points})
     assert len(points) <= 102
     if steps:

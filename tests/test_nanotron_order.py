@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finephrase_dagster.train.nanotron.data import link_data
-from finephrase_dagster.train.nanotron.order import blended, read
+from finephrase_dagster.train.nanotron.order import blended, stage_order
 from test_nanotron_data import SEQUENCE, write_tokens
 
 WEIGHTS = st.lists(st.floats(0.01, 1), min_size=1, max_size=5)
@@ -56,8 +56,8 @@ def test_what_is_listed_is_what_stands_in_the_links_one_after_another(
         "sequence": SEQUENCE,
         "seed": seed,
     }
-    table = read(places=places, **asked)
-    assert table.equals(read(places=places, **asked))
+    table = stage_order(places=places, **asked)
+    assert table.equals(stage_order(places=places, **asked))
     assert table.schema.metadata == {b"tokens": str(SEQUENCE + 1).encode()}
     rows = table.to_pylist()
     assert [row["component"] for row in rows] == [["web", "faq"][each] for each in blended([0.7, 0.3], places)]
@@ -83,6 +83,6 @@ def test_the_seed_orders_the_files_and_nothing_else(tmp_path: Path) -> None:
         "read_before": {},
         "sequence": SEQUENCE,
     }
-    one, other = read(seed=1, **asked), read(seed=2, **asked)
+    one, other = stage_order(seed=1, **asked), stage_order(seed=2, **asked)
     assert one["start"].to_pylist() != other["start"].to_pylist()
     assert sorted(one["start"].to_pylist()) == sorted(other["start"].to_pylist()) == list(range(0, 360, 10))

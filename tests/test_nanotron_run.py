@@ -1,4 +1,4 @@
-"""Runs of the nanotron trainer with a stand-in for torchrun: launching, following, taking up, plateaus."""
+"""Runs of the nanotron trainer with a stand-in for torchrun: launching, following, resuming, continuing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pyarrow as pa
@@ -25,25 +24,22 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finephrase_dagster.study.student import Mixture, Seeds
-from finephrase_dagster.train.course import Course, StartingCheckpoint
+from finephrase_dagster.train.job import (
+    LossPoint,
+    StartingCheckpoint,
+    TrainingDiverged,
+    TrainingError,
+    TrainingExecution,
+    TrainingFacts,
+    TrainingJob,
+)
 from finephrase_dagster.train.mixture import mix
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
 from finephrase_dagster.train.nanotron.launch import command, line_for_other_nodes
-from finephrase_dagster.train.nanotron.trainer import train_student, train_to_decay
+from finephrase_dagster.train.nanotron.trainer import train
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import load_tokenizer, train_tokenizer
 from finephrase_dagster.train.tokens import tokenise
-from finephrase_dagster.train.training import (
-    Execution,
-    Follow,
-    LossPoint,
-    PreDecayTrainer,
-    Trainer,
-    TrainingDiverged,
-    TrainingError,
-    TrainingFacts,
-    unfollowed,
-)
 from nanotron_parts import STUDENT, Stand, build_stand
 
 SEQUENCE = 32
@@ -59,42 +55,23 @@ class Study:
     mixture: Path
     messages: list[str] = field(default_factory=list)
 
-    def course(self, *, data: int = 1, keep_steps: int | None = None) -> Course:
-        return Course(
+    def train(self, output: Path, *, data: int = 1, checkpoint_steps: int | None = 10, **fields: Any) -> TrainingFacts:
+        output.mkdir(exist_ok=True)
+        job = TrainingJob(
             student=STUDENT,
             sequence=SEQUENCE,
             seeds=Seeds(data=data, model=1),
             mixture=self.mixture,
             components={"topics": self.root / "tokens"},
             tokenizer=self.root / "tokenizer",
-            keep_steps=keep_steps,
-        )
-
-    def train(
-        self,
-        output: Path,
-        *,
-        checkpoint_steps: int | None = 10,
-        follow: Follow = unfollowed,
-        beginning: StartingCheckpoint | None = None,
-        **course: Any,
-    ) -> TrainingFacts:
-        output.mkdir(exist_ok=True)
-        train: Trainer = partial(train_student, cluster=self.stand.cluster)
-        return train(
-            output,
-            self.course(**course),
+            output=output,
+            execution=TrainingExecution(checkpoint_steps=checkpoint_steps, micro_batch=1),
             log=self.messages.append,
-            follow=follow,
-            execution=Execution(checkpoint_steps=checkpoint_steps, micro_batch=1),
-            beginning=beginning,
         )
+        return train(replace(job, **fields), cluster=self.stand.cluster)
 
-    def train_to_decay(self, output: Path, *, until: int | None = None, **course: Any) -> TrainingFacts:
-        output.mkdir(exist_ok=True)
-        train: PreDecayTrainer = partial(train_to_decay, cluster=self.stand.cluster)
-        execution = Execution(checkpoint_steps=10, micro_batch=1)
-        return train(output, self.course(**course), log=self.messages.append, execution=execution, until=until)
+    def train_until(self, output: Path, *, stop: int | Literal["decay"] = "decay", **fields: Any) -> TrainingFacts:
+        return self.train(output, stop=stop, **fields)
 
     def on(self, folder: Path, *, seed: int, steps: int = STEPS) -> Study:
         """The same with another mixture."""
@@ -162,13 +139,15 @@ def test_a_run_leaves_a_model_a_curve_and_its_facts(study: Study, tmp_path: Path
 
 def test_a_run_that_fails_says_nanotron_s_last_words_and_leaves_no_model(study: Study, tmp_path: Path) -> None:
     study.stand.behave(fail_at=15)
-    with pytest.raises(TrainingError, match=r"(?s)ended with 1\..*illegal memory access.*nanotron\.log") as raised:
+    with pytest.raises(
+        TrainingError, match=r"(?s)ended with exit status 1\..*illegal memory access.*nanotron\.log"
+    ) as raised:
         study.train(tmp_path / "output")
-    assert "taken up at its last checkpoint" in str(raised.value)
+    assert "to resume from its last checkpoint" in str(raised.value)
     assert not (tmp_path / "output" / "model").exists()
 
 
-def test_a_failed_run_is_taken_up_at_its_last_whole_checkpoint(study: Study, tmp_path: Path) -> None:
+def test_a_failed_run_resumes_from_its_last_complete_checkpoint(study: Study, tmp_path: Path) -> None:
     uninterrupted = study.train(tmp_path / "whole")
     output = tmp_path / "output"
     study.stand.behave(tear_at=30)
@@ -177,8 +156,11 @@ def test_a_failed_run_is_taken_up_at_its_last_whole_checkpoint(study: Study, tmp
     study.stand.behave()
     study.messages.clear()
     followed: list[LossPoint] = []
-    facts = study.train(output, follow=followed.append)
-    assert study.messages[:2] == ["checkpoint 30 is incomplete and set aside", "taken up at step 20"]
+    facts = study.train(output, on_loss=followed.append)
+    assert study.messages[:2] == [
+        "the checkpoint of step 30 is incomplete; it was renamed to torn-0-30",
+        "resumes from the checkpoint of step 20",
+    ]
     assert facts.resumed_from == 20
     assert facts.curve == uninterrupted.curve == tuple(followed)
     assert not (output / "work").exists()
@@ -199,7 +181,7 @@ def test_a_run_that_was_killed_after_its_last_step_is_only_converted(study: Stud
     assert (output / "model" / "model.safetensors").is_file()
 
 
-def test_another_seed_s_or_mixture_s_run_is_never_taken_up(study: Study, tmp_path: Path) -> None:
+def test_a_run_of_another_seed_or_mixture_is_never_resumed(study: Study, tmp_path: Path) -> None:
     output = tmp_path / "output"
     study.stand.behave(fail_at=25)
     with pytest.raises(TrainingError):
@@ -213,23 +195,23 @@ def test_another_seed_s_or_mixture_s_run_is_never_taken_up(study: Study, tmp_pat
     assert study.train(output, data=3).resumed_from == 0
 
 
-def test_a_folder_with_another_run_s_fingerprint_is_refused(study: Study, tmp_path: Path) -> None:
+def test_a_folder_with_the_fingerprint_of_another_run_is_refused(study: Study, tmp_path: Path) -> None:
     study.stand.behave(fail_at=25)
     with pytest.raises(TrainingError):
         study.train(tmp_path / "output")
     (work(tmp_path / "output") / "fingerprint").write_text("0" * 64)
-    with pytest.raises(TrainingError, match="holds another run's checkpoints: remove it"):
+    with pytest.raises(TrainingError, match="holds another run's checkpoints: delete it"):
         study.train(tmp_path / "output")
 
 
-def test_a_diverged_run_is_ended_and_says_so(study: Study, tmp_path: Path) -> None:
+def test_a_diverged_run_is_ended_and_reported(study: Study, tmp_path: Path) -> None:
     study.stand.behave(diverge_at=5, seconds=0.1)
     with pytest.raises(TrainingDiverged, match="nan at step 5: lower the student's 'learning_rate'"):
         study.train(tmp_path / "output")
     assert gone(int((work(tmp_path / "output") / "worker.pid").read_text()))
 
 
-def test_two_checkpoints_are_kept_beside_the_one_in_writing(study: Study, tmp_path: Path) -> None:
+def test_two_checkpoints_are_kept_in_addition_to_the_one_being_written(study: Study, tmp_path: Path) -> None:
     study.stand.behave(fail_at=40, seconds=0.02)
     with pytest.raises(TrainingError):
         study.train(tmp_path / "output", checkpoint_steps=5)
@@ -239,7 +221,7 @@ def test_two_checkpoints_are_kept_beside_the_one_in_writing(study: Study, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_nothing_outlives_a_process_that_is_ended(study: Study, tmp_path: Path, number: signal.Signals) -> None:
+def test_no_process_survives_when_the_trainer_is_ended(study: Study, tmp_path: Path, number: signal.Signals) -> None:
     study.stand.behave(seconds=0.2)
     output = tmp_path / "output"
     output.mkdir()
@@ -264,27 +246,36 @@ study.train(Path({str(output)!r}), checkpoint_steps=2)
     assert study.train(output, checkpoint_steps=2).resumed_from >= 4
 
 
-def test_a_run_from_its_plateau_has_the_curve_of_one_in_one_go(study: Study, tmp_path: Path) -> None:
+def test_a_run_from_its_pre_decay_checkpoint_has_the_curve_of_an_uninterrupted_run(
+    study: Study, tmp_path: Path
+) -> None:
     whole = study.train(tmp_path / "whole")
-    plateau = study.train_to_decay(tmp_path / "plateau")
-    assert (plateau.steps, plateau.curve) == (28, whole.curve[:28])
-    assert sorted(path.name for path in (tmp_path / "plateau").iterdir()) == ["model", "order.parquet", "state"]
-    facts = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau"))
+    pre_decay = study.train_until(tmp_path / "pre_decay")
+    assert (pre_decay.steps, pre_decay.curve) == (28, whole.curve[:28])
+    assert sorted(path.name for path in (tmp_path / "pre_decay").iterdir()) == [
+        "losses.parquet",
+        "model",
+        "order.parquet",
+        "state",
+    ]
+    facts = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "pre_decay"))
     assert (facts.resumed_from, facts.curve) == (28, whole.curve)
 
 
-def test_a_decay_variant_reads_the_new_data_behind_the_plateau_killed_or_not(study: Study, tmp_path: Path) -> None:
-    plateau, output = tmp_path / "plateau", tmp_path / "run"
-    before = study.train_to_decay(plateau)
+def test_a_decay_variant_reads_the_new_data_after_the_pre_decay_checkpoint_killed_or_not(
+    study: Study, tmp_path: Path
+) -> None:
+    pre_decay, output = tmp_path / "pre_decay", tmp_path / "run"
+    before = study.train_until(pre_decay)
     other = study.on(tmp_path / "other", seed=9)
     study.stand.behave(fail_at=36)
     with pytest.raises(TrainingError):
-        other.train(output, beginning=StartingCheckpoint(folder=plateau, other_data=True), checkpoint_steps=2)
+        other.train(output, start=StartingCheckpoint(folder=pre_decay, other_data=True), checkpoint_steps=2)
     told = yaml.safe_load((work(output) / "config.yaml").read_text())
     assert [stage["start_training_step"] for stage in told["data_stages"]] == [1, 29]
-    assert told["checkpoints"]["resume_checkpoint_path"] == str(plateau / "state")
+    assert told["checkpoints"]["resume_checkpoint_path"] == str(pre_decay / "state")
     study.stand.behave()
-    facts = other.train(output, beginning=StartingCheckpoint(folder=plateau, other_data=True), checkpoint_steps=2)
+    facts = other.train(output, start=StartingCheckpoint(folder=pre_decay, other_data=True), checkpoint_steps=2)
     assert facts.resumed_from == 34
     assert facts.curve[:28] == before.curve
     assert all(point.loss > 2 for point in facts.curve[28:])  # the stand-in adds 1 in a second stage
@@ -294,7 +285,7 @@ def models(output: Path) -> list[str]:
     return sorted(path.name for path in (output / "steps").iterdir())
 
 
-def test_models_on_the_way_are_kept_whatever_way_the_run_took(study: Study, tmp_path: Path) -> None:
+def test_intermediate_models_are_kept_however_the_run_was_interrupted(study: Study, tmp_path: Path) -> None:
     study.train(tmp_path / "whole", keep_steps=8)
     assert models(tmp_path / "whole") == ["16", "24", "32", "8"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / "steps" / "16")
@@ -313,62 +304,64 @@ def test_models_on_the_way_are_kept_whatever_way_the_run_took(study: Study, tmp_
     assert models(tmp_path / "failed") == ["16", "24", "32", "8"]
 
     other = study.on(tmp_path / "other", seed=9)
-    early, plateau = tmp_path / "early", tmp_path / "plateau"
-    study.train_to_decay(early, until=16, keep_steps=8)
-    study.train_to_decay(plateau, keep_steps=8)
-    assert (models(early), models(plateau)) == (["16", "8"], ["16", "24", "8"])
+    early, pre_decay = tmp_path / "early", tmp_path / "pre_decay"
+    study.train_until(early, stop=16, keep_steps=8)
+    study.train_until(pre_decay, keep_steps=8)
+    assert (models(early), models(pre_decay)) == (["16", "8"], ["16", "24", "8"])
     for name, begun in (
         ("early", StartingCheckpoint(folder=early, step=16)),
-        ("plateau", StartingCheckpoint(folder=plateau)),
+        ("pre_decay", StartingCheckpoint(folder=pre_decay)),
     ):
-        study.train(tmp_path / f"from_{name}", keep_steps=8, beginning=begun)
+        study.train(tmp_path / f"from_{name}", keep_steps=8, start=begun)
         assert models(tmp_path / f"from_{name}") == ["16", "24", "32", "8"]
-    other.train(tmp_path / "decayed", keep_steps=8, beginning=StartingCheckpoint(folder=plateau, other_data=True))
+    other.train(tmp_path / "decayed", keep_steps=8, start=StartingCheckpoint(folder=pre_decay, other_data=True))
     assert models(tmp_path / "decayed") == ["32"]
 
 
-def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(study: Study, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_early_continues_as_if_it_had_not_been(study: Study, tmp_path: Path) -> None:
     whole = study.train(tmp_path / "whole")
-    early = study.train_to_decay(tmp_path / "early", until=10)
+    early = study.train_until(tmp_path / "early", stop=10)
     assert (early.steps, early.curve) == (10, whole.curve[:10])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "early" / "model")
     assert model.num_parameters() == early.parameters
-    gone_on = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "early", step=10))
+    gone_on = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "early", step=10))
     assert (gone_on.resumed_from, gone_on.curve) == (10, whole.curve)
     assert order(tmp_path / "run") == order(tmp_path / "whole")
     assert order(tmp_path / "early") == order(tmp_path / "whole")[:40]
-    with pytest.raises(TrainingError, match="ends at step 10, this run goes on from step 12"):
-        study.train(tmp_path / "other", beginning=StartingCheckpoint(folder=tmp_path / "early", step=12))
+    with pytest.raises(TrainingError, match="is of step 10, but this run continues from step 12"):
+        study.train(tmp_path / "other", start=StartingCheckpoint(folder=tmp_path / "early", step=12))
 
 
 def order(output: Path) -> list[dict[str, Any]]:
     return pq.read_table(output / "order.parquet").to_pylist()
 
 
-def test_a_plateau_that_does_not_fit_is_refused(study: Study, tmp_path: Path) -> None:
-    study.train_to_decay(tmp_path / "plateau")
+def test_a_starting_checkpoint_that_does_not_fit_is_refused(study: Study, tmp_path: Path) -> None:
+    study.train_until(tmp_path / "pre_decay")
     shorter = study.on(tmp_path / "shorter", seed=5, steps=20)
-    with pytest.raises(TrainingError, match=r"ends at step 28, this run goes on from step 14: give both mixtures"):
-        shorter.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau", other_data=True))
-    (tmp_path / "plateau" / "state" / "model_config.json").unlink()
-    with pytest.raises(TrainingError, match="no whole plateau of nanotron's"):
-        study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau"))
+    with pytest.raises(TrainingError, match=r"is of step 28, but this run continues from step 14: give both mixtures"):
+        shorter.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "pre_decay", other_data=True))
+    (tmp_path / "pre_decay" / "state" / "model_config.json").unlink()
+    with pytest.raises(TrainingError, match="is not a complete checkpoint to continue from"):
+        study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "pre_decay"))
 
 
 @pytest.mark.parametrize(
     ("execution", "message"),
     [
-        (Execution(bf16=False), "leave 'bf16' out"),
-        (Execution(compile=True), "leave 'compile' and 'attention' out"),
-        (Execution(micro_batch=3), "do not divide by micro_batch 3"),
+        (TrainingExecution(bf16=False), "leave 'bf16' out"),
+        (TrainingExecution(compile=True), "leave 'compile' and 'attention' out"),
+        (TrainingExecution(micro_batch=3), "do not divide by micro_batch 3"),
     ],
 )
-def test_what_nanotron_cannot_do_is_refused(study: Study, tmp_path: Path, execution: Execution, message: str) -> None:
+def test_settings_that_nanotron_does_not_support_are_refused(
+    study: Study, tmp_path: Path, execution: TrainingExecution, message: str
+) -> None:
     with pytest.raises(TrainingError, match=message):
-        train_student(tmp_path, study.course(), execution=execution, log=print, cluster=study.stand.cluster)
+        study.train(tmp_path, execution=execution)
 
 
-def test_nodes_meet_where_they_are_told_and_the_others_get_the_same_line(tmp_path: Path) -> None:
+def test_nodes_meet_at_the_rendezvous_and_all_run_the_same_command(tmp_path: Path) -> None:
     machines = NanotronCluster(
         python=tmp_path / "bin/python", source=tmp_path / "src", nodes=8, rendezvous="first:29500"
     )
@@ -383,7 +376,7 @@ def test_nodes_meet_where_they_are_told_and_the_others_get_the_same_line(tmp_pat
     assert line.endswith(" ".join(told[1:]))
 
 
-def test_nanotron_s_python_is_not_led_astray_by_ours(
+def test_nanotrons_python_ignores_the_variables_of_ours(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torchrun = study.stand.cluster.torchrun

@@ -1,4 +1,4 @@
-"""Cleaning: each rule takes away wrapping and leaves content."""
+"""Cleaning: each rule removes what surrounds the content and keeps the content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finephrase_dagster.rephrase.clean import RULES, clean, strip_announcement, 
 
 
 @pytest.mark.parametrize(
-    ("raw", "left"),
+    ("raw", "cleaned"),
     [
         ("<think>Let me see.\nYes.</think>\nThe answer.", "\nThe answer."),
         ("A <think>x</think>B <think>y</think>C", "A B C"),
@@ -19,12 +19,12 @@ from finephrase_dagster.rephrase.clean import RULES, clean, strip_announcement, 
         ("Nothing to think about.", "Nothing to think about."),
     ],
 )
-def test_thoughts_are_removed_even_when_only_one_of_their_ends_is_there(raw: str, left: str) -> None:
-    assert strip_thoughts(raw) == left
+def test_thoughts_are_removed_even_if_one_of_their_tags_is_missing(raw: str, cleaned: str) -> None:
+    assert strip_thoughts(raw) == cleaned
 
 
 @pytest.mark.parametrize(
-    ("raw", "left"),
+    ("raw", "cleaned"),
     [
         ("Here is the table:\n\n| a | b |", "| a | b |"),
         ("Sure! Here's a tutorial on engines:\n1. Begin.", "1. Begin."),
@@ -35,8 +35,8 @@ def test_thoughts_are_removed_even_when_only_one_of_their_ends_is_there(raw: str
         ("Okay, here is the summary of the text: Cats sit.", "Cats sit."),
     ],
 )
-def test_an_announcement_is_removed_from_the_beginning(raw: str, left: str) -> None:
-    assert strip_announcement(raw) == left
+def test_an_announcement_is_removed_from_the_beginning(raw: str, cleaned: str) -> None:
+    assert strip_announcement(raw) == cleaned
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_an_announcement_is_removed_from_the_beginning(raw: str, left: str) -> N
         "| Here is | the text: x |",
     ],
 )
-def test_content_that_only_resembles_an_announcement_stays(content: str) -> None:
+def test_content_that_only_resembles_an_announcement_is_kept(content: str) -> None:
     assert strip_announcement(content) == content
 
 
 @pytest.mark.parametrize(
-    ("raw", "left"),
+    ("raw", "cleaned"),
     [
         ("```markdown\n| a |\n| - |\n```", "| a |\n| - |"),
         ("~~~\ntext\n~~~\n", "text"),
@@ -66,17 +66,17 @@ def test_content_that_only_resembles_an_announcement_stays(content: str) -> None
         ("before\n```\na\n```", "before\n```\na\n```"),
     ],
 )
-def test_only_a_fence_around_everything_is_removed(raw: str, left: str) -> None:
-    assert strip_fence(raw) == left
+def test_only_a_fence_around_everything_is_removed(raw: str, cleaned: str) -> None:
+    assert strip_fence(raw) == cleaned
 
 
-def test_rules_work_together_whatever_wraps_what() -> None:
+def test_nested_wrappings_are_all_removed() -> None:
     wrapped = "<think>hm</think>Here is the table:\n\n```markdown\nHere is the table:\n\n| a |\n```"
     assert clean(wrapped) == "| a |"
 
 
 @given(st.text() | st.from_regex(r"(<think>|</think>|```\n|Here is the text: |\n|word ){0,12}", fullmatch=True))
-def test_cleaning_only_takes_away_and_cleaning_twice_changes_nothing(text: str) -> None:
+def test_cleaning_only_removes_text_and_a_second_cleaning_changes_nothing(text: str) -> None:
     once = clean(text)
     assert clean(once) == once
     assert len(once) <= len(text)

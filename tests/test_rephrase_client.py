@@ -1,4 +1,4 @@
-"""The client: who gets a request, what is tried again, and when a row or an endpoint is given up."""
+"""The client: which endpoint gets a request, what is retried, and when a row or an endpoint is given up."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def ask(
     key: str | None = None,
     max_tokens: int = 8,
 ) -> dict[str, RequestResult]:
-    """What becomes of requests that say these texts."""
-    verdicts: dict[str, RequestResult] = {}
+    """Send one request per text; return the results by text."""
+    results: dict[str, RequestResult] = {}
 
     async def send(to: Client, waiting: list[str]) -> None:
         while waiting:
             text = waiting.pop(0)
-            verdicts[text] = await to.complete(orjson.dumps({"messages": [{"role": "user", "content": text}]}))
+            results[text] = await to.complete(orjson.dumps({"messages": [{"role": "user", "content": text}]}))
 
     async def all_of_them() -> None:
         waiting = list(texts)
@@ -67,22 +67,22 @@ def ask(
         asyncio.run(all_of_them())
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from failures
-    return verdicts
+    return results
 
 
 def words(count: int) -> list[str]:
     return [f"word-{number}" for number in range(count)]
 
 
-def said(request: dict[str, Any]) -> str:
+def text_of(request: dict[str, Any]) -> str:
     return request["messages"][-1]["content"]
 
 
-def completed(verdicts: dict[str, RequestResult]) -> set[str]:
-    return {text for text, verdict in verdicts.items() if isinstance(verdict, Completion)}
+def completed(results: dict[str, RequestResult]) -> set[str]:
+    return {text for text, result in results.items() if isinstance(result, Completion)}
 
 
-def test_requests_are_shared_out_among_endpoints(server: LocalServer) -> None:
+def test_requests_are_distributed_over_endpoints(server: LocalServer) -> None:
     with local_server() as other:
         for one in (server, other):
             one.answer = lambda request: time.sleep(0.02) or completion()
@@ -90,14 +90,14 @@ def test_requests_are_shared_out_among_endpoints(server: LocalServer) -> None:
         assert min(len(server.requests), len(other.requests)) >= 12
 
 
-def test_a_dead_endpoint_is_taken_out_and_costs_no_row(server: LocalServer) -> None:
+def test_a_dead_endpoint_gets_no_more_requests_and_no_row_is_lost(server: LocalServer) -> None:
     dead = Endpoint(url="http://127.0.0.1:9", model="tiny")
     assert completed(ask([dead, server], words(40))) == set(words(40))
     assert len(server.requests) == 40
 
 
 @pytest.mark.parametrize("count", [1, 5, 60])
-def test_an_endpoint_that_gives_errors_alone_costs_no_row_while_another_answers(
+def test_no_row_is_lost_to_an_endpoint_that_only_returns_errors_while_another_answers(
     server: LocalServer, count: int
 ) -> None:
     with local_server() as broken:
@@ -105,7 +105,7 @@ def test_an_endpoint_that_gives_errors_alone_costs_no_row_while_another_answers(
         assert completed(ask([broken, server], words(count), concurrency=3)) == set(words(count))
 
 
-def test_an_endpoint_that_comes_back_is_taken_in_again(server: LocalServer) -> None:
+def test_an_endpoint_that_recovers_gets_requests_again(server: LocalServer) -> None:
     with local_server() as other:
         other.answer = lambda request: failure(503, "loading") if len(other.requests) <= 6 else completion()
         server.answer = lambda request: time.sleep(0.02) or completion()
@@ -113,7 +113,7 @@ def test_an_endpoint_that_comes_back_is_taken_in_again(server: LocalServer) -> N
         assert len(other.requests) > 12
 
 
-def test_an_outage_that_ends_in_time_costs_no_row(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_row_is_lost_to_an_outage_that_ends_in_time(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten_pauses(monkeypatch, outage=10.0)
     began: list[float] = []
 
@@ -128,7 +128,7 @@ def test_an_outage_that_ends_in_time_costs_no_row(server: LocalServer, monkeypat
     assert completed(ask([server], words(60), concurrency=8)) == set(words(60))
 
 
-def test_a_server_that_takes_only_so_many_at_once_loses_no_row(server: LocalServer) -> None:
+def test_no_row_is_lost_to_a_server_that_limits_its_concurrency(server: LocalServer) -> None:
     lock, at_once = threading.Lock(), Counter[str]()
 
     def answer(request: dict[str, Any]) -> Answer:
@@ -145,13 +145,13 @@ def test_a_server_that_takes_only_so_many_at_once_loses_no_row(server: LocalServ
     assert completed(ask([server], words(150), concurrency=60)) == set(words(150))
 
 
-def test_a_server_that_throttles_every_row_once_is_not_sent_fewer_for_it(server: LocalServer) -> None:
+def test_the_limit_of_a_server_that_throttles_every_row_once_stays_high(server: LocalServer) -> None:
     seen: set[str] = set()
     lock, at_once = threading.Lock(), Counter[str]()
 
     def answer(request: dict[str, Any]) -> Answer:
-        if said(request) not in seen:
-            seen.add(said(request))
+        if text_of(request) not in seen:
+            seen.add(text_of(request))
             return failure(429, "once")
         with lock:
             at_once["now"] += 1
@@ -167,33 +167,33 @@ def test_a_server_that_throttles_every_row_once_is_not_sent_fewer_for_it(server:
 
 
 @pytest.mark.slow
-def test_a_row_that_is_throttled_for_ever_is_given_up(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_is_always_throttled_is_given_up(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten_pauses(monkeypatch, throttled_row=0.5)
-    server.answer = lambda request: failure(429, "slow down") if said(request) == "word-3" else completion()
-    verdicts = ask([server], words(400))
-    assert not isinstance(verdicts["word-3"], Completion)
-    assert verdicts["word-3"].reason.endswith("attempts: HTTP 429: slow down")
-    assert len(completed(verdicts)) == 399
+    server.answer = lambda request: failure(429, "slow down") if text_of(request) == "word-3" else completion()
+    results = ask([server], words(400))
+    assert not isinstance(results["word-3"], Completion)
+    assert results["word-3"].reason.endswith("attempts: HTTP 429: slow down")
+    assert len(completed(results)) == 399
 
 
-def test_one_request_that_is_never_answered_does_not_hold_up_the_run(
+def test_one_request_that_is_never_answered_does_not_block_the_run(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten_pauses(monkeypatch, shortest_timeout=0.3)
     over = threading.Event()
 
     def answer(request: dict[str, Any]) -> Answer:
-        if said(request) == "word-5":
+        if text_of(request) == "word-5":
             over.wait(20)
         return completion()
 
     server.answer = answer
-    verdicts = ask([server], words(20))
+    results = ask([server], words(20))
     over.set()
-    assert not isinstance(verdicts["word-5"], Completion)
-    assert verdicts["word-5"].reason.startswith("given up after 5 attempts: no answer within")
-    assert len([request for request in server.requests if said(request) == "word-5"]) == 5
-    assert len(completed(verdicts)) == 19
+    assert not isinstance(results["word-5"], Completion)
+    assert results["word-5"].reason.startswith("given up after 5 attempts: no answer within")
+    assert len([request for request in server.requests if text_of(request) == "word-5"]) == 5
+    assert len(completed(results)) == 19
 
 
 def test_an_endpoint_that_never_answers_stops_the_run(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,16 +216,16 @@ def test_the_key_is_sent_and_a_wrong_one_stops_at_once(server: LocalServer) -> N
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "127.0.0.1:8000", "http://"])
-def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
+def test_an_endpoint_that_is_not_a_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="write http://HOST:PORT"):
         Server(url)
 
 
-def test_a_url_may_end_in_the_version_of_the_api() -> None:
+def test_a_url_may_end_with_the_version_of_the_api() -> None:
     assert Server("http://host:8000/v1/").url == Server("http://host:8000").url == "http://host:8000"
 
 
-def test_a_key_cannot_smuggle_in_a_header() -> None:
+def test_a_key_cannot_add_a_header() -> None:
     with pytest.raises(ValueError, match="FINEPHRASE_API_KEY"):
         Server("http://host", "a\r\nX: y")
 
@@ -245,15 +245,15 @@ ANSWER = orjson.dumps(completion("Whole.")[1])
     ],
     ids=["closes", "http-1.0", "ends-with-connection", "chunked", "interim"],
 )
-def test_every_way_to_end_an_answer_is_understood(reply: bytes) -> None:
+def test_every_way_to_end_a_response_is_understood(reply: bytes) -> None:
     with raw_server(reply) as url:
-        verdicts = ask([Endpoint(url=url, model="tiny")], words(6), concurrency=2)
-    assert [verdict.text for verdict in verdicts.values() if isinstance(verdict, Completion)] == ["Whole."] * 6
+        results = ask([Endpoint(url=url, model="tiny")], words(6), concurrency=2)
+    assert [result.text for result in results.values() if isinstance(result, Completion)] == ["Whole."] * 6
 
 
 @contextlib.contextmanager
 def raw_server(reply: bytes) -> Iterator[str]:
-    """Reads a request, sends these bytes in pieces, and closes the connection."""
+    """Serve connections: read a request, send these bytes in pieces, close."""
 
     def serve() -> None:
         while True:
@@ -298,7 +298,7 @@ server.serve_forever()
 
 
 class Mortal:
-    """An engine of our own, a real process, that dies of a deadly request."""
+    """An engine of ours, a real process, that dies of a deadly request."""
 
     model = "tiny"
     restartable = True
@@ -332,17 +332,17 @@ def mortal() -> Iterator[Mortal]:
     one.stop()
 
 
-def test_a_document_that_kills_the_engine_is_set_aside_and_no_other_is_lost(mortal: Mortal) -> None:
+def test_a_document_that_kills_the_engine_fails_and_no_other_is_lost(mortal: Mortal) -> None:
     texts = [*words(30)[:15], "deadly", *words(30)[15:]]
-    verdicts = ask([mortal], texts, concurrency=8)
-    assert completed(verdicts) == set(words(30))
-    deadly = verdicts["deadly"]
+    results = ask([mortal], texts, concurrency=8)
+    assert completed(results) == set(words(30))
+    deadly = results["deadly"]
     assert isinstance(deadly, FailedRow)
     assert deadly.reason.startswith("the engine died 3 times while it served this row")
     assert mortal.starts == 4
 
 
-def test_an_engine_that_cannot_be_started_again_stops_the_run(mortal: Mortal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_cannot_be_restarted_stops_the_run(mortal: Mortal, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise EngineFailed("no memory left")
 

@@ -1,4 +1,4 @@
-"""The engine: a real vLLM server that answers, says why it does not start, and never outlives its driver."""
+"""The engine: a real vLLM server that answers, reports why it does not start, and never outlives its driver."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ import psutil
 import pytest
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
-from finephrase_dagster.artifacts.recipe import resolve_sampling
-from finephrase_dagster.generators.sampling import GenerationConfigError, read_sampling
 from finephrase_dagster.rephrase import engine as engines
 from finephrase_dagster.rephrase import guard
 from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineFlagRefused, arguments, last_errors
-from finephrase_dagster.rephrase.requests import request_seed
+from finephrase_dagster.rephrase.sampling import GenerationConfigError, request_seed, sampling_of
 from finephrase_dagster.study.generator import Sampling
 from rephrase_parts import (
     datasets,
@@ -51,23 +49,24 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
         yield one
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be collected does not."""
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-def soon(is_so: Callable[[], bool], seconds: float = 20) -> bool:
+def happens(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Wait until a condition holds; return whether it did in time."""
     deadline = time.monotonic() + seconds
-    while not is_so() and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
-    return is_so()
+    return condition()
 
 
 @pytest.mark.slow
-def test_an_engine_and_all_that_it_starts_listen_on_this_machine_alone(engine: Engine) -> None:
+def test_an_engine_and_its_processes_listen_on_localhost_only(engine: Engine) -> None:
     started = psutil.Process().children(recursive=True)
     listening = [
         one.laddr for process in started for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN
@@ -77,21 +76,21 @@ def test_an_engine_and_all_that_it_starts_listen_on_this_machine_alone(engine: E
 
 
 @pytest.mark.slow
-def test_a_real_engine_makes_the_datasets_of_two_prompts(tmp_path: Path, model: Path, engine: Engine) -> None:
+def test_a_real_engine_completes_the_datasets_of_two_prompts(tmp_path: Path, model: Path, engine: Engine) -> None:
     rows = [*documents(14), ("long", "All of this is far too long. " * 400), ("none", None)]
     corpus = write_corpus(tmp_path / "corpus", [rows[:9], rows[9:]])
     wanted = datasets(tmp_path / "data")
-    manifests = rephrase_corpus(corpus, wanted, model=model, engine=engine.start, concurrency=16)
+    manifests = rephrase_corpus(corpus, wanted, generator=generator(), model=model, engine=engine.start, concurrency=16)
     for name, artifact in wanted.items():
         manifest = manifests[name]
         assert [manifest[key] for key in ("rows_in", "completed", "skipped", "failed")] == [16, 15, 1, 0]
-        found = rows_of(artifact)
-        assert [row["id"] for row in found] == [name for name, text in rows if text]
-        assert sum(row["completion_tokens"] for row in found) == manifest["completion_tokens"] > 0
-        assert {row["finish_reason"] for row in found} <= {"stop", "length"}
-        assert [row["id"] for row in found if row["document_cut"]] == ["long"]
-        # The long document fills the context but for the completion, to within a character and two seams.
-        longest = next(row["prompt_tokens"] for row in found if row["id"] == "long")
+        written = rows_of(artifact)
+        assert [row["id"] for row in written] == [name for name, text in rows if text]
+        assert sum(row["completion_tokens"] for row in written) == manifest["completion_tokens"] > 0
+        assert {row["finish_reason"] for row in written} <= {"stop", "length"}
+        assert [row["id"] for row in written if row["document_cut"]] == ["long"]
+        # The long document fills the context except for the completion, up to a character and two token boundaries.
+        longest = next(row["prompt_tokens"] for row in written if row["id"] == "long")
         assert 512 - 24 - 12 < longest <= 512 - 24
         assert [row["reason"] for row in rejected_of(artifact)] == ["text is missing"]
         assert manifest["run"]["prefix_cache_hit_rate"] is not None
@@ -101,7 +100,7 @@ def test_a_real_engine_makes_the_datasets_of_two_prompts(tmp_path: Path, model: 
 
 
 @pytest.mark.slow
-def test_a_request_is_drawn_again_from_its_seed(engine: Engine) -> None:
+def test_a_request_with_the_same_seed_has_the_same_completion(engine: Engine) -> None:
     def drawn(seed: int) -> str:
         body = {"model": "tiny", "messages": [{"role": "user", "content": "Say a word."}], "max_tokens": 20}
         request = urllib.request.Request(
@@ -135,7 +134,7 @@ root, model = Path(sys.argv[1]), Path(sys.argv[3])
 spec = generator(max_tokens=80)
 with Engine.of(spec, model=model, name="tiny", log=root / "engine.log") as engine:
     (root / "engine.url").write_text(engine.url)
-    rephrase_corpus(root / "corpus", datasets(root / "data", spec=spec), model=model, engine=engine.start,
+    rephrase_corpus(root / "corpus", datasets(root / "data"), generator=spec, model=model, engine=engine.start,
                     chunk_rows=5)
 """
 
@@ -150,10 +149,10 @@ def listens(url: str) -> bool:
 
 
 def group_of(url: str) -> set[int]:
-    """The processes whose command line names the engine's port, and all of their group."""
+    """Return the process groups in which a command line contains the engine's port."""
     port, groups = url.rpartition(":")[2], {}
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and alive(int(folder.name)):
+        if folder.name.isdigit() and is_alive(int(folder.name)):
             try:
                 line, group = (folder / "cmdline").read_bytes().decode().split("\0"), os.getpgid(int(folder.name))
             except (OSError, ProcessLookupError):
@@ -169,20 +168,23 @@ def test_a_killed_driver_takes_its_engine_along_and_the_next_run_resumes(
     write_corpus(tmp_path / "corpus", [documents(60), documents(20, start=60)])
     data = tmp_path / "data"
     driver = drive(tmp_path, model)
-    assert soon(lambda: len(list(data.glob("synthetic/*/*/*/part-*.parquet"))) >= 3 or driver.poll() is not None, 120)
+    assert happens(
+        lambda: len(list(data.glob("synthetic/*/*/*/part-*.parquet"))) >= 3 or driver.poll() is not None, 120
+    )
     url = (tmp_path / "engine.url").read_text()
     processes = group_of(url)
     assert len(processes) >= 3, "a guard, a server and its engine"
     driver.send_signal(signal.SIGKILL)
     assert driver.wait() == -signal.SIGKILL
-    assert soon(lambda: not any(alive(pid) for pid in processes)), "the engine outlived its driver"
+    assert happens(lambda: not any(is_alive(pid) for pid in processes)), "the engine outlived its driver"
     assert not listens(url)
     assert not list(data.rglob("manifest.json"))
     kept = {path: path.stat().st_mtime_ns for path in data.glob("synthetic/*/*/*/part-*.parquet")}
     assert 3 <= len(kept) < 32
 
-    wanted = datasets(data, spec=generator(max_tokens=80))
-    rephrase_corpus(tmp_path / "corpus", wanted, model=model, engine=engine.start, chunk_rows=5)
+    wanted = datasets(data)
+    spec = generator(max_tokens=80)
+    rephrase_corpus(tmp_path / "corpus", wanted, generator=spec, model=model, engine=engine.start, chunk_rows=5)
     for artifact in wanted.values():
         assert artifact.manifest()["completed"] == 80
         assert sorted(row["id"] for row in rows_of(artifact)) == sorted(f"doc-{number}" for number in range(80))
@@ -196,14 +198,14 @@ def test_an_engine_that_is_killed_is_restarted_and_the_run_continues(
     tmp_path: Path, model: Path, engine: Engine
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(20)])
-    wanted = datasets(tmp_path / "data", spec=generator(max_tokens=100))
+    wanted = datasets(tmp_path / "data")
     engine.start()
     guard_process = engine._guard
     assert guard_process is not None
 
     def kill_once_some_are_done() -> None:
         journals = wanted["plain"].folder / "__meta__" / "journals"
-        assert soon(lambda: any(path.stat().st_size for path in journals.glob("part-*")), 120)
+        assert happens(lambda: any(path.stat().st_size for path in journals.glob("part-*")), 120)
         os.killpg(guard_process.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_once_some_are_done)
@@ -212,6 +214,7 @@ def test_an_engine_that_is_killed_is_restarted_and_the_run_continues(
     manifests = rephrase_corpus(
         corpus,
         wanted,
+        generator=generator(max_tokens=100),
         model=model,
         engine=engine.start,
         concurrency=4,
@@ -226,20 +229,20 @@ def test_an_engine_that_is_killed_is_restarted_and_the_run_continues(
         assert [row["id"] for row in rows_of(artifact)] == [f"doc-{number}" for number in range(20)]
 
 
-def test_a_guard_ends_the_whole_group_when_its_caller_lets_go(tmp_path: Path) -> None:
+def test_a_guard_ends_the_complete_group_when_its_caller_closes_the_pipe(tmp_path: Path) -> None:
     script = f"sleep 600 & echo $! > {tmp_path}/child; trap '' TERM; wait"
     process = subprocess.Popen(
         [sys.executable, guard.__file__, str(os.getpid()), "sh", "-c", script],
         stdin=subprocess.PIPE,
         start_new_session=True,
     )
-    assert soon(lambda: (tmp_path / "child").exists() and bool((tmp_path / "child").read_text()))
+    assert happens(lambda: (tmp_path / "child").exists() and bool((tmp_path / "child").read_text()))
     child = int((tmp_path / "child").read_text())
-    assert alive(child)
+    assert is_alive(child)
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(guard.GRACE_SECONDS + 5) == -signal.SIGKILL
-    assert soon(lambda: not alive(child))
+    assert happens(lambda: not is_alive(child))
 
 
 CALLER = """
@@ -254,21 +257,21 @@ time.sleep(600)
 """
 
 
-def test_a_guard_ends_its_command_when_its_caller_is_killed_though_the_pipe_is_open(tmp_path: Path) -> None:
+def test_a_guard_ends_its_command_when_its_caller_is_killed_while_the_pipe_stays_open(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     caller = subprocess.Popen([sys.executable, "-c", CALLER, guard.__file__, str(pids)])
-    assert soon(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    assert happens(lambda: pids.exists() and len(pids.read_text().split()) == 2)
     guarding, forked = map(int, pids.read_text().split())
-    assert alive(guarding)
+    assert is_alive(guarding)
     caller.kill()
     caller.wait()
     try:
-        assert soon(lambda: not alive(guarding))
+        assert happens(lambda: not is_alive(guarding))
     finally:
         os.kill(forked, signal.SIGKILL)
 
 
-def test_flags_become_options_and_switches() -> None:
+def test_flags_are_turned_into_options_and_switches() -> None:
     line = arguments({"max_num_seqs": 8, "enforce_eager": True, "enable_chunked_prefill": False})
     assert line == ["--max-num-seqs", "8", "--enforce-eager", "--no-enable-chunked-prefill"]
 
@@ -281,26 +284,26 @@ def test_the_study_overrides_the_defaults_of_a_machine_without_a_gpu(
     line = Engine.of(spec, model=tmp_path, name="tiny", log=tmp_path / "log")._arguments
     assert line[line.index("--max-num-seqs") + 1] == "7"
     assert line.count("--max-num-seqs") == 1
-    # With whole prefills a step must hold the longest prompt.
+    # Without chunked prefill one step must hold the longest prompt.
     assert line[line.index("--max-num-batched-tokens") + 1] == "8192"
     monkeypatch.setattr(engines, "on_cpu", lambda: False)
     assert "--enforce-eager" not in Engine.of(spec, model=tmp_path, name="tiny", log=tmp_path / "log")._arguments
 
 
 @pytest.mark.parametrize("flag", ["port", "max-model-len", "quantization", "chat_template"])
-def test_flags_of_the_run_and_of_the_recipe_are_refused(tmp_path: Path, flag: str) -> None:
+def test_flags_that_the_run_or_the_recipe_sets_are_refused(tmp_path: Path, flag: str) -> None:
     with pytest.raises(EngineFlagRefused, match=flag):
         Engine.of(generator(engine={flag: "x"}), model=tmp_path, name="tiny", log=tmp_path / "log")
 
 
-def test_nothing_from_outside_is_trusted_or_reported_by_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_is_offline_and_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     variables = engines.environment()
     assert (variables["HF_HUB_OFFLINE"], variables["VLLM_NO_USAGE_STATS"]) == ("1", "1")
     assert "PYTHONDONTWRITEBYTECODE" not in variables
 
 
-def test_the_last_words_of_a_log_are_its_errors(tmp_path: Path) -> None:
+def test_the_last_errors_of_a_log_are_found(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("ValueError: of an earlier start\n")
     start = log.stat().st_size
@@ -312,25 +315,23 @@ def test_the_last_words_of_a_log_are_its_errors(tmp_path: Path) -> None:
     assert last_errors(log).strip() == "only this"
 
 
-def test_sampling_comes_from_the_study_then_from_the_model_then_from_the_defaults(tmp_path: Path) -> None:
-    def resolved(sampling: Sampling) -> dict[str, float | int]:
-        return resolve_sampling(sampling, read_sampling(tmp_path))
-
-    assert resolved(Sampling(seed=7)) == {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "seed": 7}
+def test_sampling_comes_from_the_study_then_the_model_then_the_defaults(tmp_path: Path) -> None:
+    plain = generator()
+    assert sampling_of(plain, tmp_path) == {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "seed": 7}
     (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 20, "top_p": null}')
-    assert resolved(Sampling(seed=7)) == {"temperature": 0.6, "top_p": 1.0, "top_k": 20, "seed": 7}
-    explicit = Sampling(temperature=0.0, top_k=0, seed=1)
-    assert resolved(explicit) == {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "seed": 1}
+    assert sampling_of(plain, tmp_path) == {"temperature": 0.6, "top_p": 1.0, "top_k": 20, "seed": 7}
+    chosen = generator(sampling=Sampling(temperature=0.0, top_k=0, seed=1))
+    assert sampling_of(chosen, tmp_path) == {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "seed": 1}
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"top_p": "high"}'])
-def test_a_generation_config_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+def test_an_invalid_generation_config_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "generation_config.json").write_text(content)
     with pytest.raises(GenerationConfigError, match=r"generation_config\.json"):
-        read_sampling(tmp_path)
+        sampling_of(generator(), tmp_path)
 
 
-def test_a_seed_belongs_to_its_row_and_prompt() -> None:
+def test_each_row_and_prompt_has_a_seed_of_its_own() -> None:
     seeds = {request_seed(s, row, p) for s in (0, 1) for row in map(str, range(2000)) for p in ("faq", "table")}
     assert len(seeds) == 8000
     assert all(0 <= seed < 2**53 for seed in seeds)

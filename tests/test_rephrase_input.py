@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finephrase_dagster.corpora.ids import IdSet, id_hash
-from finephrase_dagster.rephrase.reader import InputReader, InputUnreadable, Row, rows_of
-from finephrase_dagster.rephrase.survey import DuplicateId, NoRows, survey_input
+from finephrase_dagster.rephrase.reader import InputReader, InputRow, InputUnreadable, rows_of
+from finephrase_dagster.rephrase.survey import DuplicateId, NoRows, survey
 
 LINES = [{"id": f"d{number}", "text": f"Text {number}, naïve."} for number in range(7)]
 
@@ -42,14 +42,42 @@ def parquet(path: Path, **columns: pa.Array) -> str:
 @pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz", "in.jsonl.zst"])
 def test_a_jsonl_file_gives_its_rows_however_it_is_packed(tmp_path: Path, name: str) -> None:
     file = jsonl(tmp_path / name, LINES)
-    assert list(rows_of(file)) == [Row(row["id"], row["text"], None) for row in LINES]
+    assert list(rows_of(file)) == [InputRow(row["id"], row["text"], None) for row in LINES]
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.binary()])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.binary(),
+        pa.binary_view(),
+    ],
+)
 def test_a_parquet_file_gives_its_rows_whatever_kind_of_text_it_has(tmp_path: Path, kind: pa.DataType) -> None:
-    texts = pa.array([row["text"].encode() if kind == pa.binary() else row["text"] for row in LINES], kind)
+    texts = pa.array(
+        [row["text"].encode() if kind in (pa.binary(), pa.binary_view()) else row["text"] for row in LINES], kind
+    )
     file = parquet(tmp_path / "in.parquet", id=pa.array([row["id"] for row in LINES]), text=texts)
     assert [row.text for row in rows_of(file)] == [row["text"] for row in LINES]
+
+
+def test_a_whole_number_of_any_size_is_an_id_digit_by_digit(tmp_path: Path) -> None:
+    number = 123456789012345678901234567890
+    file = jsonl(tmp_path / "in.jsonl", [{"id": number, "text": "a"}, {"id": number + 1, "text": "b"}])
+    assert [row.id for row in rows_of(file)] == [str(number), str(number + 1)]
+
+
+def test_values_of_other_columns_that_only_a_lenient_parser_reads_cost_no_row(tmp_path: Path) -> None:
+    lines = [
+        b'{"id": "a", "text": "one", "score": NaN}\n',
+        b'{"id": "b", "text": "two", "title": "half \\ud83d of a pair"}\n',
+        b'{"id": "c", "text": "three", "title": "caf\xe9"}\n',
+    ]
+    rows = list(rows_of(jsonl(tmp_path / "in.jsonl", lines)))
+    assert rows == [InputRow("a", "one", None), InputRow("b", "two", None), InputRow("c", "three", None)]
 
 
 def test_whole_numbers_are_ids_too(tmp_path: Path) -> None:
@@ -65,8 +93,11 @@ def test_whole_numbers_are_ids_too(tmp_path: Path) -> None:
         ({"id": "a", "text": ""}, "text is empty"),
         ({"id": "a", "text": " \n\t"}, "text is empty"),
         ({"id": "a", "text": 5}, "text is not a string but int"),
-        (b'{"id": "a", "text": "caf\xe9"}\n', "text is not UTF-8 (byte 24 of its line)"),
-        (b'{"id": "a", "text": "half \\ud83d of a pair"}\n', "text is not UTF-8 (character 5 is half of a pair)"),
+        (b'{"id": "a", "text": "caf\xe9"}\n', "text is not UTF-8 (byte 0xE9 at character 3)"),
+        (
+            b'{"id": "a", "text": "half \\ud83d of a pair"}\n',
+            "text is not UTF-8 (half of a surrogate pair at character 5)",
+        ),
     ],
 )
 def test_a_row_without_text_is_kept_with_the_reason(tmp_path: Path, row: Any, reason: str) -> None:
@@ -79,11 +110,11 @@ def test_a_row_without_text_is_kept_with_the_reason(tmp_path: Path, row: Any, re
     [
         ({"text": "a"}, "row 3 has no id"),
         ({"id": " ", "text": "a"}, "row 3 has no id"),
-        ({"id": 1.5, "text": "a"}, r"row 3 has the id '1.5'; an id is a string or a whole number"),
+        ({"id": 1.5, "text": "a"}, r"row 3 has the id '1.5' \(float\); an id is a string or a whole number"),
         ({"id": True, "text": "a"}, "row 3 has the id 'True'"),
         (b'{"id": "\\ud83d", "text": "a"}\n', "row 3 has an id that is not UTF-8"),
-        (b'{"id": "a", "text": "cut o\n', "row 3 is not a JSON object"),
-        (b"[1]\n", "row 3 is not a JSON object"),
+        (b'{"id": "a", "text": "cut o\n', r"row 3 is not valid JSON \(.+\); write one JSON object per line"),
+        (b"[1]\n", "row 3 is not a JSON object but a list; write one JSON object per line"),
     ],
 )
 def test_a_row_that_no_account_can_name_is_refused_with_file_and_row(tmp_path: Path, row: Any, complaint: str) -> None:
@@ -108,39 +139,53 @@ def test_a_file_that_is_cut_off_or_not_what_its_name_says_is_refused(tmp_path: P
 
 def test_a_parquet_file_without_a_column_is_refused(tmp_path: Path) -> None:
     file = parquet(tmp_path / "in.parquet", id=pa.array(["a"]), body=pa.array(["b"]))
-    with pytest.raises(InputUnreadable, match="has no column 'text'; there are id, body"):
+    with pytest.raises(InputUnreadable, match="no column 'text'; its columns are body, id"):
+        list(rows_of(file))
+
+
+def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"])] * 3, names=["id", "text", "text"])
+    pq.write_table(table, tmp_path / "in.parquet")
+    with pytest.raises(InputUnreadable, match="has the column 'text' more than once; rename or remove one of them"):
+        list(rows_of(str(tmp_path / "in.parquet")))
+
+
+def test_an_id_of_a_parquet_file_that_is_not_utf_8_is_refused_with_its_row(tmp_path: Path) -> None:
+    ids = pa.array([b"a", b"\xe9"], pa.binary()).view(pa.string())
+    file = parquet(tmp_path / "in.parquet", id=ids, text=pa.array(["a", "b"]))
+    with pytest.raises(InputUnreadable, match="row 2 has an id that is not UTF-8"):
         list(rows_of(file))
 
 
 def test_the_identity_is_that_of_the_set_of_rows(tmp_path: Path) -> None:
     rows = [*LINES, {"id": "none", "text": None}]
     shuffled = random.Random(0).sample(rows, len(rows))
-    one = survey_input([jsonl(tmp_path / "one.jsonl", rows)])
-    other = survey_input([jsonl(tmp_path / "a.jsonl.gz", shuffled[:3]), jsonl(tmp_path / "b.jsonl", shuffled[3:])])
+    one = survey([jsonl(tmp_path / "one.jsonl", rows)])
+    other = survey([jsonl(tmp_path / "a.jsonl.gz", shuffled[:3]), jsonl(tmp_path / "b.jsonl", shuffled[3:])])
     assert (one.digest, one.rows) == (other.digest, other.rows)
     changed = [{**rows[0], "text": "Text 0, naive."}, *rows[1:]]
     swapped = [{**rows[0], "text": rows[1]["text"]}, {**rows[1], "text": rows[0]["text"]}, *rows[2:]]
     for different in (rows[1:], changed, swapped, [*rows, {"id": "more", "text": "more"}]):
-        assert survey_input([jsonl(tmp_path / "other.jsonl", different)]).digest != one.digest
+        assert survey([jsonl(tmp_path / "other.jsonl", different)]).digest != one.digest
 
 
 def test_a_limit_counts_rows_of_all_files_from_the_first(tmp_path: Path) -> None:
     files = [jsonl(tmp_path / "a.jsonl", LINES[:3]), jsonl(tmp_path / "b.jsonl", LINES[3:])]
-    limited = survey_input(files, 5)
+    limited = survey(files, 5)
     assert limited.rows == 5
-    assert limited.digest == survey_input([jsonl(tmp_path / "c.jsonl", LINES[:5])]).digest
+    assert limited.digest == survey([jsonl(tmp_path / "c.jsonl", LINES[:5])]).digest
     assert [document.id for document in InputReader(files, 5).run()] == ["d0", "d1", "d2", "d3", "d4"]
 
 
 def test_an_id_that_stands_twice_is_named(tmp_path: Path) -> None:
     files = [jsonl(tmp_path / "a.jsonl", LINES), jsonl(tmp_path / "b.jsonl", [{"id": "d3", "text": "other"}])]
-    with pytest.raises(DuplicateId, match="more than one row has the id 'd3'"):
-        survey_input(files)
+    with pytest.raises(DuplicateId, match="'d3' stands more than once"):
+        survey(files)
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoRows, match=r"empty\.jsonl: no rows"):
-        survey_input([jsonl(tmp_path / "empty.jsonl", [])])
+        survey([jsonl(tmp_path / "empty.jsonl", [])])
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=40, unique=True), st.integers(0, 40))

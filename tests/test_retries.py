@@ -1,4 +1,4 @@
-"""Retries: what infrastructure did is tried again, wrong input never."""
+"""Retries: infrastructure failures are retried, invalid input never."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -8,11 +8,11 @@ import pytest
 import requests
 
 from finephrase_dagster.orchestration.devices import DevicesBusy, InvalidDevices
-from finephrase_dagster.orchestration.retries import ONCE_TAG, RETRIES, infrastructure, retried, wait_seconds
+from finephrase_dagster.orchestration.retries import ONCE_TAG, RETRIES, is_infrastructure, retried, wait_seconds
 from finephrase_dagster.rephrase.dataset import RecipeChanged
 from finephrase_dagster.rephrase.engine import EngineFailed
 from finephrase_dagster.study.file import StudyError
-from finephrase_dagster.train.training import TrainingDiverged, TrainingError
+from finephrase_dagster.train.job import TrainingDiverged, TrainingError
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -34,8 +34,8 @@ def caused(error: Exception, cause: Exception) -> Exception:
         caused(RuntimeError("API request to the tracking server failed"), requests.ConnectionError("refused")),
     ],
 )
-def test_faults_of_the_infrastructure_are_known_also_by_their_cause(error: Exception) -> None:
-    assert infrastructure(error)
+def test_infrastructure_failures_are_recognized_by_their_class_or_their_cause(error: Exception) -> None:
+    assert is_infrastructure(error)
 
 
 @pytest.mark.parametrize(
@@ -52,16 +52,16 @@ def test_faults_of_the_infrastructure_are_known_also_by_their_cause(error: Excep
         caused(EngineFailed("its log cannot be written"), OSError(28, "No space left on device")),
     ],
 )
-def test_wrong_input_a_full_disk_and_mistakes_of_ours_are_none(error: Exception) -> None:
-    assert not infrastructure(error)
+def test_invalid_input_a_full_disk_and_bugs_are_no_infrastructure_failures(error: Exception) -> None:
+    assert not is_infrastructure(error)
 
 
-def test_each_wait_is_twice_as_long() -> None:
+def test_each_delay_is_twice_as_long_as_the_one_before() -> None:
     assert [wait_seconds(attempt) for attempt in range(3)] == [15, 30, 60]
 
 
 class Attempts:
-    """How often an asset's body ran, and what it raises."""
+    """A callable that raises the given errors one after another, and counts its calls."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
@@ -100,7 +100,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("asset", [yielding, returning])
-def test_a_step_that_met_such_a_fault_succeeds_at_its_next_attempt(
+def test_a_step_succeeds_once_the_infrastructure_failure_is_over(
     asset: Callable[[Attempts], dg.AssetsDefinition],
 ) -> None:
     attempt = Attempts(EngineFailed("it has ended"), ConnectionResetError("reset"))
@@ -110,7 +110,7 @@ def test_a_step_that_met_such_a_fault_succeeds_at_its_next_attempt(
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("asset", [yielding, returning])
-def test_wrong_input_ends_the_step_at_its_first_attempt_with_its_own_message(
+def test_invalid_input_fails_the_step_at_its_first_attempt_with_its_own_message(
     asset: Callable[[Attempts], dg.AssetsDefinition],
 ) -> None:
     attempt = Attempts(StudyError("study.yaml is wrong"))
@@ -122,7 +122,7 @@ def test_wrong_input_ends_the_step_at_its_first_attempt_with_its_own_message(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_after_the_last_attempt_the_step_fails_with_the_faults_own_message() -> None:
+def test_after_the_last_attempt_the_step_fails_with_the_message_of_the_failure() -> None:
     attempt = Attempts(*(EngineFailed("it has ended") for _ in range(9)))
     result = dg.materialize([returning(attempt)], raise_on_error=False)
     assert not result.success
@@ -132,14 +132,14 @@ def test_after_the_last_attempt_the_step_fails_with_the_faults_own_message() -> 
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_run_for_which_a_person_waits_is_not_tried_again() -> None:
+def test_steps_of_a_run_that_a_person_waits_for_are_not_retried() -> None:
     attempt = Attempts(EngineFailed("it has ended"))
     assert not dg.materialize([returning(attempt)], raise_on_error=False, tags={ONCE_TAG: "true"}).success
     assert attempt.count == 1
 
 
 @pytest.mark.usefixtures("at_once")
-def test_an_audit_that_did_not_pass_is_not_made_again() -> None:
+def test_a_failed_audit_is_not_retried() -> None:
     attempt = Attempts()
 
     @dg.multi_asset(specs=[dg.AssetSpec("made")], check_specs=[dg.AssetCheckSpec("form", asset="made", blocking=True)])

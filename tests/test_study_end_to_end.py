@@ -65,14 +65,14 @@ def test_students_are_scored_on_the_way_and_the_order_there_is_compared_with_the
     assert look["regret"]["0.5"] >= 0
 
 
-def test_a_decay_variant_goes_on_from_the_plateau_of_its_base(finished: Installation) -> None:
+def test_a_decay_variant_continues_from_the_pre_decay_checkpoint_of_its_base(finished: Installation) -> None:
     lineage = finished.lineage
     base, decayed = "raw__nano__data0_model0", "faq_and_raw__nano__data0_model0__decay_raw"
     curves = {run: lineage.checkpoint(run).manifest()["curve"] for run in (base, decayed)}
-    plateau = lineage.pre_decay_checkpoint(base).manifest()
-    assert curves[base][: len(plateau["curve"])] == curves[decayed][: len(plateau["curve"])] == plateau["curve"]
+    pre_decay = lineage.pre_decay_checkpoint(base).manifest()
+    assert curves[base][: len(pre_decay["curve"])] == curves[decayed][: len(pre_decay["curve"])] == pre_decay["curve"]
     assert curves[base][-1]["loss"] != curves[decayed][-1]["loss"]
-    assert lineage.checkpoint(base).manifest()["resumed_from"] == plateau["steps"]
+    assert lineage.checkpoint(base).manifest()["resumed_from"] == pre_decay["steps"]
     order = lineage.checkpoint(decayed).folder / "order.parquet"
     assert duckdb.execute("SELECT count(*) FROM read_parquet(?)", [str(order)]).fetchone() == (128,)
 
@@ -107,8 +107,8 @@ def test_mlflow_has_one_finished_run_a_checkpoint_with_curve_scores_and_mixture(
     assert {run.info.status for run in everything} == {"FINISHED"}
     runs = [run for run in everything if run.data.tags["dagster.asset"] == "training/checkpoint"]
     assert sorted(run.info.run_name for run in runs) == sorted(finished.lineage.study.student_runs)
-    (plateau,) = [run for run in everything if run not in runs]
-    assert plateau.info.run_name == "raw__nano__data0_model0 (pre-decay)"
+    (pre_decay,) = [run for run in everything if run not in runs]
+    assert pre_decay.info.run_name == "raw__nano__data0_model0 (pre-decay)"
     for run in runs:
         assert {"macro", "micro", "gsm8k", "GK", "final_loss"} <= set(run.data.metrics)
         assert run.data.tags["dagster.asset"] == "training/checkpoint"

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finephrase_dagster.catalogue import catalogue
-from finephrase_dagster.plan.text import expanded_text
+from finephrase_dagster.commands.expand import expanded_text
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.expand import written
 from finephrase_dagster.study.file import StudyError, read_study

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,31 +27,26 @@ from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.student import Mixture, Seeds, Student
-from finephrase_dagster.train.checkpoint import last_checkpoint, mark_whole
-from finephrase_dagster.train.course import Course, StartingCheckpoint
+from finephrase_dagster.train.checkpoint import last_checkpoint, mark_complete
+from finephrase_dagster.train.job import (
+    LossPoint,
+    StartingCheckpoint,
+    TrainingDiverged,
+    TrainingError,
+    TrainingExecution,
+    TrainingFacts,
+    TrainingJob,
+)
 from finephrase_dagster.train.mixture import mix, read_windows
+from finephrase_dagster.train.schedule import data_order, learning_rate_factor
 from finephrase_dagster.train.sequences import Sequences, positions
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import train_tokenizer
 from finephrase_dagster.train.tokens import TokenSet, tokenise
-from finephrase_dagster.train.trainer import adamw, train_student, train_to_decay
-from finephrase_dagster.train.training import (
-    DEFAULT,
-    Execution,
-    Follow,
-    LossPoint,
-    PreDecayTrainer,
-    Trainer,
-    TrainingDiverged,
-    TrainingError,
-    TrainingFacts,
-    data_order,
-    learning_rate_factor,
-    unfollowed,
-)
+from finephrase_dagster.train.trainer import adamw, train
 
 SEQUENCE = 32
-SAVING = Execution(checkpoint_steps=10)
+SAVING = TrainingExecution(checkpoint_steps=10)
 STUDENT = Student(
     layers=2,
     hidden=32,
@@ -77,51 +72,23 @@ class Study:
     tokenizer: Path
 
     def train(
-        self,
-        output: Path,
-        *,
-        data: int = 1,
-        model: int = 1,
-        student: Student = STUDENT,
-        log: Callable[[str], None] = lambda _: None,
-        follow: Follow = unfollowed,
-        execution: Execution = DEFAULT,
-        keep_steps: int | None = None,
-        beginning: StartingCheckpoint | None = None,
+        self, output: Path, *, data: int = 1, model: int = 1, student: Student = STUDENT, **fields: Any
     ) -> TrainingFacts:
         output.mkdir(exist_ok=True)
-        train: Trainer = train_student
-        return train(
-            output,
-            self.course(student, data, model, keep_steps),
-            log=log,
-            follow=follow,
-            execution=execution,
-            beginning=beginning,
-        )
+        return train(replace(self.job(output, student, Seeds(data=data, model=model)), **fields))
 
-    def train_to_decay(
-        self,
-        output: Path,
-        *,
-        student: Student = STUDENT,
-        log: Callable[[str], None] = lambda _: None,
-        keep_steps: int | None = None,
-        until: int | None = None,
-    ) -> TrainingFacts:
-        output.mkdir(exist_ok=True)
-        train: PreDecayTrainer = train_to_decay
-        return train(output, self.course(student, 1, 1, keep_steps), log=log, execution=SAVING, until=until)
+    def train_until(self, output: Path, *, stop: int | Literal["decay"] = "decay", **fields: Any) -> TrainingFacts:
+        return self.train(output, stop=stop, execution=SAVING, **fields)
 
-    def course(self, student: Student, data: int, model: int, keep_steps: int | None) -> Course:
-        return Course(
+    def job(self, output: Path, student: Student, seeds: Seeds) -> TrainingJob:
+        return TrainingJob(
             student=student,
             sequence=SEQUENCE,
-            seeds=Seeds(data=data, model=model),
+            seeds=seeds,
             mixture=self.mixture,
             components=self.components,
             tokenizer=self.tokenizer,
-            keep_steps=keep_steps,
+            output=output,
         )
 
     def on(self, folder: Path, *, seed: int, steps: int = 40) -> Study:
@@ -148,14 +115,14 @@ def train_and_die(study: Study, output: Path) -> None:
     study.train(output, log=killing(24), execution=SAVING)
 
 
-def decay_and_die(study: Study, output: Path, plateau: Path) -> None:
+def decay_and_die(study: Study, output: Path, pre_decay: Path) -> None:
     """Trains the decay in a process of its own, which is killed in its 32nd step."""
     torch.set_num_threads(1)
     study.train(
         output,
         log=killing(32),
-        execution=Execution(checkpoint_steps=2),
-        beginning=StartingCheckpoint(folder=plateau, other_data=True),
+        execution=TrainingExecution(checkpoint_steps=2),
+        start=StartingCheckpoint(folder=pre_decay, other_data=True),
     )
 
 
@@ -216,7 +183,7 @@ def order(output: Path) -> list[dict[str, Any]]:
     return pq.read_table(output / "order.parquet").to_pylist()
 
 
-def test_the_student_has_the_study_s_architecture() -> None:
+def test_the_student_has_the_architecture_of_the_study() -> None:
     """The sizes are those of `1.7b` in the published study; the model is built without memory."""
     published = STUDENT.model_copy(update={"layers": 28, "hidden": 2048, "ffn": 6144, "heads": 16, "kv_heads": 8})
     with torch.device("meta"):
@@ -243,14 +210,14 @@ def test_the_presets_are_models_with_the_published_numbers_of_parameters(preset:
     assert model.num_parameters() == parameters == study.students[preset].parameters(128_256)
 
 
-def test_fresh_weights_have_the_study_s_spread() -> None:
+def test_fresh_weights_have_the_standard_deviation_of_the_study() -> None:
     torch.manual_seed(0)
     model = build_student(STUDENT, vocabulary=512, sequence=SEQUENCE, eos=0)
     assert model.model.embed_tokens.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert model.model.layers[0].mlp.up_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def test_weight_decay_leaves_embeddings_and_norms_alone() -> None:
+def test_weight_decay_does_not_apply_to_embeddings_and_norms() -> None:
     model = build_student(STUDENT, vocabulary=512, sequence=SEQUENCE, eos=0)
     decayed, spared = adamw(model, STUDENT).param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
@@ -302,7 +269,7 @@ def test_the_schedule_is_the_published_one_at_the_published_size() -> None:
     assert rates[9_999] == pytest.approx(5e-5)
 
 
-def test_batches_are_the_windows_in_the_data_seed_s_order(study: Study) -> None:
+def test_batches_are_the_windows_in_the_order_of_the_data_seed(study: Study) -> None:
     windows = read_windows(study.mixture, sequence=SEQUENCE)
     tokens = TokenSet(study.components["topics"])
     order = data_order(len(windows), seed=7)
@@ -327,7 +294,7 @@ def test_positions_count_from_each_documents_beginning(rows: list[list[int]]) ->
     assert positions(np.array(rows), end_of_text=0).tolist() == expected
 
 
-def test_attention_stays_within_a_document_where_the_student_says_so() -> None:
+def test_attention_stays_within_a_document_if_the_student_masks_documents() -> None:
     """What follows a document is predicted as if nothing stood before it."""
     torch.manual_seed(0)
     model = build_student(STUDENT, vocabulary=512, sequence=SEQUENCE, eos=0).eval()
@@ -362,7 +329,7 @@ def test_a_student_learns_and_its_facts_are_exact(study: Study, trained: tuple[P
 
 
 @pytest.mark.slow
-def test_what_a_student_saw_is_listed_in_its_order_with_the_documents(
+def test_the_order_file_lists_the_windows_a_student_saw_and_their_documents(
     study: Study, trained: tuple[Path, TrainingFacts]
 ) -> None:
     rows = order(trained[0])
@@ -379,7 +346,7 @@ def test_what_a_student_saw_is_listed_in_its_order_with_the_documents(
 
 
 @pytest.mark.slow
-def test_the_checkpoint_loads_alone_and_its_loss_is_that_of_the_curve(
+def test_the_checkpoint_loads_alone_and_its_loss_matches_the_curve(
     study: Study, trained: tuple[Path, TrainingFacts]
 ) -> None:
     output, facts = trained
@@ -399,7 +366,7 @@ def test_the_checkpoint_loads_alone_and_its_loss_is_that_of_the_curve(
 
 
 @pytest.mark.slow
-def test_the_same_seeds_give_the_same_weights_and_each_seed_others(
+def test_equal_seeds_give_equal_weights_and_other_seeds_give_others(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
     output, facts = trained
@@ -413,7 +380,7 @@ def test_the_same_seeds_give_the_same_weights_and_each_seed_others(
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_with_the_weights_and_the_curve_of_an_uninterrupted_one(
+def test_a_killed_run_ends_with_the_weights_and_curve_of_an_uninterrupted_run(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
     output, facts = trained
@@ -425,8 +392,11 @@ def test_a_killed_run_ends_with_the_weights_and_the_curve_of_an_uninterrupted_on
     # The latest one is torn as by a full disk: the one before it counts.
     (work / "checkpoint-20" / "optimizer.pt").write_bytes(b"half")
     messages: list[str] = []
-    resumed = study.train(tmp_path, log=messages.append, follow=followed.append, execution=SAVING)
-    assert messages[:2] == ["checkpoint checkpoint-20 is incomplete and set aside", "taken up at step 10"]
+    resumed = study.train(tmp_path, log=messages.append, on_loss=followed.append, execution=SAVING)
+    assert messages[:2] == [
+        "the checkpoint of step 20 is incomplete; it was renamed to torn-0-checkpoint-20",
+        "resumes from the checkpoint of step 10",
+    ]
     assert resumed.resumed_from == 10
     assert resumed.curve == facts.curve == tuple(followed)
     assert weights(tmp_path) == weights(output)
@@ -434,10 +404,10 @@ def test_a_killed_run_ends_with_the_weights_and_the_curve_of_an_uninterrupted_on
 
 
 @pytest.mark.slow
-def test_a_batch_in_parts_gives_the_student_of_a_whole_one(
+def test_a_batch_in_micro_batches_gives_the_same_student(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
-    facts = study.train(tmp_path, execution=Execution(micro_batch=1))
+    facts = study.train(tmp_path, execution=TrainingExecution(micro_batch=1))
     assert [point.loss for point in facts.curve] == pytest.approx([p.loss for p in trained[1].curve], rel=1e-3)
     assert facts.steps == 40
 
@@ -446,25 +416,27 @@ def test_a_batch_in_parts_gives_the_student_of_a_whole_one(
 def test_a_student_trains_in_bfloat16_and_is_kept_in_float32(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
-    facts = study.train(tmp_path, execution=Execution(bf16=True))
+    facts = study.train(tmp_path, execution=TrainingExecution(bf16=True))
     assert facts.final_loss == pytest.approx(trained[1].final_loss, rel=0.02)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.float32
     assert weights(tmp_path) != weights(trained[0])
 
 
-def test_parts_that_do_not_make_a_batch_are_refused(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="a batch of 4 sequences has no whole number of 3: correct micro_batch"):
-        study.train(tmp_path, execution=Execution(micro_batch=3))
+def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="a batch of 4 sequences is not a multiple of micro_batch 3"):
+        study.train(tmp_path, execution=TrainingExecution(micro_batch=3))
 
 
 @pytest.mark.slow
-def test_document_masking_is_identity(study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path) -> None:
+def test_document_masking_changes_the_weights(
+    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+) -> None:
     study.train(tmp_path, student=STUDENT.model_copy(update={"document_masking": False}))
     assert weights(tmp_path) != weights(trained[0])
 
 
 @pytest.mark.slow
-def test_another_seed_never_takes_up_a_killed_run(
+def test_a_killed_run_of_another_seed_is_never_resumed(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
     killed(study, tmp_path)
@@ -473,7 +445,7 @@ def test_another_seed_never_takes_up_a_killed_run(
 
 
 @pytest.mark.slow
-def test_a_diverged_run_says_so_and_leaves_no_model(study: Study, tmp_path: Path) -> None:
+def test_a_diverged_run_is_reported_and_leaves_no_model(study: Study, tmp_path: Path) -> None:
     wild = STUDENT.model_copy(update={"learning_rate": 1e30, "final_learning_rate": 1e30})
     with pytest.raises(TrainingDiverged, match="learning_rate"):
         study.train(tmp_path, student=wild)
@@ -481,27 +453,32 @@ def test_a_diverged_run_says_so_and_leaves_no_model(study: Study, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_run_from_its_plateau_ends_with_the_weights_and_the_curve_of_one_in_one_go(
+def test_a_run_from_its_pre_decay_checkpoint_has_the_weights_and_curve_of_an_uninterrupted_run(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
     output, facts = trained
-    plateau = study.train_to_decay(tmp_path / "plateau")
-    assert (plateau.steps, plateau.curve) == (28, facts.curve[:28])
-    assert sorted(file.name for file in (tmp_path / "plateau").iterdir()) == ["model", "order.parquet", "state"]
-    gone_on = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau"))
+    pre_decay = study.train_until(tmp_path / "pre_decay")
+    assert (pre_decay.steps, pre_decay.curve) == (28, facts.curve[:28])
+    assert sorted(file.name for file in (tmp_path / "pre_decay").iterdir()) == [
+        "losses.parquet",
+        "model",
+        "order.parquet",
+        "state",
+    ]
+    gone_on = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "pre_decay"))
     assert gone_on.resumed_from == 28
     assert gone_on.curve == facts.curve
     assert weights(tmp_path / "run") == weights(output)
 
 
 @pytest.mark.slow
-def test_a_decay_variant_sees_the_new_mixture_after_the_plateau_alone_killed_or_not(
+def test_a_decay_variant_sees_the_new_mixture_only_after_the_pre_decay_checkpoint_killed_or_not(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
-    plateau = tmp_path / "plateau"
-    study.train_to_decay(plateau)
+    pre_decay = tmp_path / "pre_decay"
+    study.train_until(pre_decay)
     other = study.on(tmp_path / "other", seed=5)
-    decayed = other.train(tmp_path / "decayed", beginning=StartingCheckpoint(folder=plateau, other_data=True))
+    decayed = other.train(tmp_path / "decayed", start=StartingCheckpoint(folder=pre_decay, other_data=True))
     assert decayed.steps == 40
     assert decayed.curve[:28] == trained[1].curve[:28]
     assert decayed.curve[28:] != trained[1].curve[28:]
@@ -513,15 +490,15 @@ def test_a_decay_variant_sees_the_new_mixture_after_the_plateau_alone_killed_or_
     assert [row["start"] for row in seen[28 * 4 :]] == windows.start[places].tolist()
 
     process = multiprocessing.get_context("spawn").Process(
-        target=decay_and_die, args=(other, tmp_path / "killed", plateau)
+        target=decay_and_die, args=(other, tmp_path / "killed", pre_decay)
     )
     process.start()
     process.join(timeout=300)
     assert process.exitcode == -signal.SIGKILL
     again = other.train(
         tmp_path / "killed",
-        beginning=StartingCheckpoint(folder=plateau, other_data=True),
-        execution=Execution(checkpoint_steps=2),
+        start=StartingCheckpoint(folder=pre_decay, other_data=True),
+        execution=TrainingExecution(checkpoint_steps=2),
     )
     assert again.resumed_from >= 30
     assert again.curve == decayed.curve
@@ -529,7 +506,7 @@ def test_a_decay_variant_sees_the_new_mixture_after_the_plateau_alone_killed_or_
 
 
 @pytest.mark.slow
-def test_models_that_are_kept_on_the_way_are_those_of_their_steps_whatever_way_the_run_took(
+def test_intermediate_models_are_those_of_their_steps_however_the_run_was_interrupted(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
     facts = study.train(tmp_path / "whole", keep_steps=10)
@@ -540,81 +517,81 @@ def test_models_that_are_kept_on_the_way_are_those_of_their_steps_whatever_way_t
     assert AutoModelForCausalLM.from_pretrained(kept["20"]).config.use_cache
     assert AutoTokenizer.from_pretrained(kept["20"]).eos_token
 
-    plateau = tmp_path / "plateau"
-    study.train_to_decay(plateau, keep_steps=10)
-    study.train(tmp_path / "gone_on", keep_steps=10, beginning=StartingCheckpoint(folder=plateau))
+    pre_decay = tmp_path / "pre_decay"
+    study.train_until(pre_decay, keep_steps=10)
+    study.train(tmp_path / "gone_on", keep_steps=10, start=StartingCheckpoint(folder=pre_decay))
     for name, path in kept.items():
         same = tmp_path / "gone_on" / "steps" / name / "model.safetensors"
         assert same.read_bytes() == (path / "model.safetensors").read_bytes()
     early = tmp_path / "early"
-    study.train_to_decay(early, keep_steps=10, until=20)
+    study.train_until(early, keep_steps=10, stop=20)
     assert sorted(path.name for path in (early / "steps").iterdir()) == ["10", "20"]
-    study.train(tmp_path / "went_on", keep_steps=10, beginning=StartingCheckpoint(folder=early, step=20))
+    study.train(tmp_path / "went_on", keep_steps=10, start=StartingCheckpoint(folder=early, step=20))
     assert sorted(path.name for path in (tmp_path / "went_on" / "steps").iterdir()) == sorted(kept)
-    study.train(tmp_path / "decayed", keep_steps=10, beginning=StartingCheckpoint(folder=plateau, other_data=True))
+    study.train(tmp_path / "decayed", keep_steps=10, start=StartingCheckpoint(folder=pre_decay, other_data=True))
     assert [path.name for path in (tmp_path / "decayed" / "steps").iterdir()] == ["30"]
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_on_the_way_goes_on_as_if_it_had_not_been(
+def test_a_run_that_was_stopped_early_continues_as_if_it_had_not_been(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
-    early = study.train_to_decay(tmp_path / "early", until=10)
+    early = study.train_until(tmp_path / "early", stop=10)
     assert (early.steps, early.curve) == (10, trained[1].curve[:10])
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "early" / "model").num_parameters() == early.parameters
-    gone_on = study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "early", step=10))
+    gone_on = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "early", step=10))
     assert gone_on.resumed_from == 10
     assert gone_on.curve == trained[1].curve
     assert weights(tmp_path / "run") == weights(trained[0])
 
 
 @pytest.mark.slow
-def test_a_plateau_of_another_length_is_refused(study: Study, tmp_path: Path) -> None:
-    study.train_to_decay(tmp_path / "plateau")
+def test_a_pre_decay_checkpoint_of_another_length_is_refused(study: Study, tmp_path: Path) -> None:
+    study.train_until(tmp_path / "pre_decay")
     shorter = study.on(tmp_path / "shorter", seed=5, steps=20)
-    with pytest.raises(TrainingError, match=r"ends at step 28, this run goes on from step 14: give both mixtures"):
-        shorter.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "plateau", other_data=True))
+    with pytest.raises(TrainingError, match=r"is of step 28, but this run continues from step 14: give both mixtures"):
+        shorter.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "pre_decay", other_data=True))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"components": {}}, "names topics, of which no tokens are given"),
+        ({"components": {}}, "no tokens are given for topics, which the mixture .* names"),
         ({"mixture": "nowhere"}, "is not there: draw the mixture first"),
         ({"mixture": "torn"}, "cannot be read .*: draw the mixture again"),
         ({"tokenizer": "nowhere"}, r"there is no tokenizer\.json"),
         ({"sequence": 64}, "has windows of 32 tokens, 64 are wanted: draw the mixture again"),
     ],
 )
-def test_a_course_on_what_is_not_there_is_refused(
+def test_a_job_whose_inputs_are_missing_is_refused(
     study: Study, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "windows.parquet").write_bytes(b"PAR1")
     given = {name: tmp_path / value if isinstance(value, str) else value for name, value in changes.items()}
     with pytest.raises(FinephraseError, match=message):
-        train_student(tmp_path, replace(study.course(STUDENT, 1, 1, None), **given), log=print)
+        train(replace(study.job(tmp_path, STUDENT, Seeds(data=1, model=1)), **given))
 
 
 def test_an_attention_kernel_that_does_not_exist_is_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="attention 'flash_atention' cannot be used"):
-        study.train(tmp_path, execution=Execution(attention="flash_atention"))
+        study.train(tmp_path, execution=TrainingExecution(attention="flash_atention"))
 
 
 @pytest.mark.slow
-def test_a_plateau_that_is_torn_or_none_is_refused(study: Study, tmp_path: Path) -> None:
-    study.train_to_decay(tmp_path / "plateau", until=10)
-    (tmp_path / "plateau" / "state" / "optimizer.pt").write_bytes(b"half")
-    for folder in (tmp_path / "plateau", tmp_path / "nowhere"):
-        with pytest.raises(TrainingError, match=r"state is no whole plateau: train the plateau again"):
-            study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=folder, step=10))
-    with pytest.raises(TrainingError, match=r"order\.parquet cannot be read .*: train the plateau again"):
-        study.train(tmp_path / "run", beginning=StartingCheckpoint(folder=tmp_path / "nowhere", other_data=True))
+def test_a_starting_checkpoint_that_is_torn_or_missing_is_refused(study: Study, tmp_path: Path) -> None:
+    study.train_until(tmp_path / "pre_decay", stop=10)
+    (tmp_path / "pre_decay" / "state" / "optimizer.pt").write_bytes(b"half")
+    for folder in (tmp_path / "pre_decay", tmp_path / "nowhere"):
+        for other_data in (False, True):
+            start = StartingCheckpoint(folder=folder, step=10, other_data=other_data)
+            with pytest.raises(TrainingError, match=r"is not a complete checkpoint to continue from: train its run"):
+                study.train(tmp_path / "run", start=start)
 
 
-def test_a_schedule_without_decay_has_no_plateau(study: Study, tmp_path: Path) -> None:
+def test_a_schedule_without_decay_has_no_pre_decay_checkpoint(study: Study, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="correct the student's 'decay_fraction'"):
-        study.train_to_decay(tmp_path, student=STUDENT.model_copy(update={"decay_fraction": 0}))
+        study.train_until(tmp_path, student=STUDENT.model_copy(update={"decay_fraction": 0}))
 
 
 def test_a_mixture_under_one_batch_is_refused_with_a_remedy(study: Study, tmp_path: Path) -> None:
@@ -624,18 +601,18 @@ def test_a_mixture_under_one_batch_is_refused_with_a_remedy(study: Study, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_a_whole_checkpoint_counts(tmp_path: Path) -> None:
+def test_only_a_complete_checkpoint_is_resumed(tmp_path: Path) -> None:
     for step in (5, 40, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "weights").write_bytes(b"1234")
     messages: list[str] = []
-    mark_whole(tmp_path / "checkpoint-5")
-    mark_whole(tmp_path / "checkpoint-40")
+    mark_complete(tmp_path / "checkpoint-5")
+    mark_complete(tmp_path / "checkpoint-40")
     found = last_checkpoint(tmp_path, log=messages.append)
     assert found is not None
     assert (found.step, found.folder.name) == (40, "checkpoint-40")
     assert (tmp_path / "torn-0-checkpoint-100").is_dir()
     (tmp_path / "checkpoint-40" / "weights").write_bytes(b"12")
-    (tmp_path / "checkpoint-5" / "whole.json").write_text(json.dumps({})[:1])
+    (tmp_path / "checkpoint-5" / "complete.json").write_text(json.dumps({})[:1])
     assert last_checkpoint(tmp_path, log=messages.append) is None
     assert len(messages) == 4

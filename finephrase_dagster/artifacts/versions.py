@@ -12,10 +12,10 @@ CODE: Final = {
     "sources": "2",
     "generators": "1",
     "synthetic": "2",
-    "audits": "1",
+    "audits": "2",
     "tokens": "2",
     "mixtures": "1",
-    "training": "3",
+    "training": "4",
     "evaluation": "2",
     "leaderboard": "2",
 }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import typer
+import yaml
 
 from finephrase_dagster.commands.options import StudyOption, paths_of
+from finephrase_dagster.study.expand import written
+from finephrase_dagster.study.spec import Study
 
 
 def expand(study: StudyOption = None) -> None:
@@ -16,10 +19,11 @@ def expand(study: StudyOption = None) -> None:
     Example:
       finephrase expand --study studies/finephrase.yaml > full.yaml
     """
-    import yaml
-
     from finephrase_dagster.catalogue import read_lineage
-    from finephrase_dagster.study.expand import written
 
-    fields = written(read_lineage(paths_of(study)).study)
-    typer.echo(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=120), nl=False)
+    typer.echo(expanded_text(read_lineage(paths_of(study)).study), nl=False)
+
+
+def expanded_text(study: Study) -> str:
+    """Return a study with every entry in full, as the text of a study file."""
+    return yaml.safe_dump(written(study), sort_keys=False, allow_unicode=True, width=120)

@@ -1,17 +1,22 @@
-"""What a source yields: documents, and rows that are no documents, each with the reason.
+"""What a source yields: documents, and dropped rows, each with the reason.
 
-Every input row becomes one of the two, so that a corpus can account for all it was given.
+Every input row becomes one of the two, so that a corpus accounts for all of them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
 
 from finephrase_dagster.errors import FinephraseError
 
+SHOWN = 60  # characters of a wrong id in a message
+
 
 class CorpusError(FinephraseError):
-    """A source cannot be read as the study says; the message names the source and the remedy."""
+    """A source cannot be read as the study describes it; the message names the source and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,8 +26,9 @@ class Document:
     Attributes:
         id: unique within its corpus, and the same whenever the same source is read.
         text: its text, never blank, always encodable as UTF-8.
-        source: where the row came from (a file, a distribution, a dataset, a page's address).
-        tokens: as the source counts them; None where it does not. No part of the document's identity.
+        source: where the row came from: a file, a distribution, a dataset, a page's address.
+        tokens: the number of tokens as the source counts them; None where it does not. Not part of the document's
+            identity.
     """
 
     id: str
@@ -33,7 +39,7 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dropped:
-    """A row that was read and not kept; rows are counted by `reason`."""
+    """A row that was read but is no document; rows are counted by `reason`."""
 
     source: str
     reason: str
@@ -42,16 +48,58 @@ class Dropped:
 Row = Document | Dropped
 
 
-def text_flaw(text: object) -> str | None:
-    """Why a value cannot be a document's text; None where it can."""
+class TextFlaw(NamedTuple):
+    """Why a value cannot be a document's text.
+
+    Attributes:
+        reason: the kind of flaw; rows are counted by it.
+        detail: what exactly is wrong with this value; may be empty.
+    """
+
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason} {self.detail}".rstrip()
+
+
+def text_flaw(text: object) -> TextFlaw | None:
+    """Return why a value cannot be a document's text; None if it can."""
     if text is None:
-        return "no text"
+        return TextFlaw("text is missing")
     if not isinstance(text, str):
-        return "text is not a string"
-    if not text.strip():
-        return "empty text"
+        return TextFlaw("text is not a string", f"but {type(text).__name__}")
+    if not text or text.isspace():
+        return TextFlaw("text is empty")
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return "text is not valid Unicode"
+        text.encode()
+    except UnicodeEncodeError as error:
+        # Readers keep a byte that is not UTF-8 as the surrogate U+DC80 to U+DCFF (`surrogateescape`).
+        code = ord(text[error.start])
+        unit = f"byte 0x{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else "half of a surrogate pair"
+        return TextFlaw("text is not UTF-8", f"({unit} at character {error.start})")
     return None
+
+
+def row_id(value: Any, column: str, where: str) -> str:
+    """Return a row's id as text; ids are strings, whole numbers and UUIDs.
+
+    Args:
+        value: the value of the id column.
+        column: the name of that column.
+        where: the file and row, for messages.
+
+    Raises:
+        CorpusError: the value is no id.
+    """
+    if isinstance(value, UUID):
+        return str(value)
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    if missing or (isinstance(value, str) and not value.strip()):
+        raise CorpusError(f"{where} has no id in column {column!r}; give every row an id of its own")
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        kind = type(value).__name__
+        raise CorpusError(f"{where} has the id {str(value)[:SHOWN]!r} ({kind}); an id is a string or a whole number")
+    if text_flaw(str(value)):
+        raise CorpusError(f"{where} has an id that is not UTF-8; correct it")
+    return str(value)

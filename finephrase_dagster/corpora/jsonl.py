@@ -1,49 +1,70 @@
-"""The lines of a JSONL file, as bytes, so that a bad byte costs its own line alone."""
+"""JSONL files: one JSON object per line."""
 
 from __future__ import annotations
 
 import codecs
 import io
+import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
 
-from finephrase_dagster.corpora.columns import Columns
-from finephrase_dagster.corpora.document import Dropped, Row
+from finephrase_dagster.corpora.table import FileRow, value_at
 
-CODECS = {".gz": "gzip", ".zst": "zstd"}
+BLANK_LINE = "blank line"
+NOT_JSON = "not valid JSON"
+NOT_AN_OBJECT = "not a JSON object"
 _READ_AHEAD = 1 << 20  # bytes
+_NAMES = {list: "a list", str: "a string", type(None): "null", bool: "true or false"}
 
 
-def jsonl_rows(file: BinaryIO, columns: Columns, where: str, start: int) -> Iterator[Row]:
-    """The lines behind the first `start`, which are read and not parsed.
+def jsonl_rows(file: BinaryIO, codec: str | None, id_column: str | None, start: int) -> Iterator[FileRow]:
+    """Yield the lines of a file, in order.
 
-    Raises:
-        CorpusError: the first object lacks a column, or a row has text but no id.
+    Args:
+        file: the open file.
+        codec: how it is compressed: `gzip`, `zstd` or None.
+        id_column: the column whose whole numbers are kept exact, however large they are.
+        start: the number of lines to skip; they are read but not parsed.
     """
-    codec = next((codec for ending, codec in CODECS.items() if where.endswith(ending)), None)
-    # Arrow reads a compressed file to its end, all frames of it, and says when it was cut off.
+    # Arrow reads all frames of a compressed file and notices when it is cut off.
     lines: Any = io.BufferedReader(pa.CompressedInputStream(file, codec), _READ_AHEAD) if codec else file
-    checked = start > 0
     for number, line in enumerate(lines, 1):
         if number <= start:
             continue
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
-        if not line.strip():
-            yield Dropped(source=where, reason="blank line")
+        if line.isspace() or not line:
+            yield FileRow(number, None, BLANK_LINE)
             continue
         try:
-            values = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            yield Dropped(source=where, reason="not valid JSON")
+            values = _parse(line, id_column)
+        except (ValueError, RecursionError) as error:
+            yield FileRow(number, None, NOT_JSON, f"({error})")
             continue
-        if not isinstance(values, dict):
-            yield Dropped(source=where, reason="not a JSON object")
-            continue
-        if not checked:
-            columns.check_row(values, where)
-            checked = True
-        yield columns.row(values, where, number)
+        if isinstance(values, dict):
+            yield FileRow(number, values)
+        else:
+            yield FileRow(number, None, NOT_AN_OBJECT, f"but {_NAMES.get(type(values), 'a number')}")
+
+
+def _parse(line: bytes, id_column: str | None) -> Any:
+    """Parse a line fast, and slowly where only Python's parser reads it.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        values = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        # NaN, halves of surrogate pairs and bytes that are not UTF-8 affect their own value only.
+        try:
+            return json.loads(line.decode("utf-8", "surrogateescape"))
+        except ValueError:
+            raise ValueError(str(error)) from error
+    if id_column is not None and isinstance(values, dict) and isinstance(value_at(values, id_column), float):
+        return json.loads(line)  # orjson reads whole numbers above 64 bits as floats
+    return values

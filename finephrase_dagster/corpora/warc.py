@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from finephrase_dagster.corpora.columns import Columns, absent
+from finephrase_dagster.corpora.columns import Columns
 from finephrase_dagster.corpora.document import CorpusError, Dropped, Row
+from finephrase_dagster.corpora.table import missing_column
 
 PAGES = ("text/html", "application/xhtml+xml")
 _PROTOCOLS = ["HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/2", "HTTP/3"]
@@ -37,7 +38,7 @@ def warc_rows(file: BinaryIO, columns: Columns, where: str, start: int) -> Itera
 
     for name in columns.names:
         if name != "text" and not name.startswith(_HEADERS):
-            raise absent(where, name, ["text", "the headers of its records, such as WARC-Record-ID"])
+            raise missing_column(where, name, ["text", "the headers of its records, such as WARC-Record-ID"])
     records = number = 0
     # Arrow says when a compressed file was cut off; warcio takes what there is for the whole.
     stream: Any = io.BufferedReader(pa.CompressedInputStream(file, "gzip")) if where.endswith(".gz") else file
@@ -63,7 +64,7 @@ def warc_rows(file: BinaryIO, columns: Columns, where: str, start: int) -> Itera
 def _row(record: Any, block: bytes, columns: Columns, where: str, number: int) -> Row:
     headers = dict(record.rec_headers.headers)
     page = headers.get("WARC-Target-URI", where)
-    text: bytes | str | None = block
+    text: str | None = block.decode("utf-8", "surrogateescape")
     if record.rec_type == "response":
         response = _response(record, block)
         status = (response.http_headers and response.http_headers.get_statuscode()) or ""

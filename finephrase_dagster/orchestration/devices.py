@@ -1,10 +1,10 @@
-"""Devices: who may keep a GPU of this machine busy, or its CPU where it has none.
+"""Device leases: which process may use a GPU of this machine, or its CPU if it has no GPU.
 
-Dagster's pools order the runs of one instance. Beneath them every user of a device - engine, trainer, evaluator, also
-of `finephrase materialize` and `finephrase rephrase`, and of other instances - leases it: an flock a device, which the
-kernel releases when its holder dies, however it dies. A lease of several devices is all or nothing: who is first in
-the queue gathers, and the others wait behind, so that a large lease is not starved by small ones. None of this is
-identity.
+Dagster's pools limit the runs of one instance. In addition, every engine, trainer and evaluator leases its devices,
+whether Dagster, `finephrase materialize` or `finephrase rephrase` started it, so that several instances can share a
+machine. A lease holds one lock file per device, which the kernel unlocks when its holder ends, however it ends. A
+process that waits for several devices collects them while the others queue behind it, so small leases cannot starve a
+large one. Leases never enter a fingerprint.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ DEVICES, LOCKS, WAIT = "FINEPHRASE_DEVICES", "FINEPHRASE_DEVICE_LOCKS", "FINEPHR
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DAY = 86_400.0
 POLL_SECONDS = 0.25
-FOR_ALL = 0o666
-SAY_SECONDS = 60.0
+FOR_ALL = 0o666  # any user of the machine may lock a device
+LOG_SECONDS = 60.0
 
 _in_process: tuple[str, ...] = ()
-"""The devices that this process itself computes on; PyTorch sees them alone from its start to its end."""
+"""The devices that this process itself uses; PyTorch sees only them until the process ends."""
 
 
 class DevicesBusy(FinephraseError, retryable=True):
-    """Others held the devices for longer than this process may wait; the message names them."""
+    """Other processes held the devices for longer than this one may wait; the message names them."""
 
 
 class InvalidDevices(FinephraseError, exit_status=2):
-    """More devices are asked for than this machine has, or a setting is wrong."""
+    """The machine has fewer devices than requested, or a setting is invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """Devices that are held until `release`.
+    """Devices that this process holds until `release`.
 
     Attributes:
-        devices: their names: indices of GPUs, or `cpu`.
+        devices: indices of GPUs, or `cpu`.
     """
 
     devices: tuple[str, ...]
@@ -61,19 +61,19 @@ class Lease:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process that uses them must see; nothing on a machine without GPUs."""
+        """Return the environment variables for a process that uses the devices; empty on a machine without GPUs."""
         if self.devices == (CPU,):
             return {}
-        # As nvidia-smi counts them; CUDA by itself puts the fastest first.
+        # The order of nvidia-smi; by default CUDA puts the fastest GPU first.
         return {VISIBLE: ",".join(self.devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
     @property
     def files(self) -> tuple[int, ...]:
-        """File descriptors; a process that inherits them holds the devices until it ends, too."""
+        """Return the locks' file descriptors; a process that inherits them holds the devices until it ends, too."""
         return tuple(lock.fileno() for lock in self._locks)
 
     def release(self) -> None:
-        """Lets others have them."""
+        """Release the devices."""
         while self._locks:
             self._locks.pop().close()
 
@@ -86,25 +86,25 @@ def lease(
     wait_seconds: float | None = None,
     among: Sequence[str] | None = None,
 ) -> Lease:
-    """Waits for devices and takes them.
+    """Wait for devices and lease them.
 
     Args:
-        count: how many; a machine without GPUs has one device, its CPU, whatever is asked for.
-        what: they are wanted for, told to those who wait.
-        log: takes a line a minute while this waits.
-        wait_seconds: for how long at most; default: `FINEPHRASE_DEVICE_WAIT_SECONDS`, else a day.
-        among: the devices to choose from; default: all of this machine.
+        count: number of devices; a machine without GPUs has one device, its CPU, whatever the count.
+        what: purpose of the lease, shown to processes that wait.
+        log: receives one line per minute while this process waits.
+        wait_seconds: longest wait; default: `FINEPHRASE_DEVICE_WAIT_SECONDS`, else one day.
+        among: devices to choose from; default: all devices of this machine.
 
     Raises:
-        InvalidDevices: there are not so many.
-        DevicesBusy: they did not become free in time.
+        InvalidDevices: the machine has fewer devices.
+        DevicesBusy: the devices were not released in time.
     """
     devices = tuple(among or machine_devices())
     count = 1 if devices == (CPU,) else count
     if count > len(devices):
         raise InvalidDevices(
-            f"{what} needs {count} GPUs, this machine has {len(devices)} ({', '.join(devices)}): lower the engine's "
-            f"parallel sizes, or name more devices in {DEVICES}"
+            f"{what} needs {count} GPUs, but this machine has {len(devices)} ({', '.join(devices)}). Lower the "
+            f"engine's parallel sizes, or list more devices in {DEVICES}."
         )
     folder = _folder()
     waiting = _Waiting(what, count, devices, folder, _limit() if wait_seconds is None else wait_seconds, log)
@@ -121,72 +121,71 @@ def lease(
                 if len(taken) < count:
                     waiting.poll()
         on_error.pop_all()
-    waiting.over()
+    waiting.finish()
     return Lease(devices=tuple(taken), _locks=list(taken.values()))
 
 
 @contextlib.contextmanager
 def leased(what: str, count: int, *, log: Callable[[str], None]) -> Iterator[None]:
-    """A lease for a block whose child processes compute on the devices; they see these alone."""
-    held = lease(count, what, log=log)
-    before = {name: os.environ.get(name) for name in held.environment}
+    """Lease devices for a block; the child processes that it starts see only these devices."""
+    current = lease(count, what, log=log)
+    before = {name: os.environ.get(name) for name in current.environment}
     try:
-        os.environ.update(held.environment)
+        os.environ.update(current.environment)
         yield
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-        held.release()
+        current.release()
 
 
 @contextlib.contextmanager
 def leased_here(what: str, *, log: Callable[[str], None]) -> Iterator[None]:
-    """A lease of one device for a block that computes in this process.
+    """Lease one device for a block that computes in this process; PyTorch sees only that device.
 
-    PyTorch sees just that device. What it has seen once it sees for ever, so a later block of the same process asks
-    for the same one.
+    PyTorch cannot be shown another device later, so a later block of the same process leases the same one.
     """
     global _in_process
-    held = lease(1, what, log=log, among=_in_process or None)
+    current = lease(1, what, log=log, among=_in_process or None)
     try:
-        _in_process = held.devices
-        os.environ.update(held.environment)
+        _in_process = current.devices
+        os.environ.update(current.environment)
         yield
     finally:
         _empty_caches()
-        held.release()
+        current.release()
 
 
-def free(count: int) -> bool:
-    """Whether so many devices could be had without waiting."""
-    found = [lock for device in machine_devices() if (lock := _take(_folder(), device, "looking"))]
-    for lock in found:
+def are_free(count: int) -> bool:
+    """Return whether so many devices can be leased without waiting."""
+    locks = [lock for device in machine_devices() if (lock := _take(_folder(), device, "checking"))]
+    for lock in locks:
         lock.close()
-    return len(found) >= min(count, len(machine_devices()))
+    return len(locks) >= min(count, len(machine_devices()))
 
 
 def machine_devices() -> tuple[str, ...]:
-    """This machine's devices: those that `FINEPHRASE_DEVICES` names, else its GPUs, else `cpu`.
+    """Return this machine's devices: those in `FINEPHRASE_DEVICES`, else its GPUs, else `cpu`.
 
     Raises:
-        InvalidDevices: a device is named twice.
+        InvalidDevices: `FINEPHRASE_DEVICES` lists a device twice.
     """
-    said = os.environ.get(DEVICES, "")
-    names = tuple(name.strip() for name in said.split(",") if name.strip())
+    listed = os.environ.get(DEVICES, "")
+    names = tuple(name.strip() for name in listed.split(",") if name.strip())
     if len(set(names)) < len(names):
-        raise InvalidDevices(f"{DEVICES}={said!r} names a device twice; name each once, such as 0,1,2 or cpu")
-    return names or _found()
+        raise InvalidDevices(f"{DEVICES}={listed!r} lists a device twice. List each once, such as 0,1,2 or cpu.")
+    return names or _detected()
 
 
 @cache
-def _found() -> tuple[str, ...]:
+def _detected() -> tuple[str, ...]:
     if (visible := os.environ.get(VISIBLE)) is not None:
         return tuple(name.strip() for name in visible.split(",") if name.strip()) or (CPU,)
     if command := shutil.which("nvidia-smi"):
-        asked = [command, "--query-gpu=index", "--format=csv,noheader"]
+        query = [command, "--query-gpu=index", "--format=csv,noheader"]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
-            return tuple(line.strip() for line in said.splitlines() if line.strip().isdigit()) or (CPU,)
+            output = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
+            return tuple(line.strip() for line in output.splitlines() if line.strip().isdigit()) or (CPU,)
     if not (any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()):
         return (CPU,)
     from torch import cuda  # slow to import
@@ -195,14 +194,14 @@ def _found() -> tuple[str, ...]:
 
 
 def _empty_caches() -> None:
-    """Gives back the memory that PyTorch keeps for later."""
+    """Release the GPU memory that PyTorch has cached."""
     if torch := sys.modules.get("torch"):
-        torch.cuda.empty_cache()  # does nothing where CUDA was not used
+        torch.cuda.empty_cache()  # does nothing if CUDA was not used
 
 
 @dataclass
 class _Waiting:
-    """A wait for devices: how long it may last, and what is said of it."""
+    """A wait for devices, with its limit and its log messages."""
 
     what: str
     count: int
@@ -211,23 +210,23 @@ class _Waiting:
     limit: float
     log: Callable[[str], None]
     began: float = field(default_factory=time.monotonic)
-    said: float = -math.inf
+    logged: float = -math.inf
 
     def poll(self) -> None:
-        """Sleeps for a moment; raises DevicesBusy at the end."""
+        """Sleep for a moment; raise DevicesBusy if the limit is reached."""
         now = time.monotonic()
         if now - self.began >= self.limit:
             raise DevicesBusy(
-                f"{self.what} waited {self._time(now)} for {self._wanted}: {self._holders()}; stop it, or raise {WAIT}"
+                f"{self.what} waited {self._time(now)} for {self._wanted}: {self._holders()}. Stop it, or raise {WAIT}."
             )
-        if now - self.said >= SAY_SECONDS:
+        if now - self.logged >= LOG_SECONDS:
             self.log(f"waiting for {self._wanted}: {self._holders()}")
-            self.said = now
+            self.logged = now
         time.sleep(POLL_SECONDS)
 
-    def over(self) -> None:
-        """Says how long it was, if anything was said before."""
-        if self.said > -math.inf:
+    def finish(self) -> None:
+        """Log how long the wait was, if it was logged at all."""
+        if self.logged > -math.inf:
             self.log(f"waited {self._time(time.monotonic())} for {self._wanted}")
 
     @property
@@ -239,11 +238,14 @@ class _Waiting:
 
     def _holders(self) -> str:
         held = {device: holder for device in self.devices if (holder := _holder(self.folder / f"device-{device}"))}
-        return ", ".join(f"{device} is held by {holder}" for device, holder in held.items()) or "others wait before it"
+        return (
+            ", ".join(f"{device} is held by {holder}" for device, holder in held.items())
+            or "others are first in the queue"
+        )
 
 
 def _take(folder: Path, device: str, what: str) -> IO[str] | None:
-    """The lock of a device; None if it is held."""
+    """Lock a device; return None if another process holds it."""
     lock = lock_file(folder / f"device-{device}", mode=FOR_ALL)
     if lock is None:
         return None
@@ -255,16 +257,16 @@ def _take(folder: Path, device: str, what: str) -> IO[str] | None:
 
 
 def _holder(path: Path) -> str:
-    """Who holds a device; nothing if that is this process, which gathers."""
+    """Return the process that holds a device; empty if it is this process, which still collects devices."""
     try:
-        said: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {said['pid']} ({said['what']})" if said["pid"] != os.getpid() else ""
+        holder: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} ({holder['what']})" if holder["pid"] != os.getpid() else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
 def _folder() -> Path:
-    """One for the whole machine, whatever the data folder: a device has no other."""
+    """Return the folder of the lock files: one per machine, whatever the data folder."""
     folder = Path(os.environ.get(LOCKS) or Path(tempfile.gettempdir()) / "finephrase-devices")
     try:
         folder.mkdir(parents=True, mode=0o777)
@@ -273,7 +275,9 @@ def _folder() -> Path:
         pass
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO)
-        raise InvalidDevices(f"the locks of devices cannot be kept in {folder} ({reason}): set {LOCKS}") from error
+        raise InvalidDevices(
+            f"cannot create the folder {folder} for the locks of devices ({reason}). Set {LOCKS} to another folder."
+        ) from error
     return folder
 
 
@@ -282,11 +286,11 @@ def _queue_of(devices: Sequence[str]) -> str:
 
 
 def _limit() -> float:
-    said = os.environ.get(WAIT)
+    value = os.environ.get(WAIT)
     try:
-        seconds = float(said) if said else DAY
+        seconds = float(value) if value else DAY
     except ValueError:
         seconds = math.nan
     if not seconds >= 0:
-        raise InvalidDevices(f"{WAIT}={said!r} is no number of seconds; write one, such as 3600")
+        raise InvalidDevices(f"{WAIT}={value!r} is not a number of seconds. Write one, such as 3600.")
     return seconds

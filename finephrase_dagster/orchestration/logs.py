@@ -1,6 +1,6 @@
-"""What is said, for machines: one JSON object a line, where `FINEPHRASE_LOG_FORMAT` is `json`.
+"""Logs for machines: one JSON object per line if `FINEPHRASE_LOG_FORMAT` is `json`.
 
-Each has `time` (UTC), `level` and `message`, and what is known of `study`, `asset`, `partition` and `run_id`.
+Each object has `time` (UTC), `level`, `message` and `study`, and where they apply `asset`, `partition` and `run_id`.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ PARTITION, FIRST, LAST = (
 
 
 def json_wanted() -> bool:
-    """Whether lines are for machines."""
+    """Return whether log lines must be JSON."""
     return os.environ.get(LOG_FORMAT, "").strip().lower() == "json"
 
 
 def json_line(message: str, *, level: str = "info", at: float | None = None, **known: str | None) -> str:
-    """One line; `at` is in seconds of the epoch, and what is None is left out."""
-    said = {
+    """Return one log line; `at` is in seconds since the epoch, and fields that are None are left out."""
+    fields = {
         "time": (datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)).isoformat(),
         "level": level,
         "message": message,
         "study": Paths.from_environment().study.stem,
         **{name: value for name, value in known.items() if value is not None},
     }
-    return json.dumps(said, ensure_ascii=False)
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def write_json_lines() -> None:
-    """From now on libraries' log records and warnings are such lines, too, on standard error."""
+    """Write log records and warnings of libraries as JSON lines on standard error from now on."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler], force=True)
@@ -47,7 +47,7 @@ def write_json_lines() -> None:
 
 
 class JsonLines(logging.Formatter):
-    """A formatter of log records; what Dagster knows of them is put in."""
+    """Format log records as JSON lines, with the fields that Dagster adds to a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         meta: dict[str, Any] = getattr(record, "dagster_meta", {})

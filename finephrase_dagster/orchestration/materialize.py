@@ -1,7 +1,7 @@
-"""Materialising a study: just what is missing or stale, stage by stage, in this process.
+"""Materialize what is missing or stale in a study, stage by stage, in this process. No daemon is needed.
 
-The files decide what there is to do: an artifact of today's recipe is reused, whatever Dagster's instance
-remembers; where the two differ, the asset runs, finds its artifact and tells Dagster. No daemon is needed.
+The files decide what to do: an artifact with the current recipe is reused. If Dagster's instance does not know its
+version, the asset runs, reuses the artifact and records it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UNFINISHED = [
 
 @dataclass
 class Outcome:
-    """What a materialisation did: names of items."""
+    """The names of the items that were materialized, reused, failed, wait for an input, or were stopped early."""
 
     made: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
@@ -59,16 +59,16 @@ def materialize_study(
     log: Callable[[str], None],
     engines_kept: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Outcome:
-    """Materializes what is missing or stale. A failure is reported and holds up only what depends on it.
+    """Materialize what is missing or stale; a failure affects only what depends on it.
 
     Args:
-        engines_kept: a block within which engines outlive their runs; entered once per stage.
+        engines_kept: returns a context in which engines outlive their runs; entered once per stage.
     """
     end_abandoned_runs(instance)
     for observation in changed_prompts(lineage, instance):
         instance.report_runless_asset_event(observation)
     outcome = Outcome()
-    with interrupts_noted() as raise_if_interrupted:
+    with noting_interrupts() as raise_if_interrupted:
         for _, of_stage in groupby(items(lineage), key=lambda item: item.stage):
             with engines_kept():
                 for asset, of_asset in groupby(of_stage, key=lambda item: item.asset):
@@ -79,13 +79,13 @@ def materialize_study(
 
 
 @contextlib.contextmanager
-def interrupts_noted() -> Iterator[Callable[[], None]]:
-    """Yields what raises KeyboardInterrupt if an interrupt arrived since the block began.
+def noting_interrupts() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises KeyboardInterrupt if an interrupt arrived since the block began.
 
-    Dagster holds interrupts back while it writes its events, and forgets one that it still holds when a run
-    ends. Python writes every signal's number into a pipe, whoever handles the signal, so nothing is lost there.
+    Dagster delays interrupts while it writes events and drops one that is still delayed when a run ends. Python
+    writes the number of every signal into a pipe, whichever handler is set, so here none is lost.
     """
-    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+    if threading.current_thread() is not threading.main_thread():  # signals arrive in the main thread only
         yield lambda: None
         return
     arrived, writing = socket.socketpair()
@@ -111,25 +111,25 @@ def _to_do(
     outcome: Outcome,
     log: Callable[[str], None],
 ) -> list[list[Item]]:
-    """The items of one asset that must run, in stretches without a gap."""
-    stretches: list[list[Item]] = [[]]
+    """Return the items of one asset that must run, as ranges of neighboring partitions."""
+    ranges: list[list[Item]] = [[]]
     for item in of_asset:
-        found = state(item)
-        if found.status == "waiting":
+        current = state(item)
+        if current.status == "waiting":
             outcome.waiting.append(item.name)
-            stretches.append([])
-        elif found.status == "stopped":
-            log(f"{item.name}: {found.reasons[0]}")
+            ranges.append([])
+        elif current.status == "stopped":
+            log(f"{item.name}: {current.reasons[0]}")
             outcome.stopped.append(item.name)
-            stretches.append([])
-        elif found.status == "current" and _recorded(item, instance):
+            ranges.append([])
+        elif current.status == "current" and _recorded(item, instance):
             outcome.reused.append(item.name)
-            stretches.append([])
+            ranges.append([])
         else:
-            if found.status == "stale":
-                log(f"{item.name} is stale: {'; '.join(found.reasons)}")
-            stretches[-1].append(item)
-    return [stretch for stretch in stretches if stretch]
+            if current.status == "stale":
+                log(f"{item.name} is stale: {'; '.join(current.reasons)}")
+            ranges[-1].append(item)
+    return list(filter(None, ranges))
 
 
 def _recorded(item: Item, instance: dg.DagsterInstance) -> bool:
@@ -139,13 +139,13 @@ def _recorded(item: Item, instance: dg.DagsterInstance) -> bool:
     return version is not None and version.value == item.artifact().version
 
 
-def _runs_of(stretches: Sequence[list[Item]]) -> Iterator[list[Item]]:
-    """One run a partition; for rephrasing one run a stretch, whose prompts share an engine."""
-    for stretch in stretches:
-        if stretch[0].stage == "synthetic":
-            yield stretch
+def _runs_of(ranges: Sequence[list[Item]]) -> Iterator[list[Item]]:
+    """Yield the items of each run: one per run; for rephrasing a range, whose prompts share an engine."""
+    for items_of_range in ranges:
+        if items_of_range[0].stage == "synthetic":
+            yield items_of_range
         else:
-            yield from ([item] for item in stretch)
+            yield from ([item] for item in items_of_range)
 
 
 def _run(
@@ -178,8 +178,8 @@ def _run(
         log(f"{name}: done in {time.monotonic() - started:.1f} s")
         return
     kind, message, causes = _error(result)
-    if any(words in causes for words in NO_SPACE) and "make room" not in message:
-        message += "; make room, or set FINEPHRASE_DATA to a larger disk, and run again: what is finished is kept"
+    if any(words in causes for words in NO_SPACE) and "make room" not in message.lower():
+        message += ". Make room, or set FINEPHRASE_DATA to a larger disk, then run the same command again to resume."
     if kind == dg.DagsterExecutionInterruptedError.__name__:
         raise KeyboardInterrupt
     for item in group:
@@ -191,7 +191,7 @@ def _run(
 
 
 def _error(result: dg.ExecuteInProcessResult) -> tuple[str, str, str]:
-    """What a stage raised: its name, its message in one line, and all that it was caused by."""
+    """Return the class name and one-line message of a stage's error, and the text of the error with its causes."""
     for event in result.all_events:
         if event.is_step_failure and (error := event.step_failure_data.error):
             if error.cls_name == dg.DagsterExecutionStepExecutionError.__name__ and error.cause:
@@ -203,10 +203,10 @@ def _error(result: dg.ExecuteInProcessResult) -> tuple[str, str, str]:
 
 
 def end_abandoned_runs(instance: dg.DagsterInstance) -> None:
-    """Marks as failed the runs whose process is gone, which would otherwise show as running for ever."""
+    """Record as failed the runs whose process has ended, which would otherwise show as running forever."""
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         process = run.tags.get(PROCESS_TAG)
         if process is None:
             continue
         if not is_running(process):
-            instance.report_run_failed(run, "Its process ended before the run did.")
+            instance.report_run_failed(run, "The run's process ended before the run did.")

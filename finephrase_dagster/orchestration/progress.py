@@ -1,4 +1,4 @@
-"""Progress on the terminal: what the stages say, without what Dagster says of them."""
+"""Progress on the terminal: the messages of the stages, without Dagster's own events."""
 
 import logging
 import sys
@@ -13,16 +13,16 @@ class _Messages(logging.Formatter):
         return f"  {getattr(record, 'dagster_meta', {}).get('orig_message', record.getMessage())}"
 
 
-def _said_by_a_stage(record: logging.LogRecord) -> bool:
+def _is_from_a_stage(record: logging.LogRecord) -> bool:
     return getattr(record, "dagster_meta", {}).get("dagster_event") is None
 
 
 @dg.logger
 def progress(_: dg.InitLoggerContext) -> logging.Logger:
-    """A logger for runs in the process that a person looks at."""
+    """Return a logger for runs in a process that a person watches."""
     logger = logging.Logger("finephrase", level=logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if json_wanted() else _Messages())
-    handler.addFilter(_said_by_a_stage)
+    handler.addFilter(_is_from_a_stage)
     logger.addHandler(handler)
     return logger

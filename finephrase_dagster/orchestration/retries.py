@@ -1,17 +1,17 @@
-"""Which failure is tried again, and by whom.
+"""Which failures are retried, and by what.
 
-| what failed | who tries again |
+| failure | retried by |
 |---|---|
-| a request to an endpoint, an engine that died under a run | the run itself, while it runs (`rephrase/`) |
-| infrastructure: an engine that does not start, an endpoint or a tracking server that cannot be reached, a broken \
-connection, a store or a device that is busy | the step, in the same run, after a while: `retried` |
-| a step's pod: taken from its node, killed | the executor of the cluster, in the same run (`pod_executor.py`) |
-| the run's worker: killed, out of memory, its machine gone | Dagster's daemon, by a new run: `run_retries` in \
-`dagster.yaml` |
-| wrong input: a study, a recipe that does not match, an audit that did not pass; and a full disk | nobody: it \
-fails the same way again, until a person changes something |
+| a request to an endpoint; an engine that dies during a run | the run itself (`rephrase/`) |
+| infrastructure: an engine that does not start, an endpoint or tracking server that does not answer, a broken \
+connection, a busy store or device | the step, in the same run, after a delay: `retried` |
+| a step's pod: removed from its node, killed | the executor of the cluster, in the same run (`pod_executor.py`) |
+| a run's worker process: killed, out of memory, its machine lost | Dagster's daemon, with a new run: `run_retries` \
+in `dagster.yaml` |
+| invalid input: a study, a recipe that does not match, a failed audit; also a full disk | nothing: a person must \
+change something first |
 
-What is named here as infrastructure is tried again; everything else is not.
+Only infrastructure failures are retried.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ INFRASTRUCTURE: tuple[type[BaseException], ...] = (
     TimeoutError,
     requests.ConnectionError,
     requests.Timeout,
-    HTTPError,  # of a Kubernetes API that is away for longer than its clients wait
-    OperationalError,  # of SQLite or Postgres: locked, or away
+    HTTPError,  # a Kubernetes API that does not answer for longer than its clients wait
+    OperationalError,  # SQLite or PostgreSQL: locked, or not reachable
     sqlite3.OperationalError,
 )
-"""Errors of libraries that another attempt may not meet again; ours say so themselves (`FinephraseError.retryable`)."""
+"""Errors of libraries after which a retry may succeed; our own state it themselves (`FinephraseError.retryable`)."""
 
 NO_SPACE = (*map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), "disk is full")
-"""What errors say that tell of a full disk."""
+"""Texts in error messages that mean a full disk."""
 
 RETRIES = 3
 FIRST_WAIT_SECONDS = 15
 ONCE_TAG = "finephrase/once"
-"""Of a run that is not tried again, for a person waits for it and sees why it failed."""
+"""Tag of a run whose steps are not retried, because a person waits for it and sees why it failed."""
 
 Compute = TypeVar("Compute", bound=Callable[..., Any])
 
 
-def infrastructure(error: BaseException) -> bool:
-    """Whether it, or what it was caused by, is a fault of the infrastructure."""
+def is_infrastructure(error: BaseException) -> bool:
+    """Return whether an error or one of its causes is an infrastructure failure."""
     causes = list(_causes(error))
-    return any(map(_is_retryable, causes)) and not any(map(_no_space, causes))
+    return any(map(_is_retryable, causes)) and not any(map(_is_full_disk, causes))
 
 
 def _is_retryable(error: BaseException) -> bool:
@@ -72,21 +72,20 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
-def _no_space(error: BaseException) -> bool:
-    """Whether a disk is full; SQLite says so in words of its own."""
+def _is_full_disk(error: BaseException) -> bool:
     return any(words in str(error) for words in NO_SPACE)
 
 
 def wait_seconds(attempt: int) -> int:
-    """Before an attempt, the first of which is 0: each time twice as long."""
+    """Return the delay after an attempt, counted from 0; it doubles each time."""
     return FIRST_WAIT_SECONDS * 2**attempt
 
 
 def retried(compute: Compute) -> Compute:
-    """An asset's body that Dagster runs again after a fault of the infrastructure; all other errors end the step.
+    """Decorate an asset's body so that Dagster retries the step after an infrastructure failure.
 
-    It stands between `@dg.multi_asset` and the body. A retry policy would not do: it takes every error for one that
-    passes, interrupts included.
+    All other errors fail the step. Apply it below `@dg.multi_asset`. Dagster's retry policy is no alternative: it
+    retries after every error, including interrupts.
     """
     if inspect.isgeneratorfunction(compute):
 
@@ -95,7 +94,7 @@ def retried(compute: Compute) -> Compute:
             try:
                 yield from compute(*args, **kwargs)
             except Exception as error:
-                _try_again_after(error)
+                _request_retry(error)
                 raise
 
     else:
@@ -105,18 +104,18 @@ def retried(compute: Compute) -> Compute:
             try:
                 return compute(*args, **kwargs)
             except Exception as error:
-                _try_again_after(error)
+                _request_retry(error)
                 raise
 
     return body  # type: ignore[return-value]
 
 
-def _try_again_after(error: Exception) -> None:
-    """Raises RetryRequested if there is sense in it."""
+def _request_retry(error: Exception) -> None:
+    """Raise RetryRequested if the error is an infrastructure failure and attempts are left."""
     context = dg.AssetExecutionContext.get()
     attempt = context.retry_number
-    if attempt >= RETRIES or ONCE_TAG in context.run.tags or not infrastructure(error):
+    if attempt >= RETRIES or ONCE_TAG in context.run.tags or not is_infrastructure(error):
         return
     wait = wait_seconds(attempt)
-    context.log.warning(f"{error}\nThat may pass: attempt {attempt + 2} of {RETRIES + 1} begins in {wait} s.")
+    context.log.warning(f"{error}\nThis may be temporary: attempt {attempt + 2} of {RETRIES + 1} starts in {wait} s.")
     raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=wait) from error

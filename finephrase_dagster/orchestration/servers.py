@@ -1,4 +1,4 @@
-"""The web pages: Dagster's and MLflow's, served on 127.0.0.1 as child processes of one command."""
+"""The web UI: Dagster's and MLflow's servers on 127.0.0.1, as child processes of one command that log to files."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from finephrase_dagster.artifacts.processes import end
+from finephrase_dagster.artifacts.processes import end, last_lines
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.stores import is_server, refuse_unusable, tracking_uri
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 10
+LAST_LINES = 20
 
 
 class PortInUse(FinephraseError):
-    """Another program listens on a port that is wanted; the message says how to choose another."""
+    """A port is used by another program; the message names the option that chooses another one."""
 
 
-class PagesStopped(FinephraseError):
-    """One of the servers ended by itself."""
+class ServerEnded(FinephraseError):
+    """One of the servers ended by itself; the message has the last lines of its log."""
 
 
 def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log: Callable[[str], None]) -> None:
-    """Serves both until interrupted; a server that is given by `MLFLOW_TRACKING_URI` is not started.
+    """Run both servers until interrupted; MLflow's only if `MLFLOW_TRACKING_URI` names no server.
+
+    The servers' output goes to `logs/dagster.log` and `logs/mlflow.log` in the data folder.
 
     Raises:
         PortInUse, InvalidStore, StoreUnusable: before anything is started.
-        PagesStopped: a server ended by itself.
+        ServerEnded: a server ended by itself.
     """
     tracking = tracking_uri(paths)
     own_mlflow = not is_server(tracking)
@@ -45,53 +48,62 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
         "FINEPHRASE_STUDY": str(paths.study),
         "FINEPHRASE_DATA": str(paths.data),
         "FINEPHRASE_DAGSTER_URL": f"http://{HOST}:{port}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    commands = {"Dagster": _dagster(port)}
+    commands = {"dagster": _dagster(port)}
     if own_mlflow:
         if mlflow_port == port:
-            raise PortInUse(f"port {port} is meant for both Dagster and MLflow: choose another with --mlflow-port")
+            raise PortInUse(f"port {port} is given for both Dagster and MLflow. Choose another with --mlflow-port.")
         refuse_used_port(mlflow_port, option="--mlflow-port")
         paths.tracking_store.parent.mkdir(parents=True, exist_ok=True)
-        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # else it starts seven workers for chat traces
-        environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
-        environment["MLFLOW_BACKEND_STORE_URI"] = tracking  # no argument, which `ps` would show
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # otherwise it starts seven workers for traces
+        environment["MLFLOW_BACKEND_STORE_URI"] = tracking  # an argument would be visible in `ps`
         environment["MLFLOW_ARTIFACTS_DESTINATION"] = str(paths.tracking_store.parent / "artifacts")
         environment.setdefault("FINEPHRASE_MLFLOW_URL", f"http://{HOST}:{mlflow_port}")
-        commands["MLflow"] = _mlflow(mlflow_port)
+        commands["mlflow"] = _mlflow(mlflow_port)
+    folder = paths.data / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = {name: folder / f"{name}.log" for name in commands}
     log(f"Dagster: http://{HOST}:{port}\nMLflow:  {f'http://{HOST}:{mlflow_port}' if own_mlflow else tracking}")
-    log("Ctrl-C stops both.")
+    log(f"Logs:    {', '.join(map(str, logs.values()))}\nPress Ctrl-C to stop.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    servers = {
-        name: subprocess.Popen(command, cwd=REPOSITORY, env=environment, start_new_session=True)
-        for name, command in commands.items()
-    }
+    servers = {name: _start(command, environment, logs[name]) for name, command in commands.items()}
     try:
         while True:
             time.sleep(0.5)
             for name, server in servers.items():
                 if (status := server.poll()) is not None:
-                    raise PagesStopped(f"{name}'s server ended with status {status}; its last lines stand above")
+                    last = "\n".join(last_lines(logs[name], count=LAST_LINES))
+                    raise ServerEnded(f"the {name} server ended with status {status}. The end of {logs[name]}:\n{last}")
     except KeyboardInterrupt:
         log("stopping")
     finally:
-        for ignored in (signal.SIGINT, signal.SIGTERM):  # an impatient second Ctrl-C must not orphan a server
+        for ignored in (signal.SIGINT, signal.SIGTERM):  # so that a second Ctrl-C leaves no server behind
             signal.signal(ignored, signal.SIG_IGN)
         for server in servers.values():
             end(server, first=signal.SIGINT, grace_seconds=STOP_SECONDS)
 
 
 def refuse_used_port(port: int, *, option: str) -> None:
-    """Raises PortInUse where something listens on a local port already, or nobody without rights may."""
+    """Raise PortInUse if a local port is in use or needs privileges."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except PermissionError as error:
-            raise PortInUse(f"port {port} needs rights that you do not have: choose one with {option}") from error
+            raise PortInUse(f"port {port} needs privileges. Choose another with {option}.") from error
         except OSError as error:
             raise PortInUse(
-                f"port {port} on {HOST} is in use: stop the program that listens there, or choose another with {option}"
+                f"port {port} on {HOST} is in use. Stop the program that listens there, or choose another port with "
+                f"{option}."
             ) from error
+
+
+def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
 
 
 def _dagster(port: int) -> list[str]:

@@ -1,8 +1,8 @@
-"""The stores: where Dagster and MLflow keep their state. SQLite files, or databases of a PostgreSQL server.
+"""Stores: where Dagster and MLflow keep their state, in SQLite files or in PostgreSQL databases.
 
-Dagster's is said by the settings in `DAGSTER_HOME`, MLflow's by `MLFLOW_TRACKING_URI`. Host, user and password of
-a PostgreSQL server are libpq's to find (`PGHOST`, `PGUSER`, `PGPASSWORD`, `~/.pgpass`), so that no URL needs to
-hold a secret. Where one does hold a password, it is not told.
+The settings in `DAGSTER_HOME` name Dagster's store, `MLFLOW_TRACKING_URI` names MLflow's. libpq finds host, user and
+password of a PostgreSQL server (`PGHOST`, `PGUSER`, `PGPASSWORD`, `~/.pgpass`), so no URL needs to contain a secret.
+A password in a URL is never printed.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from finephrase_dagster.study.paths import Paths
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 DRIVER = "postgresql+psycopg2"
 CONNECT_SECONDS = 10
-LOCK = 0x66696E65  # any number that others do not lock
+LOCK = 0x66696E65  # any number that no other application locks
 
 _POSTGRES = re.compile(r"^postgres(ql)?(\+psycopg2)?:", re.IGNORECASE)
 _SERVER = re.compile(r"^https?:", re.IGNORECASE)
 
 
 class InvalidStore(FinephraseError, exit_status=2):
-    """A store is described wrongly; the message names the variable and says how to write it."""
+    """The address of a store is invalid; the message names the variable and the right form."""
 
 
 class StoreUnusable(FinephraseError):
-    """A store does not answer, or lets nobody in; the message says what to see to."""
+    """A store does not answer or refuses access; the message says what to check."""
 
 
 def tracking_uri(paths: Paths) -> str:
-    """MLflow's store: what `MLFLOW_TRACKING_URI` says, else a SQLite file.
+    """Return the URI of MLflow's store: `MLFLOW_TRACKING_URI`, else a SQLite file.
 
     Raises:
-        InvalidStore: it cannot be used as it is written.
+        InvalidStore: the variable has an invalid value.
     """
     uri = os.environ.get(TRACKING_URI)
     if not uri:
         return f"sqlite:///{paths.tracking_store}"
     if is_server(uri) and "@" in uri:
         raise InvalidStore(
-            f"{TRACKING_URI} has a user or a password in it, which links would show; write http://HOST:PORT, and set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            f"{TRACKING_URI} contains a user or a password, which links would show. Write http://HOST:PORT, and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
     if is_postgres(uri):
         _database(with_driver(uri), TRACKING_URI)
@@ -58,31 +58,31 @@ def tracking_uri(paths: Paths) -> str:
 
 
 def is_server(uri: str) -> bool:
-    """Whether a tracking URI is that of an MLflow server."""
+    """Return whether a tracking URI names an MLflow server."""
     return bool(_SERVER.match(uri))
 
 
 def is_postgres(uri: str) -> bool:
-    """Whether a URI is that of a PostgreSQL database."""
+    """Return whether a URI names a PostgreSQL database."""
     return bool(_POSTGRES.match(uri))
 
 
 def with_driver(uri: str) -> str:
-    """A PostgreSQL URI that names the driver that is installed; any other as it is."""
+    """Return a PostgreSQL URI with the installed driver; any other URI unchanged."""
     return _POSTGRES.sub(f"{DRIVER}:", uri)
 
 
-def shown(uri: str) -> str:
-    """A URI for people to read: of a database in PostgreSQL its name alone, for the rest may be secret."""
+def printable(uri: str) -> str:
+    """Return a URI without secrets: for a PostgreSQL database, its name alone."""
     return f"{DRIVER}:///{_database(with_driver(uri), TRACKING_URI).database}" if is_postgres(uri) else uri
 
 
 def refuse_unusable(paths: Paths, dagster_home: Path) -> None:
-    """Asks every store that is not a file whether it answers, before anything is started.
+    """Check that every store that is not a file answers.
 
     Raises:
-        InvalidStore: one is described wrongly.
-        StoreUnusable: one does not answer.
+        InvalidStore: the address of a store is invalid.
+        StoreUnusable: a store does not answer.
     """
     tracking = tracking_uri(paths)
     settings = dagster_home / "dagster.yaml"
@@ -95,13 +95,13 @@ def refuse_unusable(paths: Paths, dagster_home: Path) -> None:
 
 
 @contextmanager
-def alone(uri: str) -> Iterator[None]:
-    """Within this block no other process is within one for the same PostgreSQL database."""
+def exclusive(uri: str) -> Iterator[None]:
+    """Keep other processes out of such a block for the same PostgreSQL database."""
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(with_driver(uri))
     try:
-        with engine.connect() as connection:  # the lock ends with it
+        with engine.connect() as connection:  # closing it releases the lock
             connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
             yield
     finally:
@@ -109,7 +109,7 @@ def alone(uri: str) -> Iterator[None]:
 
 
 def server_failure(error: BaseException | None) -> str | None:
-    """What a PostgreSQL server's failure says, in one line, if that is what is behind an error."""
+    """Return the message of the PostgreSQL server's failure that caused an error, in one line; None if none did."""
     from sqlalchemy.exc import DBAPIError
 
     while error is not None:
@@ -120,13 +120,13 @@ def server_failure(error: BaseException | None) -> str | None:
 
 
 def _dagster_uri(settings: Path) -> str | None:
-    """The URI of Dagster's PostgreSQL database, if its settings name one."""
+    """Return the URI of Dagster's PostgreSQL database; None if its settings name none."""
     try:
-        read = yaml.safe_load(settings.read_text(encoding="utf-8"))
+        fields = yaml.safe_load(settings.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InvalidStore(f"{settings} cannot be read: {error}") from error
-    said = read.get("storage") if isinstance(read, Mapping) else None
-    postgres = said.get("postgres") if isinstance(said, Mapping) else None
+    storage = fields.get("storage") if isinstance(fields, Mapping) else None
+    postgres = storage.get("postgres") if isinstance(storage, Mapping) else None
     if not isinstance(postgres, Mapping):
         return None
     from dagster_postgres.utils import pg_url_from_config
@@ -136,34 +136,34 @@ def _dagster_uri(settings: Path) -> str | None:
     return pg_url_from_config({**_from_environment(postgres, settings), **named})
 
 
-def _from_environment(said: Mapping[str, Any], settings: Path) -> dict[str, Any]:
-    """The settings, with the variables that they name put in."""
-    found = {}
-    for name, value in said.items():
+def _from_environment(fields: Mapping[str, Any], settings: Path) -> dict[str, Any]:
+    """Return the fields with the values of the environment variables that they name."""
+    values = {}
+    for name, value in fields.items():
         if isinstance(value, Mapping) and set(value) == {"env"}:
             if value["env"] not in os.environ:
                 raise InvalidStore(
                     f"{settings}: storage.postgres: {name} is in {value['env']}, which is not set; set it"
                 )
             value = os.environ[value["env"]]
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def _database(uri: str, named_by: str) -> Any:
-    """A database's URI in its parts."""
+    """Return a PostgreSQL URI as SQLAlchemy's URL; raise InvalidStore if it cannot be used."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
-    wrong = f"{named_by}: it is no database's URI; write {DRIVER}:///DATABASE, and leave the rest to PGHOST and PGUSER"
+    invalid = f"{named_by} is not a database URI. Write {DRIVER}:///DATABASE and set PGHOST, PGUSER and PGPASSWORD"
     try:
         url = make_url(uri)
     except (ArgumentError, ValueError) as error:
-        raise InvalidStore(f"{wrong} and PGPASSWORD") from error.with_traceback(None)
+        raise InvalidStore(invalid) from error.with_traceback(None)
     if "@" in (url.host or "") or not url.database:
-        raise InvalidStore(f"{wrong}; a password in it is percent-encoded (%40 for @)")
+        raise InvalidStore(f"{invalid}; percent-encode a password in it (%40 for @)")
     if url.drivername != DRIVER:
-        raise InvalidStore(f"{named_by}: the scheme {url.drivername} has no driver here; write {DRIVER}://")
+        raise InvalidStore(f"{named_by}: no driver for the scheme {url.drivername} is installed. Write {DRIVER}://")
     return url
 
 
@@ -178,8 +178,8 @@ def _refuse_unusable_database(uri: str, named_by: str) -> None:
     except SQLAlchemyError as error:
         reason = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
         raise StoreUnusable(
-            f"the database {url.database!r} of {named_by} cannot be used: {_without(reason, url.password)}. See that "
-            "the server runs and that PGHOST, PGPORT, PGUSER and PGPASSWORD are right"
+            f"the database {url.database!r} of {named_by} cannot be used: {_without(reason, url.password)}. Check that "
+            "the server runs and that PGHOST, PGPORT, PGUSER and PGPASSWORD are right."
         ) from None
     finally:
         engine.dispose()
@@ -189,10 +189,10 @@ def _refuse_unusable_server(uri: str) -> None:
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS).close()
     except urllib.error.HTTPError:
-        return  # it answers, whatever it thinks of that page
+        return  # a server answers, even if it has no such page
     except (OSError, ValueError) as error:
         raise StoreUnusable(
-            f"MLflow's server {uri} does not answer ({error}); see that it runs, or correct {TRACKING_URI}"
+            f"MLflow's server {uri} does not answer ({error}). Check that it runs, or correct {TRACKING_URI}."
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Cleaning of completions: a named, versioned set of rules, each of which only takes away.
+"""Cleaning of completions: a versioned set of rules that only remove text.
 
-What a rule removes is wrapping (a thought, an announcement, a fence), never content. Its version
-(`CLEANING` in `artifacts/versions.py`) stands in the recipe; raise it with any rule.
+A rule removes what surrounds the content (a thought, an announcement, a fence), never content. The version of the set
+(`CLEANING` in `artifacts/versions.py`) is part of the recipe; raise it with every change of a rule.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FENCE = re.compile(r"\s*(`{3,}|~{3,})[\w+-]*[ \t]*\n(?P<inside>.*?)\n?[ \t]*\1\
 
 
 def strip_thoughts(text: str) -> str:
-    """Removes `<think>` blocks, one that never ends, and one whose beginning the chat template wrote."""
+    """Remove `<think>` blocks, also one that never ends, and one that the chat template opened."""
     text = _THOUGHT.sub("", text)
     if "</think>" in text:
         text = text.rpartition("</think>")[2]
@@ -32,13 +32,13 @@ def strip_thoughts(text: str) -> str:
 
 
 def strip_announcement(text: str) -> str:
-    """Removes a first line such as "Here is the table:", or that opening of a line; not if nothing follows."""
+    """Remove an announcement such as "Here is the table:" at the beginning, unless nothing follows it."""
     match = _LINE.match(text) or _INLINE.match(text)
     return text[match.end() :] if match else text
 
 
 def strip_fence(text: str) -> str:
-    """Unwraps a completion that is one code fence from end to end."""
+    """Remove the code fence around a completion, if the fence contains all of it."""
     match = _FENCE.fullmatch(text)
     return match["inside"] if match and match[1] not in match["inside"] else text
 
@@ -51,7 +51,7 @@ RULES: Mapping[str, Callable[[str], str]] = {
 
 
 def clean(text: str) -> str:
-    """Applies all rules until none changes anything; surrounding white space goes too."""
+    """Apply all rules until none changes the text; also remove surrounding white space."""
     while True:
         before = text
         for rule in RULES.values():

@@ -1,8 +1,8 @@
-"""The folder of a dataset: files that are written completely or not at all, journals, and one writer at a time.
+"""The folder of a dataset, on a local disk or in an object store: whole files, journals, and one writer.
 
-A file appears under its name when it is complete: on a disk by a rename, in an object store by a finished upload. A
-journal keeps each record when the process is killed. An object store cannot append, so there the records are uploaded
-together at every `sync`.
+Files appear under their names whole or not at all: on a disk by a rename, in an object store by a finished
+upload. A journal takes records one by one and keeps them when the process is killed; an object store knows
+no appending, so there records are uploaded together, at every `sync`. What is written is the ledger's.
 """
 
 from __future__ import annotations
@@ -15,75 +15,96 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from finephrase_dagster.artifacts.artifact import atomic_write
-from finephrase_dagster.artifacts.claim import META, claim_folder
+from finephrase_dagster.artifacts.artifact import META, atomic_write
+from finephrase_dagster.artifacts.claim import claim_folder
 from finephrase_dagster.errors import FinephraseError
 
 JOURNALS = f"{META}/journals"
 
 
 class FolderUnusable(FinephraseError, retryable=True):
-    """A folder's store cannot be reached, or refuses a request; the message says what to do."""
+    """The store of a folder cannot be reached, or refuses what it was asked; the message says what to do."""
 
 
 class Journal(Protocol):
-    """The records of one chunk, in the order in which they were added."""
+    """Records of one chunk, in the order in which they came."""
 
     def append(self, record: bytes) -> None:
-        """Add a record. It survives the end of this process, but not yet of the machine (see `sync`)."""
+        """Adds a record, which from then on survives the death of this process (see `sync`)."""
 
     def sync(self) -> None:
-        """Make the added records survive a power failure; in an object store, upload them."""
+        """Makes what was added survive the machine, too; in an object store, uploads it."""
 
     def read(self) -> bytes:
-        """Return all records, including those of earlier processes."""
+        """All records, also those that an earlier process added."""
 
     def close(self) -> None:
-        """Close the journal; its records stay."""
+        """Lets go of it; what was added stays."""
 
     def remove(self) -> None:
-        """Delete the journal."""
+        """Deletes it."""
 
 
 class Folder(Protocol):
-    """The folder of a dataset."""
+    """Where a dataset stands."""
 
     def claim(self) -> contextlib.AbstractContextManager[None]:
-        """Create the folder and hold it for writing; raise FolderBusy if another process holds it."""
+        """Makes the folder and holds it for writing; raises FolderBusy if another process does."""
 
     def names(self, pattern: str) -> list[str]:
-        """Return the files whose path in the folder matches a pattern, sorted."""
+        """The files whose path in the folder matches, sorted."""
 
     def folders(self) -> list[str]:
         """Return the names of the folders directly in this one, sorted."""
 
     def read(self, name: str) -> bytes:
-        """Return a file's content; raise FileNotFoundError if there is none."""
+        """A file's content; raises FileNotFoundError."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, completely or not at all."""
+        """Writes a file, whole or not at all."""
 
     def remove(self, name: str) -> None:
-        """Delete a file, if it exists."""
+        """Deletes a file, if it is there."""
 
     def journals(self) -> list[str]:
-        """Return the names of the existing journals, sorted."""
+        """The names of the journals there are, sorted."""
 
     def journal(self, name: str) -> Journal:
-        """Open a journal, new or as an earlier process left it."""
+        """A journal, new or as an earlier process left it."""
 
     def below(self, name: str) -> Folder:
-        """Return a folder below this one."""
+        """A folder in this one."""
 
     def take(self, other: Folder, name: str) -> None:
-        """Move a file here from a folder below; do nothing if that was done before."""
+        """Moves a file here from a folder below; does nothing if that was done."""
 
     def clear(self) -> None:
-        """Delete the folder and everything in it."""
+        """Deletes the folder and all in it."""
+
+
+def folder_at(place: str | Path) -> Folder:
+    """The folder of a path, or of a URL such as `s3://bucket/dataset` (any scheme that fsspec knows).
+
+    Raises:
+        ValueError: nothing here reads such a URL, or it is a file, or in one.
+    """
+    text = str(place).removeprefix("file://")
+    if "://" not in text:
+        path = Path(text)
+        there = next((one for one in (path, *path.parents) if one.exists()), path)
+        if there.is_file():
+            raise ValueError(f"{text}: {there} is a file; name a folder")
+        return LocalFolder(path)
+    from finephrase_dagster.rephrase.object_folder import ObjectFolder
+
+    try:
+        return ObjectFolder(text)
+    except ImportError as error:
+        raise ValueError(f"{text}: {error}") from error
 
 
 class LocalFolder:
-    """A folder on a local disk."""
+    """A folder on a disk of this machine."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -134,7 +155,7 @@ class LocalFolder:
 
 
 class _LocalJournal:
-    """A file; each record is one `write`, which the system keeps when the process ends."""
+    """A file; each record is one `write`, which the system keeps when the process dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -150,7 +171,7 @@ class _LocalJournal:
             try:
                 os.fdatasync(file)
             except OSError as error:
-                if error.errno != errno.EBADF:  # closed in the meantime
+                if error.errno != errno.EBADF:  # it was closed meanwhile
                     raise
 
     def read(self) -> bytes:

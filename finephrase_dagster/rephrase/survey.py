@@ -1,7 +1,7 @@
-"""The survey of the input: the number of rows, a hash of the rows, and a check that ids are unique.
+"""The survey of the input: how many rows, that each has an id of its own, and the rows' identity.
 
-The input is surveyed before anything is sent. The hash is that of the set of rows: neither their order nor their
-division into files changes it.
+Read before anything is sent. The identity is that of the set of rows: their order, and how they are divided
+into files, do not matter.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import islice
 from finephrase_dagster.artifacts.fingerprint import SHORT
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.rephrase.reader import Row, rows_of, stamp
+from finephrase_dagster.rephrase.reader import InputRow, rows_of, stamp
 
 
 class DuplicateId(FinephraseError, exit_status=2):
@@ -22,19 +22,19 @@ class DuplicateId(FinephraseError, exit_status=2):
 
 
 class NoRows(FinephraseError, exit_status=2):
-    """The input has no rows."""
+    """The input holds no row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """The content of the input.
+    """What the input holds.
 
     Attributes:
         files: paths or URLs, in the order given.
-        limit: only the first so many rows are used; None: all.
-        rows: the number of rows.
-        digest: the hash of the set of rows.
-        stamps: size and time of each file (`reader.stamp`), to detect that it changed.
+        limit: rows that count, from the first; None: all.
+        rows: how many that are.
+        digest: their identity.
+        stamps: what tells whether a file has changed since (`reader.stamp`).
     """
 
     files: tuple[str, ...]
@@ -45,15 +45,15 @@ class Survey:
 
 
 class RowSet:
-    """A hash of a set of rows, computed row by row: the sum of the rows' hashes."""
+    """The identity of a set of rows, built up one by one: the sum of their hashes."""
 
     def __init__(self, rows: int = 0, total: int = 0) -> None:
-        """Start with an empty set, or with the number of rows and the sum of a given one."""
+        """An empty set, or one of so many rows with that sum."""
         self.rows = rows
         self.sum = total
 
-    def add(self, row: Row) -> None:
-        """Add a row: its id, its text, and the reason if it has none."""
+    def add(self, row: InputRow) -> None:
+        """Adds a row: its id, its text, and why it has none."""
         text = hashlib.sha256(row.text.encode()).digest()
         digest = hashlib.sha256(b"%b\0%b%b" % (row.id.encode(), text, (row.skip or "").encode())).digest()
         self.sum += int.from_bytes(digest)
@@ -61,17 +61,17 @@ class RowSet:
 
     @property
     def digest(self) -> str:
-        total = (self.sum % 2**256).to_bytes(32) + self.rows.to_bytes(8)
-        return hashlib.sha256(total).hexdigest()[:SHORT]
+        whole = (self.sum % 2**256).to_bytes(32) + self.rows.to_bytes(8)
+        return hashlib.sha256(whole).hexdigest()[:SHORT]
 
 
-def survey_input(files: Sequence[str], limit: int | None = None) -> Survey:
-    """Read all rows once.
+def survey(files: Sequence[str], limit: int | None = None) -> Survey:
+    """Reads all rows once.
 
     Raises:
         InputUnreadable: a file cannot be read, or a row has no id.
-        DuplicateId: two rows have the same id; the message names it.
-        NoRows: the files hold no rows.
+        DuplicateId: naming one id that stands more than once.
+        NoRows: there is none.
     """
     stamps = tuple(stamp(file) for file in files)
     content = RowSet()
@@ -79,11 +79,11 @@ def survey_input(files: Sequence[str], limit: int | None = None) -> Survey:
     for row in _limited(files, limit):
         content.add(row)
         if not ids.add(id_hash(row.id)):
-            raise DuplicateId(f"{', '.join(files)}: more than one row has the id {row.id!r}. Give each row its own id.")
+            raise DuplicateId(f"the id {row.id!r} stands more than once in {', '.join(files)}; give every row its own")
     if not content.rows:
-        raise NoRows(f"{', '.join(files) or 'the input'}: no rows. Name a file that has rows.")
+        raise NoRows(f"{', '.join(files)}: no rows; give a file that has some")
     return Survey(files=tuple(files), limit=limit, rows=content.rows, digest=content.digest, stamps=stamps)
 
 
-def _limited(files: Sequence[str], limit: int | None) -> Iterator[Row]:
+def _limited(files: Sequence[str], limit: int | None) -> Iterator[InputRow]:
     return islice((row for file in files for row in rows_of(file)), limit)

@@ -1,7 +1,7 @@
-"""Checkpoints within a run: which one a killed run is taken up at, and when one counts.
+"""Checkpoints of a running training: which of them is complete, and which one a killed run resumes from.
 
-A checkpoint counts if `whole.json`, written after everything else, stands in its folder and lists the
-files that are there with their sizes. Any other is set aside.
+A checkpoint is complete if its folder holds `complete.json`, which is written after everything else and lists the
+files with their sizes. A torn checkpoint is renamed and reported.
 """
 
 from __future__ import annotations
@@ -14,51 +14,63 @@ from pathlib import Path
 
 from finephrase_dagster.artifacts.artifact import write_json
 
-WHOLE = "whole.json"
+COMPLETE = "complete.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint and the steps that were done when it was written."""
+    """A complete checkpoint and the number of steps done when it was written."""
 
     folder: Path
     step: int
 
 
-def mark_whole(folder: Path) -> None:
-    """Says that a checkpoint is complete as it stands."""
-    write_json(folder / WHOLE, _sizes(folder))
+def last_checkpoint(
+    work: Path,
+    *,
+    log: Callable[[str], None],
+    prefix: str = "checkpoint-",
+    complete: Callable[[Path, int], bool] = lambda folder, step: is_complete(folder),
+) -> Checkpoint | None:
+    """Return the latest complete checkpoint in a folder; later ones are torn, and are renamed to `torn-*`.
+
+    Args:
+        prefix: what stands before the step in a checkpoint's name.
+        complete: whether a checkpoint of a step is complete.
+    """
+    for step in sorted(steps_in(work, prefix), reverse=True):
+        folder = work / f"{prefix}{step}"
+        if complete(folder, step):
+            log(f"resumes from the checkpoint of step {step}")
+            return Checkpoint(folder, step)
+        number = sum(1 for _ in work.glob(f"torn-*-{folder.name}"))
+        folder.rename(work / f"torn-{number}-{folder.name}")
+        log(f"the checkpoint of step {step} is incomplete; it was renamed to torn-{number}-{folder.name}")
+    return None
 
 
-def last_checkpoint(work: Path, *, log: Callable[[str], None]) -> Checkpoint | None:
-    """The latest whole checkpoint below `work`; torn ones are renamed to `torn-*` and reported."""
-    latest = None
-    for folder in sorted(work.glob("checkpoint-*")):
-        match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-        if match is None:
-            continue
-        if not whole(folder):
-            log(f"checkpoint {folder.name} is incomplete and set aside")
-            number = sum(1 for _ in work.glob(f"torn-*-{folder.name}"))
-            folder.rename(work / f"torn-{number}-{folder.name}")
-        elif latest is None or int(match[1]) > latest.step:
-            latest = Checkpoint(folder, int(match[1]))
-    if latest:
-        log(f"taken up at step {latest.step}")
-    return latest
+def steps_in(folder: Path, prefix: str = "") -> list[int]:
+    """Return the steps of the checkpoints in a folder, complete or not."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return [int(match[1]) for path in paths if (match := re.fullmatch(rf"{prefix}(\d+)", path.name))]
+
+
+def mark_complete(folder: Path) -> None:
+    """Record that a checkpoint is complete as it is now."""
+    write_json(folder / COMPLETE, _sizes(folder))
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether a checkpoint has exactly the files that were there when it was marked as complete."""
+    try:
+        return bool(json.loads((folder / COMPLETE).read_text(encoding="utf-8")) == _sizes(folder))
+    except (OSError, ValueError):
+        return False
 
 
 def _sizes(folder: Path) -> dict[str, int]:
     return {
         str(file.relative_to(folder)): file.stat().st_size
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != WHOLE
+        if file.is_file() and file.name != COMPLETE
     }
-
-
-def whole(folder: Path) -> bool:
-    """Whether a checkpoint is complete."""
-    try:
-        return bool(json.loads((folder / WHOLE).read_text(encoding="utf-8")) == _sizes(folder))
-    except (OSError, ValueError):
-        return False

@@ -1,6 +1,9 @@
-"""The order: which window a student saw at which place, and which documents are in it.
+"""`order.parquet`: which window a student saw at which place, and which documents are in it.
 
-With the datasets themselves this says exactly what a student was trained on.
+Together with the datasets this says exactly what a student was trained on. One row per window, in the order in which
+the student saw them: `component` (the dataset), `start` (the position of the window's first token in it),
+`first_document` and `last_document` (the ids of the documents that the window begins and ends in; it contains those
+between them completely). The metadata `tokens` is the number of tokens per window.
 """
 
 from __future__ import annotations
@@ -12,25 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finephrase_dagster.artifacts.artifact import atomic_write
+from finephrase_dagster.train.job import TrainingError
 from finephrase_dagster.train.mixture import Windows
 from finephrase_dagster.train.tokens import TokenSet
-from finephrase_dagster.train.training import TrainingError
-
-ORDER = "order.parquet"
 
 
-def listed(windows: Windows, sets: list[TokenSet], order: np.ndarray, *, length: int) -> pa.Table:
-    """A row a window, in the order in which a student sees them.
-
-    Columns: `component` (the dataset), `start` (the window's first token in it), `first_document` and
-    `last_document` (the ids of the documents that the window begins and ends in; those between them are
-    whole).
+def rows_of_order(windows: Windows, sets: list[TokenSet], order: np.ndarray, *, length: int) -> pa.Table:
+    """Return the rows of `order.parquet` for some windows.
 
     Args:
-        windows: of the mixture.
-        sets: the tokens of its components, as `windows` numbers them.
-        order: numbers of windows, shape (windows seen,).
-        length: tokens that are read of a window.
+        windows: the mixture's windows.
+        sets: the tokens of its components, in the order of `windows.names`.
+        order: numbers of windows, in the order in which the student sees them; shape (windows seen,).
+        length: tokens per window.
     """
     component, start = windows.component[order], windows.start[order]
     first = np.empty(len(order), dtype=object)
@@ -52,20 +49,20 @@ def listed(windows: Windows, sets: list[TokenSet], order: np.ndarray, *, length:
     ).replace_schema_metadata({"tokens": str(length)})
 
 
-def write_order(path: Path, parts: list[pa.Table]) -> None:
-    """Writes what was seen, one part after another; the metadata `tokens` say how many each window has."""
-    table = pa.concat_tables(parts).unify_dictionaries()
+def write_order(path: Path, tables: list[pa.Table]) -> None:
+    """Write what a student saw, one table after another."""
+    table = pa.concat_tables(tables).unify_dictionaries()
     with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
 def read_order(path: Path) -> pa.Table:
-    """What an earlier run saw.
+    """Return what an earlier run saw.
 
     Raises:
-        TrainingError: it does not say.
+        TrainingError: the file cannot be read.
     """
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise TrainingError(f"{path} cannot be read ({error}): train the plateau again") from error
+        raise TrainingError(f"{path} cannot be read ({error}): train the run that it belongs to again") from error

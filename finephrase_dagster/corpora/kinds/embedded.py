@@ -102,7 +102,8 @@ def read_package_readmes(requirements: Path) -> Iterator[Document | Dropped]:
         # Asked for what is not there, one of the libraries that may read this answers None, another raises.
         described = "Description" in fields
         text = fields["Description"].strip() if described else ""
-        reason = "no description" if not text else text_flaw(text)
+        flaw = text_flaw(text)
+        reason = "no description" if not text else flaw and flaw.reason
         if reason is None and len(text) < SHORTEST:
             reason = f"under {SHORTEST} characters"
         if reason is not None:
@@ -116,8 +117,7 @@ def read_language_reference() -> Iterator[Document | Dropped]:
     from pydoc_data.topics import topics
 
     for topic, text in sorted(topics.items()):
-        reason = text_flaw(text)
-        if reason is not None:
-            yield Dropped(source=topic, reason=reason)
+        if flaw := text_flaw(text):
+            yield Dropped(source=topic, reason=flaw.reason)
         else:
             yield Document(id=f"language_reference/{topic}", text=text.strip(), source=topic)

@@ -1,22 +1,20 @@
-"""The rows of Parquet, JSONL and WARC files, on this machine or in an object store, file after file."""
+"""Files: Parquet, JSONL and WARC files, on this machine or in an object store, read one after the other."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
-import pyarrow as pa
 from pydantic import Field
 
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.corpora.columns import Columns
-from finephrase_dagster.corpora.document import CorpusError, Row
-from finephrase_dagster.corpora.inputs import JSONL, described, input_files
-from finephrase_dagster.corpora.jsonl import jsonl_rows
-from finephrase_dagster.corpora.parquet import parquet_rows
+from finephrase_dagster.corpora.document import Dropped, Row
+from finephrase_dagster.corpora.inputs import WARC, described, input_files
 from finephrase_dagster.corpora.reader import Position, Reader
+from finephrase_dagster.corpora.rows import open_file, read_rows
+from finephrase_dagster.corpora.table import check_values
 from finephrase_dagster.corpora.warc import warc_rows
 from finephrase_dagster.study.source import TableSource, Text
 
@@ -39,13 +37,13 @@ class FilesSource(TableSource):
 
 
 class FilesReader:
-    """The files of a source, sorted; a position is a file's place among them and the rows of it that were read."""
+    """Reads the files in sorted order; a position is the index of a file and the number of its rows that were read."""
 
     def __init__(self, source: FilesSource) -> None:
-        """Looks up the files.
+        """Look up the files.
 
         Raises:
-            StudyError: there are none, or not all are of a known format.
+            StudyError: there are none, or one has an unknown format.
         """
         self._files = input_files(source.paths)
         self._columns = Columns(source)
@@ -59,43 +57,31 @@ class FilesReader:
         return {"file": self._file, "row": self._row}
 
     def rows(self, start: Position) -> Iterator[Row]:
-        first, behind = start.get("file", 0), start.get("row", 0)
-        for place, file in enumerate(self._files[first:], first):
-            self._file, self._row = place, behind
-            for row in _rows_of(file.url, self._columns, behind):
+        first, skipped = start.get("file", 0), start.get("row", 0)
+        for index, file in enumerate(self._files[first:], first):
+            self._file, self._row = index, skipped
+            for row in _read_file(file.url, self._columns, skipped):
                 self._row += 1
                 yield row
-            behind = 0
+            skipped = 0
 
 
-def _rows_of(url: str, columns: Columns, start: int) -> Iterator[Row]:
-    read: Callable[[BinaryIO, Columns, str, int], Iterator[Row]] = warc_rows
-    if url.endswith(".parquet"):
-        read = parquet_rows
-    elif url.endswith(JSONL):
-        read = jsonl_rows
-    try:
-        with _opened(url) as file:
-            yield from read(file, columns, url, start)
-    except CorpusError:
-        raise
-    except (pa.ArrowException, EOFError, OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{url}: cannot be read ({error}); replace the file") from error
-    except Exception as error:  # each store's library has errors of its own
-        if "://" not in url:
-            raise
-        raise CorpusError(
-            f"{url}: cannot be read ({error}); see that the store answers and lets you in, and run again"
-        ) from error
+def _read_file(url: str, columns: Columns, start: int) -> Iterator[Row]:
+    """Yield the rows of a file after the first `start` ones.
 
-
-@contextlib.contextmanager
-def _opened(url: str) -> Iterator[BinaryIO]:
-    if "://" in url:
-        import fsspec
-
-        with fsspec.open(url, "rb") as opened:
-            yield opened
-    else:
-        with Path(url).open("rb") as opened:
-            yield opened
+    Raises:
+        CorpusError: the file cannot be read, lacks a column, or has a row with text but without an id.
+    """
+    if url.endswith(WARC):
+        with open_file(url) as file:
+            yield from warc_rows(file, columns, url, start)
+        return
+    is_checked = start > 0 or url.endswith(".parquet")
+    for row in read_rows(url, columns=columns.names, id_column=columns.id_column, start=start):
+        if row.values is None:
+            yield Dropped(source=url, reason=row.flaw)
+            continue
+        if not is_checked:
+            check_values(row.values, columns.names, url)
+            is_checked = True
+        yield columns.row(row.values, url, row.number)

@@ -12,7 +12,9 @@ from pydantic import Field
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.corpora.columns import Columns
 from finephrase_dagster.corpora.document import CorpusError, Row
+from finephrase_dagster.corpora.parquet import table_rows
 from finephrase_dagster.corpora.reader import Position, Reader
+from finephrase_dagster.corpora.table import check_schema, top_columns
 from finephrase_dagster.study.source import TableSource, Text
 
 BATCH = 1_000  # rows that are in memory at once
@@ -80,12 +82,12 @@ class HubReader:
                 self._file, self._row = place, behind
                 number = 0
                 for table in stream.shard(num_shards=stream.num_shards, index=place).iter(BATCH):
-                    self._columns.check(table.schema, self._where)
+                    check_schema(table.schema, self._columns.names, self._where)
                     left = table.slice(max(behind - number, 0))
                     number += len(table)
-                    for row in self._columns.table_rows(left, self._where, self._row + 1):
+                    for row in table_rows(left, self._row + 1):
                         self._row += 1
-                        yield row
+                        yield self._columns.row(row.values or {}, self._where, row.number)
                 behind = 0
         except CorpusError:
             raise
@@ -104,10 +106,10 @@ class HubReader:
         split = self._source.split
         stream = self._opened(lambda: self._builder.as_streaming_dataset(split=split))
         if stream.features is not None:
-            self._columns.check(stream.features.arrow_schema, self._where)
+            check_schema(stream.features.arrow_schema, self._columns.names, self._where)
         if hasattr(self._builder.config, "columns") and stream.features is not None:
             # The batch size is the library's first row group by default, which may be empty.
-            wanted = {"columns": self._columns.tops(stream.features), "batch_size": BATCH}
+            wanted = {"columns": top_columns(self._columns.names, stream.features), "batch_size": BATCH}
             stream = self._opened(lambda: self._load(**wanted).as_streaming_dataset(split=split))
         return stream.with_format("arrow")
 

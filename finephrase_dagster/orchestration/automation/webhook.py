@@ -1,6 +1,6 @@
-"""Failures: every run that failed for good is told to a webhook, once.
+"""Failure webhook: report every run that failed for good, once.
 
-The address is a secret of the environment, `FINEPHRASE_FAILURE_WEBHOOK`: it stands in no log, no tag and no message.
+The address in `FINEPHRASE_FAILURE_WEBHOOK` is a secret: it appears in no log, tag or message.
 """
 
 from __future__ import annotations
@@ -24,56 +24,58 @@ from finephrase_dagster.orchestration.automation.runs import Partitions
 WEBHOOK = "FINEPHRASE_FAILURE_WEBHOOK"
 PAGES = "FINEPHRASE_DAGSTER_URL"
 REPORTED_TAG = "finephrase/failure_reported"
-SECONDS, TIMEOUT_SECONDS, AT_ONCE, LONGEST = 30, 10, 20, 2000
+SECONDS, TIMEOUT_SECONDS, RUNS_PER_TICK, MESSAGE_CHARACTERS = 30, 10, 20, 2000
 
 
 class WebhookFailed(FinephraseError):
-    """The webhook did not take a message; it is offered again."""
+    """The webhook did not accept a message; it is sent again at the next tick."""
 
 
 def build_failure_sensor(lineage: Lineage) -> dg.SensorDefinition:
-    """The sensor `report_failures`, stopped by default."""
+    """Return the sensor `report_failures`, stopped by default."""
     partitions = Partitions(items(lineage))
 
     @dg.sensor(
         name="report_failures",
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Posts every run that failed, and is not tried again, as JSON to the address in {WEBHOOK}.",
+        description=f"Posts every run that failed and will not be retried as JSON to the address in {WEBHOOK}.",
     )
     def report_failures(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         address = os.environ.get(WEBHOOK)
         if not address:
-            return dg.SkipReason(f"{WEBHOOK} is not set: set it where the code location runs, and start it again")
+            return dg.SkipReason(
+                f"{WEBHOOK} is not set. Set it in the environment of the code location and restart it."
+            )
         failed: Literal[dg.DagsterEventType.RUN_FAILURE] = dg.DagsterEventType.RUN_FAILURE
-        if context.cursor is None:  # what failed before it was switched on is no news
+        if context.cursor is None:  # runs that failed before the sensor was started are not reported
             latest = context.instance.fetch_run_status_changes(failed, limit=1).records
             return dg.SensorResult(cursor=str(latest[0].storage_id if latest else 0))
-        asked = dg.RunStatusChangeRecordsFilter(failed, after_storage_id=int(context.cursor))
-        records = context.instance.fetch_run_status_changes(asked, limit=AT_ONCE, ascending=True).records
-        told, cursor = 0, context.cursor
+        changes = dg.RunStatusChangeRecordsFilter(failed, after_storage_id=int(context.cursor))
+        records = context.instance.fetch_run_status_changes(changes, limit=RUNS_PER_TICK, ascending=True).records
+        reported, cursor = 0, context.cursor
         for record in records:
             try:
-                told += _tell(context.instance, record.event_log_entry, address, lineage, partitions)
+                reported += _report(context.instance, record.event_log_entry, address, lineage, partitions)
             except WebhookFailed as error:
                 context.update_cursor(cursor)
-                return dg.SkipReason(f"{told} failures told; the next one is offered again: {error}")
+                return dg.SkipReason(f"{reported} failures reported; the next one is sent again: {error}")
             cursor = str(record.storage_id)
         context.update_cursor(cursor)
-        return dg.SkipReason(f"{told} failures told")
+        return dg.SkipReason(f"{reported} failures reported")
 
     return report_failures
 
 
-def _tell(
+def _report(
     instance: dg.DagsterInstance, entry: dg.EventLogEntry, address: str, lineage: Lineage, partitions: Partitions
 ) -> bool:
-    """Whether there was something to tell."""
+    """Report a failed run; return whether it was still to be reported."""
     run = instance.get_run_by_id(entry.run_id)
     if run is None or REPORTED_TAG in run.tags or run.tags.get(WILL_RETRY_TAG) == "true":
         return False
     post(address, message(instance, run, entry, lineage, partitions))
-    instance.add_run_tags(run.run_id, {REPORTED_TAG: "true"})  # the cursor is kept at the end of the tick alone
+    instance.add_run_tags(run.run_id, {REPORTED_TAG: "true"})  # the cursor is stored only at the end of the tick
     return True
 
 
@@ -84,7 +86,7 @@ def message(
     lineage: Lineage,
     partitions: Partitions,
 ) -> dict[str, Any]:
-    """What is told of a failed run."""
+    """Return the JSON that is posted for a failed run."""
     assets = partitions.assets(run)
     names = partitions.names(run)
     pages = os.environ.get(PAGES, "").rstrip("/")
@@ -94,18 +96,18 @@ def message(
         "job": run.job_name,
         "assets": assets,
         "partitions": sorted({name.removeprefix(f"{asset}/") for asset in assets for name in names if name != asset}),
-        "message": _reason(instance, run, entry)[:LONGEST],
+        "message": _reason(instance, run, entry)[:MESSAGE_CHARACTERS],
         "link": f"{pages}/runs/{run.run_id}" if pages else None,
     }
 
 
-def post(address: str, told: Mapping[str, Any]) -> None:
-    """Posts JSON.
+def post(address: str, content: Mapping[str, Any]) -> None:
+    """Post JSON.
 
     Raises:
-        WebhookFailed: it was not taken; the message does not name the address.
+        WebhookFailed: the webhook did not accept it; the message does not contain the address.
     """
-    body = json.dumps(told).encode()
+    body = json.dumps(content).encode()
     try:
         request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
@@ -113,7 +115,7 @@ def post(address: str, told: Mapping[str, Any]) -> None:
     except urllib.error.HTTPError as error:
         reason = f"the webhook answers HTTP {error.code}"
     except ValueError:
-        reason = f"{WEBHOOK} is no address; write http://... or https://..."
+        reason = f"{WEBHOOK} is not a URL; write http://... or https://..."
     except (OSError, http.client.HTTPException) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         reason = f"the webhook cannot be reached ({type(cause).__name__})"
@@ -121,7 +123,7 @@ def post(address: str, told: Mapping[str, Any]) -> None:
 
 
 def _reason(instance: dg.DagsterInstance, run: dg.DagsterRun, entry: dg.EventLogEntry) -> str:
-    """What the failed step raised; else why Dagster ended the run."""
+    """Return the error of the failed step, else the reason why Dagster ended the run."""
     steps = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     for step in reversed(steps):
         if step.dagster_event and (error := step.dagster_event.step_failure_data.error):

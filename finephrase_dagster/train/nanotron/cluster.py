@@ -1,4 +1,4 @@
-"""The cluster that nanotron trains on: its environment, its GPUs, and how a model and its batches divide over them."""
+"""The cluster that nanotron trains on: its environment, its GPUs, and how model and batches divide over them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.student import Student
-from finephrase_dagster.train.training import TrainingError
+from finephrase_dagster.train.job import TrainingError
 
 ENTRY = "run_train.py"
 """nanotron's own training script, at the top of its checkout."""
@@ -15,18 +15,18 @@ ENTRY = "run_train.py"
 
 @dataclass(frozen=True, kw_only=True)
 class NanotronCluster:
-    """Where nanotron trains; `tensor` and `pipeline` change how fresh weights are drawn, nothing else does.
+    """Where nanotron trains. Only `tensor` and `pipeline` change a student: fresh weights are drawn per part.
 
     Attributes:
-        python: the interpreter of nanotron's environment; `torchrun` lies beside it.
+        python: the interpreter of nanotron's environment; `torchrun` is in the same folder.
         source: a checkout of nanotron, installed editable there.
-        nodes: machines; every one sees the run's folder under the same path.
-        gpus: a node.
+        nodes: number of machines; all of them see the run's folder under the same path.
+        gpus: GPUs per node.
         tensor: GPUs that share each matrix.
         pipeline: GPUs that share the layers.
-        rendezvous: host:port of the first node; needed from two nodes on.
+        rendezvous: host:port of the first node; required for two or more nodes.
         recompute: whether activations are computed again in the backward pass: less memory, slower.
-        pod: of a node, where Kubernetes starts them all; None: torchrun is started here.
+        pod: the pod of a node, if Kubernetes starts the nodes; None: torchrun is started by this process.
         peak_tflops: bfloat16 TFLOP/s of one GPU without sparsity; 989 is an H100.
     """
 
@@ -43,56 +43,57 @@ class NanotronCluster:
 
     @property
     def world(self) -> int:
-        """All GPUs."""
+        """Return the number of all GPUs."""
         return self.nodes * self.gpus
 
     @property
     def data(self) -> int:
-        """Replicas of the model, each with its own part of a batch."""
+        """Return the number of replicas of the model, each with its own part of a batch."""
         return self.world // (self.tensor * self.pipeline)
 
     @property
     def torchrun(self) -> Path:
-        """The launcher of nanotron's environment."""
+        """Return the launcher of nanotron's environment."""
         return self.python.parent / "torchrun"
 
     def check_installation(self) -> None:
-        """Whether there is something to start; what lies in an image is not looked for here.
+        """Check that nanotron can be started here. In pods, nanotron comes from their image and is not checked.
 
         Raises:
-            TrainingError: the environment or the checkout is not there, or several nodes do not know where to meet.
+            TrainingError: the environment or the checkout is missing, or several nodes have no rendezvous.
         """
         if self.pod is not None:
             return
         if not self.torchrun.is_file():
             raise TrainingError(
-                f"nanotron's environment has no {self.torchrun}: build it as docs/nanotron.md says and name its python"
+                f"nanotron's environment has no {self.torchrun}: build it as docs/nanotron.md describes, and set "
+                "'python' to its interpreter"
             )
         if not (self.source / ENTRY).is_file():
-            raise TrainingError(f"{self.source} holds no {ENTRY}: name a checkout of nanotron's main branch")
+            raise TrainingError(f"{self.source} has no {ENTRY}: set 'source' to a checkout of nanotron's main branch")
         if self.nodes > 1 and not self.rendezvous:
             raise TrainingError(
-                f"{self.nodes} nodes do not know where to meet: set 'rendezvous' to the first node's host:port"
+                f"{self.nodes} nodes need a place to meet: set 'rendezvous' to the first node's host:port"
             )
 
     def accumulation(self, student: Student, *, micro_batch: int | None) -> tuple[int, int]:
-        """The micro batch and how many of them a replica adds up, so that a batch is exactly the student's.
+        """Return the micro batch and how many of them a replica accumulates for the student's batch.
 
         Args:
-            micro_batch: sequences on a GPU at once; None: a replica's whole part of the batch.
+            micro_batch: sequences on a GPU at once; None: a replica's entire part of the batch.
 
         Raises:
-            TrainingError: the GPUs do not divide, or the batch does not; naming what would.
+            TrainingError: the GPUs or the batch do not divide; the message says what would.
         """
         sizes = {"nodes": self.nodes, "gpus": self.gpus, "tensor": self.tensor, "pipeline": self.pipeline}
         for name, size in sizes.items():
             if size < 1:
-                raise TrainingError(f"{name} is {size}: at least 1 is needed")
+                raise TrainingError(f"{name} is {size}: set it to 1 or more")
         group = self.tensor * self.pipeline
         if self.world % group:
             raise TrainingError(
                 f"{self.world} GPUs do not divide into groups of {group} (tensor {self.tensor} x pipeline "
-                f"{self.pipeline}): take a multiple of {group}"
+                f"{self.pipeline}): use a multiple of {group}"
             )
         if self.gpus % self.tensor:
             raise TrainingError(
@@ -117,7 +118,7 @@ class NanotronCluster:
         return micro, share // micro
 
     def check_shape(self, student: Student, *, vocabulary: int) -> None:
-        """Whether the model divides over the GPUs.
+        """Check that the model divides over the GPUs.
 
         Raises:
             TrainingError: a width does not divide by `tensor`, or there are fewer layers than `pipeline`.

@@ -1,7 +1,7 @@
-"""nanotron's YAML for a student: shape, optimizer, schedule, batches, data stages and checkpoints.
+"""nanotron's YAML file for a student: shape, optimizer, schedule, batches, data stages and checkpoints.
 
-All paths in it are relative to the run's folder, where nanotron is started: nanotron keeps the names of
-data folders in its checkpoints and must find them again under the same names, in whatever folder.
+All paths in it are relative to the run's folder, where nanotron is started: nanotron keeps the names of data folders in
+its checkpoints and must find the same names again, wherever the run's folder is.
 """
 
 from __future__ import annotations
@@ -14,25 +14,24 @@ from typing import Any
 import yaml
 
 from finephrase_dagster.artifacts.artifact import atomic_write
-from finephrase_dagster.study.student import Seeds, Student
+from finephrase_dagster.train.job import TrainingJob
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
-from finephrase_dagster.train.nanotron.schema import check
-from finephrase_dagster.train.training import stable_steps
+from finephrase_dagster.train.schedule import stable_steps
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer"
 DATA = "data/s3"
-"""Where a run's token folders lie. nanotron counts what it read of each folder and refuses any whose
-path lacks `s3`, local ones included."""
+"""The folder of a run's token folders. nanotron counts what it reads from each of them and stops if a path lacks `s3`,
+even for local ones."""
 UNDECAYED = r".*token_embedding.*"
-"""Parameters without weight decay. nanotron matches a matrix by the name of the norm before it as well, so a
-pattern for norms would spare the matrices too: they are left in."""
+"""Parameters without weight decay. nanotron also matches a matrix by the name of the norm before it, so a pattern for
+norms would exempt matrices too; norms therefore do have weight decay."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataStage:
-    """Data from one step on.
+    """The data from one step on.
 
     Attributes:
         name: for nanotron's log.
@@ -49,81 +48,82 @@ class DataStage:
 
 @dataclass(frozen=True, kw_only=True)
 class NanotronRun:
-    """A training run as nanotron has to be told.
+    """A training job with the numbers that nanotron's configuration needs in addition.
 
     Attributes:
-        name: of the run.
-        eos: the id of the token after each document.
-        token_bytes: that a token takes on disk.
-        stages: of the data, by their start.
-        steps: of the whole schedule.
-        until: the step to end at: `steps`, or the plateau's last.
-        micro_batch: sequences on a GPU at once; None: a replica's whole part of a batch.
-        checkpoint_steps: between checkpoints; None: only the last step's.
-        resume: the checkpoint to go on from.
+        name: the run's name, which its nodes share.
+        vocabulary: entries of the tokenizer.
+        eos: id of the token after each document.
+        token_bytes: bytes per token on disk.
+        stages: the data, by starting step.
+        steps: steps of the complete schedule.
+        end: the last step of this run.
+        checkpoint_steps: steps between checkpoints; None: only at the last step.
+        resume: the checkpoint to continue from.
     """
 
+    job: TrainingJob
     name: str
-    student: Student
-    sequence: int
-    seeds: Seeds
     vocabulary: int
     eos: int
     token_bytes: int
     stages: tuple[DataStage, ...]
     steps: int
-    until: int
-    micro_batch: int | None = None
+    end: int
     checkpoint_steps: int | None = None
     resume: str | None = None
 
 
-def write_config(run: Path, plan: NanotronRun, cluster: NanotronCluster) -> Path:
-    """Writes `run/config.yaml`.
-
-    Raises:
-        TrainingError: model or batch do not divide over the cluster, or our schema refuses the result.
-    """
-    written = config(plan, cluster)
-    check(written)
-    with atomic_write(run / CONFIG) as temporary:
-        temporary.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return run / CONFIG
-
-
-def config(plan: NanotronRun, cluster: NanotronCluster) -> dict[str, Any]:
-    """The YAML's content.
+def write_config(folder: Path, run: NanotronRun, cluster: NanotronCluster) -> Path:
+    """Write `config.yaml` into a folder.
 
     Raises:
         TrainingError: model or batch do not divide over the cluster.
     """
-    micro, accumulation = cluster.accumulation(plan.student, micro_batch=plan.micro_batch)
-    cluster.check_shape(plan.student, vocabulary=plan.vocabulary)
-    interval = min(plan.checkpoint_steps or plan.until, plan.until)
+    content = config(run, cluster)
+    with atomic_write(folder / CONFIG) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return folder / CONFIG
+
+
+def config(run: NanotronRun, cluster: NanotronCluster) -> dict[str, Any]:
+    """Return the content of the YAML file.
+
+    Raises:
+        TrainingError: model or batch do not divide over the cluster.
+    """
+    micro, accumulation = cluster.accumulation(run.job.student, micro_batch=run.job.execution.micro_batch)
+    cluster.check_shape(run.job.student, vocabulary=run.vocabulary)
+    interval = min(run.checkpoint_steps or run.end, run.end)
     return {
-        "general": {"project": "finephrase", "run": plan.name, "seed": plan.seeds.model, "ignore_sanity_checks": True},
+        "general": {
+            "project": "finephrase",
+            "run": run.name,
+            "seed": run.job.seeds.model,
+            "ignore_sanity_checks": True,
+        },
         "parallelism": _parallelism(cluster),
-        "model": _model(plan),
+        "model": _model(run),
         "tokenizer": {"tokenizer_name_or_path": TOKENIZER},
         "tokens": {
-            "sequence_length": plan.sequence,
-            "train_steps": plan.until,
+            "sequence_length": run.job.sequence,
+            "train_steps": run.end,
             "micro_batch_size": micro,
             "batch_accumulation_per_replica": accumulation,
             "val_check_interval": -1,
             "limit_val_batches": 0,
             "limit_test_batches": 0,
         },
-        "optimizer": _optimizer(plan),
-        "data_stages": [_stage(stage, plan) for stage in plan.stages],
+        "optimizer": _optimizer(run),
+        "data_stages": [_stage(stage, run) for stage in run.stages],
         "checkpoints": {
             "checkpoints_path": CHECKPOINTS,
             "checkpoints_path_is_shared_file_system": True,
             "checkpoint_interval": interval,
             "save_initial_state": False,
-            # Else the last step's would be written a second time, over itself.
-            "save_final_state": plan.until % interval != 0,
-            "resume_checkpoint_path": plan.resume,
+            # Otherwise the last step's checkpoint would be written twice.
+            "save_final_state": run.end % interval != 0,
+            "resume_checkpoint_path": run.resume,
             "load_lr_scheduler": True,
             "load_optimizer": True,
         },
@@ -147,12 +147,12 @@ def _parallelism(cluster: NanotronCluster) -> dict[str, Any]:
     }
 
 
-def _model(plan: NanotronRun) -> dict[str, Any]:
-    student = plan.student
+def _model(run: NanotronRun) -> dict[str, Any]:
+    student = run.job.student
     return {
         "ddp_bucket_cap_mb": 25,
         "dtype": "bfloat16",
-        # By default the matrices that end a block would start smaller; the study's students start alike.
+        # By default the last matrices of a block would start smaller; the study's students start with equal spread.
         "init_method": {"std": 0.02, "scaling_method": "NONE"},
         "make_vocab_size_divisible_by": 1,
         "model_config": {
@@ -162,8 +162,8 @@ def _model(plan: NanotronRun) -> dict[str, Any]:
             "num_hidden_layers": student.layers,
             "num_attention_heads": student.heads,
             "num_key_value_heads": student.kv_heads,
-            "vocab_size": plan.vocabulary,
-            "max_position_embeddings": plan.sequence,
+            "vocab_size": run.vocabulary,
+            "max_position_embeddings": run.job.sequence,
             "hidden_act": "silu",
             "rms_norm_eps": 1e-6,
             "rope_theta": 10_000.0,
@@ -172,8 +172,8 @@ def _model(plan: NanotronRun) -> dict[str, Any]:
             "initializer_range": 0.02,
             "attention_bias": False,
             "tie_word_embeddings": True,
-            "bos_token_id": plan.eos,  # a number is wanted; nothing reads it
-            "eos_token_id": plan.eos,
+            "bos_token_id": run.eos,  # nanotron needs a number; nothing reads it
+            "eos_token_id": run.eos,
             "pad_token_id": None,
             "z_loss_enabled": False,
             "log_attn_probs": False,
@@ -186,10 +186,10 @@ def _model(plan: NanotronRun) -> dict[str, Any]:
     }
 
 
-def _optimizer(plan: NanotronRun) -> dict[str, Any]:
-    student = plan.student
-    warmup = round(student.warmup_fraction * plan.steps)
-    plateau = stable_steps(plan.steps, student=student)
+def _optimizer(run: NanotronRun) -> dict[str, Any]:
+    student = run.job.student
+    warmup = round(student.warmup_fraction * run.steps)
+    stable = stable_steps(run.steps, student=student)
     return {
         "optimizer_factory": {
             "name": "adamW",
@@ -209,15 +209,15 @@ def _optimizer(plan: NanotronRun) -> dict[str, Any]:
             # Without warm-up, "linear" would still give the first step a rate of zero.
             "lr_warmup_style": "linear" if warmup else "constant",
             "lr_decay_style": "linear",
-            "lr_decay_starting_step": plateau,
-            # With neither warm-up nor decay nanotron would square the learning rate; this one is never reached.
-            "lr_decay_steps": max(1, plan.steps - plateau),
+            "lr_decay_starting_step": stable,
+            # With neither warm-up nor decay nanotron would square the learning rate; this step is never reached.
+            "lr_decay_steps": max(1, run.steps - stable),
             "min_decay_lr": student.final_learning_rate,
         },
     }
 
 
-def _stage(stage: DataStage, plan: NanotronRun) -> dict[str, Any]:
+def _stage(stage: DataStage, run: NanotronRun) -> dict[str, Any]:
     return {
         "name": stage.name,
         "start_training_step": stage.start,
@@ -226,8 +226,8 @@ def _stage(stage: DataStage, plan: NanotronRun) -> dict[str, Any]:
                 "dataset_folder": [f"{DATA}/{name}" for name in stage.weights],
                 "dataset_weights": list(stage.weights.values()),
                 "tokenizer_name": TOKENIZER,
-                "vocab_size": plan.vocabulary,
-                "token_size_in_bytes": plan.token_bytes,
+                "vocab_size": run.vocabulary,
+                "token_size_in_bytes": run.token_bytes,
                 "return_positions": True,
                 "shuffle_files": False,  # the links in the folders are in the student's order already
             },

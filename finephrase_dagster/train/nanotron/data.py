@@ -1,10 +1,9 @@
-"""What nanotron reads: a folder of links to token files for each component, in the student's order.
+"""The data that nanotron reads: one folder per component with links to token files, in the student's order.
 
-nanotron takes sequences of `sequence + 1` tokens from a folder's files, one file after another in the
-order of their names, and does not begin again at the end. So a component that is seen more than once is
-linked more than once, and the order of the data is the order of the links. It differs from the trainer
-for one machine: documents keep their order within a file, and a component that is longer than its share
-is read from the front.
+nanotron takes sequences of `sequence + 1` tokens from a folder's files, one file after another in the order of their
+names, and does not start over at the end. So a component that is seen more than once is linked more than once, and the
+order of the data is the order of the links. Two things differ from the trainer for one machine: documents keep their
+order within a file, and a component that is longer than its share is read from its beginning.
 """
 
 from __future__ import annotations
@@ -18,64 +17,64 @@ from pathlib import Path
 
 import numpy as np
 
+from finephrase_dagster.train.job import TrainingError
 from finephrase_dagster.train.mixture import Windows
 from finephrase_dagster.train.tokens import TokensError
-from finephrase_dagster.train.training import TrainingError
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFile:
-    """A file of tokens: its path, its tokens and the bytes of one."""
+    """A file of tokens: its path, the number of tokens, and the bytes per token."""
 
     path: Path
     tokens: int
     token_bytes: int
 
     def sequences(self, sequence: int) -> int:
-        """Sequences that nanotron reads from it."""
+        """Return the number of sequences that nanotron reads from it."""
         return self.tokens // (sequence + 1)
 
 
 def weights_of(windows: Windows) -> dict[str, float]:
-    """Share of each component of a mixture."""
+    """Return the share of each component of a mixture."""
     counts = np.bincount(windows.component, minlength=len(windows.names))
     return {name: int(count) / len(windows) for name, count in zip(windows.names, counts, strict=True)}
 
 
 def token_files(folder: Path) -> list[TokenFile]:
-    """The files of a tokenised dataset that hold tokens, in its order.
+    """Return the files of a tokenised dataset that hold tokens, in the dataset's order.
 
     Raises:
-        TokensError: there are none, or one and its index contradict each other.
+        TokensError: there are none, or a file contradicts its index.
     """
-    found = []
+    files = []
     for file in sorted(folder.glob("*.ds")):
         index = file.with_name(f"{file.name}.index")
         if not index.is_file():
-            raise TokensError(f"{file} has no index beside it: delete its folder, tokenise again")
+            raise TokensError(f"{file} has no index file next to it: delete its folder and tokenise again")
         ends = np.fromfile(index, dtype="<u8")
         tokens, size = int(ends[-1]) if len(ends) else 0, file.stat().st_size
         if tokens and size not in (2 * tokens, 4 * tokens):
             raise TokensError(
-                f"{file} has {size} bytes, which {tokens} tokens do not take: delete its folder, tokenise again"
+                f"{file} has {size} bytes, which does not fit its {tokens} tokens: delete its folder and tokenise again"
             )
         if tokens:
-            found.append(TokenFile(path=file, tokens=tokens, token_bytes=size // tokens))
-    if not found:
+            files.append(TokenFile(path=file, tokens=tokens, token_bytes=size // tokens))
+    if not files:
         raise TokensError(f"{folder} holds no tokens: tokenise the dataset first")
-    return found
+    return files
 
 
 def token_bytes(components: Mapping[str, Path]) -> int:
-    """Bytes a token takes in all components, 2 or 4.
+    """Return the bytes per token, 2 or 4, which must be the same in all components.
 
     Raises:
-        TokensError: it differs: they come from different tokenizers.
+        TokensError: they differ, so the components come from different tokenizers.
     """
     sizes = {name: token_files(folder)[0].token_bytes for name, folder in components.items()}
     if len(set(sizes.values())) != 1:
-        said = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise TokensError(f"the bytes of a token differ ({said}): tokenise all components with one tokenizer")
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise TokensError(f"the bytes per token differ ({listed}): tokenise all components with one tokenizer")
     return next(iter(sizes.values()))
 
 
@@ -89,30 +88,30 @@ def link_data(
     sequence: int,
     seed: int,
 ) -> dict[str, float]:
-    """Links each component's files into `folder/<component>`, as often as the run needs them.
+    """Link each component's files into `folder/<component>`, as often as the run needs them.
 
-    Links of a shorter run are the beginning of those of a longer one: a run goes on where its plateau ended.
+    A longer run has the links of a shorter one and more after them, so that a run can continue from an earlier one.
 
     Args:
-        folder: the run's data; what stands there is replaced.
+        folder: the folder of the run's data; an existing one is replaced.
         components: the folder of tokens of each component.
         weights: share of each component.
-        sequences: that the run reads in all.
-        read_before: sequences of a component that an earlier stage has read; it goes on behind them.
-        sequence: tokens a sequence.
-        seed: order of the files.
+        sequences: number of sequences that the run reads.
+        read_before: sequences of a component that an earlier stage has read; the run continues after them.
+        sequence: tokens per sequence.
+        seed: of the order of the files.
 
     Returns:
-        How often each component is linked in full.
+        The number of epochs that the run reads of each component.
 
     Raises:
-        TrainingError: no file of a component holds one sequence.
+        TrainingError: no file of a component holds a complete sequence.
         TokensError: a component's tokens cannot be read.
     """
     shutil.rmtree(folder, ignore_errors=True)
     epochs = {}
     for name, weight in weights.items():
-        # nanotron rounds its shares step by step, so that one may get a sequence more.
+        # nanotron rounds shares step by step, so a component may get one sequence more.
         wanted = math.ceil(weight * sequences) + 1 + read_before.get(name, 0)
         target = folder / name
         target.mkdir(parents=True)
@@ -125,10 +124,12 @@ def link_data(
 
 
 def linked_files(folder: Path, sequences: int, *, sequence: int, seed: int, name: str) -> Iterator[TokenFile]:
-    """A component's files in the order in which nanotron reads them: whole epochs, until they hold so many sequences.
+    """Yield a component's files in the order in which nanotron reads them.
+
+    The files are yielded in complete epochs, until they hold the number of sequences.
 
     Raises:
-        TrainingError: no file holds one sequence.
+        TrainingError: no file holds a complete sequence.
         TokensError: the tokens cannot be read.
     """
     files = [file for file in token_files(folder) if file.sequences(sequence)]
@@ -144,6 +145,6 @@ def linked_files(folder: Path, sequences: int, *, sequence: int, seed: int, name
 
 
 def _order(files: int, *, seed: int, name: str, epoch: int) -> np.ndarray:
-    """Numbers of the files, in the order in which an epoch reads them."""
+    """Return the numbers of the files in the order in which an epoch reads them."""
     source = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     return np.random.default_rng([seed, source, epoch]).permutation(files)

@@ -1,8 +1,8 @@
-"""nanotron on several machines of a Kubernetes cluster: one indexed Job, a pod with torchrun a node.
+"""nanotron on several machines of a Kubernetes cluster: one indexed Job, with one torchrun pod per node.
 
-The Job's pods see the run's folder on the shared volume; what index 0 says is followed. A Job never outlives the
-process that started it by its own doing, and one that a killed process left behind is ended before its folder is
-touched: two on one folder would tear each other's checkpoints.
+The Job's pods see the run's folder on the shared volume; the log of index 0 is followed. This process deletes the Job
+when it ends. A Job that a killed process left behind is deleted before its folder is used again: two Jobs on one folder
+would corrupt each other's checkpoints.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from finephrase_dagster.artifacts.processes import last_lines
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.failure import PodFailure, pod_failure
 from finephrase_dagster.pods.sizing import Pod
+from finephrase_dagster.train.job import TrainingError
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
-from finephrase_dagster.train.nanotron.launch import LAST_LINES, LOG, command, variables
-from finephrase_dagster.train.training import TrainingError
+from finephrase_dagster.train.nanotron.launch import LAST_LINES, LOG, VARIABLES, command
 
 PORT = 29500
-"""Where index 0 is met; every pod has its own address, so it is always free."""
+"""The port of index 0. Every pod has its own address, so the port is always free."""
 
 POLL_SECONDS = 1.0
 SILENT_SECONDS = 60.0
-"""After so long without a line it is looked whether all pods live."""
+"""After so long without a line, the state of all pods is checked."""
 
 KEPT_SECONDS = 3600
-"""How long the API keeps a finished Job whose end nobody saw."""
+"""How long Kubernetes keeps a finished Job if no process deletes it."""
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 
@@ -42,11 +42,11 @@ class IndexedJob:
     """The Job of one run's folder."""
 
     def __init__(self, pod: Pod, folder: Path) -> None:
-        """Describes it; nothing is started yet.
+        """Connect to the cluster; nothing is started yet.
 
         Args:
-            pod: of a node.
-            folder: the run's, under the path by which every pod knows it.
+            pod: the pod of a node.
+            folder: the run's folder, under the path that all pods have.
         """
         load()
         self._pod = pod
@@ -55,39 +55,39 @@ class IndexedJob:
         self._pods = Pods(pod.cluster.namespace, {"finephrase/training": self.name})
 
     def clear(self) -> bool:
-        """Ends what an earlier process left behind, pods and all; returns whether there was something.
+        """Delete what an earlier process left behind, with its pods; return whether there was anything.
 
         Raises:
-            PodsBusy: that process lives.
+            PodsBusy: that process is still running.
         """
         return self._pods.clear(f"the training in {self._folder}")
 
-    def run(self, cluster: NanotronCluster, *, run: str, follow: Callable[[str], None]) -> None:
-        """Runs nanotron in the folder, which holds its `config.yaml`, until it ends; as `launch.launch`.
+    def run(self, cluster: NanotronCluster, *, run: str, on_line: Callable[[str], None]) -> None:
+        """Run nanotron in the folder, which holds its `config.yaml`, until it ends; like `launch.launch`.
 
-        However this is left, Job, service and pods are deleted.
+        Job, service and pods are deleted before this method returns or raises.
 
         Raises:
-            TrainingError: nanotron ended with an error; with the pod, the cause and its last lines.
+            TrainingError: nanotron ended with an error; the message has the pod, the cause and the last lines.
             PodsBusy: another process trains in this folder.
         """
         self.clear()
         path = self._folder / LOG
-        with path.open("ab") as written:
-            begin = written.tell()
+        with path.open("ab") as output:
+            start = path.stat().st_size
             try:
                 self._create(cluster, run)
-                failure = self._follow(written, follow)
+                failure = self._follow(output, on_line)
                 if failure is not None:
                     raise TrainingError(
-                        f"nanotron ended: {failure.message}. It said last:\n{self._last_lines(path, begin)}\n"
-                        f"All that index 0 said: {path}\nStarted again, the run is taken up at its last checkpoint"
+                        f"nanotron ended: {failure.message}. Its last lines:\n{self._last_lines(path, start)}\n"
+                        f"The complete log of index 0 is {path}. Start the run again to resume from its last checkpoint"
                     ) from failure.error()
             finally:
                 self._pods.remove()
 
     def service(self) -> dict[str, Any]:
-        """The headless service below which the pods have names."""
+        """Return the headless service that gives the pods their names."""
         return {
             "apiVersion": "v1",
             "kind": "Service",
@@ -95,20 +95,20 @@ class IndexedJob:
             "spec": {
                 "clusterIP": "None",
                 "selector": self._pods.labels,
-                "publishNotReadyAddresses": True,  # they meet before any is ready
+                "publishNotReadyAddresses": True,  # the pods meet before any of them is ready
                 "ports": [{"name": "rendezvous", "port": PORT}],
             },
         }
 
     def job(self, cluster: NanotronCluster, run: str) -> dict[str, Any]:
-        """The Job, as Kubernetes writes it."""
-        meeting = ["--node-rank", "$(JOB_COMPLETION_INDEX)"]
-        meeting += ["--master-addr", f"{self.name}-0.{self.name}", "--master-port", str(PORT)]
+        """Return the Job, as Kubernetes reads it."""
+        rendezvous = ["--node-rank", "$(JOB_COMPLETION_INDEX)"]
+        rendezvous += ["--master-addr", f"{self.name}-0.{self.name}", "--master-port", str(PORT)]
         container = {
             "name": "nanotron",
-            "command": command(cluster, run=run, meeting=meeting),
+            "command": command(cluster, run=run, rendezvous=rendezvous),
             "workingDir": str(self._folder),
-            "env": [{"name": name, "value": value} for name, value in variables().items()],
+            "env": [{"name": name, "value": value} for name, value in VARIABLES.items()],
             **self._pod.container(),
         }
         return {
@@ -119,7 +119,7 @@ class IndexedJob:
                 "completionMode": "Indexed",
                 "completions": cluster.nodes,
                 "parallelism": cluster.nodes,
-                "backoffLimit": 0,  # one node lost is all of them lost; the run is taken up from its checkpoint
+                "backoffLimit": 0,  # without one node the others cannot go on; the run resumes from its checkpoint
                 "ttlSecondsAfterFinished": KEPT_SECONDS,
                 "template": {
                     "metadata": {"labels": self._pods.labels},
@@ -141,29 +141,29 @@ class IndexedJob:
         client.CoreV1Api().create_namespaced_service(namespace, self.service())
         client.BatchV1Api().create_namespaced_job(namespace, self.job(cluster, run))
 
-    def _follow(self, written: BinaryIO, follow: Callable[[str], None]) -> PodFailure | None:
-        """Hands on what index 0 says until the Job has ended; returns why it failed."""
-        seen = ""
+    def _follow(self, output: BinaryIO, on_line: Callable[[str], None]) -> PodFailure | None:
+        """Hand on the log of index 0 until the Job has ended; return why it failed."""
+        last = ""
         while True:
             failure = self._failure()
-            over = failure is not None or self._complete()  # looked at first, so that all that was said before is read
+            ended = failure is not None or self._complete()  # checked first, so that the log is read to its end
             try:
-                for stamp, line in self._lines(seen, on=not over):
-                    seen = stamp
-                    written.write(line + b"\n")
-                    written.flush()
-                    follow(line.decode("utf-8", "replace"))
-            except HTTPError:  # a silence, or an API server that is restarted: the rest is read again
+                for stamp, line in self._lines(last, follow=not ended):
+                    last = stamp
+                    output.write(line + b"\n")
+                    output.flush()
+                    on_line(line.decode("utf-8", "replace"))
+            except HTTPError:  # nothing for a while, or the API server restarts: the rest is read again
                 continue
-            if over:
+            if ended:
                 return failure
             time.sleep(POLL_SECONDS)
 
-    def _lines(self, seen: str, *, on: bool) -> Iterator[tuple[str, bytes]]:
-        """The lines of index 0 after a time stamp; with `on`, as they come, until its log ends.
+    def _lines(self, after: str, *, follow: bool) -> Iterator[tuple[str, bytes]]:
+        """Yield the lines of index 0 after a time stamp; with `follow`, also new ones until its log ends.
 
         Raises:
-            HTTPError: the connection ended before the log did, or nothing was said for a while.
+            HTTPError: the connection ended before the log did, or there was no line for a while.
         """
         pod = next((pod for pod in self._pods.list() if (pod.metadata.labels or {}).get(INDEX) == "0"), None)
         if pod is None or pod.status.phase == "Pending":
@@ -172,23 +172,23 @@ class IndexedJob:
             answer = client.CoreV1Api().read_namespaced_pod_log(
                 pod.metadata.name,
                 self._pods.namespace,
-                follow=on,
+                follow=follow,
                 timestamps=True,
                 _preload_content=False,
                 _request_timeout=(10, SILENT_SECONDS),
             )
-        except ApiException:  # it is not running yet, or has just been deleted
+        except ApiException:  # the pod is not running yet, or has just been deleted
             return
         rest = b""
         for chunk in answer.stream():
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                stamp, _, said = line.partition(b" ")
-                if (when := stamp.decode("ascii", "replace")) > seen:
-                    yield when, said
+                stamp, _, content = line.partition(b" ")
+                if (time_stamp := stamp.decode("ascii", "replace")) > after:
+                    yield time_stamp, content
 
     def _failure(self) -> PodFailure | None:
-        """Why the run cannot go on: that of the pod that failed first, before those that were ended for it."""
+        """Return why the run failed: the cause of the first pod to fail, not of those that were ended because of it."""
         patience = self._pod.cluster.patience_seconds
         failures = [one for pod in self._pods.list() if (one := pod_failure(pod, patience_seconds=patience))]
         failures.sort(key=lambda failure: "SIGTERM" in failure.message)
@@ -217,9 +217,9 @@ class IndexedJob:
                 raise
             return None
 
-    def _last_lines(self, log: Path, begin: int) -> str:
-        """Return the last lines of index 0 and of the other pods that failed."""
-        lines = last_lines(log, start=begin, count=LAST_LINES)
+    def _last_lines(self, log: Path, start: int) -> str:
+        """Return the last lines of index 0, and of the other pods that failed."""
+        lines = last_lines(log, start=start, count=LAST_LINES)
         for pod in self._pods.list():
             index = (pod.metadata.labels or {}).get(INDEX)
             if index != "0" and pod.status.phase == "Failed":

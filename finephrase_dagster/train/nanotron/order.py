@@ -1,6 +1,6 @@
-"""The order in which nanotron reads: which piece of which component stands at which place.
+"""The order in which nanotron reads: which window of which component is at which place.
 
-It follows from the shares, the lengths of the linked files and their order alone; the same on however many
+It follows from the shares, the lengths of the linked files and their order alone, and is the same on any number of
 GPUs. A batch takes the next places, replica by replica.
 """
 
@@ -14,30 +14,30 @@ import pyarrow as pa
 
 from finephrase_dagster.train.mixture import Windows
 from finephrase_dagster.train.nanotron.data import linked_files
-from finephrase_dagster.train.order import listed
+from finephrase_dagster.train.order import rows_of_order
 from finephrase_dagster.train.tokens import TokenSet
 
 
 def blended(weights: Sequence[float], places: int) -> np.ndarray:
-    """The component at each place of a stage of the data; shape (places,), int16.
+    """Return the component at each place of a data stage; shape (places,), int16.
 
-    Each place goes to the component that is furthest behind its share, of equal ones to the first. nanotron computes in
-    the same precision, so that where the shares leave it to rounding, both round alike.
+    Each place goes to the component that is furthest behind its share, on a tie to the first. nanotron computes in the
+    same precision, so both round alike where the shares leave it to rounding.
     """
     shares = np.asarray(weights, dtype=np.float64)
     shares = (shares / shares.sum()).tolist()
     given = [0] * len(shares)
-    found = np.empty(places, dtype=np.int16)
+    components = np.empty(places, dtype=np.int16)
     for place in range(places):
         due = float(max(place, 1))
         behind = [share * due - count for share, count in zip(shares, given, strict=True)]
         chosen = behind.index(max(behind))
         given[chosen] += 1
-        found[place] = chosen
-    return found
+        components[place] = chosen
+    return components
 
 
-def read(
+def stage_order(
     *,
     components: Mapping[str, Path],
     weights: Mapping[str, float],
@@ -46,18 +46,17 @@ def read(
     sequence: int,
     seed: int,
 ) -> pa.Table:
-    """What one stage of the data reads, as rows of `order.parquet`.
+    """Return what one data stage reads, as rows of `order.parquet`.
 
-    A row's window has `sequence + 1` tokens: those that the student sees and the one that the last of them is to
-    predict.
+    A row's window has `sequence + 1` tokens: those that the student sees, and the one that follows them.
 
     Args:
         components: the folder of tokens of each component.
         weights: share of each component.
-        places: sequences of the stage.
+        places: number of sequences in the stage.
         read_before: sequences that an earlier stage has read of a component.
-        sequence: tokens a training sequence.
-        seed: order of the files.
+        sequence: tokens per training sequence.
+        seed: of the order of the files.
     """
     component = blended(list(weights.values()), places)
     starts, sets = np.empty(places, dtype=np.int64), []
@@ -73,4 +72,4 @@ def read(
         starts[rows] = np.concatenate(pieces)[before:]
         sets.append(tokens)
     windows = Windows(names=tuple(weights), component=component, start=starts)
-    return listed(windows, sets, np.arange(places), length=sequence + 1)
+    return rows_of_order(windows, sets, np.arange(places), length=sequence + 1)

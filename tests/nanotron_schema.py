@@ -1,8 +1,8 @@
-"""A schema of nanotron's YAML as this project writes it.
+"""A schema of nanotron's YAML file as this project writes it.
 
-It is narrower than nanotron's own loader: every field that decides about a student must be there, with
-a value that the main branch takes and trains with. It stands in for that loader where nanotron is not
-installed; the comments name what nanotron does otherwise.
+It is narrower than nanotron's own loader: every field that determines a student must be present, with a value that
+nanotron's main branch accepts and trains with. It replaces that loader in tests where nanotron is not installed; the
+comments say what nanotron does otherwise.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from finephrase_dagster.train.training import TrainingError
 
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
@@ -240,10 +238,10 @@ class _Config(_Section):
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Checks a YAML's content.
+    """Check the content of a YAML file.
 
     Raises:
-        TrainingError: naming every wrong field.
+        ValueError: a message with every wrong field.
     """
     try:
         _Config.model_validate(config)
@@ -252,4 +250,4 @@ def check(config: Mapping[str, Any]) -> None:
             f"  {'.'.join(map(str, each['loc'])) or 'config'}: {each['msg'].removeprefix('Value error, ')}"
             for each in error.errors()
         )
-        raise TrainingError(f"nanotron's configuration is wrong; correct in it:\n{wrong}") from error
+        raise ValueError(f"nanotron's configuration is wrong; correct in it:\n{wrong}") from error

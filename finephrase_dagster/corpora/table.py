@@ -1,0 +1,98 @@
+"""Tables: one row of a file as it was read, and looking up columns by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from finephrase_dagster.corpora.document import CorpusError
+
+
+class FileRow(NamedTuple):
+    """One row of a file.
+
+    Attributes:
+        number: the number of the row, from 1; in a JSONL file the number of the line.
+        values: the values by column; None if the line cannot be parsed. Bytes that are not UTF-8 appear in strings as
+            lone surrogates (Python's `surrogateescape`), so that they affect their own value only.
+        flaw: why there are no values.
+        detail: what exactly is wrong, for messages.
+    """
+
+    number: int
+    values: dict[str, Any] | None
+    flaw: str = ""
+    detail: str = ""
+
+
+def value_at(values: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a column; a name with dots that is no column leads into structs."""
+    if name in values:
+        return values[name]
+    value: Any = values
+    for step in name.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def top_columns(names: Iterable[str], present: Iterable[str]) -> list[str]:
+    """Return the columns of a table to read: those named, and the structs that hold nested ones."""
+    present = set(present)
+    return list(dict.fromkeys(name if name in present else name.split(".")[0] for name in names))
+
+
+def check_schema(schema: pa.Schema, names: Iterable[str], where: str) -> None:
+    """Refuse a table that lacks a column or has it more than once.
+
+    Raises:
+        CorpusError: naming the table, the column and the columns there are.
+    """
+    for name in names:
+        top = name if name in schema.names else name.split(".")[0]
+        if schema.names.count(top) > 1:
+            raise CorpusError(f"{where}: has the column {top!r} more than once; rename or remove one of them")
+        if name not in schema.names and not _is_nested(schema, name.split(".")):
+            raise missing_column(where, name, schema.names)
+
+
+def check_values(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Refuse a table of which one row shows that it lacks a column.
+
+    Raises:
+        CorpusError: naming the table, the column and the columns there are.
+    """
+    for name in names:
+        if not _may_have(values, name):
+            raise missing_column(where, name, values)
+
+
+def missing_column(where: str, name: str, present: Iterable[str]) -> CorpusError:
+    """Return the error for a table that lacks a column."""
+    return CorpusError(f"{where}: no column {name!r}; its columns are {', '.join(sorted(present)) or 'none'}")
+
+
+def _is_nested(schema: pa.Schema, steps: list[str]) -> bool:
+    if steps[0] not in schema.names:
+        return False
+    kind = schema.field(steps[0]).type
+    for step in steps[1:]:
+        if not pa.types.is_struct(kind) or kind.get_field_index(step) < 0:
+            return False
+        kind = kind.field(step).type
+    return True
+
+
+def _may_have(values: Mapping[str, Any], name: str) -> bool:
+    """Whether a column may exist, judged by one row: it has the column, or null in place of the struct around it."""
+    if name in values:
+        return True
+    value: Any = values
+    for step in name.split("."):
+        if value is None:
+            return True
+        if not isinstance(value, Mapping) or step not in value:
+            return False
+        value = value[step]
+    return True
