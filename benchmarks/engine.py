@@ -25,10 +25,12 @@ from typing import Any
 import pyarrow.parquet as pq
 from random_model import CONTEXT, Document, documents, engine, generator, prompt, rephrased, write_model
 
+from finephrase_dagster.artifacts.recipe import DEFAULT_SAMPLING
+from finephrase_dagster.generators.sampling import read_sampling
 from finephrase_dagster.rephrase.clean import clean
 from finephrase_dagster.rephrase.engine import CPU_FLAGS, FLAGS, Engine, environment, on_cpu
 from finephrase_dagster.rephrase.render import Renderer
-from finephrase_dagster.rephrase.sampling import request_seed, sampling_of
+from finephrase_dagster.rephrase.requests import request_seed
 
 DOCUMENT_TOKENS = 200
 WARM_UP_DOCUMENTS = 32
@@ -166,7 +168,7 @@ def offline(model: Path, max_tokens: int, flags: dict[str, Any]) -> None:
     print(json.dumps({}), flush=True)
     of = generator(model, max_tokens=max_tokens)
     renderer = Renderer(model=model, prompts={PROMPT.name: PROMPT}, context=of.context, max_tokens=max_tokens)
-    sampling: dict[str, Any] = {name: value for name, value in sampling_of(of, model).items() if name != "seed"}
+    sampling: dict[str, Any] = {**DEFAULT_SAMPLING, **read_sampling(model)}
     for line in sys.stdin:
         rows = json.loads(line)
         messages: list[Any] = [renderer.render(PROMPT.name, text).messages for _, text in rows]

@@ -108,7 +108,7 @@ class Ours(Driver):
         return [*module, "--prompt", PROMPT, "--context", str(CONTEXT), *self._options()]
 
     def import_command(self) -> list[str]:
-        return [sys.executable, "-c", "import finephrase_dagster.commands.main, finephrase_dagster.commands.rephrasing"]
+        return [sys.executable, "-c", "import finephrase_dagster.commands.main, finephrase_dagster.rephrase.job"]
 
     def files(self) -> list[Path]:
         return sorted((self.output / PROMPT).glob("part-*.parquet"))

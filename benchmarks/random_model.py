@@ -8,6 +8,7 @@ so that each completion has the tokens asked for. Run alone, this prints what th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -23,14 +24,10 @@ from pydoc_data.topics import topics
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.rephrase.dataset import Dataset
+from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_sampling
+from finephrase_dagster.generators.sampling import read_sampling
 from finephrase_dagster.rephrase.engine import Engine, EngineLike
-from finephrase_dagster.rephrase.folder import LocalFolder
-from finephrase_dagster.rephrase.pipeline import Request, rephrase
-from finephrase_dagster.rephrase.render import Renderer
-from finephrase_dagster.rephrase.sampling import sampling_of
-from finephrase_dagster.rephrase.settings import ExecutionSettings
-from finephrase_dagster.rephrase.survey import survey
+from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
 from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.prompt import Prompt
 from finephrase_dagster.study.turns import parse_turns, positions
@@ -151,14 +148,31 @@ def rephrased(
     pq.write_table(pa.Table.from_pylist([vars(one) for one in of]), corpus)
     spec = generator(model, max_tokens=max_tokens)
     by_name = {one.name: one for one in prompts}
-    return rephrase(
-        survey=survey([str(corpus)]),
-        datasets={name: Dataset(folder=LocalFolder(root / name), recipe={"prompt": name}) for name in by_name},
-        renderer=lambda: Renderer(model=model, prompts=by_name, context=spec.context, max_tokens=spec.max_tokens),
-        request=Request.of(engine.model, spec.max_tokens, sampling_of(spec, model)),
-        engines=lambda: [engine],
-        settings=ExecutionSettings(concurrency=CONCURRENCY, chunk_rows=CHUNK_ROWS),
+    sampling = resolve_sampling(spec.sampling, read_sampling(model))
+    job = RephraseJob(
+        files=(str(corpus),),
+        prompts=by_name,
+        targets={
+            name: Target(
+                folder=str(root / name),
+                recipe=dataset_recipe(
+                    rows=None,
+                    prompt=prompt,
+                    model=engine.model,
+                    engine={},
+                    sampling=sampling,
+                    context=spec.context,
+                    max_tokens=spec.max_tokens,
+                ),
+            )
+            for name, prompt in by_name.items()
+        },
+        model=engine.model,
+        tokenizer=str(model),
+        concurrency=CONCURRENCY,
+        chunk_rows=CHUNK_ROWS,
     )
+    return execute(job, engines=lambda: contextlib.nullcontext([engine]))
 
 
 def main() -> None:

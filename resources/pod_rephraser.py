@@ -1,4 +1,4 @@
-"""The rephraser of a cluster whose engines have pods of their own, without Dagster: told through Pipes what to do."""
+"""The rephraser of a cluster where each engine has a pod of its own, without Dagster: it gets its job through Pipes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dagster_k8s import PipesK8sClient
 
     from finephrase_dagster.pods.api import Pods
-    from finephrase_dagster.rephrase.order import Order
+    from finephrase_dagster.rephrase.job import RephraseJob
 
 COMMAND = ["python3", "-m", "finephrase_dagster.rephrase.worker"]
 LAST_LINES = 20
@@ -29,54 +29,55 @@ MESSAGE = '{"__dagster_pipes_version"'  # begins the lines of a log that are Pip
 
 
 class PodRephraser(Rephraser):
-    """A pod with an engine for every order; how large it is, the generator and the cluster file say."""
+    """Runs each job in a pod with an engine. The generator and the cluster file determine the pod's size."""
 
-    poll_seconds: float = Field(default=5.0, gt=0, description="between two looks at the pod")
+    poll_seconds: float = Field(default=5.0, gt=0, description="seconds between two looks at the pod")
 
-    def _together(
+    def _run(
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
-        """As of `Rephraser`.
+        """Run all prompts together, in one pod.
 
         Raises:
-            PodFailed, PodLost: naming the pod and the cause.
-            PodsBusy: another step makes the same datasets.
+            PodFailed, PodLost: the message names the pod and the cause.
+            PodsBusy: another step writes the same datasets.
         """
         from finephrase_dagster.pods.api import Pods, load
 
-        order = self._order(lineage, cell, datasets)
-        if order.done:
-            return order.manifests()
+        job = self._job(lineage, cell, datasets)
+        if len(manifests := job.manifests()) == len(job.targets):
+            return manifests
         cluster = cluster_from_environment()
         assert cluster is not None, "FINEPHRASE_CLUSTER names no cluster"
         load()
-        folders = sorted(str(work.folder) for work in order.datasets.values())
-        pods = Pods(cluster.namespace, {"finephrase/order": fingerprint(folders)[:SHORT]})
+        folders = sorted(target.folder for target in job.targets.values())
+        pods = Pods(cluster.namespace, {"finephrase/job": fingerprint(folders)[:SHORT]})
         if pods.clear(f"synthetic/{cell.name}"):
             log("ended the pod of an earlier attempt; its finished rows are kept")
-        self.send(order, cluster, pods)
-        return self._made(order, lineage)
+        self.send(job, cluster, pods)
+        return _finished(job, lineage)
 
-    def send(self, order: Order, cluster: Cluster, pods: Pods) -> None:
-        """Has an order carried out by a pod, of which nothing is left afterwards, however that ends.
+    def send(self, job: RephraseJob, cluster: Cluster, pods: Pods) -> None:
+        """Have a pod execute a job, and remove the pod afterwards, whatever the outcome.
 
         Raises:
-            PodFailed, PodLost: naming the pod and the cause, with its last words.
+            PodFailed, PodLost: the message names the pod and the cause, with the last lines of its log.
         """
         from dagster_k8s.client import DagsterK8sError
 
-        from finephrase_dagster.rephrase.worker import ORDER
+        from finephrase_dagster.rephrase.worker import JOB
 
-        pod = Pod.of(cluster, order.generator, image=cluster.images.worker)
+        assert job.engine is not None
+        pod = Pod.of(cluster, job.engine.generator, image=cluster.images.worker)
         container = {"name": "engine", "command": COMMAND, **pod.container()}
         try:
             self._client().run(
                 context=dg.AssetExecutionContext.get(),
-                extras={ORDER: order.model_dump(mode="json")},
+                extras={JOB: job.model_dump(mode="json")},
                 namespace=cluster.namespace,
                 base_pod_meta={"labels": pods.labels, "ownerReferences": pods.owner()},
                 base_pod_spec={**pod.spec(), "automountServiceAccountToken": False, "containers": [container]},
-                delete_pod_on_completion=False,  # else it could not be asked why it failed
+                delete_pod_on_completion=False,  # its state tells why it failed
             )
         except DagsterK8sError as error:
             raise _failure(pods, error) from error
@@ -94,15 +95,16 @@ class PodRephraser(Rephraser):
 
         return Client(poll_interval=float(self.poll_seconds))
 
-    @staticmethod
-    def _made(order: Order, lineage: Lineage) -> dict[str, dict[str, Any]]:
-        made = order.manifests()
-        if missing := sorted(set(order.datasets) - set(made)):
-            raise PodFailed(
-                f"the pod says that it is done, and {order.datasets[missing[0]].folder} is not complete here: mount "
-                f"the volume that holds {lineage.paths.data} in all pods ('volumes' in the cluster file)"
-            )
-        return made
+
+def _finished(job: RephraseJob, lineage: Lineage) -> dict[str, dict[str, Any]]:
+    """Return all manifests of a job that a pod has executed."""
+    manifests = job.manifests()
+    if missing := sorted(set(job.targets) - set(manifests)):
+        raise PodFailed(
+            f"the pod reports success, but {job.targets[missing[0]].folder} is not complete here: mount the volume "
+            f"that holds {lineage.paths.data} in all pods ('volumes' in the cluster file)"
+        )
+    return manifests
 
 
 def _failure(pods: Pods, error: Exception) -> Exception:

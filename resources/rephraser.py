@@ -1,14 +1,13 @@
-"""The rephraser as a resource: it keeps engines, and sends a cell's documents through one.
+"""The rephraser as a resource: it sends a cell's documents through an engine, and keeps engines for later runs.
 
-An engine takes tens of seconds to start, so a process that runs several cells of one generator keeps it:
-`engines_kept` holds engines open over several runs; without it an engine stops with its run.
+An engine takes tens of seconds to start. Within `engines_kept`, a process that runs several cells of one generator
+keeps its engine; otherwise an engine stops with its run.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -23,9 +22,8 @@ from finephrase_dagster.pods.failure import PodMisconfigured
 from finephrase_dagster.study.spec import Cell
 
 if TYPE_CHECKING:
-    from finephrase_dagster.rephrase.engine import Engine, EngineLike
-    from finephrase_dagster.rephrase.order import Order
-    from finephrase_dagster.study.generator import Generator
+    from finephrase_dagster.rephrase.engine import Engine
+    from finephrase_dagster.rephrase.job import RephraseJob
 
 _engines: dict[str, Engine] = {}
 _keepers = 0
@@ -33,17 +31,17 @@ _keepers = 0
 
 @contextlib.contextmanager
 def engines_kept() -> Iterator[None]:
-    """Within this block engines outlive their runs; at its end they stop."""
+    """Keep engines after their runs within this block; stop them at its end."""
     global _keepers
     _keepers += 1
     try:
         yield
     finally:
         _keepers -= 1
-        _stop_engines()
+        _stop_unless_kept()
 
 
-def _stop_engines() -> None:
+def _stop_unless_kept() -> None:
     if _keepers == 0:
         _stop_all()
 
@@ -53,46 +51,42 @@ def _stop_all() -> None:
         _engines.popitem()[1].stop()
 
 
-def _devices(generator: Generator, name: str, log: Callable[[str], None]) -> Lease:
-    """The devices of an engine; idle engines that this process keeps make room first."""
-    if not are_free(generator.gpus):
-        _stop_all()
-    return lease(generator.gpus, f"an engine of {name}", log=log)
-
-
 class Rephraser(dg.ConfigurableResource):
-    """vLLM on this machine, driven by the rephrasing pipeline."""
+    """Rephrases with vLLM on this machine, or with endpoints."""
 
-    concurrency: int = Field(default=128, ge=1, description="requests in flight, 1 or more")
-    chunk_rows: int = Field(default=5000, ge=1, description="rows a data file, 1 or more")
+    concurrency: int = Field(default=128, ge=1, description="maximum number of requests in flight")
+    chunk_rows: int = Field(default=5000, ge=1, description="input rows per data file")
     endpoints: list[str] = Field(
-        default=[], description="servers of the generator under its name in the study; none: an engine is started here"
+        default=[],
+        description="URLs of servers that have the generator under its name in the study; if there are none, an engine "
+        "is started on this machine",
     )
     gpu_hour_dollars: float | None = Field(
-        default=None, ge=0, description="the price of a GPU for an hour, 0 or more; for the bill alone"
+        default=None, ge=0, description="price per GPU-hour in dollars; used to compute the cost"
     )
-    log_seconds: float = Field(default=30, gt=0, description="between two lines on how far a run is, above 0")
+    log_seconds: float = Field(default=30, gt=0, description="seconds between two log lines on the progress")
 
     def rephrase(
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], *, log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
-        """The manifests of a cell's datasets by prompt, made where they are not complete.
+        """Write a cell's datasets that are not complete yet, and return all manifests by prompt.
 
-        Where what fails is no fault of the infrastructure, each prompt is tried by itself, so that one that is wrong
-        does not hold up the others; then its error is raised. A pod that was asked for wrongly serves none of them.
+        All prompts are run together. If that fails, but not for a reason of the infrastructure, each prompt is run
+        alone, so that one faulty prompt does not hold up the others; then its error is raised. A pod that cannot be
+        created as it is configured fails for every prompt, so that is not tried again.
         """
         try:
-            return self._together(lineage, cell, datasets, log)
+            return self._run(lineage, cell, datasets, log)
         except Exception as error:
             if len(datasets) == 1 or is_infrastructure(error) or isinstance(error, PodMisconfigured):
                 raise
-            log(f"{error}; now each prompt by itself")
+            log(f"{error}\nRunning each prompt alone.")
         failures: list[Exception] = []
         manifests: dict[str, dict[str, Any]] = {}
         with engines_kept():
             for prompt, artifact in datasets.items():
                 try:
-                    manifests |= self._together(lineage, cell, {prompt: artifact}, log)
+                    manifests |= self._run(lineage, cell, {prompt: artifact}, log)
                 except Exception as error:
                     log(f"{prompt}: {error}")
                     failures.append(error)
@@ -100,51 +94,52 @@ class Rephraser(dg.ConfigurableResource):
             raise failures[0]
         return manifests
 
-    def _together(
+    def _run(
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
-        """The same for prompts whose documents share their prefix: those of a document one after another."""
+        """Run all prompts together: the requests of a document follow one another, so that they share its prefix."""
+        from finephrase_dagster.rephrase.job import execute
         from finephrase_dagster.rephrase.metrics import served_from_environment
 
-        order = self._order(lineage, cell, datasets)
-        with served_from_environment(cell.generator, log=log) as watch:
+        job = self._job(lineage, cell, datasets)
+        with served_from_environment(job.model, log=log) as watch:
+            engines = None if job.endpoints else lambda: contextlib.nullcontext([_kept_engine(job, log)])
             try:
-                return order.carry_out(
-                    lambda: self._remotes(cell) or [_kept_engine(order, log)],
-                    log=log,
-                    watch=watch,
-                    engines_are_ours=not self.endpoints,
-                )
+                return execute(job, engines=engines, log=log, watch=watch)
             finally:
-                _stop_engines()
+                _stop_unless_kept()
 
-    def _order(self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact]) -> Order:
-        from finephrase_dagster.rephrase.order import Order
+    def _job(self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact]) -> RephraseJob:
+        from finephrase_dagster.rephrase.job import cell_job
 
-        return Order.of(
+        return cell_job(
             lineage,
             cell,
             datasets,
+            endpoints=tuple(self.endpoints),
             concurrency=self.concurrency,
             chunk_rows=self.chunk_rows,
             gpu_hour_dollars=self.gpu_hour_dollars,
             log_seconds=self.log_seconds,
         )
 
-    def _remotes(self, cell: Cell) -> list[EngineLike]:
-        from finephrase_dagster.rephrase.engine import Endpoint
 
-        return [Endpoint(url=url, model=cell.generator) for url in self.endpoints]
-
-
-def _kept_engine(order: Order, log: Callable[[str], None]) -> Engine:
-    """An engine for an order, which another order may have started."""
-    key = fingerprint([str(order.model), order.generator.context, order.generator.engine])
+def _kept_engine(job: RephraseJob, log: Callable[[str], None]) -> Engine:
+    """Return a running engine for a job, which an earlier job may have started."""
+    assert job.engine is not None
+    generator = job.engine.generator
+    key = fingerprint([str(job.engine.model), generator.context, generator.engine])
     engine = _engines.get(key)
     if engine is None or not engine.running:
         if engine is not None:
             _engines.pop(key).stop()
-        log(f"starting an engine for {order.name}")
-        engine = order.engine(devices=partial(_devices, order.generator, order.name, log))
+        log(f"starting an engine for {job.model}")
+
+        def devices() -> Lease:
+            if not are_free(generator.gpus):
+                _stop_all()  # idle engines that this process keeps make room first
+            return lease(generator.gpus, f"an engine of {job.model}", log=log)
+
+        engine = job.new_engine(devices)
         _engines[key] = engine.start()
     return engine

@@ -10,7 +10,7 @@ import json
 import pydoc_data.topics
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from finephrase_dagster.artifacts.artifact import Artifact
-from finephrase_dagster.artifacts.fingerprint import sha256_text
+from finephrase_dagster.artifacts.fingerprint import plain, sha256_text
 from finephrase_dagster.artifacts.key import DATASET, ItemKey
-from finephrase_dagster.rephrase.dataset import Dataset
+from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_sampling
 from finephrase_dagster.rephrase.engine import EngineLike
-from finephrase_dagster.rephrase.folder import LocalFolder
-from finephrase_dagster.rephrase.pipeline import rephrase
+from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
 from finephrase_dagster.rephrase.policy import RetryPolicy
-from finephrase_dagster.rephrase.render import Renderer
-from finephrase_dagster.rephrase.sampling import sampling_of
-from finephrase_dagster.rephrase.settings import ExecutionSettings
-from finephrase_dagster.rephrase.step import Request
-from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.prompt import Prompt
 from finephrase_dagster.study.turns import parse_turns, positions
@@ -138,10 +132,29 @@ def generator(**changes: Any) -> Generator:
     return Generator(**fields)
 
 
-def datasets(root: Path, names: Sequence[str] = ("plain", "before")) -> dict[str, Artifact]:
+def recipe(name: str, spec: Generator | None = None) -> dict[str, Any]:
+    """Return the recipe of a dataset of one of `PROMPTS`, by a generator of a test."""
+    spec = spec or generator()
+    return dataset_recipe(
+        rows="rows of a test",
+        prompt=PROMPTS[name],
+        model="tiny",
+        engine={},
+        sampling=resolve_sampling(spec.sampling, {}),
+        context=spec.context,
+        max_tokens=spec.max_tokens,
+        keep_raw=spec.keep_raw,
+    )
+
+
+def datasets(
+    root: Path, names: Sequence[str] = ("plain", "before"), spec: Generator | None = None
+) -> dict[str, Artifact]:
     return {
         name: Artifact(
-            key=ItemKey(kind=DATASET, generator="tiny", source="text", prompt=name), recipe={"prompt": name}, root=root
+            key=ItemKey(kind=DATASET, generator="tiny", source="text", prompt=name),
+            recipe=recipe(name, spec),
+            root=root,
         )
         for name in names
     }
@@ -153,26 +166,24 @@ def rephrase_corpus(
     *,
     model: Path,
     engine: Callable[[], EngineLike],
-    generator: Generator,
-    prompts: Mapping[str, Prompt] | None = None,
     concurrency: int = 8,
     chunk_rows: int = 4,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
-    """Rephrases a written corpus, as a study's run does."""
-    return rephrase(
-        survey=survey([str(shard) for shard in sorted(corpus.glob("shard-*.parquet"))]),
-        datasets={
-            name: Dataset(folder=LocalFolder(artifact.folder), recipe=artifact.recipe)
+    """Rephrase a corpus on disk, as a study's run does."""
+    job = RephraseJob(
+        files=tuple(str(shard) for shard in sorted(corpus.glob("shard-*.parquet"))),
+        prompts={name: PROMPTS[name] for name in wanted},
+        targets={
+            name: Target(folder=str(artifact.folder), recipe=plain(artifact.recipe))
             for name, artifact in wanted.items()
         },
-        renderer=lambda: Renderer(
-            model=model, prompts=prompts or PROMPTS, context=generator.context, max_tokens=generator.max_tokens
-        ),
-        request=Request.of("tiny", generator.max_tokens, sampling_of(generator, model)),
-        engines=lambda: [engine()],
-        settings=ExecutionSettings(concurrency=concurrency, chunk_rows=chunk_rows, log=log),
+        model="tiny",
+        tokenizer=str(model),
+        concurrency=concurrency,
+        chunk_rows=chunk_rows,
     )
+    return execute(job, engines=lambda: nullcontext([engine()]), log=log)
 
 
 def rows_of(artifact: Artifact) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Orders to pods without Dagster: what happens to them, told through Pipes by a stand-in for the worker."""
+"""Jobs for pods without Dagster: how they end, with a stand-in for the worker that reports through Pipes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from finephrase_dagster.orchestration.retries import is_infrastructure
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.cluster import read_cluster
 from finephrase_dagster.pods.failure import PodFailed, PodLost, PodMisconfigured
-from finephrase_dagster.rephrase.order import Order, Work
+from finephrase_dagster.rephrase.job import RephraseJob, Target
+from finephrase_dagster.rephrase.model_source import EngineSpec
 from finephrase_dagster.study.spec import Cell
 from kubernetes_api import KubernetesApi, Object, processes_of
 from kubernetes_parts import ENGINE, check_access, check_manifests, node, sources, until, write_cluster
-from rephrase_parts import PROMPTS, datasets, generator
+from rephrase_parts import PROMPTS, datasets, generator, recipe
 from resources import pod_rephraser
 from resources.pod_rephraser import PodRephraser
 
-LABELS = {"finephrase/order": "of-a-test"}
+LABELS = {"finephrase/job": "of-a-test"}
 WORKER = """
 import sys, time
 from pathlib import Path
 from dagster_pipes import open_dagster_pipes
 with open_dagster_pipes() as pipes:
-    order = pipes.get_extra("order")
-    pipes.log.info("received " + order["name"])
+    job = pipes.get_extra("job")
+    pipes.log.info("received " + job["model"])
     for number in range(20):
         pipes.log.info(f"row {number}")
         time.sleep(SECONDS)
@@ -49,10 +50,14 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesA
         yield server
 
 
-def order(root: Path) -> Order:
-    works = {name: Work(folder=root / name, recipe={"prompt": name}) for name in PROMPTS}
-    shape = {"name": "tiny", "generator": generator(), "model": root / "model", "corpus": root / "corpus"}
-    return Order(**shape, prompts=PROMPTS, datasets=works, log=root / "log", concurrency=8, chunk_rows=4)
+def job_in(root: Path) -> RephraseJob:
+    return RephraseJob(
+        files=(str(root / "corpus.parquet"),),
+        prompts=PROMPTS,
+        targets={name: Target(folder=str(root / name), recipe=recipe(name)) for name in PROMPTS},
+        model="tiny",
+        engine=EngineSpec(generator=generator(), model=root / "model", log=root / "log"),
+    )
 
 
 def send(
@@ -63,7 +68,7 @@ def send(
     status: int = 0,
     do: Callable[[], None] = lambda: None,
 ) -> tuple[list[str], Exception | None]:
-    """Sends an order from a step, and does something meanwhile; returns what the step logged, and how it failed."""
+    """Send a job from a step, and do something meanwhile; return what the step logged, and its error."""
     script = WORKER.replace("SECONDS", str(seconds)).replace("STATUS", str(status))
     monkeypatch.setattr(pod_rephraser, "COMMAND", ["python3", "-c", script])
     cluster = read_cluster(write_cluster(root, images={"control": ENGINE, "engine": ENGINE}))
@@ -73,7 +78,7 @@ def send(
     @dg.asset
     def step() -> Iterator[dg.MaterializeResult]:
         try:
-            PodRephraser(poll_seconds=0.1).send(order(root), cluster, Pods(cluster.namespace, LABELS))
+            PodRephraser(poll_seconds=0.1).send(job_in(root), cluster, Pods(cluster.namespace, LABELS))
         except Exception as error:
             raised.append(error)
         yield dg.MaterializeResult()
@@ -93,7 +98,7 @@ def engine_pod(api: KubernetesApi) -> Object:
     return pod
 
 
-def test_an_order_reaches_the_pod_and_what_it_says_reaches_the_step(
+def test_a_job_reaches_the_pod_and_its_log_reaches_the_step(
     api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged, raised = send(tmp_path, monkeypatch)
@@ -175,7 +180,7 @@ def test_prompts_are_tried_one_by_one_only_where_one_of_them_may_be_at_fault(
         tried.append(len(given))
         raise error
 
-    monkeypatch.setattr(PodRephraser, "_together", together)
+    monkeypatch.setattr(PodRephraser, "_run", together)
     cell = lineage.study.cells[0]
     with pytest.raises(type(error)):
         PodRephraser().rephrase(lineage, cell, datasets(tmp_path), log=lambda line: None)

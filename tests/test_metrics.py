@@ -16,15 +16,9 @@ import yaml
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import EngineFailed
-from finephrase_dagster.rephrase.folder import LocalFolder
+from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
 from finephrase_dagster.rephrase.metrics import MetricsPortInUse, MetricsPortWrong, RunMetrics, ports_of, served
-from finephrase_dagster.rephrase.pipeline import rephrase
-from finephrase_dagster.rephrase.render import ByteRenderer
-from finephrase_dagster.rephrase.settings import ExecutionSettings
-from finephrase_dagster.rephrase.step import Request
-from finephrase_dagster.rephrase.survey import survey
 from finephrase_dagster.study.paths import REPOSITORY
 from rephrase_parts import (
     PROMPTS,
@@ -32,7 +26,9 @@ from rephrase_parts import (
     completion,
     documents,
     failure,
+    generator,
     local_server,
+    recipe,
     shorten_pauses,
     write_corpus,
 )
@@ -75,17 +71,18 @@ def scrape(port: int) -> Samples:
 
 def run(corpus: Path, root: Path, server: LocalServer, port: int) -> tuple[Samples, list[dict[str, int]]]:
     """Rephrase a corpus; return the samples after the last file was written, and the manifests."""
+    spec = generator(context=4096, max_tokens=64)
     with served(str(port), model="tiny", log=lambda line: None) as watch:
-        manifests = rephrase(
-            survey=survey([str(shard) for shard in sorted(corpus.glob("*.parquet"))]),
-            datasets={
-                name: Dataset(folder=LocalFolder(root / name), recipe={"prompt": name}) for name in ("plain", "before")
-            },
-            renderer=lambda: ByteRenderer(prompts=PROMPTS, context=4096, max_tokens=64),
-            request=Request.of("tiny", 64, {}),
-            engines=lambda: [server],
-            settings=ExecutionSettings(concurrency=8, chunk_rows=4, watch=watch),
+        job = RephraseJob(
+            files=tuple(str(shard) for shard in sorted(corpus.glob("*.parquet"))),
+            prompts=PROMPTS,
+            targets={name: Target(folder=str(root / name), recipe=recipe(name, spec)) for name in PROMPTS},
+            model="tiny",
+            endpoints=(server.url,),
+            concurrency=8,
+            chunk_rows=4,
         )
+        manifests = execute(job, watch=watch)
         return scrape(port), list(manifests.values())
 
 

@@ -18,10 +18,12 @@ import psutil
 import pytest
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
+from finephrase_dagster.artifacts.recipe import resolve_sampling
+from finephrase_dagster.generators.sampling import GenerationConfigError, read_sampling
 from finephrase_dagster.rephrase import engine as engines
 from finephrase_dagster.rephrase import guard
 from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineFlagRefused, arguments, last_errors
-from finephrase_dagster.rephrase.sampling import GenerationConfigError, request_seed, sampling_of
+from finephrase_dagster.rephrase.requests import request_seed
 from finephrase_dagster.study.generator import Sampling
 from rephrase_parts import (
     datasets,
@@ -80,7 +82,7 @@ def test_a_real_engine_completes_the_datasets_of_two_prompts(tmp_path: Path, mod
     rows = [*documents(14), ("long", "All of this is far too long. " * 400), ("none", None)]
     corpus = write_corpus(tmp_path / "corpus", [rows[:9], rows[9:]])
     wanted = datasets(tmp_path / "data")
-    manifests = rephrase_corpus(corpus, wanted, generator=generator(), model=model, engine=engine.start, concurrency=16)
+    manifests = rephrase_corpus(corpus, wanted, model=model, engine=engine.start, concurrency=16)
     for name, artifact in wanted.items():
         manifest = manifests[name]
         assert [manifest[key] for key in ("rows_in", "completed", "skipped", "failed")] == [16, 15, 1, 0]
@@ -134,7 +136,7 @@ root, model = Path(sys.argv[1]), Path(sys.argv[3])
 spec = generator(max_tokens=80)
 with Engine.of(spec, model=model, name="tiny", log=root / "engine.log") as engine:
     (root / "engine.url").write_text(engine.url)
-    rephrase_corpus(root / "corpus", datasets(root / "data"), generator=spec, model=model, engine=engine.start,
+    rephrase_corpus(root / "corpus", datasets(root / "data", spec=spec), model=model, engine=engine.start,
                     chunk_rows=5)
 """
 
@@ -182,9 +184,8 @@ def test_a_killed_driver_takes_its_engine_along_and_the_next_run_resumes(
     kept = {path: path.stat().st_mtime_ns for path in data.glob("synthetic/*/*/*/part-*.parquet")}
     assert 3 <= len(kept) < 32
 
-    wanted = datasets(data)
-    spec = generator(max_tokens=80)
-    rephrase_corpus(tmp_path / "corpus", wanted, generator=spec, model=model, engine=engine.start, chunk_rows=5)
+    wanted = datasets(data, spec=generator(max_tokens=80))
+    rephrase_corpus(tmp_path / "corpus", wanted, model=model, engine=engine.start, chunk_rows=5)
     for artifact in wanted.values():
         assert artifact.manifest()["completed"] == 80
         assert sorted(row["id"] for row in rows_of(artifact)) == sorted(f"doc-{number}" for number in range(80))
@@ -198,7 +199,7 @@ def test_an_engine_that_is_killed_is_restarted_and_the_run_continues(
     tmp_path: Path, model: Path, engine: Engine
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(20)])
-    wanted = datasets(tmp_path / "data")
+    wanted = datasets(tmp_path / "data", spec=generator(max_tokens=100))
     engine.start()
     guard_process = engine._guard
     assert guard_process is not None
@@ -214,7 +215,6 @@ def test_an_engine_that_is_killed_is_restarted_and_the_run_continues(
     manifests = rephrase_corpus(
         corpus,
         wanted,
-        generator=generator(max_tokens=100),
         model=model,
         engine=engine.start,
         concurrency=4,
@@ -316,19 +316,21 @@ def test_the_last_errors_of_a_log_are_found(tmp_path: Path) -> None:
 
 
 def test_sampling_comes_from_the_study_then_the_model_then_the_defaults(tmp_path: Path) -> None:
-    plain = generator()
-    assert sampling_of(plain, tmp_path) == {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "seed": 7}
+    def resolved(sampling: Sampling) -> dict[str, float | int]:
+        return resolve_sampling(sampling, read_sampling(tmp_path))
+
+    assert resolved(Sampling(seed=7)) == {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "seed": 7}
     (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 20, "top_p": null}')
-    assert sampling_of(plain, tmp_path) == {"temperature": 0.6, "top_p": 1.0, "top_k": 20, "seed": 7}
-    chosen = generator(sampling=Sampling(temperature=0.0, top_k=0, seed=1))
-    assert sampling_of(chosen, tmp_path) == {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "seed": 1}
+    assert resolved(Sampling(seed=7)) == {"temperature": 0.6, "top_p": 1.0, "top_k": 20, "seed": 7}
+    explicit = Sampling(temperature=0.0, top_k=0, seed=1)
+    assert resolved(explicit) == {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "seed": 1}
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"top_p": "high"}'])
 def test_an_invalid_generation_config_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "generation_config.json").write_text(content)
     with pytest.raises(GenerationConfigError, match=r"generation_config\.json"):
-        sampling_of(generator(), tmp_path)
+        read_sampling(tmp_path)
 
 
 def test_each_row_and_prompt_has_a_seed_of_its_own() -> None:

@@ -24,8 +24,8 @@ from finephrase_dagster.rephrase.folder import (
     FolderUnusable,
     Journal,
     LocalFolder,
-    folder_at,
 )
+from finephrase_dagster.rephrase.location import LocationInvalid, folder_at
 from finephrase_dagster.rephrase.object_folder import ObjectFolder
 from object_store import ObjectStore, object_store
 
@@ -53,7 +53,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 def started(folder: Folder, *lines: str) -> subprocess.Popen[str]:
     program = (
-        "from finephrase_dagster.rephrase.folder import folder_at",
+        "from finephrase_dagster.rephrase.location import folder_at",
         f"folder = folder_at({str(folder)!r})",
         *lines,
     )
@@ -353,22 +353,22 @@ def test_a_store_that_does_not_answer_is_named(store: ObjectStore, monkeypatch: 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     s3fs.S3FileSystem.clear_instance_cache()
     away = folder_at(f"{store.bucket}/faq")
-    with pytest.raises(FolderUnusable, match=r"/faq: Could not connect .*127\.0\.0\.1:9.*run again"):
+    with pytest.raises(FolderUnusable, match=r"/faq: Could not connect .*127\.0\.0\.1:9.*run the command again"):
         away.read("__meta__/manifest.json")
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_a_place_is_a_folder_of_the_disk_or_of_a_store_that_is_known(tmp_path: Path) -> None:
+def test_a_location_is_a_folder_on_a_disk_or_in_a_store_that_is_known(tmp_path: Path) -> None:
     for place in (tmp_path, str(tmp_path), f"file://{tmp_path}"):
         made = folder_at(place)
         assert isinstance(made, LocalFolder)
         assert made.path == tmp_path
     assert isinstance(folder_at("memory://faq"), ObjectFolder)
-    with pytest.raises(ValueError, match="nowhere"):
+    with pytest.raises(LocationInvalid, match="nowhere"):
         folder_at("nowhere://bucket/faq")
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "faq"):
-        with pytest.raises(ValueError, match="file is a file; name a folder"):
+        with pytest.raises(LocationInvalid, match="file is a file; name a folder"):
             folder_at(place)
 
 

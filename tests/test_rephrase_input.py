@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.rephrase.reader import InputReader, InputRow, InputUnreadable, rows_of
-from finephrase_dagster.rephrase.survey import DuplicateId, NoRows, survey
+from finephrase_dagster.rephrase.survey import DuplicateId, NoRows, survey_input
 
 LINES = [{"id": f"d{number}", "text": f"Text {number}, naïve."} for number in range(7)]
 
@@ -160,32 +160,32 @@ def test_an_id_of_a_parquet_file_that_is_not_utf_8_is_refused_with_its_row(tmp_p
 def test_the_identity_is_that_of_the_set_of_rows(tmp_path: Path) -> None:
     rows = [*LINES, {"id": "none", "text": None}]
     shuffled = random.Random(0).sample(rows, len(rows))
-    one = survey([jsonl(tmp_path / "one.jsonl", rows)])
-    other = survey([jsonl(tmp_path / "a.jsonl.gz", shuffled[:3]), jsonl(tmp_path / "b.jsonl", shuffled[3:])])
+    one = survey_input([jsonl(tmp_path / "one.jsonl", rows)])
+    other = survey_input([jsonl(tmp_path / "a.jsonl.gz", shuffled[:3]), jsonl(tmp_path / "b.jsonl", shuffled[3:])])
     assert (one.digest, one.rows) == (other.digest, other.rows)
     changed = [{**rows[0], "text": "Text 0, naive."}, *rows[1:]]
     swapped = [{**rows[0], "text": rows[1]["text"]}, {**rows[1], "text": rows[0]["text"]}, *rows[2:]]
     for different in (rows[1:], changed, swapped, [*rows, {"id": "more", "text": "more"}]):
-        assert survey([jsonl(tmp_path / "other.jsonl", different)]).digest != one.digest
+        assert survey_input([jsonl(tmp_path / "other.jsonl", different)]).digest != one.digest
 
 
 def test_a_limit_counts_rows_of_all_files_from_the_first(tmp_path: Path) -> None:
     files = [jsonl(tmp_path / "a.jsonl", LINES[:3]), jsonl(tmp_path / "b.jsonl", LINES[3:])]
-    limited = survey(files, 5)
+    limited = survey_input(files, 5)
     assert limited.rows == 5
-    assert limited.digest == survey([jsonl(tmp_path / "c.jsonl", LINES[:5])]).digest
+    assert limited.digest == survey_input([jsonl(tmp_path / "c.jsonl", LINES[:5])]).digest
     assert [document.id for document in InputReader(files, 5).run()] == ["d0", "d1", "d2", "d3", "d4"]
 
 
 def test_an_id_that_stands_twice_is_named(tmp_path: Path) -> None:
     files = [jsonl(tmp_path / "a.jsonl", LINES), jsonl(tmp_path / "b.jsonl", [{"id": "d3", "text": "other"}])]
-    with pytest.raises(DuplicateId, match="'d3' stands more than once"):
-        survey(files)
+    with pytest.raises(DuplicateId, match="more than one row has the id 'd3'"):
+        survey_input(files)
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoRows, match=r"empty\.jsonl: no rows"):
-        survey([jsonl(tmp_path / "empty.jsonl", [])])
+        survey_input([jsonl(tmp_path / "empty.jsonl", [])])
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=40, unique=True), st.integers(0, 40))

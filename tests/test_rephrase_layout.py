@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from finephrase_dagster.commands.main import app
-from finephrase_dagster.rephrase.folder import folder_at
+from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.rephrase.readme import README, write_readme
 from rephrase_parts import LocalServer, completion, documents, failure, local_server
 

@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from finephrase_dagster.rephrase.folder import folder_at
-from finephrase_dagster.rephrase.outcome import records
+from finephrase_dagster.rephrase.location import folder_at
+from finephrase_dagster.rephrase.outcome import read_journal
 from object_store import ObjectStore, object_store
 from rephrase_parts import LocalServer, completion, documents, local_server
 
@@ -99,7 +99,7 @@ def stored(output: str) -> set[tuple[str, str]]:
     for prompt in PROMPTS:
         folder = folder_at(f"{output}/{prompt}")
         for name in folder.names("__meta__/journals/*"):
-            found |= {(prompt, outcome.id) for _, outcome in records(folder.read(name))}
+            found |= {(prompt, outcome.id) for _, outcome in read_journal(folder.read(name))}
         for name in folder.names("part-*.parquet"):
             found |= {(prompt, row) for row in pq.read_table(io.BytesIO(folder.read(name)))["id"].to_pylist()}
     return found - {(prompt, "empty") for prompt in PROMPTS}

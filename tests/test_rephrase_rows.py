@@ -61,7 +61,7 @@ Run = Callable[..., dict[str, dict[str, Any]]]
 @pytest.fixture
 def run(server: LocalServer, model: Path) -> Run:
     def go(corpus: Path, wanted: dict[str, Artifact], **changes: Any) -> dict[str, dict[str, Any]]:
-        arguments = {"model": model, "engine": lambda: server, "generator": generator(), **changes}
+        arguments = {"model": model, "engine": lambda: server, **changes}
         return rephrase_corpus(corpus, wanted, **arguments)
 
     return go
@@ -107,17 +107,17 @@ def test_a_dataset_holds_every_document_once_with_all_that_others_rely_on(
 def test_requests_say_all_that_determines_them(tmp_path: Path, server: LocalServer, run: Run) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(6)])
     sampled = generator(sampling=Sampling(temperature=0.5, top_p=0.9, top_k=40, seed=3))
-    run(corpus, datasets(tmp_path / "data"), generator=sampled)
+    run(corpus, datasets(tmp_path / "data", spec=sampled))
     for request in server.requests:
         said = [request[key] for key in ("model", "max_tokens", "temperature", "top_p", "top_k")]
         assert said == ["tiny", 24, 0.5, 0.9, 40]
     assert len({request["seed"] for request in server.requests}) == 12
     first = {request["messages"][-1]["content"]: request["seed"] for request in server.requests}
     server.requests.clear()
-    run(corpus, datasets(tmp_path / "again"), generator=sampled)
+    run(corpus, datasets(tmp_path / "again", spec=sampled))
     assert first == {request["messages"][-1]["content"]: request["seed"] for request in server.requests}
     server.requests.clear()
-    run(corpus, datasets(tmp_path / "other"), generator=generator(sampling=Sampling(seed=4)))
+    run(corpus, datasets(tmp_path / "other", spec=generator(sampling=Sampling(seed=4))))
     assert not {request["seed"] for request in server.requests} & set(first.values())
 
 
@@ -319,7 +319,7 @@ def test_a_damaged_file_is_found_before_the_dataset_is_complete(tmp_path: Path, 
     content[60] ^= 1
     part.write_bytes(content)
     server.answer = lambda request: completion()
-    with pytest.raises(LedgerError, match=r"part-00000-00000\.parquet is damaged.*delete it and __meta__/chunks/"):
+    with pytest.raises(LedgerError, match=r"part-00000-00000\.parquet is damaged.*Delete it and __meta__/chunks/"):
         run(corpus, wanted)
     part.unlink()
     (part.parent / "__meta__" / "chunks" / part.name).unlink()
@@ -338,7 +338,9 @@ def test_what_is_lost_of_a_complete_dataset_is_made_again_and_no_more(
     (folder_ / lost).unlink()
     server.requests.clear()
     if lost != "__meta__/manifest.json":
-        with pytest.raises(LedgerError, match=rf"{lost} is gone; delete __meta__/manifest\.json and run again"):
+        with pytest.raises(
+            LedgerError, match=rf"{lost} is missing. Delete __meta__/manifest\.json and run the command again"
+        ):
             run(corpus, wanted)
         (folder_ / "__meta__" / "manifest.json").unlink()
     assert run(corpus, wanted)["plain"]["completed"] == 12
@@ -352,7 +354,7 @@ def test_a_recipe_without_a_row_gives_way_to_another(tmp_path: Path, server: Loc
     server.answer = lambda request: failure(404, "no such model")
     with pytest.raises(EngineFailed):
         run(corpus, wanted)
-    other = {"plain": replace(wanted["plain"], recipe={"prompt": "another"})}
+    other = {"plain": replace(wanted["plain"], recipe={**wanted["plain"].recipe, "model": "another"})}
     moved = wanted["plain"].folder.rename(other["plain"].folder)
     server.answer = lambda request: completion()
     assert run(corpus, other)["plain"]["completed"] == 3
@@ -410,12 +412,15 @@ def test_a_dataset_of_failures_alone_is_complete_and_the_log_says_how_to_try_aga
     lines: list[str] = []
     manifests = run(corpus, wanted, log=lines.append)
     assert (manifests["plain"]["completed"], manifests["before"]["failed"]) == (6, 6)
-    assert any("before: not one row is completed, most often: HTTP 400: no system message" in line for line in lines)
+    assert any(
+        "before: no row has a completion. The most common reason is: HTTP 400: no system message" in line
+        for line in lines
+    )
 
 
 def test_duplicate_ids_are_refused_with_one_of_them(tmp_path: Path, run: Run) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(4), [("new", "text"), ("doc-2", "other text")]])
-    with pytest.raises(DuplicateId, match="'doc-2' stands more than once"):
+    with pytest.raises(DuplicateId, match="more than one row has the id 'doc-2'"):
         run(corpus, datasets(tmp_path / "data"), engine=no_engine)
 
 
@@ -469,7 +474,7 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_written_file(
         return write(file, content[:40]) if len(written) == 7 else write(file, content)
 
     monkeypatch.setattr(folder.os, "write", until_full)
-    with pytest.raises(LedgerError, match=r"No space left on device.*make room.*run again"):
+    with pytest.raises(LedgerError, match=r"No space left on device.*make room.*run the command again"):
         run(corpus, wanted, concurrency=1)
     monkeypatch.undo()
     left = [path for path in wanted["plain"].folder.rglob("*") if path.is_file()]

@@ -1,8 +1,7 @@
-"""The pipeline under DataTrove's own executors: several tasks, one dataset a prompt."""
+"""The pipeline under DataTrove's own executors: several tasks, one dataset per prompt."""
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +13,22 @@ import pytest
 from datatrove.executor.local import LocalPipelineExecutor
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
-from finephrase_dagster.rephrase.dataset import Dataset, LedgerError, RecipeChanged
-from finephrase_dagster.rephrase.engine import Endpoint
-from finephrase_dagster.rephrase.folder import LocalFolder
+from finephrase_dagster.rephrase.dataset import LedgerError, RecipeChanged
+from finephrase_dagster.rephrase.job import RephraseJob, Target
 from finephrase_dagster.rephrase.reader import InputReader
-from finephrase_dagster.rephrase.render import ByteRenderer
-from finephrase_dagster.rephrase.settings import ExecutionSettings
-from finephrase_dagster.rephrase.step import RephraseStep, Request
-from finephrase_dagster.rephrase.survey import Survey, survey
-from finephrase_dagster.rephrase.tasks import gather
-from rephrase_parts import PROMPTS, LocalServer, completion, documents, failure, local_server, shorten_pauses
+from finephrase_dagster.rephrase.survey import Survey, survey_input
+from finephrase_dagster.rephrase.tasks import merge_tasks
+from rephrase_parts import (
+    PROMPTS,
+    LocalServer,
+    completion,
+    documents,
+    failure,
+    generator,
+    local_server,
+    recipe,
+    shorten_pauses,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,30 +50,25 @@ def surveyed(tmp_path: Path) -> Survey:
         rows = [{"id": name, "text": text} for name, text in documents(20, start=20 * number)]
         path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": f"none-{number}"}]))
         files.append(str(path))
-    return survey(files)
+    return survey_input(files)
 
 
-def datasets(root: Path, surveyed: Survey) -> dict[str, Dataset]:
-    return {
-        name: Dataset(folder=LocalFolder(root / name), recipe={"prompt": name, "rows": surveyed.digest})
-        for name in PROMPTS
-    }
-
-
-def remotes(url: str) -> list[Endpoint]:
-    return [Endpoint(url=url, model="tiny")]
-
-
-def pipeline(wanted: dict[str, Dataset], surveyed: Survey, url: str) -> list[Any]:
-    step = RephraseStep(
-        datasets=wanted,
-        renderer=functools.partial(ByteRenderer, prompts=PROMPTS, context=4096, max_tokens=64),
-        request=Request.of("tiny", 64, {"seed": 0}),
-        engines=functools.partial(remotes, url),
-        settings=ExecutionSettings(concurrency=4, chunk_rows=8),
-        survey=surveyed,
+def job_of(root: Path, files: tuple[str, ...], url: str) -> RephraseJob:
+    spec = generator(context=4096, max_tokens=64)
+    recipes = {name: {**recipe(name, spec), "rows": None} for name in PROMPTS}
+    return RephraseJob(
+        files=files,
+        prompts=PROMPTS,
+        targets={name: Target(folder=str(root / name), recipe=recipes[name]) for name in PROMPTS},
+        model="tiny",
+        endpoints=(url,),
+        concurrency=4,
+        chunk_rows=8,
     )
-    return [InputReader(surveyed.files), step]
+
+
+def pipeline(job: RephraseJob, surveyed: Survey) -> list[Any]:
+    return [InputReader(surveyed.files), job.step(surveyed)]
 
 
 def execute(steps: list[Any], logs: Path, workers: int) -> None:
@@ -77,14 +77,15 @@ def execute(steps: list[Any], logs: Path, workers: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_three_tasks_make_one_dataset_a_prompt(
+def test_three_tasks_write_one_dataset_per_prompt(
     tmp_path: Path, server: LocalServer, surveyed: Survey, workers: int
 ) -> None:
-    wanted = datasets(tmp_path / "out", surveyed)
+    job = job_of(tmp_path / "out", surveyed.files, server.url)
+    wanted = job.datasets(surveyed.digest)
     # As the Slurm executor hands them on.
-    steps = dill.loads(dill.dumps(pipeline(wanted, surveyed, server.url)))  # noqa: S301
+    steps = dill.loads(dill.dumps(pipeline(job, surveyed)))  # noqa: S301
     execute(steps, tmp_path / "logs", workers)
-    manifests = gather(wanted, survey=surveyed, tasks=3)
+    manifests = merge_tasks(wanted, survey=surveyed, tasks=3)
     assert len(server.requests) == 120
     for name in wanted:
         manifest, folder = manifests[name], tmp_path / "out" / name
@@ -94,28 +95,30 @@ def test_three_tasks_make_one_dataset_a_prompt(
         assert sorted(row["id"] for row in rows) == sorted(f"doc-{number}" for number in range(60))
         assert all(sha256_file(folder / file["path"]) == file["sha256"] for file in manifest["files"])
         assert pq.read_table(folder / "__meta__" / "rejected.parquet").num_rows == 3
-    assert gather(wanted, survey=surveyed, tasks=3) == manifests
+    assert merge_tasks(wanted, survey=surveyed, tasks=3) == manifests
 
 
 @pytest.mark.slow
-def test_a_task_that_failed_goes_on_and_nothing_is_gathered_before(
+def test_a_failed_task_resumes_and_nothing_is_merged_before(
     tmp_path: Path, server: LocalServer, surveyed: Survey
 ) -> None:
-    wanted = datasets(tmp_path / "out", surveyed)
+    job = job_of(tmp_path / "out", surveyed.files, server.url)
+    wanted = job.datasets(surveyed.digest)
     server.answer = lambda request: completion() if len(server.requests) <= 70 else failure(401, "expired")
     with pytest.raises(Exception, match="expired"):
-        execute(pipeline(wanted, surveyed, server.url), tmp_path / "logs", 1)
-    with pytest.raises(LedgerError, match="this task is not done"):
-        gather(wanted, survey=surveyed, tasks=3)
+        execute(pipeline(job, surveyed), tmp_path / "logs", 1)
+    with pytest.raises(LedgerError, match="this task is not finished"):
+        merge_tasks(wanted, survey=surveyed, tasks=3)
     asked = len(server.requests)
     server.answer = lambda request: completion()
-    execute(pipeline(wanted, surveyed, server.url), tmp_path / "logs", 1)
+    execute(pipeline(job, surveyed), tmp_path / "logs", 1)
     assert len(server.requests) - asked == 120 - 70
-    assert gather(wanted, survey=surveyed, tasks=3)["plain"]["completed"] == 60
+    assert merge_tasks(wanted, survey=surveyed, tasks=3)["plain"]["completed"] == 60
 
 
 def test_another_number_of_tasks_is_refused(tmp_path: Path, server: LocalServer, surveyed: Survey) -> None:
-    wanted = datasets(tmp_path / "out", surveyed)
-    execute(pipeline(wanted, surveyed, server.url), tmp_path / "logs", 1)
+    job = job_of(tmp_path / "out", surveyed.files, server.url)
+    wanted = job.datasets(surveyed.digest)
+    execute(pipeline(job, surveyed), tmp_path / "logs", 1)
     with pytest.raises(RecipeChanged, match="tasks: 3 -> 2"):
-        gather(wanted, survey=surveyed, tasks=2)
+        merge_tasks(wanted, survey=surveyed, tasks=2)

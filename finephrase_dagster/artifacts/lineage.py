@@ -31,7 +31,7 @@ from finephrase_dagster.artifacts.key import (
     dataset_key,
     tokens_key,
 )
-from finephrase_dagster.artifacts.recipe import dataset_recipe
+from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_sampling
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.component import Component
@@ -122,7 +122,7 @@ class Lineage:
             prompt=self.prompts[prompt],
             model=model.version,
             engine=generator.distribution_flags,
-            sampling={**_recorded_fields(model, "sampling"), **generator.sampling.model_dump(exclude_none=True)},
+            sampling=resolve_sampling(generator.sampling, _recorded_fields(model, "sampling")),
             context=generator.context,
             max_tokens=generator.max_tokens,
             keep_raw=generator.keep_raw,

@@ -1,7 +1,7 @@
-"""The recipe of a synthetic dataset: all that determines its rows, in readable form.
+"""The recipe of a synthetic dataset: everything that determines its rows, in readable form.
 
-Where and how it runs (paths, hosts, concurrency, chunks, engine flags that leave the distribution alone) is
-not in it.
+Where and how the rows are generated (paths, hosts, concurrency, chunk size, engine flags that do not change the
+distribution) is not part of it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from finephrase_dagster.artifacts.versions import CLEANING, CODE, TRUNCATION
+from finephrase_dagster.study.generator import Sampling
 from finephrase_dagster.study.prompt import Prompt
 
 SERVER_DEFAULT = "server default"
+SAMPLING = ("temperature", "top_p", "top_k", "seed")
+TOP_K_OFF = -1
+DEFAULT_SAMPLING: Mapping[str, float | int] = {"temperature": 1.0, "top_p": 1.0, "top_k": TOP_K_OFF}
 
 
 def dataset_recipe(
     *,
-    rows: str,
+    rows: str | None,
     prompt: Prompt,
     model: str,
     engine: Mapping[str, Any],
@@ -25,20 +29,22 @@ def dataset_recipe(
     context: int,
     max_tokens: int,
     truncation: str = TRUNCATION,
+    tokenizer: str | None = None,
     keep_raw: bool = False,
 ) -> dict[str, Any]:
-    """The recipe.
+    """Return the recipe of one prompt's dataset.
 
     Args:
-        rows: the identity of the input rows.
-        prompt: its texts count, its description does not.
-        model: the identity of weights, tokenizer and chat template; of an endpoint's model, its name.
-        engine: the engine's flags that change completions.
-        sampling: temperature, top_p, top_k and seed; `SERVER_DEFAULT` where the server decides.
-        context: tokens of prompt and completion together.
-        max_tokens: tokens a completion may have.
-        truncation: how a document is cut to fit.
-        keep_raw: whether rows hold the completion before cleaning, too.
+        rows: hash of the input rows; None until they have been read.
+        prompt: the prompt; its texts count, its description does not.
+        model: hash of weights, tokenizer and chat template; for an endpoint, the model's name.
+        engine: the engine flags that change completions.
+        sampling: see `resolve_sampling`; values that are missing are `SERVER_DEFAULT`.
+        context: maximum number of tokens of prompt and completion together.
+        max_tokens: maximum number of tokens of a completion.
+        truncation: how a document is cut to fit the context.
+        tokenizer: the tokenizer that counts a document's tokens, where it does not come with the model.
+        keep_raw: whether rows also hold the completion before cleaning.
     """
     return {
         "stage": "synthetic",
@@ -47,10 +53,37 @@ def dataset_recipe(
         "prompt": {"name": prompt.name, "system": prompt.system, "template": prompt.template},
         "model": model,
         "engine": dict(engine),
-        "sampling": dict(sampling),
+        "sampling": {name: sampling.get(name, SERVER_DEFAULT) for name in SAMPLING},
         "context": context,
         "max_tokens": max_tokens,
         "truncation": truncation,
         "cleaning": CLEANING,
+        **({"tokenizer": tokenizer} if tokenizer else {}),
         **({"keep_raw": True} if keep_raw else {}),
     }
+
+
+def resolve_sampling(study: Sampling, model: Mapping[str, float | int]) -> dict[str, float | int]:
+    """Return a generator's sampling values: those of the study, else of the model, else `DEFAULT_SAMPLING`."""
+    sampling = {**DEFAULT_SAMPLING, **model, **study.model_dump(exclude_none=True)}
+    if sampling["top_k"] <= 0:
+        sampling["top_k"] = TOP_K_OFF
+    return sampling
+
+
+def request_parameters(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that every request of a dataset has in common, as OpenAI's API names them.
+
+    What the server decides is left out. The seed is not among them: each request has its own.
+    """
+    sampling = {name: recipe["sampling"][name] for name in SAMPLING if name != "seed"}
+    return {
+        "max_tokens": recipe["max_tokens"],
+        **{name: value for name, value in sampling.items() if value != SERVER_DEFAULT},
+    }
+
+
+def base_seed(recipe: Mapping[str, Any]) -> int | None:
+    """Return the seed that the requests' own seeds are derived from; None if requests carry no seed."""
+    seed = recipe["sampling"]["seed"]
+    return None if seed == SERVER_DEFAULT else int(seed)

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-from typing import Annotated, Any
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from finephrase_dagster.commands.extras import require_extra
-from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of
+from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of, require_finite
 from finephrase_dagster.commands.terminal import clock
+from finephrase_dagster.orchestration.logs import json_wanted
+
+if TYPE_CHECKING:
+    from finephrase_dagster.rephrase.statistics import RunStatistics
+
+LINE_SECONDS = 10.0
+REPORTED = (
+    *("fingerprint", "rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens"),
+    *("documents_cut", "reasons", "run"),
+)
+"""Fields of a manifest that the command reports."""
 
 
 class ManyValues(TyperCommand):
-    """A command whose options --input and --endpoint take several values, or stand several times."""
+    """A command whose options --input and --endpoint accept several values, and may be repeated."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         spread: list[str] = []
@@ -31,51 +46,92 @@ class ManyValues(TyperCommand):
 
 def rephrase(
     inputs: Annotated[
-        list[str], typer.Option("--input", metavar="FILE...", help="JSONL (plain, .gz, .zst) or Parquet: id and text.")
+        list[str],
+        typer.Option(
+            "--input",
+            metavar="FILE...",
+            help="Input files: JSONL (plain, .gz, .zst) or Parquet, with columns id and text. Paths or URLs.",
+        ),
     ],
-    prompt: Annotated[str, typer.Option(metavar="NAME[,NAME...]", help="Prompts, one dataset each.")],
-    output: Annotated[str, typer.Option(metavar="DIR", help="Where DIR/<prompt> is made; a folder or s3://...")],
-    generator: Annotated[str | None, typer.Option(metavar="NAME", help="A generator of the study.")] = None,
-    endpoint: Annotated[
-        list[str] | None, typer.Option(metavar="URL...", help="OpenAI-compatible servers, balanced.")
+    prompt: Annotated[
+        str, typer.Option(metavar="NAME[,NAME...]", help="Prompts to rephrase with. Each one makes a dataset.")
+    ],
+    output: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder or URL (s3://...). Each dataset is written to DIR/<prompt>.")
+    ],
+    generator: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Generator of the study file; an engine is started for it.")
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="The endpoint's name for its model.")] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL...", help="Servers with OpenAI's API that have the model. Requests are balanced."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the model at the endpoint.")] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="NAME|DIR", help="The model's; default: documents are cut by UTF-8 bytes.")
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Tokenizer of the endpoint's model, to cut long documents by tokens. Default: cut by UTF-8 bytes.",
+        ),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(min=2, help="Tokens of prompt and completion; default: what the endpoint says.")
+        int | None,
+        typer.Option(
+            min=2, help="Maximum tokens of prompt and completion together. Default: what the endpoint reports."
+        ),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Of a completion; default: the generator's, or 2048.")
+        int | None, typer.Option(min=1, help="Maximum tokens of a completion. Default: the generator's, or 2048.")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="Default: the generator's, or the server's.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Sampling temperature. Default: the generator's, or the server's.")
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Gives each row and prompt a seed of its own; default: likewise.")
+        int | None,
+        typer.Option(
+            min=0, help="Seed from which each row and prompt gets its own. Default: the generator's, or none."
+        ),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=20_000, help="Requests in flight.")] = 256,
-    chunk_rows: Annotated[int, typer.Option(min=1, help="Rows a file.")] = 5000,
-    limit: Annotated[int | None, typer.Option(min=1, max=2**62, help="Rows, from the first.")] = None,
-    keep_raw: Annotated[bool, typer.Option("--keep-raw", help="Keep completions before cleaning, too.")] = False,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs behind the endpoints, for the bill.")] = None,
-    gpu_hour_dollars: Annotated[float | None, typer.Option(min=0, help="Price of one for an hour.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=20_000, help="Maximum requests in flight.")] = 256,
+    chunk_rows: Annotated[int, typer.Option(min=1, help="Input rows per output file.")] = 5000,
+    limit: Annotated[int | None, typer.Option(min=1, max=2**62, help="Process only the first N rows.")] = None,
+    keep_raw: Annotated[
+        bool, typer.Option("--keep-raw", help="Keep the completions before cleaning, too, in the column raw.")
+    ] = False,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="Number of GPUs serving the endpoints; used to compute the cost.")
+    ] = None,
+    gpu_hour_dollars: Annotated[
+        float | None, typer.Option(min=0, help="Price per GPU-hour in dollars; used to compute the cost.")
+    ] = None,
     metrics_port: Annotated[
         str | None,
-        typer.Option(metavar="PORT|FIRST-LAST", envvar="FINEPHRASE_METRICS_PORT", help="Serves Prometheus metrics."),
+        typer.Option(
+            metavar="PORT|FIRST-LAST",
+            envvar="FINEPHRASE_METRICS_PORT",
+            help="Serve Prometheus metrics on this port, or on the first free one of a range.",
+        ),
     ] = None,
     study: StudyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rephrases the rows of files: one dataset a prompt, complete when DIR/<prompt>/__meta__/manifest.json stands.
+    """Rephrase the rows of files with one or more prompts. Each prompt makes one dataset.
 
-    Run again, it goes on where it was. FINEPHRASE_API_KEY is the endpoints' key.
+    A dataset is complete when DIR/<prompt>/__meta__/manifest.json exists. If the command was interrupted, run it again
+    to resume. FINEPHRASE_API_KEY holds the endpoints' API key, if they want one.
     """
     if generator:
         require_extra("engine", "--generator")
-    from finephrase_dagster.commands.rephrasing import Order, carry_out
+    require_finite({"--temperature": temperature, "--gpu-hour-dollars": gpu_hour_dollars})
+    from finephrase_dagster.orchestration import devices
+    from finephrase_dagster.rephrase.job import build_job, execute
+    from finephrase_dagster.rephrase.metrics import ports_of, served
 
-    order = Order(
-        inputs=inputs,
+    started, log = time.monotonic(), clock()
+    if metrics_port:
+        ports_of(metrics_port)  # refuses a wrong value before anything else is done
+    job = build_job(
+        inputs,
         prompts=[name.strip() for name in prompt.split(",") if name.strip()],
         output=output,
         generator=generator,
@@ -86,41 +142,62 @@ def rephrase(
         max_tokens=max_tokens,
         temperature=temperature,
         seed=seed,
+        keep_raw=keep_raw,
+        paths=paths_of(study),
+        leases=devices,
+        log=log,
+        limit=limit,
         concurrency=concurrency,
         chunk_rows=chunk_rows,
-        limit=limit,
-        keep_raw=keep_raw,
         gpus=gpus,
         gpu_hour_dollars=gpu_hour_dollars,
-        metrics_port=metrics_port,
     )
-    key = os.environ.get("FINEPHRASE_API_KEY") or None
-    done = carry_out(order, paths=paths_of(study), key=key, say=clock())
-    typer.echo(json.dumps(done, indent=2) if as_json else rephrased_text(done))
+    with progress(len(job.prompts), log) as show, served(metrics_port, model=job.model, log=log) as watch:
+        engines = partial(job.open_engines, leases=devices, log=log)
+        manifests = execute(job, engines=engines, log=log, watch=watch, show=show)
+    report = {
+        "output": output,
+        "seconds": round(time.monotonic() - started, 3),
+        "datasets": {
+            name: {"folder": job.targets[name].folder, **{field: manifest[field] for field in REPORTED}}
+            for name, manifest in manifests.items()
+        },
+    }
+    typer.echo(json.dumps(report, indent=2) if as_json else rephrased_text(report))
 
 
-def rephrased_text(done: dict[str, Any]) -> str:
-    """What `rephrase` made, for a terminal."""
+@contextlib.contextmanager
+def progress(prompts: int, log: Callable[[str], None]) -> Iterator[Callable[[RunStatistics], None]]:
+    """Yield what shows the progress: bars on a terminal, lines elsewhere."""
+    from finephrase_dagster.rephrase.progress import Bars, Lines
+
+    bars = sys.stderr.isatty() and not json_wanted()
+    with contextlib.closing(Bars(prompts) if bars else Lines(log, seconds=LINE_SECONDS)) as show:
+        yield show
+
+
+def rephrased_text(report: dict[str, Any]) -> str:
+    """Return the report of a run as text for a terminal."""
     lines = []
-    for name, dataset in done["datasets"].items():
+    for name, dataset in report["datasets"].items():
         lines.append(
             f"{name}: {dataset['rows_in']:,} rows in = {dataset['completed']:,} completed + {dataset['skipped']:,} "
-            f"skipped + {dataset['failed']:,} failed; {dataset['completion_tokens']:,} output tokens"
+            f"skipped + {dataset['failed']:,} failed; {dataset['completion_tokens']:,} completion tokens"
         )
         lines += [f"  {count:,} x {reason}" for reason, count in dataset["reasons"].items()]
         lines.append(f"  {dataset['folder']}")
-    run = next(iter(done["datasets"].values()))["run"]
+    run = next(iter(report["datasets"].values()))["run"]
     lines.append(
         f"{run['requests']:,} requests in {run['wall_seconds']:,.1f} s: {run['engine_seconds']:,.1f} s with the "
-        f"engine, {run['engine_start_seconds']:,.1f} s to start it, {run['other_seconds']:,.1f} s else; "
+        f"engine, {run['engine_start_seconds']:,.1f} s to start it, {run['other_seconds']:,.1f} s for the rest; "
         f"{run['documents_per_second']:,.1f} documents/s, {run['tokens_per_second']:,.0f} output tokens/s, "
-        f"{run['repeated_requests']:,} repeated"
+        f"{run['repeated_requests']:,} retried"
     )
-    shares = {
+    optional = {
         "prefix cache hit rate": run["prefix_cache_hit_rate"],
         "speculation acceptance": run["speculation_acceptance"],
         "tokens per GPU-hour": run["tokens_per_gpu_hour"],
         "dollars": run["dollars"],
     }
-    said = [f"{name} {value:,}" for name, value in shares.items() if value is not None]
-    return "\n".join([*lines, *([", ".join(said)] if said else [])])
+    figures = [f"{name} {value:,}" for name, value in optional.items() if value is not None]
+    return "\n".join([*lines, *([", ".join(figures)] if figures else [])])

@@ -13,8 +13,7 @@ from finephrase_dagster.artifacts.fingerprint import SHORT
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.shards import read_corpus
 from finephrase_dagster.generators.hub import resolve_model
-from finephrase_dagster.rephrase.sampling import sampling_of
-from finephrase_dagster.study.generator import Sampling
+from finephrase_dagster.generators.sampling import read_sampling
 
 
 def make_generator(
@@ -50,9 +49,8 @@ def make_generator(
     if Path(found.folder) != model:
         model.unlink(missing_ok=True)
         model.symlink_to(Path(found.folder).resolve())
-    unsaid = spec.model_copy(update={"sampling": Sampling(seed=spec.sampling.seed)})
     return Contents(
         files=[] if model.is_symlink() else sorted(path for path in model.rglob("*") if path.is_file()),
-        facts={**facts, "resolved": asdict(found), "sampling": sampling_of(unsaid, model)},
+        facts={**facts, "resolved": asdict(found), "sampling": read_sampling(model)},
         version=found.content[:SHORT],
     )

@@ -1,4 +1,4 @@
-"""A dataset of a prompt: its recipe, the account of its rows, and the manifest that stands if it is complete."""
+"""A synthetic dataset on disk: its recipe, its row counts, and the manifest, which exists if it is complete."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.artifacts.artifact import MANIFEST, META, build_manifest
+from finephrase_dagster.artifacts.artifact import MANIFEST, build_manifest
+from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.fingerprint import differences, fingerprint, plain
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.folder import Folder
+from finephrase_dagster.rephrase.location import folder_at
 
 REJECTED = f"{META}/rejected.parquet"
 CHUNKS = f"{META}/chunks"
 RECIPE = f"{META}/recipe.json"
+DATA_FILES = "part-*.parquet"
+MOST_REASONS = 20
 
 
 class LedgerError(FinephraseError):
@@ -28,12 +33,16 @@ class LedgerError(FinephraseError):
 
 
 class RecipeChanged(FinephraseError, exit_status=2):
-    """A folder holds rows of another recipe; the message names what differs."""
+    """A folder holds rows of another recipe; the message names the differences."""
+
+
+class DatasetMissing(FinephraseError, exit_status=2):
+    """A folder does not hold a complete dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A dataset to be made: where, and by which recipe."""
+    """A dataset to write: its folder and its recipe (`artifacts.recipe.dataset_recipe`)."""
 
     folder: Folder
     recipe: Mapping[str, Any]
@@ -42,48 +51,56 @@ class Dataset:
     def fingerprint(self) -> str:
         return fingerprint(self.recipe)
 
+    @property
+    def keeps_raw(self) -> bool:
+        """Whether rows also hold the completion before cleaning."""
+        return bool(self.recipe.get("keep_raw"))
+
     def manifest(self) -> dict[str, Any] | None:
-        """Its manifest; None if it is not complete.
+        """Return the manifest; None if the dataset is not complete.
 
         Raises:
-            RecipeChanged: what stands there, complete or not, was made by another recipe.
-            LedgerError: the manifest is damaged, or a file of it is gone.
+            RecipeChanged: the folder holds rows of another recipe, complete or not.
+            LedgerError: the manifest is damaged, or a file of the dataset is missing.
         """
-        found = self._read(MANIFEST)
-        begun = found or self._read(RECIPE)
+        manifest = self._read(MANIFEST)
+        begun = manifest or self._read(RECIPE)
         if begun is None:
-            if strangers := self.folder.names("part-*.parquet"):
+            if strangers := self.folder.names(DATA_FILES):
                 raise RecipeChanged(
-                    f"{self.folder}: holds {strangers[0]}, but nothing that says how it was made; choose another folder"
+                    f"{self.folder}: holds {strangers[0]}, but no recipe of how it was generated. Choose another "
+                    "folder."
                 )
-        elif begun["fingerprint"] != self.fingerprint and (found or self._holds_rows()):
+        elif begun["fingerprint"] != self.fingerprint and (manifest or self._holds_rows()):
             changes = "; ".join(differences(begun["recipe"], plain(self.recipe)))
             raise RecipeChanged(
-                f"{self.folder}: holds rows of another recipe: {changes}. Go back to that recipe, or choose "
-                "another folder"
+                f"{self.folder}: holds rows of another recipe: {changes}. Go back to that recipe, or choose another "
+                "folder."
             )
-        there = {*self.folder.names("part-*.parquet"), *self.folder.names(REJECTED)} if found else set()
-        if found and (gone := {REJECTED, *(file["path"] for file in found["files"])} - there):
-            raise LedgerError(
-                f"{self.folder}: {min(gone)} is gone; delete {MANIFEST} and run again, which does its rows again"
-            )
-        return found
+        if manifest:
+            existing = {*self.folder.names(DATA_FILES), *self.folder.names(REJECTED)}
+            if missing := {REJECTED, *(file["path"] for file in manifest["files"])} - existing:
+                raise LedgerError(
+                    f"{self.folder}: {min(missing)} is missing. Delete {MANIFEST} and run the command again to "
+                    "redo its rows."
+                )
+        return manifest
 
     def begin(self) -> None:
-        """Writes down the recipe of what will stand in the folder."""
+        """Write down the recipe of the rows that the folder will hold."""
         begun = self._read(RECIPE)
         if begun is None or begun["fingerprint"] != self.fingerprint:
             content = {"fingerprint": self.fingerprint, "recipe": plain(self.recipe)}
             self.folder.write(RECIPE, json_bytes(content))
 
     def _holds_rows(self) -> bool:
-        if self.folder.names("part-*.parquet") or self.folder.names(f"{CHUNKS}/*.parquet"):
+        if self.folder.names(DATA_FILES) or self.folder.names(f"{CHUNKS}/*.parquet"):
             return True
         for name in self.folder.journals():
             journal = self.folder.journal(name)
-            held = bool(journal.read())
+            has_rows = bool(journal.read())
             journal.close()
-            if held:
+            if has_rows:
                 return True
         return False
 
@@ -95,13 +112,20 @@ class Dataset:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            remedy = "delete it" if name == MANIFEST else "put it back, or delete this folder"
-            raise LedgerError(f"{self.folder}: {name} is damaged ({error}); {remedy} and run again") from error
+            remedy = "Delete it" if name == MANIFEST else "Restore it, or delete this folder,"
+            raise LedgerError(
+                f"{self.folder}: {name} is damaged ({error}). {remedy} and run the command again."
+            ) from error
 
 
 @dataclass(kw_only=True)
-class Account:
-    """What became of every row of a dataset."""
+class RowCounts:
+    """The counts of a dataset's rows and tokens, and its data files.
+
+    Attributes:
+        files: `path`, `rows` and `sha256` of each data file.
+        rejected: number of rows by status and reason.
+    """
 
     rows_in: int
     completed: int = 0
@@ -120,33 +144,88 @@ class Account:
         return self._rejected("failed")
 
     def _rejected(self, status: str) -> int:
-        return sum(count for (of, _), count in self.rejected.items() if of == status)
+        return sum(count for (row_status, _), count in self.rejected.items() if row_status == status)
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest says of it, the files apart."""
+        """Return the counts as fields of the manifest, with the most common reasons of rejected rows."""
         names = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens", "documents_cut")
-        reasons = {f"{status}: {why}": count for (status, why), count in self.rejected.most_common(20)}
+        reasons = {f"{status}: {why}": count for (status, why), count in self.rejected.most_common(MOST_REASONS)}
         return {**{name: getattr(self, name) for name in names}, "reasons": reasons}
 
 
-def write_manifest(dataset: Dataset, account: Account, rejected: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes a dataset whose parts stand in its folder: its rejected rows, then its manifest."""
+def write_manifest(dataset: Dataset, counts: RowCounts, rejected: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete a dataset whose data files are in its folder: write its rejected rows, then its manifest."""
     content = parquet(rejected)
     dataset.folder.write(REJECTED, content)
-    hashed = [*account.files, {"path": REJECTED, "sha256": sha256_bytes(content)}]
-    manifest = build_manifest(dataset.recipe, {**account.facts(), **facts}, account.files, content=hashed)
+    hashed = [*counts.files, {"path": REJECTED, "sha256": sha256_bytes(content)}]
+    manifest = build_manifest(dataset.recipe, {**counts.facts(), **facts}, counts.files, content=hashed)
     dataset.folder.write(MANIFEST, json_bytes(manifest))
     return manifest
 
 
+@dataclass(frozen=True, kw_only=True)
+class FinishedDataset:
+    """A complete dataset, as `read_dataset` returns it.
+
+    Attributes:
+        folder: its folder, a path or a URL.
+        manifest: `recipe`, `rows_in`, `completed`, `skipped`, `failed`, token counts, `files`, `run` (cost and time).
+    """
+
+    folder: str
+    manifest: Mapping[str, Any]
+
+    def table(self) -> pa.Table:
+        """Return the completions as an Arrow table (`.to_pandas()` makes it a data frame)."""
+        return self._read(file["path"] for file in self.manifest["files"])
+
+    def rejected(self) -> pa.Table:
+        """Return the rows without a completion: `id`, `status` (skipped or failed) and `reason`."""
+        return self._read([REJECTED])
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The completions as dictionaries: `id`, `prompt`, `text`, `finish_reason` and more."""
+        return self.table().to_pylist()
+
+    def __len__(self) -> int:
+        return int(self.manifest["completed"])
+
+    def _read(self, paths: Iterable[str]) -> pa.Table:
+        folder = folder_at(self.folder)
+        tables = [read_parquet(folder.read(path)) for path in paths]
+        return pa.concat_tables(tables) if tables else pa.table({})
+
+
+def read_dataset(folder: str | Path) -> FinishedDataset:
+    """Open a complete dataset, such as `out/faq` (a folder or a URL).
+
+    Raises:
+        DatasetMissing: the folder holds no complete dataset.
+    """
+    location = folder_at(folder)
+    try:
+        manifest = json.loads(location.read(MANIFEST))
+    except FileNotFoundError as error:
+        prompts = [name for name in location.folders() if location.below(name).names(MANIFEST)]
+        remedy = (
+            f"It holds the datasets of several prompts; open one of them: {location}/{prompts[0]}."
+            if prompts
+            else "Check the path; if a run was interrupted, run the same command again to resume it."
+        )
+        raise DatasetMissing(f"{location}: no {MANIFEST}, so it is not a complete dataset. {remedy}") from error
+    return FinishedDataset(folder=str(folder), manifest=manifest)
+
+
 def parquet(table: pa.Table) -> bytes:
+    """Return a table as the bytes of a Parquet file."""
     file = io.BytesIO()
     pq.write_table(table, file, compression="zstd", use_dictionary=["prompt", "finish_reason"])
     return file.getvalue()
 
 
 def read_parquet(content: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The table of a Parquet file's bytes; not by `read_table`, whose own imports take longer than most files."""
+    """Return the table of a Parquet file's bytes. (`pq.read_table` imports for longer than most files take to read.)"""
     with pq.ParquetFile(io.BytesIO(content)) as file:
         return file.read(columns=columns)
 

@@ -1,8 +1,8 @@
-"""The folder of a dataset, on a local disk or in an object store: whole files, journals, and one writer.
+"""The folder of a dataset: files that are written completely or not at all, journals, and one writer at a time.
 
-Files appear under their names whole or not at all: on a disk by a rename, in an object store by a finished
-upload. A journal takes records one by one and keeps them when the process is killed; an object store knows
-no appending, so there records are uploaded together, at every `sync`. What is written is the ledger's.
+A file appears under its name when it is complete: on a disk by a rename, in an object store by a finished upload. A
+journal keeps each record when the process is killed. An object store cannot append, so there the records are uploaded
+together at every `sync`.
 """
 
 from __future__ import annotations
@@ -15,96 +15,75 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from finephrase_dagster.artifacts.artifact import META, atomic_write
-from finephrase_dagster.artifacts.claim import claim_folder
+from finephrase_dagster.artifacts.artifact import atomic_write
+from finephrase_dagster.artifacts.claim import META, claim_folder
 from finephrase_dagster.errors import FinephraseError
 
 JOURNALS = f"{META}/journals"
 
 
 class FolderUnusable(FinephraseError, retryable=True):
-    """The store of a folder cannot be reached, or refuses what it was asked; the message says what to do."""
+    """A folder's store cannot be reached, or refuses a request; the message says what to do."""
 
 
 class Journal(Protocol):
-    """Records of one chunk, in the order in which they came."""
+    """The records of one chunk, in the order in which they were added."""
 
     def append(self, record: bytes) -> None:
-        """Adds a record, which from then on survives the death of this process (see `sync`)."""
+        """Add a record. It survives the end of this process, but not yet of the machine (see `sync`)."""
 
     def sync(self) -> None:
-        """Makes what was added survive the machine, too; in an object store, uploads it."""
+        """Make the added records survive a power failure; in an object store, upload them."""
 
     def read(self) -> bytes:
-        """All records, also those that an earlier process added."""
+        """Return all records, including those of earlier processes."""
 
     def close(self) -> None:
-        """Lets go of it; what was added stays."""
+        """Close the journal; its records stay."""
 
     def remove(self) -> None:
-        """Deletes it."""
+        """Delete the journal."""
 
 
 class Folder(Protocol):
-    """Where a dataset stands."""
+    """The folder of a dataset."""
 
     def claim(self) -> contextlib.AbstractContextManager[None]:
-        """Makes the folder and holds it for writing; raises FolderBusy if another process does."""
+        """Create the folder and hold it for writing; raise FolderBusy if another process holds it."""
 
     def names(self, pattern: str) -> list[str]:
-        """The files whose path in the folder matches, sorted."""
+        """Return the files whose path in the folder matches a pattern, sorted."""
 
     def folders(self) -> list[str]:
         """Return the names of the folders directly in this one, sorted."""
 
     def read(self, name: str) -> bytes:
-        """A file's content; raises FileNotFoundError."""
+        """Return a file's content; raise FileNotFoundError if there is none."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file, whole or not at all."""
+        """Write a file, completely or not at all."""
 
     def remove(self, name: str) -> None:
-        """Deletes a file, if it is there."""
+        """Delete a file, if it exists."""
 
     def journals(self) -> list[str]:
-        """The names of the journals there are, sorted."""
+        """Return the names of the existing journals, sorted."""
 
     def journal(self, name: str) -> Journal:
-        """A journal, new or as an earlier process left it."""
+        """Open a journal, new or as an earlier process left it."""
 
     def below(self, name: str) -> Folder:
-        """A folder in this one."""
+        """Return a folder below this one."""
 
     def take(self, other: Folder, name: str) -> None:
-        """Moves a file here from a folder below; does nothing if that was done."""
+        """Move a file here from a folder below; do nothing if that was done before."""
 
     def clear(self) -> None:
-        """Deletes the folder and all in it."""
-
-
-def folder_at(place: str | Path) -> Folder:
-    """The folder of a path, or of a URL such as `s3://bucket/dataset` (any scheme that fsspec knows).
-
-    Raises:
-        ValueError: nothing here reads such a URL, or it is a file, or in one.
-    """
-    text = str(place).removeprefix("file://")
-    if "://" not in text:
-        path = Path(text)
-        there = next((one for one in (path, *path.parents) if one.exists()), path)
-        if there.is_file():
-            raise ValueError(f"{text}: {there} is a file; name a folder")
-        return LocalFolder(path)
-    from finephrase_dagster.rephrase.object_folder import ObjectFolder
-
-    try:
-        return ObjectFolder(text)
-    except ImportError as error:
-        raise ValueError(f"{text}: {error}") from error
+        """Delete the folder and everything in it."""
 
 
 class LocalFolder:
-    """A folder on a disk of this machine."""
+    """A folder on a local disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -155,7 +134,7 @@ class LocalFolder:
 
 
 class _LocalJournal:
-    """A file; each record is one `write`, which the system keeps when the process dies."""
+    """A file; each record is one `write`, which the system keeps when the process ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -171,7 +150,7 @@ class _LocalJournal:
             try:
                 os.fdatasync(file)
             except OSError as error:
-                if error.errno != errno.EBADF:  # it was closed meanwhile
+                if error.errno != errno.EBADF:  # closed in the meantime
                     raise
 
     def read(self) -> bytes:

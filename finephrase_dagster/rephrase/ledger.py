@@ -1,10 +1,10 @@
-"""The ledger of one dataset: which rows are done, where they stand, and that none is lost.
+"""The ledger of one dataset: records each row's outcome durably, and publishes finished chunks as files.
 
-Every outcome is in a journal before its request's place is given to the next. A chunk of rows that are all
-done becomes one Parquet file of completions (`part-*`), then its account (`__meta__/chunks/part-*`: the rows that
-got no completion and, in the footer, what the part holds); then its journal goes. So the files say what is
-done, whatever killed the writer, and rows are known by their ids: order, division into files and size of
-chunks may change from one run to the next.
+An outcome is written to its chunk's journal before another request takes its place in the window. When all rows of
+a chunk are done, the chunk is published: first its completions (`part-*.parquet`), then its summary
+(`__meta__/chunks/part-*.parquet`: the rejected rows and, in the footer, the counts of the data file), then its
+journal is removed. So the files tell what is done, whatever killed the writer. Rows are known by their ids: their
+order, their division into input files and the chunk size may change between runs.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.rephrase.dataset import (
     CHUNKS,
-    Account,
     Dataset,
     LedgerError,
+    RowCounts,
     json_bytes,
     parquet,
     read_parquet,
@@ -34,7 +34,7 @@ from finephrase_dagster.rephrase.dataset import (
     write_manifest,
 )
 from finephrase_dagster.rephrase.folder import Folder, Journal
-from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected, record, records
+from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected, journal_line, read_journal
 
 FOOTER = b"finephrase"
 
@@ -56,21 +56,21 @@ REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("status", pa.string()), ("rea
 
 @dataclass
 class Chunk:
-    """Rows that become one file."""
+    """The rows of one output file: how many were assigned to it, and how many of them are recorded."""
 
     name: str
     journal: Journal
     assigned: int = 0
-    entered: int = 0
+    recorded: int = 0
     closed: bool = False
 
     @property
-    def full(self) -> bool:
-        return self.closed and self.entered == self.assigned
+    def is_full(self) -> bool:
+        return self.closed and self.recorded == self.assigned
 
 
 class Ledger:
-    """The rows of one prompt's dataset, in its folder, which the caller has claimed."""
+    """The rows of one dataset, in a folder that the caller has claimed."""
 
     def __init__(self, folder: Folder, prompt: str, *, chunk_rows: int, keep_raw: bool = False) -> None:
         self.folder = folder
@@ -79,25 +79,25 @@ class Ledger:
         self._schema = COMPLETED_SCHEMA.append(RAW) if keep_raw else COMPLETED_SCHEMA
         self._open: dict[int, Chunk] = {}
         self._chunks: list[Chunk] = []
-        self._one_publishes = threading.Lock()
+        self._publishing = threading.Lock()
         self._left_over = folder.journals()
-        self._adopt_parts()
+        self._summarize_orphans()
         self._next = _next_numbers([*self._left_over, *map(_stem, folder.names(f"{CHUNKS}/*.parquet"))])
         self.published = 0  # chunks
-        self.example: str | None = None  # the id of a row that is completed
-        self._done = self._found()
+        self.example: str | None = None  # the id of a completed row
+        self._done = IdSet(id_hash(name) for name in self._done_ids())
 
     @property
-    def found(self) -> int:
-        """How many rows earlier runs had done."""
+    def done_before(self) -> int:
+        """How many rows earlier runs finished."""
         return len(self._done)
 
     def is_done(self, name: str) -> bool:
-        """Whether an earlier run did the row of this id."""
+        """Return whether an earlier run finished the row with this id."""
         return bool(len(self._done)) and id_hash(name) in self._done
 
     def assign(self, shard: int) -> tuple[Chunk, int]:
-        """The chunk that the next row of a shard will stand in, and its place there."""
+        """Return the chunk for the next row of a shard, and the row's position in it."""
         chunk = self._open.get(shard)
         if chunk is None:
             name = f"part-{shard:05d}-{self._next[shard]:05d}"
@@ -111,79 +111,79 @@ class Ledger:
         return chunk, chunk.assigned
 
     def close(self, shard: int) -> None:
-        """Says that no more rows come for a shard's present chunk."""
+        """Close a shard's current chunk: no more rows are assigned to it."""
         chunk = self._open.pop(shard, None)
         if chunk is not None:
             chunk.closed = True
 
-    def enter(self, chunk: Chunk, place: int, outcome: Outcome) -> None:
-        """Enters what became of a row; from here on it is not done again."""
+    def record(self, chunk: Chunk, position: int, outcome: Outcome) -> None:
+        """Record the outcome of a row. From here on the row is not sent again."""
         with self._writing():
-            chunk.journal.append(record(place, outcome))
-        chunk.entered += 1
+            chunk.journal.append(journal_line(position, outcome))
+        chunk.recorded += 1
 
     def publish_full(self) -> None:
-        """Turns chunks whose rows are all done into files under their final names."""
-        with self._one_publishes, self._writing():
-            for chunk in [chunk for chunk in self._chunks if chunk.full]:
+        """Publish the chunks whose rows are all done."""
+        with self._publishing, self._writing():
+            for chunk in [chunk for chunk in self._chunks if chunk.is_full]:
                 self._publish(chunk.name, chunk.journal)
                 self._chunks.remove(chunk)
 
     def publish_left_over(self) -> None:
-        """Does the same with what an interrupted run left, however few rows that are."""
-        with self._one_publishes, self._writing():
+        """Publish the journals that an interrupted run left, full or not."""
+        with self._publishing, self._writing():
             while self._left_over:
                 name = self._left_over[0]
                 self._publish(name, self.folder.journal(name))
                 self._left_over.pop(0)
 
     def sync(self) -> None:
-        """Makes all that was entered survive the machine's death, too."""
+        """Sync the journals, so that recorded outcomes survive a power failure, too."""
         with self._writing():
             for chunk in list(self._chunks):
                 chunk.journal.sync()
 
     def release(self) -> None:
-        """Lets go of the journals of chunks that are not full; their rows are kept."""
+        """Close the journals of unfinished chunks. Their rows are kept."""
         for chunk in self._chunks:
             chunk.journal.close()
 
-    def account(self, rows_in: int) -> Account:
-        """Counts all rows of all finished chunks.
+    def count_rows(self, rows_in: int) -> RowCounts:
+        """Count the rows of all published chunks.
 
         Raises:
-            LedgerError: completed, skipped and failed do not add up to the input's rows, or a file is missing.
+            LedgerError: completed, skipped and failed rows do not add up to the input rows, or a file is missing.
         """
-        account = Account(rows_in=rows_in)
+        counts = RowCounts(rows_in=rows_in)
         parts = set(self.folder.names("part-*.parquet"))
         for name in self.folder.names(f"{CHUNKS}/*.parquet"):
-            rejected, part = self._chunk_account(name)
+            rejected, part = self._read_summary(name)
             if part["rows"]:
                 if part["path"] not in parts:
-                    raise LedgerError(f"{self.folder}: {part['path']} is missing; delete {name} and run again")
-                account.files.append({key: part[key] for key in ("path", "rows", "sha256")})
-            account.completed += part["rows"]
-            account.prompt_tokens += part["prompt_tokens"]
-            account.completion_tokens += part["completion_tokens"]
-            account.documents_cut += part["documents_cut"]
+                    raise self._missing(part["path"])
+                counts.files.append({key: part[key] for key in ("path", "rows", "sha256")})
+            counts.completed += part["rows"]
+            counts.prompt_tokens += part["prompt_tokens"]
+            counts.completion_tokens += part["completion_tokens"]
+            counts.documents_cut += part["documents_cut"]
             for row in rejected.to_pylist():
-                account.rejected[row["status"], row["reason"]] += 1
-        if rows_in != account.completed + account.skipped + account.failed:
+                counts.rejected[row["status"], row["reason"]] += 1
+        if rows_in != counts.completed + counts.skipped + counts.failed:
             raise LedgerError(
-                f"{self.folder}: {rows_in} rows went in, but {account.completed} are completed, "
-                f"{account.skipped} skipped and {account.failed} failed; delete this folder and run again"
+                f"{self.folder}: the input has {rows_in} rows, but {counts.completed} are completed, {counts.skipped} "
+                f"skipped and {counts.failed} failed. Delete this folder and run the command again."
             )
-        return account
+        return counts
 
-    def complete(self, dataset: Dataset, account: Account, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes `rejected.parquet` and then the manifest: from here on the dataset is complete."""
+    def complete(self, dataset: Dataset, counts: RowCounts, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write `rejected.parquet` and then the manifest: from here on the dataset is complete."""
         names = self.folder.names(f"{CHUNKS}/*.parquet")
-        rejected = [self._chunk_account(name)[0] for name in names]
+        rejected = [self._read_summary(name)[0] for name in names]
         with self._writing():
             manifest = write_manifest(
-                dataset, account, pa.concat_tables([REJECTED_SCHEMA.empty_table(), *rejected]), facts
+                dataset, counts, pa.concat_tables([REJECTED_SCHEMA.empty_table(), *rejected]), facts
             )
-            for name in names:  # needed only until the manifest stands
+            for name in names:  # needed only until there is a manifest
                 self.folder.remove(name)
         return manifest
 
@@ -192,15 +192,17 @@ class Ledger:
         try:
             yield
         except FileNotFoundError as error:
-            raise LedgerError(f"{self.folder}: {error.filename} was taken away; run again") from error
+            raise LedgerError(
+                f"{self.folder}: {error.filename} was deleted during the run. Run the command again."
+            ) from error
         except OSError as error:
             raise LedgerError(
-                f"{self.folder}: cannot be written ({error.strerror or error}); what is done is kept: make room or "
-                "correct the folder, then run again"
+                f"{self.folder}: cannot be written ({error.strerror or error}). Finished rows are kept: make room or "
+                "correct the folder, then run the command again."
             ) from error
 
     def _publish(self, name: str, journal: Journal) -> None:
-        rows = dict(sorted(records(journal.read())))
+        rows = dict(sorted(read_journal(journal.read())))
         completed = [row for row in rows.values() if isinstance(row, Completed)]
         part: dict[str, Any] = {
             "path": f"{name}.parquet",
@@ -213,11 +215,11 @@ class Ledger:
             content = parquet(self._table(completed))
             part["sha256"] = sha256_bytes(content)
             self.folder.write(part["path"], content)
-        self._write_account(name, [row for row in rows.values() if isinstance(row, Rejected)], part)
+        self._write_summary(name, [row for row in rows.values() if isinstance(row, Rejected)], part)
         self.published += 1
         journal.remove()
 
-    def _write_account(self, name: str, rejected: list[Rejected], part: Mapping[str, Any]) -> None:
+    def _write_summary(self, name: str, rejected: list[Rejected], part: Mapping[str, Any]) -> None:
         columns = [[getattr(row, name) for row in rejected] for name in REJECTED_SCHEMA.names]
         schema = REJECTED_SCHEMA.with_metadata({FOOTER: json_bytes(part)})
         self.folder.write(f"{CHUNKS}/{name}.parquet", parquet(pa.table(columns, schema=schema)))
@@ -231,29 +233,26 @@ class Ledger:
             columns.append(pa.array(values, field_.type))
         return pa.Table.from_arrays(columns, schema=self._schema)
 
-    def _adopt_parts(self) -> None:
-        """Writes the accounts of parts that have neither one nor a journal: somebody deleted it, or the manifest."""
-        accounts = {_stem(name) for name in self.folder.names(f"{CHUNKS}/*.parquet")}
+    def _summarize_orphans(self) -> None:
+        """Write summaries for data files without summary and journal: somebody deleted it, or the manifest."""
+        summaries = {_stem(name) for name in self.folder.names(f"{CHUNKS}/*.parquet")}
         for path in self.folder.names("part-*.parquet"):
-            if _stem(path) not in accounts and _stem(path) not in self._left_over:
+            if _stem(path) not in summaries and _stem(path) not in self._left_over:
                 content = self.folder.read(path)
                 table = self._read_part(path, content, ["prompt_tokens", "completion_tokens", "document_cut"])
                 part = {"path": path, "rows": table.num_rows, "sha256": sha256_bytes(content)}
                 part |= {name: pc.sum(table[name]).as_py() or 0 for name in ("prompt_tokens", "completion_tokens")}
                 part["documents_cut"] = pc.sum(table["document_cut"]).as_py() or 0
                 with self._writing():
-                    self._write_account(_stem(path), [], part)
+                    self._write_summary(_stem(path), [], part)
 
-    def _found(self) -> IdSet:
-        """The ids of all rows that stand in files or journals."""
-        return IdSet(id_hash(name) for name in self._ids())
-
-    def _ids(self) -> Iterator[str]:
+    def _done_ids(self) -> Iterator[str]:
+        """Yield the ids of all rows in files and journals."""
         journals = set(self._left_over)
         for name in self.folder.names(f"{CHUNKS}/*.parquet"):
-            if _stem(name) in journals:  # killed between its account and the end of its journal
+            if _stem(name) in journals:  # the writer was killed before it removed the journal
                 continue
-            rejected, part = self._chunk_account(name)
+            rejected, part = self._read_summary(name)
             yield from rejected["id"].to_pylist()
             if part["rows"]:
                 ids = self._part_ids(part)
@@ -261,7 +260,7 @@ class Ledger:
                 yield from ids
         for name in self._left_over:
             journal = self.folder.journal(name)
-            for _, outcome in records(journal.read()):
+            for _, outcome in read_journal(journal.read()):
                 if isinstance(outcome, Completed):
                     self.example = outcome.id
                 yield outcome.id
@@ -272,11 +271,9 @@ class Ledger:
         try:
             content = self.folder.read(path)
         except FileNotFoundError as error:
-            raise LedgerError(
-                f"{self.folder}: {path} is missing; delete {CHUNKS}/{path} and run again, which does its rows again"
-            ) from error
+            raise self._missing(path) from error
         if sha256_bytes(content) != part["sha256"]:
-            raise self._damaged(path, "its content is not what was written")
+            raise self._damaged(path, "its content has changed")
         return self._read_part(path, content, ["id"])["id"].to_pylist()
 
     def _read_part(self, path: str, content: bytes, columns: list[str]) -> pa.Table:
@@ -285,20 +282,25 @@ class Ledger:
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(path, str(error)) from error
 
-    def _damaged(self, path: str, flaw: str) -> LedgerError:
+    def _missing(self, path: str) -> LedgerError:
         return LedgerError(
-            f"{self.folder}: {path} is damaged ({flaw}); delete it and {CHUNKS}/{path} and run again, which does its "
-            "rows again"
+            f"{self.folder}: {path} is missing. Delete {CHUNKS}/{path} and run the command again to redo its rows."
         )
 
-    def _chunk_account(self, name: str) -> tuple[pa.Table, dict[str, Any]]:
+    def _damaged(self, path: str, flaw: str) -> LedgerError:
+        return LedgerError(
+            f"{self.folder}: {path} is damaged ({flaw}). Delete it and {CHUNKS}/{path}, and run the command again to "
+            "redo its rows."
+        )
+
+    def _read_summary(self, name: str) -> tuple[pa.Table, dict[str, Any]]:
         try:
             rejected = read_parquet(self.folder.read(name))
             return rejected.replace_schema_metadata(None), json.loads(rejected.schema.metadata[FOOTER])
         except (OSError, pa.ArrowException, LookupError, ValueError, TypeError) as error:
             raise LedgerError(
-                f"{self.folder}: {name} is damaged ({error}); delete it and {_stem(name)}.parquet and run again, "
-                "which does their rows again"
+                f"{self.folder}: {name} is damaged ({error}). Delete it and {_stem(name)}.parquet, and run the command "
+                "again to redo their rows."
             ) from error
 
 
@@ -307,7 +309,7 @@ def _stem(path: str) -> str:
 
 
 def _next_numbers(chunks: Iterable[str]) -> Counter[int]:
-    """By shard, the number after the last of its chunks."""
+    """Return, by shard, the number of its next chunk."""
     numbers: Counter[int] = Counter()
     for name in chunks:
         if match := re.fullmatch(r"part-(\d+)-(\d+)", name):

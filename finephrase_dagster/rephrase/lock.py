@@ -1,4 +1,4 @@
-"""One writer of a prefix in an object store, which has no locks: an object that only its creator refreshes."""
+"""The lock of a folder in an object store: an object that its owner refreshes every few seconds."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from finephrase_dagster.artifacts.processes import is_running, this_machine, thi
 from finephrase_dagster.rephrase.folder import FolderUnusable
 
 BEAT_SECONDS = 5.0
-SILENT_SECONDS = 60.0  # a holder of the lock that was not heard of for this long is taken for dead
+SILENT_SECONDS = 60.0  # an owner that has not refreshed its lock for this long is taken to be dead
 
 
 class Objects(Protocol):
-    """What a lock needs of the store."""
+    """The part of an object store that a lock needs."""
 
     def read(self, name: str) -> bytes: ...
 
     def put(self, name: str, content: bytes, mode: Literal["overwrite", "create"] = "overwrite") -> None: ...
 
-    def take_away(self, names: Sequence[str]) -> None: ...
+    def delete(self, names: Sequence[str]) -> None: ...
 
 
 class Lock:
-    """One writer of a prefix: an object that only its creator refreshes.
+    """Lets one process at a time write a folder of an object store.
 
-    A lock is dead if its process, where it is of this machine, has ended; else if it was not refreshed for
-    a minute.
+    An owner on this machine is dead if its process has ended; an owner on another machine, if it has not refreshed the
+    lock for a minute. The lock of a dead owner is taken over.
     """
 
     def __init__(self, folder: Objects) -> None:
@@ -44,36 +44,37 @@ class Lock:
         self._beats = threading.Thread(target=self._beat, daemon=True)
 
     def take(self) -> None:
-        """Raises FolderBusy if another process holds it."""
+        """Take the lock; raise FolderBusy if another process holds it."""
         holder = self._holder()
         if holder is not None:
-            if _lives(holder):
+            if _is_alive(holder):
                 raise FolderBusy(self._folder)
-            self._folder.take_away([LOCK])
+            self._folder.delete([LOCK])
         try:
             self._folder.put(LOCK, self._content(), mode="create")
         except FileExistsError as error:
-            if not self._mine():  # it is where a first try was heard, but its answer was lost
+            if not self._mine():  # a first attempt may have succeeded, though its response was lost
                 raise FolderBusy(self._folder) from error
         self._beats.start()
 
     def check(self) -> None:
-        """Raises FolderBusy if another process took it over, for this one was not heard of."""
+        """Raise FolderBusy if another process has taken the lock over because this one did not refresh it."""
         if not self._lost and time.time() - self._heard > SILENT_SECONDS / 2:
             self._refresh()
         if self._lost:
             raise FolderBusy(self._folder)
 
     def release(self) -> None:
+        """Stop refreshing the lock and delete it."""
         self._over.set()
         self._beats.join()
-        with contextlib.suppress(FolderUnusable):  # then it is dead, as this process will be
+        with contextlib.suppress(FolderUnusable):  # the lock then expires
             if self._mine():
-                self._folder.take_away([LOCK])
+                self._folder.delete([LOCK])
 
     def _beat(self) -> None:
         while not self._lost and not self._over.wait(BEAT_SECONDS):
-            with contextlib.suppress(FolderUnusable):  # a store that is away for a moment; the next beat may pass
+            with contextlib.suppress(FolderUnusable):  # if the store is down for a moment, the next beat may succeed
                 self._refresh()
 
     def _refresh(self) -> None:
@@ -91,7 +92,7 @@ class Lock:
         return (self._holder() or {}).get("token") == self._token
 
     def _holder(self) -> dict[str, Any] | None:
-        """What the lock says; None if there is none."""
+        """Return the content of the lock; None if there is none."""
         try:
             return dict(json.loads(self._folder.read(LOCK)))
         except FileNotFoundError:
@@ -100,7 +101,7 @@ class Lock:
             return {}
 
 
-def _lives(holder: dict[str, Any]) -> bool:
+def _is_alive(holder: dict[str, Any]) -> bool:
     if holder.get("machine") == this_machine():
         return is_running(str(holder.get("process")))
     return time.time() - float(holder.get("heard", 0)) < SILENT_SECONDS

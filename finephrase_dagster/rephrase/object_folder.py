@@ -1,7 +1,7 @@
 """The folder of a dataset in an object store, through fsspec.
 
-A file appears with its finished upload. An object store knows no appending, so a journal's records are
-uploaded together whenever it is synced; and it has no locks, so the writer is who created the lock's object.
+A file appears when its upload has finished. An object store cannot append, so a journal's records are uploaded together
+at every `sync`. It has no locks either; see `rephrase/lock.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FIRST = "00000"
 
 
 class ObjectFolder:
-    """A prefix of an object store, through fsspec; credentials and endpoint come from the environment.
+    """A prefix of an object store; credentials and endpoint come from the environment.
 
-    What the store's library raises becomes FolderUnusable, but for a file that is not there.
+    Errors of the store's library become FolderUnusable, except FileNotFoundError.
     """
 
     def __init__(self, url: str) -> None:
@@ -60,45 +60,45 @@ class ObjectFolder:
         """Return the paths of all entries of one kind in a directory, relative to this folder."""
         self._store.invalidate_cache()
         entries: list[dict[str, Any]] = []
-        with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._errors(FileNotFoundError):
             entries = self._store.ls(f"{self._root}{directory}", detail=True)
         return [entry["name"].removeprefix(f"{self._root}/") for entry in entries if entry["type"] == kind]
 
     def read(self, name: str) -> bytes:
-        with self._asking(FileNotFoundError):
+        with self._errors(FileNotFoundError):
             return self._store.cat_file(f"{self._root}/{name}")
 
     def read_all(self, names: Sequence[str]) -> list[bytes]:
-        """Several files' contents, fetched at once."""
-        with self._asking(FileNotFoundError):
-            found = self._store.cat([f"{self._root}/{name}" for name in names]) if names else {}
-        return list(found.values())
+        """Return the contents of several files, fetched concurrently."""
+        with self._errors(FileNotFoundError):
+            contents = self._store.cat([f"{self._root}/{name}" for name in names]) if names else {}
+        return list(contents.values())
 
     def write(self, name: str, content: bytes) -> None:
         self._check()
         self.put(name, content)
 
     def put(self, name: str, content: bytes, mode: Literal["overwrite", "create"] = "overwrite") -> None:
-        """Writes a file without asking who holds the folder; with `create`, raises FileExistsError if it is there."""
-        with self._asking(FileExistsError):
+        """Write a file without checking the lock; with `create`, raise FileExistsError if the file exists."""
+        with self._errors(FileExistsError):
             self._store.pipe_file(f"{self._root}/{name}", content, mode=mode)
 
     def remove(self, name: str) -> None:
         self.remove_all([name])
 
     def remove_all(self, names: Sequence[str]) -> None:
-        """Deletes files, those that are there, at once."""
+        """Delete files, those that exist, in one request."""
         self._check()
-        self.take_away(names)
+        self.delete(names)
 
-    def take_away(self, names: Sequence[str]) -> None:
-        """Deletes files without asking who holds the folder."""
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete files without checking the lock."""
         if names:
-            with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError), self._errors(FileNotFoundError):
                 self._store.rm([f"{self._root}/{name}" for name in names])
 
     def journals(self) -> list[str]:
-        # Its first segment is removed first: what has none was being removed, and is in a file.
+        # The first segment is deleted first: a journal without one was being deleted, and its rows are in a file.
         return [_journal_of(name) for name in self.names(f"{JOURNALS}/*.{FIRST}")]
 
     def journal(self, name: str) -> Journal:
@@ -110,11 +110,11 @@ class ObjectFolder:
     def take(self, other: Folder, name: str) -> None:
         assert isinstance(other, ObjectFolder), other
         self._check()
-        with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._errors(FileNotFoundError):
             self._store.mv(f"{other._root}/{name}", f"{self._root}/{name}")
 
     def clear(self) -> None:
-        with contextlib.suppress(FileNotFoundError), self._asking(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._errors(FileNotFoundError):
             self._store.rm(self._root, recursive=True)
 
     def _check(self) -> None:
@@ -122,20 +122,20 @@ class ObjectFolder:
             self._lock.check()
 
     @contextlib.contextmanager
-    def _asking(self, *expected: type[Exception]) -> Iterator[None]:
+    def _errors(self, *expected: type[Exception]) -> Iterator[None]:
         try:
             yield
         except expected:
             raise
         except Exception as error:  # each store's library has errors of its own
             raise FolderUnusable(
-                f"{self}: {error}; see that the store answers, has this bucket and lets you in, then run again: what "
-                "is finished is kept"
+                f"{self}: {error}. Check that the store answers, has this bucket and accepts your credentials, then "
+                "run the command again: finished rows are kept."
             ) from error
 
 
 class _ObjectJournal:
-    """Numbered objects `<name>.00000`, each with the records between two calls of `sync`."""
+    """Numbered objects `<name>.00000`; each holds the records between two calls of `sync`."""
 
     def __init__(self, folder: ObjectFolder, name: str) -> None:
         self._folder = folder
@@ -143,7 +143,7 @@ class _ObjectJournal:
         self._written: list[str] = []
         self._all = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the journal
         self._pending: list[bytes] = []
-        self._turn = threading.Lock()
+        self._syncing = threading.Lock()
 
     @cached_property
     def _earlier(self) -> list[str]:
@@ -154,12 +154,12 @@ class _ObjectJournal:
         self._all.write(record)
 
     def sync(self) -> None:
-        with self._turn:
+        with self._syncing:
             if count := len(self._pending):
                 segment = f"{self._name}.{len(self._earlier) + len(self._written):05d}"
                 self._folder.write(segment, b"".join(self._pending[:count]))
                 self._written.append(segment)
-                del self._pending[:count]  # more may have been added meanwhile
+                del self._pending[:count]  # more may have been added in the meantime
 
     def read(self) -> bytes:
         earlier = self._folder.read_all(self._earlier)
@@ -171,7 +171,7 @@ class _ObjectJournal:
         self._all.close()
 
     def remove(self) -> None:
-        with self._turn:
+        with self._syncing:
             self._pending.clear()
             segments = [*self._earlier, *self._written]
             self._folder.remove_all(segments[:1])

@@ -1,7 +1,7 @@
-"""What became of an input row, and how a journal writes it down.
+"""The outcome of an input row, and its line in a journal.
 
-A record is one line: eight hex digits of a CRC-32, a space, JSON. A line that was cut off by a death, or
-spoiled on the disk, does not match its sum; its row is simply done again.
+A line is eight hex digits of a CRC-32, a space, and JSON. A line that was cut off by a crash or damaged on the disk
+does not match its checksum and is ignored, so its row is sent again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import orjson
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
-    """A row with its completion; `raw` is the completion before it was cleaned, where that is kept."""
+    """A row with its completion; `raw` is the completion before cleaning, if it is kept."""
 
     id: str
     text: str
@@ -30,7 +30,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """A row without one."""
+    """A row without a completion."""
 
     id: str
     status: Literal["skipped", "failed"]
@@ -40,14 +40,14 @@ class Rejected:
 Outcome = Completed | Rejected
 
 
-def record(place: int, outcome: Outcome) -> bytes:
-    """The line of an outcome; `place` orders the rows of a chunk."""
-    content = orjson.dumps([place, outcome])
+def journal_line(position: int, outcome: Outcome) -> bytes:
+    """Return the line of an outcome; `position` orders the rows of a chunk."""
+    content = orjson.dumps([position, outcome])
     return b"%08x %b\n" % (zlib.crc32(content), content)
 
 
-def records(journal: bytes) -> Iterator[tuple[int, Outcome]]:
-    """The outcomes of a journal, without the lines that are not whole."""
+def read_journal(journal: bytes) -> Iterator[tuple[int, Outcome]]:
+    """Yield position and outcome of each undamaged line."""
     for line in journal.split(b"\n"):
         if len(line) < 10 or line[8:9] != b" ":
             continue
@@ -56,5 +56,5 @@ def records(journal: bytes) -> Iterator[tuple[int, Outcome]]:
                 continue
         except ValueError:
             continue
-        place, fields = orjson.loads(line[9:])
-        yield place, Rejected(**fields) if "status" in fields else Completed(**fields)
+        position, fields = orjson.loads(line[9:])
+        yield position, Rejected(**fields) if "status" in fields else Completed(**fields)

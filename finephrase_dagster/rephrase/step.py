@@ -1,8 +1,7 @@
-"""The inference step: a DataTrove step that sends documents through all prompts and fills the ledgers.
+"""The inference step: a DataTrove step that sends documents through all prompts and writes the datasets.
 
-Documents end here: the datasets are the ledgers' files. Run as one task it makes the datasets; as one of
-several it makes its part of each, which `tasks.gather` puts together. How requests are kept in flight is the
-window's.
+Run as one task, it writes complete datasets. Run as one of several tasks, it writes its part of each dataset;
+`tasks.merge_tasks` then merges the parts.
 """
 
 from __future__ import annotations
@@ -12,61 +11,31 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.rephrase.client import Client
 from finephrase_dagster.rephrase.connection import API_KEY
 from finephrase_dagster.rephrase.counters import read_counters
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
 from finephrase_dagster.rephrase.engine import EngineLike
-from finephrase_dagster.rephrase.ledger import Chunk, Ledger
-from finephrase_dagster.rephrase.outcome import Rejected
+from finephrase_dagster.rephrase.ledger import Ledger
 from finephrase_dagster.rephrase.reader import InputRow, stamp
-from finephrase_dagster.rephrase.render import Rendered, RendererLike
-from finephrase_dagster.rephrase.sampling import request_seed
+from finephrase_dagster.rephrase.render import RendererLike
+from finephrase_dagster.rephrase.requests import RequestSource
 from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.survey import RowSet, Survey
-from finephrase_dagster.rephrase.tasks import task_of
-from finephrase_dagster.rephrase.window import RowRequest, Window
+from finephrase_dagster.rephrase.tasks import task_dataset
+from finephrase_dagster.rephrase.window import Window
 
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What every request says, beside its messages.
-
-    Attributes:
-        model: the name that the server has for it.
-        max_tokens: tokens a completion may have.
-        sampling: temperature, top_p, top_k; what is left out, the server decides.
-        seed: what the requests' own seeds derive from; None: none is sent.
-    """
-
-    model: str
-    max_tokens: int
-    sampling: Mapping[str, float | int]
-    seed: int | None
-
-    @classmethod
-    def of(cls, model: str, max_tokens: int, sampling: Mapping[str, float | int]) -> Request:
-        """The request of sampling values among which `seed` may be."""
-        drawn = {name: value for name, value in sampling.items() if name != "seed"}
-        seed = sampling.get("seed")
-        return cls(model=model, max_tokens=max_tokens, sampling=drawn, seed=None if seed is None else int(seed))
-
-    def body(self) -> dict[str, Any]:
-        """The part of the JSON that all requests have in common."""
-        return {"model": self.model, "max_tokens": self.max_tokens, **self.sampling}
+Engines = contextlib.AbstractContextManager[Sequence[EngineLike]]
 
 
 class RephraseStep(PipelineStep):
-    """Sends documents to engines and enters what became of them."""
+    """Sends documents to engines and records the results."""
 
     name = "Rephrase"
     type = "Inference"
@@ -75,109 +44,114 @@ class RephraseStep(PipelineStep):
         self,
         *,
         datasets: Mapping[str, Dataset],
-        renderer: Callable[[], RendererLike],
-        request: Request,
-        engines: Callable[[], Sequence[EngineLike]],
-        settings: ExecutionSettings,
         survey: Survey,
-        keep_raw: bool = False,
+        renderer: Callable[[], RendererLike],
+        model: str,
+        engines: Callable[[], Engines],
+        settings: ExecutionSettings,
     ) -> None:
-        """Describes the step; it can be pickled if `renderer` and `engines` can.
+        """Describe the step. It can be pickled if `renderer` and `engines` can.
 
         Args:
-            datasets: by prompt name, what is to be made; complete ones are left alone.
-            renderer: makes what renders their prompts; called only if there is something to do.
-            request: what every request says.
-            engines: gives the engines; called once, and only if there is something to send.
+            datasets: what to write, by prompt name; complete datasets are left alone.
+            survey: the survey of the complete input.
+            renderer: returns the renderer of the prompts; called only if a dataset is incomplete.
+            model: the model's name at the engines.
+            engines: opens the engines; called at most once, and only if there is something to send.
             settings: how the run executes.
-            survey: of the whole input.
-            keep_raw: whether the completion before cleaning is kept, in a column of its own.
         """
         super().__init__()
         self._datasets = dict(datasets)
+        self._survey = survey
         self._renderer = renderer
-        self._request = request
+        self._model = model
         self._engines = engines
         self._settings = settings
-        self._survey = survey
-        self._keep_raw = keep_raw
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Does what is left of the documents, and completes the datasets, or this task's parts of them.
+        """Rephrase the documents that are not done yet, and complete the datasets, or this task's parts of them.
 
         Raises:
-            EngineFailed: the engine cannot answer; what is done is kept, as in all that follows.
-            FolderBusy: another process is making one of the datasets.
+            EngineFailed: the engine cannot answer. Finished rows are kept, also after the errors below.
+            FolderBusy: another process writes one of the datasets.
             RecipeChanged: a folder holds rows of another recipe.
             LedgerError: files are damaged, or cannot be written.
         """
+        is_part = world_size > 1
         datasets = {
-            name: dataset if world_size == 1 else task_of(dataset, rank, world_size)
+            name: task_dataset(dataset, rank, world_size) if is_part else dataset
             for name, dataset in self._datasets.items()
         }
         with contextlib.ExitStack() as claims:
             for name, dataset in list(datasets.items()):
                 if not dataset.manifest():
                     claims.enter_context(dataset.folder.claim())
-                if dataset.manifest():  # it may have become so while its claim was held elsewhere
+                if dataset.manifest():  # another process may have completed it before this one got its claim
                     del datasets[name]
             if datasets:
-                renderer = self._renderer()  # before anything is written: it may refuse the request
-                ledgers = {name: claims.enter_context(self._ledger(name, of)) for name, of in datasets.items()}
-                self._make(data, datasets, ledgers, renderer, part=world_size > 1)
+                renderer = self._renderer()  # before anything is written: it may refuse the prompts
+                ledgers = {
+                    name: claims.enter_context(self._ledger(name, dataset)) for name, dataset in datasets.items()
+                }
+                rows = _Rows(data, hashed=is_part)
+                statistics = self._send(rows, datasets, ledgers, renderer)
+                self._check_input(rows)
+                self._complete(datasets, ledgers, rows, statistics)
         yield from ()
 
     @contextlib.contextmanager
     def _ledger(self, prompt: str, dataset: Dataset) -> Iterator[Ledger]:
         dataset.begin()
-        ledger = Ledger(dataset.folder, prompt, chunk_rows=self._settings.chunk_rows, keep_raw=self._keep_raw)
+        ledger = Ledger(dataset.folder, prompt, chunk_rows=self._settings.chunk_rows, keep_raw=dataset.keeps_raw)
         try:
             yield ledger
         finally:
             ledger.release()
 
-    def _make(
-        self,
-        documents: Iterable[Document],
-        datasets: Mapping[str, Dataset],
-        ledgers: Mapping[str, Ledger],
-        renderer: RendererLike,
-        *,
-        part: bool,
-    ) -> None:
-        found = sum(ledger.found for ledger in ledgers.values())
-        statistics = RunStatistics(total=self._survey.rows * len(ledgers) if not part else 0, done_before=found)
+    def _send(
+        self, rows: _Rows, datasets: Mapping[str, Dataset], ledgers: Mapping[str, Ledger], renderer: RendererLike
+    ) -> RunStatistics:
+        """Send what is not done yet, and publish all chunks."""
+        statistics = RunStatistics(
+            total=0 if rows.hash else self._survey.rows * len(ledgers),
+            done_before=sum(ledger.done_before for ledger in ledgers.values()),
+        )
         self._settings.watch(statistics)
-        rows = _Rows(summed=part)
-        source = _Jobs(documents, ledgers, renderer, self._request, statistics, rows)
-        jobs = iter(source)
-        first = next(jobs, None)
+        recipes = {name: dataset.recipe for name, dataset in datasets.items()}
+        source = RequestSource(
+            rows, ledgers=ledgers, recipes=recipes, renderer=renderer, model=self._model, statistics=statistics
+        )
+        requests = iter(source)
+        first = next(requests, None)
         if first is not None:
             # Before there is an event loop, so that an interrupt ends a long start at once.
             began = time.monotonic()
-            engines = self._engines()
-            statistics.start_seconds = time.monotonic() - began
-            before = read_counters(engines)
-            client = Client(
-                engines,
-                self._settings,
-                statistics,
-                max_tokens=self._request.max_tokens,
-                key=os.environ.get(API_KEY) or None,
-            )
-            window = Window(client, ledgers, self._settings, statistics, keep_raw=self._keep_raw)
-            window.run(itertools.chain([first], jobs), earlier_request=source.known_good)
-            statistics.record_engine_counters(before, read_counters(engines))
+            with self._engines() as engines:
+                statistics.start_seconds = time.monotonic() - began
+                before = read_counters(engines)
+                dataset = next(iter(datasets.values()))
+                client = Client(
+                    engines,
+                    self._settings,
+                    statistics,
+                    max_tokens=dataset.recipe["max_tokens"],
+                    key=os.environ.get(API_KEY) or None,
+                )
+                window = Window(client, ledgers, self._settings, statistics, keep_raw=dataset.keeps_raw)
+                window.run(itertools.chain([first], requests), earlier_request=source.earlier_request)
+                statistics.record_engine_counters(before, read_counters(engines))
         for ledger in ledgers.values():
             ledger.publish_left_over()
             ledger.publish_full()
         statistics.chunks = sum(ledger.published for ledger in ledgers.values())
+        return statistics
+
+    def _check_input(self, rows: _Rows) -> None:
+        """Raise LedgerError if a file changed since the survey."""
         stamps = tuple(stamp(file) for file in self._survey.files)
-        if stamps != self._survey.stamps or (not part and rows.count != self._survey.rows):
-            raise LedgerError(
-                f"{', '.join(self._survey.files)}: changed while they were read; put them back and run again"
-            )
-        self._complete(datasets, ledgers, rows, statistics)
+        if stamps != self._survey.stamps or (rows.hash is None and rows.count != self._survey.rows):
+            files = ", ".join(self._survey.files)
+            raise LedgerError(f"{files}: changed during the run. Restore the files and run the command again.")
 
     def _complete(
         self,
@@ -186,106 +160,39 @@ class RephraseStep(PipelineStep):
         rows: _Rows,
         statistics: RunStatistics,
     ) -> None:
-        """Accounts for every row and writes the manifests."""
+        """Write the manifests."""
         cost = statistics.cost(gpus=self._settings.gpus, gpu_hour_dollars=self._settings.gpu_hour_dollars)
         facts: dict[str, Any] = {"run": {"prompts": list(datasets), **cost}}
-        if rows.identity is not None:
-            facts["row_sum"] = f"{rows.identity.sum % 2**256:x}"
-        accounts = []
+        if rows.hash is not None:
+            facts["row_sum"] = f"{rows.hash.sum % 2**256:x}"
+        lines = []
         for name, dataset in datasets.items():
-            account = ledgers[name].account(rows.count)
-            ledgers[name].complete(dataset, account, facts)
-            accounts.append(
-                f"{name}: {account.completed:,} completed, {account.skipped:,} skipped, {account.failed:,} failed; "
-                f"{account.completion_tokens:,} output tokens"
+            counts = ledgers[name].count_rows(rows.count)
+            ledgers[name].complete(dataset, counts, facts)
+            lines.append(
+                f"{name}: {counts.completed:,} completed, {counts.skipped:,} skipped, {counts.failed:,} failed; "
+                f"{counts.completion_tokens:,} completion tokens"
             )
-            if account.failed and not account.completed:
-                reason = max(account.rejected, key=account.rejected.__getitem__)[1]
+            if counts.failed and not counts.completed:
+                reason = max(counts.rejected, key=counts.rejected.__getitem__)[1]
                 self._settings.log(
-                    f"{name}: not one row is completed, most often: {reason}. Correct the cause, delete "
-                    f"{dataset.folder} and run again"
+                    f"{name}: no row has a completion. The most common reason is: {reason}. Remove the cause, delete "
+                    f"{dataset.folder} and run the command again."
                 )
-        self._settings.log("\n".join(accounts))  # at once: where lines become events of a store, each costs a commit
+        self._settings.log("\n".join(lines))  # one call: where lines become events of a store, each costs a commit
 
 
 class _Rows:
-    """The documents that came by: how many, and for a part which."""
+    """Iterates over documents, and counts them; for a task's part also hashes them."""
 
-    def __init__(self, *, summed: bool) -> None:
-        self.count = 0
-        self.identity = RowSet() if summed else None
-
-    def add(self, document: Document) -> None:
-        self.count += 1
-        if self.identity is not None:
-            self.identity.add(InputRow(document.id, document.text, document.metadata["skip"]))
-
-
-class _Jobs:
-    """What is to be sent, in order; rows that are skipped are entered as they come by."""
-
-    def __init__(
-        self,
-        documents: Iterable[Document],
-        ledgers: Mapping[str, Ledger],
-        renderer: RendererLike,
-        request: Request,
-        statistics: RunStatistics,
-        rows: _Rows,
-    ) -> None:
+    def __init__(self, documents: Iterable[Document], *, hashed: bool) -> None:
         self._documents = documents
-        self._ledgers = ledgers
-        self._renderer = renderer
-        self._request = request.body()
-        self._seed = request.seed
-        self._statistics = statistics
-        self._rows = rows
-        self._done: tuple[str, Document] | None = None
+        self.count = 0
+        self.hash = RowSet() if hashed else None
 
-    def known_good(self) -> bytes | None:
-        """A request that an earlier run got a completion for, if its row came by."""
-        return self._body(*self._done) if self._done else None
-
-    def __iter__(self) -> Iterator[RowRequest]:
-        shard = 0
+    def __iter__(self) -> Iterator[Document]:
         for document in self._documents:
-            metadata = document.metadata
-            self._rows.add(document)
-            if metadata["shard"] != shard:
-                self._close(shard)
-                shard = metadata["shard"]
-            for prompt, ledger in self._ledgers.items():
-                if ledger.found and ledger.is_done(document.id):
-                    if document.id == ledger.example:
-                        self._done = prompt, document
-                    continue
-                chunk, place = ledger.assign(shard)
-                if metadata["skip"]:
-                    self._statistics.skipped += 1
-                    ledger.enter(chunk, place, Rejected(id=document.id, status="skipped", reason=metadata["skip"]))
-                else:
-                    yield self._job(prompt, document, chunk, place)
-        self._close(shard)
-
-    def _close(self, shard: int) -> None:
-        for ledger in self._ledgers.values():
-            ledger.close(shard)
-
-    def _job(self, prompt: str, document: Document, chunk: Chunk, place: int) -> RowRequest:
-        rendered = self._renderer.render(prompt, document.text)
-        return RowRequest(
-            prompt=prompt,
-            id=document.id,
-            sha256=sha256_text(document.text),
-            request=self._body(prompt, document, rendered),
-            document_cut=rendered.document_cut,
-            chunk=chunk,
-            place=place,
-        )
-
-    def _body(self, prompt: str, document: Document, rendered: Rendered | None = None) -> bytes:
-        rendered = rendered or self._renderer.render(prompt, document.text)
-        request = {"messages": rendered.messages, **self._request}
-        if self._seed is not None:
-            request["seed"] = request_seed(self._seed, document.id, prompt)
-        return orjson.dumps(request)
+            self.count += 1
+            if self.hash is not None:
+                self.hash.add(InputRow(document.id, document.text, document.metadata["skip"]))
+            yield document

@@ -1,7 +1,7 @@
-"""The survey of the input: how many rows, that each has an id of its own, and the rows' identity.
+"""The survey of the input: the number of rows, a hash of the rows, and a check that ids are unique.
 
-Read before anything is sent. The identity is that of the set of rows: their order, and how they are divided
-into files, do not matter.
+The input is surveyed before anything is sent. The hash is that of the set of rows: neither their order nor their
+division into files changes it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ class DuplicateId(FinephraseError, exit_status=2):
 
 
 class NoRows(FinephraseError, exit_status=2):
-    """The input holds no row."""
+    """The input has no rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What the input holds.
+    """The content of the input.
 
     Attributes:
         files: paths or URLs, in the order given.
-        limit: rows that count, from the first; None: all.
-        rows: how many that are.
-        digest: their identity.
-        stamps: what tells whether a file has changed since (`reader.stamp`).
+        limit: only the first so many rows are used; None: all.
+        rows: the number of rows.
+        digest: the hash of the set of rows.
+        stamps: size and time of each file (`reader.stamp`), to detect that it changed.
     """
 
     files: tuple[str, ...]
@@ -45,15 +45,15 @@ class Survey:
 
 
 class RowSet:
-    """The identity of a set of rows, built up one by one: the sum of their hashes."""
+    """A hash of a set of rows, computed row by row: the sum of the rows' hashes."""
 
     def __init__(self, rows: int = 0, total: int = 0) -> None:
-        """An empty set, or one of so many rows with that sum."""
+        """Start with an empty set, or with the number of rows and the sum of a given one."""
         self.rows = rows
         self.sum = total
 
     def add(self, row: InputRow) -> None:
-        """Adds a row: its id, its text, and why it has none."""
+        """Add a row: its id, its text, and the reason if it has none."""
         text = hashlib.sha256(row.text.encode()).digest()
         digest = hashlib.sha256(b"%b\0%b%b" % (row.id.encode(), text, (row.skip or "").encode())).digest()
         self.sum += int.from_bytes(digest)
@@ -61,17 +61,17 @@ class RowSet:
 
     @property
     def digest(self) -> str:
-        whole = (self.sum % 2**256).to_bytes(32) + self.rows.to_bytes(8)
-        return hashlib.sha256(whole).hexdigest()[:SHORT]
+        total = (self.sum % 2**256).to_bytes(32) + self.rows.to_bytes(8)
+        return hashlib.sha256(total).hexdigest()[:SHORT]
 
 
-def survey(files: Sequence[str], limit: int | None = None) -> Survey:
-    """Reads all rows once.
+def survey_input(files: Sequence[str], limit: int | None = None) -> Survey:
+    """Read all rows once.
 
     Raises:
         InputUnreadable: a file cannot be read, or a row has no id.
-        DuplicateId: naming one id that stands more than once.
-        NoRows: there is none.
+        DuplicateId: two rows have the same id; the message names it.
+        NoRows: the files hold no rows.
     """
     stamps = tuple(stamp(file) for file in files)
     content = RowSet()
@@ -79,9 +79,9 @@ def survey(files: Sequence[str], limit: int | None = None) -> Survey:
     for row in _limited(files, limit):
         content.add(row)
         if not ids.add(id_hash(row.id)):
-            raise DuplicateId(f"the id {row.id!r} stands more than once in {', '.join(files)}; give every row its own")
+            raise DuplicateId(f"{', '.join(files)}: more than one row has the id {row.id!r}. Give each row its own id.")
     if not content.rows:
-        raise NoRows(f"{', '.join(files)}: no rows; give a file that has some")
+        raise NoRows(f"{', '.join(files) or 'the input'}: no rows. Name a file that has rows.")
     return Survey(files=tuple(files), limit=limit, rows=content.rows, digest=content.digest, stamps=stamps)
 
 

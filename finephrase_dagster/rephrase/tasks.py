@@ -1,7 +1,7 @@
-"""Datasets made by several tasks, as DataTrove's executors run them on Slurm, on Ray or in processes.
+"""Datasets written by several tasks, as DataTrove's executors run them on Slurm, on Ray or in processes.
 
-Each task makes its part of each dataset in a folder of its own, exactly as a whole one: with its own journal,
-lock and manifest, so that a task that is killed goes on where it was. `gather` puts the parts together.
+Each task writes its part of each dataset in a folder of its own, exactly like a complete dataset: with its own journal,
+lock and manifest, so that a task that was killed resumes. `merge_tasks` merges the parts.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from finephrase_dagster.artifacts.artifact import META
-from finephrase_dagster.rephrase.dataset import REJECTED, Account, Dataset, LedgerError, read_parquet, write_manifest
+from finephrase_dagster.artifacts.claim import META
+from finephrase_dagster.rephrase.dataset import REJECTED, Dataset, LedgerError, RowCounts, read_parquet, write_manifest
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 
 TASKS = f"{META}/tasks"
 COUNTS = ("completed", "prompt_tokens", "completion_tokens", "documents_cut")
 
 
-def task_of(dataset: Dataset, rank: int, tasks: int) -> Dataset:
-    """The part of a dataset that one of so many tasks makes."""
+def task_dataset(dataset: Dataset, rank: int, tasks: int) -> Dataset:
+    """Return the part of a dataset that one of several tasks writes."""
     return dataclasses.replace(
         dataset,
         folder=dataset.folder.below(f"{TASKS}/{rank:05d}"),
@@ -30,52 +30,51 @@ def task_of(dataset: Dataset, rank: int, tasks: int) -> Dataset:
     )
 
 
-def gather(datasets: Mapping[str, Dataset], *, survey: Survey, tasks: int) -> dict[str, dict[str, Any]]:
-    """Makes whole datasets of the parts of all tasks; does nothing for those that are whole.
+def merge_tasks(datasets: Mapping[str, Dataset], *, survey: Survey, tasks: int) -> dict[str, dict[str, Any]]:
+    """Merge the parts of all tasks into complete datasets; leave complete datasets alone.
 
     Args:
         datasets: as the tasks got them.
-        survey: of the whole input.
-        tasks: how many there were.
+        survey: the survey of the complete input.
+        tasks: the number of tasks.
 
     Returns:
         The manifest of each dataset, by prompt name.
 
     Raises:
-        LedgerError: a task is not done, or the parts do not make up the input.
-        RecipeChanged: a part was made by another recipe, or by another number of tasks.
+        LedgerError: a task is not finished, or the parts do not cover the input.
+        RecipeChanged: a part was written with another recipe, or for another number of tasks.
     """
     manifests = {}
     for name, dataset in datasets.items():
         with dataset.folder.claim():
-            manifests[name] = dataset.manifest() or _gathered(dataset, survey, tasks)
+            manifests[name] = dataset.manifest() or _merge(dataset, survey, tasks)
     return manifests
 
 
-def _gathered(dataset: Dataset, survey: Survey, tasks: int) -> dict[str, Any]:
-    parts = [task_of(dataset, rank, tasks) for rank in range(tasks)]
+def _merge(dataset: Dataset, survey: Survey, tasks: int) -> dict[str, Any]:
+    parts = [task_dataset(dataset, rank, tasks) for rank in range(tasks)]
     manifests = [_manifest(part) for part in parts]
     total = sum(int(manifest["row_sum"], 16) for manifest in manifests) % 2**256
     rows = RowSet(sum(manifest["rows_in"] for manifest in manifests), total)
     if rows.digest != survey.digest:
         raise LedgerError(
-            f"{dataset.folder}: its {tasks} tasks read {rows.rows} rows that are not the {survey.rows} of the input; "
-            f"give the tasks the files that were surveyed, delete {TASKS} and run them again"
+            f"{dataset.folder}: the {tasks} tasks read {rows.rows} rows, which are not the {survey.rows} rows of the "
+            f"input. Give the tasks the surveyed files, delete {TASKS} and run the tasks again."
         )
     dataset.begin()
-    account = Account(rows_in=rows.rows)
+    counts = RowCounts(rows_in=rows.rows)
     tables = []
     for part, manifest in zip(parts, manifests, strict=True):
         for file in manifest["files"]:
             dataset.folder.take(part.folder, file["path"])
-        account.files += manifest["files"]
-        for count in COUNTS:
-            setattr(account, count, getattr(account, count) + manifest[count])
+        counts.files += manifest["files"]
+        for name in COUNTS:
+            setattr(counts, name, getattr(counts, name) + manifest[name])
         rejected = read_parquet(part.folder.read(REJECTED))
-        account.rejected += Counter(zip(rejected["status"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
+        counts.rejected += Counter(zip(rejected["status"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
         tables.append(rejected)
-    runs = _runs(manifests)
-    manifest = write_manifest(dataset, account, pa.concat_tables(tables), {"run": runs})
+    manifest = write_manifest(dataset, counts, pa.concat_tables(tables), {"run": _total_cost(manifests)})
     for part in parts:
         part.folder.clear()
     return manifest
@@ -85,15 +84,15 @@ def _manifest(part: Dataset) -> dict[str, Any]:
     manifest = part.manifest()
     if manifest is None:
         raise LedgerError(
-            f"{part.folder}: this task is not done; run the tasks again, the ones that are done do nothing"
+            f"{part.folder}: this task is not finished. Run the tasks again; finished tasks send nothing."
         )
     return manifest
 
 
-def _runs(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The bills of all tasks in one: their work added up."""
-    bills = [manifest["run"] for manifest in manifests]
+def _total_cost(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the sum of all tasks' costs and throughput."""
+    costs = [manifest["run"] for manifest in manifests]
     added = ("requests", "repeated_requests", "engine_restarts", "engine_seconds", "completion_tokens", "prompt_tokens")
-    whole: dict[str, Any] = {"tasks": len(bills), **{name: sum(bill[name] for bill in bills) for name in added}}
-    whole["tokens_per_second"] = round(sum(bill["tokens_per_second"] for bill in bills), 1)
-    return whole
+    total: dict[str, Any] = {"tasks": len(costs), **{name: sum(cost[name] for cost in costs) for name in added}}
+    total["tokens_per_second"] = round(sum(cost["tokens_per_second"] for cost in costs), 1)
+    return total

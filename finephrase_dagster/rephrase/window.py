@@ -35,7 +35,7 @@ class RowRequest(NamedTuple):
     request: bytes
     document_cut: bool
     chunk: Chunk
-    place: int
+    position: int
 
 
 class Window:
@@ -136,12 +136,12 @@ class Window:
             document_sha256=row.sha256,
             raw=completion.text if self._keep_raw else None,
         )
-        self._ledgers[row.prompt].enter(row.chunk, row.place, outcome)
+        self._ledgers[row.prompt].record(row.chunk, row.position, outcome)
         self._statistics.record_completion(completion)
 
     def _record_failure(self, row: RowRequest, result: FailedRow | UnresolvedRow) -> None:
         outcome = Rejected(id=row.id, status="failed", reason=result.reason)
-        self._ledgers[row.prompt].enter(row.chunk, row.place, outcome)
+        self._ledgers[row.prompt].record(row.chunk, row.position, outcome)
         self._statistics.failures[result.kind] += 1
 
     async def _publish(self) -> None:

@@ -1,34 +1,33 @@
 """The worker of a pod that has an engine and no Dagster: `python -m finephrase_dagster.rephrase.worker`.
 
-It receives an order through Dagster Pipes, carries it out on the shared volume with an engine of its own, and tells
-how far it is and what came of it. Started again on the same order, it goes on where it was.
+It receives a job through Dagster Pipes, executes it on the shared volume with an engine of its own, and reports
+progress and results. If it is started again with the same job, it resumes.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from typing import Any
 
 from dagster_pipes import PipesContext, open_dagster_pipes
 
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.pods.failure import TEMPORARY_FAILURE
+from finephrase_dagster.rephrase.job import RephraseJob, execute
 from finephrase_dagster.rephrase.metrics import served_from_environment
-from finephrase_dagster.rephrase.order import Order
 
-ORDER = "order"
-"""Of the extras: the order as JSON."""
+JOB = "job"
+"""Key of the Pipes extras that holds the job as JSON."""
 
 DONE = "done"
-"""Of the message at the end: what became of each dataset, by prompt."""
+"""Key of the message at the end: the counts of each dataset, by prompt."""
 
-TOLD = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens")
+REPORTED = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens")
 
 
 def main() -> None:
-    """Carries out one order; exit status 1 if it cannot be, `TEMPORARY_FAILURE` if it may yet be."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the engine ends, and the journals are closed
+    """Execute one job. Exit with status 1 if it fails, with `TEMPORARY_FAILURE` if another attempt may succeed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the engine ends, and journals are closed
     try:
         with open_dagster_pipes() as pipes:
             work(pipes)
@@ -38,21 +37,12 @@ def main() -> None:
 
 
 def work(pipes: PipesContext) -> None:
-    """Carries out the order of a Pipes session."""
-    order = Order.model_validate(pipes.get_extra(ORDER))
-    engine = order.engine()
-
-    def started() -> list[Any]:
-        pipes.log.info(f"starting an engine for {order.name}")
-        return [engine.start()]
-
-    with served_from_environment(order.name, log=pipes.log.info) as watch:
-        try:
-            made = order.carry_out(started, log=pipes.log.info, watch=watch)
-        finally:
-            engine.stop()
-    told = {prompt: {name: manifest[name] for name in TOLD} for prompt, manifest in made.items()}
-    pipes.report_custom_message({DONE: told})
+    """Execute the job of a Pipes session."""
+    job = RephraseJob.model_validate(pipes.get_extra(JOB))
+    with served_from_environment(job.model, log=pipes.log.info) as watch:
+        manifests = execute(job, log=pipes.log.info, watch=watch)
+    counts = {prompt: {name: manifest[name] for name in REPORTED} for prompt, manifest in manifests.items()}
+    pipes.report_custom_message({DONE: counts})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,425 @@
+"""The one way into rephrasing: command, assets, pods and the Python API build and execute the same kind of job."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict, Unpack, overload
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.fingerprint import plain
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.recipe import dataset_recipe
+from finephrase_dagster.rephrase.dataset import Dataset, FinishedDataset, LedgerError, read_dataset
+from finephrase_dagster.rephrase.engine import DeviceLease, Endpoint, Engine, EngineLike, on_cpu
+from finephrase_dagster.rephrase.executor import InProcessExecutor
+from finephrase_dagster.rephrase.location import folder_at
+from finephrase_dagster.rephrase.model_source import (
+    DeviceLeases,
+    EngineSpec,
+    JobInvalid,
+    endpoint_source,
+    engine_spec,
+    generator_source,
+)
+from finephrase_dagster.rephrase.progress import Lines
+from finephrase_dagster.rephrase.reader import InputReader
+from finephrase_dagster.rephrase.readme import write_readme
+from finephrase_dagster.rephrase.render import ByteRenderer, Renderer, RendererLike
+from finephrase_dagster.rephrase.settings import ExecutionSettings
+from finephrase_dagster.rephrase.statistics import RunStatistics
+from finephrase_dagster.rephrase.step import Engines, RephraseStep
+from finephrase_dagster.rephrase.survey import Survey, survey_input
+from finephrase_dagster.study.paths import Paths
+from finephrase_dagster.study.prompt import Prompt, read_prompts
+from finephrase_dagster.study.spec import Cell
+
+SHARDS = "shard-*.parquet"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Target(_Frozen):
+    """The folder (a path or a URL) and the recipe of one dataset; `rows` is None until the input has been read."""
+
+    folder: str
+    recipe: Mapping[str, Any]
+
+
+class RephraseJob(_Frozen):
+    """Input, prompts, datasets, and the model that writes them. A job can be sent to another process as JSON.
+
+    Attributes:
+        files: the input files, paths or URLs.
+        limit: process only the first so many rows; None: all.
+        prompts: by name.
+        targets: the datasets to write, by prompt name. Sampling, context and lengths are read from their recipes.
+        output: the folder that holds the datasets' folders and gets a README; None: no README is written.
+        model: the name that requests use for the model.
+        tokenizer: the folder or hub name of the tokenizer that counts a document's tokens; None: count UTF-8 bytes.
+        endpoints: URLs of the servers that have the model; if there are none, `engine` is started.
+        concurrency, chunk_rows, gpus, gpu_hour_dollars: see `ExecutionSettings`.
+        log_seconds: time between two lines on the progress.
+    """
+
+    files: tuple[str, ...]
+    limit: int | None = None
+    prompts: Mapping[str, Prompt]
+    targets: Mapping[str, Target]
+    output: str | None = None
+    model: str
+    tokenizer: str | None = None
+    endpoints: tuple[str, ...] = ()
+    engine: EngineSpec | None = None
+    concurrency: int = Field(default=256, ge=1)
+    chunk_rows: int = Field(default=5000, ge=1)
+    gpus: int | None = None
+    gpu_hour_dollars: float | None = None
+    log_seconds: float = 30
+
+    def datasets(self, rows: str | None = None) -> dict[str, Dataset]:
+        """Return the datasets by prompt; `rows` is the hash of the input rows, where recipes do not hold it yet."""
+        return {
+            prompt: Dataset(
+                folder=folder_at(target.folder),
+                recipe={**target.recipe, "rows": rows} if target.recipe["rows"] is None else target.recipe,
+            )
+            for prompt, target in self.targets.items()
+        }
+
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """Return the manifests of the datasets that are complete, by prompt."""
+        return {prompt: manifest for prompt, dataset in self.datasets().items() if (manifest := dataset.manifest())}
+
+    def renderer(self) -> RendererLike:
+        """Return the renderer of the prompts."""
+        recipe = next(iter(self.targets.values())).recipe
+        context, max_tokens = recipe["context"], recipe["max_tokens"]
+        if self.tokenizer is None:
+            return ByteRenderer(prompts=self.prompts, context=context, max_tokens=max_tokens)
+        return Renderer(model=self.tokenizer, prompts=self.prompts, context=context, max_tokens=max_tokens)
+
+    def new_engine(self, devices: Callable[[], DeviceLease] | None = None) -> Engine:
+        """Return the engine that serves the model; it is not started yet."""
+        assert self.engine is not None
+        return Engine.of(
+            self.engine.generator, model=self.engine.model, name=self.model, log=self.engine.log, devices=devices
+        )
+
+    @contextlib.contextmanager
+    def open_engines(
+        self, *, leases: DeviceLeases | None = None, log: Callable[[str], None] = lambda line: None
+    ) -> Iterator[Sequence[EngineLike]]:
+        """Yield the endpoints, or an engine that is started here and stopped at the end."""
+        if self.endpoints:
+            yield [Endpoint(url=url, model=self.model) for url in self.endpoints]
+            return
+        assert self.engine is not None
+        log(f"starting an engine for {self.model}")
+        gpus = self.engine.generator.gpus
+        devices = partial(leases.lease, gpus, f"an engine of {self.model}", log=log) if leases else None
+        with self.new_engine(devices) as engine:
+            yield [engine]
+
+    def settings(
+        self,
+        *,
+        log: Callable[[str], None] = lambda line: None,
+        watch: Callable[[RunStatistics], None] = lambda statistics: None,
+        show: Callable[[RunStatistics], None] | None = None,
+    ) -> ExecutionSettings:
+        """Return the execution settings; arguments as for `execute`."""
+        gpus = self.gpus
+        if gpus is None and self.engine is not None and not self.endpoints:
+            gpus = 0 if on_cpu() else self.engine.generator.gpus
+        return ExecutionSettings(
+            concurrency=self.concurrency,
+            chunk_rows=self.chunk_rows,
+            gpus=gpus,
+            gpu_hour_dollars=self.gpu_hour_dollars,
+            watch=watch,
+            show=show or Lines(log, seconds=self.log_seconds),
+            log=log,
+        )
+
+    def step(
+        self, survey: Survey, engines: Callable[[], Engines] | None = None, settings: ExecutionSettings | None = None
+    ) -> RephraseStep:
+        """Return the DataTrove step that writes the datasets."""
+        return RephraseStep(
+            datasets=self.datasets(survey.digest),
+            survey=survey,
+            renderer=self.renderer,
+            model=self.model,
+            engines=engines or self.open_engines,
+            settings=settings or self.settings(),
+        )
+
+
+def execute(
+    job: RephraseJob,
+    *,
+    engines: Callable[[], Engines] | None = None,
+    log: Callable[[str], None] = lambda line: None,
+    watch: Callable[[RunStatistics], None] = lambda statistics: None,
+    show: Callable[[RunStatistics], None] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Write the datasets of a job that are not complete yet, and return all manifests by prompt.
+
+    Args:
+        job: what to do.
+        engines: opens the engines, if there is something to send; default: `job.open_engines`.
+        log: receives lines on the progress and on incidents.
+        watch: called with the run's statistics when it begins; they are updated in place.
+        show: called with the statistics twice a second; default: a line to `log` every `job.log_seconds`.
+
+    Raises:
+        InputUnreadable, DuplicateId, NoRows: the input cannot be used.
+        EngineFailed, FolderBusy, RecipeChanged, LedgerError: see `RephraseStep.run`.
+    """
+    survey = survey_input(job.files, job.limit)
+    datasets = job.datasets(survey.digest)
+    complete = [dataset.manifest() is not None for dataset in datasets.values()]  # raises for another recipe
+    if not all(complete):
+        settings = job.settings(log=log, watch=watch, show=show)
+        step = job.step(survey, engines or partial(job.open_engines, log=log), settings)
+        InProcessExecutor([InputReader(survey.files, survey.limit), step]).run()
+    manifests = {prompt: _manifest(dataset) for prompt, dataset in datasets.items()}
+    if job.output is not None:
+        write_readme(folder_at(job.output))
+    return manifests
+
+
+def _manifest(dataset: Dataset) -> dict[str, Any]:
+    manifest = dataset.manifest()
+    if manifest is None:
+        raise LedgerError(f"{dataset.folder}: its manifest was deleted during the run. Run the command again.")
+    return manifest
+
+
+def cell_job(lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], **execution: Any) -> RephraseJob:
+    """Return the job of a study's cell.
+
+    Args:
+        lineage: of the study.
+        cell: the generator and the source.
+        datasets: the datasets to write, by prompt name.
+        execution: fields of `RephraseJob`, such as `concurrency` and `endpoints`.
+
+    Raises:
+        ArtifactMissing: the model or the corpus is not complete.
+    """
+    corpus, model = lineage.source(cell.source), lineage.generator(cell.generator)
+    corpus.manifest()
+    return RephraseJob(
+        files=tuple(str(shard) for shard in sorted(corpus.folder.glob(SHARDS))),
+        prompts={prompt: lineage.prompts[prompt] for prompt in datasets},
+        targets={
+            prompt: Target(folder=str(artifact.folder), recipe=plain(artifact.recipe))
+            for prompt, artifact in datasets.items()
+        },
+        model=cell.generator,
+        tokenizer=str(model.folder / "model"),
+        engine=engine_spec(lineage, cell.generator, lineage.study.generators[cell.generator]),
+        **execution,
+    )
+
+
+def build_job(
+    files: Sequence[str],
+    *,
+    prompts: Sequence[str],
+    output: str,
+    generator: str | None = None,
+    endpoints: Sequence[str] = (),
+    model: str | None = None,
+    tokenizer: str | None = None,
+    context: int | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    keep_raw: bool = False,
+    paths: Paths | None = None,
+    leases: DeviceLeases | None = None,
+    log: Callable[[str], None] = lambda line: None,
+    **execution: Any,
+) -> RephraseJob:
+    """Return the job that the options of `finephrase rephrase` describe.
+
+    A generator's model is trained or downloaded if it is not on disk yet. An endpoint is asked for its context, unless
+    `context` is given.
+
+    Args:
+        files: the input files.
+        prompts: names of prompts; the dataset of each is written to `<output>/<prompt>`.
+        output: a folder or a URL.
+        paths: the study file and the folders; default: those that the environment names.
+        leases: reserves devices while a generator is trained.
+        log: receives lines on the progress.
+        execution: further fields of `RephraseJob`: `limit`, `concurrency`, `chunk_rows`, `gpus`, `gpu_hour_dollars`.
+
+    Raises:
+        JobInvalid: options contradict each other, or one is missing.
+        PromptError, StudyError, ModelError, ContextUnknown, LocationInvalid: an option names what does not exist.
+    """
+    _check_options(prompts, output, generator, endpoints, model, tokenizer, context)
+    for option, number in (("--temperature", temperature), ("--gpu-hour-dollars", execution.get("gpu_hour_dollars"))):
+        if number is not None and not math.isfinite(number):
+            raise JobInvalid(f"{option} {number}: not a finite number.")
+    paths = paths or Paths.from_environment()
+    texts = read_prompts(paths.prompts, tuple(prompts))
+    overrides = {name: value for name, value in (("temperature", temperature), ("seed", seed)) if value is not None}
+    if generator:
+        source = generator_source(generator, paths, max_tokens, overrides, leases, log)
+    else:
+        source = endpoint_source(endpoints, str(model), tokenizer, context, max_tokens, overrides)
+    folders = {name: f"{output.rstrip('/') or '/'}/{name}" for name in texts}
+    for folder in folders.values():
+        folder_at(folder)  # refuses what cannot be a folder, before anything is sent
+    return RephraseJob(
+        files=tuple(files),
+        prompts=texts,
+        targets={
+            name: Target(
+                folder=folders[name],
+                recipe=plain(dataset_recipe(rows=None, prompt=text, keep_raw=keep_raw, **source.recipe)),
+            )
+            for name, text in texts.items()
+        },
+        output=output,
+        **source.fields,
+        **execution,
+    )
+
+
+def _check_options(
+    prompts: Sequence[str],
+    output: str,
+    generator: str | None,
+    endpoints: Sequence[str],
+    model: str | None,
+    tokenizer: str | None,
+    context: int | None,
+) -> None:
+    """Raise JobInvalid if options contradict each other or are missing."""
+    if bool(generator) == bool(endpoints):
+        raise JobInvalid("Name the model: either --generator NAME, or --endpoint URL with --model NAME.")
+    if endpoints and not model:
+        raise JobInvalid("--endpoint needs --model, the name that the server has for its model.")
+    if generator:
+        for option, value in (("--model", model), ("--tokenizer", tokenizer), ("--context", context)):
+            if value is not None:
+                raise JobInvalid(f"{option} can only be used with --endpoint; the study file sets it for a generator.")
+    if not prompts:
+        raise JobInvalid("--prompt names no prompt. Write --prompt NAME[,NAME...].")
+    if repeated := sorted({name for name in prompts if prompts.count(name) > 1}):
+        raise JobInvalid(f"--prompt names {repeated[0]!r} more than once. Name each prompt once.")
+    if not output:
+        raise JobInvalid("--output is empty. Name a folder.")
+
+
+Documents = str | Path | Sequence[str | Path | Mapping[str, Any]]
+
+
+class RephraseOptions(TypedDict, total=False):
+    """Options of `rephrase` that are also options of the command; see there."""
+
+    model: str
+    generator: str
+    tokenizer: str
+    context: int
+    max_tokens: int
+    temperature: float
+    seed: int
+    keep_raw: bool
+    limit: int
+    concurrency: int
+    chunk_rows: int
+    gpus: int
+    gpu_hour_dollars: float
+
+
+@overload
+def rephrase(
+    documents: Documents, *, prompt: str, output: str | Path, **options: Unpack[RephraseOptions]
+) -> FinishedDataset: ...
+@overload
+def rephrase(
+    documents: Documents, *, prompt: list[str], output: str | Path, **options: Unpack[RephraseOptions]
+) -> dict[str, FinishedDataset]: ...
+def rephrase(
+    documents: Documents,
+    *,
+    prompt: str | list[str],
+    output: str | Path,
+    endpoint: str | Sequence[str] = (),
+    log: Callable[[str], None] = lambda line: None,
+    **options: Unpack[RephraseOptions],
+) -> FinishedDataset | dict[str, FinishedDataset]:
+    """Rephrase documents and return the dataset. Call it again with the same arguments to resume an interrupted run.
+
+    Args:
+        documents: a list of texts, of dictionaries with `id` and `text`, or of `Path`s; or the path or URL of one file.
+            Files are JSONL (plain, .gz, .zst) or Parquet with the columns `id` and `text`. The ids of plain texts are
+            their positions in the list: "0", "1" and so on.
+        prompt: the name of a prompt, such as "faq", or a list of names, whose requests share each document's prefix.
+        output: a folder or a URL; the dataset is written to `<output>/<prompt>`.
+        endpoint: URLs of servers with OpenAI's API; the environment variable FINEPHRASE_API_KEY holds the key.
+        log: receives lines on the progress, for example `print`.
+        model: the name that the endpoint has for its model.
+        generator: a generator of the study file (FINEPHRASE_STUDY), in place of `endpoint` and `model`.
+        tokenizer: folder or hub name of the model's tokenizer, to cut long documents by tokens instead of bytes.
+        context: maximum number of tokens of prompt and completion together; default: what the endpoint reports.
+        max_tokens: maximum number of tokens of a completion; default: the generator's, or 2048.
+        temperature: sampling temperature; default: the generator's, or the server's.
+        seed: the seed from which each row and prompt gets its own; default: the generator's, or none.
+        keep_raw: keep the completions before cleaning, too, in the column `raw`.
+        limit: process only the first so many rows.
+        concurrency: maximum number of requests in flight (256).
+        chunk_rows: input rows per output file (5000).
+        gpus, gpu_hour_dollars: used to compute the cost.
+
+    Returns:
+        The dataset; for a list of prompts, a dictionary of datasets by prompt.
+    """
+    with _input_files(documents) as files:
+        job = build_job(
+            files,
+            prompts=[prompt] if isinstance(prompt, str) else prompt,
+            output=str(output),
+            endpoints=[endpoint] if isinstance(endpoint, str) else list(endpoint),
+            log=log,
+            **options,
+        )
+        execute(job, log=log)
+    datasets = {name: read_dataset(target.folder) for name, target in job.targets.items()}
+    return datasets[prompt] if isinstance(prompt, str) else datasets
+
+
+@contextlib.contextmanager
+def _input_files(documents: Documents) -> Iterator[list[str]]:
+    """Yield the files that hold documents; those that are in memory are written to a temporary file."""
+    if isinstance(documents, str | Path):
+        yield [str(documents)]
+        return
+    files = [str(document) for document in documents if isinstance(document, Path)]
+    rows = [
+        {"id": str(position), "text": document} if isinstance(document, str) else dict(document)
+        for position, document in enumerate(documents)
+        if not isinstance(document, Path)
+    ]
+    with tempfile.TemporaryDirectory(prefix="finephrase-") as folder:
+        if rows:
+            file = Path(folder) / "documents.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            files.append(str(file))
+        yield files

@@ -1,0 +1,161 @@
+"""Where a job's completions come from: a generator of a study, on an engine of our own, or endpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from finephrase_dagster.artifacts.fingerprint import SHORT, sha256_file
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.recipe import resolve_sampling
+from finephrase_dagster.artifacts.versions import TRUNCATION, TRUNCATION_BYTES
+from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.rephrase.connection import API_KEY, Server
+from finephrase_dagster.rephrase.engine import DeviceLease
+from finephrase_dagster.rephrase.model_list import read_context
+from finephrase_dagster.study.generator import Generator
+from finephrase_dagster.study.paths import Paths
+
+MAX_TOKENS = 2048
+TOKENIZER_FILES = ("*token*.json", "*.model", "vocab*", "merges.txt", "*.jinja")
+
+
+class JobInvalid(FinephraseError, exit_status=2):
+    """The options of a job contradict each other; the message says what to change."""
+
+
+class DeviceLeases(Protocol):
+    """Reserves devices of this machine; `orchestration/devices.py` is one."""
+
+    def lease(self, count: int, what: str, *, log: Callable[[str], None]) -> DeviceLease: ...
+
+    def leased_here(self, what: str, *, log: Callable[[str], None]) -> contextlib.AbstractContextManager[None]: ...
+
+
+class EngineSpec(BaseModel):
+    """A vLLM engine to start: the generator's settings, the model's folder and the engine's log file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    generator: Generator
+    model: Path
+    log: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where completions come from: fields of the job, and arguments of `dataset_recipe`."""
+
+    fields: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+def generator_source(
+    name: str,
+    paths: Paths,
+    max_tokens: int | None,
+    overrides: Mapping[str, float | int],
+    leases: DeviceLeases | None,
+    log: Callable[[str], None],
+) -> ModelSource:
+    """Return a generator of the study, whose model is made ready on disk."""
+    # Only a generator of a study needs these; importing them takes long.
+    from finephrase_dagster.catalogue import read_lineage
+    from finephrase_dagster.generators.product import make_generator
+
+    lineage = read_lineage(paths)
+    if name not in lineage.study.generators:
+        known = ", ".join(lineage.study.generators)
+        raise JobInvalid(f"--generator {name}: the study {paths.study} has no such generator. It has: {known}.")
+    artifact = lineage.generator(name)
+    device = partial(leases.leased_here, f"the training of {name}", log=log) if leases else contextlib.nullcontext
+    manifest = artifact.materialize(lambda folder: make_generator(lineage, name, folder, log=log, device=device))
+    generator = _override(lineage.study.generators[name], name, max_tokens, overrides)
+    engine = engine_spec(lineage, name, generator)
+    return ModelSource(
+        fields={"model": name, "tokenizer": str(engine.model), "engine": engine},
+        recipe={
+            "model": artifact.version,
+            "engine": generator.distribution_flags,
+            "sampling": resolve_sampling(generator.sampling, manifest["sampling"]),
+            "context": generator.context,
+            "max_tokens": generator.max_tokens,
+        },
+    )
+
+
+def engine_spec(lineage: Lineage, name: str, generator: Generator) -> EngineSpec:
+    return EngineSpec(
+        generator=generator,
+        model=lineage.generator(name).folder / "model",
+        log=lineage.paths.data / "logs" / f"engine-{name}.log",
+    )
+
+
+def _override(
+    generator: Generator, name: str, max_tokens: int | None, overrides: Mapping[str, float | int]
+) -> Generator:
+    """Return the study's generator with the values of options."""
+    fields = generator.model_dump()
+    fields["sampling"] |= overrides
+    if max_tokens is not None:
+        fields["max_tokens"] = max_tokens
+    try:
+        return Generator(**fields)
+    except ValueError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[2].removeprefix("Value error, ") if len(lines) > 2 else str(error)
+        raise JobInvalid(f"--generator {name}: {reason}") from error
+
+
+def endpoint_source(
+    endpoints: Sequence[str],
+    model: str,
+    tokenizer: str | None,
+    context: int | None,
+    max_tokens: int | None,
+    sampling: Mapping[str, float | int],
+) -> ModelSource:
+    """Return a model that servers of others have."""
+    key = os.environ.get(API_KEY) or None
+    try:
+        servers = [Server(url, key) for url in endpoints]
+    except ValueError as error:
+        raise JobInvalid(f"--endpoint: {error}") from error
+    context = context or read_context(servers, model, key)
+    max_tokens = MAX_TOKENS if max_tokens is None else max_tokens
+    if max_tokens >= context:
+        raise JobInvalid(
+            f"--max-tokens {max_tokens} leaves no room for a prompt in a context of {context}. Lower --max-tokens, or "
+            "raise --context."
+        )
+    return ModelSource(
+        fields={"model": model, "tokenizer": tokenizer, "endpoints": tuple(server.url for server in servers)},
+        recipe={
+            "model": model,
+            "engine": {},
+            "sampling": sampling,
+            "context": context,
+            "max_tokens": max_tokens,
+            "truncation": TRUNCATION if tokenizer else TRUNCATION_BYTES,
+            "tokenizer": _tokenizer_identity(tokenizer) if tokenizer else None,
+        },
+    )
+
+
+def _tokenizer_identity(tokenizer: str) -> str:
+    """Return a hash of a folder's tokenizer files; a name on the hub stays as it is."""
+    folder = Path(tokenizer)
+    if not folder.is_dir():
+        return tokenizer
+    files = sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
+    digest = hashlib.sha256("".join(f"{path.name} {sha256_file(path)}\n" for path in files).encode())
+    return digest.hexdigest()[:SHORT]

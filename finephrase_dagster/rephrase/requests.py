@@ -1,0 +1,107 @@
+"""The requests of a run, in the order in which they are sent."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+from datatrove.data import Document
+
+from finephrase_dagster.artifacts.fingerprint import sha256_text
+from finephrase_dagster.artifacts.recipe import base_seed, request_parameters
+from finephrase_dagster.rephrase.ledger import Chunk, Ledger
+from finephrase_dagster.rephrase.outcome import Rejected
+from finephrase_dagster.rephrase.render import Rendered, RendererLike
+from finephrase_dagster.rephrase.statistics import RunStatistics
+from finephrase_dagster.rephrase.window import RowRequest
+
+SEED_BITS = 53  # JSON carries integers of this size exactly everywhere
+
+
+class RequestSource:
+    """Iterates over the requests for documents that are not done yet: all prompts of a document, then the next one.
+
+    Documents without text are recorded as skipped on the way.
+    """
+
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        *,
+        ledgers: Mapping[str, Ledger],
+        recipes: Mapping[str, Mapping[str, Any]],
+        renderer: RendererLike,
+        model: str,
+        statistics: RunStatistics,
+    ) -> None:
+        """Describe the source.
+
+        Args:
+            documents: the input rows, from `InputReader`.
+            ledgers: by prompt.
+            recipes: by prompt; they determine the parameters of each request.
+            renderer: fills the prompts.
+            model: the model's name at the server.
+            statistics: counts the skipped rows.
+        """
+        self._documents = documents
+        self._ledgers = ledgers
+        self._parameters = {name: {"model": model, **request_parameters(recipes[name])} for name in ledgers}
+        self._seeds = {name: base_seed(recipes[name]) for name in ledgers}
+        self._renderer = renderer
+        self._statistics = statistics
+        self._completed_before: tuple[str, Document] | None = None
+
+    def earlier_request(self) -> bytes | None:
+        """Return a request that an earlier run got a completion for; None if its row has not been read yet."""
+        return self._body(*self._completed_before) if self._completed_before else None
+
+    def __iter__(self) -> Iterator[RowRequest]:
+        shard = 0
+        for document in self._documents:
+            if document.metadata["shard"] != shard:
+                self._close(shard)
+                shard = document.metadata["shard"]
+            for prompt, ledger in self._ledgers.items():
+                if ledger.done_before and ledger.is_done(document.id):
+                    if document.id == ledger.example:
+                        self._completed_before = prompt, document
+                    continue
+                chunk, position = ledger.assign(shard)
+                if reason := document.metadata["skip"]:
+                    self._statistics.skipped += 1
+                    ledger.record(chunk, position, Rejected(id=document.id, status="skipped", reason=reason))
+                else:
+                    yield self._request(prompt, document, chunk, position)
+        self._close(shard)
+
+    def _close(self, shard: int) -> None:
+        for ledger in self._ledgers.values():
+            ledger.close(shard)
+
+    def _request(self, prompt: str, document: Document, chunk: Chunk, position: int) -> RowRequest:
+        rendered = self._renderer.render(prompt, document.text)
+        return RowRequest(
+            prompt=prompt,
+            id=document.id,
+            sha256=sha256_text(document.text),
+            request=self._body(prompt, document, rendered),
+            document_cut=rendered.document_cut,
+            chunk=chunk,
+            position=position,
+        )
+
+    def _body(self, prompt: str, document: Document, rendered: Rendered | None = None) -> bytes:
+        rendered = rendered or self._renderer.render(prompt, document.text)
+        request = {"messages": rendered.messages, **self._parameters[prompt]}
+        if (seed := self._seeds[prompt]) is not None:
+            request["seed"] = request_seed(seed, document.id, prompt)
+        return orjson.dumps(request)
+
+
+def request_seed(seed: int, row: str, prompt: str) -> int:
+    """Return the seed of one request, derived from the dataset's seed, the row's id and the prompt's name."""
+    digest = hashlib.sha256(f"{seed}\0{prompt}\0{row}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) >> (64 - SEED_BITS)
