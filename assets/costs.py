@@ -1,6 +1,6 @@
-"""Costs: what an artifact took, from its manifest; figures whose names stay the same, so that they plot over time.
+"""Costs of artifacts, from their manifests. The figures keep their names, so that Dagster plots them over time.
 
-A figure that nobody measured or said is left out: on a CPU there are no GPU-hours, and without a price no dollars.
+A figure that is unknown is left out: there are no GPU-hours without a GPU, and no dollars without a price.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ HOUR = 3600
 
 
 def of_dataset(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A dataset's part of the bill of its last run, by the tokens that the run wrote for it.
+    """Return a dataset's share of the cost of its last run, in proportion to the tokens generated for it.
 
-    A run serves several prompts from one engine; its bill is one.
+    A run serves several prompts from one engine and has one cost.
     """
-    bill = manifest["run"]
-    written = bill["completion_tokens"]
-    part = min(1.0, manifest["completion_tokens"] / written) if written else 0.0
-    shared = {name: bill.get(name) for name in ("gpu_hours", "dollars")}
+    run = manifest["run"]
+    generated = run["completion_tokens"]
+    share = min(1.0, manifest["completion_tokens"] / generated) if generated else 0.0
+    shared = {name: run[name] for name in ("gpu_hours", "dollars") if run.get(name) is not None}
     return {
-        "tokens_per_second": bill["tokens_per_second"],
-        **{name: round(part * whole, 4) for name, whole in shared.items() if whole is not None},
-        **{name: bill[name] for name in ("prefix_cache_hit_rate",) if bill.get(name) is not None},
+        "tokens_per_second": run["tokens_per_second"],
+        **{name: round(share * cost, 4) for name, cost in shared.items()},
+        **{name: run[name] for name in ("prefix_cache_hit_rate",) if run.get(name) is not None},
     }
 
 
 def of_training(manifest: Mapping[str, Any], gpu_hour_dollars: float | None) -> dict[str, Any]:
-    """What the training of a student took.
+    """Return the cost of training a student.
 
     Args:
-        gpu_hour_dollars: the price of a GPU for an hour, if it is known.
+        gpu_hour_dollars: the price of one GPU-hour, if it is known.
     """
     hours = manifest["gpus"] * manifest["seconds"] / HOUR
     if not hours:

@@ -1,4 +1,4 @@
-"""The plan: what the study would run, what is there and what it costs, as an asset that makes nothing else."""
+"""The plan: what the study would run, what exists and what it costs, as an asset that starts nothing else."""
 
 from collections.abc import Iterable
 
@@ -14,17 +14,17 @@ from finephrase_dagster.plan.text import plan_markdown, stale_markdown
 
 
 class Pricing(dg.Config):
-    """Under which terms the plan is priced."""
+    """The assumptions that costs are computed with."""
 
-    gpus: int = Field(default=1, ge=1, description="GPUs that work at the same time")
+    gpus: int = Field(default=1, ge=1, description="number of GPUs that work at the same time")
     gpu_hour_dollars: float | None = Field(
-        default=None, ge=0, description="price of one for an hour; default: published"
+        default=None, ge=0, description="price of one GPU-hour; default: the published price"
     )
-    goodput: float = Field(default=1.0, gt=0, le=1, description="part of a GPU's time at work; 1 is ideal")
+    goodput: float = Field(default=1.0, gt=0, le=1, description="share of the GPUs' time spent working; 1 is ideal")
 
 
 def build_plan(lineage: Lineage) -> list[dg.AssetsDefinition]:
-    """The asset `study/plan` with its two checks."""
+    """Return the asset `study/plan` with its two checks."""
 
     @stage_asset(
         lineage,
@@ -41,18 +41,18 @@ def build_plan(lineage: Lineage) -> list[dg.AssetsDefinition]:
     def study_plan(config: Pricing) -> dg.MaterializeResult:
         price = Published.read().gpu_hour_dollars if config.gpu_hour_dollars is None else config.gpu_hour_dollars
         terms = Terms(gpus=config.gpus, gpu_hour_dollars=price, goodput=config.goodput)
-        found = plan(lineage, terms)
-        total = found.as_json()["total"]
+        result = plan(lineage, terms)
+        total = result.as_json()["total"]
         return dg.MaterializeResult(
             metadata={
                 "to_do": total["partitions"],
                 "exists": total["exists"]["partitions"],
                 **{name: total[name] for name in ("gpu_hours", "dollars", "wall_hours", "disk_bytes")},
-                "plan": dg.MetadataValue.md(plan_markdown(found)),
-                "stale": dg.MetadataValue.md(stale_markdown(found)),
-                **({"warnings": dg.MetadataValue.md(_listed(found.warnings))} if found.warnings else {}),
+                "plan": dg.MetadataValue.md(plan_markdown(result)),
+                "stale": dg.MetadataValue.md(stale_markdown(result)),
+                **({"warnings": dg.MetadataValue.md(_listed(result.warnings))} if result.warnings else {}),
             },
-            check_results=[_current(found), _priced(found)],
+            check_results=[_current(result), _priced(result)],
         )
 
     return [study_plan]
@@ -62,21 +62,21 @@ def _listed(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _current(found: Plan) -> dg.AssetCheckResult:
-    total = found.as_json()["total"]
+def _current(result: Plan) -> dg.AssetCheckResult:
+    total = result.as_json()["total"]
     return dg.AssetCheckResult(
         check_name="current",
         passed=not total["partitions"],
         severity=dg.AssetCheckSeverity.WARN,
         description=f"{total['stale']} stale, {total['missing']} missing, {total['exists']['partitions']} current",
-        metadata={"stale": dg.MetadataValue.md(stale_markdown(found))},
+        metadata={"stale": dg.MetadataValue.md(stale_markdown(result))},
     )
 
 
-def _priced(found: Plan) -> dg.AssetCheckResult:
+def _priced(result: Plan) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name="priced",
-        passed=not found.unknown,
+        passed=not result.unknown,
         severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(found.unknown) or f"{found.dollars:,.2f} dollars for what would run",
+        description="; ".join(result.unknown) or f"{result.dollars:,.2f} dollars for what would run",
     )

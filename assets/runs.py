@@ -1,4 +1,4 @@
-"""Trainings in MLflow: what their runs say, while a student trains and when it is there."""
+"""Students in MLflow: what their runs show while a student trains and afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.previews import completions, shown
+from assets.previews import completions, pairs_markdown
 from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.train.job import LossCallback
@@ -24,7 +24,7 @@ def watched(
     artifact: Artifact,
     train: Callable[[Path, LossCallback], Contents],
 ) -> dict[str, Any]:
-    """The manifest of a student, which `train` makes unless it is there; MLflow shows its loss meanwhile."""
+    """Return the manifest of a student after training it if necessary; MLflow shows its loss meanwhile."""
 
     def make(folder: Path) -> Contents:
         about = _about(context, lineage, artifact)
@@ -37,14 +37,14 @@ def watched(
 def tracked(
     context: dg.AssetExecutionContext, tracking: Tracking, lineage: Lineage, artifact: Artifact
 ) -> tuple[str | None, str | None]:
-    """The id of a student's finished run in MLflow and the link to its page; of neither, if the store is not there."""
+    """Return the id of a student's finished run in MLflow and a link to its page; None if MLflow does not answer."""
     manifest = artifact.manifest()
     mixture = lineage.study.student_runs[artifact.key.run or ""].mixture
     files: dict[str, object] = {"mixture.json": lineage.mixture(mixture).manifest()}
     if samples := _sample_completions(lineage, mixture):
         files["completions.md"] = samples
 
-    def tell() -> tuple[str, str]:
+    def complete() -> tuple[str, str]:
         run_id = tracking.complete(
             artifact,
             _about(context, lineage, artifact),
@@ -55,7 +55,7 @@ def tracked(
         )
         return run_id, tracking.link(run_id)
 
-    return tracking.attempt(artifact, tell, warn=context.log.warning) or (None, None)
+    return tracking.attempt(artifact, complete, warn=context.log.warning) or (None, None)
 
 
 def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifact) -> About:
@@ -83,11 +83,13 @@ def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifa
 
 
 def _sample_completions(lineage: Lineage, mixture: str) -> str:
-    """A few completions of each synthetic dataset in a mixture, as Markdown."""
+    """Return a few completions of each synthetic dataset in a mixture as Markdown."""
     study = lineage.study
     samples = []
     for name, component in study.components(mixture).items():
         if component.prompt is not None:
             corpus = lineage.source(component.source).folder
-            samples.append(f"# {name}\n\n{shown(completions(lineage.component(component).folder, corpus, rows=2))}")
+            samples.append(
+                f"# {name}\n\n{pairs_markdown(completions(lineage.component(component).folder, corpus, rows=2))}"
+            )
     return "\n\n".join(samples)

@@ -7,7 +7,7 @@ import dagster as dg
 from assets import descriptions
 from assets.costs import of_dataset
 from assets.descriptions import hub_model
-from assets.previews import GLANCE, completions, shown
+from assets.previews import GLANCE, completions, pairs_markdown
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import CORPUS, DATASET, MODEL, TEMPLATE
 from finephrase_dagster.artifacts.lineage import Lineage
@@ -98,12 +98,12 @@ def _result(lineage: Lineage, cell: Cell, prompt: str, artifact: Artifact) -> dg
     return materialized(
         artifact,
         rows=completed,
-        preview=shown(pairs[:1], GLANCE),
+        preview=pairs_markdown(pairs[:1], GLANCE),
         share_completed=round(completed / manifest["rows_in"], 4) if manifest["rows_in"] else None,
         **{name: manifest[name] for name in COUNTS},
         tokens_per_completion=round(manifest["completion_tokens"] / completed, 1) if completed else None,
         **of_dataset(manifest),
-        more_rows=dg.MetadataValue.md(shown(pairs)),
+        more_rows=dg.MetadataValue.md(pairs_markdown(pairs)),
         prompt=prompt_text(lineage.prompts[prompt]),
         corpus=dg.MetadataValue.url(corpus) if corpus else None,
         model=dg.MetadataValue.url(model) if model else None,

@@ -92,7 +92,7 @@ def test_the_stop_is_no_identity_of_a_student(lineage: Lineage) -> None:
 def test_a_plan_states_the_expected_regret_and_prices_those_that_go_on(lineage: Lineage) -> None:
     whole, stopped = plan(lineage).as_json(), plan(stopping(lineage)).as_json()
     (warning,) = [warning for warning in stopped["warnings"] if "early_stop" in warning]
-    assert warning.startswith("early_stop: 4 of 10 students go on after step 100; of the published students it would")
+    assert warning.startswith("early_stop: 4 of 10 students continue after step 100; in the published study this would")
     assert "rank correlation 0.90" in warning
     assert stopped["stages"]["evaluation"]["wall_hours"] < whole["stages"]["evaluation"]["wall_hours"]
     early = stopped["stages"]["early"]["input_tokens"]
@@ -117,12 +117,12 @@ def test_the_part_that_goes_on_is_rounded_up_and_never_nobody() -> None:
 def test_a_stop_that_compares_nobody_is_told(lineage: Lineage) -> None:
     mixtures = {"readmes_raw": lineage.study.mixtures["readmes_raw"].model_dump()}
     alone = stopping(lineage, mixtures=mixtures, runs=None)
-    assert any("early_stop: compares nobody" in warning for warning in plan(alone).warnings)
+    assert any("early_stop: compares no runs" in warning for warning in plan(alone).warnings)
 
 
 def test_a_look_that_is_earlier_and_stricter_than_any_published_is_said_to_be_so(lineage: Lineage) -> None:
     strict = stopping(lineage, early_stop={"step": 1, "keep": 0.1})
-    assert any("no published figure is so early or so strict" in warning for warning in plan(strict).warnings)
+    assert any("no published figure is as early and as strict" in warning for warning in plan(strict).warnings)
 
 
 @pytest.mark.parametrize("macro", [None, "fast", float("nan"), True])

@@ -111,12 +111,12 @@ def test_an_item_that_exceeds_the_entire_budget_is_named_with_its_cost(installat
 
 
 def test_an_item_of_unknown_cost_is_not_launched_and_the_reason_says_what_to_add(installation: Installation) -> None:
-    unknown = Cost(unknown="generators.tiny: its throughput; write 'throughput' or 'parameters'")
+    unknown = Cost(unknown="generators.tiny: unknown throughput; add 'throughput' or 'parameters' to the study")
     choice = chosen(installation, NightlyBudget(documents=1000), prices={**gpu_hours(), "faq": unknown})
     assert "faq" not in names(choice)
     (reason,) = [reason for reason in choice.left_out if "faq" in choice.left_out[reason][0]]
     assert "its cost is unknown" in reason
-    assert "write 'throughput' or 'parameters'" in reason
+    assert "add 'throughput' or 'parameters'" in reason
 
 
 def test_items_that_run_or_wait_or_failed_in_this_budget_run_are_not_launched(installation: Installation) -> None:

@@ -198,7 +198,7 @@ def test_a_dataset_whose_audit_failed_is_named_with_what_it_holds_up(tmp_path: P
     (warning,) = [said for said in plan(lineage).warnings if "did not pass" in said]
     assert warning.startswith("audits/rephraser__package_readmes_audit/faq: did not pass (form); mixtures/mixture/")
     assert "mixtures/mixture/faq_and_raw" in warning
-    assert "13 partitions behind" in warning  # three mixtures of two students each, their scores, the leaderboard
+    assert "13 partitions downstream" in warning  # three mixtures of two students each, their scores, the leaderboard
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"fingerprint": "other", "version": "1", "recipe": {}}'])
@@ -267,7 +267,7 @@ def test_a_data_folder_that_is_none_is_a_wrong_request(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = finephrase("plan", FINEPHRASE_DATA=str(tmp_path / "file"))
     assert done.returncode == 2
-    assert "is no folder" in done.stderr
+    assert "is not a folder" in done.stderr
 
 
 def test_a_source_that_was_counted_before_it_changed_is_as_large_as_it_was(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_a_price_that_cannot_be_told_is_never_taken_for_none(tmp_path: Path) -> 
     assert [what.partition(":")[0] for what in found.unknown] == ["sources.web", "generators.unknown"]
     done = finephrase("plan", "--study", str(study), "--max-dollars", "1e9", FINEPHRASE_DATA=str(tmp_path / "data"))
     assert done.returncode == 1
-    assert "error: the cost cannot be computed: sources.web: how large it is" in done.stderr
+    assert "error: the cost cannot be computed: sources.web: unknown size" in done.stderr
 
 
 def test_a_limit_is_what_a_source_has_at_most(tmp_path: Path) -> None:
@@ -417,4 +417,4 @@ def test_a_mixture_that_would_repeat_its_data_too_often_is_warned_of_before_anyt
 def test_a_tokenizer_that_is_not_there_is_warned_of(lineage: Lineage, tmp_path: Path) -> None:
     fields = lineage.study.model_dump() | {"tokenizer": {"model": str(tmp_path / "nowhere")}}
     found = plan(Lineage(study=Study.model_validate(fields, context=catalogue()), paths=lineage.paths))
-    assert any(said.startswith(f"tokenizer: there is no folder {tmp_path}/nowhere") for said in found.warnings)
+    assert any(said.startswith(f"tokenizer: the folder {tmp_path}/nowhere does not exist") for said in found.warnings)

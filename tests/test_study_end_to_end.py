@@ -225,7 +225,7 @@ def test_a_further_seed_trains_just_its_students(own: Installation) -> None:
     own.write(fields)
     outcome, _ = own.materialize()
     assert outcome.complete
-    assert {name.split("/")[0] for name in outcome.made} == {"training", "evaluation"}
+    assert {name.split("/")[0] for name in outcome.made} == {"training", "evaluation", "results"}
     assert not [name for name in outcome.made if "data0_model0" in name]
     rows = json.loads((own.lineage.leaderboard().folder / "leaderboard.json").read_text())
     assert all(row["seeds"] == 2 and row["macro_sd"] is not None for row in rows)

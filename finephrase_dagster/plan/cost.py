@@ -1,7 +1,7 @@
-"""What an item of the graph would take: documents, tokens, GPU-hours, hours of this machine, disk.
+"""The cost of an item of the graph: documents, tokens, GPU-hours, hours of this machine, and disk.
 
-Tokens and throughput are those measured by this installation where it has any, else the published ones, else
-estimates whose basis is said. All GPU-hours are ideal: engines that are always busy.
+Tokens and throughput are what this installation has measured, else the published figures, else estimates; each cost
+names its basis. GPU-hours are ideal: they assume engines that are always busy.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.graph import Item, current_manifest
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.expectation import BYTES_PER_TOKEN, SMALL, Expectations
-from finephrase_dagster.plan.published import Measured, Published, number
+from finephrase_dagster.plan.measured import Measured, number
+from finephrase_dagster.plan.published import Published
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.student import StudentRun
 
-COMPRESSED = 0.42  # of a text's bytes, in zstd Parquet
-# What one process did on two cores of 2024.
+COMPRESSED = 0.42  # size in zstd Parquet over size as text
 PACE = {
     "sources": ("rows", (keys.CORPUS,), 5_000),
     "audits": ("rows", (keys.AUDIT,), 5_000),
     "tokens": ("tokens", (keys.CORPUS_TOKENS, keys.DATASET_TOKENS), 1.2e6),
 }
-"""By stage: the field of its manifests that counts its work, the kinds of items that do it, and units per second."""
-SMALL_FLOPS = 8e10  # of training and serving small models
+"""By stage: the manifest field that counts its work, the kinds of items that do it, units per second on two cores."""
+SMALL_FLOPS = 8e10  # FLOP/s when a small model is trained on two cores
 WINDOWS_PER_SECOND = 2e6
-OVERHEAD_SECONDS = 3.0  # an item's own, however small it is
-GPU_FLOPS = 3e14  # an H100 at the third of its peak at which the published students trained
-QUERY_TOKENS, CHOICES = 800, 3  # of a benchmark item with three shots, about
+OVERHEAD_SECONDS = 3.0  # per item, however small it is
+GPU_FLOPS = 3e14  # FLOP/s of an H100 at a third of its peak, as in the published trainings
+QUERY_TOKENS, CHOICES = 800, 3  # of a benchmark item with three shots, roughly
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What an item takes.
+    """What an item takes to make.
 
     Attributes:
-        hours: of this machine, without a GPU.
+        hours: hours of this machine without a GPU.
         basis: where the figures come from.
-        unknown: what would have to be known to price it; None where all is.
+        unknown: the missing figure without which the cost is unknown, and how to add it; None if it is known.
     """
 
     documents: int = 0
@@ -55,7 +55,7 @@ class Cost:
 
 
 class Estimator:
-    """Costs of a study's items in an installation."""
+    """Computes the costs of a study's items."""
 
     def __init__(self, lineage: Lineage, *, published: Published, measured: Measured) -> None:
         self._lineage = lineage
@@ -65,7 +65,7 @@ class Estimator:
         self.expected = Expectations(lineage, published=published, measured=measured)
 
     def cost(self, item: Item) -> Cost:
-        """What the item takes, or about what it took if it is there."""
+        """Return the cost of an item; for an existing item, roughly what it took."""
         expected: Cost = getattr(self, f"_{item.stage}")(item)
         manifest = current_manifest(item)
         files = (manifest or {}).get("files")
@@ -80,7 +80,7 @@ class Estimator:
         pace, basis = self._pace(item)
         unknown = None
         if not size.tokens:
-            unknown = f"sources.{name}: how large it is; write 'documents' and 'tokens', or 'limit'"
+            unknown = f"sources.{name}: unknown size; add 'documents' and 'tokens', or 'limit', to the study"
         return Cost(
             documents=round(size.documents),
             input_tokens=round(size.tokens),
@@ -125,7 +125,7 @@ class Estimator:
             basis=(f"completions: {size.basis}", f"throughput: {basis}"),
             unknown=None
             if rate
-            else f"generators.{dataset.generator}: its throughput; write 'throughput' or 'parameters'",
+            else f"generators.{dataset.generator}: unknown throughput; add 'throughput' or 'parameters' to the study",
         )
 
     def _audits(self, item: Item) -> Cost:
@@ -169,11 +169,11 @@ class Estimator:
     def _training(self, item: Item) -> Cost:
         run = self._study.student_runs[item.key.run or ""]
         student = self._study.students[run.student]
-        tokens, going_on = self._seen(item, run)
+        tokens, share = self._training_tokens(item, run)
         parameters = student.parameters(self._vocabulary)
         rate = self._measured.training(student) if self._study.trainer == "transformers" else None
         small = parameters < SMALL and self._study.trainer == "transformers"
-        if rate is not None and (rate.on_gpu or small):  # a large student is not trained without a GPU
+        if rate is not None and (rate.on_gpu or small):  # nobody trains a large student without a GPU
             seconds, on_gpu, basis = tokens / rate.tokens_per_second, rate.on_gpu, "measured here"
         elif small:
             seconds, on_gpu, basis = 6 * parameters * tokens / SMALL_FLOPS, False, "estimated from compute"
@@ -186,35 +186,35 @@ class Estimator:
             gpu_hours=seconds / 3600 if on_gpu else 0.0,
             hours=0.0 if on_gpu else _hours(seconds),
             disk_bytes=self._training_bytes(item, run.name, parameters),
-            basis=(f"throughput: {basis}", *going_on),
+            basis=(f"throughput: {basis}", *share),
         )
 
-    def _seen(self, item: Item, run: StudentRun) -> tuple[int, tuple[str, ...]]:
-        """The tokens that a training sees in the mean, and on what that is based besides."""
+    def _training_tokens(self, item: Item, run: StudentRun) -> tuple[int, tuple[str, ...]]:
+        """Return the expected number of training tokens, and what else the figure is based on."""
         study, decay = self._study, self._study.students[run.student].decay_fraction
         tokens = study.mixtures[run.mixture].tokens
         if study.early_stop and run.name in study.rivals:
             early = round(tokens * study.early_stop.step / study.steps(run.name))
             if item.key.kind is keys.EARLY_STUDENT:
                 return early, ()
-            chance = self._chance(run.name)  # how many go on is known, which ones is not
-            said = () if chance == 1 else ("the part of the students that goes on",)
-            return round(chance * (tokens - early)), said
+            share = self._continuing_share(run.name)  # how many students continue is known, but not which
+            basis = () if share == 1 else ("the share of the students that continues",)
+            return round(share * (tokens - early)), basis
         if item.key.kind is keys.PRE_DECAY_CHECKPOINT:
             return round(tokens * (1 - decay)), ()
         begun = run.base.name if run.base else run.name
         return (round(tokens * decay) if begun in study.pre_decay_runs else tokens), ()
 
     def _undecided(self, run: str) -> bool:
-        """Whether it is still open if a run goes on."""
+        """Return whether the early stop has not yet decided about a run."""
         try:
             self._lineage.rank(run)
         except (ArtifactMissing, StudyError):
             return True
         return False
 
-    def _chance(self, run: str) -> float:
-        """The part of the runs compared with this one that goes on, while it is open which."""
+    def _continuing_share(self, run: str) -> float:
+        """Return the share of the runs compared with this one that continues; 1 once it is decided."""
         stop = self._study.early_stop
         if stop is None or run not in self._study.rivals or not self._undecided(run):
             return 1.0
@@ -225,13 +225,13 @@ class Estimator:
         run = item.key.run
         if run is None:
             return Cost(hours=_hours(0), disk_bytes=100_000, basis=("time: seen on two cores",))
-        whole, chance = self._evaluated(item, looks=self._looks(run)), self._chance(run)
+        all_looks, share = self._evaluated(item, looks=self._looks(run)), self._continuing_share(run)
         return replace(
-            whole,
-            input_tokens=round(chance * whole.input_tokens),
-            gpu_hours=chance * whole.gpu_hours,
-            hours=chance * whole.hours,
-            disk_bytes=round(chance * whole.disk_bytes),
+            all_looks,
+            input_tokens=round(share * all_looks.input_tokens),
+            gpu_hours=share * all_looks.gpu_hours,
+            hours=share * all_looks.hours,
+            disk_bytes=round(share * all_looks.disk_bytes),
         )
 
     def _evaluated(self, item: Item, *, looks: int) -> Cost:
@@ -259,7 +259,7 @@ class Estimator:
         return (measured, "measured here") if measured else (assumed, "seen on two cores")
 
     def _looks(self, run: str) -> int:
-        """How often a run is evaluated: at its end, and on the way where the study says so."""
+        """Return how often a run is evaluated: at its end, and every so many steps if the study asks for it."""
         every = self._lineage.evaluation.every
         if not every:
             return 1
@@ -268,10 +268,10 @@ class Estimator:
         return (steps - 1) // every - first // every + 1
 
     def _training_bytes(self, item: Item, run: str, parameters: int) -> int:
-        """A model, in float32, and those on the way; of a run that goes on from here also model and optimizer."""
+        """Return the disk space of a student: float32 weights, or weights and optimizer where others continue from."""
         if item.key.kind is not keys.CHECKPOINT:
             return 16 * parameters
-        return round(self._chance(run) * 4 * parameters * self._looks(run))
+        return round(self._continuing_share(run) * 4 * parameters * self._looks(run))
 
     def _stable_steps(self, run: str) -> int:
         student = self._study.students[self._study.student_runs[run].student]

@@ -1,7 +1,7 @@
-"""Expectations: how large a study's datasets are or will be, and how fast its generators write.
+"""Expectations: how large a study's datasets will be, and how fast its generators generate.
 
-What this installation has counted or measured comes first, then the published figures, then what follows from
-the nearest of them. Each says whose figure it is.
+What this installation has counted or measured comes first, then the published figures, then estimates from the most
+similar of them. Each figure names its basis.
 """
 
 from __future__ import annotations
@@ -15,22 +15,27 @@ from typing import Any
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.kinds.embedded import EmbeddedSource
-from finephrase_dagster.plan.published import Measured, Published, Rate, number
+from finephrase_dagster.plan.measured import Measured, Rate, number
+from finephrase_dagster.plan.published import Published
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.file import StudyError, read_registry
 from finephrase_dagster.study.generator import Throughput
 from finephrase_dagster.study.source import SourceSpec, TableSource
 
-BYTES_PER_TOKEN = 4.3  # of English web text, by tokenizers of 50,000 to 130,000 entries
-EMBEDDED = {"package_readmes": (320, 8_900), "language_reference": (80, 5_800)}  # documents, bytes each, about
-SMALL = 50e6  # parameters; a model below is trained and served without a GPU
-ASSUMED_DOCUMENT = 1_000  # tokens, where nothing is known of a source
-SMALL_TOKENS_PER_SECOND = 2_000  # that the embedded generator writes on two cores
+BYTES_PER_TOKEN = 4.3  # English web text, tokenizers with 50,000 to 130,000 entries
+EMBEDDED = {
+    "package_readmes": (320, 8_900),
+    "language_reference": (80, 5_800),
+}
+"""Roughly: documents, and bytes per document."""
+SMALL = 50e6  # parameters; smaller models are trained and served without a GPU
+ASSUMED_DOCUMENT = 1_000  # tokens per document of an unknown source
+SMALL_TOKENS_PER_SECOND = 2_000  # of the embedded generator on two cores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large a dataset is, and who says so."""
+    """The size of a dataset, and the basis of the figure."""
 
     documents: float
     tokens: float
@@ -38,7 +43,7 @@ class Size:
 
 
 class Expectations:
-    """Sizes and rates of a study in an installation."""
+    """The expected sizes of a study's datasets and rates of its generators."""
 
     def __init__(self, lineage: Lineage, *, published: Published, measured: Measured) -> None:
         self._lineage = lineage
@@ -89,9 +94,9 @@ class Expectations:
         )
 
     def _rate(self, name: str) -> tuple[Rate | None, str]:
-        """How fast a generator writes and whose figure that is.
+        """Return how fast a generator generates, and the basis of the figure; None if it is unknown.
 
-        What a model that may be large did without a GPU is not how anybody runs a study, and does not count.
+        A rate that was measured without a GPU counts for small models only, because nobody runs a study like that.
         """
         generator = self._study.generators[name]
         model = self._model(name)
@@ -110,7 +115,7 @@ class Expectations:
 
     @staticmethod
     def _of_same_model(model: str) -> Throughput | None:
-        """What the registry says of a model, whatever its revision."""
+        """Return the registry's throughput of a model, whatever its revision."""
         wanted = model.partition("@")[0]
         entries = [
             entry
@@ -121,7 +126,7 @@ class Expectations:
 
     @staticmethod
     def _of_nearest(parameters: float) -> tuple[Rate | None, str]:
-        """The rate of the registry's generator that is nearest in size."""
+        """Return the rate of the registry's generator that is closest in size."""
         known = read_registry("generators")
         distance = {
             name: abs(math.log(entry["parameters"] / parameters))
@@ -131,16 +136,16 @@ class Expectations:
         nearest = min(distance, key=lambda name: distance[name])
         throughput = known[nearest]["throughput"]
         rate = Rate(tokens_per_second=throughput["tokens_per_second"], on_gpu=True)
-        return rate, f"as {nearest}, the nearest in size: {throughput['basis']}"
+        return rate, f"of {nearest}, the closest in size: {throughput['basis']}"
 
     def _model(self, generator: str) -> str | None:
-        """The version of a generator's model; None while it is not here."""
+        """Return the version of a generator's model; None if the model is not on disk."""
         manifest = _manifest(lambda: self._lineage.generator(generator))
         return manifest["version"] if manifest else None
 
 
 def _expected(source: SourceSpec) -> Size:
-    """How large a source is that was not read yet."""
+    """Return the expected size of a source that was not read yet."""
     if isinstance(source, EmbeddedSource):
         documents, size = EMBEDDED[source.corpus]
         documents = min(documents, source.limit or documents)
@@ -155,7 +160,7 @@ def _expected(source: SourceSpec) -> Size:
 
 
 def _counted(manifest: dict[str, Any] | None, basis: str) -> Size | None:
-    """The size of a corpus by its manifest."""
+    """Return the size of a corpus from its manifest."""
     rows, size = number(manifest, "rows"), number(manifest, "text_bytes")
     if not rows or size is None:
         return None

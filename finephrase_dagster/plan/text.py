@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finephrase_dagster.artifacts.markdown import markdown_table
 from finephrase_dagster.plan.plan import Plan
 
 COLUMNS = (
@@ -27,13 +28,12 @@ def stage_rows(figures: Mapping[str, Any]) -> list[list[str]]:
 
 
 def plan_markdown(plan: Plan) -> str:
-    """The stages as a Markdown table."""
-    lines = [f"| {' | '.join(COLUMNS)} |", f"|---|{'---:|' * (len(COLUMNS) - 1)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in stage_rows(plan.as_json()))])
+    """Return the stages as a Markdown table."""
+    return markdown_table(COLUMNS, stage_rows(plan.as_json()))
 
 
 def stale_markdown(plan: Plan, *, shown: int = 100) -> str:
-    """What is stale and why, as a Markdown list."""
+    """Return the stale items and their reasons as a Markdown list."""
     stale = [planned for planned in plan.items if planned.state.status == "stale"]
     lines = [f"- `{planned.item.name}`: {'; '.join(planned.state.reasons)}" for planned in stale[:shown]]
     if len(stale) > shown:
@@ -57,13 +57,13 @@ def _cells(name: str, stage: Mapping[str, Any]) -> list[str]:
 
 
 def _priced(stage: Mapping[str, Any], figure: str, digits: int) -> str:
-    """A figure; with a question mark where something in it is not known."""
-    said = f"{stage[figure]:,.{digits}f}" if stage[figure] else ""
-    return f"{said} + ?".removeprefix(" + ") if stage["unpriced"] else said or "-"
+    """Return a figure, with a question mark if the cost of some items is unknown."""
+    known = f"{stage[figure]:,.{digits}f}" if stage[figure] else ""
+    return f"{known} + ?".removeprefix(" + ") if stage["unpriced"] else known or "-"
 
 
 def _short(number: float) -> str:
-    """Three digits and a letter: 1.36 G."""
+    """Return a number with three digits and a letter, such as `1.36 G`."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {letter}"

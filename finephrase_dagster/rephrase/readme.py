@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from finephrase_dagster.artifacts.artifact import MANIFEST
+from finephrase_dagster.artifacts.markdown import markdown_table
 from finephrase_dagster.rephrase.folder import Folder
 
 README = "README.md"
@@ -36,9 +37,9 @@ def readme_text(manifests: dict[str, dict[str, Any]]) -> str:
         for name, manifest in manifests.items()
         if manifest["files"]
     ]
+    counts = ("completed", "skipped", "failed", "completion_tokens")
     rows = [
-        f"| {name} | {manifest['recipe'].get('model')} | {manifest['completed']:,} | {manifest['skipped']:,} | "
-        f"{manifest['failed']:,} | {manifest['completion_tokens']:,} |"
+        (name, str(manifest["recipe"].get("model")), *(f"{manifest[count]:,}" for count in counts))
         for name, manifest in manifests.items()
     ]
     example = configs[0]["config_name"] if configs else next(iter(manifests))
@@ -53,9 +54,7 @@ def readme_text(manifests: dict[str, dict[str, Any]]) -> str:
             "",
             "One configuration per prompt.",
             "",
-            "| prompt | model | completed rows | skipped | failed | completion tokens |",
-            "|---|---|---|---|---|---|",
-            *rows,
+            markdown_table(("prompt", "model", "completed rows", "skipped", "failed", "completion tokens"), rows),
             "",
             "```python",
             f'datasets.load_dataset("path/to/this/folder", "{example}")',

@@ -1,0 +1,115 @@
+"""Warnings of a plan: what a person should know before starting a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from finephrase_dagster.artifacts.graph import Item, State, current_manifest
+from finephrase_dagster.artifacts.key import AUDIT, MIXTURE
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.corpora.kinds.hub import HubSource
+from finephrase_dagster.plan.expectation import Expectations
+from finephrase_dagster.plan.published import Published
+from finephrase_dagster.study.generator import Generator
+from finephrase_dagster.study.spec import Study
+from finephrase_dagster.study.student import MANY_EPOCHS
+
+BRANCHES = ("main", "master")
+
+
+def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]) -> Iterator[str]:
+    """Yield a warning for each failed audit, with what cannot be made because of it."""
+    for name, item in graph.items():
+        if item.key.kind is not AUDIT or states[name].status != "current":
+            continue
+        manifest = current_manifest(item) or {}
+        if manifest.get("passed") is not False:
+            continue
+        gates = manifest.get("gates")
+        failed = [
+            str(gate.get("name"))
+            for gate in (gates if isinstance(gates, list) else [])
+            if isinstance(gate, dict) and not gate.get("passed")
+        ]
+        downstream = {name}
+        for other in graph.values():  # upstream first
+            if downstream & set(other.needs):
+                downstream.add(other.name)
+        mixtures = sorted(other for other in downstream if graph[other].key.kind is MIXTURE)
+        yield (
+            f"{name}: did not pass ({', '.join(failed) or 'its gates'}); {', '.join(mixtures) or 'nothing'} and "
+            f"{len(downstream) - len(mixtures) - 1} partitions downstream cannot be made until the prompt, the "
+            "generator or the gate changes"
+        )
+
+
+def repetition_warnings(study: Study, expected: Expectations) -> Iterator[str]:
+    """Yield a warning if a student would see a dataset too often, as far as sizes are known."""
+    epochs_by_warning = {}
+    for name, mixture in study.mixtures.items():
+        for component, weight in mixture.weights.items():
+            size = expected.size(study.datasets[component])
+            if size.tokens and (epochs := weight * mixture.tokens / size.tokens) > MANY_EPOCHS:
+                epochs_by_warning[f"mixtures.{name}: a student sees {component} about {epochs:.1f} times"] = epochs
+    if epochs_by_warning:
+        worst = sorted(epochs_by_warning, key=lambda warning: -epochs_by_warning[warning])
+        more = f", and {len(worst) - 3} more like this" if len(worst) > 3 else ""
+        yield (
+            f"{'; '.join(worst[:3])}{more}: beyond {MANY_EPOCHS} times, repetition lowers scores; reduce 'tokens' or "
+            "the weight, or use more text"
+        )
+
+
+def study_warnings(lineage: Lineage, published: Published, *, gpus: int) -> Iterator[str]:
+    """Yield warnings about the study itself: moving revisions, missing folders, settings without effect."""
+    study = lineage.study
+    moving = [f"generators.{name}" for name, spec in study.generators.items() if _is_moving(spec)]
+    moving += [
+        f"sources.{name}"
+        for name, spec in study.sources.items()
+        if isinstance(spec, HubSource) and spec.revision in BRANCHES
+    ]
+    if moving:
+        yield f"{', '.join(moving)}: a branch may move; name a commit instead before paying for anything"
+    yield from _early_stop_warnings(study, published)
+    every = study.evaluation.every if study.evaluation else None
+    if every and all(study.steps(run) <= every for run in study.student_runs):
+        yield f"evaluation.every: no run has more than {every} steps; reduce it, or remove it"
+    if study.tokenizer and _is_missing_folder(study.tokenizer.model):
+        yield f"tokenizer: the folder {study.tokenizer.model} does not exist; add the tokenizer or correct the path"
+    for name, generator in study.generators.items():
+        if _is_missing_folder(generator.model):
+            yield f"generators.{name}: the folder {generator.model} does not exist; add the model or correct the path"
+        if generator.gpus > gpus and not generator.trained_here:
+            yield f"generators.{name}: an engine needs {generator.gpus} GPUs, and the plan has {gpus}"
+
+
+def _early_stop_warnings(study: Study, published: Published) -> Iterator[str]:
+    """Yield what an early stop does, and what it would have cost the published study."""
+    stop = study.early_stop
+    if stop is None:
+        return
+    if not study.rivals:
+        yield (
+            "early_stop: compares no runs: no two runs have the same student, budget and seeds, runs that others "
+            "decay from aside"
+        )
+        return
+    survivors = sum(stop.going_on(len(group)) for group in study.compared_early.values())
+    figure = published.early(stop.step / min(study.steps(run) for run in study.rivals), stop.keep)
+    effect = "no published figure is as early and as strict"
+    if figure:
+        effect = (
+            f"in the published study this would have cost {figure.regret:.4f} macro score on average, at "
+            f"{100 * figure.part:g} % of the training (rank correlation {figure.rank_correlation:.2f})"
+        )
+    yield f"early_stop: {survivors} of {len(study.rivals)} students continue after step {stop.step}; {effect}"
+
+
+def _is_moving(generator: Generator) -> bool:
+    return generator.model.rpartition("@")[2] in BRANCHES
+
+
+def _is_missing_folder(model: str) -> bool:
+    return model.startswith(("/", ".")) and not Path(model).is_dir()
