@@ -12,7 +12,7 @@ from assets.previews import completions, pairs_markdown
 from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.train.job import LossCallback
-from resources.tracking import About, Tracking
+from resources.tracking import RunDescription, Tracking
 
 METRICS = ("tokens", "tokens_per_second", "final_loss")
 
@@ -28,7 +28,7 @@ def watched(
 
     def make(folder: Path) -> Contents:
         about = _about(context, lineage, artifact)
-        with tracking.watched(artifact, about, warn=context.log.warning) as on_loss:
+        with tracking.recording(artifact, about, warn=context.log.warning) as on_loss:
             return train(folder, on_loss)
 
     return artifact.materialize(make)
@@ -58,11 +58,11 @@ def tracked(
     return tracking.attempt(artifact, complete, warn=context.log.warning) or (None, None)
 
 
-def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifact) -> About:
+def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifact) -> RunDescription:
     assert artifact.key.run is not None
     run = lineage.study.student_runs[artifact.key.run]
     student, mixture = lineage.study.students[run.student], lineage.mixture(run.mixture).manifest()
-    return About(
+    return RunDescription(
         tags={
             "finephrase.study": lineage.study.name,
             "finephrase.mixture": run.mixture,

@@ -1,7 +1,7 @@
-"""MLflow as a resource: one run a trained student, found again by its artifact's fingerprint.
+"""MLflow as a resource: one MLflow run per trained student, identified by its artifact's fingerprint.
 
-It speaks through `MlflowClient`, so nothing is global: no active run that stays open, no environment
-that another asset of the same process would inherit.
+It uses `MlflowClient`, so nothing is global: no active run stays open, and no other asset of the same process inherits
+an environment.
 """
 
 from __future__ import annotations
@@ -32,66 +32,67 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FINGERPRINT_TAG = "finephrase.fingerprint"
-TRAINING_VIEW = "workflowType=machine_learning"  # else the pages open as those of chat traces
+TRAINING_VIEW = "workflowType=machine_learning"  # otherwise the pages open as those of chat traces
 UNFINISHED = {PRE_DECAY_CHECKPOINT: " (pre-decay)", EARLY_STUDENT: " (early)"}
-"""What stands behind a run's name where its student is not at its end."""
+"""Suffixes of the names of runs whose students are not fully trained."""
 CURVES = ("loss", "learning_rate")
 SQLITE = "sqlite:///"
-VALUE_LIMIT = 500  # characters that MLflow's stores keep of a parameter
+VALUE_LIMIT = 500  # characters of a parameter that MLflow's stores keep
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
-    """What a run says of itself beside its curve."""
+class RunDescription:
+    """Tags and parameters of an MLflow run."""
 
     tags: Mapping[str, str]
     params: Mapping[str, Any]
 
 
 class Tracking(dg.ConfigurableResource):
-    """Where the ablations are recorded."""
+    """The MLflow store in which students and their scores are recorded."""
 
     uri: str = Field(description="an MLflow server, or a database: sqlite:///<file>, postgresql:///<name>")
-    experiment: str = Field(description="the experiment of the study's runs")
-    artifacts: str = Field(description="folder of the runs' files; a server keeps them itself")
-    web_url: str = Field(description="where the store's web pages are served, for links")
-    seconds: float = Field(default=2.0, gt=0, description="between two batches of a loss curve")
+    experiment: str = Field(description="experiment of the study's runs")
+    artifacts: str = Field(description="folder of the runs' files; a server stores them itself")
+    web_url: str = Field(description="address of the store's web pages, for links")
+    seconds: float = Field(default=2.0, gt=0, description="seconds between two batches of a loss curve")
     patience: float = Field(
         default=10.0,
         gt=0,
-        description="seconds that an asset waits for a server at its end; a file gets ten times as many",
+        description="seconds that an asset waits for a server; ten times as many for a file",
     )
 
     def client(self) -> MlflowClient:
-        """A client of the store; a file's folder is made."""
+        """Return a client of the store; create the folder of a file."""
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # a new store tells of every table it makes
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # a new store logs every table that it creates
         if self.uri.startswith(SQLITE):
             Path(self.uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
         if is_postgres(self.uri):
-            _make_tables(self.uri)
+            _create_tables(self.uri)
         return MlflowClient(tracking_uri=with_driver(self.uri))
 
     @contextlib.contextmanager
-    def watched(self, artifact: Artifact, about: About, *, warn: Callable[[str], None]) -> Iterator[LossCallback]:
-        """Yields what takes the points of a training's loss curve to the artifact's run while it trains.
+    def recording(
+        self, artifact: Artifact, description: RunDescription, *, warn: Callable[[str], None]
+    ) -> Iterator[LossCallback]:
+        """Yield a function that sends points of a loss curve to the artifact's run while it trains.
 
-        The run is RUNNING meanwhile and stays so: `complete` ends it when the artifact is there. If the block
-        raises, it is FAILED, or KILLED where the training was interrupted. Training is never kept waiting, nor
-        ended, by a store that is not there: it is warned of once.
+        The run's status is RUNNING until `complete` ends it; FAILED if the block raises, KILLED if it was interrupted.
+        A store that does not answer neither delays nor ends the training; the function `warn` is called once.
         """
-        import mlflow  # noqa: F401  # here, for a thread that imports it beside one that imports torch meets halves
+        import mlflow  # noqa: F401  # imported here, because imports of mlflow and torch in two threads collide
 
-        stream = Stream(artifact.fingerprint, lambda: self._begin(artifact, about), every=self.seconds)
+        stream = Stream(artifact.fingerprint, lambda: self._begin(artifact, description), every=self.seconds)
         warned = False
 
         def follow(point: LossPoint) -> None:
             nonlocal warned
             stream.follow(point)
-            if stream.trouble and not warned:
+            if stream.error and not warned:
                 warned = True
-                warn(f"{self._untold(stream.trouble)}; training goes on, and what is missing there is told at its end")
+                warn(f"{self._failure(stream.error)}; training continues, and missing points are sent at its end")
 
         try:
             yield follow
@@ -105,29 +106,29 @@ class Tracking(dg.ConfigurableResource):
             stream.close(self._patience)
         except Unreachable as error:
             if not warned:
-                warn(self._untold(error))
+                warn(self._failure(error))
 
     def complete(
         self,
         artifact: Artifact,
-        about: About,
+        description: RunDescription,
         *,
         curve: Sequence[Mapping[str, Any]],
         metrics: Mapping[str, float],
         files: Mapping[str, object],
         seconds: float,
     ) -> str:
-        """The id of the artifact's finished run, which is made, or completed, where it is not there yet.
+        """Complete the artifact's run, or create it; return its id. A finished run stays as it is.
 
         Args:
-            curve: points with `step`, `loss` and `learning_rate`; those that the run has not are added.
-            metrics: without steps.
-            files: what to store under a file's name.
-            seconds: that the training took.
+            curve: points with `step`, `loss` and `learning_rate`; points that the run lacks are added.
+            metrics: metrics without steps.
+            files: content by file name.
+            seconds: duration of the training.
         """
-        if (done := self.finished(artifact)) is not None:
-            return done
-        run_id = self._open(artifact, about, seconds=seconds)
+        if (finished := self.finished(artifact)) is not None:
+            return finished
+        run_id = self._open(artifact, description, seconds=seconds)
         for name in CURVES:
             self.log_curve(run_id, name, [(point["step"], point[name]) for point in curve])
         self.log_scores(run_id, metrics)
@@ -136,41 +137,41 @@ class Tracking(dg.ConfigurableResource):
         self.client().set_terminated(run_id, "FINISHED")
         return run_id
 
-    def attempt(self, artifact: Artifact, tell: Callable[[], T], *, warn: Callable[[str], None]) -> T | None:
-        """What `tell` gives; None, with a warning, if the store is not there or takes too long."""
+    def attempt(self, artifact: Artifact, call: Callable[[], T], *, warn: Callable[[str], None]) -> T | None:
+        """Return the result of a call to the store; None, with a warning, if it fails or takes too long."""
         try:
-            return within(self._patience, artifact.fingerprint, tell)
+            return within(self._patience, artifact.fingerprint, call)
         except Unreachable as error:
-            warn(f"{self._untold(error)}; to tell it later, materialise {artifact.name} in the web UI")
+            warn(f"{self._failure(error)}. To record it later, materialize {artifact.name} in the web UI.")
             return None
 
     def finished(self, artifact: Artifact) -> str | None:
-        """The id of the artifact's finished run, if there is one."""
+        """Return the id of the artifact's finished run; None if there is none."""
         runs = self._runs(self.client(), artifact)
         return next((run.info.run_id for run in runs if run.info.status == "FINISHED"), None)
 
-    def _begin(self, artifact: Artifact, about: About) -> Send:
-        """Opens the run of an artifact that is being made; gives what sends it the points that it has not."""
+    def _begin(self, artifact: Artifact, description: RunDescription) -> Send:
+        """Open the run of an artifact in training; return a function that sends the points that it lacks."""
         from mlflow.entities import Metric
 
         client = self.client()
-        if (outdated := self.finished(artifact)) is not None:  # its files were deleted, for it to be made again
+        if (outdated := self.finished(artifact)) is not None:  # its files were deleted, so it is trained again
             client.delete_run(outdated)
-        run_id = self._open(artifact, about, seconds=0.0)
-        there = {metric.step for metric in client.get_metric_history(run_id, CURVES[0])}
+        run_id = self._open(artifact, description, seconds=0.0)
+        known = {metric.step for metric in client.get_metric_history(run_id, CURVES[0])}
 
         def send(points: Sequence[LossPoint]) -> None:
             now = int(time.time() * 1000)
-            fresh = [point for point in points if point.step not in there]
+            fresh = [point for point in points if point.step not in known]
             metrics = [Metric(name, getattr(point, name), now, point.step) for point in fresh for name in CURVES]
             if metrics:
                 client.log_batch(run_id, metrics=metrics)
-            there.update(point.step for point in fresh)
+            known.update(point.step for point in fresh)
 
         return send
 
-    def _open(self, artifact: Artifact, about: About, *, seconds: float) -> str:
-        """The id of the artifact's unfinished run, or of a fresh one; it is RUNNING from then on."""
+    def _open(self, artifact: Artifact, description: RunDescription, *, seconds: float) -> str:
+        """Resume the artifact's unfinished run, or create one; return its id."""
         from mlflow.entities import Param, RunTag
 
         client = self.client()
@@ -187,8 +188,8 @@ class Tracking(dg.ConfigurableResource):
             ).info.run_id
         client.log_batch(
             run_id,
-            params=[Param(name, str(value)[:VALUE_LIMIT]) for name, value in about.params.items()],
-            tags=[RunTag(name, value) for name, value in about.tags.items()],
+            params=[Param(name, str(value)[:VALUE_LIMIT]) for name, value in description.params.items()],
+            tags=[RunTag(name, value) for name, value in description.tags.items()],
         )
         return run_id
 
@@ -197,42 +198,45 @@ class Tracking(dg.ConfigurableResource):
         for run in self._runs(client, artifact)[:1]:
             client.set_terminated(run.info.run_id, "KILLED" if interrupted else "FAILED")
 
-    def _untold(self, error: Exception) -> str:
-        return f"MLflow at {printable(self.uri)} is not told ({' '.join(str(error).split())[:200]})"
+    def _failure(self, error: Exception) -> str:
+        return f"cannot write to MLflow at {printable(self.uri)}: {' '.join(str(error).split())[:200]}"
 
     def log_curve(self, run_id: str, name: str, points: Iterable[tuple[int, float]]) -> None:
-        """Logs a metric at many steps, but for those that it has already."""
+        """Log a metric at many steps; steps that the run has already are skipped."""
         from mlflow.entities import Metric
 
         client, now = self.client(), int(time.time() * 1000)
-        there = {metric.step for metric in client.get_metric_history(run_id, name)}
-        metrics = [Metric(name, value, now, step) for step, value in points if step not in there]
-        for first in range(0, len(metrics), 1000):  # the store's limit for one batch
+        known = {metric.step for metric in client.get_metric_history(run_id, name)}
+        metrics = [Metric(name, value, now, step) for step, value in points if step not in known]
+        for first in range(0, len(metrics), 1000):  # MLflow's limit for one batch
             client.log_batch(run_id, metrics=metrics[first : first + 1000])
 
     def log_scores(self, run_id: str, scores: Mapping[str, float]) -> None:
-        """Logs metrics without steps, unless they are there; a colon, which some stores refuse, becomes a dot."""
+        """Log metrics without steps; values that the run has already are skipped.
+
+        A colon in a name, which some stores refuse, becomes a dot.
+        """
         from mlflow.entities import Metric
 
         client, now = self.client(), int(time.time() * 1000)
-        there = client.get_run(run_id).data.metrics
+        known = client.get_run(run_id).data.metrics
         named = {name.replace(":", "."): value for name, value in scores.items()}
-        fresh = [Metric(name, value, now, 0) for name, value in named.items() if there.get(name) != value]
+        fresh = [Metric(name, value, now, 0) for name, value in named.items() if known.get(name) != value]
         if fresh:
             client.log_batch(run_id, metrics=fresh)
 
     def log_file(self, run_id: str, name: str, content: object) -> None:
-        """Stores text, or any other value as JSON, under a file name."""
+        """Store text, or any other value as JSON, under a file name."""
         text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False)
         self.client().log_text(run_id, text, name)
 
     def link(self, run_id: str) -> str:
-        """The run's web page."""
+        """Return the address of the run's web page."""
         experiment = self.client().get_run(run_id).info.experiment_id
         return f"{self._pages}/{experiment}/runs/{run_id}?{TRAINING_VIEW}"
 
     def comparison(self) -> str:
-        """The web page with all runs, best macro score first."""
+        """Return the address of the web page with all runs, best macro score first."""
         order = "orderByKey=metrics.%60macro%60&orderByAsc=false"
         return f"{self._pages}/{self._experiment_id(self.client())}/runs?{TRAINING_VIEW}&{order}"
 
@@ -242,31 +246,31 @@ class Tracking(dg.ConfigurableResource):
 
     @property
     def _patience(self) -> float:
-        """A file is there or is not; making the store in it takes a busy machine its time."""
+        """Return how long to wait; creating a SQLite store takes long on a busy machine."""
         return self.patience * (10 if self.uri.startswith(SQLITE) else 1)
 
     def _experiment_id(self, client: MlflowClient) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = client.get_experiment_by_name(self.experiment)
-        if found is not None:
-            return found.experiment_id
+        experiment = client.get_experiment_by_name(self.experiment)
+        if experiment is not None:
+            return experiment.experiment_id
         location = None if is_server(self.uri) else Path(self.artifacts).resolve().as_uri()
         try:
-            # Without its kind MLflow opens an experiment as one of chat traces.
+            # Without this tag, MLflow shows the experiment as one of chat traces.
             return client.create_experiment(
                 self.experiment,
                 artifact_location=location,
                 tags={"mlflow.experimentKind": "custom_model_development"},
             )
         except MlflowException:
-            found = client.get_experiment_by_name(self.experiment)  # another process made it meanwhile
-            if found is None:
+            experiment = client.get_experiment_by_name(self.experiment)  # another process has created it
+            if experiment is None:
                 raise
-            return found.experiment_id
+            return experiment.experiment_id
 
     def _runs(self, client: MlflowClient, artifact: Artifact) -> list[Run]:
-        """The artifact's runs, the latest first."""
+        """Return the artifact's runs, the latest first."""
         return list(
             client.search_runs(
                 [self._experiment_id(client)],
@@ -279,13 +283,13 @@ class Tracking(dg.ConfigurableResource):
 
 
 def _name(artifact: Artifact) -> str:
-    """A run's name: the student run's, with what is not its end said behind it."""
+    """Return the name of a run: the student run's, with a suffix if the student is not fully trained."""
     return f"{artifact.key.run}{UNFINISHED.get(artifact.key.kind, '')}"
 
 
 @cache
-def _make_tables(uri: str) -> None:
-    """Makes a database's tables where there are none, which MLflow cannot do in several processes at once."""
+def _create_tables(uri: str) -> None:
+    """Create a database's tables if it has none; MLflow itself cannot do that in several processes at once."""
     from mlflow import MlflowClient
 
     with exclusive(uri):

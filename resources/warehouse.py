@@ -1,4 +1,4 @@
-"""The warehouse as a resource: one DuckDB file, opened for the moment of a reading or a writing."""
+"""The warehouse as a resource: one DuckDB file, open only while something is read or written."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from finephrase_dagster.results.warehouse import create_tables, record_manifests
 class Warehouse(dg.ConfigurableResource):
     """Scores, audits and manifests in one DuckDB file."""
 
-    database: str = Field(description="path of the DuckDB file; its folder is made")
+    database: str = Field(description="path of the DuckDB file; its folder is created")
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection with all tables; waits while another process holds the file."""
+        """Yield a connection to the database with all tables; wait while another process uses the file."""
         Path(self.database).parent.mkdir(parents=True, exist_ok=True)
         with DuckDBResource(database=self.database).get_connection() as connection:
             create_tables(connection)
             yield connection
 
     def record(self, *artifacts: Artifact) -> None:
-        """Records the manifests of complete artifacts."""
+        """Record the manifests of complete artifacts."""
         with self.connect() as connection:
             record_manifests(connection, artifacts)

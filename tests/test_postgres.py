@@ -41,7 +41,7 @@ from pathlib import Path
 import dagster as dg
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import CHECKPOINT, ItemKey
-from resources.tracking import About, Tracking
+from resources.tracking import RunDescription, Tracking
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition([str(n) for n in range(6)]))
 def rows() -> int:
@@ -53,7 +53,7 @@ with dg.DagsterInstance.from_config(home) as instance:
     for key in mine:
         assert dg.materialize([rows], instance=instance, partition_key=key).success
         artifact = Artifact(key=ItemKey(kind=CHECKPOINT, run=key), recipe={"of": key}, root=data)
-        about = About(tags={}, params={"key": key})
+        about = RunDescription(tags={}, params={"key": key})
         tracking.complete(artifact, about, curve=[], metrics={"loss": 1.0}, files={}, seconds=1)
 """
 
@@ -142,7 +142,7 @@ def test_a_database_that_is_gone_is_warned_of_without_its_password(tmp_path: Pat
     warnings: list[str] = []
     assert tracking.attempt(artifact, lambda: tracking.finished(artifact), warn=warnings.append) is None
     (warning,) = warnings
-    assert warning.startswith("MLflow at postgresql+psycopg2:///mlflow is not told")
+    assert warning.startswith("cannot write to MLflow at postgresql+psycopg2:///mlflow")
     assert "sesame-73" not in warning
 
 
