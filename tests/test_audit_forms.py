@@ -38,30 +38,30 @@ ALSO = {"faq": {"faq", "qa_pairs", "dialogue"}}
 phrase = st.text(st.characters(categories=("L",)), min_size=1, max_size=12)
 
 
-def test_every_check_that_a_prompt_may_name_has_its_rule() -> None:
+def test_every_check_that_a_prompt_may_name_has_a_rule() -> None:
     assert set(WHOLE) == set(get_args(Check))
 
 
 @pytest.mark.parametrize("format", WHOLE)
-def test_a_completion_as_the_prompt_asks_has_the_form(format: str) -> None:
+def test_a_completion_that_follows_the_prompt_has_the_form(format: str) -> None:
     assert form_flaw(format, WHOLE[format]) is None
     assert has_form(format, f"\n{WHOLE[format]}\n\n")
 
 
 @pytest.mark.parametrize("format", [format for format in WHOLE if format != "prose"])
-def test_another_formats_completion_has_not_the_form(format: str) -> None:
+def test_a_completion_of_another_format_does_not_have_the_form(format: str) -> None:
     others = {other for other, text in WHOLE.items() if format in ALSO.get(other, {other})}
     assert {other for other, text in WHOLE.items() if has_form(format, text)} == others
 
 
 @pytest.mark.parametrize("format", WHOLE)
 @pytest.mark.parametrize("text", ["", " \n\t\n", "**", "#"])
-def test_nothing_has_no_form(format: str, text: str) -> None:
+def test_an_empty_completion_does_not_have_the_form(format: str, text: str) -> None:
     assert not has_form(format, text)
 
 
 @pytest.mark.parametrize("format", [format for format in WHOLE if format != "prose"])
-def test_an_announcement_before_or_behind_breaks_the_form(format: str) -> None:
+def test_an_announcement_before_or_after_breaks_the_form(format: str) -> None:
     assert not has_form(format, f"Here is what you asked for:\n\n{WHOLE[format]}")
     if format != "tutorial":  # a last step may have paragraphs of its own
         assert not has_form(format, f"{WHOLE[format]}\n\nI hope that this helps.")
@@ -95,7 +95,7 @@ def test_an_announcement_before_or_behind_breaks_the_form(format: str) -> None:
         ("tutorial", "## Sort\n\nShort.\n\n### 1. Make one\n\nWhy.\n\n### 2. Sort it\n\n   1. nested\n   2. list"),
     ],
 )
-def test_markdown_dress_leaves_the_form_recognisable(format: str, text: str) -> None:
+def test_markdown_marks_do_not_break_the_form(format: str, text: str) -> None:
     assert form_flaw(format, text) is None
 
 
@@ -122,20 +122,20 @@ def test_markdown_dress_leaves_the_form_recognisable(format: str, text: str) -> 
         ("table", "| a | b |\n| --- | --- |\n| | |\n\nQ: What?\nA: It.", "no filled row"),
         ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |", "no question below"),
         ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |\nQ: What?", "not one question and one answer"),
-        ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |\nof it\nQ: What?\nA: It.", "begins with something else"),
+        ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |\nof it\nQ: What?\nA: It.", "begins with something other"),
         ("table", f"{TABLE}\nQ: Again?\nA: No.", "not one question and one answer"),
-        ("qa_pairs", "It is this.\nQ: What?\nA: It.", "begins with something else than its question"),
+        ("qa_pairs", "It is this.\nQ: What?\nA: It.", "begins with something other than its question"),
         ("qa_pairs", "A: It.\nQ: What?", "do not alternate"),
         ("qa_pairs", "Q: What?", "do not alternate"),
         ("qa_pairs", "Q: What?\nA:", "an empty answer"),
         ("qa_pairs", "\n".join(["Q: What?\nA: It."] * 9), "more than 8 questions"),
-        ("qa_pairs", "Q: What?\nA: It.\n\nI hope that this helps.", "something stands behind"),
-        ("list", "# Facts\n- One\n- Two", "begins with something else than an item"),
+        ("qa_pairs", "Q: What?\nA: It.\n\nI hope that this helps.", "text after the last answer"),
+        ("list", "# Facts\n- One\n- Two", "begins with something other than an item"),
         ("list", "- One", "fewer than two items"),
         ("list", "- One\n-\n- Three", "an empty item"),
-        ("list", "- One\n\nMore:\n\n- Two", "between or behind"),
-        ("list", "**One** is first\n**Two** is next", "begins with something else"),
-        ("dialogue", "A talk\nIda: What?\nOle: It.\nIda: Why?\nOle: So.", "something else than a speaker"),
+        ("list", "- One\n\nMore:\n\n- Two", "between or after"),
+        ("list", "**One** is first\n**Two** is next", "begins with something other"),
+        ("dialogue", "A talk\nIda: What?\nOle: It.\nIda: Why?\nOle: So.", "something other than a speaker"),
         ("dialogue", "Ida: What?\nIda: It.\nIda: Why?\nIda: So.", "fewer than two speakers"),
         ("dialogue", "Ida: What?\nOle: It.", "fewer than two speakers"),
         ("dialogue", "Claim: one\nReason: two\nResult: three\nSource: four", "fewer than two speakers"),
@@ -160,7 +160,7 @@ def test_an_unknown_format_is_an_error() -> None:
 
 
 @given(st.lists(st.tuples(phrase, phrase), max_size=6))
-def test_any_two_questions_with_answers_are_a_faq(pairs: list[tuple[str, str]]) -> None:
+def test_two_or_more_questions_with_answers_are_a_faq(pairs: list[tuple[str, str]]) -> None:
     text = "\n".join(f"Q: {question}?\nA: {answer}." for question, answer in pairs)
     assert has_form("faq", text) == (len(pairs) >= 2)
 
@@ -172,12 +172,12 @@ def test_one_to_eight_questions_with_answers_are_pairs(pairs: list[tuple[str, st
 
 
 @given(st.lists(phrase, max_size=6), st.sampled_from(["- ", "* ", "1. ", "12) ", "  - "]))
-def test_any_two_marked_lines_are_a_list(items: list[str], mark: str) -> None:
+def test_two_or_more_marked_lines_are_a_list(items: list[str], mark: str) -> None:
     assert has_form("list", "\n".join(mark + item for item in items)) == (len(items) >= 2)
 
 
 @given(st.lists(st.sampled_from(["Ida", "Ole", "Uwe"]), max_size=8))
-def test_speakers_of_a_dialogue_alternate_and_two_come_back(speakers: list[str]) -> None:
+def test_speakers_of_a_dialogue_alternate_and_two_speak_twice(speakers: list[str]) -> None:
     alternate = all(one != other for one, other in pairwise(speakers))
     back = {speaker for speaker in speakers if speakers.count(speaker) > 1}
     text = "\n".join(f"{speaker}: Yes." for speaker in speakers)
@@ -190,7 +190,7 @@ def test_speakers_of_a_dialogue_alternate_and_two_come_back(speakers: list[str])
     ),
     st.data(),
 )
-def test_a_table_is_one_as_long_as_all_rows_have_its_cells(rows: list[list[str]], data: st.DataObject) -> None:
+def test_all_rows_of_a_table_have_as_many_cells_as_its_header(rows: list[list[str]], data: st.DataObject) -> None:
     def written(cells: list[list[str]]) -> str:
         separator = ["---"] * len(cells[0])
         lines = ["| " + " | ".join(row) + " |" for row in (cells[0], separator, *cells[1:])]
@@ -209,5 +209,5 @@ def test_steps_count_up_from_one(order: list[int], size: int) -> None:
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.text())
-def test_any_text_gets_a_verdict(format: str, text: str) -> None:
+def test_every_text_is_judged_without_an_error(format: str, text: str) -> None:
     assert has_form(format, text) == (form_flaw(format, text) is None)

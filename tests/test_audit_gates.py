@@ -114,7 +114,7 @@ def test_truncated_completions_fail(tmp_path: Path) -> None:
     assert gate(audited, "truncated").value == 0.2
 
 
-def test_a_threshold_that_is_just_met_is_met(tmp_path: Path) -> None:
+def test_a_value_equal_to_the_threshold_passes(tmp_path: Path) -> None:
     audited = audited_faq(write_dataset(tmp_path, [*(faq(i) for i in range(8)), "no form", "none"], truncated=1))
     assert gate(audited, "form").value == 0.8
     assert audited.passed
@@ -123,7 +123,7 @@ def test_a_threshold_that_is_just_met_is_met(tmp_path: Path) -> None:
 def test_completions_of_another_form_fail_with_the_commonest_flaw(tmp_path: Path) -> None:
     audited = audited_faq(write_dataset(tmp_path, [*(faq(i) for i in range(7)), "x" * 900, "yes", "no"], parts=1))
     assert failed(audited) == ["form"]
-    assert "most common flaw, 3 times: begins with something else" in gate(audited, "form").detail
+    assert "most common flaw, 3 times: begins with something other" in gate(audited, "form").detail
     assert len(gate(audited, "form").examples[0].text) == 240
 
 
@@ -166,7 +166,7 @@ def test_files_that_differ_from_the_manifest_fail_the_accounting(tmp_path: Path)
     assert "rejected.parquet cannot be read" in detail
 
 
-def test_a_document_that_stands_twice_fails_the_accounting(tmp_path: Path) -> None:
+def test_a_repeated_document_fails_the_accounting(tmp_path: Path) -> None:
     write_dataset(tmp_path, [faq(i) for i in range(10)], rejected=[("skipped", "empty")])
     table = pa.Table.from_pylist([{"id": "d3", "status": "skipped", "reason": "empty"}], schema=REJECTED)
     pq.write_table(table, tmp_path / "__meta__" / "rejected.parquet")
@@ -179,7 +179,7 @@ def test_a_dataset_without_completions_fails(tmp_path: Path) -> None:
     assert audited.rows == 0
 
 
-def test_a_folder_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match=r"no __meta__/manifest.json, so the dataset is not complete"):
         audited_faq(tmp_path)
     (tmp_path / "__meta__").mkdir()

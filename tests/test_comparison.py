@@ -42,7 +42,7 @@ MIXTURES = {
 }
 
 
-def test_mixtures_with_the_same_mix_in_and_budget_may_be_compared() -> None:
+def test_mixtures_with_equal_original_parts_and_budgets_are_comparable() -> None:
     rows = compared([row(name, 0.1) for name in MIXTURES], MIXTURES)
     assert {found["mixture"]: found["comparable"] for found in rows} == {
         "faq": 2,
@@ -54,17 +54,17 @@ def test_mixtures_with_the_same_mix_in_and_budget_may_be_compared() -> None:
     assert rows[0]["mix_in"] == {"web": 0.5}
 
 
-def test_another_student_or_variant_is_no_match() -> None:
+def test_runs_of_other_students_or_variants_are_not_comparable() -> None:
     rows = [row("faq", 0.1), row("table", 0.1, student="large"), row("table", 0.1, decay_from="web")]
     assert [found["comparable"] for found in compared(rows, MIXTURES)] == [1, 1, 1]
 
 
-def test_repetition_stands_beside_the_score() -> None:
+def test_rows_show_how_often_the_data_was_repeated() -> None:
     (found,) = compared([row("table", 0.1)], MIXTURES)
     assert found["epochs"] == 5.2
 
 
-def test_a_difference_that_seeds_alone_would_give_is_noise() -> None:
+def test_a_difference_that_seeds_alone_explain_is_noise() -> None:
     rows = [row("faq", 0.120, seeds=3, sd=0.01), row("table", 0.110, seeds=3, sd=0.01)]
     best, second = compared(rows, MIXTURES)
     assert (best["behind"], best["within_noise"]) == (0, True)
@@ -75,12 +75,12 @@ def test_a_difference_that_seeds_alone_would_give_is_noise() -> None:
     assert not far["within_noise"]
 
 
-def test_the_noise_of_a_student_serves_its_mixtures_with_one_seed() -> None:
+def test_the_pooled_noise_of_a_student_applies_to_its_mixtures_with_one_seed() -> None:
     rows = [row("web", 0.1, seeds=4, sd=0.002), row("faq", 0.2), row("table", 0.199)]
     assert compared(rows, MIXTURES)[2]["within_noise"]
 
 
-def test_without_a_second_seed_nothing_is_called_noise() -> None:
+def test_without_a_second_seed_the_noise_is_unknown() -> None:
     found = compared([row("faq", 0.2), row("table", 0.1), row("web", None)], MIXTURES)
     assert {one["within_noise"] for one in found} == {None}
     assert found[2]["behind"] is None

@@ -17,7 +17,7 @@ PUBLISHED = REPOSITORY / (os.environ.get("FINEPHRASE_PUBLISHED") or "../shared/p
 scores = st.floats(0, 1)
 
 
-def test_runs_that_keep_their_order_correlate_wholly_and_cost_nothing() -> None:
+def test_runs_that_keep_their_order_correlate_perfectly_and_have_no_regret() -> None:
     curves = {f"run{rank}": {100: rank / 20, 200: rank / 10} for rank in range(5)}
     (look,) = look_early(curves)
     assert (look.step, look.part, look.runs) == (100, 0.5, 5)
@@ -25,7 +25,7 @@ def test_runs_that_keep_their_order_correlate_wholly_and_cost_nothing() -> None:
     assert set(look.regret.values()) == {0}
 
 
-def test_a_run_that_overtakes_late_is_lost_by_stopping_early() -> None:
+def test_stopping_early_loses_a_run_that_overtakes_late() -> None:
     pairs = [(0.3, 0.3), (0.2, 0.2), (0.1, 0.9), (0.05, 0.1)]
     assert expected_regret(pairs, 0.25, seed=0) > 0.2
     assert expected_regret(pairs, 1.0, seed=0) == 0
@@ -39,7 +39,7 @@ def test_a_shorter_run_is_left_out() -> None:
     assert look.rank_correlation is None
 
 
-def test_without_scores_on_the_way_there_is_nothing_to_see() -> None:
+def test_without_intermediate_scores_there_is_no_report() -> None:
     assert look_early({"a": {200: 0.1}, "b": {200: 0.2}}) == []
     assert look_early({}) == []
 
@@ -59,7 +59,7 @@ def test_equal_scores_share_their_rank() -> None:
 
 
 @given(st.lists(st.tuples(scores, scores), min_size=1, max_size=12), st.floats(0.05, 1))
-def test_nothing_is_gained_by_stopping_and_nothing_lost_by_going_on(
+def test_stopping_gains_nothing_and_keeping_all_runs_loses_nothing(
     pairs: list[tuple[float, float]], kept: float
 ) -> None:
     assert expected_regret(pairs, kept, seed=1) >= 0
@@ -68,7 +68,7 @@ def test_nothing_is_gained_by_stopping_and_nothing_lost_by_going_on(
 
 if PUBLISHED.is_dir():  # a clone alone has not the published files
 
-    def test_the_published_runs_are_in_their_order_long_before_their_end() -> None:
+    def test_the_published_runs_are_ordered_long_before_their_end() -> None:
         curves: dict[str, dict[int, float]] = defaultdict(dict)
         with (PUBLISHED / "benchmark-results.csv").open(encoding="utf-8") as file:
             for row in csv.DictReader(file):

@@ -47,5 +47,5 @@ def test_the_same_texts_give_the_same_vocabulary() -> None:
 def test_a_vocabulary_too_small_for_the_bytes_is_refused() -> None:
     with pytest.raises(VocabularyError, match="vocabulary 257 is smaller than the 256 bytes and 2 special tokens"):
         train_bpe(["a"], vocabulary=257, special_tokens=SPECIAL)
-    with pytest.raises(VocabularyError, match="one stands twice"):
+    with pytest.raises(VocabularyError, match="one of them is repeated"):
         train_bpe(["a"], vocabulary=300, special_tokens=("<|a|>", "<|a|>"))

@@ -41,7 +41,7 @@ def test_every_window_is_handed_out_and_no_share_is_off_by_one(weights: dict[str
 
 
 @given(available=st.integers(1, 200), wanted=st.integers(0, 1000), seed=st.integers(0, 2**63))
-def test_no_window_is_drawn_twice_more_than_another(available: int, wanted: int, seed: int) -> None:
+def test_the_repetitions_of_two_windows_differ_by_one_at_most(available: int, wanted: int, seed: int) -> None:
     drawn = draw(available, wanted, seed=seed, name="a")
     counts = np.bincount(drawn, minlength=available)
     assert len(drawn) == wanted
@@ -70,7 +70,7 @@ def test_the_seed_and_the_name_choose_the_windows() -> None:
     budget=st.integers(40, 400),
     seed=st.integers(0, 10),
 )
-def test_no_window_crosses_its_dataset_s_end_and_the_facts_say_what_is_there(
+def test_no_window_crosses_the_end_of_its_dataset_and_the_facts_are_exact(
     sizes: list[int], budget: int, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.mktemp("mixture")
@@ -101,7 +101,7 @@ def test_no_window_crosses_its_dataset_s_end_and_the_facts_say_what_is_there(
     assert sum(fact.share for fact in facts.components) == pytest.approx(1)
 
 
-def test_a_window_holds_the_tokens_that_its_row_says(tmp_path: Path) -> None:
+def test_a_window_holds_the_tokens_at_the_position_in_its_row(tmp_path: Path) -> None:
     folders = {"low": token_set(tmp_path / "low", 200), "high": token_set(tmp_path / "high", 200, first=1000)}
     mix(
         tmp_path,
@@ -128,7 +128,7 @@ def test_a_component_shorter_than_a_window_is_named_with_a_remedy(tmp_path: Path
     assert not (tmp_path / "windows.parquet").exists()
 
 
-def test_a_component_that_would_get_nothing_and_one_without_tokens_are_named(tmp_path: Path) -> None:
+def test_a_component_without_a_window_or_without_tokens_is_named(tmp_path: Path) -> None:
     folders = {"a": token_set(tmp_path / "a", 999), "b": token_set(tmp_path / "b", 999)}
     for tokens, components in ((100 * SEQUENCE, {"a": 1.0, "b": 0.001}), (SEQUENCE - 1, {"b": 1.0})):
         mixture = Mixture(components=components, tokens=tokens, seed=0)
@@ -149,5 +149,5 @@ def test_windows_of_another_sequence_length_are_refused(tmp_path: Path) -> None:
         sequence=SEQUENCE,
         components=folders,
     )
-    with pytest.raises(MixtureError, match="windows of 16 tokens, 32 are wanted"):
+    with pytest.raises(MixtureError, match="windows of 16 tokens instead of 32"):
         read_windows(tmp_path, sequence=32)

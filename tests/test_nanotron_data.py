@@ -51,7 +51,7 @@ def link(root: Path, folder: Path, *, sequences: int, before: int = 0, seed: int
     sequences=st.integers(1, 60),
     before=st.integers(0, 30),
 )
-def test_the_links_hold_what_is_needed_and_no_file_twice_more_than_another(
+def test_the_links_suffice_and_the_repetitions_of_two_files_differ_by_one_at_most(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], sequences: int, before: int
 ) -> None:
     root = tmp_path_factory.mktemp("data")
@@ -65,7 +65,7 @@ def test_the_links_hold_what_is_needed_and_no_file_twice_more_than_another(
     assert longer[: len(found)] == found
 
 
-def test_the_seed_orders_the_files_and_each_epoch_anew(tmp_path: Path) -> None:
+def test_the_seed_orders_the_files_of_each_epoch(tmp_path: Path) -> None:
     folder = write_tokens(tmp_path / "tokens", [20] * 12)
     one = link(tmp_path, folder, sequences=40)
     assert one[:12] != one[12:24]

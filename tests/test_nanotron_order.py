@@ -27,11 +27,11 @@ def test_every_component_has_its_share_of_every_beginning(weights: list[float], 
 
 
 @given(weights=WEIGHTS, places=st.integers(1, 200), more=st.integers(0, 100))
-def test_a_shorter_run_reads_the_beginning_of_a_longer_one(weights: list[float], places: int, more: int) -> None:
+def test_a_shorter_run_reads_what_a_longer_run_reads_first(weights: list[float], places: int, more: int) -> None:
     assert blended(weights, places).tolist() == blended(weights, places + more)[:places].tolist()
 
 
-def test_equal_shares_take_turns_and_a_place_that_rounding_decides_goes_to_the_first() -> None:
+def test_equal_shares_take_turns_and_ties_go_to_the_first() -> None:
     assert blended([0.5, 0.5], 6).tolist() == [0, 1, 0, 1, 0, 1]
     assert blended([1, 1, 1], 6).tolist() == [0, 1, 2, 0, 1, 2]
     assert blended([3, 1], 8).tolist() == [0, 1, 0, 0, 0, 1, 0, 0]
@@ -45,7 +45,7 @@ def test_equal_shares_take_turns_and_a_place_that_rounding_decides_goes_to_the_f
     before=st.integers(0, 20),
     seed=st.integers(0, 3),
 )
-def test_what_is_listed_is_what_stands_in_the_links_one_after_another(
+def test_the_listed_order_is_that_of_the_linked_files(
     tmp_path_factory: pytest.TempPathFactory, web: list[int], faq: list[int], places: int, before: int, seed: int
 ) -> None:
     root = tmp_path_factory.mktemp("data")

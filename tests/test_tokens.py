@@ -42,7 +42,7 @@ def silent(_: str) -> None:
     """A log nobody reads."""
 
 
-def test_a_trained_tokenizer_gives_back_every_text_and_knows_its_end_token(tokenizer: Path) -> None:
+def test_a_trained_tokenizer_decodes_every_text_and_has_an_end_token(tokenizer: Path) -> None:
     loaded = load_tokenizer(tokenizer)
     assert loaded.eos_token == END_OF_TEXT
     assert loaded.eos_token_id == 0
@@ -52,7 +52,7 @@ def test_a_trained_tokenizer_gives_back_every_text_and_knows_its_end_token(token
     assert loaded.decode(loaded(text)["input_ids"]) == text
 
 
-def test_a_tokenizer_of_the_same_texts_has_the_same_bytes(tokenizer: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_trained_on_equal_texts_has_equal_files(tokenizer: Path, tmp_path: Path) -> None:
     train_tokenizer(tmp_path, vocabulary=600, texts=iter(TEXTS))
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["tokenizer.json", "tokenizer_config.json"]
@@ -65,12 +65,12 @@ def test_a_tokenizer_without_text_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tokenizer_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match=r"holds no tokenizer\.json"):
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=r"has no tokenizer\.json"):
         tokenizer_folder(str(tmp_path))
     with pytest.raises(TokenizerError, match="hf download nobody/nothing --revision main"):
         tokenizer_folder("nobody/nothing@main")
-    with pytest.raises(TokenizerError, match="make or fetch"):
+    with pytest.raises(TokenizerError, match="materialize or download"):
         load_tokenizer(tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_tokens_are_the_documents_each_followed_by_the_end_token(tokenizer: Path
     ]
 
 
-def test_a_window_reads_across_the_set_s_files_and_never_past_its_end(tokenizer: Path, tmp_path: Path) -> None:
+def test_a_window_reads_across_files_and_never_past_the_end(tokenizer: Path, tmp_path: Path) -> None:
     files = [write(tmp_path / f"{number}.parquet", [text]) for number, text in enumerate(TEXTS[:3])]
     (tmp_path / "out").mkdir()
     facts = tokenise(files, tmp_path / "out", tokenizer=tokenizer, dataset="topics", log=silent)
@@ -101,9 +101,9 @@ def test_a_window_reads_across_the_set_s_files_and_never_past_its_end(tokenizer:
     whole = tokens.window(0, facts.tokens)
     border = int(tokens.document_ends[0])
     assert tokens.window(border - 5, 10).tolist() == whole[border - 5 : border + 5].tolist()
-    with pytest.raises(IndexError, match="leaves"):
+    with pytest.raises(IndexError, match="is outside"):
         tokens.window(facts.tokens - 5, 6)
-    with pytest.raises(IndexError, match="leaves"):
+    with pytest.raises(IndexError, match="is outside"):
         tokens.window(-1, 2)
 
 
@@ -117,7 +117,7 @@ def test_rows_without_text_are_counted_and_have_no_tokens(tokenizer: Path, tmp_p
     assert (facts.rows, facts.empty, facts.documents) == (6, 4, 2)
 
 
-def test_a_special_token_spelled_out_in_a_text_stays_text(tokenizer: Path, tmp_path: Path) -> None:
+def test_a_special_token_in_a_text_is_encoded_as_text(tokenizer: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "part.parquet", [f"before {END_OF_TEXT} after"])
     (tmp_path / "out").mkdir()
     tokenise([file], tmp_path / "out", tokenizer=tokenizer, dataset="odd", log=silent)
@@ -127,16 +127,16 @@ def test_a_special_token_spelled_out_in_a_text_stays_text(tokenizer: Path, tmp_p
     assert np.flatnonzero(ids == eos).tolist() == [len(ids) - 1]
 
 
-def test_an_empty_dataset_is_an_error_that_names_it(tokenizer: Path, tmp_path: Path) -> None:
+def test_a_dataset_without_text_is_refused_by_name(tokenizer: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "part.parquet", ["", None])
     for files in ([], [file]):
         output = tmp_path / f"out-{len(files)}"
         output.mkdir()
-        with pytest.raises(TokensError, match="tiny__readmes/faq is empty"):
+        with pytest.raises(TokensError, match="tiny__readmes/faq has no text"):
             tokenise(files, output, tokenizer=tokenizer, dataset="tiny__readmes/faq", log=silent)
 
 
-def test_a_file_without_the_columns_or_no_parquet_is_named(tokenizer: Path, tmp_path: Path) -> None:
+def test_a_file_that_lacks_columns_or_is_not_parquet_is_named(tokenizer: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["a"], "body": ["b"]}), tmp_path / "wrong.parquet")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and then nothing")
     for name, message in (("wrong", "no column text"), ("torn", "not a readable Parquet file")):
@@ -147,7 +147,7 @@ def test_a_file_without_the_columns_or_no_parquet_is_named(tokenizer: Path, tmp_
         assert list(output.iterdir()) == []
 
 
-def test_a_killed_run_goes_on_with_the_next_file(tokenizer: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_next_file(tokenizer: Path, tmp_path: Path) -> None:
     files = [write(tmp_path / f"shard-{number}.parquet", TEXTS[number::3]) for number in range(3)]
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
@@ -189,7 +189,7 @@ def test_tokens_that_contradict_their_index_are_refused(tokenizer: Path, tmp_pat
 
 
 @given(text=st.text(alphabet="ab .\n", max_size=200), longest=st.integers(1, 40))
-def test_pieces_hold_all_of_a_text_but_the_white_space_between_them(text: str, longest: int) -> None:
+def test_pieces_hold_all_of_a_text_except_the_white_space_between_them(text: str, longest: int) -> None:
     found = list(pieces(text, longest))
     assert all(0 < len(piece) <= longest for piece in found)
     assert "".join("".join(found).split()) == "".join(text.split())
@@ -206,11 +206,11 @@ def test_pieces_hold_all_of_a_text_but_the_white_space_between_them(text: str, l
         ("abcdefghijklmnopqrstuvwxyz", ["abcdefghijklmnop", "qrstuvwxyz"]),
     ],
 )
-def test_a_piece_ends_with_a_paragraph_else_a_line_a_sentence_a_word(text: str, expected: list[str]) -> None:
+def test_a_piece_ends_after_a_paragraph_or_else_a_line_a_sentence_or_a_word(text: str, expected: list[str]) -> None:
     assert list(pieces(text, 16)) == expected
 
 
-def test_a_long_document_is_several_that_have_its_id(tokenizer: Path, tmp_path: Path) -> None:
+def test_the_pieces_of_a_long_document_have_its_id(tokenizer: Path, tmp_path: Path) -> None:
     texts = ["word " * 50_000, "short", " ", None]
     pq.write_table(
         pa.table({"id": ["long", "short", "blank", "none"], "text": pa.array(texts, pa.string())}),

@@ -557,10 +557,10 @@ def test_a_pre_decay_checkpoint_of_another_length_is_refused(study: Study, tmp_p
     ("changes", "message"),
     [
         ({"components": {}}, "no tokens are given for topics, which the mixture .* names"),
-        ({"mixture": "nowhere"}, "is not there: draw the mixture first"),
+        ({"mixture": "nowhere"}, "does not exist: draw the mixture first"),
         ({"mixture": "torn"}, "cannot be read .*: draw the mixture again"),
-        ({"tokenizer": "nowhere"}, r"there is no tokenizer\.json"),
-        ({"sequence": 64}, "has windows of 32 tokens, 64 are wanted: draw the mixture again"),
+        ({"tokenizer": "nowhere"}, r"no tokenizer\.json"),
+        ({"sequence": 64}, "has windows of 32 tokens instead of 64: draw the mixture again"),
     ],
 )
 def test_a_job_whose_inputs_are_missing_is_refused(

@@ -41,7 +41,7 @@ def record(
     return artifact
 
 
-def test_the_best_macro_score_stands_first_with_its_spread_over_seeds(connection: duckdb.DuckDBPyConnection) -> None:
+def test_the_best_macro_score_comes_first_with_its_deviation_over_seeds(connection: duckdb.DuckDBPyConnection) -> None:
     scores = [
         record(connection, run_of("raw"), "a", 0.1),
         record(connection, run_of("faq", 0), "b", 0.2),
@@ -55,7 +55,9 @@ def test_the_best_macro_score_stands_first_with_its_spread_over_seeds(connection
     assert second["categories"] == CATEGORIES
 
 
-def test_a_decay_variant_is_no_seed_of_the_run_from_scratch(connection: duckdb.DuckDBPyConnection) -> None:
+def test_a_decay_variant_does_not_count_as_a_seed_of_the_run_from_scratch(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
     decayed = StudentRun(mixture="faq", student="nano", seeds=Seeds(data=0, model=0), decay_from="raw")
     scores = [record(connection, run_of("faq"), "a", 0.1), record(connection, decayed, "b", 0.3)]
     rows = leaderboard(connection, scores)
@@ -69,19 +71,19 @@ def test_recording_twice_changes_nothing(connection: duckdb.DuckDBPyConnection) 
     assert leaderboard(connection, scores) == before
 
 
-def test_two_mixtures_of_one_recipe_both_stay(connection: duckdb.DuckDBPyConnection) -> None:
+def test_two_mixtures_with_equal_recipes_are_both_recorded(connection: duckdb.DuckDBPyConnection) -> None:
     scores = [record(connection, run_of("raw"), "same", 0.1), record(connection, run_of("control"), "same", 0.1)]
     assert {row["mixture"] for row in leaderboard(connection, scores)} == {"raw", "control"}
 
 
-def test_scores_of_an_earlier_recipe_do_not_count(connection: duckdb.DuckDBPyConnection) -> None:
+def test_scores_of_earlier_recipes_do_not_count(connection: duckdb.DuckDBPyConnection) -> None:
     record(connection, run_of("raw"), "earlier", 0.9)
     (row,) = leaderboard(connection, [record(connection, run_of("raw"), "today", 0.1)])
     assert row["macro"] == pytest.approx(0.1)
     assert row["seeds"] == 1
 
 
-def test_without_all_tasks_there_is_no_macro_score_and_micro_ranks(connection: duckdb.DuckDBPyConnection) -> None:
+def test_without_all_tasks_the_micro_score_ranks(connection: duckdb.DuckDBPyConnection) -> None:
     scores = [
         record(connection, run_of("worse"), "a", None, 0.1),
         record(connection, run_of("better"), "b", None, 0.2),

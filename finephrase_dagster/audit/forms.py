@@ -1,8 +1,8 @@
-"""The form a completion must have, one rule a check.
+"""The forms of completions: one rule per value of a prompt's field `check`.
 
-A form is what the prompt asks for and what a program can decide: which parts stand there, in which
-order, and that nothing stands around them. Markdown dress (bold markers, a heading's marks, "Step 1:")
-is let through, since it leaves the parts recognisable. Whether the content is true is not judged here.
+A form is the part of a prompt's request that a program can decide: which parts a completion has, in which order, and
+that there is nothing before or after them. Markdown marks (bold markers, heading marks, "Step 1:") are allowed, since
+the parts remain recognisable. Whether the content is true is not checked.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 
-MOST_PAIRS = 8  # questions with answers that the check `qa_pairs` lets through
+MOST_PAIRS = 8  # the most questions with answers that the check `qa_pairs` allows
 
 _DRESS = r"(?:\#{1,6}[ ]+)?[*_]{0,2}"
 
 
 def _marker(words: str) -> re.Pattern[str]:
-    """A line that begins with a label and a colon: `Q:`, `**Q:**`, `**Q**:`, `### Q1:`."""
+    """Match a line that begins with a label and a colon: `Q:`, `**Q:**`, `**Q**:`, `### Q1:`."""
     return re.compile(rf"{_DRESS}(?:{words})[*_]{{0,2}}[ ]?:[*_]{{0,2}}(?P<rest>.*)", re.IGNORECASE)
 
 
@@ -41,7 +41,7 @@ _SPEAKER = re.compile(
 
 
 def has_form(check: str, text: str) -> bool:
-    """Whether a completion has the form that a prompt's check asks for.
+    """Return whether a completion has the form of a prompt's check.
 
     Raises:
         KeyError: there is no such check.
@@ -50,7 +50,7 @@ def has_form(check: str, text: str) -> bool:
 
 
 def form_flaw(check: str, text: str) -> str | None:
-    """What keeps a completion from having the form; None where it has it.
+    """Return why a completion does not have the form of a check; None if it has it.
 
     Raises:
         KeyError: there is no such check.
@@ -60,12 +60,12 @@ def form_flaw(check: str, text: str) -> str | None:
 
 
 def _words(text: str) -> str:
-    """A text without the marks of Markdown: what is left must say something."""
+    """Return a text without Markdown marks."""
     return text.strip(" \t*_#-")
 
 
 def _faq_flaw(lines: list[str]) -> str | None:
-    """At least two questions, each followed by its answer, and nothing before, between or behind."""
+    """Require at least two questions, each followed by its answer, and nothing before, between or after them."""
     parts = _parts(lines, {"question": _QUESTION, "answer": _ANSWER})
     if isinstance(parts, str):
         return parts
@@ -77,22 +77,22 @@ def _faq_flaw(lines: list[str]) -> str | None:
 
 
 def _math_flaw(lines: list[str]) -> str | None:
-    """Problem, solution and answer, each once, each with a number."""
+    """Require problem, solution and answer, in this order, each with a number."""
     parts = _parts(lines, {"problem": _PROBLEM, "solution": _SOLUTION, "answer": _RESULT})
     if isinstance(parts, str):
         return parts
     names = [name for name, _ in parts]
-    # The prompt speaks of lines that begin with "Problem:": it may take several of them.
+    # The prompt asks for lines that begin with "Problem:", so there may be several.
     if names[:1] != ["problem"] or names[-2:] != ["solution", "answer"] or set(names[:-2]) != {"problem"}:
         return "not a problem, a solution and an answer in this order"
-    for wanted in ("problem", "solution", "answer"):
-        if not any(_NUMBER.search(line) for name, body in parts if name == wanted for line in body):
-            return f"no number in the {wanted}"
+    for part in ("problem", "solution", "answer"):
+        if not any(_NUMBER.search(line) for name, body in parts if name == part for line in body):
+            return f"no number in the {part}"
     return _empty_part(parts) or _trailer(parts[-1])
 
 
 def _table_flaw(lines: list[str]) -> str | None:
-    """A table whose rows all have the header's cells, then one question and its answer."""
+    """Require a table whose rows have as many cells as the header, then one question and its answer."""
     size = next((index for index, line in enumerate(lines) if "|" not in line), len(lines))
     if size < 3:
         return "no table at the start" if size == 0 else "no header, separator and row"
@@ -119,7 +119,7 @@ def _table_flaw(lines: list[str]) -> str | None:
 
 
 def _tutorial_flaw(lines: list[str]) -> str | None:
-    """A heading, then at least two steps that are numbered from 1 without a gap."""
+    """Require a heading, then at least two steps that are numbered from 1 without a gap."""
     underlined = len(lines) > 1 and _UNDERLINE.fullmatch(lines[1].strip())
     if _STEP.fullmatch(lines[0]) or not (_HEADING.fullmatch(lines[0].strip()) or underlined):
         return "no heading at the start"
@@ -127,7 +127,7 @@ def _tutorial_flaw(lines: list[str]) -> str | None:
         return "an empty heading"
     expected = 1
     for index, line in enumerate(lines[1:], 1):
-        step = _STEP.fullmatch(line)  # an indented number belongs to a list inside a step
+        step = _STEP.fullmatch(line)  # an indented number belongs to a list within a step
         if step is None:
             continue
         if int(step["number"]) != expected:
@@ -144,7 +144,7 @@ def _prose_flaw(lines: list[str]) -> str | None:
 
 
 def _qa_pairs_flaw(lines: list[str]) -> str | None:
-    """One to eight questions, each followed by its answer, numbered or not, and nothing around them."""
+    """Require one to eight questions, each followed by its answer, numbered or not, and nothing around them."""
     parts = _parts(
         [_ITEM_MARK.sub("", line) if _NUMBERED_PAIR.match(line) else line for line in lines],
         {"question": _QUESTION, "answer": _ANSWER},
@@ -159,7 +159,7 @@ def _qa_pairs_flaw(lines: list[str]) -> str | None:
 
 
 def _list_flaw(lines: list[str]) -> str | None:
-    """At least two bullets or numbers with their texts, and nothing before, between or behind them."""
+    """Require at least two bullets or numbers with their texts, and nothing before, between or after them."""
     items: list[list[str]] = []
     after_blank = False
     for line in lines:
@@ -167,9 +167,9 @@ def _list_flaw(lines: list[str]) -> str | None:
         if mark:
             items.append([line[mark.end() :]])
         elif not items:
-            return "begins with something else than an item"
+            return "begins with something other than an item"
         elif line.strip() and after_blank and not line[0].isspace():
-            return "something stands between or behind the items"
+            return "text between or after the items"
         else:
             items[-1].append(line)
         after_blank = not line.strip()
@@ -179,17 +179,17 @@ def _list_flaw(lines: list[str]) -> str | None:
 
 
 def _dialogue_flaw(lines: list[str]) -> str | None:
-    """Speeches that begin with a name and a colon; speakers alternate, and two of them speak twice."""
+    """Require speeches that begin with a name and a colon; speakers alternate, and two of them speak twice."""
     speeches: list[tuple[str, list[str]]] = []
     speakers: list[str] = []
     for line in lines:
         match = _SPEAKER.fullmatch(line.strip())
-        # A name begins with a capital: "he said this: ..." goes on with a speech.
+        # A name begins with a capital: "he said this: ..." is part of a speech.
         if match and not match["speaker"][0].islower():
             speakers.append(match["speaker"].casefold())
             speeches.append(("speech", [match["rest"]]))
         elif not speeches:
-            return "begins with something else than a speaker"
+            return "begins with something other than a speaker"
         else:
             speeches[-1][1].append(line)
     if sum(count > 1 for count in Counter(speakers).values()) < 2:
@@ -212,7 +212,7 @@ FORMS: dict[str, Callable[[list[str]], str | None]] = {
 
 
 def _parts(lines: list[str], markers: dict[str, re.Pattern[str]]) -> list[tuple[str, list[str]]] | str:
-    """The labelled parts with their lines; a string, the flaw, where text stands before the first."""
+    """Return the labelled parts with their lines, or a flaw if there is text before the first part."""
     parts: list[tuple[str, list[str]]] = []
     for line in lines:
         for name, marker in markers.items():
@@ -222,7 +222,7 @@ def _parts(lines: list[str], markers: dict[str, re.Pattern[str]]) -> list[tuple[
                 break
         else:
             if not parts:
-                return f"begins with something else than its {next(iter(markers))}"
+                return f"begins with something other than its {next(iter(markers))}"
             parts[-1][1].append(line)
     return parts
 
@@ -232,15 +232,15 @@ def _empty_part(parts: list[tuple[str, list[str]]]) -> str | None:
 
 
 def _trailer(part: tuple[str, list[str]]) -> str | None:
-    """Text behind a blank line after the last answer is an announcement, not the answer."""
+    """Return a flaw if text follows the last answer after a blank line: it is an announcement, not the answer."""
     name, body = part
     blank = next((index for index, line in enumerate(body) if index and not line.strip()), len(body))
     if _words(" ".join(body[:blank])) and any(line.strip() for line in body[blank:]):
-        return f"something stands behind the last {name}"
+        return f"text after the last {name}"
     return None
 
 
 def _cells(line: str) -> list[str]:
-    """The cells of a Markdown table row; `\\|` is a character of its cell."""
+    """Return the cells of a Markdown table row; `\\|` is a character of its cell."""
     inner = re.sub(r"(?<!\\)\|$", "", line.strip().removeprefix("|"))
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", inner)]

@@ -1,8 +1,7 @@
-"""A generator that exists already: on the hub at a revision, or in a local folder.
+"""Existing generators: on the Hugging Face hub at a revision, or in a local folder.
 
-Resolving says what the model is (the commit, a hash of its weights and tokenizer) and where its files
-lie, so that an engine loads that and nothing else. Weights are safetensors; code of a model's own is
-never fetched.
+`resolve_model` determines a model's identity (its commit, and a hash of its weights and tokenizer) and the folder of
+its files, so that an engine loads exactly these. Weights must be safetensors; a model's own code is never downloaded.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 FILES = (WEIGHTS, "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
-"""What a snapshot holds: weights, configuration, tokenizer, chat template."""
+"""The files of a snapshot: weights, configuration, tokenizer, chat template."""
 
 
 class ModelError(FinephraseError):
-    """A model cannot be had; the message names it, what is wrong and the next action."""
+    """A model cannot be resolved; the message names it, what is wrong and the next action."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """A model that is there.
+    """A resolved model.
 
     Attributes:
-        reference: as the study names it.
-        folder: where its files lie.
-        commit: the hub's commit that the revision stood for; None for a folder.
-        content: a hash over its files' names and bytes: weights, configuration, tokenizer, template.
-        bytes: of these files together.
+        reference: its name in the study file.
+        folder: the folder of its files.
+        commit: the commit of the revision on the hub; None for a folder.
+        content: hash of the names and bytes of its files: weights, configuration, tokenizer, template.
+        bytes: total size of these files.
         architecture: such as `LlamaForCausalLM`.
     """
 
@@ -49,14 +48,14 @@ class ModelFacts:
 
 
 def resolve_model(reference: str, output: Path) -> ModelFacts:
-    """Finds a model and checks that it is one.
+    """Locate a model, download it if it is on the hub, and check its files.
 
     Args:
         reference: a folder (`/...`, `./...`, `../...`) or `<owner>/<name>@<revision>`.
-        output: where a snapshot from the hub is put; a folder is used where it lies.
+        output: the folder for a snapshot from the hub; a local folder is used in place.
 
     Raises:
-        ModelError: no such folder or revision, no network, or files that make no model.
+        ModelError: no such folder or revision, no network, or the files are not a complete model.
     """
     if reference.startswith(("/", ".")):
         return _facts(reference, Path(reference), commit=None)
@@ -68,27 +67,27 @@ def resolve_model(reference: str, output: Path) -> ModelFacts:
 
 
 def _snapshot(repository: str, revision: str, output: Path) -> str:
-    """Downloads a model's files; returns the commit."""
+    """Download a model's files and return the commit."""
     from huggingface_hub import constants, model_info, snapshot_download
 
     reference = f"{repository}@{revision}"
     if constants.HF_HUB_OFFLINE:
         raise ModelError(
-            f"model {reference}: the hub is switched off (HF_HUB_OFFLINE); unset it, "
+            f"model {reference}: the hub is disabled by HF_HUB_OFFLINE; unset that variable, "
             "or name a folder that has the model"
         )
     try:
-        # The commit first, so that a branch that moves meanwhile cannot mix two states.
+        # Resolve the commit first: a branch that moves during the download cannot mix two states then.
         commit = model_info(repository, revision=revision).sha
         if commit is None:
-            raise ModelError(f"model {reference}: the hub names no commit; name one in place of the revision")
+            raise ModelError(f"model {reference}: the hub returned no commit; name a commit instead of the revision")
         snapshot_download(repository, revision=commit, local_dir=output, allow_patterns=list(FILES))
     except ModelError:
         raise
-    except Exception as error:  # the client raises many kinds: no network, no such model, no access
+    except Exception as error:  # the client raises many types: no network, no such model, no access
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise ModelError(
-            f"model {reference}: cannot be fetched from the hub ({reason}); "
+            f"model {reference}: cannot be downloaded from the hub ({reason}); "
             "check its name, the network and your access, or name a folder that has the model"
         ) from error
     return commit
@@ -96,7 +95,7 @@ def _snapshot(repository: str, revision: str, output: Path) -> str:
 
 def _facts(reference: str, folder: Path, *, commit: str | None) -> ModelFacts:
     if not folder.is_dir():
-        raise ModelError(f"model {reference}: there is no such folder; correct the path")
+        raise ModelError(f"model {reference}: no such folder; correct the path")
     architecture = _architecture(reference, folder)
     files = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
     names = {path.name for path in files}
@@ -127,18 +126,20 @@ def _architecture(reference: str, folder: Path) -> str:
         raise ModelError(f"model {reference}: {path} cannot be read ({error}); replace it") from error
     architectures = config.get("architectures") if isinstance(config, dict) else None
     if not isinstance(architectures, Sequence) or isinstance(architectures, str) or not architectures:
-        raise ModelError(f"model {reference}: {path} names no architecture; it is no language model's")
+        raise ModelError(f"model {reference}: {path} names no architecture; name the folder of a language model")
     return str(architectures[0])
 
 
 def _check_index(reference: str, folder: Path, names: set[str]) -> None:
-    """Weights in several files come with an index of them; a copy that broke off lacks some."""
+    """Check that all weight files in the index exist; an interrupted copy lacks some."""
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
         return
     try:
-        wanted = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        listed = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"model {reference}: {path} cannot be read ({error}); replace it") from error
-    if missing := sorted(wanted - names):
-        raise ModelError(f"model {reference}: {folder} lacks {', '.join(missing)}; copy the model again")
+    if missing := sorted(listed - names):
+        raise ModelError(
+            f"model {reference}: {folder} has no {', '.join(missing)}, which its index lists; copy the model again"
+        )

@@ -1,4 +1,4 @@
-"""The comparison of mixtures: which may be compared, how often a student saw its data, and what is only noise."""
+"""Compare mixtures: which are comparable, how often a student saw its data, and which differences are noise."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Variant = tuple[str, str, str | None]
-"""Mixture, student, and the mixture whose run was decayed."""
+"""Mixture, student, and the mixture of the run that a decay variant continues from."""
 Interval = tuple[float, float]
 Z = 1.96
-"""Standard errors that a difference has to exceed to be more than noise, 95 % of the time."""
+"""A difference of fewer standard errors counts as noise (95 % confidence)."""
 
 
 def compared(
@@ -18,32 +18,34 @@ def compared(
     mixtures: Mapping[str, Mapping[str, Any]],
     intervals: Mapping[Variant, Sequence[Interval]] | None = None,
 ) -> list[dict[str, Any]]:
-    """The leaderboard's rows with what is needed to read them.
+    """Return the leaderboard's rows with the figures that are needed to interpret them.
 
     Args:
-        rows: mixture, student, decay_from, seeds, macro and macro_sd each; best first.
+        rows: rows with mixture, student, decay_from, seeds, macro and macro_sd, best first.
         mixtures: the manifest of each mixture.
-        intervals: of the macro score of each run, as its benchmark items give it, by mixture, student and variant.
+        intervals: the interval of each run's macro score over benchmark items, by mixture, student and variant.
 
     Returns:
-        The rows, each with
-        `macro_interval`, the mean of its runs' intervals: seeds share their items, so more of them do not narrow it;
-        `epochs`, how often a student saw the component that it saw most often;
-        `mix_in`, the original text in the mixture with its share: rows of one student with the same `mix_in`
-        and budget differ in their synthetic part alone and may be compared with each other (`comparable`
-        counts them, the row itself included);
-        `noise`, the standard deviation of the student's macro score over seeds, pooled over all its mixtures
-        (None where no mixture has two seeds);
-        `behind`, how far the row is behind the best comparable one, and `within_noise`, whether that is less
-        than seeds alone would give (None where the noise is not known).
+        The rows, each with these additional fields:
+        `macro_interval`: mean of its runs' intervals. All seeds share the items, so more seeds do not narrow it.
+        `epochs`: how often a student saw the component that was repeated most.
+        `mix_in`: the original texts in the mixture with their shares. Rows of one student with equal `mix_in` and
+        budget differ only in their synthetic part, so they are comparable.
+        `comparable`: the number of comparable rows, including the row itself.
+        `noise`: standard deviation of the student's macro score over seeds, pooled over all its mixtures; None if no
+        mixture has two seeds.
+        `behind`: difference to the best comparable row.
+        `within_noise`: whether seeds alone explain that difference; None if the noise is unknown.
     """
-    found = [
+    annotated = [
         {**row, **_of_mixture(mixtures[row["mixture"]]), "macro_interval": _mean((intervals or {}).get(_variant(row)))}
         for row in rows
     ]
-    noise = {student: pooled_noise(row for row in found if row["student"] == student) for student in _students(found)}
-    for row in found:
-        alike = [other for other in found if _group(other) == _group(row)]
+    noise = {
+        student: pooled_noise(row for row in annotated if row["student"] == student) for student in _students(annotated)
+    }
+    for row in annotated:
+        alike = [other for other in annotated if _group(other) == _group(row)]
         best = max(alike, key=lambda other: other["macro"] if other["macro"] is not None else -math.inf)
         behind = None if row["macro"] is None else best["macro"] - row["macro"]
         sd = noise[row["student"]]
@@ -55,11 +57,11 @@ def compared(
             if sd is None or behind is None
             else behind <= Z * sd * math.sqrt(1 / row["seeds"] + 1 / best["seeds"]),
         }
-    return found
+    return annotated
 
 
 def pooled_noise(rows: Iterable[Mapping[str, Any]]) -> float | None:
-    """The standard deviation over seeds, pooled over mixtures by their degrees of freedom; None without any."""
+    """Return the standard deviation over seeds, pooled over mixtures by degrees of freedom; None if there are none."""
     squares = freedom = 0.0
     for row in rows:
         if row["macro_sd"] is not None and row["seeds"] > 1:

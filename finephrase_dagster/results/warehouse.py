@@ -1,8 +1,8 @@
 """The warehouse: one DuckDB file with every manifest, audit and score of an installation.
 
-Rows are keyed by the fingerprint and the name of the artifact they describe, so recording twice changes nothing and
-rows of earlier recipes stay beside those of today. A reading of it names the fingerprints it wants.
-What is not here: the artifacts themselves, which lie on disk and are the truth.
+Rows are keyed by the fingerprint and the name of the artifact that they describe: recording an artifact twice changes
+nothing, and rows of earlier recipes are kept. Queries name the fingerprints that they need. The artifacts on disk
+are the source of truth; the warehouse can be rebuilt from them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _NO_MEANS: dict[str, float | None] = {"macro": None, "macro_sd": None, "micro": 
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    """Makes the tables that are not there yet."""
+    """Create the tables that do not exist yet."""
     connection.execute(_TABLES)
 
 
 def record_manifests(connection: duckdb.DuckDBPyConnection, artifacts: Iterable[Artifact]) -> None:
-    """Records complete artifacts' manifests."""
+    """Record the manifests of complete artifacts."""
     rows = [
         (
             artifact.fingerprint,
@@ -52,7 +52,7 @@ def record_manifests(connection: duckdb.DuckDBPyConnection, artifacts: Iterable[
         )
         for artifact, manifest in ((artifact, artifact.manifest()) for artifact in artifacts)
     ]
-    if rows:  # as columns of one statement: a statement a row takes a hundred times as long
+    if rows:  # one statement with columns: one statement per row takes a hundred times as long
         connection.execute(
             "INSERT OR REPLACE INTO manifests (fingerprint, asset, part, version, manifest) "
             "SELECT unnest(?), unnest(?), unnest(?), unnest(?), unnest(?)",
@@ -63,7 +63,7 @@ def record_manifests(connection: duckdb.DuckDBPyConnection, artifacts: Iterable[
 def record_audit(
     connection: duckdb.DuckDBPyConnection, artifact: Artifact, cell: str, results: Iterable[GateResult]
 ) -> None:
-    """Records what each gate said of a synthetic dataset."""
+    """Record the result of each gate for a synthetic dataset."""
     connection.executemany(
         "INSERT OR REPLACE INTO audits VALUES (?, ?, ?, ?, ?, ?, ?)",
         [[artifact.fingerprint, cell, artifact.key.prompt, r.name, r.value, r.threshold, r.passed] for r in results],
@@ -80,7 +80,7 @@ def record_scores(
     micro: float | None,
     macro: float | None,
 ) -> None:
-    """Records a student run's scores: of each task with its number of items, of categories, and the means."""
+    """Record a student run's scores: per task with its number of items, per category, and the means."""
     rows: list[tuple[str, str, float, int | None]] = [
         *(("task", task, score, items) for task, (score, items) in tasks.items()),
         *(("category", category, score, None) for category, score in categories.items()),
@@ -108,15 +108,18 @@ def record_scores(
 
 
 def leaderboard(connection: duckdb.DuckDBPyConnection, scores: Iterable[Artifact]) -> list[dict[str, Any]]:
-    """The comparison of these scores, best macro score first; by micro score where tasks are missing.
+    """Return the mean scores per mixture, student and variant, best macro score first, then by micro score.
+
+    Args:
+        scores: the artifacts of benchmark scores that count.
 
     Returns:
-        One row a mixture, student and variant: `mixture`, `student`, `decay_from` (None: trained from scratch),
-        `seeds` (student runs), `macro` and its sample standard deviation over the seeds `macro_sd` (None for one
-        seed), `micro`, `categories`, and `tasks`.
+        One row per mixture, student and variant: `mixture`, `student`, `decay_from` (None: trained from scratch),
+        `seeds` (number of student runs), `macro` and its sample standard deviation over seeds `macro_sd` (None for one
+        seed), `micro`, `categories`, and `tasks`. `macro` is None where tasks are missing.
     """
-    wanted = [f"{artifact.fingerprint} {artifact.key.run}" for artifact in scores]
-    found = connection.execute(
+    keys = [f"{artifact.fingerprint} {artifact.key.run}" for artifact in scores]
+    records = connection.execute(
         """
         WITH per_name AS (
             SELECT mixture, student, decay_from, kind, name,
@@ -125,10 +128,10 @@ def leaderboard(connection: duckdb.DuckDBPyConnection, scores: Iterable[Artifact
         SELECT mixture, student, decay_from, kind, name, score, sd, seeds FROM per_name
         ORDER BY mixture, student, decay_from NULLS FIRST, kind, name
         """,
-        [wanted],
+        [keys],
     ).fetchall()
     rows: dict[tuple[str, str, str | None], dict[str, Any]] = {}
-    for mixture, student, decay_from, kind, name, score, sd, seeds in found:
+    for mixture, student, decay_from, kind, name, score, sd, seeds in records:
         key = {"mixture": mixture, "student": student, "decay_from": decay_from}
         row = rows.setdefault(
             (mixture, student, decay_from), {**key, "seeds": seeds, **_NO_MEANS, "categories": {}, "tasks": {}}

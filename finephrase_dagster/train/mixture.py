@@ -1,8 +1,8 @@
 """A mixture: which windows of which datasets a student sees. No token is copied.
 
-A window is `sequence` tokens at a multiple of `sequence` in a dataset's tokens. `windows.parquet` lists
-the drawn windows (component, start), sorted, one row each time a window is seen. It is a multiset: the
-order in which a student sees it comes from that student's data seed.
+A window is `sequence` tokens at a multiple of `sequence` in a dataset's tokens. `windows.parquet` lists the drawn
+windows (component, start), sorted, with one row for each time that a window is seen. It does not fix an order: the
+order in which a student sees the windows comes from that student's data seed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WINDOWS = "windows.parquet"
 
 
 class MixtureError(FinephraseError):
-    """A mixture cannot be drawn or read; the message names component and remedy."""
+    """A mixture cannot be drawn or read; the message names the component and what to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +34,14 @@ class ComponentFacts:
 
     Attributes:
         name: the dataset.
-        weight: the share asked for, 0 to 1.
-        share: the share it has.
+        weight: the requested share, 0 to 1.
+        share: the actual share.
         documents: documents in the dataset.
         tokens_available: tokens in the dataset.
-        windows_available: whole windows in the dataset; at most `sequence - 1` tokens are left over.
-        windows: windows drawn, repetitions counted.
-        tokens: tokens drawn, repetitions counted.
-        epochs: windows / windows_available: how often a student sees the dataset; under 1 it is a subset.
+        windows_available: complete windows in the dataset; at most `sequence - 1` tokens are left over.
+        windows: windows drawn, including repetitions.
+        tokens: tokens drawn, including repetitions.
+        epochs: windows / windows_available: how often a student sees the dataset; below 1, it sees a subset.
     """
 
     name: str
@@ -57,7 +57,7 @@ class ComponentFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureFacts:
-    """A mixture's totals and its components, in the study's order."""
+    """A mixture's totals, and its components in the order of the study file."""
 
     sequence: int
     windows: int
@@ -67,7 +67,7 @@ class MixtureFacts:
 
 @dataclass(frozen=True)
 class Windows:
-    """A mixture's windows: names of the components, and per window the component's number and its start."""
+    """A mixture's windows: the names of the components, and per window the component's number and the start."""
 
     names: tuple[str, ...]
     component: np.ndarray
@@ -78,19 +78,19 @@ class Windows:
 
 
 def mix(output: Path, *, mixture: Mixture, sequence: int, components: Mapping[str, Path]) -> MixtureFacts:
-    """Draws a mixture's windows and writes `output/windows.parquet`.
+    """Draw a mixture's windows and write `output/windows.parquet`.
 
-    The draw of a component depends on its tokens, the mixture's seed and the number of its windows, and
-    on no other component: under one seed a smaller share is a subset of a larger one.
+    The windows of a component depend on its tokens, the mixture's seed and the number of its windows, but not on the
+    other components: with the same seed, a smaller share is a subset of a larger one.
 
     Args:
         output: an existing folder.
         mixture: weights, budget and seed.
-        sequence: tokens a window.
+        sequence: tokens per window.
         components: the folder of tokens of each component.
 
     Raises:
-        MixtureError: the budget is under one window, or a component has, or is given, less than one.
+        MixtureError: a component has no tokens, less than one window, or a share of less than one window.
         TokensError: a component's tokens cannot be read.
     """
     total = mixture.tokens // sequence
@@ -130,9 +130,9 @@ def mix(output: Path, *, mixture: Mixture, sequence: int, components: Mapping[st
 
 
 def draw(available: int, wanted: int, *, seed: int, name: str) -> np.ndarray:
-    """Numbers of the drawn windows, sorted; shape (wanted,), int64.
+    """Return the numbers of the drawn windows, sorted; shape (wanted,), int64.
 
-    Whole epochs come first, then a random subset: no window is drawn twice more than another.
+    They are complete epochs and a random subset of one more, so the repetitions of two windows differ by 1 at most.
     """
     source = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     epochs, rest = divmod(wanted, available)
@@ -153,21 +153,21 @@ def _write(path: Path, names: list[str], starts: list[np.ndarray], sequence: int
 
 
 def read_windows(mixture: Path, *, sequence: int) -> Windows:
-    """Reads the windows that `mix` wrote into a folder, in its order.
+    """Return the windows that `mix` wrote into a folder.
 
     Raises:
-        MixtureError: there are none, or they were drawn for another sequence length.
+        MixtureError: the file is missing or unreadable, or its windows have another length.
     """
     path = mixture / WINDOWS
     if not path.is_file():
-        raise MixtureError(f"{path} is not there: draw the mixture first")
+        raise MixtureError(f"{path} does not exist: draw the mixture first")
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise MixtureError(f"{path} cannot be read ({error}): draw the mixture again") from error
     drawn = (table.schema.metadata or {}).get(b"sequence", b"?").decode()
     if drawn != str(sequence):
-        raise MixtureError(f"{path} has windows of {drawn} tokens, {sequence} are wanted: draw the mixture again")
+        raise MixtureError(f"{path} has windows of {drawn} tokens instead of {sequence}: draw the mixture again")
     column = table["component"].combine_chunks()
     column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     return Windows(

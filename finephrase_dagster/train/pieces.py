@@ -1,6 +1,6 @@
-"""Pieces: what a long document is divided into before it is tokenised, as the published study did.
+"""Divide long documents into pieces before they are tokenised, as the published study does.
 
-Each piece ends with an end-of-text token of its own, so attention never spans more than one of them.
+Each piece gets an end-of-text token of its own, so attention never spans two pieces.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 LONGEST = 100_000  # characters; arXiv 2604.13977
 ENDS = ("\n\n", "\n", ". ", " ")
-"""Where a piece may end, best first: a paragraph, a line, a sentence, a word."""
+"""Where a piece may end, best first: after a paragraph, a line, a sentence, a word."""
 
 
 def pieces(text: str, longest: int = LONGEST) -> Iterator[str]:
-    """The text in pieces of at most `longest` characters, each as long as its end allows.
+    """Yield a text in pieces of at most `longest` characters.
 
-    White space between two pieces is left out. A text that is short enough is one piece, as it is.
+    White space between two pieces is dropped. A text that is short enough is yielded unchanged.
     """
     while len(text) > longest:
         end = _end(text, longest)
@@ -27,7 +27,7 @@ def pieces(text: str, longest: int = LONGEST) -> Iterator[str]:
 
 
 def _end(text: str, longest: int) -> int:
-    """Where the first piece ends: behind the last of the best ends that lie in its reach."""
+    """Return where the first piece ends: after the last possible end of the best kind."""
     for end in ENDS:
         place = text.rfind(end, 0, longest)
         if place > 0:

@@ -1,4 +1,4 @@
-"""The student: a decoder of the study's shape with fresh weights. How it learns is `trainer.py`'s."""
+"""Build a student: a decoder of the study's shape with fresh weights."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 def build_student(student: Student, *, vocabulary: int, sequence: int, eos: int) -> LlamaForCausalLM:
-    """A Llama without biases, with tied embeddings and weights drawn from torch's random state.
+    """Return a Llama without biases, with tied embeddings and weights drawn from torch's random state.
 
-    The study's students are a Qwen2 without attention biases, which is a Llama: SiLU, RMSNorm with
-    1e-6, rope_theta 10,000, initial standard deviation 0.02 (arXiv 2604.13977).
+    The published study's students are a Qwen2 without attention biases, which is the same as this Llama: SiLU, RMSNorm
+    with epsilon 1e-6, rope_theta 10,000, initial standard deviation 0.02 (arXiv 2604.13977).
 
     Args:
         student: layers, widths and heads.
         vocabulary: entries of the tokenizer.
-        sequence: tokens of the context.
+        sequence: tokens in the context.
         eos: the id of the end-of-text token.
     """
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -1,8 +1,7 @@
-"""The students' tokenizer: a folder in Hugging Face format, trained here or taken as it is.
+"""The students' tokenizer: a folder in Hugging Face format, trained here or used as it is.
 
-One tokenizer serves a whole study, since scores per token compare only under the same tokens. It has
-an end-of-text token, which follows every document, and no token at a document's beginning. How the
-vocabulary is learned is `vocabulary.py`'s.
+A study has one tokenizer, since losses per token compare only between equal tokens. It has an end-of-text token, which
+follows every document, and no token at the beginning of a document.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ TOKENIZER_FILES = "*token*.json"
 
 
 class TokenizerError(FinephraseError):
-    """A tokenizer cannot be trained or read; the message names it and what to do."""
+    """A tokenizer cannot be trained or read; the message names it and says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerFacts:
-    """What a trained tokenizer is.
+    """The size of a trained tokenizer and of its training texts.
 
     Attributes:
-        vocabulary: its entries, the end-of-text token included.
+        vocabulary: number of entries, including the end-of-text token.
         eos: the id of that token.
-        documents: texts it was trained on.
-        characters: their length together.
+        documents: number of training texts.
+        characters: their total length.
     """
 
     vocabulary: int
@@ -50,12 +49,12 @@ class TokenizerFacts:
 
 
 def train_tokenizer(output: Path, *, vocabulary: int, texts: Iterable[str]) -> TokenizerFacts:
-    """Trains a byte-level BPE tokenizer and writes it into `output` as a Hugging Face tokenizer.
+    """Train a byte-level BPE tokenizer and write it into `output` as a Hugging Face tokenizer.
 
     Args:
-        output: an existing folder; `tokenizer.json` and `tokenizer_config.json` land in it, whole.
-        vocabulary: entries at most, the end-of-text token included; little text gives fewer.
-        texts: documents; read once, in order.
+        output: an existing folder; `tokenizer.json` and `tokenizer_config.json` appear in it when they are complete.
+        vocabulary: maximum number of entries, including the end-of-text token; little text gives fewer.
+        texts: the training documents; they are read once, in order.
 
     Raises:
         TokenizerError: there is no text.
@@ -66,7 +65,7 @@ def train_tokenizer(output: Path, *, vocabulary: int, texts: Iterable[str]) -> T
     seen = _Counted(texts)
     trained = train_bpe(seen, vocabulary=vocabulary, special_tokens=[END_OF_TEXT])
     if not seen.characters:
-        raise TokenizerError("the tokenizer's sources hold no text: name sources that do in 'tokenizer.sources'")
+        raise TokenizerError("the tokenizer's sources have no text: name other sources in 'tokenizer.sources'")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained, eos_token=END_OF_TEXT)
     work = output / "work"
     shutil.rmtree(work, ignore_errors=True)
@@ -102,12 +101,14 @@ def make_tokenizer(folder: Path, spec: Tokenizer, texts: Iterable[str]) -> Conte
 
 
 def tokenizer_folder(reference: str) -> Path:
-    """The folder of a tokenizer that lies on this machine: a path, or `<owner>/<name>@<revision>`.
+    """Return the folder of a tokenizer on this machine.
 
-    Nothing is downloaded: a hub reference is looked up in the local hub cache.
+    Args:
+        reference: a path, or `<owner>/<name>@<revision>`, which is looked up in the local hub cache; nothing is
+            downloaded.
 
     Raises:
-        TokenizerError: there is no such folder, or it holds no `tokenizer.json`.
+        TokenizerError: there is no such folder, or it has no `tokenizer.json`.
     """
     if reference.startswith(("/", "./", "../")):
         folder = Path(reference)
@@ -120,25 +121,25 @@ def tokenizer_folder(reference: str) -> Path:
             folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
         except LocalEntryNotFoundError as error:
             raise TokenizerError(
-                f"tokenizer {reference} is not in the local hub cache: fetch it once with "
+                f"tokenizer {reference} is not in the local hub cache: download it with "
                 f"`hf download {name} --revision {revision or 'main'}`"
             ) from error
     if not (folder / TOKENIZER_FILE).is_file():
         raise TokenizerError(
-            f"tokenizer {reference}: {folder} holds no {TOKENIZER_FILE}; a fast tokenizer in Hugging Face "
-            "format is needed"
+            f"tokenizer {reference}: {folder} has no {TOKENIZER_FILE}; name a folder with a fast tokenizer in Hugging "
+            "Face format"
         )
     return folder
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Reads the tokenizer in a folder, without the network.
+    """Return the tokenizer in a folder, without using the network.
 
     Raises:
         TokenizerError: there is none, it cannot be read, or it has no end-of-text token.
     """
     if not (folder / TOKENIZER_FILE).is_file():
-        raise TokenizerError(f"tokenizer {folder}: there is no {TOKENIZER_FILE}; make or fetch the tokenizer first")
+        raise TokenizerError(f"tokenizer {folder}: no {TOKENIZER_FILE}; materialize or download the tokenizer first")
     try:
         tokenizer = read_tokenizer(folder)
     except (OSError, ValueError) as error:
@@ -149,7 +150,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 class _Counted:
-    """Passes texts through and counts them."""
+    """Yields texts unchanged and counts them."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts

@@ -1,17 +1,15 @@
-"""Tokens: a dataset tokenised once, for every mixture that uses it.
+"""Tokens: a dataset is tokenised once, for every mixture that uses it.
 
-Each input file becomes one `NNNNN.ds` (the documents' tokens one after another, little-endian, an
-end-of-text token after each), one `NNNNN.ds.index` (the documents' ends in tokens, uint64) and one
-`NNNNN.documents.parquet` (the documents' ids, pieces and lengths, in order). The first two are DataTrove's
-format, which nanotron reads as well; the third is written last and says that the other two are whole,
-so that a killed run goes on with the next file. Documents keep the order of their files: order in
-training is the mixture's and the student's business (whole windows are shuffled there, as DataTrove shuffles
-chunks), and a window can be traced to its documents.
+Each input file becomes three files. `NNNNN.ds` holds the documents' tokens one after another, little-endian, with an
+end-of-text token after each document. `NNNNN.ds.index` holds the positions of the documents' ends (uint64). These two
+are DataTrove's format, which nanotron reads as well. `NNNNN.documents.parquet` lists the documents' ids, pieces and
+lengths in order; it is written last, so its presence shows that the other two are complete, and a killed run resumes
+with the next file. Documents keep the order of their files, so that a window can be traced to its documents; mixture
+and student shuffle whole windows.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +26,7 @@ import pyarrow.parquet as pq
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.train.pieces import pieces
+from finephrase_dagster.train.quiet import quiet_datatrove
 from finephrase_dagster.train.tokenizer import TOKENIZER_FILE, load_tokenizer
 
 
@@ -37,14 +36,14 @@ class TokensError(FinephraseError):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFacts:
-    """What a tokenised dataset holds.
+    """The size of a tokenised dataset.
 
     Attributes:
-        rows: rows of the input files.
-        empty: rows without text; they have no tokens and are no documents.
-        documents: what has tokens; a row of more than 100,000 characters is several (`pieces.py`).
-        tokens: all tokens, the end-of-text token of each document included.
-        token_bytes: bytes a token takes on disk, 2 or 4.
+        rows: rows in the input files.
+        empty: rows without text, which give no document.
+        documents: documents; a row of more than 100,000 characters gives several (`pieces.py`).
+        tokens: all tokens, including the end-of-text token of each document.
+        token_bytes: bytes per token on disk, 2 or 4.
     """
 
     rows: int
@@ -57,17 +56,17 @@ class TokenFacts:
 def tokenise(
     files: Sequence[Path], output: Path, *, tokenizer: Path, dataset: str, log: Callable[[str], None]
 ) -> TokenFacts:
-    """Tokenises a dataset's Parquet files with DataTrove's tokenizer step; goes on where it was killed.
+    """Tokenise a dataset's Parquet files with DataTrove's tokenizer step; a killed run resumes with the next file.
 
     Args:
         files: Parquet files with the columns `id` and `text`, in the dataset's order.
         output: an existing folder, used for this dataset and tokenizer alone.
         tokenizer: the folder of a Hugging Face fast tokenizer.
         dataset: the dataset's name, for messages.
-        log: receives one line a file.
+        log: receives one line per file.
 
     Raises:
-        TokensError: no document has text, or a file lacks a column or cannot be read.
+        TokensError: no document has text, or a file has no such column or cannot be read.
         TokenizerError: the tokenizer is missing or has no end-of-text token.
     """
     from datatrove.pipeline.tokens import DocumentTokenizer
@@ -81,7 +80,7 @@ def tokenise(
         save_final_metadata=False,
         shuffle_documents=False,
     )
-    # A document that spells out a special token has that text in it, not the token.
+    # A document that contains a special token's text is encoded as text, not as that token.
     step.tokenizer.encode_special_tokens = True
     rows = 0
     for number, file in enumerate(files):
@@ -91,22 +90,22 @@ def tokenise(
             documents = _tokenise_file(step, file, work, output, name, dataset)
             log(f"{dataset}: tokenised {file.name}, {documents} documents ({number + 1} of {len(files)} files)")
     shutil.rmtree(work, ignore_errors=True)
-    found = TokenSet(output) if files else None
-    if found is None or not found.tokens:
-        raise TokensError(f"{dataset} is empty: its {len(files)} files hold {rows} rows and no text; check its source")
+    token_set = TokenSet(output) if files else None
+    if token_set is None or not token_set.tokens:
+        raise TokensError(f"{dataset} has no text: {len(files)} files with {rows} rows; check its source")
     return TokenFacts(
         rows=rows,
         empty=rows - _with_text(output),
-        documents=found.documents,
-        tokens=found.tokens,
+        documents=token_set.documents,
+        tokens=token_set.tokens,
         token_bytes=step.token_size,
     )
 
 
 def _tokenise_file(step: Any, file: Path, work: Path, output: Path, name: str, dataset: str) -> int:
-    found: list[tuple[str, int]] = []
-    with _quiet_datatrove():
-        step.run(_documents(file, dataset, found), rank=int(name))
+    documents: list[tuple[str, int]] = []
+    with quiet_datatrove():
+        step.run(_documents(file, dataset, documents), rank=int(name))
     written = work / f"{name}_unshuffled.ds"
     ends = np.fromfile(f"{written}.index", dtype="<u8")
     for source, target in ((written, f"{name}.ds"), (Path(f"{written}.index"), f"{name}.ds.index")):
@@ -115,18 +114,18 @@ def _tokenise_file(step: Any, file: Path, work: Path, output: Path, name: str, d
         source.rename(output / target)
     table = pa.table(
         {
-            "id": pa.array([name for name, _ in found], pa.string()),
-            "piece": pa.array([piece for _, piece in found], pa.uint32()),
+            "id": pa.array([id for id, _ in documents], pa.string()),
+            "piece": pa.array([piece for _, piece in documents], pa.uint32()),
             "tokens": pa.array(np.diff(ends, prepend=0), pa.uint64()),
         }
     )
     with atomic_write(output / f"{name}.documents.parquet") as temporary:
         pq.write_table(table, temporary, compression="zstd")
-    return len(found)
+    return len(documents)
 
 
 def _with_text(output: Path) -> int:
-    """The rows that have tokens."""
+    """Return the number of rows that have tokens."""
     pieces_of = [pq.read_table(file, columns=["piece"])["piece"] for file in output.glob("*.documents.parquet")]
     return sum(pc.sum(pc.equal(column, 0)).as_py() or 0 for column in pieces_of)
 
@@ -136,49 +135,39 @@ def _rows(file: Path, dataset: str) -> int:
         metadata = pq.read_metadata(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise TokensError(
-            f"{dataset}: {file} is not a readable Parquet file ({error}): make the dataset again"
+            f"{dataset}: {file} is not a readable Parquet file ({error}): materialize the dataset again"
         ) from error
     missing = {"id", "text"} - set(metadata.schema.to_arrow_schema().names)
     if missing:
         raise TokensError(
-            f"{dataset}: {file} has no column {', '.join(sorted(missing))}: columns id and text are needed"
+            f"{dataset}: {file} has no column {', '.join(sorted(missing))}: the columns id and text are required"
         )
     return metadata.num_rows
 
 
-def _documents(file: Path, dataset: str, found: list[tuple[str, int]]) -> Iterator[Any]:
-    """The file's documents that have text, in pieces, in order; each one's id and piece is appended to `found`."""
+def _documents(file: Path, dataset: str, listed: list[tuple[str, int]]) -> Iterator[Any]:
+    """Yield the pieces of a file's documents in order, and append the id and the number of each piece to `listed`."""
     from datatrove.data import Document
 
     try:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=1000, columns=["id", "text"]):
             for key, text in zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True):
                 for number, piece in enumerate(pieces(text or "")):
-                    found.append((str(key), number))
+                    listed.append((str(key), number))
                     yield Document(text=piece, id=str(key))
     except (OSError, pa.ArrowInvalid) as error:
-        raise TokensError(f"{dataset}: {file} cannot be read to its end ({error}): make the dataset again") from error
-
-
-@contextlib.contextmanager
-def _quiet_datatrove() -> Iterator[None]:
-    """DataTrove tells the terminal about every file; here `log` does."""
-    from loguru import logger
-
-    logger.disable("datatrove")
-    try:
-        yield
-    finally:
-        logger.enable("datatrove")
+        raise TokensError(
+            f"{dataset}: {file} cannot be read to its end ({error}): materialize the dataset again"
+        ) from error
 
 
 class TokenSet:
-    """A folder that `tokenise` wrote, read through memory maps.
+    """The tokens in a folder that `tokenise` wrote, read through memory maps.
 
-    Positions count from the set's first token through all its files.
+    Positions count from the first token of the first file through all files.
 
     Raises:
-        TokensError: the folder holds no tokens, or a file and its index contradict each other.
+        TokensError: the folder holds no tokens, or a file contradicts its index.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -202,7 +191,7 @@ class TokenSet:
         return sum(len(ends) for ends in self._ends)
 
     def begin(self, file: str) -> int:
-        """The position of the first token of a file, which is named without its `.ds`."""
+        """Return the position of the first token of a file; `file` is its name without `.ds`."""
         return int(self._offsets[self._names.index(file)])
 
     @cached_property
@@ -213,18 +202,20 @@ class TokenSet:
 
     @cached_property
     def document_ids(self) -> pa.ChunkedArray:
-        """The documents' ids, in their order; strings."""
+        """The documents' ids, in order; strings."""
         files = [self.folder / f"{name}.documents.parquet" for name in self._names]
         return pa.concat_tables([pq.read_table(file, columns=["id"]) for file in files])["id"]
 
     def window(self, start: int, length: int) -> np.ndarray:
-        """The tokens at start .. start + length; shape (length,), int64.
+        """Return the tokens at start .. start + length; shape (length,), int64.
 
         Raises:
-            IndexError: the window leaves the set.
+            IndexError: the window does not lie in the set.
         """
         if start < 0 or start + length > self.tokens:
-            raise IndexError(f"window {start}..{start + length} leaves {self.folder}, which has {self.tokens} tokens")
+            raise IndexError(
+                f"window {start}..{start + length} is outside {self.folder}, which has {self.tokens} tokens"
+            )
         parts = []
         file = int(np.searchsorted(self._offsets, start, side="right")) - 1
         while length > 0:
@@ -239,6 +230,6 @@ def _tokens(file: Path, tokens: int) -> np.ndarray:
     kinds = {2 * tokens: "<u2", 4 * tokens: "<u4"}
     if size not in kinds:
         raise TokensError(
-            f"{file} has {size} bytes, which {tokens} tokens do not take: delete its folder, tokenise again"
+            f"{file} has {size} bytes, which does not fit its {tokens} tokens: delete its folder and tokenise again"
         )
     return np.memmap(file, dtype=kinds[size], mode="r")

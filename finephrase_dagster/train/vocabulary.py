@@ -1,7 +1,6 @@
-"""Byte-level BPE: a vocabulary learned from texts, for the students and for the embedded generator.
+"""Train a byte-level BPE vocabulary from texts, for the students and for the embedded generator.
 
-Every byte is in the alphabet, so any text encodes without an unknown token and decodes to itself.
-What a chat model or a student adds (templates, padding, folders) is not here.
+Every byte is in the alphabet, so any text encodes without unknown tokens and decodes to itself.
 """
 
 from __future__ import annotations
@@ -14,38 +13,37 @@ from finephrase_dagster.errors import FinephraseError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-SMALLEST = 256  # the bytes
+BYTES = 256
 
 
 class VocabularyError(FinephraseError):
-    """A vocabulary cannot be trained; the message says which number or text is wrong."""
+    """A vocabulary cannot be trained; the message says what to change."""
 
 
 def train_bpe(texts: Iterable[str], *, vocabulary: int, special_tokens: Sequence[str]) -> Tokenizer:
-    """Trains a byte-level BPE tokenizer.
+    """Train a byte-level BPE tokenizer.
 
-    No space is put before a text and none is cleaned away: `decode(encode(text)) == text`. A special
-    token in the text itself is recognised as such.
+    It neither adds a space before a text nor removes any: `decode(encode(text)) == text`. A special token that occurs
+    in a text is recognised as such.
 
     Args:
-        texts: what to learn from; the order does not matter.
-        vocabulary: entries at most, special tokens and the 256 bytes included; fewer if the texts
-            have no more pairs to merge.
-        special_tokens: they get the first ids, in this order.
+        texts: the training texts, in any order.
+        vocabulary: maximum number of entries, including special tokens and the 256 bytes; the result has fewer if the
+            texts have no more pairs to merge.
+        special_tokens: the tokens with the first ids, in this order.
 
     Raises:
-        VocabularyError: the vocabulary does not hold the bytes and the special tokens, or a special
-            token stands twice.
+        VocabularyError: the vocabulary is too small for bytes and special tokens, or a special token is repeated.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    if vocabulary < SMALLEST + len(special_tokens):
+    if vocabulary < BYTES + len(special_tokens):
         raise VocabularyError(
-            f"vocabulary {vocabulary} is smaller than the {SMALLEST} bytes and "
+            f"vocabulary {vocabulary} is smaller than the {BYTES} bytes and "
             f"{len(special_tokens)} special tokens; raise it"
         )
     if len(set(special_tokens)) != len(special_tokens):
-        raise VocabularyError(f"special tokens {', '.join(special_tokens)}: one stands twice; remove it")
+        raise VocabularyError(f"special tokens {', '.join(special_tokens)}: one of them is repeated; remove it")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
