@@ -1,20 +1,21 @@
-"""Where a task's rows come from: our own items, a local copy of the original dataset, or the hub.
+"""Reading a benchmark's rows: our own items, a local copy of the original dataset, or the original on the hub.
 
-Our own items are JSONL, `train.jsonl` for few-shot examples and `test.jsonl` for evaluation. A local
-copy has Parquet or JSONL files with the original's columns, named by their splits as on the hub
-(`ARC-Easy/test-00000-of-00001.parquet`, `validation.jsonl`). What is there decides.
+Our own items are JSONL: `train.jsonl` with few-shot examples and `test.jsonl` with the items to evaluate. A local copy
+has Parquet or JSONL files with the original's columns, named after their splits as on the hub
+(`ARC-Easy/test-00000-of-00001.parquet`, `validation.jsonl`). The files in the folder decide which of the two it is.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
+from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.study.fields import EMBEDDED
 
 EMBEDDED_ITEMS = Path(__file__).parent / "items"
@@ -24,20 +25,20 @@ OWN_ITEMS = "test"
 
 
 class ItemsError(FinephraseError, exit_status=2):
-    """A task's items are missing or wrong; the message names the place and the remedy."""
+    """A benchmark's items are missing or wrong; the message names the place and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a task's rows are.
+class RowSource:
+    """Where a benchmark's rows are read from.
 
     Attributes:
-        task: whose they are.
+        task: the benchmark's name.
         repository: a dataset's id on the hub, or a folder.
-        revision: that of the dataset; None: a folder.
-        subsets: what the task's score is the mean of; "" for our own items, which have none.
+        revision: the dataset's revision on the hub; None for a folder.
+        subsets: the subsets whose mean is the score; only "" for our own items, which have none.
         evaluation_split: the split that is evaluated.
-        few_shot_split: the split that examples come from; it may be the same.
+        few_shot_split: the split with the examples; it may be the same.
     """
 
     task: str
@@ -48,8 +49,8 @@ class Place:
     few_shot_split: str
 
     @property
-    def own(self) -> bool:
-        """Whether the rows are our own items, every one of which must be right."""
+    def is_own(self) -> bool:
+        """Whether the rows are our own items, each of which must be valid."""
         return self.subsets == ("",)
 
     def __str__(self) -> str:
@@ -57,50 +58,66 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """A row as it was read, and where it stood."""
+class RawRow:
+    """A row's fields as they were read, and the file and line, or dataset and row, they come from."""
 
-    row: dict[str, Any]
+    fields: dict[str, Any]
     where: str
 
 
-def items_folder(items: str) -> Path:
-    """The folder that an `evaluation.items` of a study file means.
+def check_items_folder(items: str, tasks: Iterable[str]) -> None:
+    """Check that an `evaluation.items` that names a folder has one folder for each task.
 
     Raises:
-        ItemsError: neither `embedded` nor a folder that is there.
+        ItemsError: the folder or a task's folder is missing.
     """
-    folder = EMBEDDED_ITEMS if items == EMBEDDED else Path(items)
-    if not folder.is_dir():
+    if items == HUB:
+        return
+    folder = items_folder(items)
+    missing = [name for task in tasks if not (folder / (name := benchmarks()[task].folder)).is_dir()]
+    if missing:
         raise ItemsError(
-            f"evaluation.items: {items} is not a folder; write 'embedded', 'hub', or a folder (/..., ./...) "
-            f"with {', '.join(benchmark.folder for benchmark in BENCHMARKS.values())}"
+            f"evaluation.items: {folder} has no folder {', '.join(missing)}. Add the items of each task, or remove the "
+            "task from 'evaluation.tasks'."
         )
-    return folder
 
 
-def place(task: str, items: str) -> Place:
-    """Where a task's rows are, for an `evaluation.items` of `embedded`, `hub` or a folder.
+def items_folder(items: str) -> Path:
+    """Return the folder that an `evaluation.items` of a study file names.
 
     Raises:
         ItemsError: there is no such folder.
     """
-    benchmark = BENCHMARKS[task]
-    if items == HUB:
-        repository, revision = benchmark.hub, benchmark.revision
-    else:
+    folder = EMBEDDED_ITEMS if items == EMBEDDED else Path(items)
+    if not folder.is_dir():
+        raise ItemsError(
+            f"evaluation.items: there is no folder {items}. Write 'embedded', 'hub', or a folder (/..., ./...) with "
+            f"{', '.join(benchmark.folder for benchmark in benchmarks().values())}."
+        )
+    return folder
+
+
+def row_source(task: str, items: str) -> RowSource:
+    """Return where a benchmark's rows are, given the study's `evaluation.items`.
+
+    Raises:
+        ItemsError: there is no such folder.
+    """
+    benchmark = benchmarks()[task]
+    repository, revision = benchmark.hub, benchmark.revision if items == HUB else None
+    if items != HUB:
         folder = items_folder(items) / benchmark.folder
-        if _is_own(folder):
-            return Place(
+        repository = str(folder)
+        if _holds_own_items(folder):
+            return RowSource(
                 task=task,
-                repository=str(folder),
+                repository=repository,
                 revision=None,
                 subsets=("",),
                 evaluation_split=OWN_ITEMS,
                 few_shot_split=OWN_EXAMPLES,
             )
-        repository, revision = str(folder), None
-    return Place(
+    return RowSource(
         task=task,
         repository=repository,
         revision=revision,
@@ -110,23 +127,23 @@ def place(task: str, items: str) -> Place:
     )
 
 
-def read_lines(place: Place, split: str, subset: str) -> list[Line]:
-    """All rows of a split.
+def read_rows(source: RowSource, split: str, subset: str) -> list[RawRow]:
+    """Return all rows of a split of a subset.
 
     Raises:
-        ItemsError: it is missing, empty or unreadable.
+        ItemsError: the split is missing, empty or unreadable.
     """
-    if place.revision is not None:
-        lines = _hub_lines(place, split, subset)
+    if source.revision is not None:
+        rows = _hub_rows(source, split, subset)
     else:
-        lines = [line for path in _files(place, split, subset) for line in _file_lines(place.task, path)]
-    if not lines:
-        raise ItemsError(f"task {place.task}: {place}, split {split}: there is no row; fetch the dataset again")
-    return lines
+        rows = [row for path in _files(source, split, subset) for row in _file_rows(source.task, path)]
+    if not rows:
+        raise ItemsError(f"task {source.task}: {source}, split {split}, has no rows. Fetch the dataset again.")
+    return rows
 
 
-def _is_own(folder: Path) -> bool:
-    """Our items stand in two files; a folder without any rows is taken for ours, too, and found wanting."""
+def _holds_own_items(folder: Path) -> bool:
+    """Return whether a folder holds our own items; so does one without any rows, for the sake of the message."""
     if (folder / f"{OWN_ITEMS}.jsonl").is_file():
         return True
     return not folder.is_dir() or not any(_holds_rows(path) for path in folder.rglob("*"))
@@ -136,24 +153,23 @@ def _holds_rows(path: Path) -> bool:
     return path.suffix in (".parquet", ".jsonl") and path.is_file()
 
 
-def _files(place: Place, split: str, subset: str) -> list[Path]:
-    """The files of a split, whose path names it."""
-    folder = Path(place.repository)
-    if place.own:
+def _files(source: RowSource, split: str, subset: str) -> list[Path]:
+    """Return the files of a split, whose paths contain its name."""
+    folder, hub = Path(source.repository), benchmarks()[source.task].hub
+    if source.is_own:
         path = folder / f"{split}.jsonl"
         if not path.is_file():
-            hub = BENCHMARKS[place.task].hub
             raise ItemsError(
-                f"task {place.task}: {path} is not there; it holds the items, one row of {hub} a line. A copy of "
-                f"{hub} itself would do, too"
+                f"task {source.task}: there is no file {path}. Write it, one row of {hub} per line; or copy {hub} "
+                f"itself into {folder}."
             )
         return [path]
     if (folder / subset).is_dir():
         folder /= subset
-    elif len(place.subsets) > 1:
+    elif len(source.subsets) > 1:
         raise ItemsError(
-            f"task {place.task}: {folder} has no {subset}; the score is the mean over {len(place.subsets)} such "
-            "folders: copy it, too"
+            f"task {source.task}: {folder} has no {subset}, and the score is the mean over all {len(source.subsets)} "
+            f"subsets. Copy {hub}/{subset} there."
         )
     files = [
         path
@@ -162,48 +178,48 @@ def _files(place: Place, split: str, subset: str) -> list[Path]:
     ]
     if not files:
         raise ItemsError(
-            f"task {place.task}: {folder} has no Parquet or JSONL file of the split {split}; copy "
-            f"{BENCHMARKS[place.task].hub}, as it is on the hub, into {place.repository}"
+            f"task {source.task}: {folder} has no Parquet or JSONL file of the split {split}. Copy {hub}, as it is on "
+            f"the hub, into {source.repository}."
         )
     return files
 
 
-def _file_lines(task: str, path: Path) -> list[Line]:
+def _file_rows(task: str, path: Path) -> list[RawRow]:
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
             rows = pq.read_table(path).to_pylist()
-            return [Line(row=row, where=f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+            return [RawRow(fields=row, where=f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
         text = path.read_text(encoding="utf-8")
     except Exception as error:  # a damaged Parquet file fails in many ways
-        raise ItemsError(f"task {task}: {path} cannot be read ({error}); copy it again") from error
+        raise ItemsError(f"task {task}: {path} cannot be read ({error}). Copy it again.") from error
     # Not splitlines(): a JSON string may hold line separators other than a newline.
     lines = text.removesuffix("\n").split("\n") if text else []
-    return [_json_line(task, line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+    return [_json_row(task, line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
-def _json_line(task: str, line: str, where: str) -> Line:
+def _json_row(task: str, line: str, where: str) -> RawRow:
     try:
-        row = json.loads(line)
+        fields = json.loads(line)
     except ValueError as error:
-        raise ItemsError(f"task {task}: {where}: Invalid JSON: {error}; correct the line") from error
-    if not isinstance(row, dict):
-        raise ItemsError(f"task {task}: {where}: is no JSON object; write one item a line, with its columns as names")
-    return Line(row=row, where=where)
+        raise ItemsError(f"task {task}: {where}: invalid JSON ({error}). Correct the line.") from error
+    if not isinstance(fields, dict):
+        raise ItemsError(f"task {task}: {where}: not a JSON object. Write one item per line, with its columns as keys.")
+    return RawRow(fields=fields, where=where)
 
 
-def _hub_lines(place: Place, split: str, subset: str) -> list[Line]:
+def _hub_rows(source: RowSource, split: str, subset: str) -> list[RawRow]:
     from datasets import load_dataset
 
     name = None if subset == "default" else subset
     try:
-        dataset = load_dataset(place.repository, name, split=split, revision=place.revision)
+        dataset = load_dataset(source.repository, name, split=split, revision=source.revision)
         rows = dataset.with_format("arrow")[:].to_pylist()  # as Parquet has it, and far faster than row by row
     except Exception as error:  # offline, unknown, gated, damaged: the library raises many kinds
         reason = str(error).split("\n")[0]
         raise ItemsError(
-            f"task {place.task}: dataset {place}, subset {subset}, split {split}: cannot be loaded ({reason}); go "
-            "online once (unset HF_HUB_OFFLINE), or name a folder with a copy in evaluation.items"
+            f"task {source.task}: dataset {source}, subset {subset}, split {split}, cannot be loaded ({reason}). Go "
+            "online once (unset HF_HUB_OFFLINE), or name a folder with a copy in evaluation.items."
         ) from error
-    return [Line(row=row, where=f"{place}, {subset}, {split}, row {number}") for number, row in enumerate(rows, 1)]
+    return [RawRow(fields=row, where=f"{source}, {subset}, {split}, row {number}") for number, row in enumerate(rows, 1)]

@@ -1,8 +1,8 @@
-"""Which items are evaluated and which serve as examples: a fixed ranking, whatever the files' order.
+"""Select the items to evaluate and their examples by a fixed ranking that no order of files changes.
 
-Every row's rank is a hash of the seed and its content. The items are the first of the ranking, so a
-smaller number takes a subset; where a task has several subsets they take turns. The examples are the
-first of the ranking of their split, the same for all items, less the item that is asked.
+The rank of a row is a hash of the seed and the row's content. The items are the first of the ranking, so fewer samples
+are a subset of more; several subsets take turns. The examples are the first of their split's ranking, the same for all
+items of a subset, without those that ask the same question as the item.
 """
 
 from __future__ import annotations
@@ -12,64 +12,61 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 
-from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
-from finephrase_dagster.evaluate.reading import ItemsError, Line, Place, read_lines
-from finephrase_dagster.evaluate.row import Row
+from finephrase_dagster.evaluate.benchmark import BenchmarkRow
+from finephrase_dagster.evaluate.reading import ItemsError, RawRow, RowSource, read_rows
+from finephrase_dagster.evaluate.tasks import benchmarks
 
 SEED = 0
-TOLERATED = 0.05  # share of an original's rows that may be unusable
-SPARE_EXAMPLES = 8  # beyond the shots, for those that ask what the item asks
+TOLERATED = 0.05  # share of an original's rows that may be invalid
+SPARE_EXAMPLES = 8  # beyond the shots, to replace those that ask what the item asks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
-    """A row that has an answer to score.
+class BenchmarkItem:
+    """A row with at least one correct answer.
 
     Attributes:
-        row: as its schema reads it.
-        line: as the file has it.
-        subset: the part of the task that it belongs to; "" where there are none.
-        digest: the hash of the line, hexadecimal.
+        row: the row as its schema reads it.
+        subset: the benchmark's subset; "" where there are none.
+        digest: the hash of the row's content, hexadecimal.
     """
 
-    row: Row
-    line: dict[str, Any]
+    row: BenchmarkRow
     subset: str
     digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is asked.
+    """The selected items of a benchmark.
 
     Attributes:
-        items: to evaluate, in the order of their ranks.
-        examples: by subset, those to choose from.
-        shots: examples an item.
+        items: the items to evaluate, by rank.
+        examples: candidates for few-shot examples of each subset, by rank.
+        shots: the number of examples per item.
     """
 
-    items: tuple[Item, ...]
-    examples: dict[str, tuple[Item, ...]]
+    items: tuple[BenchmarkItem, ...]
+    examples: dict[str, tuple[BenchmarkItem, ...]]
     shots: int
 
-    def examples_of(self, item: Item) -> tuple[Item, ...]:
-        """The examples of an item: never one that asks the same."""
-        asked = item.row.prompt()
-        others = [example for example in self.examples[item.subset] if example.row.prompt() != asked]
+    def examples_of(self, item: BenchmarkItem) -> tuple[BenchmarkItem, ...]:
+        """Return the few-shot examples of an item; none asks the item's own question."""
+        prompt = item.row.prompt()
+        others = [example for example in self.examples[item.subset] if example.row.prompt() != prompt]
         return tuple(others[: self.shots])
 
 
-def select(place: Place, *, samples: int, shots: int) -> Selection:
-    """The items of a task, at most `samples` of them, and their examples.
+def select(source: RowSource, *, samples: int, shots: int) -> Selection:
+    """Select at most `samples` items of a benchmark, and their examples.
 
     Raises:
-        ItemsError: items that are missing or wrong, or fewer examples than shots.
+        ItemsError: items are missing or wrong, or there are fewer examples than shots.
     """
-    ranked, pools = _rankings(place)
+    ranked, pools = _rankings(source)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*ranked.values()))
     items = tuple(itertools.islice((item for item in turns if item is not None), samples))
     examples = {}
@@ -77,89 +74,90 @@ def select(place: Place, *, samples: int, shots: int) -> Selection:
         examples[subset] = tuple(itertools.islice(pools[subset], shots + SPARE_EXAMPLES)) if shots else ()
     selection = Selection(items=items, examples=examples, shots=shots)
     for item in items:
-        if (found := len(selection.examples_of(item))) < shots:
+        if (count := len(selection.examples_of(item))) < shots:
             subset = f", {item.subset}" if item.subset else ""
             raise ItemsError(
-                f"task {place.task}: {found} few-shot items in {place}{subset}, split {place.few_shot_split}, but "
-                f"evaluation.shots is {shots}: write more, or ask for fewer"
+                f"task {source.task}: {source}{subset}, split {source.few_shot_split}, has {count} few-shot examples, "
+                f"but evaluation.shots is {shots}. Write more, or ask for fewer."
             )
     return selection
 
 
-def _rankings(place: Place) -> tuple[dict[str, Iterator[Item]], dict[str, Iterator[Item]]]:
-    """The rankings of items and of examples by subset; a split that gives both is read once."""
+Rankings = dict[str, Iterator[BenchmarkItem]]
+
+
+def _rankings(source: RowSource) -> tuple[Rankings, Rankings]:
+    """Return the rankings of items and of examples by subset; reads a split that serves for both once."""
     ranked, pools = {}, {}
-    for subset in place.subsets:
-        ranking = _ranked(place, place.evaluation_split, subset)
-        if place.few_shot_split == place.evaluation_split:
+    for subset in source.subsets:
+        ranking = _ranked(source, source.evaluation_split, subset)
+        if source.few_shot_split == source.evaluation_split:
             ranked[subset], pools[subset] = itertools.tee(ranking)
         else:
-            ranked[subset], pools[subset] = ranking, _ranked(place, place.few_shot_split, subset)
+            ranked[subset], pools[subset] = ranking, _ranked(source, source.few_shot_split, subset)
     return ranked, pools
 
 
-def _ranked(place: Place, split: str, subset: str) -> Iterator[Item]:
-    """The items of a split that have an answer, by rank; at least one.
+def _ranked(source: RowSource, split: str, subset: str) -> Iterator[BenchmarkItem]:
+    """Yield the items of a split that have an answer, by rank; at least one.
 
     Raises:
-        ItemsError: one of our own rows is wrong or has another's id; too many of an original's are wrong;
-            none has an answer.
+        ItemsError: one of our own rows is invalid or repeats an id; too many rows of an original are invalid; no row
+            has an answer.
     """
-    schema = BENCHMARKS[place.task].row
-    read = read_lines(place, split, subset)
-    if place.own:
-        _check_all(place.task, schema, read)
-    lines = {_digest(line): line for line in reversed(read)}  # of equal rows the first
-    found = looked_at = 0
+    schema = benchmarks()[source.task].row
+    rows = read_rows(source, split, subset)
+    if source.is_own:
+        _check_all(source.task, schema, rows)
+    by_digest = {_digest(row): row for row in reversed(rows)}  # of equal rows the first
+    answered = 0
     flaws: list[ItemsError] = []
-    for digest in sorted(lines, key=_rank):
-        line = lines[digest]
-        looked_at += 1
+    for number, digest in enumerate(sorted(by_digest, key=_rank), start=1):
         try:
-            row = _parsed(place.task, schema, line)
+            row = _parsed(source.task, schema, by_digest[digest])
         except ItemsError as flaw:
             flaws.append(flaw)
-            if len(flaws) > max(TOLERATED * len(lines), 1):
+            if len(flaws) > max(TOLERATED * len(by_digest), 1):
                 raise ItemsError(
-                    f"{flaws[0]}; {len(flaws)} of {looked_at} rows are like that: this is not {place.task} as known "
-                    "here, take another revision or copy"
+                    f"{flaws[0]}; {len(flaws)} of {number} rows are invalid, so this is not the {source.task} that "
+                    "evaluate/tasks describes. Use another revision or copy."
                 ) from flaw
             continue
         if row.golds():
-            found += 1
-            yield Item(row=row, line=line.row, subset=subset, digest=digest)
-    if not found:
+            answered += 1
+            yield BenchmarkItem(row=row, subset=subset, digest=digest)
+    if not answered:
         raise (
             flaws[0]
             if flaws
             else ItemsError(
-                f"task {place.task}: {place}, split {split}, holds no item with an answer; take another copy"
+                f"task {source.task}: {source}, split {split}, has no item with an answer. Use another copy."
             )
         )
 
 
-def _check_all(task: str, schema: type[Row], lines: list[Line]) -> None:
-    """Refuses our own items unless each is right and has an id of its own."""
-    seen: dict[str, str] = {}
-    for line in lines:
-        key = _parsed(task, schema, line).key()
-        if key in seen:
-            raise ItemsError(f"task {task}: {line.where}: the item {key!r} is already in {seen[key]}; ids are unique")
-        seen[key] = line.where.rpartition(", ")[2]
+def _check_all(task: str, schema: type[BenchmarkRow], rows: list[RawRow]) -> None:
+    """Check that each of our own rows is valid and has its own id."""
+    places: dict[str, str] = {}
+    for row in rows:
+        key = _parsed(task, schema, row).key()
+        if key in places:
+            raise ItemsError(f"task {task}: {row.where}: the id {key!r} is already used in {places[key]}. Change one.")
+        places[key] = row.where.rpartition(", ")[2]
 
 
-def _parsed(task: str, schema: type[Row], line: Line) -> Row:
+def _parsed(task: str, schema: type[BenchmarkRow], row: RawRow) -> BenchmarkRow:
     try:
-        return schema.model_validate(line.row)
+        return schema.model_validate(row.fields)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        raise ItemsError(f"task {task}: {line.where}: {f'{field}: ' if field else ''}{message}") from error
+        raise ItemsError(f"task {task}: {row.where}: {f'{field}: ' if field else ''}{message}") from error
 
 
-def _digest(line: Line) -> str:
-    text = json.dumps(line.row, sort_keys=True, ensure_ascii=False, default=str)
+def _digest(row: RawRow) -> str:
+    text = json.dumps(row.fields, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""A checkpoint as a lighteval model on vLLM, for students that are large or many.
+"""A scorer on vLLM, for students that are large or many.
 
-The engine runs in this process and ends with the block that it was asked for in. It computes in the
-checkpoint's own precision, so its figures agree with those of transformers only as far as that goes.
+The engine runs in this process and ends with its `with` block. It computes in the checkpoint's own precision, which
+limits how closely its scores agree with those of transformers.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.evaluate.model import Answer, ScoringModel
+from finephrase_dagster.evaluate.scorer import TokenizedAnswer, load_tokenizer
 
 if TYPE_CHECKING:
     from vllm import LLM
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
-    # The engine wants to generate a token behind the answer, for which a full context has no room.
+    # The engine must generate one token after the answer, for which a full context has no room.
     "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
 }
 CPU_ENVIRONMENT = {
@@ -38,52 +38,50 @@ CPU_FLAGS: Mapping[str, Any] = {
 }
 
 
-AT_ONCE = 512  # answers: the engine tells of every token of their prompts, as an object of its own
+ANSWERS_PER_CALL = 512  # the engine returns one Python object per prompt token
 
 
 class EngineUnavailable(FinephraseError):
     """vLLM is not installed, or does not start."""
 
 
-class EngineModel(ScoringModel):
+class VllmScorer:
     """A checkpoint on a running engine."""
 
     def __init__(self, engine: LLM, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
-        super().__init__(tokenizer, context)
+        self.context = context
         self._engine = engine
+        self._tokenizer = tokenizer
 
-    def log_probabilities(self, answers: Sequence[Answer]) -> list[float]:
-        found = []
-        for start in range(0, len(answers), AT_ONCE):
-            found += self._of_some(answers[start : start + AT_ONCE])
-        return found
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def _of_some(self, answers: Sequence[Answer]) -> list[float]:
+    def log_probabilities(self, answers: Sequence[TokenizedAnswer]) -> list[float]:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        outputs = self._engine.generate(
-            [TokensPrompt(prompt_token_ids=list(answer.tokens)) for answer in answers],
-            SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False),
-            use_tqdm=False,
-        )
-        return [
-            _log_probability(answer, output.prompt_logprobs) for answer, output in zip(answers, outputs, strict=True)
-        ]
+        sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        sums = []
+        for start in range(0, len(answers), ANSWERS_PER_CALL):
+            batch = answers[start : start + ANSWERS_PER_CALL]
+            prompts = [TokensPrompt(prompt_token_ids=list(answer.tokens)) for answer in batch]
+            outputs = self._engine.generate(prompts, sampling, use_tqdm=False)
+            sums += [_sum(answer, output.prompt_logprobs) for answer, output in zip(batch, outputs, strict=True)]
+        return sums
 
 
-def _log_probability(answer: Answer, told: Any) -> float:
-    """The sum over an answer's tokens; the engine tells a token's log-probability at its own place."""
-    return sum(told[place][answer.tokens[place]].logprob for place in range(answer.start, len(answer.tokens)))
+def _sum(answer: TokenizedAnswer, logprobs: Any) -> float:
+    """Return the sum over an answer's tokens; the engine lists a token's log-probability at its own position."""
+    return sum(logprobs[index][answer.tokens[index]].logprob for index in range(answer.start, len(answer.tokens)))
 
 
 @contextlib.contextmanager
-def engine_model(checkpoint: Path, *, flags: Mapping[str, Any]) -> Iterator[EngineModel]:
-    """A checkpoint on an engine of its own, which ends with the block.
+def vllm_scorer(checkpoint: Path, *, flags: Mapping[str, Any]) -> Iterator[VllmScorer]:
+    """Start an engine with a checkpoint; it ends with the `with` block.
 
     Args:
         checkpoint: a Hugging Face folder.
-        flags: of `vllm.LLM`, such as `gpu_memory_utilization` or `dtype`.
+        flags: arguments of `vllm.LLM`, such as `gpu_memory_utilization` or `dtype`.
 
     Raises:
         EngineUnavailable: vLLM is not installed, or the engine does not start.
@@ -108,14 +106,16 @@ def engine_model(checkpoint: Path, *, flags: Mapping[str, Any]) -> Iterator[Engi
 
             engine = LLM(model=str(checkpoint), **chosen)
         except ImportError as error:
-            raise EngineUnavailable(f"vLLM cannot be imported ({error}); install it, or use transformers") from error
+            raise EngineUnavailable(
+                f"vLLM cannot be imported ({error}). Install it, or set evaluation.backend to transformers."
+            ) from error
         except Exception as error:  # whatever the engine's start raises
             reason = str(error).split("\n")[0]
             raise EngineUnavailable(
-                f"{checkpoint}: the engine does not start ({reason}); or use transformers"
+                f"{checkpoint}: the engine does not start ({reason}). Set evaluation.backend to transformers to do without."
             ) from error
         try:
-            yield EngineModel(engine, AutoTokenizer.from_pretrained(checkpoint, local_files_only=True), context)
+            yield VllmScorer(engine, load_tokenizer(checkpoint), context)
         finally:
             engine.llm_engine.engine_core.shutdown()
             del engine
@@ -124,7 +124,7 @@ def engine_model(checkpoint: Path, *, flags: Mapping[str, Any]) -> Iterator[Engi
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets what is not set yet, and puts it back."""
+    """Set the environment variables that are not set yet, and remove them afterwards."""
     new = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(new)
     try:
