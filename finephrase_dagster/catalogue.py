@@ -11,9 +11,10 @@ from pathlib import Path
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.corpora.kinds import source_kinds
-from finephrase_dagster.evaluate.categories import CATEGORIES, SUITE
+from finephrase_dagster.evaluate.reading import ItemsError, check_items_folder
+from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.study.catalogue import Catalogue
-from finephrase_dagster.study.file import PROMPTS, STUDIES, read_registries, read_study
+from finephrase_dagster.study.file import PROMPTS, STUDIES, StudyError, read_registries, read_study
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import prompt_names
 
@@ -22,9 +23,16 @@ def read_lineage(paths: Paths) -> Lineage:
     """Read the study file that `paths` names, with everything this installation offers.
 
     Raises:
-        StudyError, PromptError: the study file, a registry or one of the study's prompts is wrong.
+        StudyError: the study file or a registry is wrong, or items of its evaluation are missing.
+        PromptError: one of the study's prompts is wrong.
     """
-    return Lineage(study=read_study(paths.study, catalogue(prompts=paths.prompts)), paths=paths)
+    study = read_study(paths.study, catalogue(prompts=paths.prompts))
+    if study.evaluation is not None:
+        try:
+            check_items_folder(study.evaluation.items, study.evaluation.tasks)
+        except ItemsError as error:
+            raise StudyError(f"study {paths.study}: {error}") from error
+    return Lineage(study=study, paths=paths)
 
 
 def catalogue(*, prompts: Path = PROMPTS, registries: Path = STUDIES) -> Catalogue:
@@ -54,5 +62,4 @@ def _gates() -> Mapping[str, Mapping[str, float]]:
 
 def _tasks() -> Mapping[str, str | None]:
     """Return the category of each benchmark by its name."""
-    categories = {task: category for category, tasks in CATEGORIES.items() for task in tasks}
-    return {task: categories.get(task) for task in SUITE}
+    return {task: benchmark.category for task, benchmark in benchmarks().items()}

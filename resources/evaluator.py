@@ -25,7 +25,7 @@ class Evaluator(dg.ConfigurableResource):
 
     def evaluate(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Contents:
         """Scores one student run into a folder: at its end, and at the steps at which its model was kept."""
-        from finephrase_dagster.evaluate.checkpoint import SAMPLES
+        from finephrase_dagster.evaluate.evaluation import SAMPLES
 
         checkpoint = lineage.checkpoint(run)
         curve = []
@@ -40,14 +40,14 @@ class Evaluator(dg.ConfigurableResource):
 
     def evaluate_early(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Contents:
         """Scores one student run into a folder where it is compared with others."""
-        from finephrase_dagster.evaluate.checkpoint import SAMPLES
+        from finephrase_dagster.evaluate.evaluation import SAMPLES
 
         with leased_here(f"the early scores of {run}", log=log):
             found = self._scores(lineage, lineage.early(run).folder / "model", folder)
         return Contents(files=[folder / SAMPLES], facts=found)
 
     def _scores(self, lineage: Lineage, model: Path, output: Path) -> dict[str, Any]:
-        from finephrase_dagster.evaluate.checkpoint import evaluate_checkpoint
+        from finephrase_dagster.evaluate.evaluation import evaluate_checkpoint
 
         found = evaluate_checkpoint(
             model,

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finephrase_dagster.evaluate.bootstrap import interval, resampled_means
-from finephrase_dagster.evaluate.categories import CATEGORIES, COUNTED
+from finephrase_dagster.evaluate.categories import categories, counted_tasks
 from finephrase_dagster.evaluate.scores import scores
 
 VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=60)
 
 
 @given(VALUES)
-def test_an_interval_holds_the_mean_and_lies_among_the_values(values: list[float]) -> None:
+def test_an_interval_contains_the_mean_and_lies_within_the_values(values: list[float]) -> None:
     score = scores({"drop": {"": values}}).tasks["drop"]
     low, high = score.interval
     assert low <= score.mean <= high
@@ -35,7 +35,7 @@ def test_a_task_has_the_same_interval_whatever_other_tasks_there_are(values: lis
 
 
 @given(st.floats(0, 1), st.integers(1, 50))
-def test_equal_values_leave_nothing_in_doubt(value: float, count: int) -> None:
+def test_equal_values_have_an_interval_of_no_width(value: float, count: int) -> None:
     low, high = scores({"drop": {"": [value] * count}}).tasks["drop"].interval
     assert high - low < 1e-12
 
@@ -47,14 +47,14 @@ def test_four_times_as_many_items_halve_an_interval(seed: int) -> None:
     assert (many[1] - many[0]) / (few[1] - few[0]) == pytest.approx(0.5, abs=0.1)
 
 
-def test_an_interval_is_as_wide_as_the_standard_error_says() -> None:
+def test_an_interval_is_as_wide_as_the_standard_error_predicts() -> None:
     values = np.random.default_rng(5).beta(0.5, 2, size=1000)
     score = scores({"drop": {"": list(values)}}).tasks["drop"]
     assert score.stderr is not None
     assert score.interval[1] - score.interval[0] == pytest.approx(2 * 1.96 * score.stderr, rel=0.1)
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_contain_the_true_mean_about_95_times_in_100() -> None:
     generator = np.random.default_rng(3)
     hits = 0
     for trial in range(600):
@@ -64,10 +64,10 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert 0.92 <= hits / 600 <= 0.975
 
 
-def test_a_macro_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+def test_macro_intervals_contain_the_true_mean_about_95_times_in_100() -> None:
     generator = np.random.default_rng(4)
-    truth = {task: 0.05 + 0.05 * index for index, task in enumerate(COUNTED)}
-    macro = np.mean([np.mean([truth[task] for task in tasks]) for tasks in CATEGORIES.values()])
+    truth = {task: 0.05 + 0.05 * index for index, task in enumerate(counted_tasks())}
+    macro = np.mean([np.mean([truth[task] for task in tasks]) for tasks in categories().values()])
     hits = 0
     for _ in range(200):
         drawn = {task: {"": list(generator.beta(2 * mean, 2 - 2 * mean, size=100))} for task, mean in truth.items()}
@@ -79,13 +79,13 @@ def test_a_macro_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 def test_a_macro_interval_is_narrower_than_those_of_its_tasks() -> None:
     generator = np.random.default_rng(6)
-    found = scores({task: {"": list(generator.beta(0.5, 2, size=100))} for task in COUNTED})
+    found = scores({task: {"": list(generator.beta(0.5, 2, size=100))} for task in counted_tasks()})
     assert found.macro_interval is not None
     widths = [score.interval[1] - score.interval[0] for score in found.tasks.values()]
     assert found.macro_interval[1] - found.macro_interval[0] < min(widths)
 
 
-def test_subsets_are_redrawn_apart() -> None:
-    """One subset of zeros and one of ones: redrawn together, their share would move."""
+def test_subsets_are_resampled_separately() -> None:
+    """One subset of zeros and one of ones: resampled together, their share would vary."""
     found = scores({"mmlu_redux_cf": {"anatomy": [0.0] * 20, "virology": [1.0] * 20}}).tasks["mmlu_redux_cf"]
     assert (found.mean, found.interval) == (0.5, (0.5, 0.5))

@@ -14,14 +14,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from finephrase_dagster.evaluate.categories import CATEGORIES, SUITE, UnknownTask
-from finephrase_dagster.evaluate.checkpoint import CheckpointError, evaluate_checkpoint
+from finephrase_dagster.evaluate.categories import CATEGORIES, UnknownTask
+from finephrase_dagster.evaluate.evaluation import CheckpointError, evaluate_checkpoint
+from finephrase_dagster.evaluate.questions import AnswerTooLong, build_questions
 from finephrase_dagster.evaluate.reading import EMBEDDED_ITEMS, ItemsError
+from finephrase_dagster.evaluate.scores import scores
+from finephrase_dagster.evaluate.tasks import benchmarks
+from finephrase_dagster.evaluate.tasks.mmlu_redux import SUBJECTS
 from finephrase_dagster.study.spec import Evaluation
 
-pytestmark = pytest.mark.slow  # the first import of lighteval takes about ten seconds
+pytestmark = pytest.mark.slow  # each test evaluates a model
 
-# Not checked by the spec, which need not know of ARC-Challenge.
+SUITE = tuple(benchmarks())
 WHOLE = Evaluation.model_construct(items="embedded", tasks=SUITE, shots=3, samples=6)
 
 
@@ -96,16 +100,12 @@ class Direct:
 
 def examples_by_query(evaluation: Evaluation) -> dict[tuple[str, str], tuple[list[tuple[str, str]], list[str]]]:
     """Of each item: the few-shot examples that were chosen for it, and its golds."""
-    from finephrase_dagster.evaluate.lighteval_tasks import build_docs
-
-    docs = build_docs(evaluation)
     return {
-        (task, doc.query): (
-            [(shot.query, shot.get_golds()[0].strip()) for shot in doc.fewshot_samples],
-            [gold.strip() for gold in doc.get_golds()],
+        (question.task, question.prompt): (
+            [(example.prompt, example.answer) for example in question.examples],
+            list(question.golds),
         )
-        for task, of_task in docs.items()
-        for doc in of_task
+        for question in build_questions(evaluation)
     }
 
 
@@ -206,8 +206,6 @@ def test_a_question_longer_than_the_context_loses_its_beginning_and_says_so(narr
 
 
 def test_an_answer_longer_than_the_context_is_refused_by_name(narrow: Path, tmp_path: Path) -> None:
-    from finephrase_dagster.evaluate.context import AnswerTooLong
-
     evaluation = one_item(tmp_path, "Which digits come first?", "31415926535 " * 40)
     with pytest.raises(AnswerTooLong, match=r"task gsm8k.*item [0-9a-f]{16}: an answer of \d+ tokens.* 96"):
         evaluate_checkpoint(narrow, tmp_path / "out", evaluation=evaluation, batch_size=4)
@@ -247,7 +245,7 @@ def test_the_process_and_the_checkpoint_are_left_as_they_were(narrow: Path, tmp_
 
 def test_more_shots_than_examples_are_refused(narrow: Path, tmp_path: Path) -> None:
     evaluation = WHOLE.model_copy(update={"shots": 9})
-    with pytest.raises(ItemsError, match=r"task arc_cf:easy: 6 few-shot items .* evaluation.shots is 9"):
+    with pytest.raises(ItemsError, match=r"task arc_cf:easy: .* has 6 few-shot examples, but evaluation.shots is 9"):
         evaluate_checkpoint(narrow, tmp_path, evaluation=evaluation, batch_size=4)
 
 
@@ -294,9 +292,8 @@ def test_no_special_token_is_put_before_the_prompt(narrow: Path, tmp_path: Path)
 
 def test_a_model_that_gives_nan_gets_no_score(narrow: Path, tmp_path: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
-
     from finephrase_dagster.evaluate.metric import NotAProbability
+    from transformers import AutoModelForCausalLM
 
     checkpoint = shutil.copytree(narrow, tmp_path / "checkpoint")
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
@@ -308,39 +305,8 @@ def test_a_model_that_gives_nan_gets_no_score(narrow: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-def test_the_metric_takes_the_best_gold_and_ignores_the_other_choices() -> None:
-    from lighteval.metrics import apply_metric
-    from lighteval.models.model_output import ModelResponse
-    from lighteval.tasks.requests import Doc
-
-    from finephrase_dagster.evaluate.metric import prob_norm_token
-
-    doc = Doc(query="Q", choices=[" wrong", " long gold", " gold"], gold_index=[1, 2])
-    # Padding (-1) is no token: the long gold has 4, the short one 2.
-    response = ModelResponse(
-        logprobs=[-0.01, -2.0, -3.0], output_tokens=[[5, -1, -1, -1], [1, 2, 3, 4], [9, 8, -1, -1]]
-    )
-    (value,) = apply_metric([response], [doc], [prob_norm_token()])
-    assert value == {"prob_norm_token": pytest.approx(math.exp(-0.5))}
-
-
-def test_a_task_knows_the_folder_or_the_original_on_the_hub() -> None:
-    from finephrase_dagster.evaluate.lighteval_tasks import task_config
-    from finephrase_dagster.evaluate.reading import HUB, place
-
-    local = task_config(place("hellaswag_cf", "embedded"), "", shots=3)
-    assert local.hf_repo == str(EMBEDDED_ITEMS / "hellaswag")
-    assert (local.evaluation_splits, local.few_shots_split, local.num_fewshots) == (("test",), "train", 3)
-    hub = task_config(place("hellaswag_cf", HUB), "default", shots=3)
-    assert (hub.hf_repo, hub.hf_subset, hub.hf_revision) == ("Rowan/hellaswag", "default", "main")
-    assert (hub.evaluation_splits, hub.few_shots_split) == (("validation",), "train")
-    xcsqa = task_config(place("xcsqa_cf", HUB), "X-CSQA-en", shots=3)
-    assert (xcsqa.hf_subset, xcsqa.few_shots_split) == ("X-CSQA-en", "validation")
-    assert task_config(place("mmlu_redux_cf", HUB), "virology", shots=3).name == "mmlu_redux_cf:virology"
-
-
 def test_an_unknown_task_is_refused_by_name(narrow: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnknownTask, match=r"no task 'triviaqa'"):
+    with pytest.raises(UnknownTask, match=r"no benchmark 'triviaqa'"):
         evaluate_checkpoint(
             narrow, tmp_path, evaluation=WHOLE.model_copy(update={"tasks": ("triviaqa",)}), batch_size=4
         )
@@ -349,7 +315,7 @@ def test_an_unknown_task_is_refused_by_name(narrow: Path, tmp_path: Path) -> Non
 def test_a_missing_task_is_an_error_and_no_score_is_written(narrow: Path, tmp_path: Path) -> None:
     items = shutil.copytree(EMBEDDED_ITEMS, tmp_path / "items")
     shutil.rmtree(items / "winogrande")
-    with pytest.raises(ItemsError, match=r"task winogrande_cf: .* is not there"):
+    with pytest.raises(ItemsError, match=r"task winogrande_cf: there is no file"):
         evaluate_checkpoint(
             narrow, tmp_path / "out", evaluation=WHOLE.model_copy(update={"items": str(items)}), batch_size=4
         )
@@ -358,8 +324,6 @@ def test_a_missing_task_is_an_error_and_no_score_is_written(narrow: Path, tmp_pa
 
 def test_samples_tell_all_scores(narrow: Path, tmp_path: Path) -> None:
     """Task, subset and value of the samples are enough to compute every score again."""
-    from finephrase_dagster.evaluate.scores import scores
-
     found = evaluate_checkpoint(narrow, tmp_path, evaluation=WHOLE, batch_size=16)
     values: dict[str, dict[str, list[float]]] = {}
     for sample in samples(tmp_path):
@@ -371,9 +335,7 @@ def test_samples_tell_all_scores(narrow: Path, tmp_path: Path) -> None:
 
 
 def test_subjects_are_evaluated_apart_and_weigh_the_same(narrow: Path, tmp_path: Path) -> None:
-    from finephrase_dagster.evaluate.benchmarks import MMLU_SUBJECTS
-
-    for subject in MMLU_SUBJECTS:
+    for subject in SUBJECTS:
         rows = [
             {"question": f"Is {n} in {subject}?", "choices": ["no", "yes"], "answer": n % 2, "error_type": "ok"}
             for n in range(5)
@@ -389,7 +351,7 @@ def test_subjects_are_evaluated_apart_and_weigh_the_same(narrow: Path, tmp_path:
     for sample in samples(tmp_path / "out"):
         by_subject.setdefault(sample["subset"], []).append(sample["prob_norm_token"])
         assert sample["subset"] in sample["query"]
-    assert sorted(by_subject) == sorted(MMLU_SUBJECTS)
+    assert sorted(by_subject) == sorted(SUBJECTS)
     assert {len(values) for values in by_subject.values()} == {2, 3}
     means = [sum(values) / len(values) for values in by_subject.values()]
     assert (score.mean, score.n) == (pytest.approx(sum(means) / 57), 130)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from finephrase_dagster.evaluate.checkpoint import evaluate_checkpoint
+from finephrase_dagster.evaluate.evaluation import evaluate_checkpoint
+from finephrase_dagster.evaluate.questions import build_questions
 from finephrase_dagster.study.spec import Evaluation
 from test_evaluate_checkpoint import WHOLE, save_checkpoint
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from finephrase_dagster.evaluate.checkpoint import evaluate_checkpoint
+from finephrase_dagster.evaluate.evaluation import evaluate_checkpoint
 from finephrase_dagster.study.spec import Evaluation
 
 evaluation = Evaluation.model_construct(**json.loads(sys.argv[3]))
@@ -39,12 +40,9 @@ def trained_checkpoint(folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from finephrase_dagster.evaluate.lighteval_tasks import build_docs
-
     save_checkpoint(folder, context=96, heads=1)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    docs = [doc for of_task in build_docs(WHOLE).values() for doc in of_task]
-    text = "\n\n".join(f"{doc.query}{doc.choices[0]}" for doc in docs)
+    text = "\n\n".join(f"{question.prompt} {question.golds[0]}" for question in build_questions(WHOLE))
     tokens = torch.tensor(tokenizer(text).input_ids).unfold(0, 96, 48)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model is slower on two

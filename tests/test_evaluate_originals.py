@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finephrase_dagster.evaluate.benchmarks import BENCHMARKS, MMLU_SUBJECTS
-from finephrase_dagster.evaluate.categories import SUITE
-from finephrase_dagster.evaluate.reading import HUB, ItemsError, place
+from finephrase_dagster.evaluate.reading import EMBEDDED_ITEMS, HUB, ItemsError, row_source
 from finephrase_dagster.evaluate.selection import Selection, select
+from finephrase_dagster.evaluate.tasks import benchmarks
+from finephrase_dagster.evaluate.tasks.mmlu_redux import SUBJECTS
 
 Rows = list[dict[str, Any]]
 
@@ -183,7 +183,7 @@ ASKED = {
 
 def write_copy(folder: Path, task: str, *, form: str = "parquet", count: int = 12) -> Path:
     """A copy of a task's original with `count` rows a split, with the hub's names, and its README."""
-    benchmark = BENCHMARKS[task]
+    benchmark = benchmarks()[task]
     home = folder / benchmark.folder
     configurations = []
     for subset in benchmark.subsets:
@@ -209,7 +209,7 @@ def write_rows(path: Path, rows: Rows) -> None:
 
 
 def selection(task: str, items: Path | str, *, samples: int = 10_000, shots: int = 3) -> Selection:
-    return select(place(task, str(items)), samples=samples, shots=shots)
+    return select(row_source(task, str(items)), samples=samples, shots=shots)
 
 
 def asked(found: Selection) -> dict[str, tuple[str, ...]]:
@@ -217,10 +217,10 @@ def asked(found: Selection) -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
-@pytest.mark.parametrize("task", SUITE)
+@pytest.mark.parametrize("task", benchmarks())
 def test_a_local_copy_is_read_in_its_own_columns(tmp_path: Path, task: str, form: str) -> None:
     found = selection(task, write_copy(tmp_path, task, form=form))
-    assert len(found.items) == 12 * len(BENCHMARKS[task].subsets)
+    assert len(found.items) == 12 * len(benchmarks()[task].subsets)
     prompt, golds = ASKED[task]
     assert asked(found)[prompt] == golds
     for item in found.items:
@@ -228,29 +228,41 @@ def test_a_local_copy_is_read_in_its_own_columns(tmp_path: Path, task: str, form
         assert len(examples) == 3
         assert item.digest not in [example.digest for example in examples]
         assert {example.subset for example in examples} == {item.subset}
-        if BENCHMARKS[task].few_shot_split:
+        if benchmarks()[task].few_shot_split:
             assert not {example.row.prompt() for example in examples} & set(asked(found))
 
 
-@pytest.mark.parametrize("task", [task for task in SUITE if task != "mmlu_redux_cf"])
+@pytest.mark.parametrize("task", [task for task in benchmarks() if task != "mmlu_redux_cf"])
 def test_the_hub_gives_what_a_copy_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
     import datasets
 
     copy = write_copy(tmp_path / "copy", task)
-    known = BENCHMARKS[task]
+    known = benchmarks()[task]
     assert known.hub.count("/") == 1
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setitem(BENCHMARKS, task, replace(known, hub=str(copy / known.folder)))  # type: ignore[arg-type]
+    monkeypatch.setitem(benchmarks(), task, replace(known, hub=str(copy / known.folder)))
     assert selection(task, HUB) == selection(task, copy)
 
 
 def test_a_dataset_that_cannot_be_loaded_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = BENCHMARKS["piqa_cf"]
-    monkeypatch.setitem(BENCHMARKS, "piqa_cf", replace(known, hub="nobody/nothing"))  # type: ignore[arg-type]
+    known = benchmarks()["piqa_cf"]
+    monkeypatch.setitem(benchmarks(), "piqa_cf", replace(known, hub="nobody/nothing"))
     with pytest.raises(
-        ItemsError, match=r"task piqa_cf: dataset nobody/nothing@refs/convert/parquet, .*go online once"
+        ItemsError, match=r"task piqa_cf: dataset nobody/nothing@refs/convert/parquet, .*Go online once"
     ):
         selection("piqa_cf", HUB)
+
+
+def test_each_row_source_is_the_original_on_the_hub_or_the_folder() -> None:
+    local = row_source("hellaswag_cf", "embedded")
+    assert local.repository == str(EMBEDDED_ITEMS / "hellaswag")
+    assert (local.evaluation_split, local.few_shot_split, local.revision) == ("test", "train", None)
+    hub = row_source("hellaswag_cf", HUB)
+    assert (hub.repository, hub.subsets, hub.revision) == ("Rowan/hellaswag", ("default",), "main")
+    assert (hub.evaluation_split, hub.few_shot_split) == ("validation", "train")
+    xcsqa = row_source("xcsqa_cf", HUB)
+    assert (xcsqa.subsets, xcsqa.few_shot_split) == (("X-CSQA-en",), "validation")
+    assert "virology" in row_source("mmlu_redux_cf", HUB).subsets
 
 
 def test_the_choice_of_items_does_not_depend_on_the_order_or_the_number_of_files(tmp_path: Path) -> None:
@@ -267,7 +279,7 @@ def test_the_choice_of_items_does_not_depend_on_the_order_or_the_number_of_files
     assert len(one.items) == 15
 
 
-def test_a_row_that_stands_twice_is_asked_once(tmp_path: Path) -> None:
+def test_a_row_that_occurs_twice_is_asked_once(tmp_path: Path) -> None:
     write_copy(tmp_path, "gsm8k")
     write_rows(tmp_path / "gsm8k" / "main" / "test-00000-of-00001.parquet", [gsm8k(1), gsm8k(2), gsm8k(1)])
     assert len(selection("gsm8k", tmp_path).items) == 2
@@ -275,7 +287,7 @@ def test_a_row_that_stands_twice_is_asked_once(tmp_path: Path) -> None:
 
 def test_the_subjects_take_turns_and_each_item_sees_examples_of_its_own(tmp_path: Path) -> None:
     found = selection("mmlu_redux_cf", write_copy(tmp_path, "mmlu_redux_cf"), samples=100)
-    counts = {subject: [item.subset for item in found.items].count(subject) for subject in MMLU_SUBJECTS}
+    counts = {subject: [item.subset for item in found.items].count(subject) for subject in SUBJECTS}
     assert len(found.items) == 100
     assert set(counts.values()) == {1, 2}
 
@@ -283,7 +295,7 @@ def test_the_subjects_take_turns_and_each_item_sees_examples_of_its_own(tmp_path
 def test_a_missing_subject_is_an_error(tmp_path: Path) -> None:
     write_copy(tmp_path, "mmlu_redux_cf")
     (tmp_path / "mmlu_redux" / "virology").rename(tmp_path / "elsewhere")
-    with pytest.raises(ItemsError, match=r"task mmlu_redux_cf: .* has no virology; the score is the mean over 57"):
+    with pytest.raises(ItemsError, match=r"task mmlu_redux_cf: .* has no virology, and the score is .* all 57"):
         selection("mmlu_redux_cf", tmp_path)
 
 
@@ -302,7 +314,7 @@ def test_a_missing_subject_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_the_re_annotation_of_mmlu_decides(change: dict[str, Any], golds: tuple[str, ...]) -> None:
-    assert BENCHMARKS["mmlu_redux_cf"].row.model_validate(mmlu(1) | change).golds() == golds
+    assert benchmarks()["mmlu_redux_cf"].row.model_validate(mmlu(1) | change).golds() == golds
 
 
 @pytest.mark.parametrize(
@@ -316,17 +328,17 @@ def test_the_re_annotation_of_mmlu_decides(change: dict[str, Any], golds: tuple[
 )
 def test_an_answer_of_drop_is_a_number_spans_or_a_date(answer: dict[str, Any], golds: tuple[str, ...]) -> None:
     empty = {"number": "", "spans": [], "date": {"day": "", "month": "", "year": ""}}
-    assert BENCHMARKS["drop"].row.model_validate(drop(1) | {"answer": empty | answer}).golds() == golds
+    assert benchmarks()["drop"].row.model_validate(drop(1) | {"answer": empty | answer}).golds() == golds
 
 
-def test_what_the_study_left_out_is_left_out() -> None:
+def test_rows_that_the_published_study_left_out_are_left_out() -> None:
     two_tables = treb(1) | {"Table_markdown": ["| a |", "| b |"]}
-    assert BENCHMARKS["treb_qa"].row.model_validate(two_tables).golds() == ()
+    assert benchmarks()["treb_qa"].row.model_validate(two_tables).golds() == ()
     lost = xcsqa(1)
     lost["question"] = {"stem": "where?", "choices": {"label": ["A", "B"], "text": ["bank", " "]}}
-    assert BENCHMARKS["xcsqa_cf"].row.model_validate(lost).golds() == ()
+    assert benchmarks()["xcsqa_cf"].row.model_validate(lost).golds() == ()
     unanswerable = squad(1) | {"answers": {"text": [], "answer_start": []}}
-    assert BENCHMARKS["squad_v2"].row.model_validate(unanswerable).golds() == ()
+    assert benchmarks()["squad_v2"].row.model_validate(unanswerable).golds() == ()
 
 
 def test_a_few_unusable_rows_of_an_original_are_left_out_and_many_are_an_error(tmp_path: Path) -> None:
@@ -338,7 +350,7 @@ def test_a_few_unusable_rows_of_an_original_are_left_out_and_many_are_an_error(t
     assert len(selection("winogrande_cf", tmp_path).items) == 58
     write_rows(path, good[:30] + broken[:30])
     with pytest.raises(
-        ItemsError, match=r"needs exactly one blank.*; \d+ of \d+ rows are like that: this is not winogr"
+        ItemsError, match=r"needs exactly one blank.*; \d+ of \d+ rows are invalid, so this is not the winogr"
     ):
         selection("winogrande_cf", tmp_path)
 
@@ -355,7 +367,7 @@ def test_a_missing_split_is_named_with_what_to_copy(tmp_path: Path) -> None:
     write_copy(tmp_path, "arc_cf:easy")
     (tmp_path / "arc_easy" / "ARC-Easy" / "validation-00000-of-00001.parquet").unlink()
     assert selection("arc_cf:easy", tmp_path, shots=0).items
-    with pytest.raises(ItemsError, match=r"no Parquet or JSONL file of the split validation; copy allenai/ai2_arc"):
+    with pytest.raises(ItemsError, match=r"no Parquet or JSONL file of the split validation. Copy allenai/ai2_arc"):
         selection("arc_cf:easy", tmp_path)
 
 
@@ -363,10 +375,10 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     write_copy(tmp_path, "gsm8k")
     path = tmp_path / "gsm8k" / "main" / "test-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ItemsError, match=r"task gsm8k: .*test-00000-of-00001.parquet cannot be read .*; copy it again"):
+    with pytest.raises(ItemsError, match=r"task gsm8k: .*test-00000-of-00001.parquet cannot be read .*Copy it again"):
         selection("gsm8k", tmp_path)
 
 
 def test_a_task_with_fewer_items_than_shots_needs_more(tmp_path: Path) -> None:
-    with pytest.raises(ItemsError, match=r"task treb_qa: 2 few-shot items in .*, default, split test, .* is 3: write"):
+    with pytest.raises(ItemsError, match=r"task treb_qa: .*, default, split test, has 2 few-shot .* is 3. Write"):
         selection("treb_qa", write_copy(tmp_path, "treb_qa", count=3))

@@ -14,7 +14,7 @@ from finephrase_dagster.artifacts.graph import items, state
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import catalogue, read_lineage
-from finephrase_dagster.evaluate.benchmarks import BENCHMARKS
+from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 from finephrase_dagster.study.spec import Study
@@ -54,24 +54,31 @@ def edited(lineage: Lineage, **changes: object) -> Lineage:
     return Lineage(study=Study.model_validate(fields, context=catalogue()), paths=lineage.paths)
 
 
-def test_a_missing_folder_of_benchmark_items_is_refused_before_anything_starts(lineage: Lineage) -> None:
-    with pytest.raises(StudyError, match=r"evaluation.items: the folder /nowhere does not exist"):
-        edited(lineage, evaluation=lineage.study.evaluation.model_dump() | {"items": "/nowhere"})
+def read_with_items(lineage: Lineage, folder: Path, tmp_path: Path) -> Lineage:
+    """Read the study again with its benchmark items in another folder."""
+    path = tmp_path / "study.yaml"
+    path.write_text(lineage.paths.study.read_text(encoding="utf-8").replace("items: embedded", f"items: {folder}"))
+    return read_lineage(Paths(data=lineage.paths.data, study=path, prompts=lineage.paths.prompts))
+
+
+def test_a_missing_folder_of_benchmark_items_is_refused_before_anything_starts(
+    lineage: Lineage, tmp_path: Path
+) -> None:
+    with pytest.raises(StudyError, match=r"study.yaml: evaluation.items: there is no folder /nowhere"):
+        read_with_items(lineage, Path("/nowhere"), tmp_path)
 
 
 def test_a_folder_of_items_that_lacks_a_task_is_refused_before_anything_is_trained(
     lineage: Lineage, tmp_path: Path
 ) -> None:
+    items = tmp_path / "items"
     for task in lineage.evaluation.tasks:
         if task != "gsm8k":
-            (tmp_path / BENCHMARKS[task].folder).mkdir()
-    fields = lineage.study.model_dump()
-    fields["evaluation"]["items"] = str(tmp_path)
-    study = Study.model_validate(fields, context=catalogue())
-    with pytest.raises(StudyError, match=r"evaluation.items: .* has no folder gsm8k; add the items of each task, or"):
-        Lineage(study=study, paths=lineage.paths)
-    (tmp_path / "gsm8k").mkdir()
-    Lineage(study=study, paths=lineage.paths)
+            (items / benchmarks()[task].folder).mkdir(parents=True)
+    with pytest.raises(StudyError, match=r"evaluation.items: .* has no folder gsm8k. Add the items of each task, or"):
+        read_with_items(lineage, items, tmp_path)
+    (items / "gsm8k").mkdir()
+    read_with_items(lineage, items, tmp_path)
 
 
 def test_items_come_upstream_first_and_have_unique_names(lineage: Lineage) -> None:

@@ -7,7 +7,6 @@ artifact whose inputs are incomplete therefore raises `ArtifactMissing`, whose m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,9 @@ from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import EMBEDDED
-from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
-from finephrase_dagster.study.spec import Cell, Evaluation, Study, task_folder
+from finephrase_dagster.study.spec import Cell, Evaluation, Study
 
 HUB = "hub"
 
@@ -55,21 +53,6 @@ class Lineage:
         self.study = study
         self.paths = paths
         self.prompts: dict[str, Prompt] = read_prompts(paths.prompts, study.prompts)
-        if study.evaluation is not None and study.evaluation.items != HUB:
-            self._check_items(study.evaluation.tasks)
-
-    def _check_items(self, tasks: Iterable[str]) -> None:
-        where = f"study {self.paths.study}: evaluation.items:"
-        if not self._items.is_dir():
-            raise StudyError(
-                f"{where} the folder {self._items} does not exist; correct the path, or write 'embedded' or 'hub'"
-            )
-        missing = [folder for task in tasks if not (self._items / (folder := task_folder(task))).is_dir()]
-        if missing:
-            raise StudyError(
-                f"{where} {self._items} has no folder {', '.join(missing)}; add the items of each task, or remove the "
-                "task from 'tasks'"
-            )
 
     @property
     def sequence(self) -> int:

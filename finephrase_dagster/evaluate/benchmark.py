@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 
-
 CATEGORIES: Mapping[str, str] = {
     "GK": "general knowledge",
     "RC": "reading comprehension",

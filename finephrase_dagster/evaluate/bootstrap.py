@@ -1,8 +1,7 @@
-"""How far a score could be off because its items are a sample: percentile bootstrap intervals.
+"""How far a score may be off because its items are a sample: percentile bootstrap intervals.
 
-Items are drawn again from their own task, with replacement, as many as there are; a category's or the
-macro score's interval comes from the means of the tasks' redrawn scores. What it does not tell is how
-much another seed of the student would change.
+The items of each task (and subset) are resampled with replacement; the intervals of categories and of the macro score
+come from the means of the tasks' resampled scores. They do not include how much another seed of the student changes.
 """
 
 from __future__ import annotations
@@ -22,25 +21,26 @@ Interval = tuple[float, float]
 
 
 def resampled_means(task: str, groups: Sequence[Sequence[float]], *, resamples: int = RESAMPLES) -> NDArray[np.float64]:
-    """A task's score over redrawn items, once for each redrawing.
+    """Return a task's score for each resampling of its items.
 
-    Deterministic for a task and its values, whatever other tasks there are.
+    The result depends on the task and its values alone, not on which other tasks there are.
 
     Args:
+        task: the benchmark's name, which seeds the generator.
         groups: the items' values by subset; the score is the mean of the subsets' means.
-        resamples: how often.
+        resamples: the number of resamplings.
     """
     generator = np.random.default_rng([SEED, zlib.crc32(task.encode())])
     total = np.zeros(resamples)
     for group in groups:
         values = np.asarray(group, dtype=np.float64)
-        drawn = generator.integers(len(values), size=(resamples, len(values)))
-        total += values[drawn].mean(axis=1)
+        indices = generator.integers(len(values), size=(resamples, len(values)))
+        total += values[indices].mean(axis=1)
     return total / len(groups)
 
 
 def interval(means: NDArray[np.float64], mean: float) -> Interval:
-    """The middle 95 % of redrawn scores; it holds the score itself, of which rounding may cost it."""
+    """Return the middle 95 % of resampled scores, widened to contain the score where rounding excludes it."""
     tail = (1 - COVERAGE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return min(float(low), mean), max(float(high), mean)

@@ -55,7 +55,9 @@ class ProbNormToken(SampleLevelComputation):
         for index in golds:
             log_probability = float(model_response.logprobs[index])
             if not math.isfinite(log_probability):
-                raise NotAProbability(f"a log-probability in task {doc.task_name} is not finite. Train the model again.")
+                raise NotAProbability(
+                    f"a log-probability in task {doc.task_name} is not finite. Train the model again."
+                )
             tokens = sum(int(token) != PADDING for token in model_response.output_tokens[index])
             values.append(math.exp(log_probability / tokens))
         return max(values)
@@ -79,7 +81,7 @@ class QuestionDoc(Doc):
     shots = 0
 
     @property
-    def fewshot_samples(self) -> list[Doc]:  # type: ignore[override] # a field there
+    def fewshot_samples(self) -> list[Doc]:
         return self._examples
 
     @fewshot_samples.setter
@@ -163,7 +165,7 @@ def _task_config(
     folder = _prepared({"test": lines, "train": examples})
     return LightevalTaskConfig(
         name=":".join([GROUP, task, *([subset] if several else [])]),
-        prompt_function=document,  # type: ignore[arg-type]
+        prompt_function=document,
         hf_repo=str(folder),
         hf_subset="default",
         hf_avail_splits=["train", "test"],

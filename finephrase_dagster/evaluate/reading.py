@@ -222,4 +222,6 @@ def _hub_rows(source: RowSource, split: str, subset: str) -> list[RawRow]:
             f"task {source.task}: dataset {source}, subset {subset}, split {split}, cannot be loaded ({reason}). Go "
             "online once (unset HF_HUB_OFFLINE), or name a folder with a copy in evaluation.items."
         ) from error
-    return [RawRow(fields=row, where=f"{source}, {subset}, {split}, row {number}") for number, row in enumerate(rows, 1)]
+    return [
+        RawRow(fields=row, where=f"{source}, {subset}, {split}, row {number}") for number, row in enumerate(rows, 1)
+    ]

@@ -1,4 +1,4 @@
-"""The scores of one checkpoint. How they are measured stands in `checkpoint`."""
+"""The scores of one checkpoint: means per task and category, with their intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finephrase_dagster.evaluate.categories import category_means, check_tasks, 
 
 
 class NoItems(FinephraseError):
-    """A task without items, which has no score."""
+    """A task has no items, so it has no score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class TaskScore:
         mean: 0 to 1.
         stderr: the standard error of the mean over items; None where a subset has a single item.
         interval: the 95 % bootstrap interval of the mean.
-        n: items.
+        n: the number of items.
     """
 
     mean: float
@@ -39,8 +39,8 @@ class Scores:
 
     Attributes:
         tasks: by task name.
-        categories: means of the categories whose tasks are all there.
-        micro: the mean of the twelve tasks; None if one is missing.
+        categories: means of the categories all of whose tasks are evaluated.
+        micro: the mean of the twelve tasks that count; None if one is missing.
         macro: the mean of the six categories; None if a task is missing.
         category_intervals, micro_interval, macro_interval: the 95 % bootstrap interval of each.
     """
@@ -55,32 +55,32 @@ class Scores:
 
 
 Values = Mapping[str, Mapping[str, Sequence[float]]]
-"""Items' values by task and subset; a task without subsets has one, named ""."""
+"""The items' values by task and subset; a task without subsets has one, named ""."""
 
 
 def scores(values: Values) -> Scores:
-    """All scores from the items' values.
+    """Compute all scores from the items' values.
 
     Raises:
-        UnknownTask: a name that is not in the suite.
-        NoItems: a task or subset without items.
+        UnknownTask: there is no benchmark of this name.
+        NoItems: a task or subset has no items.
     """
     check_tasks(values)
     groups = {task: list(subsets.values()) for task, subsets in values.items()}
     for task, of_task in groups.items():
         if not of_task or not all(of_task):
-            raise NoItems(f"task {task} has no items to score; check evaluation.items, or leave the task out")
+            raise NoItems(f"task {task} has no items to score. Check evaluation.items, or remove the task.")
     means = {task: fmean(fmean(group) for group in of_task) for task, of_task in groups.items()}
-    redrawn = {task: resampled_means(task, of_task) for task, of_task in groups.items()}
+    resampled = {task: resampled_means(task, of_task) for task, of_task in groups.items()}
     categories, micro, macro = category_means(means), micro_mean(means), macro_mean(means)
-    micro_redrawn, macro_redrawn = micro_mean(redrawn), macro_mean(redrawn)
-    redrawn_categories = category_means(redrawn)
+    micro_resampled, macro_resampled = micro_mean(resampled), macro_mean(resampled)
+    resampled_categories = category_means(resampled)
     return Scores(
         tasks={
             task: TaskScore(
                 mean=means[task],
                 stderr=_standard_error(of_task),
-                interval=interval(redrawn[task], means[task]),
+                interval=interval(resampled[task], means[task]),
                 n=sum(map(len, of_task)),
             )
             for task, of_task in groups.items()
@@ -88,14 +88,14 @@ def scores(values: Values) -> Scores:
         categories=categories,
         micro=micro,
         macro=macro,
-        category_intervals={name: interval(redrawn_categories[name], mean) for name, mean in categories.items()},
-        micro_interval=None if micro is None or micro_redrawn is None else interval(micro_redrawn, micro),
-        macro_interval=None if macro is None or macro_redrawn is None else interval(macro_redrawn, macro),
+        category_intervals={name: interval(resampled_categories[name], mean) for name, mean in categories.items()},
+        micro_interval=None if micro is None or micro_resampled is None else interval(micro_resampled, micro),
+        macro_interval=None if macro is None or macro_resampled is None else interval(macro_resampled, macro),
     )
 
 
 def _standard_error(groups: Sequence[Sequence[float]]) -> float | None:
-    """That of the mean of the groups' means; None if a group has no spread to tell from."""
+    """Return the standard error of the mean of the groups' means; None if a group has a single value."""
     if any(len(group) < 2 for group in groups):
         return None
     return math.sqrt(sum(variance(group) / len(group) for group in groups)) / len(groups)

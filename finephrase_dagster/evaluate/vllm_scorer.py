@@ -112,7 +112,7 @@ def vllm_scorer(checkpoint: Path, *, flags: Mapping[str, Any]) -> Iterator[VllmS
         except Exception as error:  # whatever the engine's start raises
             reason = str(error).split("\n")[0]
             raise EngineUnavailable(
-                f"{checkpoint}: the engine does not start ({reason}). Set evaluation.backend to transformers to do without."
+                f"{checkpoint}: the engine does not start ({reason}). Or set evaluation.backend to transformers."
             ) from error
         try:
             yield VllmScorer(engine, load_tokenizer(checkpoint), context)

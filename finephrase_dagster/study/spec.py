@@ -22,29 +22,6 @@ from finephrase_dagster.study.problems import InvalidFields, Place, Problem, sho
 from finephrase_dagster.study.source import SourceSpec
 from finephrase_dagster.study.student import EarlyStop, Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
 
-TASKS = (
-    "arc_cf:easy",
-    "hellaswag_cf",
-    "mmlu_redux_cf",
-    "xcsqa_cf",
-    "squad_v2",
-    "openbookqa_cf",
-    "winogrande_cf",
-    "piqa_cf",
-    "gsm8k",
-    "drop",
-    "wikitablequestions",
-    "treb_qa",
-)
-"""The tasks whose scores make categories and means."""
-UNCOUNTED = ("arc_cf:challenge",)
-"""Tasks that are run beside them and count for nothing."""
-
-
-def task_folder(task: str) -> str:
-    """The name of the folder with a task's items, in a folder that `evaluation.items` names."""
-    return task.replace("_cf", "").replace(":", "_")
-
 
 class Cell(Spec):
     """One generator on one source; its prompts are the partitions."""
