@@ -1,1 +1,0 @@
-"""A folder for PYTHONPATH, with which lighteval's own command starts without a network."""
