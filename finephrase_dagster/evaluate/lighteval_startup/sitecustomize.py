@@ -10,6 +10,7 @@ import types
 REPLACED = (
     "lighteval.tasks.tasks.tiny_benchmarks",  # downloads a file
     "lighteval.tasks.tasks.mt_bench.main",  # calls a method of huggingface_hub with an argument that was removed
+    "lighteval.tasks.tasks.mix_eval.main",  # the same
 )
 
 for name in REPLACED:
