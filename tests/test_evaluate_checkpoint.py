@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finephrase_dagster.evaluate.categories import CATEGORIES, UnknownTask
-from finephrase_dagster.evaluate.evaluation import CheckpointError, evaluate_checkpoint
+from finephrase_dagster.evaluate.evaluation import CheckpointError, NotAProbability, evaluate_checkpoint
 from finephrase_dagster.evaluate.questions import AnswerTooLong, build_questions
 from finephrase_dagster.evaluate.reading import EMBEDDED_ITEMS, ItemsError
 from finephrase_dagster.evaluate.scores import scores
@@ -292,7 +292,6 @@ def test_no_special_token_is_put_before_the_prompt(narrow: Path, tmp_path: Path)
 
 def test_a_model_that_gives_nan_gets_no_score(narrow: Path, tmp_path: Path) -> None:
     import torch
-    from finephrase_dagster.evaluate.metric import NotAProbability
     from transformers import AutoModelForCausalLM
 
     checkpoint = shutil.copytree(narrow, tmp_path / "checkpoint")
