@@ -1,17 +1,20 @@
-"""The code location: everything that Dagster sees, wired here and nowhere else."""
+"""The code location: the only file that wires everything that Dagster sees."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
-# Before anything imports torch: threads that spin while they wait make two cores slower than one as soon as
-# anything else runs beside them.
+# Both must be set before torch and MLflow are imported. Threads that spin while they wait make two cores slower than
+# one as soon as anything else runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+for category in (dg.BetaWarning, dg.PreviewWarning):  # a matter of the pinned Dagster version, not of its users
+    warnings.filterwarnings("ignore", category=category)
 
 from assets.audits import build_audits
 from assets.early import build_early
@@ -26,7 +29,7 @@ from assets.tokens import build_tokens
 from assets.training import build_training
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
-from finephrase_dagster.orchestration.automation.conditions import build_carrying_sensors, carried_on
+from finephrase_dagster.orchestration.automation.conditions import build_condition_sensors, with_conditions
 from finephrase_dagster.orchestration.automation.nightly import build_nightly
 from finephrase_dagster.orchestration.automation.observer import build_observer
 from finephrase_dagster.orchestration.automation.reload import build_reload_sensor
@@ -45,19 +48,17 @@ from resources.trainer import NanotronTrainer, StudentTrainer
 from resources.warehouse import Warehouse
 
 MLFLOW_URL = "http://127.0.0.1:5000"
-"""Where `make ui` serves MLflow's pages; links point there unless the store is itself a server."""
-
-
+"""Where `make ui` serves MLflow's pages; links point there unless the tracking store is itself a server."""
 CLUSTER = ("nodes", "gpus", "tensor", "pipeline")
-"""What `FINEPHRASE_NANOTRON_<NAME>` says of the cluster, in numbers."""
+"""The numbers that `FINEPHRASE_NANOTRON_<NAME>` sets for the cluster."""
 
 
 def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """The definitions of a study.
+    """Return the definitions of a study.
 
     Args:
-        lineage: the study and where its files lie.
-        resources: resources that take the place of the default ones, by name.
+        lineage: the study and its folders.
+        resources: resources that replace the default ones, by name.
     """
     assets = [
         *build_plan(lineage),
@@ -70,13 +71,13 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
     jobs = build_jobs(lineage)
     schedule, launcher = build_nightly(lineage, jobs)
     return dg.Definitions(
-        assets=[*build_prompts(lineage), *carried_on(lineage, assets)],
+        assets=[*build_prompts(lineage), *with_conditions(lineage, assets)],
         jobs=jobs,
         schedules=[schedule],
         sensors=[
             build_observer(lineage),
             launcher,
-            *build_carrying_sensors(lineage),
+            *build_condition_sensors(lineage),
             build_reload_sensor(lineage),
             build_failure_sensor(lineage),
         ],
@@ -87,7 +88,7 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
 
 
 def _training(lineage: Lineage) -> list[dg.AssetsDefinition]:
-    """What a study with mixtures has besides."""
+    """Return the further assets of a study with mixtures."""
     return [
         *build_tokens(lineage),
         *build_mixtures(lineage),
@@ -98,7 +99,7 @@ def _training(lineage: Lineage) -> list[dg.AssetsDefinition]:
 
 
 def default_resources(lineage: Lineage) -> dict[str, Any]:
-    """The resources of one machine."""
+    """Return the resources by name."""
     paths = lineage.paths
     uri = tracking_uri(paths)
     return {
@@ -107,7 +108,7 @@ def default_resources(lineage: Lineage) -> dict[str, Any]:
         "trainer": _trainer(lineage),
         "evaluator": Evaluator(),
         "tracking": Tracking(
-            # By its variable: a resource's settings stand on the web pages, and this one may hold a password.
+            # By its variable, because the web pages show a resource's settings and this one may hold a password.
             uri=dg.EnvVar(TRACKING_URI) if os.environ.get(TRACKING_URI) else uri,
             experiment=f"finephrase/{lineage.study.name}",
             artifacts=str(paths.tracking_store.parent / "artifacts"),
@@ -117,17 +118,17 @@ def default_resources(lineage: Lineage) -> dict[str, Any]:
 
 
 def _rephraser() -> Rephraser:
-    """On a cluster whose engines have pods of their own, that which starts them."""
+    """Return the rephraser; on a cluster that gives engines their own pods, the one that starts them."""
     cluster = cluster_from_environment()
     return PodRephraser() if cluster and cluster.rephrasing == "pipes" else Rephraser()
 
 
 def _trainer(lineage: Lineage) -> Any:
-    """The trainer that the study asks for; a cluster is described by the environment."""
+    """Return the trainer that the study names; environment variables describe the cluster."""
     if lineage.study.trainer == "transformers":
         return StudentTrainer()
-    said = {name: os.environ.get(f"FINEPHRASE_NANOTRON_{name.upper()}") for name in CLUSTER}
-    sizes: dict[str, Any] = {name: int(size) for name, size in said.items() if size}
+    variables = {name: os.environ.get(f"FINEPHRASE_NANOTRON_{name.upper()}") for name in CLUSTER}
+    sizes: dict[str, Any] = {name: int(size) for name, size in variables.items() if size}
     return NanotronTrainer(
         python=dg.EnvVar("FINEPHRASE_NANOTRON_PYTHON"),
         source=dg.EnvVar("FINEPHRASE_NANOTRON_SOURCE"),

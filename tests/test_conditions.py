@@ -118,7 +118,7 @@ def test_a_study_that_is_wrong_launches_nothing_until_it_is_mended(automation: A
     assert f"audits/{CELL}_audit/faq" in automation.evaluate()
 
 
-def test_a_dataset_that_was_made_anew_between_two_looks_is_carried_on(automation: Automation) -> None:
+def test_a_dataset_that_was_made_anew_between_two_looks_is_launched(automation: Automation) -> None:
     prompts = automation.installation.paths.prompts
     automation.make(FAQ)
     assert f"audits/{CELL}_audit/faq" in automation.evaluate()

@@ -154,7 +154,7 @@ def test_a_fresh_dataset_is_audited_by_the_sensor_that_carries_on(running: Runni
     cell = lineage.study.cells[0]
     with running.installation.instance() as instance:
         (observer,) = [one for one in instance.all_instigator_state() if one.instigator_name == "observe_prompts"]
-        origin = observer.origin.repository_origin.get_instigator_origin("carry_on_audits")
+        origin = observer.origin.repository_origin.get_instigator_origin("launch_ready_audits")
         data = SensorInstigatorData(sensor_type=SensorType.AUTOMATION)
         state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data)
         instance.add_instigator_state(state)
@@ -166,6 +166,6 @@ def test_a_fresh_dataset_is_audited_by_the_sensor_that_carries_on(running: Runni
     backfilled(running.installation, CELL_KEY, ["article"])
     until(lambda: fresh.dataset(cell, "article").complete and fresh.audit(cell, "article").complete)
     with running.installation.instance() as instance:
-        runs = instance.get_runs(dg.RunsFilter(tags={"dagster/sensor_name": "carry_on_audits"}))
+        runs = instance.get_runs(dg.RunsFilter(tags={"dagster/sensor_name": "launch_ready_audits"}))
     assert [run.tags["dagster/partition"] for run in runs] == ["article"]
     assert runs[0].tags["dagster/priority"] == priority("audits")["dagster/priority"]

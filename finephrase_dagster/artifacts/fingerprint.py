@@ -1,8 +1,8 @@
 """Identity: one hash over everything that determines an output.
 
-A fingerprint is the SHA-256 of canonical JSON. A value without one deterministic form (a set, a
-callable, a float that is not finite) is refused instead of being hashed by accident. Paths, hosts,
-concurrency and engine flags never belong in here: they say where and how, not what.
+A fingerprint is the SHA-256 of canonical JSON. A value without exactly one deterministic form (a set, a callable, a
+float that is not finite) is refused instead of being hashed by accident. Paths, hosts, concurrency and engine flags
+that leave the output alone are execution settings and never part of a recipe.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from pydantic import BaseModel
 from finephrase_dagster.errors import FinephraseError
 
 SHORT = 16  # hex digits that name a folder: 64 bits
-SHOWN = 80  # characters of a value that has changed
+SHOWN = 80  # characters shown of a value that has changed
 
 
 class NoDeterministicForm(FinephraseError, TypeError):
-    """A recipe holds a value that could hash differently from one run to the next."""
+    """A recipe holds a value whose hash could differ between two runs."""
 
 
 def plain(value: object, where: str = "recipe") -> Any:
-    """The value as JSON has it: specs and mappings as objects, sequences as arrays.
+    """Return a value as JSON data: specs and mappings as objects, sequences as arrays.
 
     Raises:
-        NoDeterministicForm: naming the place of a value that has no such form.
+        NoDeterministicForm: a value has no such form; the message names its field.
     """
     if isinstance(value, BaseModel):
         return plain(value.model_dump(mode="json"), where)
@@ -54,32 +54,32 @@ def plain(value: object, where: str = "recipe") -> Any:
 
 
 def canonical(value: object) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8.
+    """Return the canonical JSON text of a value: sorted keys, no spaces, UTF-8.
 
     Raises:
-        NoDeterministicForm: naming the place of a value that cannot be hashed.
+        NoDeterministicForm: a value cannot be hashed; the message names its field.
     """
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def fingerprint(value: object) -> str:
-    """The SHA-256 of a value's canonical JSON, in hex (64 digits)."""
+    """Return the SHA-256 of a value's canonical JSON as 64 hex digits."""
     return sha256_text(canonical(value))
 
 
 def sha256_text(text: str) -> str:
-    """The SHA-256 of a text's UTF-8 bytes; a lone surrogate is hashed as it stands."""
+    """Return the SHA-256 of a text's UTF-8 bytes; lone surrogates are allowed."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def differences(old: object, new: object) -> list[str]:
-    """The places at which two recipes differ, as readable lines ("sampling.temperature: 1.0 -> 0.7")."""
+    """Return the fields in which two recipes differ, such as "sampling.temperature: 1.0 -> 0.7"."""
     return list(_differences(plain(old), plain(new), ""))
 
 
@@ -95,7 +95,7 @@ def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
 
 
 def _change(old: str, new: str) -> str:
-    """Two texts as they are, or, of long ones, the part that differs."""
+    """Return "old -> new", shortened to the part that differs."""
     if max(len(old), len(new)) <= SHOWN:
         return f"{old} -> {new}"
     same = next((place for place, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))

@@ -1,7 +1,7 @@
-"""The versions of the code behind each stage: Dagster's code versions, and a part of every recipe.
+"""The versions of the code of each stage: Dagster's code versions, and a part of every recipe.
 
-Raise a stage's number when a change of its code changes its output; what was made by the earlier code
-is stale from then on. A change that leaves the output alone (speed, logging, layout) raises nothing.
+Raise a stage's version when a change of its code changes its output: artifacts of the earlier version become stale. A
+change that leaves the output alone (speed, logging, layout) raises nothing.
 """
 
 from __future__ import annotations
@@ -24,4 +24,4 @@ CLEANING: Final = "1"
 TRUNCATION: Final = "document end, by tokens of the generator"
 """How a document is cut to fit the context (`rephrase/render.py`)."""
 TRUNCATION_BYTES: Final = "document end, by UTF-8 bytes"
-"""The same without a tokenizer: an upper bound on byte-level tokens."""
+"""How a document is cut without a tokenizer: its bytes are an upper bound on byte-level tokens."""

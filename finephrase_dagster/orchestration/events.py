@@ -1,8 +1,8 @@
-"""How a finished artifact is told to Dagster: its data version and what a person wants to see of it.
+"""How a finished artifact is reported to Dagster: its data version, and the metadata of its page.
 
-A run over several partitions of one asset gets one data version from Dagster, so that a rerun of four
-prompts would mark what hangs on the three unchanged ones. `materialize_each` therefore logs one event a
-partition, with the provenance that Dagster itself would have written.
+Dagster gives all partitions of a run the same data version. A rerun of four prompts would then mark as stale what
+depends on three unchanged ones. `materialize_each` therefore logs one event per partition, with the provenance that
+Dagster itself would have written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from finephrase_dagster.orchestration.partitions import TEMPLATE
 from finephrase_dagster.study.prompt import Prompt
 
 LINE = 90
-"""Characters of a line that a page shows in full."""
+"""The longest line, in characters, that a page shows completely."""
 
 
 def materialized(
@@ -39,19 +39,18 @@ def materialized(
     preview: str | dg.TableMetadataValue | None = None,
     **metadata: Any,
 ) -> dg.MaterializeResult:
-    """The result of a complete artifact: figures first, then what it looks like, then what it was made of.
+    """Return the result of a complete artifact: figures first, then a preview, then the recipe.
 
     Args:
-        artifact: what was made, or was there already.
-        rows: its rows, for the catalogue.
-        preview: what some of it looks like, as Markdown or as a table.
-        metadata: what else there is to say; numbers become plots over materialisations.
+        rows: its number of rows, for the catalogue.
+        preview: a part of its content, as Markdown or as a table.
+        metadata: further entries; Dagster plots numbers over time, and None is left out.
     """
-    said = {name: value for name, value in metadata.items() if value is not None}
-    shown: dict[str, Any] = {name: value for name, value in said.items() if isinstance(value, int | float)}
+    known = {name: value for name, value in metadata.items() if value is not None}
+    shown: dict[str, Any] = {name: value for name, value in known.items() if isinstance(value, int | float)}
     if preview is not None:
         shown["preview"] = dg.MetadataValue.md(preview) if isinstance(preview, str) else preview
-    shown |= {name: value for name, value in said.items() if name not in shown}
+    shown |= {name: value for name, value in known.items() if name not in shown}
     shown |= {
         "folder": dg.MetadataValue.path(str(artifact.folder)),
         "fingerprint": artifact.fingerprint,
@@ -64,7 +63,7 @@ def materialized(
 
 
 def observed(prompt: Prompt, file: Path) -> dg.AssetObservation:
-    """The observation of a prompt file, with what it asks for."""
+    """Return the observation of a prompt file."""
     return dg.AssetObservation(
         TEMPLATE,
         partition=prompt.name,
@@ -81,13 +80,13 @@ def observed(prompt: Prompt, file: Path) -> dg.AssetObservation:
 
 
 def prompt_text(prompt: Prompt) -> dg.MarkdownMetadataValue:
-    """What a prompt says to the model, its lines wrapped for the page."""
-    said = f"system:\n\n{prompt.system}\n\nuser:\n\n" if prompt.system else ""
-    return dg.MetadataValue.md(quoted(f"{said}{prompt.template}"))
+    """Return a prompt's text as Markdown, with its lines wrapped for the page."""
+    system = f"system:\n\n{prompt.system}\n\nuser:\n\n" if prompt.system else ""
+    return dg.MetadataValue.md(quoted(f"{system}{prompt.template}"))
 
 
 def quoted(text: str) -> str:
-    """A text as Markdown that shows it as it is but for its long lines: a page would cut them off."""
+    """Return a text as a Markdown code block; long lines are wrapped, because a page would cut them off."""
     fence = "`" * max(4, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     lines = [part for line in text.splitlines() for part in textwrap.wrap(line, LINE, replace_whitespace=False) or [""]]
     return "\n".join([f"{fence}text", *lines, fence])
@@ -98,12 +97,12 @@ def materialize_each(
     deps: Mapping[dg.AssetKey, Mapping[str, str]],
     results: Mapping[str, dg.MaterializeResult],
 ) -> None:
-    """Logs one event a partition, in a run over several.
+    """Log one event per partition, in a run over several partitions.
 
     Args:
         context: of a skippable asset, which may yield nothing.
-        deps: what each partition depends on: for every upstream asset, its partition by ours.
-        results: by partition.
+        deps: by upstream asset, the upstream partition that each of our partitions depends on.
+        results: the results by partition.
     """
     known = _observed(context.instance, deps.get(TEMPLATE, {}).values())
     for partition, result in results.items():
@@ -127,7 +126,7 @@ def _provenance(
     upstream: Mapping[dg.AssetKey, str],
     known: dict[tuple[dg.AssetKey, str], tuple[str, str]],
 ) -> dict[str, str]:
-    """What a partition was made from; `known` keeps what was looked up, for partitions share much of it."""
+    """Return the tags that record a partition's inputs; `known` caches look-ups, because partitions share inputs."""
     tags = {CODE_VERSION_TAG: context.assets_def.code_versions_by_key[context.asset_key] or ""}
     for key, partition in upstream.items():
         if (key, partition) not in known:
@@ -137,22 +136,22 @@ def _provenance(
 
 
 def _observed(instance: dg.DagsterInstance, prompts: Iterable[str]) -> dict[tuple[dg.AssetKey, str], tuple[str, str]]:
-    """What `_version` gives of prompts, with two questions to the store however many they are."""
+    """Return the results of `_version` for prompts, with two queries however many prompts there are."""
     kind = dg.DagsterEventType.ASSET_OBSERVATION
     latest = instance.event_log_storage.get_latest_storage_id_by_partition(TEMPLATE, kind, set(prompts))
     if not latest:
         return {}
     records = instance.get_event_records(dg.EventRecordsFilter(kind, TEMPLATE, storage_ids=list(latest.values())))
-    found = {}
+    versions = {}
     for record in records:
         version = extract_data_version_from_entry(record.event_log_entry)
         assert record.partition_key is not None
-        found[TEMPLATE, record.partition_key] = version.value if version else "NULL", str(record.storage_id)
-    return found
+        versions[TEMPLATE, record.partition_key] = version.value if version else "NULL", str(record.storage_id)
+    return versions
 
 
 def _version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str) -> tuple[str, str]:
-    """The data version that an upstream partition has now, and the event that says so."""
+    """Return the current data version of an upstream partition, and the id of the event that recorded it."""
     record = instance.get_latest_data_version_record(key, key == TEMPLATE, partition)
     version = extract_data_version_from_entry(record.event_log_entry) if record else None
     return (version.value if version else "NULL"), (str(record.storage_id) if record else "NULL")

@@ -1,8 +1,6 @@
-"""Where a stage runs: the pool whose slot its run holds, and what the cluster's pods are told. None of it is identity.
+"""Where a stage runs: its GPU pool, its pod settings on a cluster, and its priority. None of it is identity.
 
-An asset takes its placement whole: `@dg.multi_asset(..., **rephrasing(generator).arguments)`. Here also stands
-which of the waiting runs goes first. Which failures are tried again stands in `retries.py`; who may touch a device of
-this machine, whatever the pools say, in `devices.py`.
+Which failures are retried is decided in `retries.py`, and who may use a GPU of this machine in `devices.py`.
 """
 
 from __future__ import annotations
@@ -24,16 +22,16 @@ from finephrase_dagster.study.spec import Study
 
 PRIORITY_TAG = "dagster/priority"
 STEPS = 10
-"""How many weights are told apart within a stage."""
+"""Number of priorities within a stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What Dagster is told of an asset's runs.
+    """Where an asset's runs execute.
 
     Attributes:
-        gpus: that a run keeps busy; 0 where no device is needed.
-        op_tags: for the executor.
+        gpus: number of GPUs that a run uses.
+        op_tags: settings for the executor.
     """
 
     gpus: int = 0
@@ -41,17 +39,20 @@ class Placement:
 
     @property
     def pool(self) -> str | None:
-        """Of which a run holds a slot from beginning to end: one pool a size, for slots have no weight."""
+        """The pool in which a run holds a slot; one pool per number of GPUs, because slots have no weight."""
         return f"gpu_{self.gpus}" if self.gpus else None
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `dg.multi_asset`."""
+        """The placement as arguments of `dg.multi_asset`."""
         return {"pool": self.pool, "op_tags": dict(self.op_tags) or None}
 
 
 def rephrasing(generator: Generator) -> Placement:
-    """Of a cell: its engine holds the generator's GPUs, in a cluster those of the step's pod or of a pod of its own."""
+    """Return the placement of a cell.
+
+    Its engine uses the generator's GPUs; on a cluster, those of the step's pod or of a separate pod.
+    """
 
     def pod(cluster: Cluster) -> Pod:
         return Pod.preparing(cluster) if cluster.rephrasing == "pipes" else Pod.of(cluster, generator)
@@ -60,12 +61,12 @@ def rephrasing(generator: Generator) -> Placement:
 
 
 def making_models() -> Placement:
-    """Of the generators: some are trained here."""
+    """Return the placement of the generators, some of which are trained here."""
     return Placement(gpus=1, op_tags=_pod_tags(Pod.computing))
 
 
 def training(study: Study) -> Placement:
-    """Of students: one GPU, or all of nanotron's, which in a cluster are those of the Job that a step starts."""
+    """Return the placement of students: one GPU, or with nanotron the GPUs of the Job that the step starts."""
 
     def pod(cluster: Cluster) -> Pod:
         return Pod.computing(cluster, gpus=0 if study.trainer == "nanotron" else 1)
@@ -74,24 +75,24 @@ def training(study: Study) -> Placement:
 
 
 def evaluating() -> Placement:
-    """Of scores."""
+    """Return the placement of scores."""
     return Placement(gpus=1, op_tags=_pod_tags(Pod.computing))
 
 
 def preparing() -> Placement:
-    """Of everything that needs no device: corpora, tokens, mixtures, audits, the leaderboard, the plan."""
+    """Return the placement of stages without a GPU: corpora, tokens, mixtures, audits, the leaderboard, the plan."""
     return Placement(op_tags=_pod_tags(Pod.preparing))
 
 
 def executor() -> dg.ExecutorDefinition:
-    """Where a run's steps run: in pods where a cluster is named, else in the run's own process.
+    """Return the executor: pods if a cluster file is named, else the run's own process.
 
     Raises:
-        StudyError: the cluster file is wrong.
+        StudyError: the cluster file is invalid.
     """
     cluster = cluster_from_environment()
     if cluster is None:
-        return dg.in_process_executor  # a run is a process of its own already
+        return dg.in_process_executor  # each run is already a separate process
     from finephrase_dagster.orchestration.pod_executor import (
         build_executor,  # which needs a client that nothing else needs here
     )
@@ -100,7 +101,7 @@ def executor() -> dg.ExecutorDefinition:
 
 
 def gpus_of(item: Item, study: Study) -> int:
-    """The GPUs that an item's run keeps busy."""
+    """Return the number of GPUs that an item's run uses."""
     match item.key.kind:
         case keys.DATASET:
             return rephrasing(study.generators[item.key.generator or ""]).gpus
@@ -114,28 +115,28 @@ def gpus_of(item: Item, study: Study) -> int:
 
 
 def training_gpus(study: Study) -> int:
-    """The GPUs that train one student."""
+    """Return the number of GPUs that train one student."""
     if study.trainer == "transformers":
         return 1
     return int(os.environ.get("FINEPHRASE_NANOTRON_NODES") or 1) * int(os.environ.get("FINEPHRASE_NANOTRON_GPUS") or 8)
 
 
 def priority(stage: str, *, share: float = 0.0) -> dict[str, str]:
-    """The tag by which waiting runs of automation are ordered: further down the graph first, then the heavy first.
+    """Return the tag that orders queued runs of automation: later stages first, then expensive runs first.
 
-    What a person launches has priority 0 and comes before all of them.
+    Runs that a person launches have priority 0 and come before all of them.
 
     Args:
-        share: how heavy the run is beside the heaviest of its stage, 0 to 1.
+        share: cost of the run divided by that of the most expensive run of its stage, 0 to 1.
     """
     place = STEPS * (STAGES.index(stage) - len(STAGES)) + min(STEPS - 1, int(STEPS * share))
     return {PRIORITY_TAG: str(place)}
 
 
 def _pod_tags(size: Callable[[Cluster], Pod]) -> dict[str, Any]:
-    """What the cluster's pods are told; nothing where no cluster is named.
+    """Return the pod settings; none if no cluster file is named.
 
-    Run tags would not do: they are dropped on backfills.
+    They are op tags, because Dagster drops run tags in backfills.
     """
     cluster = cluster_from_environment()
     if cluster is None:

@@ -1,8 +1,8 @@
-"""Carrying on: what has become possible is launched, from the audit of a fresh dataset to the leaderboard.
+"""Automation conditions: launch what has become ready, from the audit of a new dataset to the leaderboard.
 
-Dagster's own conditions know which partitions were made, not by which recipe, so they cannot tell when all inputs of a
-mixture are those of today. The files can: see `ready` in `artifacts/graph.py`. A partition is launched when it becomes
-ready, never because it is: what failed, or what nobody wanted so far, is not launched again and again.
+Dagster's own conditions know which partitions were made, but not by which recipe, so they cannot decide whether all
+inputs of a mixture are current. The artifacts on disk can: see `ready` in `artifacts/graph.py`. A partition is
+launched when it becomes ready, not as long as it is ready, so a failed partition is not launched again and again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from finephrase_dagster.orchestration.placement import priority
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.prompt import PromptError
 
-CARRIED = ("audits", "tokens", "mixtures", "early", "training", "evaluation")
-"""The stages behind the synthetic datasets; each has a sensor of its own, for runs of one sensor have one priority."""
+AUTOMATED = ("audits", "tokens", "mixtures", "early", "training", "evaluation")
+"""The stages after the synthetic datasets; each has its own sensor, because runs of one sensor have one priority."""
 SECONDS = 30
 
 
@@ -31,7 +31,7 @@ Recipes = Mapping[str, Mapping[str, str]]
 
 
 class Ready(dg.AutomationCondition[dg.AssetKey]):
-    """Whether a partition can be made, and is not there."""
+    """Whether a partition can be made and is not current."""
 
     def __init__(self, recipes: Callable[[datetime.datetime], Recipes]) -> None:
         self._recipes = recipes
@@ -42,21 +42,21 @@ class Ready(dg.AutomationCondition[dg.AssetKey]):
 
     @property
     def description(self) -> str:
-        return "Its inputs are there by today's recipes, no audit forbids it, and it is not there."
+        return "All its inputs are current, no audit among them failed, and it is missing or stale."
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         return dg.AutomationResult(context, _some(context, self._of(context)))
 
     def _of(self, context: dg.AutomationContext) -> dict[str, str]:
-        """Of the asset's partitions those that can be made, with their fingerprints."""
+        """Return the partitions of the asset that can be made, with their fingerprints."""
         return dict(self._recipes(context.evaluation_time).get("/".join(context.key.path), {}))
 
 
 class NewlyReady(Ready):
-    """Whether it can be made by a recipe by which it could not be at the last look.
+    """Whether a partition can be made by a recipe by which it could not be made at the last evaluation.
 
-    Not the same as having become ready: what failed under one recipe may be possible under the next before anybody
-    looked in between.
+    This differs from "was not ready before": a partition that failed by one recipe may be ready by the next without
+    an evaluation in between.
     """
 
     @property
@@ -64,19 +64,19 @@ class NewlyReady(Ready):
         return "newly_ready"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        found = self._of(context)
-        before = json.loads(context.cursor) if context.cursor else found  # at the first look nothing is new
-        # What was launched at the last look is handled at this one: what is new of it is told at the next.
+        current = self._of(context)
+        before = json.loads(context.cursor) if context.cursor else current  # at the first evaluation nothing is new
+        # A partition launched at the last evaluation is in progress now: a new recipe of it counts at the next one.
         launched = context.get_previous_requested_subset(context.key)
         if launched is not None and not launched.is_empty:
             keys = [""] if context.partitions_def is None else launched.expensively_compute_partition_keys()
-            found |= {key: before[key] for key in keys if key in before and key in found}
-        news = [partition for partition, recipe in found.items() if before.get(partition) != recipe]
-        return dg.AutomationResult(context, _some(context, news), cursor=json.dumps(found))
+            current |= {key: before[key] for key in keys if key in before and key in current}
+        changed = [partition for partition, recipe in current.items() if before.get(partition) != recipe]
+        return dg.AutomationResult(context, _some(context, changed), cursor=json.dumps(current))
 
 
 def _some(context: dg.AutomationContext, partitions: Iterable[str]) -> Any:
-    """The candidates among these partitions; an asset without any counts as the partition without a name."""
+    """Return the candidates among some partitions; an asset without partitions has one, named ""."""
     subset, chosen = context.candidate_subset, set(partitions)
     if context.partitions_def is None:
         return subset if chosen else context.get_empty_subset()
@@ -84,8 +84,8 @@ def _some(context: dg.AutomationContext, partitions: Iterable[str]) -> Any:
     return subset.compute_intersection_with_partition_keys(chosen)
 
 
-def carried_on(lineage: Lineage, assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
-    """The assets, with the condition on those behind the synthetic datasets."""
+def with_conditions(lineage: Lineage, assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
+    """Return the assets, with the condition on those after the synthetic datasets."""
     recipes = _latest(_ready_recipes(lineage))
     newly: dg.AutomationCondition[Any] = NewlyReady(recipes)
     condition = (
@@ -94,47 +94,47 @@ def carried_on(lineage: Lineage, assets: Iterable[dg.AssetsDefinition]) -> list[
         & ~dg.AutomationCondition.in_progress()
         & ~dg.AutomationCondition.any_deps_in_progress()
     )
-    carried = {asset for assets in carried_assets(lineage).values() for asset in assets}
+    automated = {asset for assets in automated_assets(lineage).values() for asset in assets}
 
     def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
-        return spec.replace_attributes(automation_condition=condition) if spec.key in carried else spec
+        return spec.replace_attributes(automation_condition=condition) if spec.key in automated else spec
 
     return list(dg.map_asset_specs(with_condition, assets))
 
 
-def carried_assets(lineage: Lineage) -> dict[str, list[dg.AssetKey]]:
-    """The assets of every stage that is carried on, those of a study without mixtures left out."""
+def automated_assets(lineage: Lineage) -> dict[str, list[dg.AssetKey]]:
+    """Return, by stage, the assets that automation launches."""
     by_stage: dict[str, dict[dg.AssetKey, None]] = {}
     for item in items(lineage):
-        if item.stage in CARRIED:
+        if item.stage in AUTOMATED:
             by_stage.setdefault(item.stage, {})[dg.AssetKey(item.key.path)] = None
     return {stage: list(assets) for stage, assets in by_stage.items()}
 
 
-def build_carrying_sensors(lineage: Lineage) -> list[dg.AutomationConditionSensorDefinition]:
-    """A sensor a stage, stopped by default."""
+def build_condition_sensors(lineage: Lineage) -> list[dg.AutomationConditionSensorDefinition]:
+    """Return one sensor per stage, stopped by default."""
 
     def names(assets: Iterable[dg.AssetKey]) -> str:
         return ", ".join("/".join(asset.path) for asset in assets)
 
     return [
         dg.AutomationConditionSensorDefinition(
-            name=f"carry_on_{stage}",
+            name=f"launch_ready_{stage}",
             target=dg.AssetSelection.assets(*assets),
             run_tags=priority(stage),
             minimum_interval_seconds=SECONDS,
             emit_backfills=False,
-            use_user_code_server=True,  # the condition is ours, and reads files
+            use_user_code_server=True,  # the condition is our own class and reads files
             default_status=dg.DefaultSensorStatus.STOPPED,
-            description=f"Launches {names(assets)} for what has become ready: its inputs are there by today's "
-            "recipes, no audit forbids it, and it is not there.",
+            description=f"Launches {names(assets)} for partitions that have become ready: all their inputs "
+            "are current, no audit among them failed, and they are missing or stale.",
         )
-        for stage, assets in carried_assets(lineage).items()
+        for stage, assets in automated_assets(lineage).items()
     ]
 
 
 def _ready_recipes(lineage: Lineage) -> Callable[[], Recipes]:
-    """What is ready, by the study and the prompts as they are on disk; nothing while they are wrong."""
+    """Return a function that lists what is ready by the study and prompt files on disk; nothing if they are invalid."""
 
     def recipes() -> Recipes:
         try:
@@ -150,15 +150,13 @@ def _ready_recipes(lineage: Lineage) -> Callable[[], Recipes]:
 
 
 def _latest(recipes: Callable[[], Recipes]) -> Callable[[datetime.datetime], Recipes]:
-    """Remembers the answer for one evaluation, which asks for every asset."""
+    """Cache the answer for one evaluation, which asks for every asset."""
     answers: dict[datetime.datetime, Recipes] = {}
 
     def remembered(evaluation: datetime.datetime) -> Recipes:
-        found = answers.get(evaluation)
-        if found is None:
-            found = recipes()
+        if evaluation not in answers:
             answers.clear()
-            answers[evaluation] = found
-        return found
+            answers[evaluation] = recipes()
+        return answers[evaluation]
 
     return remembered

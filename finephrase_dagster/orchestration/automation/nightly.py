@@ -135,7 +135,7 @@ def requests(
         by_partition = {planned.item.partition or "": planned for planned in chosen}
         stretches: Sequence[Sequence[str]] = [[partition] for partition in by_partition]
         if chosen[0].item.stage == "synthetic":
-            stretches = partitions.stretches(asset, by_partition)
+            stretches = partitions.ranges(asset, by_partition)
         for stretch in stretches:
             some = [by_partition[partition] for partition in stretch]
             amount = total(map(budget.amount, some))

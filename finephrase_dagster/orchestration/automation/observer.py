@@ -1,4 +1,4 @@
-"""Prompt files, observed: an edited one marks its datasets as stale. It costs nothing, so it alone runs by default."""
+"""The observer of prompt files: an edited file marks its datasets as stale. It costs nothing and runs by default."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ OBSERVE_SECONDS = 60
 
 
 def changed_prompts(lineage: Lineage, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
-    """An observation for every prompt file that differs from what the instance saw last."""
-    found = []
+    """Return an observation for every prompt file that differs from its last observation."""
+    observations = []
     for name, prompt in read_prompts(lineage.paths.prompts, lineage.study.prompts).items():
         record = instance.get_latest_data_version_record(TEMPLATE, True, name)
         seen = extract_data_version_from_entry(record.event_log_entry) if record else None
         if seen is None or seen.value != prompt.digest:
-            found.append(observed(prompt, lineage.paths.prompts / f"{name}.md"))
-    return found
+            observations.append(observed(prompt, lineage.paths.prompts / f"{name}.md"))
+    return observations
 
 
 def build_observer(lineage: Lineage) -> dg.SensorDefinition:
-    """The sensor that observes prompt files, so that an edited one marks its datasets as stale."""
+    """Return the sensor that observes prompt files."""
 
     @dg.sensor(
         name="observe_prompts",
         minimum_interval_seconds=OBSERVE_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Observes the prompt files. It starts no run and costs nothing, so it alone runs by default.",
+        description="Observes the prompt files. It starts no run and costs nothing, so it is the only one that runs by "
+        "default.",
     )
     def observe_prompts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:

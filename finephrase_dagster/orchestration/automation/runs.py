@@ -1,4 +1,4 @@
-"""Runs and items: which items of the graph a Dagster run makes, and which are made or queued at this moment."""
+"""Runs and items: which items of the graph a Dagster run makes, and which are running or queued now."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNFINISHED = (
 
 
 class Partitions:
-    """The assets of a study with their partitions, in the order in which ranges count."""
+    """The assets of a study with their partitions, in the order that partition ranges follow."""
 
     def __init__(self, graph: Iterable[Item]) -> None:
         self._of: dict[str, list[str]] = {}
@@ -38,33 +38,33 @@ class Partitions:
         return self._of[asset]
 
     def assets(self, run: dg.DagsterRun) -> list[str]:
-        """The assets that a run makes."""
+        """Return the assets that a run makes."""
         if run.asset_selection:
             return sorted("/".join(key.path) for key in run.asset_selection)
         return [self._jobs[run.job_name]] if run.job_name in self._jobs else []
 
     def names(self, run: dg.DagsterRun) -> set[str]:
-        """The names of the items that a run makes."""
+        """Return the names of the items that a run makes."""
         return {
             f"{asset}/{partition}" if partition else asset
             for asset in self.assets(run)
             for partition in partitions_of(run.tags, self._of.get(asset, ())) or [""]
         }
 
-    def stretches(self, asset: str, partitions: Iterable[str]) -> list[list[str]]:
-        """Partitions of an asset in stretches without a gap; a run takes one of them."""
+    def ranges(self, asset: str, partitions: Iterable[str]) -> list[list[str]]:
+        """Return partitions of an asset in ranges without gaps; one run can make one range."""
         chosen = set(partitions)
-        found: list[list[str]] = [[]]
+        ranges: list[list[str]] = [[]]
         for partition in self._of[asset]:
             if partition in chosen:
-                found[-1].append(partition)
+                ranges[-1].append(partition)
             else:
-                found.append([])
-        return [stretch for stretch in found if stretch]
+                ranges.append([])
+        return [partitions for partitions in ranges if partitions]
 
 
 def partitions_of(tags: Mapping[str, str], ordered: Sequence[str]) -> list[str]:
-    """The partitions that a run's tags name; none where its asset has none."""
+    """Return the partitions that a run's tags name; none for an asset without partitions."""
     if one := tags.get(PARTITION_NAME_TAG):
         return [one]
     first, last = tags.get(ASSET_PARTITION_RANGE_START_TAG), tags.get(ASSET_PARTITION_RANGE_END_TAG)
@@ -76,19 +76,19 @@ def partitions_of(tags: Mapping[str, str], ordered: Sequence[str]) -> list[str]:
 
 
 def range_tags(partitions: Sequence[str]) -> dict[str, str]:
-    """The tags of a run over a stretch of partitions."""
+    """Return the tags of a run over a range of partitions."""
     return {ASSET_PARTITION_RANGE_START_TAG: partitions[0], ASSET_PARTITION_RANGE_END_TAG: partitions[-1]}
 
 
 def in_flight(instance: dg.DagsterInstance, partitions: Partitions, graph: BaseAssetGraph) -> set[str]:
-    """The names of all items that are being made or wait for it, whoever asked for it."""
+    """Return the names of all items that are running or queued, whoever launched them."""
     runs = instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED)))
-    found = {name for run in runs for name in partitions.names(run)}
+    names = {name for run in runs for name in partitions.names(run)}
     requested = BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING])
     for backfill in instance.get_backfills(filters=requested):
         if not backfill.is_asset_backfill:
             continue
         for key, partition in backfill.get_asset_backfill_data(graph).target_subset.iterate_asset_partitions():
             asset = "/".join(key.path)
-            found.add(f"{asset}/{partition}" if partition else asset)
-    return found
+            names.add(f"{asset}/{partition}" if partition else asset)
+    return names
