@@ -29,13 +29,11 @@ from driver import SIZE, WORDS, measure
 from instant_server import MODEL, InstantServer
 from load import Ours, write_documents
 
-from finephrase_dagster.rephrase.connection import ConnectionPool, Response, Server
+from finephrase_dagster.rephrase.connection import CHAT_PATH, ConnectionPool, Response, Server
 from finephrase_dagster.rephrase.policy import RetryPolicy
 
 THRESHOLD = 0.9
 """aiohttp replaces our own connections once the command keeps this share of its documents per second."""
-
-PATH = "/v1/chat/completions"
 
 
 class AiohttpPool(ConnectionPool):
@@ -113,7 +111,7 @@ def post_all(pool: type[ConnectionPool], url: str, requests: int, concurrency: i
 
         async def worker() -> None:
             for _ in left:
-                if (await connections.post(PATH, body)).status != 200:
+                if (await connections.post(CHAT_PATH, body)).status != 200:
                     raise RuntimeError(f"{url} refused a request")
 
         began = time.monotonic()

@@ -243,6 +243,7 @@ class LocalServer:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
         self.alive: Callable[[], bool] = lambda: True
+        self.redirect: tuple[int, str] | None = None  # status and location of all answers to GET
         self.answer: Callable[[dict[str, Any]], Answer | None] = lambda request: completion()
 
     def check(self) -> None:
@@ -279,6 +280,13 @@ def local_server() -> Iterator[LocalServer]:
             self.wfile.write(body)
 
         def do_GET(self) -> None:
+            server.headers.append(self.headers)
+            if server.redirect is not None:
+                self.send_response(server.redirect[0])
+                self.send_header("Location", server.redirect[1])
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             body = json.dumps({"data": [{"id": server.model, "max_model_len": server.context}]}).encode()
             self.send_response(200 if server.alive() else 503)
             self.send_header("Content-Length", str(len(body)))

@@ -13,6 +13,7 @@ from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.counters import parse_counters, read_counters
 from finephrase_dagster.rephrase.endpoint import EndpointClient, EndpointState
 from finephrase_dagster.rephrase.limit import ConcurrencyLimit, TimeLimit
+from finephrase_dagster.rephrase.model_list import ContextUnknown, read_context
 from finephrase_dagster.rephrase.policy import RetryPolicy
 from finephrase_dagster.study.paths import REPOSITORY
 from rephrase_parts import LocalServer, local_server
@@ -172,3 +173,12 @@ def test_the_documentation_states_the_numbers_of_the_retry_policy() -> None:
         f"If nothing is answered for {policy.silence:g} s",
     ):
         assert sentence in text, sentence
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_redirect_is_not_followed_with_the_key(status: int) -> None:
+    with local_server() as elsewhere, local_server() as server:
+        server.redirect = status, f"{elsewhere.url}/v1/models"
+        with pytest.raises(ContextUnknown, match=f"answers HTTP {status}"):
+            read_context([Server(server.url, "secret")], "tiny")
+        assert elsewhere.headers == []

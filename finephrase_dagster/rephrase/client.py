@@ -24,14 +24,13 @@ from finephrase_dagster.rephrase.completion import (
     read_completion,
     read_error,
 )
-from finephrase_dagster.rephrase.connection import API_KEY, Response, Unanswered
+from finephrase_dagster.rephrase.connection import API_KEY, CHAT_PATH, Response, Unanswered
 from finephrase_dagster.rephrase.endpoint import EndpointClient
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
 from finephrase_dagster.rephrase.limit import TimeLimit
 from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
 
-CHAT_PATH = "/v1/chat/completions"
 KEY_STATUS = frozenset({401, 402, 403})
 WRONG_SERVER_STATUS = frozenset({404, 405})
 RETRY_STATUS = frozenset({408, 409, 425})

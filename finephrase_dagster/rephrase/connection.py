@@ -21,6 +21,9 @@ from finephrase_dagster.rephrase.policy import RetryPolicy
 API_KEY = "FINEPHRASE_API_KEY"
 """Environment variable with the API key."""
 
+CHAT_PATH = "/v1/chat/completions"
+MODELS_PATH = "/v1/models"
+
 
 class Response(NamedTuple):
     """An HTTP response; `retry_after` is in seconds."""

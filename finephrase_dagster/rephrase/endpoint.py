@@ -8,12 +8,10 @@ from __future__ import annotations
 import time
 from enum import Enum
 
-from finephrase_dagster.rephrase.connection import ConnectionPool, Response, Server
+from finephrase_dagster.rephrase.connection import MODELS_PATH, ConnectionPool, Response, Server
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.limit import ConcurrencyLimit
 from finephrase_dagster.rephrase.policy import RetryPolicy
-
-MODELS_PATH = "/v1/models"
 
 
 class EndpointState(Enum):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.rephrase.connection import Server
+from finephrase_dagster.rephrase.completion import readable
+from finephrase_dagster.rephrase.connection import API_KEY, MODELS_PATH, Server
 from finephrase_dagster.rephrase.engine import EngineFailed
 
 ATTEMPTS = 5
@@ -22,7 +22,7 @@ class ContextUnknown(FinephraseError, exit_status=2):
     """The endpoints do not report one context for the model; the message says what to set."""
 
 
-def read_context(servers: Sequence[Server], model: str, key: str | None) -> int:
+def read_context(servers: Sequence[Server], model: str) -> int:
     """Return the context that all endpoints report for a model. Endpoints that do not answer are left out.
 
     Raises:
@@ -32,7 +32,7 @@ def read_context(servers: Sequence[Server], model: str, key: str | None) -> int:
     contexts: dict[str, int] = {}
     failure: EngineFailed | None = None
     with ThreadPoolExecutor(len(servers)) as threads:
-        lookups = {server.url: threads.submit(_context_of, server, model, key) for server in servers}
+        lookups = {server.url: threads.submit(_context_of, server, model) for server in servers}
     for url, lookup in lookups.items():
         try:
             contexts[url] = lookup.result()
@@ -46,8 +46,8 @@ def read_context(servers: Sequence[Server], model: str, key: str | None) -> int:
     return next(iter(contexts.values()))
 
 
-def _context_of(server: Server, model: str, key: str | None) -> int:
-    entries = [entry for entry in _models(server, key) if isinstance(entry, dict)]
+def _context_of(server: Server, model: str) -> int:
+    entries = [entry for entry in _models(server) if isinstance(entry, dict)]
     for entry in entries:
         if entry.get("id") == model:
             context = entry.get("max_model_len")
@@ -60,22 +60,20 @@ def _context_of(server: Server, model: str, key: str | None) -> int:
     )
 
 
-def _models(server: Server, key: str | None) -> list[Any]:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    request = urllib.request.Request(f"{server.url}/v1/models", headers=headers)
+def _models(server: Server) -> list[Any]:
     for attempt in range(ATTEMPTS):
         time.sleep(attempt)
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-                return list(json.loads(response.read())["data"])
-        except urllib.error.HTTPError as error:
-            if error.code < 500:
-                hint = ", or set FINEPHRASE_API_KEY" if error.code in (401, 403) else ""
-                raise ContextUnknown(
-                    f"{server.url}/v1/models answers HTTP {error.code}, so the context is unknown. Set it with "
-                    f"--context{hint}."
-                ) from error
-            reason: object = f"HTTP {error.code}"
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            reason = error
+            response = asyncio.run(server.fetch(MODELS_PATH, TIMEOUT_SECONDS))
+            if response.status == 200:
+                return list(json.loads(response.body)["data"])
+        except (OSError, TimeoutError, ValueError, LookupError, TypeError) as error:
+            reason = readable(str(error) or type(error).__name__)
+            continue
+        reason = f"HTTP {response.status}"
+        if response.status < 500:
+            hint = f", or set {API_KEY}" if response.status in (401, 403) else ""
+            raise ContextUnknown(
+                f"{server.url}{MODELS_PATH} answers {reason}, so the context is unknown. Set it with --context{hint}."
+            )
     raise EngineFailed(f"{server.url} does not answer ({reason}). Check that it runs, then run the command again.")

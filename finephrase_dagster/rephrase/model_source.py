@@ -130,7 +130,7 @@ def endpoint_source(
         servers = [Server(url, key) for url in endpoints]
     except ValueError as error:
         raise JobInvalid(f"--endpoint: {error}") from error
-    context = context or read_context(servers, model, key)
+    context = context or read_context(servers, model)
     max_tokens = MAX_TOKENS if max_tokens is None else max_tokens
     if max_tokens >= context:
         raise JobInvalid(
