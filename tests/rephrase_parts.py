@@ -1,7 +1,7 @@
-"""What the tests of rephrasing are built from: a tiny chat model, a corpus on disk, and a local server.
+"""Building blocks of the tests of rephrasing: a tiny chat model, a corpus on disk, and a local server.
 
-The model is random: the server that runs it is real. The local server stands for an endpoint that
-misbehaves on purpose, which a real engine does not do when it is asked to.
+The model has random weights, but the engine that serves it is real. The local server plays an endpoint that misbehaves
+on purpose, which a real engine cannot be made to do.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
 def write_tokenizer(folder: Path, vocabulary: int = 600) -> Path:
-    """A byte-level BPE tokenizer with a chat template."""
+    """Write a byte-level BPE tokenizer with a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -57,7 +57,7 @@ def write_tokenizer(folder: Path, vocabulary: int = 600) -> Path:
 
 
 def write_model(folder: Path, vocabulary: int = 600) -> Path:
-    """A random Llama of about 0.15 M parameters with that tokenizer."""
+    """Write a random Llama of about 0.15 M parameters with that tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -81,7 +81,7 @@ def write_model(folder: Path, vocabulary: int = 600) -> Path:
 
 
 def write_corpus(folder: Path, shards: Sequence[Sequence[tuple[str | None, str | bytes | None]]]) -> Path:
-    """Writes shards of (id, text); a text given as bytes may be no UTF-8."""
+    """Write shards of (id, text); a text given as bytes need not be UTF-8."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, rows in enumerate(shards):
         raw = [text.encode() if isinstance(text, str) else text for _, text in rows]
@@ -96,7 +96,7 @@ def write_corpus(folder: Path, shards: Sequence[Sequence[tuple[str | None, str |
 
 
 def documents(count: int, *, words: int = 60, start: int = 0) -> list[tuple[str, str]]:
-    """Real text in pieces, with ids `doc-<n>`."""
+    """Return pieces of real text with the ids `doc-<n>`."""
     text = " ".join(TEXTS).split()
     return [
         (f"doc-{n}", f"Document {n}. " + " ".join(text[n * words % 50_000 :][:words]))
@@ -187,7 +187,7 @@ def rephrase_corpus(
 
 
 def rows_of(artifact: Artifact) -> list[dict[str, Any]]:
-    """All rows of a dataset's files, in the order of its manifest."""
+    """Return all rows of a dataset's files, in the order of its manifest."""
     return [
         row
         for file in artifact.manifest()["files"]
@@ -233,7 +233,7 @@ def failure(status: int, message: str) -> Answer:
 
 
 class LocalServer:
-    """Answers chat completions as told, and remembers what it was asked."""
+    """A server of chat completions; `answer` decides what it answers, `requests` holds what it received."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -247,16 +247,16 @@ class LocalServer:
         self.answer: Callable[[dict[str, Any]], Answer | None] = lambda request: completion()
 
     def check(self) -> None:
-        """Nothing is known of it but its answers."""
+        """Do nothing: only its answers show whether it is alive."""
 
     def restart(self) -> None:
-        """It is not the run's to start."""
+        """Do nothing: it is an endpoint, which a run does not start."""
 
     def stop(self) -> None:
-        """Nor to end."""
+        """Do nothing: it is an endpoint, which a run does not stop."""
 
     def asked(self, words: str) -> list[dict[str, Any]]:
-        """The requests with these words in a message."""
+        """Return the requests whose message contains these words."""
         return [request for request in self.requests if words in request["messages"][-1]["content"]]
 
 
@@ -301,7 +301,7 @@ def local_server() -> Iterator[LocalServer]:
         request_queue_size = 128
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """A client that was killed has closed its connection; nobody needs to read of it."""
+            """Do nothing: a client that was killed closes its connection."""
 
     http = Server(("127.0.0.1", 0), Handler)
     server = LocalServer(f"http://127.0.0.1:{http.server_address[1]}")
