@@ -350,11 +350,23 @@ class RephraseOptions(TypedDict, total=False):
 
 @overload
 def rephrase(
-    documents: Documents, *, prompt: str, output: str | Path, **options: Unpack[RephraseOptions]
+    documents: Documents,
+    *,
+    prompt: str,
+    output: str | Path,
+    endpoint: str | Sequence[str] = (),
+    log: Callable[[str], None] = ...,
+    **options: Unpack[RephraseOptions],
 ) -> FinishedDataset: ...
 @overload
 def rephrase(
-    documents: Documents, *, prompt: list[str], output: str | Path, **options: Unpack[RephraseOptions]
+    documents: Documents,
+    *,
+    prompt: list[str],
+    output: str | Path,
+    endpoint: str | Sequence[str] = (),
+    log: Callable[[str], None] = ...,
+    **options: Unpack[RephraseOptions],
 ) -> dict[str, FinishedDataset]: ...
 def rephrase(
     documents: Documents,
