@@ -140,7 +140,7 @@ def test_a_disk_without_room_fails_with_a_remedy_and_leaves_nothing_half_written
         DAGSTER_HOME=str(home),
         largest_file=4_000_000,
     )
-    waits_for_readmes(done, data, "make room, or set FINEPHRASE_DATA to a larger disk")
+    waits_for_readmes(done, data, "Make room, or set FINEPHRASE_DATA to a larger disk")
 
 
 @pytest.mark.parametrize("arguments", [["--study"], ["--nothing"], ["extra"]])

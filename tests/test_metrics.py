@@ -124,7 +124,10 @@ def test_the_metrics_agree_exactly_with_the_manifests(
     assert samples["finephrase_engine_busy_seconds_total", ""] > 0
 
 
-def test_a_resumed_run_counts_its_own_work_apart_from_earlier_runs(tmp_path: Path, server: LocalServer) -> None:
+def test_a_resumed_run_counts_its_own_work_apart_from_earlier_runs(
+    tmp_path: Path, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_pauses(monkeypatch)
     corpus = write_corpus(tmp_path / "corpus", [documents(40)])
     server.answer = lambda request: completion() if len(server.requests) <= 30 else failure(401, "no more")
     with pytest.raises(EngineFailed):
