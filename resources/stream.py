@@ -3,14 +3,14 @@
 MLflow's own asynchronous logging (`log_batch(..., synchronous=False)`, MLflow 3.17.2) was tried instead, against a
 server on 127.0.0.1 that was killed with SIGKILL and restarted on the same store:
 
-- server down for 20 s of 600 points: every point arrived, and no call took longer than 5 ms;
-- server down for 7 minutes: after its retries (about 4 minutes) MLflow gives up a batch for good. The points are lost,
-  and for each batch it logs an error on the terminal;
-- process ends while the server is down: all queued points are lost, again with one error per batch;
-- creating the run is synchronous, so a server that is down at the start holds the training up.
+- server down for 20 s while 600 points were logged: all arrived, and no call took longer than 5 ms;
+- server down for 7 minutes: after 5 minutes of retries MLflow gave up the batches in flight. 10 of 600 points were lost,
+  with 10 errors on the terminal;
+- process ended while the server was down: all queued points were lost, with one error per batch;
+- creating the run is synchronous, so a server that is down at the start would delay the training.
 
 Hence this module. It opens the run in the thread, too, keeps points until the server has accepted them, and waits for a
-server only as long as it is told. What has not arrived at the end is sent when the artifact is completed.
+server for a limited time only. What has not arrived at the end is sent when the artifact is completed.
 """
 
 from __future__ import annotations

@@ -138,6 +138,8 @@ def test_the_worker_s_image_has_what_its_code_imports() -> None:
         "prometheus_client",
         "torch",
         "transformers",
+        "huggingface-hub",
+        "huggingface_hub",
         "tokenizers",
         "numpy",
         "jinja2",

@@ -10,7 +10,8 @@ from finephrase_dagster.orchestration.logs import JsonLines, json_wanted
 
 class _Messages(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"  {getattr(record, 'dagster_meta', {}).get('orig_message', record.getMessage())}"
+        message = str(getattr(record, "dagster_meta", {}).get("orig_message", record.getMessage()))
+        return "\n".join(f"  {line}" for line in message.splitlines())
 
 
 def _is_from_a_stage(record: logging.LogRecord) -> bool:
