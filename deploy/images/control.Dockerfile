@@ -1,6 +1,6 @@
-# Webserver, daemon, code location, and every step that needs no device. Built from the repository's root:
+# Webserver, daemon, code location, and every step that needs no device. Build it in the repository's root:
 #   docker build -f deploy/images/control.Dockerfile -t finephrase/control:0.1.0 .
-# The list is that of a machine without GPUs: steps here tokenise, mix, audit and convert with the same versions.
+# The list for machines without GPUs: steps here tokenize, mix, audit and convert with the same versions.
 FROM python:3.11-slim-bookworm
 
 RUN useradd --create-home --uid 1000 finephrase \

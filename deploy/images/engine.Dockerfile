@@ -1,8 +1,9 @@
-# Steps with a device: generators, students on one machine, evaluation. Built from the repository's root:
+# Steps with a device: generators, students on one machine, evaluation. Build it in the
+# repository's root:
 #   docker build -f deploy/images/engine.Dockerfile -t finephrase/engine:0.1.0 .
 FROM nvidia/cuda:13.0.2-devel-ubuntu24.04
 
-# vLLM compiles kernels when it starts: hence the compiler, and CUDA's development image.
+# vLLM compiles kernels at start, so it needs a compiler and CUDA's development image.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends build-essential ca-certificates python3-pip \
     && rm -rf /var/lib/apt/lists/* \

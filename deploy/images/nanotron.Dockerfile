@@ -1,5 +1,5 @@
-# A node of a training Job: nanotron in an environment of its own, as docs/nanotron.md builds it; nothing of ours.
-# Built from the repository's root:
+# A node of a training Job: nanotron in an environment of its own, as in docs/nanotron.md, without this library.
+# Build it in the repository's root:
 #   docker build -f deploy/images/nanotron.Dockerfile -t finephrase/nanotron:0.1.0 .
 FROM nvidia/cuda:13.0.2-devel-ubuntu24.04
 
@@ -14,7 +14,7 @@ ENV UV_PYTHON_INSTALL_DIR=/opt/python
 RUN uv python install 3.11
 
 USER 1000
-# nanotron compiles a file of its own when it starts: its checkout must be the user's.
+# nanotron compiles one of its files at start, so the user must own its checkout.
 RUN git clone https://github.com/huggingface/nanotron /opt/nanotron \
     && git -C /opt/nanotron checkout 2411b022a75fb7f7561a1bb4166706da5e1b76de \
     && uv venv --python 3.11 /opt/nanotron/.venv
