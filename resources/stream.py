@@ -4,8 +4,8 @@ MLflow's own asynchronous logging (`log_batch(..., synchronous=False)`, MLflow 3
 server on 127.0.0.1 that was killed with SIGKILL and restarted on the same store:
 
 - server down for 20 s while 600 points were logged: all arrived, and no call took longer than 5 ms;
-- server down for 7 minutes: after 5 minutes of retries MLflow gave up the batches in flight. 10 of 600 points were lost,
-  with 10 errors on the terminal;
+- server down for 7 minutes: after 5 minutes of retries MLflow gave up the batches in flight. 10 of 600 points were
+  lost, with 10 errors on the terminal;
 - process ended while the server was down: all queued points were lost, with one error per batch;
 - creating the run is synchronous, so a server that is down at the start would delay the training.
 
