@@ -21,12 +21,13 @@ def write_readme(folder: Folder) -> None:
     manifests = {name: manifest for name in folder.folders() if (manifest := _manifest(folder.below(name)))}
     if not manifests:
         return
+    content = readme_text(manifests).encode()
     try:
-        if MARK not in folder.read(README).decode("utf-8", "replace"):
-            return
+        existing = folder.read(README)
     except FileNotFoundError:
-        pass
-    folder.write(README, readme_text(manifests).encode())
+        existing = None
+    if existing is None or (MARK.encode() in existing and existing != content):
+        folder.write(README, content)
 
 
 def readme_text(manifests: dict[str, dict[str, Any]]) -> str:

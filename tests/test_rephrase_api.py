@@ -1,0 +1,106 @@
+"""The Python API: documents in, datasets out, in a script or a notebook; and jobs that travel as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finephrase_dagster.rephrase.dataset import DatasetMissing, read_dataset
+from finephrase_dagster.rephrase.job import RephraseJob, build_job, execute, rephrase
+from finephrase_dagster.rephrase.model_source import JobInvalid
+from rephrase_parts import LocalServer, completion, documents, failure, local_server
+
+HEAVY = ("dagster", "torch", "vllm", "transformers", "mlflow", "datasets")
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    with local_server() as one:
+        one.context = 4096
+        yield one
+
+
+def test_a_list_of_texts_becomes_a_dataset(tmp_path: Path, server: LocalServer) -> None:
+    dataset = rephrase(
+        ["A text.", "Another text."], prompt="faq", output=tmp_path, endpoint=server.url, model="tiny", temperature=0.5
+    )
+    assert len(dataset) == 2
+    assert sorted((row["id"], row["text"]) for row in dataset.rows) == [("0", "Some words."), ("1", "Some words.")]
+    assert dataset.table().column_names[:3] == ["id", "prompt", "text"]
+    assert dataset.manifest["recipe"]["sampling"]["temperature"] == 0.5
+    assert {request["temperature"] for request in server.requests} == {0.5}
+    again = rephrase(
+        ["A text.", "Another text."], prompt="faq", output=tmp_path, endpoint=server.url, model="tiny", temperature=0.5
+    )
+    assert (again.manifest, len(server.requests)) == (dataset.manifest, 2)
+
+
+def test_dictionaries_and_files_become_one_dataset_per_prompt(tmp_path: Path, server: LocalServer) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in documents(3)))
+    server.answer = lambda request: (
+        failure(400, "refused") if "Document 1." in str(request["messages"]) else completion()
+    )
+    rows = [{"id": "mine", "text": "My text."}, file]
+    made = rephrase(rows, prompt=["faq", "math"], output=tmp_path / "out", endpoint=[server.url], model="tiny")
+    for prompt in ("faq", "math"):
+        assert sorted(row["id"] for row in made[prompt].rows) == ["doc-0", "doc-2", "mine"]
+        assert made[prompt].rejected().to_pylist() == [
+            {"id": "doc-1", "status": "failed", "reason": "HTTP 400: refused"}
+        ]
+        assert read_dataset(tmp_path / "out" / prompt) == made[prompt]
+    for path in (file, str(file)):
+        one = rephrase(path, prompt="faq", output=tmp_path / "one", endpoint=server.url, model="tiny")
+        assert one.manifest["rows_in"] == 3
+
+
+def test_it_works_where_an_event_loop_runs_already(tmp_path: Path, server: LocalServer) -> None:
+    async def cell() -> int:
+        return len(rephrase(["A text."], prompt="faq", output=tmp_path, endpoint=server.url, model="tiny"))
+
+    assert asyncio.run(cell()) == 1
+
+
+def test_a_folder_without_a_dataset_is_named_with_what_to_do(tmp_path: Path, server: LocalServer) -> None:
+    rephrase(["A text."], prompt="faq", output=tmp_path / "out", endpoint=server.url, model="tiny")
+    with pytest.raises(DatasetMissing, match=r"open one of them: .*out/faq"):
+        read_dataset(tmp_path / "out")
+    with pytest.raises(DatasetMissing, match="run the same command again to resume"):
+        read_dataset(tmp_path / "nothing")
+
+
+def test_contradicting_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobInvalid, match="either --generator NAME, or --endpoint URL"):
+        rephrase(["A text."], prompt="faq", output=tmp_path)
+    with pytest.raises(JobInvalid, match="--endpoint needs --model"):
+        rephrase(["A text."], prompt="faq", output=tmp_path, endpoint="http://127.0.0.1:9")
+
+
+def test_a_job_survives_the_way_to_another_process_as_json(tmp_path: Path, server: LocalServer) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps({"id": "a", "text": "A text."}))
+    job = build_job([str(file)], prompts=["faq"], output=str(tmp_path), endpoints=[server.url], model="tiny", seed=7)
+    copy = RephraseJob.model_validate_json(job.model_dump_json())
+    assert copy == job
+    assert execute(copy)["faq"]["completed"] == 1
+    assert execute(job)["faq"] == read_dataset(tmp_path / "faq").manifest
+
+
+def test_rephrasing_with_an_endpoint_imports_no_heavy_library(tmp_path: Path, server: LocalServer) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps({"id": "a", "text": "A text."}))
+    words = ["rephrase", "--input", str(file), "--prompt", "faq", "--output", str(tmp_path / "out")]
+    words += ["--endpoint", server.url, "--model", "tiny"]
+    script = (
+        "import sys\nfrom finephrase_dagster.commands.main import app\n"
+        f"app({words!r}, standalone_mode=False)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
