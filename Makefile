@@ -1,4 +1,4 @@
-# Every target sets up what it needs, once, into .venv. `make help` lists them.
+# Every target installs what it needs into .venv, once. `make help` lists the targets.
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
@@ -11,11 +11,13 @@ BENCHMARKS := driver http_client resume memory metrics engine prefix tokens trai
 .PHONY: help demo ui test test-fast bench lint clean
 
 help:
-	@echo "make demo       run the whole lineage graph on the embedded study"
-	@echo "make ui         Dagster's and MLflow's web pages on 127.0.0.1"
-	@echo "make test       all tests; make test-fast: those that finish in two minutes"
-	@echo "make bench      the benchmarks, each prints one JSON object last"
-	@echo "make lint       lint, format and types"
+	@echo "make demo        run the complete experiment on a small scale, and print the leaderboard"
+	@echo "make ui          serve the web pages of Dagster and MLflow on this machine (127.0.0.1)"
+	@echo "make test        run all tests; in one process: make test PROCESSES="
+	@echo "make test-fast   run the tests that finish in two minutes"
+	@echo "make bench       run the benchmarks; the last line of each is one JSON object"
+	@echo "make lint        check style, types, and that every imported library is declared"
+	@echo "make clean       delete .venv"
 
 demo: $(INSTALLED)
 	@$(BIN)/finephrase materialize --study studies/demo.yaml
@@ -40,16 +42,17 @@ lint: $(INSTALLED)
 	DAGSTER_HOME=$(CURDIR)/dagster_home $(BIN)/dg check defs
 
 $(INSTALLED): $(LIST) pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=..."; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed. Install Python 3.11, or name its program: make PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^uv==' $(LIST))"
-	@# uv knows nothing of pip's settings: where pip looks for wheels, it shall look too.
+	@# uv does not read pip's settings, so it gets the folder or page where pip looks for wheels.
 	links="$${UV_FIND_LINKS:-$$($(BIN)/pip config get :env:.find-links 2>/dev/null || $(BIN)/pip config get global.find-links 2>/dev/null)}"; \
 	  UV_FIND_LINKS="$$links" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --no-deps -r $(LIST)
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# What the tests need of the system: a browser, PostgreSQL and nginx. Installed where that is allowed, else named.
+# The system packages that the tests use: a browser, PostgreSQL and nginx. As root on Debian they are installed; otherwise
+# the missing ones are named.
 $(SYSTEM): $(INSTALLED) Makefile
 	@missing=; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
@@ -58,7 +61,7 @@ $(SYSTEM): $(INSTALLED) Makefile
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
-	  else echo "The tests need packages of the system:$$missing. Install them and run this again."; exit 2; fi; fi
+	  else echo "The tests need these system packages:$$missing. Install them, then run the same command again."; exit 2; fi; fi
 	@touch $@
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -16,10 +17,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1", DAGSTER_DISABLE_TELEMETRY="1")
 for name in ("FINEPHRASE_STUDY", "FINEPHRASE_DATA", "MLFLOW_TRACKING_URI", "DAGSTER_HOME"):
     os.environ.pop(name, None)
-# Devices are leased by the tests among themselves; other work on this machine does not hold them up.
+# The tests lease devices in a folder of their own, so that other work on this machine does not delay them.
 os.environ["FINEPHRASE_DEVICE_LOCKS"] = tempfile.mkdtemp(prefix="finephrase-devices-")
 
-# How long an example takes says more of the machine than of the code.
+# The time that an example takes depends on the machine more than on the code.
 settings.register_profile("project", deadline=None, max_examples=60)
 settings.load_profile("project")
 
@@ -29,11 +30,32 @@ from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 from installation import Installation, install
 
+DURATIONS = Path(__file__).with_name("durations.json")
+"""Seconds of each test file, as FINEPHRASE_RECORD_DURATIONS=1 writes them at the end of a run of all tests."""
+
+SLOW_TEST_SECONDS = 10  # a guess, for files whose duration is not recorded
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files that take longest first: two processes end together only if what is left last is short."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """Run the files that take longest first: two processes end at the same time only if what is left last is short."""
+    recorded: dict[str, float] = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
+    guessed: Counter[str] = Counter()
+    for item in items:
+        guessed[item.path.name] += SLOW_TEST_SECONDS if item.get_closest_marker("slow") else 0
+    items.sort(key=lambda item: -recorded.get(item.path.name, guessed[item.path.name]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Write the duration of every file, where that is wanted."""
+    if not os.environ.get("FINEPHRASE_RECORD_DURATIONS"):
+        return
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[Path(report.nodeid.split("::")[0]).name] += report.duration
+    recorded = {name: round(total) for name, total in seconds.most_common() if total >= 1}
+    DURATIONS.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
