@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.previews import records, tasks
-from assets.runs import tracked
+from assets.tracking import tracked
 from finephrase_dagster.artifacts.key import CHECKPOINT, LEADERBOARD, SCORES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.asset import stage_asset

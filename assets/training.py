@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.costs import of_training
 from assets.previews import records
-from assets.runs import tracked, watched
+from assets.tracking import tracked, watched
 from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.key import CHECKPOINT, EARLY_SCORES, EARLY_STUDENT, MIXTURE, PRE_DECAY_CHECKPOINT
 from finephrase_dagster.artifacts.lineage import Lineage

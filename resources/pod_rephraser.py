@@ -10,6 +10,7 @@ from pydantic import Field
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
+from finephrase_dagster.artifacts.key import DATASET
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.pods.cluster import Cluster, cluster_from_environment
 from finephrase_dagster.pods.failure import PodFailed, PodLost, pod_failure
@@ -52,7 +53,7 @@ class PodRephraser(Rephraser):
         load()
         folders = sorted(target.folder for target in job.targets.values())
         pods = Pods(cluster.namespace, {"finephrase/job": fingerprint(folders)[:SHORT]})
-        if pods.clear(f"synthetic/{cell.name}"):
+        if pods.clear("/".join(DATASET.asset_path(cell.name))):
             log("ended the pod of an earlier attempt; its finished rows are kept")
         self.send(job, cluster, pods)
         return _finished(job, lineage)

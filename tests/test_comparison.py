@@ -40,10 +40,11 @@ MIXTURES = {
     "longer": mixture(tokens=2000, cell__faq=0.5, web=0.5),
     "web": mixture(web=1.0),
 }
+CORPORA = {"web"}
 
 
 def test_mixtures_with_equal_original_parts_and_budgets_are_comparable() -> None:
-    rows = compared([row(name, 0.1) for name in MIXTURES], MIXTURES)
+    rows = compared([row(name, 0.1) for name in MIXTURES], MIXTURES, CORPORA)
     assert {found["mixture"]: found["comparable"] for found in rows} == {
         "faq": 2,
         "table": 2,
@@ -56,32 +57,32 @@ def test_mixtures_with_equal_original_parts_and_budgets_are_comparable() -> None
 
 def test_runs_of_other_students_or_variants_are_not_comparable() -> None:
     rows = [row("faq", 0.1), row("table", 0.1, student="large"), row("table", 0.1, decay_from="web")]
-    assert [found["comparable"] for found in compared(rows, MIXTURES)] == [1, 1, 1]
+    assert [found["comparable"] for found in compared(rows, MIXTURES, CORPORA)] == [1, 1, 1]
 
 
 def test_rows_show_how_often_the_data_was_repeated() -> None:
-    (found,) = compared([row("table", 0.1)], MIXTURES)
+    (found,) = compared([row("table", 0.1)], MIXTURES, CORPORA)
     assert found["epochs"] == 5.2
 
 
 def test_a_difference_that_seeds_alone_explain_is_noise() -> None:
     rows = [row("faq", 0.120, seeds=3, sd=0.01), row("table", 0.110, seeds=3, sd=0.01)]
-    best, second = compared(rows, MIXTURES)
+    best, second = compared(rows, MIXTURES, CORPORA)
     assert (best["behind"], best["within_noise"]) == (0, True)
     assert second["behind"] == pytest.approx(0.01)
     assert second["noise"] == pytest.approx(0.01)
     assert second["within_noise"]
-    far = compared([row("faq", 0.2, seeds=3, sd=0.01), row("table", 0.1, seeds=3, sd=0.01)], MIXTURES)[1]
+    far = compared([row("faq", 0.2, seeds=3, sd=0.01), row("table", 0.1, seeds=3, sd=0.01)], MIXTURES, CORPORA)[1]
     assert not far["within_noise"]
 
 
 def test_the_pooled_noise_of_a_student_applies_to_its_mixtures_with_one_seed() -> None:
     rows = [row("web", 0.1, seeds=4, sd=0.002), row("faq", 0.2), row("table", 0.199)]
-    assert compared(rows, MIXTURES)[2]["within_noise"]
+    assert compared(rows, MIXTURES, CORPORA)[2]["within_noise"]
 
 
 def test_without_a_second_seed_the_noise_is_unknown() -> None:
-    found = compared([row("faq", 0.2), row("table", 0.1), row("web", None)], MIXTURES)
+    found = compared([row("faq", 0.2), row("table", 0.1), row("web", None)], MIXTURES, CORPORA)
     assert {one["within_noise"] for one in found} == {None}
     assert found[2]["behind"] is None
 

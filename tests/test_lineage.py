@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Contents
 from finephrase_dagster.artifacts.graph import items, state
-from finephrase_dagster.artifacts.key import STAGES
+from finephrase_dagster.artifacts.key import DATASET, MIXTURE, STAGES, ItemKey
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import catalogue, read_lineage
 from finephrase_dagster.evaluate.tasks import benchmarks
@@ -185,3 +185,26 @@ def test_a_mixtures_budget_and_seed_reach_its_students_alone(
     changed = {name for name, status in states(edited(before, mixtures=mixtures)).items() if status != "current"}
     expected = {name for name in states(before) if "readmes_raw" in name} | {"results/leaderboard"}
     assert changed == (set() if unchanged else expected)
+
+
+def test_a_key_has_the_fields_of_its_kind_and_no_others() -> None:
+    found = ItemKey(kind=DATASET, generator="tiny", source="readmes", prompt="faq")
+    assert (found.stage, found.cell, found.asset, found.partition) == (
+        "synthetic",
+        "tiny__readmes",
+        "synthetic/tiny__readmes",
+        "faq",
+    )
+    with pytest.raises(ValueError, match=r"mixtures/mixture needs \['mixture'\], and has \['run'\]"):
+        ItemKey(kind=MIXTURE, run="raw")
+
+
+def test_every_item_carries_what_its_name_is_made_of(lineage: Lineage) -> None:
+    study = lineage.study
+    for item in items(lineage):
+        key = item.key
+        assert key.stage in STAGES
+        assert key.cell is None or key.cell in {cell.name for cell in study.cells}
+        assert key.prompt is None or key.prompt in study.prompts
+        assert key.mixture is None or key.mixture in study.mixtures
+        assert key.run is None or key.run in study.student_runs

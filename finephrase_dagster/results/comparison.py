@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 Variant = tuple[str, str, str | None]
@@ -16,6 +16,7 @@ Z = 1.96
 def compared(
     rows: Sequence[Mapping[str, Any]],
     mixtures: Mapping[str, Mapping[str, Any]],
+    corpora: Collection[str],
     intervals: Mapping[Variant, Sequence[Interval]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the leaderboard's rows with the figures that are needed to interpret them.
@@ -23,6 +24,7 @@ def compared(
     Args:
         rows: rows with mixture, student, decay_from, seeds, macro and macro_sd, best first.
         mixtures: the manifest of each mixture.
+        corpora: the names of the components that are original text.
         intervals: the interval of each run's macro score over benchmark items, by mixture, student and variant.
 
     Returns:
@@ -38,7 +40,11 @@ def compared(
         `within_noise`: whether seeds alone explain that difference; None if the noise is unknown.
     """
     annotated = [
-        {**row, **_of_mixture(mixtures[row["mixture"]]), "macro_interval": _mean((intervals or {}).get(_variant(row)))}
+        {
+            **row,
+            **_of_mixture(mixtures[row["mixture"]], corpora),
+            "macro_interval": _mean((intervals or {}).get(_variant(row))),
+        }
         for row in rows
     ]
     noise = {
@@ -70,8 +76,8 @@ def pooled_noise(rows: Iterable[Mapping[str, Any]]) -> float | None:
     return math.sqrt(squares / freedom) if freedom else None
 
 
-def _of_mixture(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    original = {part["name"]: part["weight"] for part in manifest["components"] if "/" not in part["name"]}
+def _of_mixture(manifest: Mapping[str, Any], corpora: Collection[str]) -> dict[str, Any]:
+    original = {part["name"]: part["weight"] for part in manifest["components"] if part["name"] in corpora}
     return {
         "epochs": max(part["epochs"] for part in manifest["components"]),
         "mix_in": {name: round(weight, 6) for name, weight in sorted(original.items())},

@@ -50,7 +50,7 @@ def compose_leaderboard(lineage: Lineage, connection: duckdb.DuckDBPyConnection)
     mixtures = {name: lineage.mixture(name).manifest() for name in {row["mixture"] for row in ranked}}
     manifests = {run: artifact.manifest() for run, artifact in artifacts.items()}
     return Leaderboard(
-        rows=compared(ranked, mixtures, _intervals(lineage, manifests)),
+        rows=compared(ranked, mixtures, lineage.study.sources, _intervals(lineage, manifests)),
         early=[
             {**asdict(look), "regret": {f"{part:g}": lost for part, lost in look.regret.items()}}
             for look in look_early(_curves(manifests))
