@@ -45,7 +45,7 @@ def data(tmp_path: Path) -> str:
 def test_a_missing_study_is_a_wrong_request(command: list[str], data: str) -> None:
     done = finephrase(*command, "--study", "nothing.yaml", FINEPHRASE_DATA=data)
     assert done.returncode == 2
-    assert "nothing.yaml: no such file" in done.stderr
+    assert "nothing.yaml: no such study file" in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path(data).exists()
 
@@ -81,7 +81,7 @@ def test_an_unknown_prompt_lists_the_known_ones(tmp_path: Path, data: str) -> No
     study.write_text(text.replace("prompts: [faq,", "prompts: [poem, faq,"))
     done = finephrase("materialize", "--study", str(study), FINEPHRASE_DATA=data)
     assert done.returncode == 2
-    assert "prompt 'poem': there is no file" in done.stderr
+    assert "prompt 'poem' has no file" in done.stderr
     assert "known prompts: article, " in done.stderr
 
 

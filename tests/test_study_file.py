@@ -50,8 +50,8 @@ def test_specs_are_frozen() -> None:
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "an unknown prompt": (lambda f: f["cells"][0].update(prompts=["poem"]), r"cells\[0\]\.prompts: there is no 'poem'"),
-    "a prompt listed twice": (lambda f: f["prompts"].append("faq"), "prompts: faq stands more than once"),
-    "a cell listed twice": (lambda f: f["cells"].append(f["cells"][0]), r"cells\[2\]: .* stands more than once"),
+    "a prompt listed twice": (lambda f: f["prompts"].append("faq"), "prompts: faq is listed more than once"),
+    "a cell listed twice": (lambda f: f["cells"].append(f["cells"][0]), r"cells\[2\]: .* is listed more than once"),
     "an unknown source": (lambda f: f["cells"][0].update(source="web"), r"cells\[0\]\.source: there is no 'web'"),
     "an unknown dataset": (
         lambda f: f["mixtures"]["readmes_raw"]["components"].update(web=1),
@@ -81,7 +81,11 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         ),
         r"runs\[1\]\.decay_from: nano has decay_fraction 1 and thus nothing before its decay; lower it",
     ),
-    "a missing field": (lambda f: f.pop("description"), "description: is missing; add it"),
+    "a missing field": (
+        lambda f: f.pop("description"),
+        r"yaml: missing field 'description' \(the question that the study answers\)\. Add 'description:'; "
+        r"see docs/study-file\.md#description$",
+    ),
     "an unknown gate": (
         lambda f: f["gates"].update(commen_opening=0.5),
         "gates.commen_opening: there is no 'commen_opening'; did you mean common_opening?",
@@ -98,7 +102,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "gates.common_opening.characters: is 2.5; must be a whole number, at least 1",
     ),
     "a list of gates": (lambda f: f.update(gates=["form"]), "gates: is a list; must be fields"),
-    "a misspelt field": (lambda f: f.update(seads=[]), "seads: is not a field here; remove it or correct its name"),
+    "a misspelt field": (lambda f: f.update(seads=[]), r"unknown field 'seads'\. Did you mean 'seeds'\?"),
     "an unknown task": (lambda f: f["evaluation"]["tasks"].append("chess"), "evaluation.tasks"),
     "a name that leaves the folder": (lambda f: f["mixtures"].update({"../up": f["mixtures"]["readmes_raw"]}), "../up"),
     "a model without a revision": (
@@ -135,17 +139,20 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a prompt without a file": (
         lambda f: f["prompts"].append("poem"),
-        r"prompts\[4\]: prompt 'poem': there is no file",
+        r"prompts\[4\]: prompt 'poem' has no file",
     ),
     "a number as a prompt": (lambda f: f["prompts"].append(2026), r"prompts\[4\]: is 2026; write the name in quotes"),
-    "a section of nothing": (lambda f: f.update(students=None), "students: is empty; write what belongs there"),
+    "a section of nothing": (
+        lambda f: f.update(students=None),
+        "students: is empty; write a value, or remove the line",
+    ),
     "a kind that is none": (
         lambda f: f["sources"]["package_readmes"].update(kind="web"),
-        "sources.package_readmes: has no such 'kind'; write one of 'embedded', 'files', 'hub'",
+        "sources.package_readmes.kind: there is no 'web'; known: embedded, files, hub",
     ),
     "a source without a kind": (
         lambda f: f["sources"]["package_readmes"].pop("kind"),
-        "sources.package_readmes: says no 'kind'; add it",
+        "sources.package_readmes: missing field 'kind'. Add it; see docs/study-file.md#sources",
     ),
     "a list where fields belong": (lambda f: f.update(tokenizer=["embedded"]), "tokenizer: is a list; must be fields"),
 }
@@ -165,31 +172,31 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
         fields["sequence"] = 0
         fields["seads"] = 1
 
-    with pytest.raises(StudyError, match="wrong in 2 places"):
+    with pytest.raises(StudyError, match=r"study\.yaml has 2 problems:"):
         read_study(written(tmp_path, change), catalogue())
 
 
 NOT_YAML = {
-    "nothing": ("", "holds no fields"),
-    "a list": ("- a list", "holds no fields"),
+    "nothing": ("", "has no fields"),
+    "a list": ("- a list", "has no fields"),
     "an open bracket": ("name: [", r"study\.yaml:1: not valid YAML"),
     "a name twice": ("name: a\nname: b\n", r"study\.yaml:2: .*'name' is defined twice"),
     "a tab": ("\ttabs: 1", r"study\.yaml:1: not valid YAML"),
     "two documents": ("a: 1\n---\nb: 1\n", "another document"),
     "an unknown alias": ("a: *b", r"study\.yaml:1: .*undefined alias 'b'"),
     "an alias of itself": ("a: &a {b: *a}", "nested more than 20 levels deep, perhaps by an alias"),
-    "a list as a name": ("[a]: 1", r"study\.yaml:1: .*a name is no plain text"),
+    "a list as a name": ("[a]: 1", r"study\.yaml:1: .*a name must be plain text"),
     "deep nesting": (f"a: {'[' * 50}{']' * 50}", "nested more than 20 levels deep"),
     "endless nesting": (f"a: {'[' * 5000}{']' * 5000}", "nested more than 20 levels deep"),
     "a billion values": (
         "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
         + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
-        "holds more than 1,000,000 values",
+        "has more than 1,000,000 values",
     ),
     "a day that does not exist": ("a: 1\nb: 2026-13-45", r"study\.yaml:2: .*'2026-13-45' looks like .* timestamp"),
     "an object": ("a: !!python/object:os.system {}", r"study\.yaml:1: .*could not determine a constructor"),
-    "a tag that lies": ("a: !!bool maybe", r"study\.yaml:1: .*'maybe' looks like a value of type bool"),
-    "too many digits": (f"a: 1{'0' * 5000}", r"study\.yaml:1: .* looks like a value of type int"),
+    "a tag that lies": ("a: !!bool maybe", r"study\.yaml:1: .*'maybe' looks like a bool but is none"),
+    "too many digits": (f"a: 1{'0' * 5000}", r"study\.yaml:1: .* looks like a int"),
     "a control character": ("a: 1\nb: \x07", r"study\.yaml:2: .*special characters"),
 }
 
@@ -210,10 +217,10 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     latin.write_bytes(b"name: demo\ndescription: caf\xe9\n")
     large.write_bytes(b"# \n" * 3_000_000)
     for path, message in {
-        folder: "is a folder; name the file in it",
-        latin: "latin.yaml:2: cannot be read as UTF-8; save the file as UTF-8",
+        folder: "is a folder; name a file in it",
+        latin: "latin.yaml:2: is not UTF-8; save the file as UTF-8",
         large: "is larger than 8 MiB",
-        latin / "study.yaml": "cannot be read .*make it a file that you may read",
+        latin / "study.yaml": "cannot be read .*check the path and its permissions",
         tmp_path / ("x" * 300): "cannot be read .*File name too long",
         tmp_path / "nul\0": "cannot be read",
     }.items():
@@ -288,7 +295,7 @@ def test_one_file_in_the_folder_of_kinds_adds_a_kind_of_source(tmp_path: Path, m
     assert (source.label, source.page, source.selection) == ("words that the study file lists", None, "the first 2")
     reader = read_source(source, "package_readmes", requirements=lineage.paths.requirements)
     assert [row.id for row in reader.rows() if isinstance(row, Document)] == ["one", "two"]
-    with pytest.raises(StudyError, match=r"sources\.package_readmes\.words: is missing; add it"):
+    with pytest.raises(StudyError, match=r"sources\.package_readmes: missing field 'words'\. Add it"):
         read_study(written(tmp_path, lambda f: f["sources"].update(package_readmes={"kind": "toy"})), catalogue())
 
 
@@ -308,7 +315,9 @@ def test_a_mixture_defined_twice_is_refused_with_its_line(tmp_path: Path) -> Non
 
 
 def test_a_missing_study_lists_those_there_are() -> None:
-    with pytest.raises(StudyError, match=r"no such file; the project has studies/demo\.yaml.*FINEPHRASE_STUDY"):
+    with pytest.raises(
+        StudyError, match=r"no such study file; name one with --study or FINEPHRASE_STUDY, such as studies/demo\.yaml"
+    ):
         read_study(DEMO.with_name("nothing.yaml"), catalogue())
 
 

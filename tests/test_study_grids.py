@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.commands.expand import expanded_text
 from finephrase_dagster.study.component import Component
-from finephrase_dagster.study.expand import written
+from finephrase_dagster.study.expand import expanded_fields
 from finephrase_dagster.study.file import StudyError, read_study
 from finephrase_dagster.study.grid import MixtureGrid
 from finephrase_dagster.study.paths import REPOSITORY
@@ -101,9 +101,9 @@ def test_an_expanded_study_is_the_study_and_expands_to_itself(tmp_path: Path, na
     again = read_study(path, catalogue())
     assert again == study
     assert again.student_runs == study.student_runs
-    assert written(again) == written(study)
+    assert expanded_fields(again) == expanded_fields(study)
     assert expanded_text(again) == path.read_text(encoding="utf-8")
-    assert not {"defaults", "mixture_grids"} & set(written(study))
+    assert not {"defaults", "mixture_grids"} & set(expanded_fields(study))
 
 
 @settings(max_examples=10)
@@ -207,10 +207,13 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda f: cell(f).update(generator=["a"]),
         r"cells\[0\]\.generator: is a list",
     ),
-    "one and several generators": (lambda f: cell(f).update(generators=["a"]), r"cells\[0\]\.generator: stands beside"),
+    "one and several generators": (
+        lambda f: cell(f).update(generators=["a"]),
+        r"cells\[0\]\.generator: cannot be combined with 'generators'",
+    ),
     "a cell without a source": (
         lambda f: cell(f).pop("source"),
-        r"cells\[0\]\.source: is missing; add it, or 'sources'",
+        r"cells\[0\]: missing field 'source'\. Add it",
     ),
     "a cell without prompts": (lambda f: cell(f).update(prompts=[]), r"cells\[0\]\.prompts: is empty"),
     "a cell in two grids": (
@@ -223,7 +226,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "an unknown prompt in a grid of four": (
         lambda f: cell(f, 1)["prompts"].append("artcle"),
-        r"in 1 place:\n  cells\[1\]\.prompts: there is no 'artcle'; did you mean article\?$",
+        r"study\.yaml: cells\[1\]\.prompts: there is no 'artcle'; did you mean article\?$",
     ),
     "a number as a prompt": (
         lambda f: cell(f)["prompts"].append(2026),
@@ -231,28 +234,31 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "defaults that are a list": (
         lambda f: f.update(defaults=[1]),
-        "in 1 place:\n  defaults: is a list; write generators",
+        r"study\.yaml: defaults: is a list; write defaults of generators",
     ),
-    "defaults of nothing": (lambda f: f["defaults"].update(cells={}), r"defaults\.cells: is not a field here"),
+    "defaults of nothing": (
+        lambda f: f["defaults"].update(cells={}),
+        r"defaults: unknown field 'cells'\. Correct its name or remove it",
+    ),
     "a default of another type": (
         lambda f: f["defaults"]["students"].update(layers="many"),
-        r"in 1 place:\n  defaults\.students\.layers: is 'many'; must be a whole number$",
+        r"study\.yaml: defaults\.students\.layers: is 'many'; must be a whole number$",
     ),
     "a misspelt default": (
         lambda f: f["defaults"]["students"].update(layer=f["defaults"]["students"].pop("layers")),
-        r"in 2 places:\n  students\.\{0_5b, .*\}\.layers: is missing.*\n  defaults\.students\.layer: is not a field",
+        r"has 2 problems:\n  students\.\{0_5b, .*\}: missing field 'layers'.*\n  defaults\.students: unknown field 'layer",
     ),
     "a default that 15 generators lack": (
         lambda f: f["defaults"]["generators"].pop("max_tokens"),
-        r"in 1 place:\n  generators\.\{gemma_3_1b, .* and 10 more\}\.max_tokens: is missing; add it$",
+        r"generators\.\{gemma_3_1b, .* and 10 more\}: missing field 'max_tokens'\. Add it; see .*#generators$",
     ),
     "components for all": (
         lambda f: f["defaults"]["mixtures"].update(components={"dclm": 1}),
-        r"in 1 place:\n  defaults\.mixtures\.components: are each mixture's own",
+        r"study\.yaml: defaults\.mixtures\.components: cannot have a default",
     ),
     "tokens of a grid": (
         lambda f: grid(f).update(tokens=0),
-        r"in 1 place:\n  mixture_grids\[0\]\.tokens: is 0; must be",
+        r"study\.yaml: mixture_grids\[0\]\.tokens: is 0; must be",
     ),
     "a pattern that names nothing": (
         lambda f: grid(f).update(datasets=["x*"]),
@@ -264,18 +270,21 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "an unknown field in a name": (
         lambda f: grid(f).update(name="{percent.real}"),
-        r"\[0\]\.name: .*holds \{percent\.real\}",
+        r"\[0\]\.name: .*contains \{percent\.real\}",
     ),
     "a form in a name": (lambda f: grid(f).update(name="{percent:d}"), r"mixture_grids\[0\]\.name: '\{percent:d\}'"),
-    "a field without a name": (lambda f: grid(f).update(name="{}"), r"mixture_grids\[0\]\.name: .*write \{generator\}"),
+    "a field without a name": (
+        lambda f: grid(f).update(name="{}"),
+        r"mixture_grids\[0\]\.name: .*use only \{generator\}",
+    ),
     "an open brace": (lambda f: grid(f).update(name="{prompt"), r"mixture_grids\[0\]\.name: .*expected '\}'"),
     "one name for several": (
         lambda f: grid(f).update(name="all"),
-        r"mixture_grids\[0\]\.name: 'all' stands for several",
+        r"mixture_grids\[0\]\.name: several mixtures would be called 'all'",
     ),
     "a name that is taken": (
         lambda f: f["mixtures"].update(faq_gemma_3_1b_dclm={"components": {"dclm": 1}}),
-        r"mixture_grids\[0\]\.name: gives 'faq_gemma_3_1b_dclm', which is a mixture already",
+        r"mixture_grids\[0\]\.name: gives 'faq_gemma_3_1b_dclm', but another mixture has this name",
     ),
     "a name that is too long": (
         lambda f: grid(f).update(name="x" * 50 + "_{prompt}_{generator}"),
@@ -283,11 +292,11 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "no mix-in of that name": (
         lambda f: grid(f).update(mix_in="web"),
-        r"in 1 place:\n  mixture_grids\[0\]\.mix_in: there is",
+        r"study\.yaml: mixture_grids\[0\]\.mix_in: there is",
     ),
     "a source that many name": (
         lambda f: f["mixtures"].update({name: {"components": {"web": 1}} for name in ("one", "two")}),
-        r"in 1 place:\n  mixtures\.one\.components\.web: there is no 'web'.*it stands in mixtures\.two",
+        r"study\.yaml: mixtures\.one\.components\.web: there is no 'web'.*also in mixtures\.two",
     ),
     "a name that no terminal shows": (
         lambda f: f.update(gates={"\x1b[2J": 1}),
@@ -297,40 +306,43 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda f: grid(f).update(mix_in="{generator}__{source}/faq"),
         r"mixture_grids\[0\]\.mix_in: gives",
     ),
-    "a mix-in without shares": (lambda f: grid(f).pop("shares"), r"mixture_grids\[0\]\.shares: is missing"),
-    "shares without a mix-in": (lambda f: grid(f).pop("mix_in"), r"mixture_grids\[0\]\.shares: .*add 'mix_in'"),
+    "a mix-in without shares": (lambda f: grid(f).pop("shares"), r"mixture_grids\[0\]: missing field 'shares'"),
+    "shares without a mix-in": (
+        lambda f: grid(f).pop("mix_in"),
+        r"mixture_grids\[0\]\.shares: have no effect without 'mix_in'; add it",
+    ),
     "shares that are none": (
         lambda f: grid(f).update(shares=[1.5, float("nan"), 0]),
-        r"(?s)in 3 places:.*shares\[1\]: is nan.*shares\[0\]: is 1.5.*shares\[2\]: is 0",
+        r"(?s)has 3 problems:.*shares\[1\]: is nan.*shares\[0\]: is 1.5.*shares\[2\]: is 0",
     ),
     "mixture grids that are no list": (lambda f: f.update(mixture_grids={"a": 1}), "mixture_grids: must be a list"),
     "too many mixtures": (
         lambda f: grid(f).update(shares=[index / 1000 for index in range(1, 300)]),
-        r"mixture_grids\[0\]: stands for 26,910 mixtures; a study may have 20,000",
+        r"mixture_grids\[0\]: expands to 26,910 mixtures; a study may have 20,000",
     ),
     "too many runs": (
         lambda f: runs(f, 2).update(seeds={"data": list(range(200)), "model": list(range(200))}),
         "runs: are 320,181 student runs; a study may have 20,000",
     ),
-    "runs of nothing": (lambda f: f.update(runs=None), "runs: is empty; write what belongs there, or remove the line"),
+    "runs of nothing": (lambda f: f.update(runs=None), "runs: is empty; write a value, or remove the line"),
     "runs on no mixture": (lambda f: runs(f).update(mixtures=["z*"]), r"runs\[0\]\.mixtures: there is no 'z\*'"),
     "runs of no student": (lambda f: runs(f).update(students=["9b"]), r"runs\[0\]\.students: there is no '9b'"),
     "a run in two grids": (
         lambda f: runs(f, 2).update(seeds={"data": [0], "model": [0]}),
-        r"runs\[2\]: fineweb_edu_hq_alone__1_7b__data0_model0, .* more than once; runs\[0\] has it, too",
+        r"runs\[2\]: fineweb_edu_hq_alone__1_7b__data0_model0, .*: listed in runs\[0\] too; remove one of them",
     ),
     "a seed where seeds belong": (
         lambda f: runs(f, 2).update(seeds={"data": 1}),
-        r"(?s)seeds\.data: .*seeds\.model: is mis",
+        r"(?s)seeds\.data: .*seeds: missing field 'model'",
     ),
     "half a pair of seeds": (
         lambda f: runs(f, 2).update(seeds=[{"data": 1}]),
-        r"in 1 place:\n  runs\[2\]\.seeds\[0\]\.model",
+        r"study\.yaml: runs\[2\]\.seeds\[0\]: missing field 'model'",
     ),
     "a decay from no mixture": (lambda f: runs(f, 3).update(decay_from="x"), r"runs\[3\]\.decay_from: there is no 'x'"),
     "a decay without its base": (
         lambda f: runs(f).update(mixtures=["table*"]),
-        r"runs\[3\]\.decay_from: fineweb_edu_hq_alone__1_7b__data0_model0 is no run",
+        r"runs\[3\]\.decay_from: fineweb_edu_hq_alone__1_7b__data0_model0 is not a run, but others decay from it",
     ),
     "a decay from itself": (
         lambda f: runs(f, 3)["mixtures"].append("fineweb_edu_hq_alone"),
@@ -342,15 +354,15 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a decay on another budget": (
         lambda f: f["mixtures"]["fineweb_edu_hq_alone"].update(tokens=5_000_000),
-        r"in 1 place:\n  runs\[3\]\.decay_from: faq_.* and 1 more has other 'tokens' than the 5000000",
+        r"study\.yaml: runs\[3\]\.decay_from: faq_.* and 1 more must have the same 'tokens' as .*, 5000000",
     ),
     "mixtures without what trains": (
         lambda f: [f.pop(name) for name in ("tokenizer", "sequence", "evaluation", "students", "seeds")],
-        "in 5 places:",
+        "has 5 problems:",
     ),
     "what trains without mixtures": (
         lambda f: [f.pop(name) for name in ("mixtures", "mixture_grids")],
-        r"(?s)in 6 places:.*tokenizer: there are no mixtures to train on; add 'mixtures', or remove it",
+        r"(?s)has 6 problems:.*tokenizer: there are no mixtures to train on; add 'mixtures', or remove this",
     ),
 }
 

@@ -90,7 +90,7 @@ def test_an_entry_more_is_used_without_anything_else(tmp_path: Path, registries:
     read = read_study(path, catalogue(registries=registries))
     assert read.generators["newcomer"].context == 4096
     assert [cell.name for cell in read.cells] == ["newcomer__my_web", "smollm2_1_7b__my_web"]
-    with pytest.raises(StudyError, match=r"(?s)in 2 places.*cells\[0\]\.generators: there is no 'newcomer'"):
+    with pytest.raises(StudyError, match=r"(?s)has 2 problems:.*cells\[0\]\.generators: there is no 'newcomer'"):
         read_study(path, catalogue())
 
 
@@ -147,7 +147,7 @@ def test_what_does_not_fit_the_kind_is_told_to_come_from_the_entry(tmp_path: Pat
     sources = {"dclm": {"from": "dclm", "kind": "files", "paths": ["/corpora"]}}
     path = study(tmp_path, sources=sources, cells=[{"generator": "smollm2_1_7b", "source": "dclm"}])
     with pytest.raises(
-        StudyError, match=r"sources\.dclm\.dataset: is not a field here; .*comes from dclm in .*sources"
+        StudyError, match=r"sources\.dclm\.dataset: is not a field of this entry; .*comes from dclm in .*sources"
     ):
         read_study(path, catalogue())
 
@@ -155,13 +155,16 @@ def test_what_does_not_fit_the_kind_is_told_to_come_from_the_entry(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gemma: [", r"registry .*generators\.yaml:1: not valid YAML"),
-        ("- gemma", "holds no fields; studies/generators.yaml shows"),
-        ("", "holds no fields"),
-        ("a: 5\nB: {}\n", r"(?s)generators\.yaml is wrong in 2 places.*  a: is 5; write its fields.*  B: is no name"),
+        ("gemma: [", r".*generators\.yaml:1: not valid YAML"),
+        ("- gemma", "has no fields; see studies/generators.yaml for an example"),
+        ("", "has no fields"),
+        (
+            "a: 5\nB: {}\n",
+            r"(?s)generators\.yaml has 2 problems:.*  a: is 5; write its fields.*  B: is not a valid name",
+        ),
         ("a: {}\na: {}\n", r"generators\.yaml:2: .*'a' is defined twice"),
         ("smollm2_1_7b: {model: embeded}\n", r"/generators\.yaml: smollm2_1_7b\.model: 'embeded' has no revision"),
-        ("smollm2_1_7b: {contxt: 5}\n", r"/generators\.yaml: smollm2_1_7b\.contxt: is not a field here"),
+        ("smollm2_1_7b: {contxt: 5}\n", r"/generators\.yaml: smollm2_1_7b: unknown field 'contxt'"),
     ],
 )
 def test_a_broken_registry_is_named(tmp_path: Path, registries: Path, text: str, message: str) -> None:
@@ -173,7 +176,7 @@ def test_a_broken_registry_is_named(tmp_path: Path, registries: Path, text: str,
 
 def test_a_registry_that_is_not_there_is_named(tmp_path: Path, registries: Path) -> None:
     (registries / "sources.yaml").unlink()
-    with pytest.raises(StudyError, match=r"registry .*sources\.yaml: no such file; put it there"):
+    with pytest.raises(StudyError, match=r".*sources\.yaml: no such registry file; create it"):
         read_study(study(tmp_path), catalogue(registries=registries))
 
 

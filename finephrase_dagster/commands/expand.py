@@ -6,7 +6,7 @@ import typer
 import yaml
 
 from finephrase_dagster.commands.options import StudyOption, paths_of
-from finephrase_dagster.study.expand import written
+from finephrase_dagster.study.expand import expanded_fields
 from finephrase_dagster.study.spec import Study
 
 
@@ -26,4 +26,4 @@ def expand(study: StudyOption = None) -> None:
 
 def expanded_text(study: Study) -> str:
     """Return a study with every entry in full, as the text of a study file."""
-    return yaml.safe_dump(written(study), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(expanded_fields(study), sort_keys=False, allow_unicode=True, width=120)

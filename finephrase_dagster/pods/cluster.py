@@ -14,10 +14,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from finephrase_dagster.study.fields import Spec
-from finephrase_dagster.study.file import StudyError, read_fields, wrong_file
+from finephrase_dagster.study.fields import InvalidFields, Problem, Spec, validation_problems
+from finephrase_dagster.study.file import StudyError, file_error, read_fields
 from finephrase_dagster.study.paths import resolve_path
-from finephrase_dagster.study.problems import InvalidFields, Problem, found_in
 
 CLUSTER = "FINEPHRASE_CLUSTER"
 """The environment variable that names the cluster file."""
@@ -185,6 +184,6 @@ def _read(path: Path, written: int) -> Cluster:
     try:
         return Cluster.model_validate(fields)
     except ValidationError as error:
-        raise wrong_file("cluster", path, found_in(error, fields)) from error
+        raise file_error(path, validation_problems(error, fields)) from error
     except InvalidFields as error:
-        raise wrong_file("cluster", path, error.problems) from error
+        raise file_error(path, error.problems) from error

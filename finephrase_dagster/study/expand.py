@@ -1,7 +1,7 @@
-"""Expansion: from what a study file says in few lines to every entry in full.
+"""Expansion: from the few lines of a study file to every entry in full.
 
-Registries give what the file names and does not define; defaults lie beneath every entry; grids become
-the cells and mixtures they stand for. An expanded study expands to itself.
+Registries provide the entries that the file names without defining them, defaults complete every entry, and grids
+become cells and mixtures. An expanded study expands to itself.
 """
 
 from __future__ import annotations
@@ -11,81 +11,83 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finephrase_dagster.study.catalogue import Catalogue
+from finephrase_dagster.study.catalogue import Catalogue, Registry
 from finephrase_dagster.study.component import Component
-from finephrase_dagster.study.grid import LARGEST, CellGrid, MixtureGrid
-from finephrase_dagster.study.problems import (
+from finephrase_dagster.study.fields import (
+    LARGEST_GRID,
+    SECTIONS,
+    UNKNOWN,
+    FieldPath,
     InvalidFields,
-    Place,
     Problem,
+    describe,
     dotted,
-    found_in,
-    has,
-    shortened,
-    shown,
-    unknown,
+    has_entry,
+    no_such_name,
+    shorten,
+    validation_problems,
 )
+from finephrase_dagster.study.grid import CellGrid, MixtureGrid
 from finephrase_dagster.study.spec import Study
 
 ALL = "all"
-WITH_DEFAULTS = ("generators", "sources", "mixtures", "students")
 Fields = dict[str, Any]
 
 
-def full_study(said: Mapping[str, Any], catalogue: Catalogue) -> Study:
-    """The study that fields stand for, with registries, defaults, grids and runs written out.
+def expand_study(fields: Mapping[str, Any], catalogue: Catalogue) -> Study:
+    """Return the study that the fields of a file describe, with registries, defaults, grids and runs written out.
 
     Raises:
-        InvalidFields: all that is wrong, at the places where it is said.
+        InvalidFields: everything that is wrong, at the paths where the file has it.
     """
-    expansion = Expansion(said, catalogue)
-    wrong = expansion.problems
+    expansion = Expansion(fields, catalogue)
+    problems = expansion.problems
     try:
         study = Study.model_validate(expansion.fields, context=catalogue)
     except ValidationError as error:
-        # What does not go together only follows from what could not be expanded.
-        if not wrong or any(one["loc"] for one in error.errors(include_input=False)):
-            broken = {problem.place[0] for problem in wrong if problem.place}
-            broken |= set(WITH_DEFAULTS) if "defaults" in broken else set()
-            found = found_in(error, expansion.fields)
-            wrong += [expansion.located(problem) for problem in found if not broken & set(problem.place[:1])]
-        # Sections that cells and mixtures fill are empty because those are wrong.
-        filled = {(section,) for section in catalogue.registries if section not in said}
-        raise InvalidFields([one for one in dict.fromkeys(wrong) if one.place not in filled] or wrong) from error
-    if wrong:
-        raise InvalidFields(list(dict.fromkeys(wrong)))
-    return study.in_full()
+        # Contradictions between entries may only follow from what could not be expanded.
+        if not problems or any(one["loc"] for one in error.errors(include_input=False)):
+            broken = {problem.path[0] for problem in problems if problem.path}
+            broken |= set(SECTIONS) if "defaults" in broken else set()
+            invalid = validation_problems(error, expansion.fields)
+            problems += [expansion.locate(problem) for problem in invalid if not broken & set(problem.path[:1])]
+        # Sections that cells and mixtures fill are empty because cells or mixtures are wrong.
+        filled = {(section,) for section in catalogue.registries if section not in fields}
+        raise InvalidFields([one for one in dict.fromkeys(problems) if one.path not in filled] or problems) from error
+    if problems:
+        raise InvalidFields(list(dict.fromkeys(problems)))
+    return study.with_all_runs()
 
 
-def written(study: Study) -> Fields:
-    """A study as a file would say it in full: what is left at its default is left out."""
-    return study.in_full().model_dump(mode="json", exclude_unset=True)
+def expanded_fields(study: Study) -> Fields:
+    """Return the fields of a study file with every entry in full; fields at their defaults are left out."""
+    return study.with_all_runs().model_dump(mode="json", exclude_unset=True)
 
 
 class Expansion:
-    """The fields of a `Study` that a file stands for, and where each was said.
+    """The fields of a `Study` that a file describes, and where in the file each is written.
 
-    What has another type than it should is left for the study's own validation to refuse.
+    Values of a wrong type are left for the validation of the study to refuse.
 
     Attributes:
-        fields: without registries, defaults and grids.
-        problems: what could not be expanded, by where it is said.
+        fields: the expanded fields, without defaults and grids.
+        problems: what could not be expanded, at the paths where the file has it.
     """
 
-    def __init__(self, said: Mapping[str, Any], catalogue: Catalogue) -> None:
-        self._said = said
+    def __init__(self, file_fields: Mapping[str, Any], catalogue: Catalogue) -> None:
+        self._file_fields = file_fields
         self._catalogue = catalogue
         self.problems = [
-            Problem((name,), "is empty; write what belongs there, or remove the line")
-            for name, value in said.items()
+            Problem((name,), "is empty; write a value, or remove the line")
+            for name, value in file_fields.items()
             if value is None
         ]
-        self.fields = {name: value for name, value in said.items() if value is not None}
+        self.fields = {name: value for name, value in file_fields.items() if value is not None}
         self._grids = self.fields.pop("mixture_grids", [])
         self._defaults = self._checked_defaults(self.fields.pop("defaults", {}))
-        self._cell_said: list[int] = []  # by the place of an expanded cell
-        self._grid_of: dict[str, int] = {}  # by the name of a mixture
-        self._origin: dict[tuple[str, str], str] = {}  # what a generator or source is called in its registry
+        self._entry_of_cell: list[int] = []  # by the index of an expanded cell
+        self._grid_of: dict[str, int] = {}  # by the name of an expanded mixture
+        self._origin: dict[tuple[str, str], str] = {}  # the name of an entry in its registry
         self._expand_prompts()
         self._expand_cells()
         for section in ("mixtures", "students"):
@@ -95,17 +97,17 @@ class Expansion:
         for section in ("generators", "sources"):
             self._complete(section)
 
-    def located(self, problem: Problem) -> Problem:
-        """A mistake in the expanded fields, told where it was said."""
-        place, message = problem
-        if place[:1] == ("prompts",) and self._said.get("prompts") == ALL:
-            return Problem(("prompts",), f"{message}; the prompt files are meant")
-        if place[:1] == ("cells",) and len(place) > 1:
-            return Problem(self._place_of_cell(place), message)
-        if len(place) < 2 or place[0] not in WITH_DEFAULTS:
+    def locate(self, problem: Problem) -> Problem:
+        """Return a problem of the expanded fields with its path in the file."""
+        full_path, message = problem
+        if full_path[:1] == ("prompts",) and self._file_fields.get("prompts") == ALL:
+            return Problem(("prompts",), f"{message}; 'all' stands for the prompt files")
+        if full_path[:1] == ("cells",) and len(full_path) > 1:
+            return Problem(self._path_of_cell(full_path), message)
+        if len(full_path) < 2 or full_path[0] not in SECTIONS:
             return problem
-        section, name, *path = place
-        own = _entries(self._said, section).get(str(name))
+        section, name, *path = full_path
+        own = _entries(self._file_fields, section).get(str(name))
         origin = self._origin.get((str(section), str(name)))
         if own is not None and _reaches(own, path):
             return problem
@@ -114,7 +116,7 @@ class Expansion:
             if _reaches(registry.entries[origin], path):
                 if own is None:
                     return Problem((f"{registry.path}: {origin}", *path), message)
-                return Problem(place, f"{message} (it comes from {origin} in {registry.path})")
+                return Problem(full_path, self._from_registry(full_path, message, origin, registry))
         if path and _reaches(self._defaults[str(section)], path):
             return Problem(("defaults", section, *path), message)
         if own is None and name in self._grid_of:
@@ -122,64 +124,72 @@ class Expansion:
             return Problem(("mixture_grids", self._grid_of[str(name)], *path), message)
         return problem
 
-    def _place_of_cell(self, place: Place) -> Place:
-        index = self._cell_said[int(place[1])] if self._cell_said else place[1]
-        said = self._said["cells"][index]
-        names = [f"{part}s" if part in ("generator", "source") and f"{part}s" in said else part for part in place[2:]]
+    @staticmethod
+    def _from_registry(path: FieldPath, message: str, origin: str, registry: Registry) -> str:
+        """Return a message about a field that an entry inherits from a registry."""
+        if message == UNKNOWN:
+            message = "is not a field of this entry; remove it, or take another entry"
+        return f"{message} (it comes from {origin} in {registry.path})"
+
+    def _path_of_cell(self, path: FieldPath) -> FieldPath:
+        index = self._entry_of_cell[int(path[1])] if self._entry_of_cell else path[1]
+        entry = self._file_fields["cells"][index]
+        names = [f"{part}s" if part in ("generator", "source") and f"{part}s" in entry else part for part in path[2:]]
         return ("cells", index, *names)
 
-    def _checked_defaults(self, said: Any) -> dict[str, Fields]:
-        known = f"write {', '.join(WITH_DEFAULTS)}, what you need of them"
-        if not isinstance(said, dict):
-            self.problems.append(Problem(("defaults",), f"is {shown(said)}; {known}"))
-            said = {}
-        for name, entry in said.items():
-            if name not in WITH_DEFAULTS:
-                self.problems.append(Problem(("defaults", name), f"is not a field here; {known}"))
+    def _checked_defaults(self, defaults: Any) -> dict[str, Fields]:
+        remedy = f"write defaults of {', '.join(SECTIONS)}"
+        if not isinstance(defaults, dict):
+            self.problems.append(Problem(("defaults",), f"is {describe(defaults)}; {remedy}"))
+            defaults = {}
+        for name, entry in defaults.items():
+            if name not in SECTIONS:
+                self.problems.append(Problem(("defaults", name), UNKNOWN))
             elif not isinstance(entry, dict):
-                message = f"is {shown(entry)}; write fields that each entry has unless it says otherwise"
+                message = f"is {describe(entry)}; write the fields that every entry has unless it has its own"
                 self.problems.append(Problem(("defaults", name), message))
-        if has(said.get("mixtures"), "components"):
-            message = "are each mixture's own; a default would be mixed into all of them: take it out"
+        if has_entry(defaults.get("mixtures"), "components"):
+            message = "cannot have a default, which would be mixed into every mixture; remove it"
             self.problems.append(Problem(("defaults", "mixtures", "components"), message))
-        return {name: entry if isinstance(entry := said.get(name), dict) else {} for name in WITH_DEFAULTS}
+        return {name: entry if isinstance(entry := defaults.get(name), dict) else {} for name in SECTIONS}
 
     def _over_defaults(self, section: str, entry: Any) -> Any:
         return _merged(self._defaults[section], entry)
 
     def _expand_prompts(self) -> None:
-        files, said = self._catalogue.prompts, self.fields.get("prompts")
-        if said == ALL:
+        files, prompts = self._catalogue.prompts, self.fields.get("prompts")
+        if prompts == ALL:
             self.fields["prompts"] = list(files)
-        elif isinstance(said, str):
-            self.problems.append(Problem(("prompts",), f"is {shown(said)}; write a list, [{said}], or: {ALL}"))
-        for index, name in enumerate(said if isinstance(said, list) else ()):
+        elif isinstance(prompts, str):
+            message = f"is {describe(prompts)}; write a list, [{prompts}], or 'all'"
+            self.problems.append(Problem(("prompts",), message))
+        for index, name in enumerate(prompts if isinstance(prompts, list) else ()):
             if isinstance(name, str) and name not in files:
-                message = f"prompt {shown(name)}: there is no file for it; known prompts: {', '.join(files)}"
+                message = f"prompt {describe(name)} has no file; known prompts: {', '.join(files)}"
                 self.problems.append(Problem(("prompts", index), message))
             elif isinstance(name, (bool, int, float)):
-                self.problems.append(Problem(("prompts", index), f"is {shown(name)}; write the name in quotes"))
+                self.problems.append(Problem(("prompts", index), f"is {describe(name)}; write the name in quotes"))
 
     def _expand_cells(self) -> None:
-        said = self.fields.get("cells")
-        if not isinstance(said, list):
+        entries = self.fields.get("cells")
+        if not isinstance(entries, list):
             return
         cells: list[Fields] = []
-        for index, fields in enumerate(said):
+        for index, fields in enumerate(entries):
             try:
                 grid = CellGrid.model_validate(fields)
             except ValidationError as error:
-                self._add_found(error, fields, ("cells", index))
+                self._add_problems(error, fields, ("cells", index))
                 continue
-            if len(cells) + grid.size > LARGEST:
-                self.problems.append(Problem(("cells",), f"are more than {LARGEST:,}; a study may have so many"))
+            if len(cells) + grid.size > LARGEST_GRID:
+                self.problems.append(Problem(("cells",), f"are more than the {LARGEST_GRID:,} that a study may have"))
                 break
             cells += grid.cells()
-            self._cell_said += [index] * grid.size
+            self._entry_of_cell += [index] * grid.size
         self.fields["cells"] = cells
 
     def _expand_grids(self) -> None:
-        """Adds the mixtures of all grids."""
+        """Add the mixtures of all grids."""
         if not isinstance(self._grids, list):
             self.problems.append(Problem(("mixture_grids",), "must be a list; write '- name: ...' for each grid"))
             return
@@ -187,27 +197,27 @@ class Expansion:
         if not isinstance(mixtures, dict):
             return
         mixtures = dict(mixtures)
-        uncertain = bool({"cells", "prompts"} & {problem.place[0] for problem in self.problems})
+        is_uncertain = bool({"cells", "prompts"} & {problem.path[0] for problem in self.problems})
         datasets = {dataset.name: dataset for dataset in self._datasets()}
         for index, fields in enumerate(self._grids):
-            place: Place = ("mixture_grids", index)
+            path: FieldPath = ("mixture_grids", index)
             try:
                 grid = MixtureGrid.model_validate(fields)
-                found = {} if uncertain else grid.mixtures(datasets)
+                grid_mixtures = {} if is_uncertain else grid.mixtures(datasets)
             except ValidationError as error:
-                self._add_found(error, fields, place)
+                self._add_problems(error, fields, path)
                 continue
             except InvalidFields as error:
-                self.problems += [Problem((*place, *inner), message) for inner, message in error.problems]
+                self.problems += [Problem((*path, *inner), message) for inner, message in error.problems]
                 continue
-            if taken := [name for name in found if name in mixtures]:
-                message = f"gives {taken[0]!r}, which is a mixture already; make the names differ"
-                self.problems.append(Problem((*place, "name"), message))
-            if len(mixtures) + len(found) > LARGEST:
-                message = f"are more than {LARGEST:,} mixtures; a study may have so many"
+            if taken := [name for name in grid_mixtures if name in mixtures]:
+                message = f"gives {taken[0]!r}, but another mixture has this name; make the names differ"
+                self.problems.append(Problem((*path, "name"), message))
+            if len(mixtures) + len(grid_mixtures) > LARGEST_GRID:
+                message = f"expand to more than the {LARGEST_GRID:,} mixtures that a study may have"
                 self.problems.append(Problem(("mixture_grids",), message))
                 return
-            for name, entry in found.items():
+            for name, entry in grid_mixtures.items():
                 if name not in mixtures:
                     self._grid_of[name] = index
                     mixtures[name] = self._over_defaults("mixtures", entry)
@@ -222,26 +232,26 @@ class Expansion:
                 yield Component(generator=cell["generator"], source=cell["source"], prompt=prompt)
 
     def _complete(self, section: str) -> None:
-        """The entries of a section with what the registry and the defaults give them, and those that are just named."""
+        """Complete the entries of a section, and add those of the registry that are only named elsewhere."""
         own = self.fields.get(section, {})
         if not isinstance(own, dict):
             return
         registry = self._catalogue.registries[section].entries
         entries = {name: self._entry(section, name, entry) for name, entry in own.items()}
-        missed: dict[str, dict[Place, None]] = {}
-        for place, name in self._used(section):
+        unknown: dict[str, dict[FieldPath, None]] = {}
+        for path, name in self._used(section):
             if name not in entries and name in registry:
                 entries[name] = self._entry(section, name, {"from": name})
             elif name not in entries:
-                missed.setdefault(name, {})[self.located(Problem(place, "")).place] = None
-        for name, (first, *others) in missed.items():
-            also = f" (it stands in {shortened([dotted(place) for place in others], 3)}, too)" if others else ""
-            self.problems.append(Problem(first, unknown(name, [*own, *registry]) + also))
+                unknown.setdefault(name, {})[self.locate(Problem(path, "")).path] = None
+        for name, (first, *others) in unknown.items():
+            also = f" (also in {shorten([dotted(path) for path in others], 3)})" if others else ""
+            self.problems.append(Problem(first, no_such_name(name, [*own, *registry]) + also))
         if entries or section in self.fields:
             self.fields[section] = entries
 
-    def _used(self, section: str) -> Iterator[tuple[Place, str]]:
-        """The generators or the sources that the study names, each with the place that names it."""
+    def _used(self, section: str) -> Iterator[tuple[FieldPath, str]]:
+        """Yield the generators or the sources that the study names, each with the path that names it."""
         one = section.removesuffix("s")
         cells = self.fields.get("cells")
         for index, cell in enumerate(cells if isinstance(cells, list) else ()):
@@ -259,7 +269,7 @@ class Expansion:
             yield ("tokenizer", "sources"), source
 
     def _entry(self, section: str, name: str, entry: Any) -> Any:
-        """An entry in full: the defaults, then the registry's entry that it names, then its own fields."""
+        """Return an entry in full: the defaults, over them the registry's entry, over that its own fields."""
         if not isinstance(entry, dict):
             return entry
         entry = dict(entry)
@@ -267,19 +277,19 @@ class Expansion:
             return self._over_defaults(section, entry)
         origin, registry = entry.pop("from"), self._catalogue.registries[section]
         if not isinstance(origin, str) or origin not in registry.entries:
-            message = f"is {shown(origin)}; write the name of an entry"
-            message = unknown(origin, list(registry.entries)) if isinstance(origin, str) else message
-            self.problems.append(Problem((section, name, "from"), f"{message} (entries are those of {registry.path})"))
+            message = f"is {describe(origin)}; write the name of an entry"
+            message = no_such_name(origin, list(registry.entries)) if isinstance(origin, str) else message
+            self.problems.append(Problem((section, name, "from"), f"{message} (the entries are in {registry.path})"))
             return entry
         self._origin[section, name] = origin
         return _merged(self._over_defaults(section, registry.entries[origin]), entry)
 
-    def _add_found(self, error: ValidationError, fields: Any, where: Place) -> None:
-        self.problems += [Problem((*where, *place), message) for place, message in found_in(error, fields)]
+    def _add_problems(self, error: ValidationError, fields: Any, where: FieldPath) -> None:
+        self.problems += [Problem((*where, *path), message) for path, message in validation_problems(error, fields)]
 
 
 def _merged(below: Any, above: Any) -> Any:
-    """One set of fields over another; what both have as mappings is merged likewise."""
+    """Return one set of fields over another; fields that are mappings in both are merged."""
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     merged = dict(below)
@@ -289,20 +299,20 @@ def _merged(below: Any, above: Any) -> Any:
 
 
 def _reaches(value: Any, path: list[str | int]) -> bool:
-    """Whether something is said at a path."""
+    """Return whether fields have something at a path."""
     for part in path:
-        if not has(value, part):
+        if not has_entry(value, part):
             return False
         value = value[part]
     return True
 
 
 def _entries(fields: Any, name: str | int) -> Mapping[str, Any]:
-    """The fields below a field; none where there are none."""
+    """Return the fields below a field; none if it has none."""
     value = fields.get(name) if isinstance(fields, Mapping) else None
     return value if isinstance(value, dict) else {}
 
 
 def _listed(value: Any) -> list[str]:
-    """The texts of a list; none where it is none."""
+    """Return the strings of a list; none if the value is not a list."""
     return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []

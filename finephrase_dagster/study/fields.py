@@ -1,99 +1,255 @@
-"""What the fields of all specs are made of: names, model references, numbers, and the frozen base."""
+"""What all specs are made of: the frozen base class, names, model references, and problems with fields."""
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
-from functools import cache
-from typing import Annotated, Any, Self, get_args
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from finephrase_dagster.study.problems import InvalidFields, Problem, found_in, shown
+from finephrase_dagster.errors import FinephraseError
 
 EMBEDDED = "embedded"
-LARGEST = 2**63 - 1
+LARGEST_NUMBER = 2**63 - 1
+LARGEST_GRID = 20_000
+"""Most cells, mixtures or student runs of a study: Dagster keeps an asset or a partition for each."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$", max_length=64)]
-"""A partition key and a part of a file name: lower-case words joined by single underscores, so that
-the double underscore between names is unambiguous and no name leaves the data folder."""
+FieldPath = tuple[str | int, ...]
+"""Where a field is: names of fields and indices of lists, from the outside in."""
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What every random generator in use takes."""
+MISSING, UNKNOWN = "missing", "unknown"
+"""Messages of problems that `problem_lines` writes out."""
+
+NAME_RULE = "lower-case words joined by single underscores, at most 64 characters"
+SECTIONS = ("generators", "sources", "mixtures", "students")
+MOST_SHOWN = 20  # names in a message
+
+_REQUIRED_TYPES = {
+    "string_type": "a text (in quotes if YAML reads it as something else)",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "tuple_type": "a list ([a, b], or lines that begin with '- ')",
+    **dict.fromkeys(
+        ("dict_type", "mapping_type", "model_type", "model_attributes_type"),
+        "fields ('name: value', one per line, indented below it)",
+    ),
+}
+"""What a value must be, by pydantic's name for the mistake."""
 
 
-def _model_reference(value: str) -> str:
+class Problem(NamedTuple):
+    """One mistake: the path of the field, and what is wrong and what to do."""
+
+    path: FieldPath
+    message: str
+
+
+class InvalidFields(FinephraseError, ValueError, exit_status=2):
+    """Fields are wrong, or each is right and they contradict each other."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(problem_lines(problems)))
+        self.problems = list(problems)
+
+
+class Spec(BaseModel):
+    """The base class of all specs: frozen, without implicit conversions, and refusing unknown fields."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False, validate_default=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prepare(cls, fields: Any) -> Any:
+        """Turn lists into tuples, which strict validation does not, and refuse numbers beyond 64 bits."""
+        if not isinstance(fields, dict):
+            return fields
+        message = f"has a number above {LARGEST_NUMBER}; write a smaller one"
+        if too_large := [Problem((name,), message) for name, value in fields.items() if _is_too_large(value)]:
+            raise InvalidFields(too_large)
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def _is_too_large(value: Any) -> bool:
+    """Whether a value, or one directly in it, is a number beyond 64 bits."""
+    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else (value,)
+    return any(isinstance(one, int | float) and LARGEST_NUMBER < abs(one) < math.inf for one in values)
+
+
+def _check_model_reference(value: str) -> str:
     if value == EMBEDDED or value.startswith(("/", "./", "../")):
         return value
     if re.fullmatch(r"[\w.-]+/[\w.-]+@[\w./-]+", value):
         return value
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value):
-        raise ValueError(f"{value!r} has no revision; write {value}@<commit>, or @main for what it is today")
+        raise ValueError(f"{value!r} has no revision; write {value}@<commit>, or {value}@main for its newest")
     raise ValueError(f"{value!r} is neither 'embedded', a folder (/..., ./...) nor <owner>/<name>@<revision>")
 
 
-ModelReference = Annotated[str, AfterValidator(_model_reference)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$", max_length=64)]
+"""The name of an entry: a partition key and a part of file names. Single underscores alone, so that the double
+underscore between two names is unambiguous and no name leaves the data folder."""
+
+NAME_ADAPTER: TypeAdapter[str] = TypeAdapter(Name)
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""A seed that every random number generator in use accepts."""
+
+ModelReference = Annotated[str, AfterValidator(_check_model_reference)]
 """`embedded`, a folder that begins with `/` or `.`, or `<owner>/<name>@<revision>` on the hub."""
 
 
-class Spec(BaseModel):
-    """The base of all specs: frozen, and refusing fields it does not know and numbers that are none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _has_plain_numbers(cls, fields: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuses true and false where a number belongs, which Python takes for 1 and 0, and endless numbers."""
-        wrong = []
-        for name in cls.model_fields if isinstance(fields, dict) else ():
-            for value in _plain(fields.get(name)):
-                if isinstance(value, bool) and not _takes_bool(cls, name):
-                    message = f"is {shown(value)}; write what belongs there, in quotes if it is a name"
-                    wrong.append(Problem((name,), message))
-                elif isinstance(value, (int, float)) and LARGEST < abs(value) < math.inf:
-                    wrong.append(Problem((name,), f"has a number above {LARGEST}; write a smaller one"))
-        if not wrong:
-            return handler(fields)
-        try:
-            handler(fields)
-        except ValidationError as error:
-            told = {problem.place for problem in wrong}
-            wrong += [problem for problem in found_in(error, fields) if problem.place not in told]
-        raise InvalidFields(list(dict.fromkeys(wrong)))
-
-
-def _plain(value: Any) -> Iterator[Any]:
-    """A value, or those that stand directly in it."""
-    if isinstance(value, Mapping):
-        yield from value.values()
-    elif isinstance(value, (list, tuple)):
-        yield from value
-    else:
-        yield value
-
-
-@cache
-def _takes_bool(spec: type[BaseModel], field: str) -> bool:
-    """Whether a field takes true and false, or is a spec that looks at its own values."""
-
-    def among(kind: Any) -> bool:
-        own = isinstance(kind, type) and issubclass(kind, BaseModel)
-        return own or kind is bool or any(among(part) for part in get_args(kind))
-
-    return among(spec.model_fields[field].annotation)
-
-
 def check_heads(hidden: int, heads: int) -> None:
-    """Rotary positions turn pairs of a head's dimensions."""
+    """Raise ValueError unless rotary positions can turn pairs of each head's dimensions."""
     if hidden % heads or (hidden // heads) % 2:
         raise ValueError(f"hidden {hidden} must be an even multiple of heads {heads}")
+
+
+def validation_problems(error: ValidationError, fields: object) -> list[Problem]:
+    """Return what a validation found wrong, each mistake once.
+
+    Args:
+        error: what pydantic raised.
+        fields: what was validated; paths are given as they are in it.
+    """
+    types: dict[tuple[FieldPath, str], list[str]] = {}
+    others: list[Problem] = []
+    for problem in error.errors(include_url=False):
+        path, kind = _path_in(problem["loc"], fields, problem["type"]), problem["type"]
+        if kind == "too_short" and problem["input"]:  # each of its entries was refused by itself
+            continue
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, InvalidFields):
+            others += [Problem((*path, *inner), message) for inner, message in cause.problems]
+        elif kind in _REQUIRED_TYPES:
+            required = types.setdefault((path, describe(problem["input"])), [])
+            if _REQUIRED_TYPES[kind] not in required:  # several members of a union may require the same
+                required.append(_REQUIRED_TYPES[kind])
+        else:
+            others.append(Problem(path, _message(kind, problem["msg"], problem["input"])))
+    wrong = [Problem(path, f"is {value}; must be {' or '.join(required)}") for (path, value), required in types.items()]
+    return list(dict.fromkeys([*wrong, *others]))
+
+
+def problem_lines(
+    problems: Iterable[Problem], *, docs: str | None = None, purposes: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return one line per mistake; the same mistake in several entries of a section is one line.
+
+    Args:
+        problems: the mistakes.
+        docs: the page that describes each section under a heading of its own.
+        purposes: what each field of the file is for.
+    """
+    grouped: dict[tuple[FieldPath, str], list[str]] = {}
+    for path, message in problems:
+        in_entry = len(path) > 1 and path[0] in SECTIONS
+        key = (path[0], "", *path[2:]) if in_entry else path
+        names = grouped.setdefault((key, message), [])
+        if in_entry and str(path[1]) not in names:
+            names.append(str(path[1]))
+    lines = []
+    for (path, message), names in grouped.items():
+        if names:
+            entry = names[0] if len(names) == 1 else f"{{{shorten(names, 5)}}}"
+            path = (path[0], entry, *path[2:])
+        lines.append(_line(path, message, docs, purposes or {}))
+    return lines
+
+
+def _line(path: FieldPath, message: str, docs: str | None, purposes: Mapping[str, str]) -> str:
+    if message not in (MISSING, UNKNOWN):
+        return f"{dotted(path)}: {message}" if path else message
+    *outer, last = path
+    see = f"; see {docs}#{path[0]}" if docs and path[0] in purposes else ""
+    if message == MISSING:
+        purpose = f" ({purposes[str(last)]})" if not outer and last in purposes else ""
+        line = f"missing field {describe(last)}{purpose}. Add {'it' if outer else repr(f'{last}:')}{see}"
+    else:
+        known = difflib.get_close_matches(str(last), () if outer else purposes, n=1)
+        remedy = f"Did you mean {known[0]!r}?" if known else f"Correct its name or remove it{see}"
+        line = f"unknown field {describe(last)}. {remedy}"
+    return f"{dotted(tuple(outer))}: {line}" if outer else line
+
+
+def dotted(path: FieldPath) -> str:
+    """Return a path as people write it: `cells[0].prompts`."""
+    parts = [part if isinstance(part, int) or (part and part.isprintable()) else describe(part) for part in path]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
+
+
+def no_such_name(name: object, names: Iterable[str]) -> str:
+    """Return the message for a name that does not exist, with the names that may have been meant."""
+    known = list(names)
+    near = difflib.get_close_matches(name, known[:1000], n=3) if isinstance(name, str) else []
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {shorten(known) or 'none'}"
+    return f"there is no {describe(name)}; {hint}"
+
+
+def shorten(names: Sequence[str], most: int = MOST_SHOWN) -> str:
+    """Return the first names with commas between them, and how many more there are."""
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
+def describe(value: object) -> str:
+    """Return a value in a few words, as YAML would write it."""
+    if value is None:
+        return "empty"
+    if isinstance(value, Mapping):
+        return "a set of fields"
+    if isinstance(value, (list, tuple)):
+        return "a list" if value else "an empty list"
+    text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def has_entry(value: object, part: str | int) -> bool:
+    """Return whether fields or a list have an entry of that name or index."""
+    if isinstance(value, Mapping):
+        return part in value
+    return isinstance(value, (list, tuple)) and isinstance(part, int) and part < len(value)
+
+
+def repeated(names: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield the names that appeared before, with their indices."""
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            yield index, name
+        seen.add(name)
+
+
+def _path_in(location: FieldPath, fields: object, kind: str) -> FieldPath:
+    """Return pydantic's location without what is not in the fields: names of a union's members, `[key]`."""
+    path: list[str | int] = []
+    value: Any = fields
+    for index, part in enumerate(location):
+        if has_entry(value, part):
+            value = value[part]
+        elif not (kind == "missing" and index == len(location) - 1):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _message(kind: str, text: str, value: Any) -> str:
+    if kind == "missing":
+        return MISSING
+    if kind == "extra_forbidden":
+        return UNKNOWN
+    if kind == "too_short":
+        return "is empty; write at least one entry"
+    if kind == "string_too_short":
+        return "is empty; write a text"
+    if kind in ("string_pattern_mismatch", "string_too_long"):
+        return f"{describe(value)} is not a valid name; use {NAME_RULE}"
+    if text.startswith("Input should be "):
+        return f"is {describe(value)}; must be {text.removeprefix('Input should be ')}"
+    return text.removeprefix("Value error, ")

@@ -1,43 +1,53 @@
-"""The study file: YAML in, a frozen `Study` out, and errors that name file, field and remedy."""
+"""The study file: YAML in, a frozen `Study` out, and errors that name the file, the field and what to write."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.catalogue import Catalogue, Registry
-from finephrase_dagster.study.expand import full_study
-from finephrase_dagster.study.fields import Name
+from finephrase_dagster.study.expand import expand_study
+from finephrase_dagster.study.fields import (
+    NAME_ADAPTER,
+    NAME_RULE,
+    InvalidFields,
+    Problem,
+    describe,
+    problem_lines,
+)
 from finephrase_dagster.study.paths import SHIPPED
-from finephrase_dagster.study.problems import NAME, InvalidFields, Problem, shown, told
 from finephrase_dagster.study.spec import Study
 
 PROMPTS = SHIPPED / "prompts"
 STUDIES = SHIPPED / "studies"
 REGISTRIES = {"generators": "generators.yaml", "sources": "sources.yaml"}
-"""The files that hold what every study may name, by the section of a study that they serve."""
+"""The registries: files with entries that every study may name, by the section of a study that they serve."""
 
 LARGEST_FILE = 8 * 2**20  # bytes
-LARGEST_TREE = 1_000_000  # values, each as often as aliases repeat it
+LARGEST_TREE = 1_000_000  # values, counted each time that an alias repeats them
 DEEPEST = 20
 MOST_LINES = 50  # of a message
+DOCS = "docs/study-file.md"
 
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+_FLOAT = "tag:yaml.org,2002:float"
 
 
 class StudyError(FinephraseError, exit_status=2):
-    """A study file, or another that a person wrote for it, is wrong; the message names file, field and remedy."""
+    """A study file, or a file that it depends on, is wrong; the message names the file, the field and what to do."""
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader to whom every key is a text, and which refuses one that stands twice.
+    """A safe loader that reads every key as a text, refuses a key that is repeated, and knows 1e9 as a number.
 
-    YAML reads the name 1_7 as a number and `on` as true, and lets the later of two equal keys win.
+    Plain YAML reads the name 1_7 as a number, `on` as true and 1e9 as a text, and lets the last of equal keys win.
     """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -46,12 +56,12 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(
-                    problem="a name is no plain text; write 'name:'", problem_mark=key.start_mark
+                    problem="a name must be plain text; write 'name:'", problem_mark=key.start_mark
                 )
             if key.tag == _MERGE:
                 continue
             if key.value in seen:
-                problem = f"{key.value!r} is defined twice; names are unique"
+                problem = f"{key.value!r} is defined twice; names must be unique"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value)
             key.tag = _TEXT
@@ -59,14 +69,19 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
         except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
-            # such as a date that does not exist, or a tag that says another type than the value has
+            # such as a date that does not exist, or a tag that does not fit the value
             kind = node.tag.rpartition(":")[2]
-            problem = (
-                f"{shown(node.value)} looks like a value of type {kind} and is none; put it in quotes if it is a text"
-            )
+            problem = f"{describe(node.value)} looks like a {kind} but is none; put it in quotes if it is a text"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+        # 20e9 tokens are a whole number.
+        return int(value) if node.tag == _FLOAT and "e" in node.value.lower() and value.is_integer() else value
+
+
+_Loader.add_implicit_resolver(
+    _FLOAT, re.compile(r"[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
 
 
 def read_study(path: Path, catalogue: Catalogue) -> Study:
@@ -81,9 +96,9 @@ def read_study(path: Path, catalogue: Catalogue) -> Study:
     """
     fields = read_fields(path, "study", example="studies/demo.yaml")
     try:
-        return full_study(fields, catalogue)
+        return expand_study(fields, catalogue)
     except InvalidFields as error:
-        raise wrong_file("study", path, error.problems) from error
+        raise file_error(path, error.problems, docs=DOCS, purposes=_purposes()) from error
 
 
 def read_registries(folder: Path = STUDIES) -> dict[str, Registry]:
@@ -99,36 +114,36 @@ def read_registries(folder: Path = STUDIES) -> dict[str, Registry]:
 
 
 def read_registry(section: str, folder: Path = STUDIES) -> dict[str, Any]:
-    """The entries of a registry, `generators` or `sources`, by name; fields that a study must say are not in them.
+    """Return the entries of a registry, `generators` or `sources`, by name. Not all fields must be there.
 
     Raises:
-        StudyError: it cannot be read, or an entry is not a name with fields.
+        StudyError: the file cannot be read, or an entry is not a name with fields.
     """
     path = folder / REGISTRIES[section]
     entries = read_fields(path, "registry", example=f"studies/{path.name}")
-    wrong = []
+    problems = []
     for name, entry in entries.items():
         try:
-            _NAME.validate_python(name)
+            NAME_ADAPTER.validate_python(name)
         except ValidationError:
-            wrong.append(Problem((name,), f"is no name; write {NAME}"))
+            problems.append(Problem((name,), f"is not a valid name; use {NAME_RULE}"))
         if not isinstance(entry, dict):
-            wrong.append(Problem((name,), f"is {shown(entry)}; write its fields, a line each, indented below it"))
-    if wrong:
-        raise wrong_file("registry", path, wrong)
+            problems.append(Problem((name,), f"is {describe(entry)}; write its fields indented below it"))
+    if problems:
+        raise file_error(path, problems)
     return entries
 
 
 def read_fields(path: Path, kind: str, *, example: str) -> dict[str, Any]:
-    """The fields of a YAML file.
+    """Return the fields of a YAML file.
 
     Args:
         path: the file.
-        kind: what it is, for messages.
-        example: a file of the project that shows what belongs there.
+        kind: the kind of file, for messages.
+        example: an example of such a file in the project, for messages.
 
     Raises:
-        StudyError: it cannot be read, is not YAML, or holds no fields.
+        StudyError: the file cannot be read, is not YAML, or has no fields.
     """
     text = _text(path, kind)
     try:
@@ -137,13 +152,13 @@ def read_fields(path: Path, kind: str, *, example: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise StudyError(f"{kind} {path}:{line + 1}: not valid YAML: {problem}") from error
+        raise StudyError(f"{path}:{line + 1}: not valid YAML: {problem}") from error
     except RecursionError as error:
-        raise StudyError(f"{kind} {path}: is nested more than {DEEPEST} levels deep; write it flatter") from error
+        raise StudyError(f"{path}: is nested more than {DEEPEST} levels deep; write it flatter") from error
     if not isinstance(fields, dict) or not fields:
-        raise StudyError(f"{kind} {path}: holds no fields; {example} shows what belongs there")
+        raise StudyError(f"{path}: has no fields; see {example} for an example")
     if flaw := _overgrown(fields):
-        raise StudyError(f"{kind} {path}: {flaw}")
+        raise StudyError(f"{path}: {flaw}")
     return fields
 
 
@@ -152,30 +167,28 @@ def _text(path: Path, kind: str) -> str:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
-            raise StudyError(f"{kind} {path}: is larger than {LARGEST_FILE // 2**20} MiB; name the right file")
+            raise StudyError(f"{path}: is larger than {LARGEST_FILE // 2**20} MiB, too large for a {kind} file")
         return content.decode("utf-8-sig")
     except FileNotFoundError as error:
-        known = ", ".join(
+        studies = ", ".join(
             str(other.relative_to(SHIPPED))
             for other in sorted(STUDIES.glob("*.yaml"))
             if other.name not in (*REGISTRIES.values(), "figures.yaml")
         )
-        remedy = (
-            f"the project has {known}. Name one: FINEPHRASE_STUDY or --study" if kind == "study" else "put it there"
-        )
-        raise StudyError(f"{kind} {path}: no such file; {remedy}") from error
+        remedy = f"name one with --study or FINEPHRASE_STUDY, such as {studies}" if kind == "study" else "create it"
+        raise StudyError(f"{path}: no such {kind} file; {remedy}") from error
     except IsADirectoryError as error:
-        raise StudyError(f"{kind} {path}: is a folder; name the file in it") from error
+        raise StudyError(f"{path}: is a folder; name a file in it") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise StudyError(f"{kind} {path}:{line}: cannot be read as UTF-8; save the file as UTF-8") from error
+        raise StudyError(f"{path}:{line}: is not UTF-8; save the file as UTF-8") from error
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         reason = getattr(error, "strerror", None) or error
-        raise StudyError(f"{kind} {path}: cannot be read ({reason}); make it a file that you may read") from error
+        raise StudyError(f"{path}: cannot be read ({reason}); check the path and its permissions") from error
 
 
 def _overgrown(fields: dict[str, Any]) -> str | None:
-    """Why fields cannot be worked on; aliases make small files endless."""
+    """Return why fields are too large to work on, which aliases make of a small file; None if they are not."""
     waiting: list[tuple[Any, int]] = [(fields, 0)]
     count = 0
     while waiting:
@@ -185,14 +198,25 @@ def _overgrown(fields: dict[str, Any]) -> str | None:
         if depth > DEEPEST:
             return f"is nested more than {DEEPEST} levels deep, perhaps by an alias of itself; write it flatter"
         if count > LARGEST_TREE:
-            return f"holds more than {LARGEST_TREE:,} values; use fewer aliases"
+            return f"has more than {LARGEST_TREE:,} values; use fewer aliases"
         waiting += [(one, depth + 1) for one in inner]
     return None
 
 
-def wrong_file(kind: str, path: Path, problems: list[Problem]) -> StudyError:
-    """What is raised of a file with these mistakes."""
-    lines = told(problems)
+def file_error(
+    path: Path, problems: list[Problem], *, docs: str | None = None, purposes: Mapping[str, str] | None = None
+) -> StudyError:
+    """Return the error for a file with these problems; see `problem_lines`."""
+    lines = problem_lines(problems, docs=docs, purposes=purposes)
+    if len(lines) == 1:
+        return StudyError(f"{path}: {lines[0]}")
     more = [f"and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
     text = "\n".join(f"  {line}" for line in [*lines[:MOST_LINES], *more])
-    return StudyError(f"{kind} {path} is wrong in {len(lines):,} place{'s' * (len(lines) > 1)}:\n{text}")
+    return StudyError(f"{path} has {len(lines):,} problems:\n{text}")
+
+
+@cache
+def _purposes() -> dict[str, str]:
+    """Return what each field of a study file is for."""
+    fields = {name: str(field.description) for name, field in Study.model_fields.items()}
+    return {**fields, "mixture_grids": "many mixtures in few lines", "defaults": "fields that entries have in common"}

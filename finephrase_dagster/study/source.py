@@ -1,4 +1,4 @@
-"""Sources: where text to rephrase and to mix comes from and which rows of it count; nothing about how it is read."""
+"""Sources: where raw text comes from and which of its rows are documents. The kinds are in `corpora/kinds/`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Range(Spec):
     @model_validator(mode="after")
     def _holds_something(self) -> Range:
         if self.min is None and self.max is None:
-            raise ValueError("says neither min nor max; write one of them")
+            raise ValueError("has neither min nor max; write one of them")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
         return self
@@ -44,19 +44,21 @@ class OneOf(Spec):
         return f"one of {', '.join(map(str, self.values))}"
 
 
-def _kind(said: Any) -> str:
-    return "one of" if isinstance(said, OneOf) or (isinstance(said, Mapping) and "values" in said) else "range"
+def _form_of_condition(value: Any) -> str:
+    return "one of" if isinstance(value, OneOf) or (isinstance(value, Mapping) and "values" in value) else "range"
 
 
-Condition = Annotated[Annotated[Range, Tag("range")] | Annotated[OneOf, Tag("one of")], Discriminator(_kind)]
-"""What a column must hold: a range, unless it says `values`."""
+Condition = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[OneOf, Tag("one of")], Discriminator(_form_of_condition)
+]
+"""What a column must hold: a range, or one of the listed `values`."""
 
 
 class Sample(Spec):
-    """A share of the documents, drawn by their ids: the same whatever the order they are read in."""
+    """A share of the documents, drawn by a hash of their ids and so independent of the order they are read in."""
 
     rate: float = Field(gt=0, le=1)
-    seed: int = Field(ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class SourceSpec(Spec, ABC):
@@ -67,7 +69,7 @@ class SourceSpec(Spec, ABC):
     """
 
     kind: str
-    limit: int | None = Field(default=None, ge=1, description="documents at most")
+    limit: int | None = Field(default=None, ge=1, description="most documents")
 
     @property
     @abstractmethod
@@ -102,23 +104,20 @@ class SourceSpec(Spec, ABC):
 
 
 class TableSource(SourceSpec):
-    """Rows with a text: what files and hub datasets have in common.
-
-    A column may be nested (`metadata.score`).
-    """
+    """A source whose rows have columns, as in files and hub datasets. A column may be nested (`metadata.score`)."""
 
     text_column: Text | tuple[Text, ...] = Field(
-        default="text", description="several are joined by a blank line; one that is empty is left out"
+        default="text", description="texts of several columns are joined by blank lines; empty ones are left out"
     )
-    id_column: Text | None = Field(default=None, description="default: an id from the text's hash")
-    token_column: Text | None = Field(default=None, description="the tokens of a row, as the source counts them")
+    id_column: Text | None = Field(default=None, description="default: the id is a hash of the text")
+    token_column: Text | None = Field(default=None, description="number of tokens of a row, as the source counts")
     keep: Mapping[Text, Condition] = Field(
-        default_factory=dict, description="rows count only if each of these columns holds what is said here"
+        default_factory=dict, description="drop rows whose columns do not meet these conditions"
     )
     sample: Sample | None = None
-    documents: int | None = Field(default=None, ge=1, description="how many it is known to have; no identity")
-    tokens: float | None = Field(default=None, gt=0, description="how many it is known to have; no identity")
-    license: str | None = Field(default=None, description="no identity")
+    documents: int | None = Field(default=None, ge=1, description="expected number; not part of the identity")
+    tokens: float | None = Field(default=None, gt=0, description="expected number of tokens; not part of the identity")
+    license: str | None = Field(default=None, description="license of the text; not part of the identity")
 
     @property
     def selection(self) -> str:

@@ -1,4 +1,4 @@
-"""Students: what they are trained on, their shape and schedule, and which runs a study lists."""
+"""Students: their tokenizer, the mixtures they are trained on, their shape and schedule, and the training runs."""
 
 from __future__ import annotations
 
@@ -13,56 +13,56 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Name, Seed, Spec, check_heads
 
 MANY_EPOCHS = 4
-"""Repetition up to which more passes are about as good as new text (Muennighoff et al., arXiv 2305.16264)."""
+"""Up to so many epochs, repeated text is about as good as new text (Muennighoff et al., arXiv 2305.16264)."""
 
 
 class Tokenizer(Spec):
-    """The students' tokenizer: one for the whole study, so that scores per token compare."""
+    """The students' tokenizer: one for the complete study, so that scores per token are comparable."""
 
     model: ModelReference
-    vocabulary: int | None = Field(default=None, ge=512, description="entries; of a model elsewhere, for plans alone")
-    sources: tuple[Name, ...] = Field(default=(), description="texts it is trained on, likewise")
+    vocabulary: int | None = Field(default=None, ge=512, description="number of entries")
+    sources: tuple[Name, ...] = Field(default=(), description="sources that it is trained on")
 
     @property
     def trained_here(self) -> bool:
-        """Whether the study trains it."""
+        """Whether this study trains the tokenizer."""
         return self.model == EMBEDDED
 
     @model_validator(mode="after")
     def _trainable(self) -> Tokenizer:
         if self.model == EMBEDDED and (self.vocabulary is None or not self.sources):
-            raise ValueError("model is 'embedded': say 'vocabulary' and 'sources' to train it")
+            raise ValueError("model is 'embedded', so the study trains it; add 'vocabulary' and 'sources'")
         return self
 
 
 class Mixture(Spec):
-    """Datasets by weight up to a budget.
+    """A weighted mixture of datasets, up to a budget of tokens.
 
-    A component is a source (`package_readmes`) or a synthetic dataset (`<generator>__<source>/<prompt>`);
-    its weight is its share of the tokens after all weights are scaled to sum to 1.
+    A component is a source (`package_readmes`) or a synthetic dataset (`<generator>__<source>/<prompt>`). Its weight
+    becomes its share of the tokens after all weights are scaled to sum to 1.
     """
 
     components: Mapping[str, Annotated[float, Field(gt=0, le=1e9)]] = Field(min_length=1)
-    tokens: int = Field(ge=1, description="training tokens of a student on this mixture")
-    seed: Seed = Field(description="which windows are drawn where a component is longer than its share")
+    tokens: int = Field(ge=1, description="tokens that a student is trained on")
+    seed: Seed = Field(default=0, description="draws the windows of components")
 
     @property
     def weights(self) -> dict[str, float]:
-        """Shares by component, in the order of their names: how the file lists them is no identity."""
+        """Shares by component, sorted by name: the order in the study file is not part of the identity."""
         total = sum(self.components.values())
         return {name: self.components[name] / total for name in sorted(self.components)}
 
     def windows(self, sequence: int) -> dict[str, int]:
-        """Windows of so many tokens for each component: all that the budget has, by weight.
+        """Return the number of windows of `sequence` tokens for each component; together they use up the budget.
 
-        The largest remainders are rounded up, ties to the earlier one. No share is off by a window, so from 1,000
-        windows on each is within 0.1 % of its weight.
+        The largest remainders are rounded up, and of equal ones the first. Each share is less than one window off, so
+        with 1,000 windows or more each is within 0.1 % of its weight.
         """
         return allocate(self.weights, self.tokens // sequence)
 
 
 def allocate(weights: Mapping[str, float], windows: int) -> dict[str, int]:
-    """Splits windows by shares that sum to 1; see `Mixture.windows`."""
+    """Split windows by shares that sum to 1; see `Mixture.windows`."""
     exact = {name: weight * windows for name, weight in weights.items()}
     counts = {name: math.floor(value) for name, value in exact.items()}
     by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
@@ -72,23 +72,23 @@ def allocate(weights: Mapping[str, float], windows: int) -> dict[str, int]:
 
 
 class Student(Spec):
-    """A decoder trained from scratch: a Llama without biases, tied embeddings; see docs/study-file.md."""
+    """A decoder that is trained from scratch: a Llama without biases and with tied embeddings."""
 
     layers: int = Field(ge=1)
     hidden: int = Field(ge=8)
     ffn: int = Field(ge=8)
     heads: int = Field(ge=1)
     kv_heads: int = Field(ge=1)
-    batch_sequences: int = Field(ge=1, description="sequences an optimizer step")
+    batch_sequences: int = Field(ge=1, description="sequences per optimizer step")
     learning_rate: float = Field(gt=0)
     final_learning_rate: float = Field(ge=0)
-    warmup_fraction: float = Field(ge=0, le=1)
-    decay_fraction: float = Field(ge=0, le=1)
-    weight_decay: float = Field(ge=0)
-    document_masking: bool = Field(description="whether attention stays within a document")
+    warmup_fraction: float = Field(default=0.01, ge=0, le=1, description="share of the steps")
+    decay_fraction: float = Field(default=0.1, ge=0, le=1, description="share of the steps")
+    weight_decay: float = Field(default=0.1, ge=0)
+    document_masking: bool = Field(default=True, description="whether attention stays within a document")
 
     def parameters(self, vocabulary: int) -> int:
-        """Its trainable parameters, the tied embeddings once."""
+        """Return the number of trainable parameters; tied embeddings count once."""
         attention = 2 * self.hidden**2 + 2 * self.hidden * self.kv_heads * (self.hidden // self.heads)
         layer = attention + 3 * self.hidden * self.ffn + 2 * self.hidden
         return vocabulary * self.hidden + self.layers * layer + self.hidden
@@ -109,20 +109,20 @@ class Student(Spec):
 
 
 class Seeds(Spec):
-    """The two sources of a student's noise, apart: the order of its data and its initial weights."""
+    """The two sources of noise in a student: the order of its data and its initial weights."""
 
     data: Seed
     model: Seed
 
 
 class SeedGrid(Spec):
-    """Every data seed with every model seed."""
+    """Each data seed with each model seed."""
 
     data: tuple[Seed, ...] = Field(min_length=1)
     model: tuple[Seed, ...] = Field(min_length=1)
 
     def pairs(self) -> Iterator[Seeds]:
-        """Each of them."""
+        """Yield each pair."""
         return (Seeds(data=data, model=model) for data, model in product(self.data, self.model))
 
 
@@ -131,8 +131,8 @@ class StudentRun:
     """One training run; its name is a partition key.
 
     Attributes:
-        decay_from: the mixture whose run (of the same student and seeds) this one takes up before its
-            learning rate decays, so that only the decay is trained on `mixture`; None: trained from scratch.
+        decay_from: the mixture whose run, of the same student and seeds, this run continues just before the learning
+            rate decays, so that only the decay is trained on `mixture`; None for a run from scratch.
     """
 
     mixture: str
@@ -147,48 +147,48 @@ class StudentRun:
 
     @property
     def base(self) -> StudentRun | None:
-        """The run that a decay variant takes up."""
+        """The run that this run continues; None for a run from scratch."""
         if self.decay_from is None:
             return None
         return StudentRun(mixture=self.decay_from, student=self.student, seeds=self.seeds)
 
 
-def _how_said(seeds: object) -> str:
+def _form_of_seeds(seeds: object) -> str:
     return "grid" if isinstance(seeds, (dict, SeedGrid)) else "pairs"
 
 
 class EarlyStop(Spec):
-    """Runs of one student, budget and pair of seeds are compared at a step, and only the best go on.
+    """Compare the runs of one student on one budget with the same seeds at a step; only the best continue.
 
-    Runs that others decay from, and those that do, go on in any case.
+    Runs that others decay from, and runs that decay from others, always continue.
     """
 
     step: int = Field(ge=1, description="optimizer steps after which students are compared")
-    keep: float = Field(gt=0, lt=1, description="the part of them that goes on, by macro score; at least one")
+    keep: float = Field(gt=0, lt=1, description="share of the students that continue, by macro score; at least one")
 
     def going_on(self, students: int) -> int:
-        """How many of so many students go on: the part, rounded up."""
+        """Return how many of some students continue, rounded up."""
         return max(1, math.ceil(self.keep * students - 1e-9))  # 0.07 * 100 is a little more than 7
 
 
 class RunGrid(Spec):
-    """Training runs: each of the mixtures with each student and each pair of seeds."""
+    """Training runs: each mixture with each student and each pair of seeds."""
 
     mixtures: tuple[str, ...] = Field(min_length=1, description="names, or patterns with * and ?")
     students: tuple[Name, ...] = Field(min_length=1)
     seeds: (
         Annotated[
             Annotated[tuple[Seeds, ...], Field(min_length=1), Tag("pairs")] | Annotated[SeedGrid, Tag("grid")],
-            Discriminator(_how_said),
+            Discriminator(_form_of_seeds),
         ]
         | None
     ) = Field(default=None, description="default: the study's")
     decay_from: Name | None = Field(
-        default=None, description="a mixture: train only the decay, on what its run was before it"
+        default=None, description="a mixture whose run is continued just before its learning rate decays"
     )
 
     def size(self, mixtures: int, seeds: int) -> int:
-        """How many runs these are, of so many mixtures and with so many pairs of the study's."""
+        """Return the number of runs, given the number of mixtures and of the study's own pairs of seeds."""
         if isinstance(self.seeds, SeedGrid):
             seeds = len(self.seeds.data) * len(self.seeds.model)
         elif self.seeds is not None:
@@ -196,9 +196,9 @@ class RunGrid(Spec):
         return mixtures * len(self.students) * seeds
 
     def runs(self, mixtures: Iterable[str], seeds: tuple[Seeds, ...]) -> Iterator[StudentRun]:
-        """The runs on the mixtures that the patterns stood for, with the study's seeds where it names none.
+        """Yield the runs on some mixtures; `seeds` are the study's, for a grid without its own.
 
-        A mixture that others decay from does not decay from itself: that run would be its own.
+        The mixture that others decay from is left out: its run would continue itself.
         """
         pairs = tuple(self.seeds.pairs()) if isinstance(self.seeds, SeedGrid) else self.seeds or seeds
         for mixture, student, pair in product(mixtures, self.students, pairs):
