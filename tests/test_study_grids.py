@@ -246,7 +246,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a misspelt default": (
         lambda f: f["defaults"]["students"].update(layer=f["defaults"]["students"].pop("layers")),
-        r"has 2 problems:\n  students\.\{0_5b, .*\}: missing field 'layers'.*\n  defaults\.students: unknown field 'layer",
+        r"2 problems:\n  students\.\{0_5b, .*\}: missing field 'layers'.*\n  defaults\.students: unknown field 'layer",
     ),
     "a default that 15 generators lack": (
         lambda f: f["defaults"]["generators"].pop("max_tokens"),

@@ -29,7 +29,6 @@ from finephrase_dagster.study.grid import matching
 from finephrase_dagster.study.source import SourceSpec
 from finephrase_dagster.study.student import EarlyStop, Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
 
-
 ALL = ("all",)
 """Stands for all benchmarks until the catalogue is known."""
 
