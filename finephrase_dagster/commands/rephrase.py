@@ -154,7 +154,8 @@ def rephrase(
     )
     with progress(len(job.prompts), log) as show, served(metrics_port, model=job.model, log=log) as watch:
         engines = partial(job.open_engines, leases=devices, log=log)
-        manifests = execute(job, engines=engines, log=log, watch=watch, show=show)
+        # The row counts are part of the text that is printed below.
+        manifests = execute(job, engines=engines, log=log, watch=watch, show=show, report=lambda lines: None)
     report = {
         "output": output,
         "seconds": round(time.monotonic() - started, 3),

@@ -61,8 +61,8 @@ def read_completion(body: bytes) -> Completion:
             completion_tokens=_count(usage.get("completion_tokens")),
         )
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        reason = f"not a chat completion ({readable(repr(error), 200)}): {body[:200].decode('utf-8', 'replace')}"
-        raise NotACompletion(readable(reason)) from error
+        detail = f" ({error})" if isinstance(error, _WrongCount) else ""
+        raise NotACompletion(f"HTTP 200, but not a chat completion{detail}: {_excerpt(body)}") from error
 
 
 def read_error(body: bytes) -> str:
@@ -82,6 +82,17 @@ def readable(text: str, characters: int = REASON_CHARACTERS) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
 
 
+def _excerpt(body: bytes) -> str:
+    try:
+        return readable(body.decode("utf-8"), 200)
+    except UnicodeDecodeError:
+        return f"{len(body):,} bytes of binary data"
+
+
+class _WrongCount(ValueError):
+    """A number of tokens is impossible."""
+
+
 def _loads(body: bytes) -> Any:
     try:
         return orjson.loads(body)
@@ -94,7 +105,7 @@ def _loads(body: bytes) -> Any:
 def _count(tokens: Any) -> int:
     count = int(tokens or 0)
     if not 0 <= count < MAX_TOKENS:
-        raise ValueError(f"{readable(str(tokens), 50)} tokens")
+        raise _WrongCount(f"{readable(str(tokens), 50)} tokens")
     return count
 
 

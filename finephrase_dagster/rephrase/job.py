@@ -136,6 +136,7 @@ class RephraseJob(_Frozen):
         log: Callable[[str], None] = lambda line: None,
         watch: Callable[[RunStatistics], None] = lambda statistics: None,
         show: Callable[[RunStatistics], None] | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> ExecutionSettings:
         """Return the execution settings; arguments as for `execute`."""
         gpus = self.gpus
@@ -149,6 +150,7 @@ class RephraseJob(_Frozen):
             watch=watch,
             show=show or Lines(log, seconds=self.log_seconds),
             log=log,
+            report=report or log,
         )
 
     def step(
@@ -172,6 +174,7 @@ def execute(
     log: Callable[[str], None] = lambda line: None,
     watch: Callable[[RunStatistics], None] = lambda statistics: None,
     show: Callable[[RunStatistics], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Write the datasets of a job that are not complete yet, and return all manifests by prompt.
 
@@ -181,6 +184,7 @@ def execute(
         log: receives lines on the progress and on incidents.
         watch: called with the run's statistics when it begins; they are updated in place.
         show: called with the statistics twice a second; default: a line to `log` every `job.log_seconds`.
+        report: receives the row counts of the datasets at the end; default: `log`.
 
     Raises:
         InputUnreadable, DuplicateId, NoRows: the input cannot be used.
@@ -190,7 +194,7 @@ def execute(
     datasets = job.datasets(survey.digest)
     complete = [dataset.manifest() is not None for dataset in datasets.values()]  # raises for another recipe
     if not all(complete):
-        settings = job.settings(log=log, watch=watch, show=show)
+        settings = job.settings(log=log, watch=watch, show=show, report=report)
         step = job.step(survey, engines or partial(job.open_engines, log=log), settings)
         InProcessExecutor([InputReader(survey.files, survey.limit), step]).run()
     manifests = {prompt: _manifest(dataset) for prompt, dataset in datasets.items()}

@@ -21,7 +21,8 @@ class ExecutionSettings:
         retries: when requests are retried and rows given up.
         watch: called once, when the run begins, with its statistics, which are updated in place.
         show: called with the statistics twice a second.
-        log: receives a line per dataset and per incident.
+        log: receives a line per incident.
+        report: receives the row counts of the datasets at the end.
     """
 
     concurrency: int
@@ -32,6 +33,7 @@ class ExecutionSettings:
     watch: Callable[[RunStatistics], None] = lambda statistics: None
     show: Callable[[RunStatistics], None] = lambda statistics: None
     log: Callable[[str], None] = lambda line: None
+    report: Callable[[str], None] = lambda lines: None
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.chunk_rows < 1:

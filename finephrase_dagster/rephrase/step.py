@@ -179,7 +179,7 @@ class RephraseStep(PipelineStep):
                     f"{name}: no row has a completion. The most common reason is: {reason}. Remove the cause, delete "
                     f"{dataset.folder} and run the command again."
                 )
-        self._settings.log("\n".join(lines))  # one call: where lines become events of a store, each costs a commit
+        self._settings.report("\n".join(lines))  # one call: where lines become events of a store, each costs a commit
 
 
 class _Rows:
