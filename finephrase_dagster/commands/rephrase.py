@@ -154,8 +154,7 @@ def rephrase(
     )
     with progress(len(job.prompts), log) as show, served(metrics_port, model=job.model, log=log) as watch:
         engines = partial(job.open_engines, leases=devices, log=log)
-        # The row counts are part of the text that is printed below.
-        manifests = execute(job, engines=engines, log=log, watch=watch, show=show, report=lambda lines: None)
+        manifests = execute(job, engines=engines, log=log, watch=watch, show=show, report=_printed_below)
     report = {
         "output": output,
         "seconds": round(time.monotonic() - started, 3),
@@ -175,6 +174,10 @@ def progress(prompts: int, log: Callable[[str], None]) -> Iterator[Callable[[Run
     bars = sys.stderr.isatty() and not json_wanted()
     with contextlib.closing(Bars(prompts) if bars else Lines(log, seconds=LINE_SECONDS)) as show:
         yield show
+
+
+def _printed_below(lines: str) -> None:
+    """Do nothing with the row counts: `rephrased_text` holds them."""
 
 
 def rephrased_text(report: dict[str, Any]) -> str:
