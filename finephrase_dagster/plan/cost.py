@@ -141,7 +141,7 @@ class Estimator:
     def _tokens(self, item: Item) -> Cost:
         if item.key.kind is keys.TOKENIZER:
             took = self._measured.seconds(item.key.kind)
-            basis = "measured here" if took else "seen on two cores"
+            basis = "measured here" if took else "observed on two cores"
             return Cost(hours=_hours(took or OVERHEAD_SECONDS), disk_bytes=10_000_000, basis=(f"time: {basis}",))
         size = self.expected.size(_component(item))
         pace, basis = self._pace(item)
@@ -160,7 +160,7 @@ class Estimator:
             input_tokens=mixture.tokens,
             hours=_hours(windows / WINDOWS_PER_SECOND),
             disk_bytes=round(4 * windows),
-            basis=("time: seen on two cores",),
+            basis=("time: observed on two cores",),
         )
 
     def _early(self, item: Item) -> Cost:
@@ -224,7 +224,7 @@ class Estimator:
     def _evaluation(self, item: Item) -> Cost:
         run = item.key.run
         if run is None:
-            return Cost(hours=_hours(0), disk_bytes=100_000, basis=("time: seen on two cores",))
+            return Cost(hours=_hours(0), disk_bytes=100_000, basis=("time: observed on two cores",))
         all_looks, share = self._evaluated(item, looks=self._looks(run)), self._continuing_share(run)
         return replace(
             all_looks,
@@ -241,7 +241,7 @@ class Estimator:
         parameters = student.parameters(self._vocabulary)
         if parameters < SMALL:
             took = self._measured.seconds(item.key.kind)
-            basis = "time: measured here" if took else "time: seen on two cores"
+            basis = "time: measured here" if took else "time: observed on two cores"
             hours = _hours(took or looks * 4 * OVERHEAD_SECONDS)
             return Cost(hours=hours, disk_bytes=looks * 1_000_000, basis=(basis,))
         seconds = looks * 2 * parameters * tokens / GPU_FLOPS
@@ -256,7 +256,7 @@ class Estimator:
         """Return units per second of a stage without a GPU, and the origin of the figure."""
         counted, kinds, assumed = PACE[item.stage]
         measured = self._measured.pace(kinds, counted)
-        return (measured, "measured here") if measured else (assumed, "seen on two cores")
+        return (measured, "measured here") if measured else (assumed, "observed on two cores")
 
     def _looks(self, run: str) -> int:
         """Return how often a run is evaluated: at its end, and every so many steps if the study asks for it."""

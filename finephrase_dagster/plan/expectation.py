@@ -110,7 +110,7 @@ class Expectations:
         if known:
             return Rate(tokens_per_second=known.tokens_per_second, on_gpu=True), known.basis
         if generator.trained_here:
-            return Rate(tokens_per_second=SMALL_TOKENS_PER_SECOND, on_gpu=False), "seen on two cores"
+            return Rate(tokens_per_second=SMALL_TOKENS_PER_SECOND, on_gpu=False), "observed on two cores"
         return self._of_nearest(parameters) if parameters else (None, "unknown")
 
     @staticmethod
@@ -149,14 +149,16 @@ def _expected(source: SourceSpec) -> Size:
     if isinstance(source, EmbeddedSource):
         documents, size = EMBEDDED[source.corpus]
         documents = min(documents, source.limit or documents)
-        return Size(documents=documents, tokens=documents * size / BYTES_PER_TOKEN, basis="seen elsewhere")
+        return Size(documents=documents, tokens=documents * size / BYTES_PER_TOKEN, basis="observed elsewhere")
     if not isinstance(source, TableSource):
-        return Size(documents=source.limit or 0, tokens=(source.limit or 0) * ASSUMED_DOCUMENT, basis="its limit")
+        return Size(
+            documents=source.limit or 0, tokens=(source.limit or 0) * ASSUMED_DOCUMENT, basis="the limit of the source"
+        )
     each = source.tokens / source.documents if source.tokens and source.documents else ASSUMED_DOCUMENT
     if source.limit and (source.documents is None or source.limit < source.documents):
-        return Size(documents=source.limit, tokens=source.limit * each, basis="its limit")
+        return Size(documents=source.limit, tokens=source.limit * each, basis="the limit of the source")
     expected = source.documents or (source.tokens or 0) / each
-    return Size(documents=expected, tokens=expected * each, basis="as the study says" if expected else "unknown")
+    return Size(documents=expected, tokens=expected * each, basis="from the study file" if expected else "unknown")
 
 
 def _counted(manifest: dict[str, Any] | None, basis: str) -> Size | None:
