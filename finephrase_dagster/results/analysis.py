@@ -1,0 +1,34 @@
+"""An analysis: what may be concluded from a leaderboard, as lines of text below its table.
+
+Each analysis is one file in `results/analyses/`; `finephrase_dagster.results.analyses.analyses()` finds it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LeaderboardRow = Mapping[str, Any]
+"""The scores of one mixture, student and variant; see `comparison.compared`."""
+
+EarlyStep = Mapping[str, Any]
+"""How well the scores at one step predict the final ones; see `early.EarlyLook`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """A question that a leaderboard answers.
+
+    Attributes:
+        title: the heading, one sentence.
+        lines: returns the answer from the leaderboard's rows and early steps; no lines if there is nothing to report.
+    """
+
+    title: str
+    lines: Callable[[Sequence[LeaderboardRow], Sequence[EarlyStep]], list[str]]
+
+
+def row_name(row: LeaderboardRow) -> str:
+    """Return the name of a row: its mixture, with the mixture that the decay started from, if there is one."""
+    return f"{row['mixture']} (decay of {row['decay_from']})" if row["decay_from"] else str(row["mixture"])

@@ -1,0 +1,72 @@
+"""The leaderboard in the terminal: its table, and what the analyses conclude from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finephrase_dagster.commands.results import print_leaderboard
+from finephrase_dagster.results.analyses import analyses
+
+EARLY = [
+    {"step": 500, "rank_correlation": 0.5, "regret": {"0.25": 0.01}},
+    {"step": 900, "rank_correlation": None, "regret": {}},
+]
+
+
+def row(mixture: str, macro: float | None, **changes: Any) -> dict[str, Any]:
+    fields = {
+        "mixture": mixture,
+        "student": "nano",
+        "decay_from": None,
+        "tokens": 1000,
+        "mix_in": {"web": 0.5},
+        "macro": macro,
+        "macro_sd": 0.001,
+        "micro": 0.02,
+        "seeds": 2,
+        "epochs": 1.5,
+        "categories": {"GK": 0.25},
+        "noise": 0.0012,
+        "behind": macro != 0.03,
+        "within_noise": macro == 0.029,
+    }
+    return {**fields, **changes}
+
+
+ROWS = [row("faq", 0.03), row("table", 0.029, epochs=9.4), row("math", 0.01), row("raw", 0.03, mix_in={})]
+
+
+def test_comparable_mixtures_are_listed_with_their_verdicts() -> None:
+    (line,) = analyses()["comparable"].lines(ROWS, [])
+    assert line == "nano, 50 % web: faq, table (within noise), math (behind)"
+
+
+def test_the_noise_of_a_student_is_stated_once() -> None:
+    assert analyses()["noise"].lines(ROWS, []) == ["nano: 0.0012"]
+
+
+def test_text_that_was_seen_many_times_is_named() -> None:
+    assert analyses()["repeated"].lines(ROWS, []) == ["table: 9.4 epochs"]
+
+
+def test_early_scores_are_judged_by_what_they_predict() -> None:
+    assert analyses()["early_scores"].lines(ROWS, EARLY) == ["step 500: 0.50; best 25 %: 0.0100", "step 900: -"]
+
+
+def test_the_printed_leaderboard_has_a_row_per_mixture_and_loses_no_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*ROWS, row("a_mixture_with_a_name_that_is_longer_than_a_narrow_terminal_is_wide", None, decay_from="raw")]
+    (tmp_path / "leaderboard.json").write_text(json.dumps(rows))
+    (tmp_path / "early.json").write_text("[]")
+    lineage: Any = SimpleNamespace(leaderboard=lambda: SimpleNamespace(folder=tmp_path))
+    print_leaderboard(lineage)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[0] == ["mixture", "student", "macro", "±", "sd", "seeds", "epochs", "micro", "GK"]
+    assert lines[2] == ["faq", "nano", "0.0300", "0.0010", "2", "1.5", "0.0200", "0.2500"]
+    assert lines[6] == [rows[4]["mixture"], "(decay", "of", "raw)", "nano", "-", *lines[2][3:]]
