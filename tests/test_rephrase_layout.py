@@ -9,12 +9,14 @@ from pathlib import Path
 import datasets
 import duckdb
 import fsspec
+import pandas
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from finephrase_dagster.commands.main import app
+from finephrase_dagster.rephrase.dataset import read_dataset
 from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.rephrase.readme import README, write_readme
 from rephrase_parts import LocalServer, completion, documents, failure, local_server
@@ -61,7 +63,9 @@ def test_a_finished_dataset_opens_in_every_reader(tmp_path: Path, server: LocalS
     by_folder = datasets.load_dataset(str(output / "faq"), split="train")
     by_arrow = pq.read_table(output / "faq")
     by_duckdb = duckdb.sql(f"SELECT * FROM '{output}/faq/*.parquet'").arrow().read_all()
-    for table in (by_name, by_folder, by_arrow.to_pandas(), by_duckdb.to_pandas()):
+    by_pandas = pandas.read_parquet(output / "faq")
+    by_api = read_dataset(output / "faq").table()
+    for table in (by_name, by_folder, by_arrow.to_pandas(), by_duckdb.to_pandas(), by_pandas, by_api.to_pandas()):
         assert sorted(table["id"]) == ids
         assert set(table["document_cut"]) == {False}
         assert set(table["prompt"]) == {"faq"}

@@ -1,9 +1,9 @@
-"""Messages for a document, cut so that prompt and completion always fit the context.
+"""Renders a prompt and a document as chat messages, and cuts the document so that prompt and completion fit.
 
-What is cut is the document, at its end, by the generator's own tokens: the instruction survives on
-whichever side of the document it stands. Counted is the whole chat-templated prompt, so the bound is
-exact (the policy `TRUNCATION` of `artifacts/versions.py`); a document whose UTF-8 bytes fit is not tokenised
-at all, where the tokenizer allows that.
+Only the end of the document is cut; the instruction stays complete, before or after the document. `Renderer` counts the
+tokens of the complete prompt, chat template included, with the generator's tokenizer, so its limit is exact
+(`TRUNCATION` in `artifacts/versions.py`). It does not tokenize a document whose UTF-8 bytes already fit, if the
+tokenizer never makes more tokens than bytes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from finephrase_dagster.corpora.tokenizer import read_tokenizer
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.prompt import Prompt
 
-PROBE = "\u2042finephrase\u2042"  # stands for the document where its place in a rendered prompt is looked for
-TEMPLATE_TOKENS = 128  # what chat templates put around two messages; those of common models take 10 to 50
-TURN_TOKENS = 16  # what they put around each further message; those of common models take 2 to 7
+PROBE = "\u2042finephrase\u2042"  # a stand-in for the document, to find it in a rendered prompt
+TEMPLATE_TOKENS = 128  # upper bound of a chat template's tokens for two messages; common models need 10 to 50
+TURN_TOKENS = 16  # upper bound of its tokens for each further message; common models need 2 to 7
 
 Message = dict[str, str]
 
@@ -37,34 +37,34 @@ class PromptDoesNotFit(FinephraseError, exit_status=2):
 
 @dataclass(frozen=True)
 class Rendered:
-    """One request's messages, and whether its document was cut."""
+    """The messages of one request, and whether the document was cut."""
 
     messages: list[Message]
     document_cut: bool
 
 
 class RendererLike(Protocol):
-    """What fills prompts with documents."""
+    """Fills prompts with documents."""
 
     def render(self, prompt: str, document: str) -> Rendered:
-        """The messages of a document for a prompt of that name."""
+        """Return the messages for a document and the prompt with a given name."""
 
 
 def messages(prompt: Prompt, document: str) -> list[Message]:
-    """The conversation that asks for a completion."""
+    """Return the conversation that asks for a completion."""
     system = [{"role": "system", "content": prompt.system}] if prompt.system else []
     return [*system, *({"role": turn.role, "content": turn.text} for turn in prompt.fill(document))]
 
 
 class ByteRenderer:
-    """Renders documents for a model whose tokenizer is not at hand: a token is one byte at least.
+    """Renders documents for a model whose tokenizer is not available, and counts each UTF-8 byte as a token.
 
-    That holds of byte-level tokenizers; what a chat template adds is taken to be TEMPLATE_TOKENS at most, and
-    TURN_TOKENS for each message of a conversation beyond two.
+    Byte-level tokenizers never make more tokens than that. The chat template is assumed to add at most TEMPLATE_TOKENS,
+    and TURN_TOKENS for each message after the second.
     """
 
     def __init__(self, *, prompts: Mapping[str, Prompt], context: int, max_tokens: int) -> None:
-        """Checks that each prompt fits with an empty document; arguments and errors as for `Renderer`."""
+        """Check that each prompt fits with an empty document; arguments and errors as for `Renderer`."""
         self._prompts = dict(prompts)
         self._rooms: dict[str, int] = {}
         for name, prompt in self._prompts.items():
@@ -74,13 +74,13 @@ class ByteRenderer:
             self._rooms[name] = context - max_tokens - frame
             if self._rooms[name] <= 0:
                 raise PromptDoesNotFit(
-                    f"prompt {name}: may take {frame} tokens without a document, and a context of {context} leaves "
-                    f"{context - max_tokens} beside max_tokens {max_tokens}; raise the context, lower max_tokens, or "
+                    f"prompt {name}: may need {frame} tokens without a document, but a context of {context} leaves "
+                    f"only {context - max_tokens} next to max_tokens {max_tokens}; raise the context, lower max_tokens, or "
                     "name the model's tokenizer, so that tokens are counted exactly"
                 )
 
     def render(self, prompt: str, document: str) -> Rendered:
-        """The messages of a document for a prompt of that name."""
+        """Return the messages for a document and the prompt with a given name."""
         room = self._rooms[prompt]
         document_cut = len(document) > room or _bytes(document) > room
         if document_cut:
@@ -89,25 +89,25 @@ class ByteRenderer:
 
 
 class Renderer:
-    """Renders documents through prompts for one generator, whose tokenizer counts."""
+    """Renders documents for a model, and counts tokens with the model's tokenizer."""
 
     def __init__(self, *, model: Path | str, prompts: Mapping[str, Prompt], context: int, max_tokens: int) -> None:
-        """Loads the tokenizer and checks that each prompt fits with an empty document.
+        """Load the tokenizer and check that each prompt fits with an empty document.
 
         Args:
-            model: the model's folder; its tokenizer and chat template are used, never its code.
+            model: the model's folder or hub name; its tokenizer and chat template are used, its code is not.
             prompts: by name.
-            context: tokens of prompt and completion together.
-            max_tokens: tokens kept free for the completion.
+            context: maximum number of tokens of prompt and completion together.
+            max_tokens: number of tokens reserved for the completion.
 
         Raises:
-            ChatTemplateError: no tokenizer, no chat template, or one that refuses the messages.
-            PromptDoesNotFit: naming the prompt.
+            ChatTemplateError: there is no tokenizer or chat template, or the template rejects the messages.
+            PromptDoesNotFit: a prompt does not fit without a document; the message names it.
         """
         try:
             self._tokenizer: Any = read_tokenizer(model)
         except (OSError, ValueError) as error:
-            raise ChatTemplateError(f"{model}: its tokenizer cannot be loaded: {error}") from error
+            raise ChatTemplateError(f"{model}: the tokenizer cannot be loaded: {error}") from error
         self._prompts = dict(prompts)
         self.room = context - max_tokens
         self._frames: dict[str, tuple[int, int]] = {}
@@ -115,11 +115,11 @@ class Renderer:
             self._frames[name] = self._measure(name, context, max_tokens)
 
     def render(self, prompt: str, document: str) -> Rendered:
-        """The messages of a document for a prompt of that name."""
+        """Return the messages for a document and the prompt with a given name."""
         frame_bytes, frame_tokens = self._frames[prompt]
         if self._byte_bounded(document) and frame_bytes + _bytes(document) <= self.room:
             return Rendered(self._messages(prompt, document), document_cut=False)
-        # No token is longer than the longest entry of the vocabulary: text beyond that cannot fit.
+        # No token is longer than the longest vocabulary entry, so text beyond this length cannot fit.
         kept = document[: self.room * self._longest_token]
         if len(kept) == len(document) and self._tokens(prompt, document) <= self.room:
             return Rendered(self._messages(prompt, document), document_cut=False)
@@ -129,7 +129,7 @@ class Renderer:
         return Rendered(self._messages(prompt, kept), document_cut=True)
 
     def _measure(self, name: str, context: int, max_tokens: int) -> tuple[int, int]:
-        """The bytes and the tokens of a prompt around its document."""
+        """Return the bytes and the tokens that a prompt has in addition to its document."""
         try:
             tokens = self._tokens(name, "")
             text = self._text(name, PROBE)
@@ -138,11 +138,11 @@ class Renderer:
                 f"prompt {name}: the generator's chat template cannot render it: {error}"
             ) from error
         if PROBE not in text:
-            raise ChatTemplateError(f"prompt {name}: the generator's chat template leaves the document out")
+            raise ChatTemplateError(f"prompt {name}: the generator's chat template omits the document")
         if tokens >= self.room:
             raise PromptDoesNotFit(
-                f"prompt {name}: takes {tokens} tokens without a document, and a context of {context} leaves "
-                f"{self.room} beside max_tokens {max_tokens}; raise context or lower max_tokens"
+                f"prompt {name}: needs {tokens} tokens without a document, but a context of {context} leaves only "
+                f"{self.room} next to max_tokens {max_tokens}; raise the context or lower max_tokens"
             )
         return _bytes(text) - _bytes(PROBE), tokens
 
@@ -161,13 +161,13 @@ class Renderer:
         return len(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _cut(self, document: str, tokens: int) -> str:
-        """The longest beginning of a document that ends within its first `tokens` tokens."""
+        """Return the longest prefix of a document that ends within its first `tokens` tokens."""
         if tokens <= 0:
             return ""
         offsets = self._tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         if len(offsets) <= tokens:
             return document
-        # A token that begins inside a character has that character's offsets: such a character goes whole.
+        # A token that begins inside a character has that character's offsets, so the complete character is cut.
         return document[: offsets[tokens][0]]
 
     @cached_property
@@ -179,7 +179,7 @@ class Renderer:
         return json.loads(self._tokenizer.backend_tokenizer.to_str())
 
     def _byte_bounded(self, document: str) -> bool:
-        """Whether this document gives at most one token a byte: byte-level BPE that does not rewrite it."""
+        """Return whether a document has at most one token per byte: byte-level BPE that does not rewrite it."""
         if not self._is_byte_level:
             return False
         normalizer = self._pipeline["normalizer"]
@@ -187,9 +187,9 @@ class Renderer:
 
     @cached_property
     def _is_byte_level(self) -> bool:
-        step = self._pipeline["pre_tokenizer"] or {}
-        steps = [step, *step.get("pretokenizers", [])]
-        return any(one.get("type") == "ByteLevel" and not one.get("add_prefix_space") for one in steps)
+        pre_tokenizer = self._pipeline["pre_tokenizer"] or {}
+        steps = [pre_tokenizer, *pre_tokenizer.get("pretokenizers", [])]
+        return any(step.get("type") == "ByteLevel" and not step.get("add_prefix_space") for step in steps)
 
 
 def _bytes(text: str) -> int:
