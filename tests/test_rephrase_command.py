@@ -1,4 +1,4 @@
-"""`finephrase rephrase`, the whole command against a local server: what it makes, resumes and refuses."""
+"""`finephrase rephrase` as a process, against a local server: what it writes, resumes and refuses."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def dataset(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a complete dataset, whose manifest says the truth and which holds nothing else."""
+    """Return the rows of a complete dataset; check that its files are those of the manifest."""
     manifest = json.loads((folder / "__meta__" / "manifest.json").read_text())
     assert manifest["rows_in"] == manifest["completed"] + manifest["skipped"] + manifest["failed"]
     for file in manifest["files"]:
@@ -91,7 +91,7 @@ def dataset(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_it_makes_one_dataset_a_prompt_and_reports_in_json(tmp_path: Path, server: LocalServer, rows: Path) -> None:
+def test_it_writes_one_dataset_per_prompt_and_reports_in_json(tmp_path: Path, server: LocalServer, rows: Path) -> None:
     done = run(arguments(rows, tmp_path / "out", server))
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -113,7 +113,7 @@ def test_it_makes_one_dataset_a_prompt_and_reports_in_json(tmp_path: Path, serve
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_an_ended_driver_goes_on_where_it_was_and_repeats_what_was_in_flight(
+def test_a_killed_run_resumes_and_repeats_only_what_was_in_flight(
     tmp_path: Path, server: LocalServer, rows: Path, sent: signal.Signals
 ) -> None:
     server.answer = lambda request: time.sleep(0.05) or completion()
@@ -134,7 +134,7 @@ def test_an_ended_driver_goes_on_where_it_was_and_repeats_what_was_in_flight(
 
 
 @pytest.mark.parametrize("damage", [b"deadbeef {}\n", b"00", b"\x00" * 99, None])
-def test_a_journal_that_is_damaged_at_its_end_costs_no_more_than_its_last_rows(
+def test_a_damaged_end_of_a_journal_costs_only_its_last_rows(
     tmp_path: Path, server: LocalServer, rows: Path, damage: bytes | None
 ) -> None:
     server.answer = lambda request: completion() if len(server.requests) <= 40 else time.sleep(0.05) or completion()
@@ -166,7 +166,7 @@ def test_a_journal_that_is_damaged_at_its_end_costs_no_more_than_its_last_rows(
         (["--keep-raw"], "keep_raw: null -> true"),
     ],
 )
-def test_another_recipe_is_refused_and_what_differs_is_named(
+def test_another_recipe_is_refused_and_the_difference_is_named(
     tmp_path: Path, server: LocalServer, rows: Path, change: list[str], named: str
 ) -> None:
     assert run(arguments(rows, tmp_path / "out", server)).returncode == 0
@@ -176,7 +176,7 @@ def test_another_recipe_is_refused_and_what_differs_is_named(
     assert len(server.requests) == 120
 
 
-def test_another_recipe_is_refused_also_where_nothing_is_complete(
+def test_another_recipe_is_refused_also_for_an_incomplete_dataset(
     tmp_path: Path, server: LocalServer, rows: Path
 ) -> None:
     server.answer = lambda request: completion() if len(server.requests) < 20 else failure(401, "no")
@@ -185,7 +185,7 @@ def test_another_recipe_is_refused_also_where_nothing_is_complete(
     assert (done.returncode, "sampling.seed: 0 -> 1" in done.stderr) == (2, True)
 
 
-def test_execution_is_no_identity(tmp_path: Path, server: LocalServer, rows: Path) -> None:
+def test_execution_settings_are_not_part_of_the_recipe(tmp_path: Path, server: LocalServer, rows: Path) -> None:
     assert run(arguments(rows, tmp_path / "out", server)).returncode == 0
     moved = rows.rename(tmp_path / "elsewhere.jsonl")
     with local_server() as other:
@@ -194,7 +194,7 @@ def test_execution_is_no_identity(tmp_path: Path, server: LocalServer, rows: Pat
         assert (run(command).returncode, other.requests) == (0, [])
 
 
-def test_a_second_driver_is_refused_while_the_first_writes(tmp_path: Path, server: LocalServer, rows: Path) -> None:
+def test_a_second_process_is_refused_while_the_first_writes(tmp_path: Path, server: LocalServer, rows: Path) -> None:
     gate = threading.Event()
     server.answer = lambda request: (gate.wait(60) and completion()) or completion()
     first = start(arguments(rows, tmp_path / "out", server))
@@ -250,7 +250,7 @@ def test_failures_are_reported_and_the_exit_status_is_0(tmp_path: Path, server: 
     assert Counter(row["status"] for row in rejected) == {"failed": 1, "skipped": 1}
 
 
-def test_the_key_is_used_and_never_told(tmp_path: Path, server: LocalServer, rows: Path) -> None:
+def test_the_key_is_sent_and_never_shown_or_stored(tmp_path: Path, server: LocalServer, rows: Path) -> None:
     done = run(arguments(rows, tmp_path / "out", server), FINEPHRASE_API_KEY="sesame-73")
     assert done.returncode == 0
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer sesame-73"}
@@ -258,7 +258,7 @@ def test_the_key_is_used_and_never_told(tmp_path: Path, server: LocalServer, row
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"sesame-73" in path.read_bytes()]
 
 
-def test_several_values_of_an_option_may_follow_it_or_repeat_it(tmp_path: Path, server: LocalServer) -> None:
+def test_an_option_may_have_several_values_or_be_repeated(tmp_path: Path, server: LocalServer) -> None:
     files = [str(write_rows(tmp_path / f"{start}.jsonl", documents(3, start=start))) for start in (0, 3, 6)]
     with local_server() as other:
         command = [
@@ -309,7 +309,7 @@ def test_a_wrong_request_is_one_message_and_exit_status_2(
     assert not list((tmp_path / "out").rglob("*")) or not list((tmp_path / "out").rglob("part-*"))
 
 
-def test_an_endpoint_that_is_not_there_is_exit_status_1(tmp_path: Path, server: LocalServer, rows: Path) -> None:
+def test_an_unreachable_endpoint_is_exit_status_1(tmp_path: Path, server: LocalServer, rows: Path) -> None:
     server.url = "http://127.0.0.1:9"
     done = run(arguments(rows, tmp_path / "out", server, "--context", "4096"))
     assert done.returncode == 1

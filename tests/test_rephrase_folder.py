@@ -1,4 +1,4 @@
-"""A dataset's folder, on a disk and in an object store: whole files, journals that outlive a process, one writer."""
+"""A dataset's folder, on a disk and in an object store: atomic files, journals that survive a crash, one writer."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def started(folder: Folder, *lines: str) -> subprocess.Popen[str]:
 
 @contextlib.contextmanager
 def another(folder: Folder, *lines: str) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has said that it did this with the same folder; at the end it is killed."""
+    """Yield another process that has done something with the same folder and said so; kill it at the end."""
     process = started(folder, *lines, "print('done', flush=True)", "import time; time.sleep(600)")
     try:
         assert process.stdout is not None
@@ -82,7 +82,7 @@ def lock_of(where: str, *, silent_seconds: float, process: str = "1@1.0") -> byt
     return json.dumps(said).encode()
 
 
-def test_a_file_is_read_as_it_was_last_written_until_it_is_removed(folder: Folder) -> None:
+def test_a_file_has_its_last_content_until_it_is_removed(folder: Folder) -> None:
     with folder.claim():
         for content in (b"first", b"", b"second"):
             folder.write("__meta__/manifest.json", content)
@@ -96,7 +96,7 @@ def test_a_file_is_read_as_it_was_last_written_until_it_is_removed(folder: Folde
             folder.read(missing)
 
 
-def test_a_reader_never_sees_half_a_file(folder: Folder) -> None:
+def test_a_reader_never_sees_a_partial_file(folder: Folder) -> None:
     size = 1_000_000
     with folder.claim():
         folder.write("part.parquet", b"a" * size)
@@ -108,7 +108,7 @@ def test_a_reader_never_sees_half_a_file(folder: Folder) -> None:
     assert writer.returncode == 0
 
 
-def test_names_are_those_of_one_level_that_match_a_pattern(folder: Folder) -> None:
+def test_names_are_the_matching_files_of_one_level(folder: Folder) -> None:
     assert folder.names("part-*.parquet") == []
     assert folder.names("__meta__/chunks/*") == []
     files = (
@@ -130,7 +130,7 @@ def test_names_are_those_of_one_level_that_match_a_pattern(folder: Folder) -> No
         assert folder.folders() == ["__meta__"]
 
 
-def test_folders_beside_one_another_do_not_see_one_another(folder: Folder) -> None:
+def test_neighbouring_folders_do_not_see_each_other(folder: Folder) -> None:
     beside = folder_at(f"{folder}2")
     with folder.claim(), beside.claim():
         beside.write("part-1.parquet", b"content")
@@ -139,7 +139,7 @@ def test_folders_beside_one_another_do_not_see_one_another(folder: Folder) -> No
         assert folder.journals() == []
 
 
-def test_a_journal_outlives_its_killed_process_and_is_continued(folder: Folder) -> None:
+def test_a_journal_survives_its_killed_process_and_is_continued(folder: Folder) -> None:
     adding = (
         "claim = folder.claim(); claim.__enter__()",
         "journal = folder.journal('part-00000-00000')",
@@ -169,7 +169,7 @@ def test_a_journal_outlives_its_killed_process_and_is_continued(folder: Folder) 
             assert folder.names("__meta__/journals/part-00000-00000*") == []
 
 
-def test_a_journal_of_many_uploads_is_read_in_order_and_removed_whole(in_store: ObjectFolder) -> None:
+def test_a_journal_of_many_uploads_is_read_in_order_and_removed_completely(in_store: ObjectFolder) -> None:
     records = [b"%d\n" % number for number in range(40)]
     journal = in_store.journal("part")
     for record in records:
@@ -183,7 +183,7 @@ def test_a_journal_of_many_uploads_is_read_in_order_and_removed_whole(in_store: 
     assert in_store.names("__meta__/journals/*") == []
 
 
-def test_what_could_not_be_uploaded_is_uploaded_once_the_store_is_back(store: ObjectStore) -> None:
+def test_records_that_could_not_be_uploaded_are_uploaded_once_the_store_is_back(store: ObjectStore) -> None:
     bucket = f"{store.bucket}-late"
     late = folder_at(f"{bucket}/faq")
     journal = late.journal("part")
@@ -196,7 +196,7 @@ def test_what_could_not_be_uploaded_is_uploaded_once_the_store_is_back(store: Ob
     assert late.journal("part").read() == b"first\nsecond\n"
 
 
-def test_a_journal_that_was_being_removed_when_its_process_died_is_gone(in_store: ObjectFolder) -> None:
+def test_a_journal_whose_removal_was_interrupted_is_gone(in_store: ObjectFolder) -> None:
     for name in ("part-1", "part-2"):
         journal = in_store.journal(name)
         for record in (b"1\n", b"2\n", b"3\n"):
@@ -235,7 +235,7 @@ def test_another_process_is_refused_until_it_is_killed(folder: Folder) -> None:
     assert folder.read("file") == b"content"
 
 
-def test_of_many_that_claim_at_once_one_writes(folder: Folder) -> None:
+def test_only_one_of_many_concurrent_claims_succeeds(folder: Folder) -> None:
     def claim(number: int) -> int | None:
         claim = folder_at(str(folder)).claim()
         try:
@@ -251,7 +251,7 @@ def test_of_many_that_claim_at_once_one_writes(folder: Folder) -> None:
     held[0].__exit__(None, None, None)
 
 
-def test_the_store_refuses_to_create_what_is_there(in_store: ObjectFolder) -> None:
+def test_the_store_refuses_to_create_an_existing_file(in_store: ObjectFolder) -> None:
     in_store.put("file", b"first", mode="create")
     with pytest.raises(FileExistsError):
         in_store.put("file", b"second", mode="create")
@@ -259,7 +259,7 @@ def test_the_store_refuses_to_create_what_is_there(in_store: ObjectFolder) -> No
 
 
 @pytest.mark.parametrize("silent_seconds", [0, 50])
-def test_a_lock_of_another_machine_holds_for_a_minute(in_store: ObjectFolder, silent_seconds: int) -> None:
+def test_a_lock_of_another_machine_is_respected_for_a_minute(in_store: ObjectFolder, silent_seconds: int) -> None:
     claimed_by(in_store, holder := lock_of(ANOTHER_MACHINE, silent_seconds=silent_seconds))
     with pytest.raises(FolderBusy), in_store.claim():
         pass
@@ -277,7 +277,7 @@ def test_a_lock_of_another_machine_holds_for_a_minute(in_store: ObjectFolder, si
     ],
     ids=["silent for a minute", "its number is another's", "it has ended", "empty", "damaged"],
 )
-def test_a_dead_lock_is_taken_over(in_store: ObjectFolder, holder: bytes) -> None:
+def test_the_lock_of_a_dead_process_is_taken_over(in_store: ObjectFolder, holder: bytes) -> None:
     claimed_by(in_store, holder)
     with in_store.claim():
         assert json.loads(in_store.read(LOCK))["process"] == this_process()
@@ -286,7 +286,7 @@ def test_a_dead_lock_is_taken_over(in_store: ObjectFolder, holder: bytes) -> Non
     assert in_store.names(LOCK) == []
 
 
-def test_a_holder_is_heard_of(in_store: ObjectFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_refreshes_its_lock(in_store: ObjectFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
     with in_store.claim():
         first = json.loads(in_store.read(LOCK))
@@ -295,7 +295,7 @@ def test_a_holder_is_heard_of(in_store: ObjectFolder, monkeypatch: pytest.Monkey
         assert {**last, "heard": 0} == {**first, "heard": 0}
 
 
-def test_a_holder_that_finds_its_lock_taken_over_writes_no_more(
+def test_an_owner_whose_lock_was_taken_over_writes_no_more(
     in_store: ObjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
@@ -313,7 +313,7 @@ def test_a_holder_that_finds_its_lock_taken_over_writes_no_more(
     assert in_store.read("file") == b"content"
 
 
-def test_a_holder_that_was_silent_too_long_asks_before_it_writes(
+def test_an_owner_that_was_silent_for_too_long_checks_its_lock_before_it_writes(
     in_store: ObjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with in_store.claim():
@@ -339,7 +339,7 @@ def refused(folder: Folder, journal: Journal) -> None:
     assert folder.names("__meta__/journals/*") == []
 
 
-def test_a_bucket_that_is_not_there_is_named(store: ObjectStore) -> None:
+def test_a_missing_bucket_is_named(store: ObjectStore) -> None:
     away = folder_at("s3://no-such-bucket/faq")
     with pytest.raises(FileNotFoundError):
         away.read("__meta__/manifest.json")
@@ -349,7 +349,7 @@ def test_a_bucket_that_is_not_there_is_named(store: ObjectStore) -> None:
 
 
 @pytest.mark.slow
-def test_a_store_that_does_not_answer_is_named(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_store_is_named(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     s3fs.S3FileSystem.clear_instance_cache()
     away = folder_at(f"{store.bucket}/faq")
@@ -372,7 +372,7 @@ def test_a_location_is_a_folder_on_a_disk_or_in_a_store_that_is_known(tmp_path: 
             folder_at(place)
 
 
-def test_a_file_is_taken_from_a_folder_below_once(folder: Folder) -> None:
+def test_a_file_is_moved_from_a_folder_below_once(folder: Folder) -> None:
     with folder.claim():
         below = folder.below("__meta__/tasks/00003")
         with below.claim():

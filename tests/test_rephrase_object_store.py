@@ -1,4 +1,4 @@
-"""`finephrase rephrase` from an object store into an object store: killed, gone on with, and never two at once."""
+"""`finephrase rephrase` from an object store into an object store: killed, resumed, and never two at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def server() -> Iterator[LocalServer]:
 
 
 class Gate:
-    """Lets so many requests pass, and holds the others until it is opened."""
+    """Lets a number of requests pass, and holds the others until it is opened."""
 
     def __init__(self, server: LocalServer, passing: int) -> None:
         self.reached = threading.Event()
@@ -89,12 +89,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def messages(server: LocalServer) -> Counter[str]:
-    """The requests, each by its own text: a document in a prompt."""
+    """Count the requests by their messages."""
     return Counter(json.dumps(request["messages"]) for request in list(server.requests))
 
 
 def stored(output: str) -> set[tuple[str, str]]:
-    """The prompts and ids of all rows in a killed run's journals and files that were sent."""
+    """Return the prompts and ids of all rows that a killed run recorded in journals and files."""
     found = set()
     for prompt in PROMPTS:
         folder = folder_at(f"{output}/{prompt}")
@@ -106,7 +106,7 @@ def stored(output: str) -> set[tuple[str, str]]:
 
 
 def check_dataset(store: ObjectStore, output: str, prompt: str) -> None:
-    """Every row once, every file as the manifest says, and nothing else."""
+    """Check that every row is there once, every file is as the manifest lists it, and there is nothing else."""
     files = store.files
     manifest = json.loads(files.cat_file(f"{output}/{prompt}/__meta__/manifest.json"))
     assert [manifest[name] for name in ("rows_in", "completed", "skipped", "failed")] == [ROWS, ROWS - 1, 1, 0]
@@ -136,7 +136,7 @@ def check_dataset(store: ObjectStore, output: str, prompt: str) -> None:
         pytest.param(False, id="between two uploads", marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_goes_on_and_every_row_is_there_once(
+def test_a_killed_run_resumes_and_every_row_is_there_once(
     store: ObjectStore, server: LocalServer, uploaded: bool
 ) -> None:
     output = f"{store.bucket}/killed-{uploaded}"
@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on_and_every_row_is_there_once(
     assert store.files.find(output, detail=True) == made
 
 
-def test_a_second_driver_is_refused_while_the_first_one_runs(store: ObjectStore, server: LocalServer) -> None:
+def test_a_second_process_is_refused_while_the_first_one_runs(store: ObjectStore, server: LocalServer) -> None:
     output = f"{store.bucket}/twice"
     gate = Gate(server, 5)
     first = start(store, server, output)
@@ -189,7 +189,7 @@ def test_a_second_driver_is_refused_while_the_first_one_runs(store: ObjectStore,
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_gives_the_folder_back(store: ObjectStore, server: LocalServer) -> None:
+def test_an_interrupted_run_releases_its_lock(store: ObjectStore, server: LocalServer) -> None:
     output = f"{store.bucket}/interrupted"
     gate = Gate(server, 60)
     first = start(store, server, output)

@@ -85,7 +85,7 @@ def test_prompt_and_completion_fit_and_the_instruction_survives(text: str, name:
 
 @settings(max_examples=60, deadline=None)
 @given(text=TEXT, name=st.sampled_from(sorted(PROMPTS)))
-def test_a_document_is_cut_only_if_it_does_not_fit_and_fills_the_room_then(text: str, name: str) -> None:
+def test_a_document_is_cut_only_if_it_does_not_fit_and_then_fills_the_context(text: str, name: str) -> None:
     whole = messages(PROMPTS[name], text)
     needed = len(tokenizer().apply_chat_template(whole, add_generation_prompt=True, return_dict=False))
     rendered = renderer(300).render(name, text)
@@ -95,7 +95,7 @@ def test_a_document_is_cut_only_if_it_does_not_fit_and_fills_the_room_then(text:
         assert len(used) > 300 - MAX_TOKENS - 12  # a character of four bytes and two seams may be lost
 
 
-def test_a_conversation_is_sent_turn_by_turn_behind_its_system_message() -> None:
+def test_a_conversation_is_sent_turn_by_turn_after_its_system_message() -> None:
     asked = [(message["role"], message["content"]) for message in messages(PROMPTS["conversation"], "A text.")]
     assert asked == [
         ("system", "You write well."),

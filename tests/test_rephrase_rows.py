@@ -1,4 +1,4 @@
-"""Every row ends once, with a reason: the whole pipeline against a local server that misbehaves."""
+"""Every row is recorded exactly once, and failures with a reason: the pipeline against a server that misbehaves."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def no_engine() -> EngineLike:
     raise AssertionError("nothing is to be sent")
 
 
-def test_a_dataset_holds_every_document_once_with_all_that_others_rely_on(
+def test_a_dataset_holds_every_document_once_in_the_documented_layout(
     tmp_path: Path, server: LocalServer, run: Run
 ) -> None:
     server.answer = lambda request: completion(f"Here is the text:\n\n{request['seed']}")
@@ -104,7 +104,7 @@ def test_a_dataset_holds_every_document_once_with_all_that_others_rely_on(
         }
 
 
-def test_requests_say_all_that_determines_them(tmp_path: Path, server: LocalServer, run: Run) -> None:
+def test_requests_carry_the_sampling_values_of_the_recipe(tmp_path: Path, server: LocalServer, run: Run) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(6)])
     sampled = generator(sampling=Sampling(temperature=0.5, top_p=0.9, top_k=40, seed=3))
     run(corpus, datasets(tmp_path / "data", spec=sampled))
@@ -163,7 +163,7 @@ def test_a_row_that_the_server_refuses_fails_with_its_reason(tmp_path: Path, ser
 
 
 @pytest.mark.parametrize("trouble", [failure(429, "slow down"), failure(503, "busy"), (200, {"choices": []}), None])
-def test_a_passing_trouble_costs_no_row(tmp_path: Path, server: LocalServer, run: Run, trouble: Any) -> None:
+def test_a_temporary_failure_loses_no_row(tmp_path: Path, server: LocalServer, run: Run, trouble: Any) -> None:
     asked: Counter[str] = Counter()
 
     def answer(request: dict[str, Any]) -> Any:
@@ -177,7 +177,7 @@ def test_a_passing_trouble_costs_no_row(tmp_path: Path, server: LocalServer, run
     assert set(asked.values()) == {3}
 
 
-def test_a_row_that_always_fails_is_set_aside_while_others_succeed(
+def test_a_row_that_always_fails_is_given_up_while_others_succeed(
     tmp_path: Path, server: LocalServer, run: Run
 ) -> None:
     server.answer = lambda request: (
@@ -193,7 +193,7 @@ def test_a_row_that_always_fails_is_set_aside_while_others_succeed(
 @pytest.mark.slow
 @pytest.mark.parametrize("poisoned", [range(26, 30), range(5), range(10, 28)])
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_rows_that_fail_in_a_row_are_set_aside_wherever_they_stand(
+def test_consecutive_failing_rows_are_given_up_wherever_they_are(
     tmp_path: Path, server: LocalServer, run: Run, poisoned: range, concurrency: int
 ) -> None:
     bad = [f"Document {number}." for number in poisoned]
@@ -206,9 +206,7 @@ def test_rows_that_fail_in_a_row_are_set_aside_wherever_they_stand(
     assert (manifest["completed"], manifest["failed"]) == (30 - len(poisoned), len(poisoned))
 
 
-def test_rows_that_fail_are_set_aside_also_when_only_they_are_left(
-    tmp_path: Path, server: LocalServer, run: Run
-) -> None:
+def test_failing_rows_are_given_up_also_when_only_they_are_left(tmp_path: Path, server: LocalServer, run: Run) -> None:
     wanted = datasets(tmp_path / "data", ["plain"])
     corpus = write_corpus(tmp_path / "corpus", [documents(12)])
     server.answer = lambda request: completion() if len(server.requests) <= 9 else failure(401, "expired")
@@ -225,7 +223,7 @@ def test_rows_that_fail_are_set_aside_also_when_only_they_are_left(
 @pytest.mark.slow
 @pytest.mark.parametrize("left", [3, 20])
 @pytest.mark.parametrize("concurrency", [1, 64])
-def test_an_endpoint_that_gives_errors_alone_from_some_moment_on_costs_no_row(
+def test_an_endpoint_that_starts_to_answer_only_errors_fails_no_row(
     tmp_path: Path, server: LocalServer, run: Run, left: int, concurrency: int
 ) -> None:
     wanted = datasets(tmp_path / "data", ["plain"])
@@ -239,7 +237,7 @@ def test_an_endpoint_that_gives_errors_alone_from_some_moment_on_costs_no_row(
     assert (manifest["completed"], manifest["failed"]) == (40, 0)
 
 
-def test_an_answer_to_an_older_request_proves_nothing(tmp_path: Path, server: LocalServer, run: Run) -> None:
+def test_completing_an_older_request_does_not_fail_newer_rows(tmp_path: Path, server: LocalServer, run: Run) -> None:
     def answer(request: dict[str, Any]) -> Any:
         number = len(server.requests)
         if number <= 8:
@@ -257,7 +255,7 @@ def test_an_answer_to_an_older_request_proves_nothing(tmp_path: Path, server: Lo
     assert (manifest["completed"], manifest["failed"]) == (12, 0)
 
 
-def test_a_refusal_is_no_sign_that_the_model_answers(tmp_path: Path, server: LocalServer, run: Run) -> None:
+def test_a_refused_row_does_not_show_that_the_model_works(tmp_path: Path, server: LocalServer, run: Run) -> None:
     def answer(request: dict[str, Any]) -> Any:
         if "Document 15." in str(request["messages"]):
             return failure(400, "refused at the door")
@@ -274,7 +272,7 @@ def test_a_refusal_is_no_sign_that_the_model_answers(tmp_path: Path, server: Loc
 
 
 @pytest.mark.parametrize("status", [204, 301, 401, 403, 404])
-def test_one_row_that_a_gateway_turns_away_does_not_stop_the_others(
+def test_one_row_that_a_gateway_rejects_does_not_stop_the_others(
     tmp_path: Path, server: LocalServer, run: Run, status: int
 ) -> None:
     server.answer = lambda request: (
@@ -293,7 +291,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_an_answer_with_impossible_counts_is_none(
+def test_an_answer_with_impossible_token_counts_is_no_completion(
     tmp_path: Path, server: LocalServer, run: Run, odd: dict[str, Any]
 ) -> None:
     server.answer = lambda request: (
@@ -306,7 +304,7 @@ def test_an_answer_with_impossible_counts_is_none(
 
 
 @pytest.mark.slow
-def test_a_damaged_file_is_found_before_the_dataset_is_complete(tmp_path: Path, server: LocalServer, run: Run) -> None:
+def test_a_damaged_file_is_reported_before_a_dataset_is_complete(tmp_path: Path, server: LocalServer, run: Run) -> None:
     wanted = datasets(tmp_path / "data", ["plain"])
     corpus = write_corpus(tmp_path / "corpus", [documents(12)])
     server.answer = lambda request: (
@@ -328,7 +326,7 @@ def test_a_damaged_file_is_found_before_the_dataset_is_complete(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("lost", ["__meta__/manifest.json", "part-00000-00001.parquet"])
-def test_what_is_lost_of_a_complete_dataset_is_made_again_and_no_more(
+def test_only_the_lost_rows_of_a_complete_dataset_are_redone(
     tmp_path: Path, server: LocalServer, run: Run, lost: str
 ) -> None:
     wanted = datasets(tmp_path / "data", ["plain"])
@@ -348,7 +346,7 @@ def test_what_is_lost_of_a_complete_dataset_is_made_again_and_no_more(
     assert sorted(row["id"] for row in rows_of(wanted["plain"])) == sorted(f"doc-{number}" for number in range(12))
 
 
-def test_a_recipe_without_a_row_gives_way_to_another(tmp_path: Path, server: LocalServer, run: Run) -> None:
+def test_a_folder_without_rows_accepts_another_recipe(tmp_path: Path, server: LocalServer, run: Run) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(3)])
     wanted = datasets(tmp_path / "data", ["plain"])
     server.answer = lambda request: failure(404, "no such model")
@@ -361,7 +359,7 @@ def test_a_recipe_without_a_row_gives_way_to_another(tmp_path: Path, server: Loc
     assert (moved / "__meta__" / "manifest.json").is_file()
 
 
-def test_an_endpoint_that_dies_stops_the_run_and_keeps_what_is_finished(
+def test_an_endpoint_that_dies_stops_the_run_and_finished_rows_are_kept(
     tmp_path: Path, server: LocalServer, run: Run
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(40)])
@@ -383,7 +381,7 @@ def test_an_endpoint_that_dies_stops_the_run_and_keeps_what_is_finished(
         assert (wanted["plain"].folder / name).stat().st_mtime_ns == written
 
 
-def test_an_endpoint_that_is_not_there_is_an_error_and_no_dataset(
+def test_an_unreachable_endpoint_is_an_error_and_writes_no_dataset(
     tmp_path: Path, server: LocalServer, run: Run
 ) -> None:
     wanted = datasets(tmp_path / "data", ["plain"])
@@ -403,7 +401,7 @@ def test_a_wrong_key_or_model_stops_at_once(tmp_path: Path, server: LocalServer,
     assert len(server.requests) <= 2
 
 
-def test_a_dataset_of_failures_alone_is_complete_and_the_log_says_how_to_try_again(
+def test_a_dataset_without_completions_is_complete_and_the_log_says_how_to_retry(
     tmp_path: Path, server: LocalServer, run: Run
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(6)])
@@ -418,20 +416,20 @@ def test_a_dataset_of_failures_alone_is_complete_and_the_log_says_how_to_try_aga
     )
 
 
-def test_duplicate_ids_are_refused_with_one_of_them(tmp_path: Path, run: Run) -> None:
+def test_duplicate_ids_are_refused_and_one_is_named(tmp_path: Path, run: Run) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(4), [("new", "text"), ("doc-2", "other text")]])
     with pytest.raises(DuplicateId, match="more than one row has the id 'doc-2'"):
         run(corpus, datasets(tmp_path / "data"), engine=no_engine)
 
 
 @pytest.mark.parametrize("missing", [None, ""])
-def test_a_missing_id_is_refused_with_file_and_row(tmp_path: Path, run: Run, missing: str | None) -> None:
+def test_a_missing_id_is_refused_with_its_file_and_row(tmp_path: Path, run: Run, missing: str | None) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(3), [("a", "text"), (missing, "text")]])
     with pytest.raises(InputUnreadable, match=r"shard-00001.parquet: row 2 has no id"):
         run(corpus, datasets(tmp_path / "data"), engine=no_engine)
 
 
-def test_a_folder_without_shards_and_a_file_that_is_none_are_named(tmp_path: Path, run: Run) -> None:
+def test_an_empty_folder_and_an_unreadable_file_are_named(tmp_path: Path, run: Run) -> None:
     (tmp_path / "corpus").mkdir()
     with pytest.raises(NoRows):
         run(tmp_path / "corpus", datasets(tmp_path / "data"))
@@ -442,7 +440,7 @@ def test_a_folder_without_shards_and_a_file_that_is_none_are_named(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["chunks", "order", "division", "nothing"])
-def test_an_interrupted_run_goes_on_whatever_of_its_execution_changed(
+def test_an_interrupted_run_resumes_with_other_execution_settings(
     tmp_path: Path, server: LocalServer, run: Run, change: str
 ) -> None:
     rows = documents(23)
@@ -462,7 +460,7 @@ def test_an_interrupted_run_goes_on_whatever_of_its_execution_changed(
         assert sorted(row["id"] for row in rows_of(artifact)) == sorted(name for name, _ in rows)
 
 
-def test_a_full_disk_stops_the_run_and_leaves_no_half_written_file(
+def test_a_full_disk_stops_the_run_and_leaves_no_partial_file(
     tmp_path: Path, server: LocalServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(12)])
@@ -487,7 +485,7 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_written_file(
     assert len(server.requests) == 13
 
 
-def test_two_drivers_cannot_make_one_dataset(tmp_path: Path, run: Run) -> None:
+def test_two_processes_cannot_write_one_dataset(tmp_path: Path, run: Run) -> None:
     corpus = write_corpus(tmp_path / "corpus", [documents(2)])
     wanted = datasets(tmp_path / "data", ["plain"])
     with folder.LocalFolder(wanted["plain"].folder).claim(), pytest.raises(FolderBusy, match="another process"):
@@ -499,7 +497,7 @@ async def _from_a_running_loop(go: Callable[[], Any]) -> Any:
     return go()
 
 
-def test_it_runs_where_an_event_loop_runs_already(tmp_path: Path, run: Run) -> None:
+def test_it_runs_inside_a_running_event_loop(tmp_path: Path, run: Run) -> None:
     import asyncio
 
     corpus = write_corpus(tmp_path / "corpus", [documents(2)])

@@ -59,7 +59,7 @@ def messages(prompt: Prompt, document: str) -> list[Message]:
 class ByteRenderer:
     """Renders documents for a model whose tokenizer is not available, and counts each UTF-8 byte as a token.
 
-    Byte-level tokenizers never make more tokens than that. The chat template is assumed to add at most TEMPLATE_TOKENS,
+    Byte-level tokenizers never make more tokens than that. The chat template may add at most TEMPLATE_TOKENS,
     and TURN_TOKENS for each message after the second.
     """
 
@@ -75,8 +75,8 @@ class ByteRenderer:
             if self._rooms[name] <= 0:
                 raise PromptDoesNotFit(
                     f"prompt {name}: may need {frame} tokens without a document, but a context of {context} leaves "
-                    f"only {context - max_tokens} next to max_tokens {max_tokens}; raise the context, lower max_tokens, or "
-                    "name the model's tokenizer, so that tokens are counted exactly"
+                    f"only {context - max_tokens} next to max_tokens {max_tokens}; raise the context, lower "
+                    "max_tokens, or name the model's tokenizer, so that tokens are counted exactly"
                 )
 
     def render(self, prompt: str, document: str) -> Rendered:
