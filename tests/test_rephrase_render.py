@@ -137,7 +137,7 @@ def test_ten_megabytes_are_cut_without_tokenising_all_of_it(monkeypatch: pytest.
 
 
 def test_a_prompt_that_leaves_no_room_is_named_before_anything_is_sent() -> None:
-    with pytest.raises(PromptDoesNotFit, match=r"instruction_last: takes .*raise context or lower max_tokens"):
+    with pytest.raises(PromptDoesNotFit, match=r"instruction_last: needs .*raise the context or lower max_tokens"):
         Renderer(model=model(), prompts=PROMPTS, context=60, max_tokens=MAX_TOKENS)
 
 
