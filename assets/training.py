@@ -1,6 +1,6 @@
 """Student checkpoints: one partition per student run, each with a run in MLflow that shows its loss while it trains."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import dagster as dg
 
@@ -8,7 +8,14 @@ from assets.costs import of_training
 from assets.previews import records
 from assets.tracking import tracked, watched
 from finephrase_dagster.artifacts.artifact import Artifact, Contents
-from finephrase_dagster.artifacts.key import CHECKPOINT, EARLY_SCORES, EARLY_STUDENT, MIXTURE, PRE_DECAY_CHECKPOINT
+from finephrase_dagster.artifacts.key import (
+    CHECKPOINT,
+    EARLY_SCORES,
+    EARLY_STUDENT,
+    MIXTURE,
+    PRE_DECAY_CHECKPOINT,
+    Kind,
+)
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
@@ -23,62 +30,89 @@ FIGURES = ("final_loss", "tokens_per_second", "parameters", "steps", "tokens", "
 
 def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
     """Return `training/checkpoint`, and `training/pre_decay_checkpoint` if runs decay from another run."""
-    if not lineage.study.pre_decay_runs:
-        return [_checkpoint(lineage)]
-    return [_pre_decay_checkpoint(lineage), _checkpoint(lineage)]
-
-
-def _pre_decay_checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
-    runs = lineage.study.pre_decay_runs
-
-    @stage_asset(
-        lineage,
-        PRE_DECAY_CHECKPOINT,
-        description="A student just before its learning rate decays. The run itself and its decay variants continue "
-        "from here.",
-        kinds={"pytorch", "mlflow"},
-        owner="training",
-        partitions=runs,
-        deps=[needs(MIXTURE, runs_by_mixture(lineage, runs))],
-        placement=training(lineage.study),
-    )
-    def pre_decay_checkpoint(
-        context: dg.AssetExecutionContext, trainer: StudentTrainer, tracking: Tracking, warehouse: Warehouse
-    ) -> dg.MaterializeResult:
-        artifact = lineage.pre_decay_checkpoint(context.partition_key)
-        return materialize_student(context, trainer, tracking, warehouse, lineage, artifact, trainer.train_to_decay)
-
-    return pre_decay_checkpoint
-
-
-def _checkpoint(lineage: Lineage) -> dg.AssetsDefinition:
-    runs = lineage.study.student_runs
-    deps = [needs(MIXTURE, runs_by_mixture(lineage, runs))]
-    if lineage.study.pre_decay_runs:
+    study = lineage.study
+    deps = [needs_same(kind, study.rivals) for kind in (EARLY_STUDENT, EARLY_SCORES)] if study.rivals else []
+    assets = []
+    if study.pre_decay_runs:
         deps.append(needs(PRE_DECAY_CHECKPOINT, _runs_by_start(lineage)))
-    if rivals := lineage.study.rivals:
-        deps += [needs_same(kind, rivals) for kind in (EARLY_STUDENT, EARLY_SCORES)]
-
-    @stage_asset(
+        pre_decay_checkpoint = student_asset(
+            lineage,
+            PRE_DECAY_CHECKPOINT,
+            description="A student just before its learning rate decays. The run itself and its decay variants "
+            "continue from here.",
+            runs=study.pre_decay_runs,
+            artifact=lineage.pre_decay_checkpoint,
+            train=lambda trainer: trainer.train_to_decay,
+        )
+        assets.append(pre_decay_checkpoint)
+    checkpoint = student_asset(
         lineage,
         CHECKPOINT,
         description="A student trained from scratch on one mixture; MLflow has its loss curve and settings.",
+        runs=study.student_runs,
+        artifact=lineage.checkpoint,
+        train=lambda trainer: trainer.train,
+        deps=deps,
+    )
+    return [*assets, checkpoint]
+
+
+def student_asset(
+    lineage: Lineage,
+    kind: Kind,
+    *,
+    description: str,
+    runs: Collection[str],
+    artifact: Callable[[str], Artifact],
+    train: Callable[[StudentTrainer], Callable[..., Contents]],
+    deps: Iterable[dg.AssetDep] = (),
+) -> dg.AssetsDefinition:
+    """Return an asset whose partitions are students; MLflow shows their loss while they train and afterwards.
+
+    Args:
+        runs: the student runs that are its partitions.
+        artifact: returns the artifact of a run.
+        train: returns the trainer's method that trains a run into the artifact's folder.
+        deps: what it depends on in addition to the mixtures.
+    """
+
+    @stage_asset(
+        lineage,
+        kind,
+        description=description,
         kinds={"pytorch", "mlflow"},
         owner="training",
         partitions=runs,
-        deps=deps,
+        deps=[needs(MIXTURE, _runs_by_mixture(lineage, runs)), *deps],
         placement=training(lineage.study),
     )
-    def checkpoint(
+    def student(
         context: dg.AssetExecutionContext, trainer: StudentTrainer, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
-        artifact = lineage.checkpoint(context.partition_key)
-        return materialize_student(context, trainer, tracking, warehouse, lineage, artifact, trainer.train)
+        run, log, train_run = context.partition_key, context.log.info, train(trainer)
+        target = artifact(run)
+        manifest = watched(
+            context,
+            tracking,
+            lineage,
+            target,
+            lambda folder, on_loss: train_run(lineage, run, folder, log=log, on_loss=on_loss),
+        )
+        warehouse.record(target)
+        _, link = tracked(context, tracking, lineage, target)
+        mixture = lineage.mixture(lineage.study.student_runs[run].mixture)
+        return materialized(
+            target,
+            preview=records(mixture.manifest()["components"]),
+            mlflow=dg.MetadataValue.url(link) if link else None,
+            **{name: manifest[name] for name in FIGURES},
+            **of_training(manifest, trainer.gpu_hour_dollars),
+        )
 
-    return checkpoint
+    return student
 
 
-def runs_by_mixture(lineage: Lineage, names: Iterable[str]) -> dict[str, list[str]]:
+def _runs_by_mixture(lineage: Lineage, names: Iterable[str]) -> dict[str, list[str]]:
     """Return, by mixture, those of the named student runs that are trained on it."""
     runs = {name: lineage.study.student_runs[name] for name in names}
     return {
@@ -91,33 +125,3 @@ def _runs_by_start(lineage: Lineage) -> dict[str, list[str]]:
     runs = lineage.study.student_runs
     start = {name: run.base.name if run.base else name for name, run in runs.items()}
     return {base: [name for name in runs if start[name] == base] for base in lineage.study.pre_decay_runs}
-
-
-def materialize_student(
-    context: dg.AssetExecutionContext,
-    trainer: StudentTrainer,
-    tracking: Tracking,
-    warehouse: Warehouse,
-    lineage: Lineage,
-    artifact: Artifact,
-    train: Callable[..., Contents],
-) -> dg.MaterializeResult:
-    """Materialize a student with a method of the trainer; MLflow shows its loss while it trains and afterwards."""
-    run = context.partition_key
-    manifest = watched(
-        context,
-        tracking,
-        lineage,
-        artifact,
-        lambda folder, on_loss: train(lineage, run, folder, log=context.log.info, on_loss=on_loss),
-    )
-    warehouse.record(artifact)
-    _, link = tracked(context, tracking, lineage, artifact)
-    mixture = lineage.mixture(lineage.study.student_runs[run].mixture)
-    return materialized(
-        artifact,
-        preview=records(mixture.manifest()["components"]),
-        mlflow=dg.MetadataValue.url(link) if link else None,
-        **{name: manifest[name] for name in FIGURES},
-        **of_training(manifest, trainer.gpu_hour_dollars),
-    )
