@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from finephrase_dagster.train.job import TrainingError
 from finephrase_dagster.train.mixture import Windows
-from finephrase_dagster.train.nanotron.data import link_data, token_bytes, token_files, weights_of
-from finephrase_dagster.train.tokens import TokensError
+from finephrase_dagster.train.nanotron.data import link_data, token_bytes, weights_of
+from finephrase_dagster.train.tokens import TokensError, TokenSet
 
 SEQUENCE = 9
 
@@ -97,11 +97,11 @@ def test_components_of_different_tokenizers_are_refused(tmp_path: Path) -> None:
 def test_tokens_that_are_missing_or_contradict_their_index_are_refused(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(TokensError, match="holds no tokens"):
-        token_files(tmp_path / "nothing")
+        TokenSet(tmp_path / "nothing")
     folder = write_tokens(tmp_path / "tokens", [20])
     (folder / "00000.ds").write_bytes(b"123")
     with pytest.raises(TokensError, match="has 3 bytes, which does not fit its 20 tokens"):
-        token_files(folder)
+        TokenSet(folder)
     (folder / "00000.ds.index").unlink()
-    with pytest.raises(TokensError, match="no index"):
-        token_files(folder)
+    with pytest.raises(TokensError, match="index does not exist"):
+        TokenSet(folder)

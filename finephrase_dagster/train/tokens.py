@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -161,6 +161,14 @@ def _documents(file: Path, dataset: str, listed: list[tuple[str, int]]) -> Itera
         ) from error
 
 
+class TokenFile(NamedTuple):
+    """One file of a token set: its path, the position of its first token in the set, and its number of tokens."""
+
+    path: Path
+    begin: int
+    tokens: int
+
+
 class TokenSet:
     """The tokens in a folder that `tokenise` wrote, read through memory maps.
 
@@ -175,7 +183,7 @@ class TokenSet:
         names = sorted(file.name.removesuffix(".documents.parquet") for file in folder.glob("*.documents.parquet"))
         if not names:
             raise TokensError(f"{folder} holds no tokens: tokenise the dataset first")
-        indices = [np.fromfile(folder / f"{name}.ds.index", dtype="<u8").astype(np.int64) for name in names]
+        indices = [_ends(folder / f"{name}.ds.index") for name in names]
         kept = [(name, ends) for name, ends in zip(names, indices, strict=True) if len(ends)]
         self._names = [name for name, _ in kept]
         self._files = [_tokens(folder / f"{name}.ds", int(ends[-1])) for name, ends in kept]
@@ -190,9 +198,18 @@ class TokenSet:
     def documents(self) -> int:
         return sum(len(ends) for ends in self._ends)
 
-    def begin(self, file: str) -> int:
-        """Return the position of the first token of a file; `file` is its name without `.ds`."""
-        return int(self._offsets[self._names.index(file)])
+    @property
+    def token_bytes(self) -> int:
+        """Bytes per token, 2 or 4."""
+        return self._files[0].itemsize
+
+    @property
+    def files(self) -> list[TokenFile]:
+        """The files that hold tokens, in order."""
+        return [
+            TokenFile(self.folder / f"{name}.ds", int(begin), len(tokens))
+            for name, begin, tokens in zip(self._names, self._offsets, self._files, strict=False)
+        ]
 
     @cached_property
     def document_ends(self) -> np.ndarray:
@@ -223,6 +240,13 @@ class TokenSet:
             parts.append(self._files[file][begin : begin + length])
             start, length, file = start + len(parts[-1]), length - len(parts[-1]), file + 1
         return np.concatenate(parts).astype(np.int64)
+
+
+def _ends(index: Path) -> np.ndarray:
+    try:
+        return np.fromfile(index, dtype="<u8").astype(np.int64)
+    except FileNotFoundError as error:
+        raise TokensError(f"{index} does not exist: delete its folder and tokenise again") from error
 
 
 def _tokens(file: Path, tokens: int) -> np.ndarray:

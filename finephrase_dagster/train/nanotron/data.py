@@ -12,27 +12,13 @@ import hashlib
 import math
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from finephrase_dagster.train.job import TrainingError
 from finephrase_dagster.train.mixture import Windows
-from finephrase_dagster.train.tokens import TokensError
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenFile:
-    """A file of tokens: its path, the number of tokens, and the bytes per token."""
-
-    path: Path
-    tokens: int
-    token_bytes: int
-
-    def sequences(self, sequence: int) -> int:
-        """Return the number of sequences that nanotron reads from it."""
-        return self.tokens // (sequence + 1)
+from finephrase_dagster.train.tokens import TokenFile, TokensError, TokenSet
 
 
 def weights_of(windows: Windows) -> dict[str, float]:
@@ -41,28 +27,9 @@ def weights_of(windows: Windows) -> dict[str, float]:
     return {name: int(count) / len(windows) for name, count in zip(windows.names, counts, strict=True)}
 
 
-def token_files(folder: Path) -> list[TokenFile]:
-    """Return the files of a tokenised dataset that hold tokens, in the dataset's order.
-
-    Raises:
-        TokensError: there are none, or a file contradicts its index.
-    """
-    files = []
-    for file in sorted(folder.glob("*.ds")):
-        index = file.with_name(f"{file.name}.index")
-        if not index.is_file():
-            raise TokensError(f"{file} has no index file next to it: delete its folder and tokenise again")
-        ends = np.fromfile(index, dtype="<u8")
-        tokens, size = int(ends[-1]) if len(ends) else 0, file.stat().st_size
-        if tokens and size not in (2 * tokens, 4 * tokens):
-            raise TokensError(
-                f"{file} has {size} bytes, which does not fit its {tokens} tokens: delete its folder and tokenise again"
-            )
-        if tokens:
-            files.append(TokenFile(path=file, tokens=tokens, token_bytes=size // tokens))
-    if not files:
-        raise TokensError(f"{folder} holds no tokens: tokenise the dataset first")
-    return files
+def sequences_in(file: TokenFile, sequence: int) -> int:
+    """Return the number of sequences that nanotron reads from a file."""
+    return file.tokens // (sequence + 1)
 
 
 def token_bytes(components: Mapping[str, Path]) -> int:
@@ -71,7 +38,7 @@ def token_bytes(components: Mapping[str, Path]) -> int:
     Raises:
         TokensError: they differ, so the components come from different tokenizers.
     """
-    sizes = {name: token_files(folder)[0].token_bytes for name, folder in components.items()}
+    sizes = {name: TokenSet(folder).token_bytes for name, folder in components.items()}
     if len(set(sizes.values())) != 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise TokensError(f"the bytes per token differ ({listed}): tokenise all components with one tokenizer")
@@ -119,7 +86,7 @@ def link_data(
         for place, file in enumerate(linked_files(components[name], wanted, sequence=sequence, seed=seed, name=name)):
             (target / f"{place:09d}.ds").symlink_to(file.path.resolve())
             files.add(file)
-        epochs[name] = wanted / sum(file.sequences(sequence) for file in files)
+        epochs[name] = wanted / sum(sequences_in(file, sequence) for file in files)
     return epochs
 
 
@@ -132,13 +99,13 @@ def linked_files(folder: Path, sequences: int, *, sequence: int, seed: int, name
         TrainingError: no file holds a complete sequence.
         TokensError: the tokens cannot be read.
     """
-    files = [file for file in token_files(folder) if file.sequences(sequence)]
+    files = [file for file in TokenSet(folder).files if sequences_in(file, sequence)]
     if not files:
         raise TrainingError(
             f"no file of {name} holds {sequence + 1} tokens: give it more text, lower the study's 'sequence', or "
             "take it out of the mixture"
         )
-    epoch_sequences = sum(file.sequences(sequence) for file in files)
+    epoch_sequences = sum(sequences_in(file, sequence) for file in files)
     for epoch in range(math.ceil(sequences / epoch_sequences)):
         for number in _order(len(files), seed=seed, name=name, epoch=epoch):
             yield files[number]

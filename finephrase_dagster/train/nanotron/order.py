@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from finephrase_dagster.train.mixture import Windows
-from finephrase_dagster.train.nanotron.data import linked_files
+from finephrase_dagster.train.nanotron.data import linked_files, sequences_in
 from finephrase_dagster.train.order import rows_of_order
 from finephrase_dagster.train.tokens import TokenSet
 
@@ -66,8 +66,8 @@ def stage_order(
         pieces: list[np.ndarray] = [np.empty(0, np.int64)]
         left = before + len(rows)
         for file in linked_files(components[name], left, sequence=sequence, seed=seed, name=name):
-            size = min(file.sequences(sequence), left)
-            pieces.append(tokens.begin(file.path.stem) + (sequence + 1) * np.arange(size))
+            size = min(sequences_in(file, sequence), left)
+            pieces.append(file.begin + (sequence + 1) * np.arange(size))
             left -= size
         starts[rows] = np.concatenate(pieces)[before:]
         sets.append(tokens)
