@@ -1,4 +1,4 @@
-"""A browser on a running instance: `finephrase ui` on an installation, and Chromium that looks at it."""
+"""`finephrase ui` on an installation, and a headless Chromium that opens its pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 START_SECONDS = 120
-WAIT_SECONDS = 60  # for an element, on a machine that does other things besides
+WAIT_SECONDS = 60  # for an element, on a busy machine
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 def command(installation: Installation, *options: str) -> list[str]:
-    """`finephrase ui` on an installation."""
+    """Return the command line of `finephrase ui` on an installation."""
     return [
         sys.executable,
         "-m",
@@ -63,7 +63,7 @@ def environment(installation: Installation) -> dict[str, str]:
 
 @contextlib.contextmanager
 def served(installation: Installation, pages: Pages) -> Iterator[None]:
-    """Both servers, up when the block begins and gone at its end."""
+    """Run both servers while the block lasts."""
     ports = [pages.dagster.rpartition(":")[2], pages.mlflow.rpartition(":")[2]]
     path = installation.root / "ui.log"
     with path.open("w") as log:
@@ -96,7 +96,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 @contextlib.contextmanager
 def opened() -> Iterator[Page]:
-    """A page of a headless Chromium."""
+    """Open a page in a headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium")

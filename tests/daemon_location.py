@@ -1,4 +1,4 @@
-"""The code location of an installation of a test, which the environment names; its completions come from endpoints."""
+"""The code location of a test's installation, which the environment names; completions come from endpoints."""
 
 import os
 from pathlib import Path

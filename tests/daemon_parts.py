@@ -1,4 +1,4 @@
-"""What the tests of a running Dagster are built from: a study without training, a slow endpoint, a real daemon."""
+"""Parts for tests of a running Dagster: a study without training, a slow endpoint, a real daemon."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PROMPTS = ("article", "faq", "math", "table")
 
 
 def production_study(root: Path, *, documents: int = 12) -> dict[str, Any]:
-    """A study that ends with its audits: a folder's model on a few documents, four prompts, lenient gates."""
+    """Return a study that ends with its audits: a local model, few documents, four prompts, lenient gates."""
     with (root / "documents.jsonl").open("w", encoding="utf-8") as file:
         for number in range(documents):
             file.write(json.dumps({"id": f"d{number}", "text": f"Document {number:04d}. It has some words."}) + "\n")
@@ -67,7 +67,7 @@ def production_study(root: Path, *, documents: int = 12) -> dict[str, Any]:
 
 
 def production(root: Path, *, documents: int = 12) -> Installation:
-    """An installation of it, whose corpus and model are there."""
+    """Return an installation of this study whose corpus and model are materialized."""
     root.mkdir(parents=True)
     shutil.copytree(REPOSITORY / "prompts", root / "prompts")
     (root / "dagster_home").mkdir()
@@ -83,7 +83,7 @@ def production(root: Path, *, documents: int = 12) -> Installation:
 
 
 def published(installation: Installation, stage: str, **facts: object) -> None:
-    """Publishes the artifacts of a stage that can be named, with no content but these facts."""
+    """Publish the artifacts of a stage without content, with these facts."""
     for item in items(installation.lineage):
         if item.stage == stage:
             item.artifact().materialize(
@@ -93,11 +93,11 @@ def published(installation: Installation, stage: str, **facts: object) -> None:
 
 @dataclass
 class Endpoint:
-    """A server of chat completions that keeps what it was asked, and answers no more than it is allowed to.
+    """A chat completions server that records its requests and answers a limited number of them.
 
     Attributes:
-        documents: all that was asked, in order.
-        allowed: requests that are answered; later ones wait until it is raised.
+        documents: the text of every request, in order.
+        allowed: number of requests to answer; later ones wait until it is raised.
     """
 
     documents: list[str] = field(default_factory=list)
@@ -128,7 +128,7 @@ def endpoint() -> Iterator[Endpoint]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with contextlib.suppress(OSError):  # who asked may be dead by now
+            with contextlib.suppress(OSError):  # the client may have ended
                 self._send(made.answer(body))
 
         def _send(self, content: bytes) -> None:
@@ -138,7 +138,7 @@ def endpoint() -> Iterator[Endpoint]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *said: object) -> None:
+        def log_message(self, *args: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -155,7 +155,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 @contextlib.contextmanager
 def daemon(installation: Installation, **environment: str) -> Iterator[psutil.Process]:
-    """The daemon on an installation's code location, from when it has observed the prompts."""
+    """Run the daemon on an installation's code location; it has observed the prompts when the block begins."""
     log = (installation.root / "daemon.log").open("wb")
     process = subprocess.Popen(
         [
@@ -194,7 +194,7 @@ def daemon(installation: Installation, **environment: str) -> Iterator[psutil.Pr
 
 
 def until(done: Callable[[], Any], seconds: float = 300) -> Any:
-    """Waits for something to be true, and returns it."""
+    """Wait until a condition is true; return its value."""
     deadline = time.monotonic() + seconds
     while not (found := done()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -203,9 +203,9 @@ def until(done: Callable[[], Any], seconds: float = 300) -> Any:
 
 
 def backfilled(installation: Installation, key: dg.AssetKey, partitions: list[str], **tags: str) -> str:
-    """Asks for a backfill, as the web UI does; returns its id."""
+    """Request a backfill as the web UI does; return its id."""
     with installation.instance() as instance:
-        asked = PartitionBackfill.from_asset_partitions(
+        backfill = PartitionBackfill.from_asset_partitions(
             backfill_id=uuid.uuid4().hex[:8],
             asset_graph=build_defs(installation.lineage).resolve_asset_graph(),
             partition_names=partitions,
@@ -218,12 +218,12 @@ def backfilled(installation: Installation, key: dg.AssetKey, partitions: list[st
             description=None,
             run_config=None,
         )
-        instance.add_backfill(asked)
-    return asked.backfill_id
+        instance.add_backfill(backfill)
+    return backfill.backfill_id
 
 
 def ended(installation: Installation, backfill: str) -> BulkActionStatus:
-    """The status of a backfill, once it has ended."""
+    """Wait until a backfill has ended; return its status."""
     with installation.instance() as instance:
         until(lambda: (found := instance.get_backfill(backfill)) and found.status not in GOING)
         found = instance.get_backfill(backfill)

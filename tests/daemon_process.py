@@ -1,4 +1,4 @@
-"""`dagster-daemon`, in a hurry: it looks for backfills every two seconds."""
+"""`dagster-daemon` that looks for backfills every two seconds."""
 
 from dagster._daemon import controller
 from dagster._daemon.cli import main

@@ -1,4 +1,4 @@
-"""An installation of its own for a test: a small study, prompts that may be edited, a Dagster instance."""
+"""An installation for a test: a small study, prompts that the test may edit, a Dagster instance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CELL = "rephraser__package_readmes"
 
 
 def small_study() -> dict[str, Any]:
-    """The demo with few documents, two prompts, a hasty generator, two mixtures and one seed."""
+    """Return the demo with few documents, two prompts, a barely trained generator, two mixtures and one seed."""
     fields = yaml.safe_load((REPOSITORY / "studies" / "demo.yaml").read_text(encoding="utf-8"))
     fields["name"] = "small"
     fields["prompts"] = ["faq", "table"]
@@ -29,7 +29,7 @@ def small_study() -> dict[str, Any]:
     fields["generators"]["rephraser"]["embedded"] |= {"steps": 8, "batch_sequences": 4, "vocabulary": 1024}
     fields["generators"]["rephraser"] |= {"max_tokens": 24, "engine": {"dtype": "float32"}}
     fields["cells"] = fields["cells"][:1]
-    # What a generator writes after eight steps has no form; the gates of this study let it pass.
+    # After eight steps a generator's text has no form, so the gates of this study accept everything.
     fields["gates"] |= {"form": 0, "truncated": 1, "empty": 1, "common_opening": 1}
     fields["tokenizer"]["vocabulary"] = 1024
     fields["sequence"] = 64
@@ -49,7 +49,7 @@ def small_study() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Installation:
-    """A study of its own with prompts that may be edited, and a Dagster instance beside it."""
+    """A study with its own prompts and Dagster instance."""
 
     root: Path
 
@@ -72,10 +72,10 @@ class Installation:
         return dg.DagsterInstance.from_config(str(self.root / "dagster_home"))
 
     def materialize(self) -> tuple[Outcome, list[str]]:
-        """Makes what is missing, in this process."""
-        said: list[str] = []
+        """Materialize what is missing, in this process; return the outcome and the log messages."""
+        messages: list[str] = []
         with self.instance() as instance:
-            return materialize_study(self.lineage, build_defs(self.lineage), instance, log=said.append), said
+            return materialize_study(self.lineage, build_defs(self.lineage), instance, log=messages.append), messages
 
     def copy(self, root: Path) -> Installation:
         return Installation(Path(shutil.copytree(self.root, root, symlinks=True)))

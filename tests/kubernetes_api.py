@@ -1,4 +1,4 @@
-"""A stand-in for a Kubernetes API server: real HTTP on 127.0.0.1; each pod's command runs as a process of this machine.
+"""A substitute for a Kubernetes API server: real HTTP on 127.0.0.1, and each pod's command runs as a process here.
 
 It knows pods, Jobs (indexed ones too), services, logs, owners, and how pods die. What it is not: a scheduler; every
 pod starts at once, whatever it asks for. Volumes are folders of this machine under the paths that pods know them by.
@@ -26,7 +26,7 @@ import yaml
 from kubernetes_http import Object, Refused, Server
 
 LOCALHOST = "127.0.0.1"
-MARK = "STAND_IN_POD"  # tells a pod's processes from all others
+MARK = "STAND_IN_POD"  # marks a pod's processes
 KINDS = {"pods": ("v1", "Pod"), "services": ("v1", "Service"), "events": ("v1", "Event"), "jobs": ("batch/v1", "Job")}
 
 
@@ -36,7 +36,7 @@ def now() -> str:
 
 @dataclass
 class Running:
-    """A pod's process and what it said, each line with its time."""
+    """A pod's process and its log lines, each with its time."""
 
     process: subprocess.Popen[bytes]
     lines: list[tuple[int, bytes]] = field(default_factory=list)
@@ -95,13 +95,13 @@ class KubernetesApi:
             running.over.wait(10)
 
     def start(self) -> None:
-        """Answers; after `stop` on the same port as before."""
+        """Start to answer, after `stop` on the same port as before."""
         self._server = Server((LOCALHOST, self._port), self)
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
-        """Answers nothing and breaks off what it was saying; pods go on."""
+        """Stop answering and break open connections; pods continue."""
         if self._server:
             self._server.shutdown()
             self._server.server_close()
@@ -113,14 +113,14 @@ class KubernetesApi:
             return [json.loads(json.dumps(value)) for (of, _, _), value in self._objects.items() if of == kind]
 
     def pod(self, begins: str) -> Object | None:
-        """The newest pod whose name begins so."""
+        """Return the newest pod whose name has a prefix."""
         return next((pod for pod in reversed(self.all("pods")) if pod["metadata"]["name"].startswith(begins)), None)
 
     def process(self, pod: Object) -> subprocess.Popen[bytes]:
         return self._running[pod["metadata"]["uid"]].process
 
     def end_pod(self, pod: Object, reason: str = "Error") -> None:
-        """Kills a pod's processes: as the kernel does (OOMKilled), the node (Evicted), or anybody (Error)."""
+        """Kill a pod's processes, as the kernel (OOMKilled), the node (Evicted) or a person (Error) does."""
         running = self._running[pod["metadata"]["uid"]]
         running.fate = reason
         _kill_all(pod["metadata"]["uid"])
@@ -175,7 +175,7 @@ class KubernetesApi:
             found["metadata"]["deletionTimestamp"] = now()
             threading.Thread(target=self._end, args=(found,), daemon=True).start()
         else:
-            # The API's own rule: without a policy a Job leaves its pods behind.
+            # The API's rule: deleting a Job without a policy keeps its pods.
             orphans = policy == "Orphan" or (kind == "jobs" and policy is None)
             self._remove(kind, found, orphans=orphans)
         return found
@@ -192,7 +192,7 @@ class KubernetesApi:
                         self.delete(of, namespace, name, "Background")
 
     def _end(self, pod: Object) -> None:
-        """As the kubelet does: SIGTERM for the command, time, SIGKILL for all that is left."""
+        """End a pod as the kubelet does: SIGTERM for the command, then SIGKILL for all that is left."""
         running = self._running.get(pod["metadata"]["uid"])
         if running:
             with contextlib.suppress(ProcessLookupError):
@@ -231,7 +231,7 @@ class KubernetesApi:
             self._create("pods", meta["namespace"], pod)
 
     def _count(self, pod: Object) -> None:
-        """What a pod's end means for its Job, which tries nothing twice."""
+        """Update the Job of a pod that has ended; Jobs here never retry."""
         for owner in pod["metadata"].get("ownerReferences", []):
             job = self._objects.get(("jobs", pod["metadata"]["namespace"], owner["name"]))
             if job is None or job["metadata"]["uid"] != owner["uid"]:
@@ -286,22 +286,22 @@ class KubernetesApi:
 
     def _environment(self, pod: Object, container: Object) -> dict[str, str]:
         meta = pod["metadata"]
-        told = {**self._node, **self.images[container["image"]], MARK: meta["uid"]}
-        told["HOSTNAME"] = pod["spec"].get("hostname", meta["name"])
+        environment = {**self._node, **self.images[container["image"]], MARK: meta["uid"]}
+        environment["HOSTNAME"] = pod["spec"].get("hostname", meta["name"])
         for source in container.get("envFrom", []):
-            told |= self.sources[next(iter(source.values()))["name"]]
+            environment |= self.sources[next(iter(source.values()))["name"]]
         for variable in container.get("env", []):
             if "valueFrom" not in variable:
-                told[variable["name"]] = _expanded(variable.get("value") or "", told)
+                environment[variable["name"]] = _expanded(variable.get("value") or "", environment)
             elif path := variable["valueFrom"].get("fieldRef", {}).get("fieldPath"):
-                told[variable["name"]] = meta[path.removeprefix("metadata.")]
+                environment[variable["name"]] = meta[path.removeprefix("metadata.")]
             else:
                 (reference,) = variable["valueFrom"].values()
-                told[variable["name"]] = self.sources[reference["name"]][reference["key"]]
-        return told
+                environment[variable["name"]] = self.sources[reference["name"]][reference["key"]]
+        return environment
 
     def _resolved(self, word: str) -> str:
-        """The cluster's DNS: a host below a headless service is this machine."""
+        """Resolve as the cluster's DNS does: a host of a headless service is this machine."""
         for service in self.all("services"):
             word = re.sub(rf"[\w-]+\.{re.escape(service['metadata']['name'])}(\.[\w.-]+)?", LOCALHOST, word)
         return word
@@ -312,7 +312,7 @@ class KubernetesApi:
             last = running.lines[-1][0] if running.lines else 0
             running.lines.append((max(time.time_ns(), last + 1), line.rstrip(b"\n")))
         code = running.process.wait()
-        _kill_all(pod["metadata"]["uid"])  # what a container leaves behind ends with it
+        _kill_all(pod["metadata"]["uid"])  # what a container started ends with it
         with self._lock:
             exit_code = code if code >= 0 else 128 - code
             reason = running.fate or ("Completed" if code == 0 else "Error")
@@ -343,7 +343,7 @@ class KubernetesApi:
         }
 
     def log(self, namespace: str, name: str, query: Mapping[str, str], heard: Callable[[], bool]) -> Iterator[bytes]:
-        """A pod's lines; those to come too if it is followed, while somebody hears them."""
+        """Yield a pod's log lines; if it is followed, also later ones while the client is connected."""
         pod = self.find("pods", namespace, name)
         running = self._running.get(pod["metadata"]["uid"])
         if running is None:
@@ -352,11 +352,11 @@ class KubernetesApi:
         sent = max(0, len(running.lines) - int(query["tailLines"])) if "tailLines" in query else 0
         while heard():
             over = running.over.is_set() or query.get("follow", "").lower() != "true"
-            for said, line in running.lines[sent:]:
+            for moment, line in running.lines[sent:]:
                 sent += 1
-                if said >= since:
-                    second = datetime.fromtimestamp(said // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-                    stamp = f"{second}.{said % 10**9:09d}Z ".encode()  # each of its own: lines that share one are one
+                if moment >= since:
+                    second = datetime.fromtimestamp(moment // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+                    stamp = f"{second}.{moment % 10**9:09d}Z ".encode()  # unique, so that no two lines look the same
                     yield (stamp if query.get("timestamps", "").lower() == "true" else b"") + line + b"\n"
             if over:
                 return
@@ -373,7 +373,7 @@ def _expanded(text: str, environment: Mapping[str, str]) -> str:
 
 
 def processes_of(pod: Object) -> list[psutil.Process]:
-    """The processes of a pod that live."""
+    """Return the running processes of a pod."""
     return _processes(pod["metadata"]["uid"])
 
 

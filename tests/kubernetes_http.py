@@ -1,4 +1,4 @@
-"""HTTP for the stand-in of a Kubernetes API: paths to verbs, answers as JSON, logs as they come, hanging up."""
+"""HTTP for the substitute Kubernetes API: paths to verbs, JSON answers, streamed logs, broken connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Object = dict[str, Any]
 
 
 class Api(Protocol):
-    """What is served."""
+    """The server's state."""
 
     asked: set[tuple[str, str, str]]
 
@@ -62,7 +62,7 @@ class Server(ThreadingHTTPServer):
                 line.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error."""
+        """Ignore a client that closes its connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def log_message(self, *_: object) -> None:
-        """Nothing is said of single requests."""
+        """Do not log requests."""
 
     def do_GET(self) -> None:
         self._answer("GET")
@@ -82,8 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer("DELETE")
 
     def _answer(self, method: str) -> None:
-        path, _, said = self.path.partition("?")
-        query = dict(urllib.parse.parse_qsl(said))
+        path, _, query_text = self.path.partition("?")
+        query = dict(urllib.parse.parse_qsl(query_text))
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         api = self.server.api
         found = PATH.fullmatch(path)
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _stream(self, lines: Iterator[bytes]) -> None:
-        first = next(lines, None)  # which refuses before anything is sent
+        first = next(lines, None)  # raises an error before anything is sent
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Transfer-Encoding", "chunked")

@@ -1,4 +1,4 @@
-"""What the tests of pods share: a cluster file, an instance whose runs become pods, runs and how they end."""
+"""Parts for tests of pods: a cluster file, an instance whose runs become pods, and its runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTROL, ENGINE, NANOTRON = "finephrase/control:0.1.0", "finephrase/engine:0.1.0
 
 
 def write_cluster(root: Path, **changed: Any) -> Path:
-    """The project's own cluster file, with one volume and what is changed."""
+    """Write the project's own cluster file with one volume and the given changes."""
     fields = yaml.safe_load((DEPLOY / "kubernetes" / "cluster.yaml").read_text())
     fields["volumes"] = [{"name": "data", "claim": "finephrase-data", "path": str(root)}]
     path = root / "cluster.yaml"
@@ -33,7 +33,7 @@ def write_cluster(root: Path, **changed: Any) -> Path:
 
 
 def write_instance(root: Path, kubeconfig: Path) -> Path:
-    """The project's own `dagster.yaml` of a cluster, with SQLite, and the stand-in's address."""
+    """Write the project's own `dagster.yaml` of a cluster, with SQLite, and the address of the substitute API."""
     settings = yaml.safe_load((DEPLOY / "kubernetes" / "dagster.yaml").read_text())
     del settings["storage"]
     launcher = settings["run_launcher"]["config"]
@@ -44,7 +44,7 @@ def write_instance(root: Path, kubeconfig: Path) -> Path:
 
 
 def node(**more: str) -> dict[str, str]:
-    """The variables that a process needs on this machine."""
+    """Return the environment variables that a process needs on this machine."""
     kept = {
         name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "FINEPHRASE_DEVICE_LOCKS") if name in os.environ
     }
@@ -63,7 +63,7 @@ class Control:
     repository: dg.RepositoryDefinition
 
     def launch(self, job: str, *, partition: str | None = None, config: Any = None) -> str:
-        """Launches a run; returns its id."""
+        """Launch a run; return its id."""
         (location,) = self.workspace.code_locations
         (of_location,) = location.get_repositories().values()
         remote = of_location.get_full_job(job)
@@ -85,23 +85,23 @@ class Control:
         return found.status.value
 
     def wait(self, run: str, *, seconds: float = 500) -> str:
-        """The status that a run ends with."""
+        """Wait until a run has ended; return its status."""
         until(lambda: self.status(run) in ("SUCCESS", "FAILURE", "CANCELED"), f"run {run} ends", seconds=seconds)
         return self.status(run)
 
     def messages(self, run: str) -> list[str]:
-        """What its events say, errors included."""
-        told = []
+        """Return the messages of a run's events, including errors."""
+        messages = []
         for record in self.instance.all_logs(run):
             event = record.dagster_event
             error = getattr(event.event_specific_data, "error", None) if event else None
-            told.append(f"{record.message or record.user_message}{f': {error.message}' if error else ''}")
-        return told
+            messages.append(f"{record.message or record.user_message}{f': {error.message}' if error else ''}")
+        return messages
 
 
 @contextlib.contextmanager
 def control(home: Path, module: str, repository: dg.RepositoryDefinition) -> Iterator[Control]:
-    """The control plane over a module with `defs`."""
+    """Run the control plane for a module with `defs`."""
     origin = LoadableTargetOrigin(executable_path=sys.executable, module_name=module, attribute="defs")
     with dg.DagsterInstance.from_config(str(home)) as instance:
         with in_process_test_workspace(instance, origin, container_image=CONTROL) as workspace:
@@ -109,7 +109,7 @@ def control(home: Path, module: str, repository: dg.RepositoryDefinition) -> Ite
 
 
 def until(true: Callable[[], Any], what: str, *, seconds: float = 240) -> Any:
-    """Waits for something, and returns it."""
+    """Wait until a condition is true; return its value."""
     deadline = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < deadline, f"waited {seconds} s until {what}"
@@ -118,7 +118,7 @@ def until(true: Callable[[], Any], what: str, *, seconds: float = 240) -> Any:
 
 
 def sources(**environment: str) -> Mapping[str, Mapping[str, str]]:
-    """The config map and the secrets that the project's files name."""
+    """Return the config map and the secrets that the project's files name."""
     return {
         "finephrase-environment": environment,
         "finephrase-secrets": {"HF_TOKEN": "hf_planted"},
@@ -127,11 +127,11 @@ def sources(**environment: str) -> Mapping[str, Mapping[str, str]]:
 
 
 VERSIONS = ("1.25", "1.28", "1.31", "1.34", "1.37")
-"""Versions of Kubernetes whose schemas manifests must meet."""
+"""Versions of Kubernetes whose schemas the manifests must follow."""
 
 
 def check_manifests(manifests: Iterable[Mapping[str, Any]]) -> None:
-    """Fails on a manifest that a version of Kubernetes would refuse, or has a field that none knows."""
+    """Fail on a manifest that a version of Kubernetes would refuse or that has an unknown field."""
     for manifest in manifests:
         for version in VERSIONS:
             try:
@@ -142,7 +142,7 @@ def check_manifests(manifests: Iterable[Mapping[str, Any]]) -> None:
 
 
 def check_access(asked: Iterable[tuple[str, str, str]]) -> None:
-    """Fails on a request that the project's role does not allow."""
+    """Fail on a request that the project's role does not allow."""
     documents = yaml.safe_load_all((DEPLOY / "kubernetes" / "access.yaml").read_text())
     (role,) = [document for document in documents if document["kind"] == "Role"]
     allowed = {

@@ -1,4 +1,4 @@
-"""A code location for tests of pods: assets that do next to nothing, on the cluster that the environment names."""
+"""A code location for tests of pods: assets that do almost nothing, on the cluster that the environment names."""
 
 import os
 import time
@@ -21,7 +21,7 @@ def brief() -> dg.MaterializeResult:
 
 @dg.multi_asset(specs=[dg.AssetSpec("waiting")], **placement.evaluating().arguments)
 def waiting() -> dg.MaterializeResult:
-    """Waits until `finish` is there; each attempt leaves a mark."""
+    """Wait until the file `finish` exists; each attempt leaves a mark."""
     (MARKS / f"begun-{os.environ['HOSTNAME']}").touch()
     while not (MARKS / "finish").exists():
         time.sleep(0.05)

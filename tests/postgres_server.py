@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests: in a folder of its own, on a free port of 127.0.0.1, ended with the test."""
+"""A PostgreSQL server for tests, in a temporary folder and on a free port of 127.0.0.1."""
 
 from __future__ import annotations
 

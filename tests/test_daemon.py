@@ -1,6 +1,6 @@
-"""Backfills through Dagster's real daemon: workers that are killed, runs that are cancelled, prompts that fail.
+"""Backfills through Dagster's real daemon: killed workers, canceled runs, failed prompts.
 
-A daemon is shared by the tests of a kind, for its start is slow.
+All tests share one daemon, because it starts slowly.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONCURRENCY = 4
 
 @dataclass(frozen=True)
 class Running:
-    """A daemon on an installation, and the endpoint that its rephrasing asks."""
+    """A daemon on an installation, and the endpoint for its rephrasing."""
 
     installation: Installation
     endpoint: Endpoint
@@ -50,7 +50,7 @@ class Running:
             return list(instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill})))
 
     def not_made(self, backfill: str) -> list[str]:
-        """What the web UI's 'Re-execute from failure' launches: the targets of a backfill that it did not make."""
+        """Return the partitions that the web UI's 'Re-execute from failure' launches for a backfill."""
         with self.installation.instance() as instance:
             found = instance.get_backfill(backfill)
             assert found is not None
@@ -59,7 +59,7 @@ class Running:
         return sorted(one.partition_key or "" for one in left.iterate_asset_partitions())
 
     def started(self, backfill: str) -> tuple[dg.DagsterRun, int]:
-        """A backfill's run that sends requests, and the process that does."""
+        """Return a backfill's run and its process id, once it sends requests."""
         started = dg.DagsterRunStatus.STARTED
         run = until(lambda: next((run for run in self.runs(backfill) if run.status == started), None))
         until(lambda: len(self.endpoint.documents) > self.endpoint.allowed)
@@ -87,13 +87,13 @@ def materialized(installation: Installation) -> set[str]:
         return set(instance.get_materialized_partitions(CELL_KEY))
 
 
-def test_a_killed_worker_is_found_and_its_partition_completes_with_nothing_asked_twice_but_what_was_in_flight(
+def test_a_partition_completes_after_its_worker_is_killed_and_repeats_only_requests_in_flight(
     running: Running,
 ) -> None:
     running.endpoint.allowed = 2 * CONCURRENCY
     backfill = backfilled(running.installation, CELL_KEY, ["article"])
     run, pid = running.started(backfill)
-    until(lambda: len(running.endpoint.documents) == 3 * CONCURRENCY)  # of them a third is in flight
+    until(lambda: len(running.endpoint.documents) == 3 * CONCURRENCY)  # one third of them is in flight
     os.kill(pid, signal.SIGKILL)
     running.endpoint.allowed = math.inf
     assert ended(running.installation, backfill) == BulkActionStatus.COMPLETED_SUCCESS
@@ -107,7 +107,7 @@ def test_a_killed_worker_is_found_and_its_partition_completes_with_nothing_asked
     assert running.installation.lineage.dataset(running.installation.lineage.study.cells[0], "article").complete
 
 
-def test_a_cancelled_run_frees_its_slot_and_the_one_that_waited_goes_on(running: Running) -> None:
+def test_a_canceled_run_frees_its_slot_for_the_run_that_waits(running: Running) -> None:
     running.endpoint.allowed = len(running.endpoint.documents)
     first = backfilled(running.installation, CELL_KEY, ["faq"])
     run, _ = running.started(first)
@@ -126,17 +126,17 @@ def test_a_cancelled_run_frees_its_slot_and_the_one_that_waited_goes_on(running:
         until(lambda: instance.event_log_storage.get_concurrency_info("gpu_1").claimed_slots == [])
 
 
-def test_of_a_run_in_which_one_prompt_failed_the_others_count_and_it_alone_is_made_again(running: Running) -> None:
+def test_if_one_prompt_of_a_run_fails_the_others_are_recorded_and_it_alone_is_launched_again(running: Running) -> None:
     lineage = running.installation.lineage
     cell = lineage.study.cells[0]
     blocked = lineage.dataset(cell, "table").folder
     blocked.parent.mkdir(parents=True, exist_ok=True)
-    blocked.write_text("a file stands where the dataset's folder belongs")
+    blocked.write_text("a file in the place of the dataset's folder")
     path = running.installation.paths.prompts / "math.md"
-    path.write_text(path.read_text().replace("the text above", "the text that stands above"))  # math is to be made, too
+    path.write_text(path.read_text().replace("the text above", "the text shown above"))  # so that math is stale, too
     backfill = backfilled(running.installation, CELL_KEY, list(PROMPTS))
     assert ended(running.installation, backfill) == BulkActionStatus.COMPLETED_FAILED
-    assert running.installation.lineage.dataset(cell, "math").complete, "what is wrong holds up nothing else"
+    assert running.installation.lineage.dataset(cell, "math").complete, "a failed prompt does not affect the others"
     done = materialized(running.installation)
     assert "table" not in done
     blocked.unlink()
@@ -149,7 +149,7 @@ def test_of_a_run_in_which_one_prompt_failed_the_others_count_and_it_alone_is_ma
     assert materialized(running.installation) == set(PROMPTS)
 
 
-def test_a_fresh_dataset_is_audited_by_the_sensor_that_carries_on(running: Running) -> None:
+def test_the_sensor_launches_the_audit_of_a_new_dataset(running: Running) -> None:
     lineage = running.installation.lineage
     cell = lineage.study.cells[0]
     with running.installation.instance() as instance:

@@ -1,4 +1,4 @@
-"""The early stop: only the best of comparable students are trained to their end."""
+"""The early stop: only the best of comparable students are fully trained."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def publish(item: Item, **facts: Any) -> None:
 
 
 def scored(lineage: Lineage) -> None:
-    """Publishes everything up to the early scores: a mixture's is the larger the later it stands in the study."""
+    """Publish everything up to the early scores; later mixtures of the study score higher."""
     mixtures = list(lineage.study.mixtures)
     for item in items(lineage):
         if STAGES.index(item.stage) <= STAGES.index("early"):
@@ -51,7 +51,7 @@ def status(lineage: Lineage) -> dict[str, str]:
     return {item.name: state(item).status for item in items(lineage)}
 
 
-def test_of_five_comparable_students_the_best_two_go_on(lineage: Lineage) -> None:
+def test_the_best_two_of_five_comparable_students_continue(lineage: Lineage) -> None:
     study = stopping(lineage)
     scored(study)
     found = status(study)
@@ -64,7 +64,7 @@ def test_of_five_comparable_students_the_best_two_go_on(lineage: Lineage) -> Non
         assert (found[f"training/checkpoint/{run}"], found[f"evaluation/benchmark_scores/{run}"]) == expected
 
 
-def test_a_stopped_run_says_by_which_score(lineage: Lineage) -> None:
+def test_a_stopped_run_names_the_score_that_decided(lineage: Lineage) -> None:
     study = stopping(lineage)
     scored(study)
     reason = "was stopped at step 100: its macro score is number 5 of 5, and only the best 2 continue"
@@ -72,7 +72,7 @@ def test_a_stopped_run_says_by_which_score(lineage: Lineage) -> None:
         study.checkpoint("readmes_raw__nano__data0_model0")
 
 
-def test_before_all_are_scored_nobody_goes_on(lineage: Lineage) -> None:
+def test_no_student_continues_before_all_are_scored(lineage: Lineage) -> None:
     study = stopping(lineage)
     scored(study)
     run = "formats_and_raw__nano__data0_model0"
@@ -82,14 +82,14 @@ def test_before_all_are_scored_nobody_goes_on(lineage: Lineage) -> None:
     assert found["training/checkpoint/formats_and_raw__nano__data1_model1"] == "missing"
 
 
-def test_the_stop_is_no_identity_of_a_student(lineage: Lineage) -> None:
+def test_the_early_stop_does_not_affect_a_students_fingerprint(lineage: Lineage) -> None:
     study = stopping(lineage)
     scored(study)
     run = "formats_and_raw__nano__data0_model0"
     assert study.checkpoint(run).fingerprint == lineage.checkpoint(run).fingerprint
 
 
-def test_a_plan_states_the_expected_regret_and_prices_those_that_go_on(lineage: Lineage) -> None:
+def test_a_plan_states_the_expected_regret_and_the_cost_of_the_students_that_continue(lineage: Lineage) -> None:
     whole, stopped = plan(lineage).as_json(), plan(stopping(lineage)).as_json()
     (warning,) = [warning for warning in stopped["warnings"] if "early_stop" in warning]
     assert warning.startswith("early_stop: 4 of 10 students continue after step 100; in the published study this would")
@@ -101,7 +101,7 @@ def test_a_plan_states_the_expected_regret_and_prices_those_that_go_on(lineage: 
     assert early + finishing == pytest.approx(early + 0.4 * (training - early), rel=0.01)
 
 
-def test_after_the_decision_a_plan_counts_nothing_for_stopped_runs(lineage: Lineage) -> None:
+def test_after_the_decision_stopped_runs_cost_nothing_in_the_plan(lineage: Lineage) -> None:
     study = stopping(lineage)
     scored(study)
     found = plan(study).as_json()
@@ -109,24 +109,24 @@ def test_after_the_decision_a_plan_counts_nothing_for_stopped_runs(lineage: Line
     assert sum(item["state"] == "stopped" for item in found["items"]) == 2 * 6
 
 
-def test_the_part_that_goes_on_is_rounded_up_and_never_nobody() -> None:
+def test_the_number_of_students_that_continue_is_rounded_up_to_at_least_one() -> None:
     asked = ((0.5, 2), (0.5, 3), (0.05, 2), (0.07, 100))
     assert [EarlyStop(step=1, keep=keep).going_on(students) for keep, students in asked] == [1, 2, 1, 7]
 
 
-def test_a_stop_that_compares_nobody_is_told(lineage: Lineage) -> None:
+def test_an_early_stop_without_comparable_students_causes_a_warning(lineage: Lineage) -> None:
     mixtures = {"readmes_raw": lineage.study.mixtures["readmes_raw"].model_dump()}
     alone = stopping(lineage, mixtures=mixtures, runs=None)
     assert any("early_stop: compares no runs" in warning for warning in plan(alone).warnings)
 
 
-def test_a_look_that_is_earlier_and_stricter_than_any_published_is_said_to_be_so(lineage: Lineage) -> None:
+def test_a_stop_that_is_earlier_and_stricter_than_any_published_one_causes_a_warning(lineage: Lineage) -> None:
     strict = stopping(lineage, early_stop={"step": 1, "keep": 0.1})
     assert any("no published figure is as early and as strict" in warning for warning in plan(strict).warnings)
 
 
 @pytest.mark.parametrize("macro", [None, "fast", float("nan"), True])
-def test_a_score_that_is_none_decides_nothing(lineage: Lineage, macro: object) -> None:
+def test_an_invalid_score_decides_nothing(lineage: Lineage, macro: object) -> None:
     study = stopping(lineage)
     scored(study)
     path = study.early_scores("readmes_raw__nano__data0_model0").folder / "__meta__" / "manifest.json"
@@ -135,7 +135,7 @@ def test_a_score_that_is_none_decides_nothing(lineage: Lineage, macro: object) -
     assert plan(study).as_json()["items"]
 
 
-def test_a_source_that_is_not_there_is_a_warning_with_an_early_stop_too(tmp_path: Path) -> None:
+def test_a_missing_source_causes_a_warning_with_an_early_stop_too(tmp_path: Path) -> None:
     study = read_lineage(Paths(data=tmp_path, study=REPOSITORY / "studies" / "finephrase.yaml"))
     found = plan(stopping(study, early_stop={"step": 1000, "keep": 0.5}))
     assert any(warning.startswith("sources.fineweb_edu_lq") for warning in found.warnings)
@@ -148,19 +148,19 @@ def test_a_source_that_is_not_there_is_a_warning_with_an_early_stop_too(tmp_path
         ({"early_stop": {"step": 1, "keep": 1.0}}, "keep"),
     ],
 )
-def test_a_stop_that_makes_no_sense_is_refused(lineage: Lineage, fields: dict[str, Any], message: str) -> None:
+def test_a_contradictory_early_stop_is_refused(lineage: Lineage, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         stopping(lineage, **fields)
 
 
 @pytest.mark.slow
-def test_a_study_with_an_early_stop_trains_the_best_alone_to_their_end(own: Installation) -> None:
+def test_a_study_with_an_early_stop_fully_trains_only_the_best(own: Installation) -> None:
     fields = small_study()
     del fields["runs"]
     fields["evaluation"].pop("every")
     fields["early_stop"] = {"step": 8, "keep": 0.5}
     own.write(fields)
-    outcome, said = own.materialize()
+    outcome, messages = own.materialize()
     assert outcome.complete, outcome.failed
     lineage = read_lineage(Paths(data=own.paths.data, study=own.study, prompts=own.paths.prompts))
     (winner,) = lineage.finishing_runs()
@@ -169,5 +169,5 @@ def test_a_study_with_an_early_stop_trains_the_best_alone_to_their_end(own: Inst
     assert lineage.checkpoint(winner).manifest()["resumed_from"] == 8
     rows = json.loads((lineage.leaderboard().folder / "leaderboard.json").read_text())
     assert [row["mixture"] for row in rows] == [lineage.study.student_runs[winner].mixture]
-    assert any("was stopped at step 8" in line for line in said)
+    assert any("was stopped at step 8" in line for line in messages)
     assert own.materialize()[0].made == []

@@ -1,4 +1,4 @@
-"""Pods that fail, on a stand-in API: each run ends in the right state, and says which pod failed and why."""
+"""Failing pods on a substitute API: each run ends with the right status and names the pod and the cause."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 @dataclass
 class Cluster:
-    """A code location whose assets do next to nothing, and whose runs become pods."""
+    """A code location whose assets do almost nothing and whose runs become pods."""
 
     api: KubernetesApi
     control: Control
     marks: Path
 
     def step_pod(self, run: str) -> Object:
-        """The newest pod of a run's step, once its asset has begun."""
+        """Return the newest pod of a run's step, once its asset has begun."""
 
         def found() -> Object | None:
             for pod in reversed(self.api.all("pods")):
@@ -84,14 +84,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of a run: its status, what its events say, and the pods of its step's attempts."""
+    """A run that has ended: its status, its messages, and the pods of its step's attempts."""
 
     status: str
-    told: str
+    messages: str
     pods: tuple[str, ...]
 
 
-FATES = {
+CAUSES = {
     "killed": ("Error", "was killed (SIGKILL), exit code 137"),
     "evicted": ("Evicted", "was removed from its node: Evicted (The node was low on resource: memory.)"),
     "out_of_memory": ("OOMKilled", "ran out of memory (OOMKilled). Raise 'memory' in the cluster file"),
@@ -100,41 +100,41 @@ FATES = {
 
 @pytest.fixture(scope="module")
 def lost(cluster: Cluster) -> dict[str, Ended]:
-    """Runs whose step loses its pod, all at once; of a second attempt nobody takes the pod."""
-    runs = {fate: cluster.control.launch("make_waiting") for fate in FATES}
+    """Start runs whose steps lose their first pod, all at once; second attempts keep theirs."""
+    runs = {cause: cluster.control.launch("make_waiting") for cause in CAUSES}
     first = {}
-    for fate, (reason, _) in FATES.items():
-        pod = cluster.step_pod(runs[fate])
-        first[fate] = pod["metadata"]["name"]
+    for cause, (reason, _) in CAUSES.items():
+        pod = cluster.step_pod(runs[cause])
+        first[cause] = pod["metadata"]["name"]
         cluster.api.end_pod(pod, reason)
     (cluster.marks / "finish").touch()
     ended = {}
-    for fate, run in runs.items():
+    for cause, run in runs.items():
         status = cluster.control.wait(run)
-        told = "\n".join(cluster.control.messages(run))
+        text = "\n".join(cluster.control.messages(run))
         begun = sorted(path.name.removeprefix("begun-") for path in cluster.marks.glob("begun-*"))
-        attempts = tuple(name for name in begun if name.rsplit("-", 1)[0].startswith(first[fate].rsplit("-", 1)[0]))
-        ended[fate] = Ended(status, told, (first[fate], *(name for name in attempts if name != first[fate])))
+        attempts = tuple(name for name in begun if name.rsplit("-", 1)[0].startswith(first[cause].rsplit("-", 1)[0]))
+        ended[cause] = Ended(status, text, (first[cause], *(name for name in attempts if name != first[cause])))
     (cluster.marks / "finish").unlink()
     return ended
 
 
-@pytest.mark.parametrize("fate", FATES)
-def test_a_step_that_loses_its_pod_names_it_and_the_cause(lost: dict[str, Ended], fate: str) -> None:
-    assert f"pod {lost[fate].pods[0]} {FATES[fate][1]}" in lost[fate].told
+@pytest.mark.parametrize("cause", CAUSES)
+def test_a_step_that_loses_its_pod_names_it_and_the_cause(lost: dict[str, Ended], cause: str) -> None:
+    assert f"pod {lost[cause].pods[0]} {CAUSES[cause][1]}" in lost[cause].messages
 
 
 @pytest.mark.parametrize(
-    ("fate", "status", "attempts"),
+    ("cause", "status", "attempts"),
     [("killed", "SUCCESS", 2), ("evicted", "SUCCESS", 2), ("out_of_memory", "FAILURE", 1)],
 )
-def test_a_step_is_tried_again_only_where_the_cause_lay_outside_of_it(
-    lost: dict[str, Ended], fate: str, status: str, attempts: int
+def test_a_step_is_retried_only_if_the_cause_lay_outside_of_it(
+    lost: dict[str, Ended], cause: str, status: str, attempts: int
 ) -> None:
-    assert (lost[fate].status, len(lost[fate].pods)) == (status, attempts), lost[fate].told
+    assert (lost[cause].status, len(lost[cause].pods)) == (status, attempts), lost[cause].messages
 
 
-def test_a_pod_that_is_lost_before_its_step_began_gets_another(cluster: Cluster) -> None:
+def test_a_step_whose_pod_is_lost_before_it_began_gets_another_pod(cluster: Cluster) -> None:
     run = cluster.control.launch("make_brief")
 
     def begins() -> Object | None:
@@ -144,21 +144,21 @@ def test_a_pod_that_is_lost_before_its_step_began_gets_another(cluster: Cluster)
     first = until(begins, "the step has a pod")
     cluster.api.end_pod(first, "Evicted")
     assert cluster.control.wait(run) == "SUCCESS", cluster.control.messages(run)
-    told = "\n".join(cluster.control.messages(run))
-    assert f"pod {first['metadata']['name']} was removed from its node" in told
-    assert "its step had not begun, and gets another" in told
+    text = "\n".join(cluster.control.messages(run))
+    assert f"pod {first['metadata']['name']} was removed from its node" in text
+    assert "its step had not begun and gets another pod" in text
 
 
-def test_what_cannot_start_is_named_and_not_tried_again(cluster: Cluster) -> None:
+def test_a_pod_that_cannot_start_is_named_and_not_retried(cluster: Cluster) -> None:
     image = cluster.api.images.pop(ENGINE)
     try:
         run = cluster.control.launch("make_waiting")
         assert cluster.control.wait(run) == "FAILURE"
     finally:
         cluster.api.images[ENGINE] = image
-    told = "\n".join(cluster.control.messages(run))
-    assert 'cannot start: ImagePullBackOff: Back-off pulling image "finephrase/engine:0.1.0"' in told
-    assert "correct 'images' or 'pull_secrets' in the cluster file, or push the image" in told
+    text = "\n".join(cluster.control.messages(run))
+    assert 'cannot start: ImagePullBackOff: Back-off pulling image "finephrase/engine:0.1.0"' in text
+    assert "Correct 'images' or 'pull_secrets' in the cluster file, or push the image" in text
     assert not [
         pod
         for pod in cluster.api.all("pods")
@@ -167,7 +167,7 @@ def test_what_cannot_start_is_named_and_not_tried_again(cluster: Cluster) -> Non
 
 
 def monitored(cluster: Cluster, run: str) -> None:
-    """What Dagster's daemon does once a minute."""
+    """Run the check that Dagster's daemon makes once per minute."""
     import logging
 
     record = cluster.control.instance.get_run_record_by_id(run)
@@ -180,14 +180,14 @@ def monitored(cluster: Cluster, run: str) -> None:
         monitor_started_run(cluster.control.instance, workspace, record, logger)
 
 
-def test_a_run_survives_its_own_pod_and_an_api_server_that_is_restarted(cluster: Cluster) -> None:
+def test_a_run_survives_the_loss_of_its_pod_and_a_restart_of_the_api_server(cluster: Cluster) -> None:
     run = cluster.control.launch("make_waiting")
     step = cluster.step_pod(run)
     cluster.api.stop()
     monitored(cluster, run)
-    time.sleep(2)  # the run's own pod looks at its step meanwhile
+    time.sleep(2)  # time for the run's own pod to check its step
     cluster.api.start()
-    assert not cluster.api.pod(f"dagster-run-{run}-1"), "a second worker was started while nothing could be seen"
+    assert not cluster.api.pod(f"dagster-run-{run}-1"), "a second worker was started while the API did not answer"
     cluster.api.end_pod(cluster.run_pod(run))
     monitored(cluster, run)
     until(lambda: cluster.api.pod(f"dagster-run-{run}-1"), "a second worker takes the run up")
@@ -196,7 +196,7 @@ def test_a_run_survives_its_own_pod_and_an_api_server_that_is_restarted(cluster:
         assert cluster.control.wait(run) == "SUCCESS", cluster.control.messages(run)
     finally:
         (cluster.marks / "finish").unlink()
-    assert cluster.step_pod(run)["metadata"]["name"] == step["metadata"]["name"], "the step ran on in its pod"
+    assert cluster.step_pod(run)["metadata"]["name"] == step["metadata"]["name"], "the step continued in its pod"
 
 
 def test_a_run_whose_pod_cannot_start_fails_and_names_it(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,14 +208,14 @@ def test_a_run_whose_pod_cannot_start_fails_and_names_it(cluster: Cluster, monke
         monitored(cluster, run)
     finally:
         cluster.api.images[CONTROL] = image
-    told = "\n".join(cluster.control.messages(run))
+    text = "\n".join(cluster.control.messages(run))
     assert cluster.control.status(run) == "FAILURE"
-    assert f"dagster-run-{run}" in told
-    assert "ImagePullBackOff" in told
+    assert f"dagster-run-{run}" in text
+    assert "ImagePullBackOff" in text
     cluster.control.instance.run_launcher.terminate(run)
 
 
-def test_a_cancelled_run_leaves_no_pod_and_no_job(cluster: Cluster) -> None:
+def test_a_canceled_run_leaves_no_pod_and_no_job(cluster: Cluster) -> None:
     run = cluster.control.launch("make_waiting")
     step = cluster.step_pod(run)
     assert cluster.control.instance.run_launcher.terminate(run)
@@ -230,6 +230,6 @@ def test_a_cancelled_run_leaves_no_pod_and_no_job(cluster: Cluster) -> None:
     assert os.environ["FINEPHRASE_CLUSTER"]
 
 
-def test_all_that_was_sent_is_valid_and_allowed(cluster: Cluster) -> None:
+def test_every_request_is_valid_and_allowed_by_the_role(cluster: Cluster) -> None:
     check_manifests(cluster.api.received)
     check_access(cluster.api.asked)

@@ -1,4 +1,4 @@
-"""What `deploy/` holds: manifests that several versions of Kubernetes take, and images that can be built."""
+"""`deploy/`: manifests that several versions of Kubernetes accept, and images that can be built."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kubernetes_parts import DEPLOY, check_manifests, write_instance
 
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 IMAGES = sorted((DEPLOY / "images").glob("*.Dockerfile"))
-SETTINGS = ("cluster.yaml", "dagster.yaml", "kustomization.yaml")  # which are no manifests
+SETTINGS = ("cluster.yaml", "dagster.yaml", "kustomization.yaml")  # these are not manifests
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -36,21 +36,21 @@ def test_manifests_are_valid_for_several_versions_of_kubernetes(path: Path) -> N
     check_manifests(documents(path))
 
 
-def test_a_manifest_with_a_flaw_is_refused() -> None:
+def test_an_invalid_manifest_is_refused() -> None:
     (deployment, *_) = documents(DEPLOY / "kubernetes" / "mlflow.yaml")
     deployment["spec"]["replica"] = 2
     with pytest.raises(AssertionError, match=r"Deployment, Kubernetes 1\.25: spec: .*'replica' was unexpected"):
         check_manifests([deployment])
 
 
-def test_kustomize_takes_every_manifest() -> None:
+def test_kustomize_lists_every_manifest() -> None:
     kustomization = documents(DEPLOY / "kubernetes" / "kustomization.yaml")[0]
     assert set(kustomization["resources"]) == {path.name for path in MANIFESTS} - set(SETTINGS)
     (generated,) = kustomization["configMapGenerator"]
     assert all((DEPLOY / "kubernetes" / file).is_file() for file in generated["files"])
 
 
-def test_secrets_stand_nowhere_but_are_named() -> None:
+def test_manifests_name_secrets_but_contain_none() -> None:
     for path in [*MANIFESTS, DEPLOY / "helm" / "values.yaml", *IMAGES]:
         assert not re.search(
             r"(?i)^\s*\w*(password|api_?token|hf_token|api_?key)\s*[:=]\s*[^\s{]", path.read_text(), re.M
@@ -59,7 +59,7 @@ def test_secrets_stand_nowhere_but_are_named() -> None:
     assert "Secret" not in kinds
 
 
-def test_what_is_named_is_made_by_a_manifest() -> None:
+def test_every_named_object_is_created_by_a_manifest() -> None:
     made = {
         (document["kind"], document["metadata"]["name"])
         for path in MANIFESTS
@@ -75,7 +75,7 @@ def test_what_is_named_is_made_by_a_manifest() -> None:
     assert {("PriorityClass", name) for name in classes} <= made
 
 
-def test_the_instance_s_settings_are_loaded_by_dagster_itself(tmp_path: Path) -> None:
+def test_dagster_loads_the_settings_of_the_instance(tmp_path: Path) -> None:
     with KubernetesApi(tmp_path, node={}, images={}) as api:
         home = write_instance(tmp_path / "home", api.kubeconfig)
         with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -86,7 +86,7 @@ def test_the_instance_s_settings_are_loaded_by_dagster_itself(tmp_path: Path) ->
             assert instance.run_monitoring_start_timeout_seconds == 900
 
 
-def test_the_chart_s_values_and_the_instance_s_settings_say_the_same() -> None:
+def test_the_charts_values_equal_the_settings_of_the_instance() -> None:
     settings, chart = documents(DEPLOY / "kubernetes" / "dagster.yaml")[0], values()
     assert chart["runLauncher"]["config"]["customRunLauncher"] == settings["run_launcher"]
     assert chart["additionalInstanceConfig"]["concurrency"] == settings["concurrency"]
@@ -113,7 +113,7 @@ def test_the_chart_runs_the_images_of_the_cluster_file() -> None:
 
 
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
-def test_an_image_is_built_of_what_is_there_from_a_pinned_base_for_no_root(path: Path) -> None:
+def test_an_image_copies_existing_files_onto_a_pinned_base_and_runs_without_root(path: Path) -> None:
     lines = re.sub(r"\\\n\s*", " ", path.read_text()).splitlines()
     bases = [line.split()[1] for line in lines if line.startswith("FROM ")]
     bases += [found[1] for line in lines if (found := re.match(r"COPY --from=(\S+)", line))]
@@ -127,7 +127,7 @@ def test_an_image_is_built_of_what_is_there_from_a_pinned_base_for_no_root(path:
     assert not [line for line in lines if re.match(r"(ARG|ENV)\b.*(TOKEN|SECRET|PASSWORD|KEY)", line)]
 
 
-def test_the_worker_s_image_has_what_its_code_imports() -> None:
+def test_the_workers_image_has_every_package_that_its_code_imports() -> None:
     image = (DEPLOY / "images" / "worker.Dockerfile").read_text()
     (named,) = re.findall(r"for name in ([^;]+);", image)
     listed = {line.partition("==")[0] for line in (REPOSITORY / "requirements" / "gpu.txt").read_text().splitlines()}
@@ -147,7 +147,7 @@ def test_the_worker_s_image_has_what_its_code_imports() -> None:
     }
     files = [REPOSITORY / "finephrase_dagster" / "rephrase" / "worker.py"]
     needed: set[str] = set()
-    for file in files:  # grows while it is walked: what the worker imports, directly or not
+    for file in files:  # grows during the loop: everything that the worker imports, also indirectly
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

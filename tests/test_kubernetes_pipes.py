@@ -1,4 +1,4 @@
-"""Jobs for pods without Dagster: how they end, with a stand-in for the worker that reports through Pipes."""
+"""Jobs for pods without Dagster: how they end, with a substitute for the worker that reports through Pipes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def send(
 
 def engine_pod(api: KubernetesApi) -> Object:
     pod: Object = until(lambda: api.pod("dagster-"), "the engine has a pod")
-    until(lambda: len(api._running[pod["metadata"]["uid"]].lines) > 5, "it has said something")
+    until(lambda: len(api._running[pod["metadata"]["uid"]].lines) > 5, "it has written to its log")
     return pod
 
 
@@ -116,15 +116,20 @@ def test_a_job_reaches_the_pod_and_its_log_reaches_the_step(
 
 
 @pytest.mark.parametrize(
-    ("reason", "told", "kind"),
+    ("reason", "message", "kind"),
     [
         ("Error", "was killed (SIGKILL), exit code 137. Finished rows are kept.", PodLost),
         ("Evicted", "was removed from its node: Evicted (The node was low on resource: memory.)", PodLost),
         ("OOMKilled", "ran out of memory (OOMKilled). Raise 'memory' in the cluster file", PodMisconfigured),
     ],
 )
-def test_an_engine_s_pod_that_is_lost_is_named_and_removed(
-    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, told: str, kind: type[Exception]
+def test_a_lost_engine_pod_is_named_and_deleted(
+    api: KubernetesApi,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+    message: str,
+    kind: type[Exception],
 ) -> None:
     lost: list[Object] = []
 
@@ -135,12 +140,12 @@ def test_an_engine_s_pod_that_is_lost_is_named_and_removed(
     _, raised = send(tmp_path, monkeypatch, seconds=0.1, do=lose)
     assert isinstance(raised, kind)
     assert is_infrastructure(raised) == (kind is PodLost)
-    assert f"pod {lost[0]['metadata']['name']} {told}" in str(raised)
+    assert f"pod {lost[0]['metadata']['name']} {message}" in str(raised)
     assert api.all("pods") == []
 
 
 @pytest.mark.parametrize(("status", "again"), [(1, False), (75, True)])
-def test_a_worker_that_gives_up_says_whether_another_try_makes_sense(
+def test_a_failed_workers_exit_status_decides_whether_the_step_is_retried(
     api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, again: bool
 ) -> None:
     _, raised = send(tmp_path, monkeypatch, status=status)
@@ -153,9 +158,7 @@ def test_a_worker_that_gives_up_says_whether_another_try_makes_sense(
     )
 
 
-def test_an_engine_s_image_that_is_not_there_is_named(
-    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_engine_image_is_named(api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api.images.clear()
     _, raised = send(tmp_path, monkeypatch)
     assert isinstance(raised, PodMisconfigured)
@@ -171,7 +174,7 @@ def test_an_engine_s_image_that_is_not_there_is_named(
         (PodFailed("pod engine ended with exit code 1"), [2, 1, 1]),
     ],
 )
-def test_prompts_are_tried_one_by_one_only_where_one_of_them_may_be_at_fault(
+def test_prompts_are_retried_one_by_one_only_if_one_of_them_may_be_the_cause(
     error: Exception, orders: list[int], lineage: Lineage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[int] = []
@@ -187,7 +190,7 @@ def test_prompts_are_tried_one_by_one_only_where_one_of_them_may_be_at_fault(
     assert tried == orders
 
 
-def test_an_api_server_that_is_restarted_loses_no_message_and_no_pod(
+def test_a_restart_of_the_api_server_loses_no_message_and_no_pod(
     api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def restart() -> None:
@@ -203,7 +206,7 @@ def test_an_api_server_that_is_restarted_loses_no_message_and_no_pod(
     assert api.all("pods") == []
 
 
-def test_a_pod_that_a_killed_step_left_behind_is_ended(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_pod_that_a_killed_step_left_behind_is_deleted(api: KubernetesApi, tmp_path: Path) -> None:
     command = {"name": "engine", "image": ENGINE, "command": ["sleep", "600"]}
     body: dict[str, Any] = {"metadata": {"name": "left", "labels": LABELS}, "spec": {"containers": [command]}}
     left = api.create("pods", "finephrase", body)

@@ -1,4 +1,4 @@
-"""The cluster file and what it makes of a generator: pods by their GPUs, and errors that name a field."""
+"""The cluster file and the pods of generators: sizes by their GPUs, and errors that name a field."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cluster(tmp_path: Path) -> Cluster:
 
 
 def generator(name: str, **engine: Any) -> Generator:
-    """A generator of the registry, with other engine flags."""
+    """Return a generator of the registry with other engine flags."""
     fields = read_registry("generators")[name]
     own = {"sampling": {"seed": 0, **fields["sampling"]}, "max_tokens": 2048}
     return Generator.model_validate({**fields, **own, "engine": {**fields["engine"], **engine}})
@@ -56,7 +56,7 @@ def test_a_small_generator_gets_one_gpu_and_no_shared_memory(cluster: Cluster) -
     assert pod.spec()["nodeSelector"] == {"finephrase/pool": "gpu-1"}
 
 
-def test_the_gpus_of_a_pod_are_tensor_by_pipeline_by_data_parallel_ranks(cluster: Cluster) -> None:
+def test_a_pod_has_one_gpu_per_tensor_pipeline_and_data_parallel_rank(cluster: Cluster) -> None:
     large = generator("gemma_3_12b", tensor_parallel_size=2, pipeline_parallel_size=2, data_parallel_size=2)
     pod = Pod.of(cluster, large)
     assert (pod.gpus, pod.shared) == (8, 64)
@@ -67,13 +67,13 @@ def test_the_gpus_of_a_pod_are_tensor_by_pipeline_by_data_parallel_ranks(cluster
     assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}} in pod.spec()["volumes"]
 
 
-def test_a_generator_that_fits_no_node_is_refused_before_anything_starts(cluster: Cluster) -> None:
+def test_a_generator_that_fits_on_no_node_is_refused_before_anything_starts(cluster: Cluster) -> None:
     huge = generator("gemma_3_12b", tensor_parallel_size=8, pipeline_parallel_size=2)
     with pytest.raises(StudyError, match=r"needs 16 GPUs on one node, but the largest of 'node_pools' has 8\. Lower"):
         Pod.of(cluster, huge).spec()
 
 
-def test_a_cell_s_settings_go_into_its_op_tags_and_only_where_a_cluster_is_named(
+def test_a_cells_op_tags_hold_its_pod_settings_only_if_a_cluster_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = generator("gemma_3_1b")
@@ -88,7 +88,9 @@ def test_a_cell_s_settings_go_into_its_op_tags_and_only_where_a_cluster_is_named
     assert "nvidia.com/gpu" not in tags["container_config"]["resources"]["requests"], "the engine has its own pod"
 
 
-def test_the_cluster_is_no_identity(lineage: Lineage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cluster_does_not_affect_fingerprints(
+    lineage: Lineage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def named(lineage: Lineage) -> dict[str, str | None]:
         graph = build_defs(lineage).resolve_asset_graph()
         versions = {key.to_user_string(): graph.get(key).code_version for key in graph.get_all_asset_keys()}
@@ -100,7 +102,7 @@ def test_the_cluster_is_no_identity(lineage: Lineage, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"namespace": "Fine Phrase"}, "namespace: "),
         ({"images": {"control": "finephrase/control", "engine": ENGINE}}, "images.control: "),
@@ -111,33 +113,35 @@ def test_the_cluster_is_no_identity(lineage: Lineage, tmp_path: Path, monkeypatc
         ({"memory": {"per_gpu": -1}}, "memory.per_gpu: is -1; must be greater than or equal to 0"),
     ],
 )
-def test_a_wrong_cluster_file_is_refused_by_file_and_field(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
+def test_an_invalid_cluster_file_is_refused_with_file_and_field(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
     path = write_cluster(tmp_path, **changed)
     with pytest.raises(StudyError) as raised:
         read_cluster(path)
     assert str(path) in str(raised.value)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
-def test_a_volume_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_volume_that_appears_twice_is_refused(tmp_path: Path) -> None:
     volume = {"name": "data", "claim": "c", "path": "/data"}
     with pytest.raises(StudyError, match=r"volumes\[1\].name: data appears twice"):
         read_cluster(write_cluster(tmp_path, volumes=[volume, {**volume, "path": "/other"}]))
 
 
-def test_a_cluster_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_cluster_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r".*nowhere\.yaml: no such cluster file"):
         read_cluster(tmp_path / "nowhere.yaml")
 
 
-def test_the_project_s_own_cluster_file_is_right_and_complete() -> None:
+def test_the_projects_own_cluster_file_is_valid_and_complete() -> None:
     path = DEPLOY / "kubernetes" / "cluster.yaml"
     cluster = read_cluster(path)
     assert {*yaml.safe_load(path.read_text())} == {*Cluster.model_fields}
     assert cluster.nanotron_image == "finephrase/nanotron:0.1.0"
 
 
-def test_the_definitions_load_without_torch_vllm_or_a_client_of_kubernetes() -> None:
+def test_the_definitions_load_without_torch_vllm_or_the_kubernetes_client() -> None:
     heavy = ("torch", "vllm", "kubernetes", "transformers")
     code = f"import sys, finephrase_dagster.definitions; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=REPOSITORY, capture_output=True, text=True)

@@ -1,6 +1,6 @@
-"""A study on a cluster: real clients of Kubernetes, a stand-in API whose pods are processes, real vLLM and training.
+"""A study on a cluster: real Kubernetes clients, a substitute API whose pods are processes, real vLLM and training.
 
-The study was made on this machine; some of it is taken away, and pods make it again.
+The study was materialized on this machine. Some of its artifacts are deleted, and pods make them again.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Cluster:
     control: Control
 
     def rephrasing(self, how: str) -> None:
-        """From the next run on engines run in the steps' pods (`step`) or in pods of their own (`pipes`)."""
+        """Run the engines of later runs in the steps' pods (`step`) or in pods of their own (`pipes`)."""
         images = {"control": CONTROL, "engine": ENGINE, "worker": WORKER}
         path = write_cluster(self.made.root, rephrasing=how, images=images)
         assert path == self.made.root / "cluster.yaml"
@@ -66,7 +66,7 @@ class Cluster:
         return lineage.dataset(lineage.study.cells[0], prompt)
 
     def pods(self, run: str) -> list[dict[str, Any]]:
-        """The pods that a run made."""
+        """Return the pods of a run."""
         jobs = [job for job in self.api.received if run in json.dumps(job["metadata"])]
         names = {job["metadata"]["name"] for job in jobs}
         return [pod for pod in self.api.all("pods") if pod["metadata"]["labels"].get("job-name") in names]
@@ -105,7 +105,7 @@ def cluster(finished: Installation, tmp_path_factory: pytest.TempPathFactory) ->
             yield Cluster(made, api, plane)
 
 
-def test_a_pod_killed_in_mid_generation_is_named_and_its_rows_are_kept_for_a_pod_of_another_kind(
+def test_a_pod_killed_during_generation_is_named_and_a_pod_of_the_other_mode_resumes_its_rows(
     cluster: Cluster,
 ) -> None:
     cluster.rephrasing("step")
@@ -126,8 +126,8 @@ def test_a_pod_killed_in_mid_generation_is_named_and_its_rows_are_kept_for_a_pod
         pod = until(lambda: cluster.api.pod("dagster-step"), "the step has a pod")
         cluster.api.end_pod(pod)
         assert cluster.control.wait(run) == "FAILURE"
-    told = [message for message in cluster.control.messages(run) if "was killed" in message]
-    assert any(f"pod {pod['metadata']['name']} was killed (SIGKILL), exit code 137" in message for message in told)
+    messages = [message for message in cluster.control.messages(run) if "was killed" in message]
+    assert any(f"pod {pod['metadata']['name']} was killed (SIGKILL), exit code 137" in message for message in messages)
     assert not faq.complete
 
     cluster.rephrasing("pipes")
@@ -142,14 +142,14 @@ def test_a_pod_killed_in_mid_generation_is_named_and_its_rows_are_kept_for_a_pod
     assert order["spec"]["containers"][0]["image"] == WORKER
     assert order["spec"]["containers"][0]["command"] == ["python3", "-m", "finephrase_dagster.rephrase.worker"]
     assert any("starting an engine for rephraser" in message for message in cluster.control.messages(run))
-    assert cluster.api.pod("dagster-" + run[:18]) is None, "the engine's pod is removed"
+    assert cluster.api.pod("dagster-" + run[:18]) is None, "the engine's pod is deleted"
 
 
 def rows(artifact: Artifact) -> list[dict[str, Any]]:
     return [row for file in artifact.folder.glob("part-*.parquet") for row in pq.read_table(file).to_pylist()]
 
 
-def test_a_synthetic_partition_is_made_in_the_pod_of_its_step(cluster: Cluster) -> None:
+def test_a_synthetic_partition_is_materialized_in_the_pod_of_its_step(cluster: Cluster) -> None:
     cluster.rephrasing("step")
     run = cluster.control.launch(SYNTHETIC, partition="table")
     assert cluster.control.wait(run) == "SUCCESS", cluster.control.messages(run)
@@ -181,6 +181,6 @@ def test_no_process_of_a_pod_outlives_it(cluster: Cluster) -> None:
     assert [pod["metadata"]["name"] for pod in cluster.api.all("pods") if processes_of(pod)] == []
 
 
-def test_all_that_was_sent_is_valid_and_allowed(cluster: Cluster) -> None:
+def test_every_request_is_valid_and_allowed_by_the_role(cluster: Cluster) -> None:
     check_manifests(cluster.api.received)
     check_access(cluster.api.asked)

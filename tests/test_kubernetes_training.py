@@ -1,4 +1,4 @@
-"""Students on several nodes: the launcher's indexed Job on a stand-in API, a stand-in for nanotron, and torchrun."""
+"""Students on several nodes: an indexed Job on a substitute API, a substitute for nanotron, and torchrun."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesA
 
 @dataclass(frozen=True)
 class TwoNodes(Stand):
-    """The stand-in for nanotron's environment, as an image that two nodes of a cluster run."""
+    """The substitute for nanotron's environment, as an image on two nodes of a cluster."""
 
     patience_seconds: int = 300
 
@@ -71,7 +71,7 @@ def running(api: KubernetesApi, index: int) -> dict[str, Any] | None:
 
 
 def in_mid_run(api: KubernetesApi, output: Path, do: Callable[[], None]) -> None:
-    """Does something on a thread of its own once ten steps are trained."""
+    """Do something in another thread once ten steps are trained."""
 
     def act() -> None:
         until(lambda: list(output.glob("work/*/checkpoints/10/model_config.json")), "a checkpoint is written")
@@ -107,7 +107,7 @@ def test_two_nodes_train_as_one_indexed_job_and_leave_nothing_behind(
     check_access(api.asked)
 
 
-def test_a_run_that_fails_names_its_pod_and_nanotron_s_last_words(
+def test_a_failed_run_names_its_pod_and_the_last_lines_of_nanotrons_log(
     two_nodes: Study, api: KubernetesApi, tmp_path: Path
 ) -> None:
     two_nodes.stand.behave(fail_at=15)
@@ -118,7 +118,7 @@ def test_a_run_that_fails_names_its_pod_and_nanotron_s_last_words(
     assert left(api) == []
 
 
-def test_a_node_that_is_lost_ends_all_of_them_and_the_run_is_taken_up(
+def test_the_loss_of_a_node_ends_all_nodes_and_the_run_resumes(
     two_nodes: Study, api: KubernetesApi, tmp_path: Path
 ) -> None:
     two_nodes.stand.behave(seconds=0.05)
@@ -137,15 +137,13 @@ def test_a_node_that_is_lost_ends_all_of_them_and_the_run_is_taken_up(
     assert f"pod {lost[0]} was removed from its node: Evicted (The node was low on resource: memory.)" in str(
         raised.value
     )
-    assert is_infrastructure(raised.value), "the step is tried again"
+    assert is_infrastructure(raised.value), "the step is retried"
     assert left(api) == []
     two_nodes.stand.behave()
     assert two_nodes.train(output).resumed_from >= 10
 
 
-def test_a_node_that_runs_out_of_memory_is_not_tried_again(
-    two_nodes: Study, api: KubernetesApi, tmp_path: Path
-) -> None:
+def test_a_node_that_runs_out_of_memory_is_not_retried(two_nodes: Study, api: KubernetesApi, tmp_path: Path) -> None:
     two_nodes.stand.behave(seconds=0.05)
     in_mid_run(api, tmp_path / "output", lambda: api.end_pod(running(api, 0) or {}, "OOMKilled"))
     with pytest.raises(TrainingError, match=r"-0-\d+ ran out of memory \(OOMKilled\)\. Raise 'memory'") as raised:
@@ -153,7 +151,9 @@ def test_a_node_that_runs_out_of_memory_is_not_tried_again(
     assert not is_infrastructure(raised.value)
 
 
-def test_an_api_server_that_is_restarted_costs_nothing(two_nodes: Study, api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_restart_of_the_api_server_does_not_affect_the_training(
+    two_nodes: Study, api: KubernetesApi, tmp_path: Path
+) -> None:
     two_nodes.stand.behave(seconds=0.05)
     output = tmp_path / "output"
 
@@ -176,7 +176,7 @@ def test_a_diverged_run_ends_its_job(two_nodes: Study, api: KubernetesApi, tmp_p
     assert left(api) == []
 
 
-def test_an_image_that_is_not_there_is_named(two_nodes: Study, api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_missing_image_is_named(two_nodes: Study, api: KubernetesApi, tmp_path: Path) -> None:
     api.images.clear()
     hasty = replace(two_nodes, stand=TwoNodes(tmp_path / "stand", patience_seconds=0))
     with pytest.raises(TrainingError, match=r"cannot start: ImagePullBackOff.*finephrase/nanotron:0.1.0.*'images'"):
@@ -184,7 +184,7 @@ def test_an_image_that_is_not_there_is_named(two_nodes: Study, api: KubernetesAp
     assert left(api) == []
 
 
-def test_a_job_that_a_killed_process_left_behind_is_ended_before_the_run_is_taken_up(
+def test_a_job_that_a_killed_process_left_behind_is_deleted_before_the_run_resumes(
     two_nodes: Study, api: KubernetesApi, tmp_path: Path
 ) -> None:
     two_nodes.stand.behave(seconds=0.2)
@@ -201,7 +201,7 @@ t.Study(Path({str(two_nodes.root)!r}), t.TwoNodes(root / "stand"), root / "mixtu
     killed.wait()
     orphans = api.all("pods")
     assert len(orphans) == 2
-    assert all(processes_of(pod) for pod in orphans), "the nodes train on"
+    assert all(processes_of(pod) for pod in orphans), "the nodes continue training"
     two_nodes.stand.behave()
     facts = two_nodes.train(output)
     assert facts.resumed_from >= 10
@@ -210,7 +210,7 @@ t.Study(Path({str(two_nodes.root)!r}), t.TwoNodes(root / "stand"), root / "mixtu
     assert left(api) == []
 
 
-def test_what_a_living_process_started_is_left_alone(api: KubernetesApi, tmp_path: Path) -> None:
+def test_pods_of_a_running_owner_are_not_deleted(api: KubernetesApi, tmp_path: Path) -> None:
     def sleeping(name: str, **metadata: Any) -> dict[str, Any]:
         container = {"name": "c", "image": NANOTRON, "command": ["sleep", "60"]}
         return api.create(
@@ -236,7 +236,7 @@ def test_what_a_living_process_started_is_left_alone(api: KubernetesApi, tmp_pat
     assert [pod["metadata"]["name"] for pod in api.all("pods")] == ["driver"]
 
 
-def test_torchrun_itself_meets_over_the_service_and_rank_zero_is_on_index_zero(
+def test_torchrun_finds_its_peers_through_the_service_and_rank_zero_is_index_zero(
     api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
@@ -254,8 +254,8 @@ def test_torchrun_itself_meets_over_the_service_and_rank_zero_is_on_index_zero(
     monkeypatch.setattr(indexed_job, "PORT", 29517)
     pod = Pod.computing(read_cluster(write_cluster(tmp_path)), image=NANOTRON)
     cluster = NanotronCluster(python=python, source=tmp_path, nodes=2, gpus=1, pod=pod)
-    said: list[str] = []
-    IndexedJob(pod, folder).run(cluster, run="abc", on_line=said.append)
-    assert "node 0 of 2 sum 3" in said
+    lines: list[str] = []
+    IndexedJob(pod, folder).run(cluster, run="abc", on_line=lines.append)
+    assert "node 0 of 2 sum 3" in lines
     assert os.environ["KUBECONFIG"] == str(api.kubeconfig)
     assert left(api) == []

@@ -1,4 +1,4 @@
-"""Logs for machines: every line is one JSON object that says what it is about."""
+"""Logs for machines: every line is one JSON object that names what it is about."""
 
 import json
 import logging
@@ -23,12 +23,12 @@ def lines(text: str) -> list[dict[str, Any]]:
 
 
 def check_time(line: dict[str, Any]) -> None:
-    said = datetime.fromisoformat(line["time"])
-    assert said.utcoffset() == timedelta(0)
-    assert abs(datetime.now(UTC) - said) < timedelta(minutes=5)
+    moment = datetime.fromisoformat(line["time"])
+    assert moment.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - moment) < timedelta(minutes=5)
 
 
-def test_what_a_stage_says_names_its_study_asset_partition_and_run(
+def test_a_stages_message_names_its_study_asset_partition_and_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FINEPHRASE_LOG_FORMAT", "json")
@@ -58,7 +58,7 @@ def test_what_a_stage_says_names_its_study_asset_partition_and_run(
     assert (second["level"], second["message"]) == ("warning", "slow")
 
 
-def test_a_record_with_an_exception_is_one_line_with_its_trace() -> None:
+def test_a_record_with_an_exception_is_one_line_with_its_traceback() -> None:
     try:
         raise ValueError("broken")
     except ValueError:
@@ -71,7 +71,7 @@ def test_a_record_with_an_exception_is_one_line_with_its_trace() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("prompt", "status", "level"), [("faq", 0, "info"), ("poem", 2, "error")])
-def test_the_command_says_all_in_json(tmp_path: Path, prompt: str, status: int, level: str) -> None:
+def test_every_line_of_the_command_is_json(tmp_path: Path, prompt: str, status: int, level: str) -> None:
     rows = tmp_path / "in.jsonl"
     rows.write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in documents(5)))
     with local_server() as server:
@@ -88,8 +88,8 @@ def test_the_command_says_all_in_json(tmp_path: Path, prompt: str, status: int, 
             check=False,
         )
     assert done.returncode == status, done.stderr
-    said = lines(done.stderr)
-    assert {line["level"] for line in said} == {level}
-    assert {line["study"] for line in said} == {"demo"}
-    for line in said:
+    printed = lines(done.stderr)
+    assert {line["level"] for line in printed} == {level}
+    assert {line["study"] for line in printed} == {"demo"}
+    for line in printed:
         check_time(line)

@@ -1,4 +1,4 @@
-"""Materialising a study: what stands in the way is named, and what a dead process left is tidied."""
+"""Materializing a study: obstacles are named, and runs of ended processes are closed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_an_artifact_that_another_process_writes_is_named(tmp_path: Path) -> Non
     assert not outcome.complete
 
 
-def test_a_run_whose_process_is_gone_is_ended_and_others_are_left_alone() -> None:
+def test_only_runs_whose_process_has_ended_are_recorded_as_failed() -> None:
     with dg.instance_for_test() as instance:
         job = dg.GraphDefinition(name="job").to_job()
         gone = [

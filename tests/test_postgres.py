@@ -1,4 +1,4 @@
-"""Dagster and MLflow on a real PostgreSQL server: what is kept there, who may write at once, and what goes wrong."""
+"""Dagster and MLflow on a real PostgreSQL server: what they store, concurrent writers, and failures."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def databases(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> PostgresServer:
-    """The server with empty databases, named by the environment."""
+    """Return the server with empty databases, named by the environment."""
     server.renew_databases()
     for name, value in {**server.environment, "MLFLOW_TRACKING_URI": "postgresql:///mlflow"}.items():
         monkeypatch.setenv(name, value)
@@ -74,7 +74,7 @@ def databases(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Postgr
 
 
 def of_postgres(home: Path) -> Path:
-    """A Dagster home with the settings for PostgreSQL."""
+    """Create a Dagster home with the settings for PostgreSQL."""
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     shutil.copy(SETTINGS, home)
@@ -82,7 +82,7 @@ def of_postgres(home: Path) -> Path:
 
 
 def short_study() -> dict[str, Any]:
-    """The small study with its first student alone."""
+    """Return the small study with its first student only."""
     fields = small_study()
     fields["mixtures"] = {"raw": fields["mixtures"]["raw"]}
     fields["runs"] = fields["runs"][:1]
@@ -111,14 +111,14 @@ def test_an_instance_on_postgres_has_the_settings_of_a_local_one() -> None:
     assert postgres == local
 
 
-def test_the_server_of_the_compose_file_is_for_this_machine_alone_and_its_password_is_no_setting() -> None:
+def test_the_server_of_the_compose_file_listens_on_this_machine_only_and_its_password_is_in_no_file() -> None:
     service = yaml.safe_load((SETTINGS.parent / "compose.yaml").read_text(encoding="utf-8"))["services"]["postgres"]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     assert "POSTGRES_PASSWORD" not in service["environment"]
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
-def test_the_driver_that_is_installed_is_named(scheme: str) -> None:
+def test_a_uri_gets_the_installed_driver(scheme: str) -> None:
     assert with_driver(f"{scheme}://u@h/mlflow") == "postgresql+psycopg2://u@h/mlflow"
     assert with_driver("sqlite:///a.db") == "sqlite:///a.db"
 
@@ -126,7 +126,7 @@ def test_the_driver_that_is_installed_is_named(scheme: str) -> None:
 @pytest.mark.parametrize(
     "uri", ["postgresql://u:sesame@73@h/db", "postgresql://[sesame", "postgresql://u:sesame@h", "http://u:sesame@h"]
 )
-def test_a_wrong_tracking_uri_is_refused_without_repeating_it(
+def test_an_invalid_tracking_uri_is_refused_without_being_repeated(
     uri: str, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -135,7 +135,7 @@ def test_a_wrong_tracking_uri_is_refused_without_repeating_it(
     assert "sesame" not in str(refused.value)
 
 
-def test_a_database_that_is_gone_is_warned_of_without_its_password(tmp_path: Path) -> None:
+def test_a_missing_database_causes_a_warning_without_its_password(tmp_path: Path) -> None:
     uri = "postgresql://u:sesame-73@127.0.0.1:1/mlflow"
     tracking = Tracking(uri=uri, experiment="x", artifacts=str(tmp_path), web_url="", patience=2)
     artifact = Artifact(key=ItemKey(kind=CHECKPOINT, run="a"), recipe={}, root=tmp_path)
@@ -157,7 +157,7 @@ def test_a_database_that_is_gone_is_warned_of_without_its_password(tmp_path: Pat
         ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}, "http://127.0.0.1:1 does not answer"),
     ],
 )
-def test_a_store_that_cannot_be_used_is_named_before_anything_starts(
+def test_an_unusable_store_is_named_before_anything_starts(
     databases: PostgresServer,
     paths: Paths,
     tmp_path: Path,
@@ -193,7 +193,9 @@ def test_a_wrong_password_is_one_message_and_exit_status_1(databases: PostgresSe
 
 
 @pytest.mark.slow
-def test_processes_write_at_once_from_empty_databases_on(databases: PostgresServer, tmp_path: Path) -> None:
+def test_processes_write_at_the_same_time_beginning_with_empty_databases(
+    databases: PostgresServer, tmp_path: Path
+) -> None:
     home = of_postgres(tmp_path / "home")
     writers = [
         subprocess.Popen(
@@ -204,8 +206,8 @@ def test_processes_write_at_once_from_empty_databases_on(databases: PostgresServ
         for first in range(2)
     ]
     for writer in writers:
-        _, said = writer.communicate(timeout=400)
-        assert writer.returncode == 0, said
+        _, output = writer.communicate(timeout=400)
+        assert writer.returncode == 0, output
     assert databases.sql("dagster", "SELECT status, count(*) FROM runs GROUP BY status") == [("SUCCESS", 6)]
     made = databases.sql("dagster", "SELECT partition FROM event_logs WHERE dagster_event_type='ASSET_MATERIALIZATION'")
     assert sorted(int(key) for (key,) in made) == list(range(6))
@@ -215,7 +217,7 @@ def test_processes_write_at_once_from_empty_databases_on(databases: PostgresServ
 
 @dataclass(frozen=True)
 class Materialized:
-    """A study that was materialised on a server of its own, which crashed the first time."""
+    """A study that was materialized twice on a server of its own, which crashed the first time."""
 
     server: PostgresServer
     installation: Installation
@@ -245,26 +247,26 @@ def materialized(finished: Installation, tmp_path_factory: pytest.TempPathFactor
             assert running.poll() is None
             time.sleep(0.05)
         server.stop("immediate")
-        said, _ = running.communicate(timeout=400)
+        output, _ = running.communicate(timeout=400)
         server.start()
         again = materialize(installation, environment)
-        said_again, _ = again.communicate(timeout=400)
-        yield Materialized(server, installation, (running.returncode, said), (again.returncode, said_again))
+        output_again, _ = again.communicate(timeout=400)
+        yield Materialized(server, installation, (running.returncode, output), (again.returncode, output_again))
 
 
 @pytest.mark.slow
-def test_a_server_that_crashes_in_mid_run_costs_one_message(materialized: Materialized) -> None:
-    status, said = materialized.first
-    assert status == 1, said
-    assert "error: Dagster's database failed: " in said.splitlines()[-1]
-    assert said.endswith("Start the database server, then run the same command again: what is finished is kept.\n")
-    assert "Traceback" not in said
+def test_a_server_that_crashes_during_a_run_causes_one_message(materialized: Materialized) -> None:
+    status, output = materialized.first
+    assert status == 1, output
+    assert "error: Dagster's database failed: " in output.splitlines()[-1]
+    assert output.endswith("Start the database server, then run the same command again: what is finished is kept.\n")
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
 def test_the_next_run_completes_with_runs_events_and_ablations_in_postgres(materialized: Materialized) -> None:
-    status, said = materialized.second
-    assert status == 0, said
+    status, output = materialized.second
+    assert status == 0, output
     server, installation = materialized.server, materialized.installation
     (run,) = installation.lineage.study.student_runs
     statuses = dict(server.sql("dagster", "SELECT status, count(*) FROM runs GROUP BY status"))
@@ -280,7 +282,7 @@ def test_the_next_run_completes_with_runs_events_and_ablations_in_postgres(mater
 
 
 @pytest.mark.slow
-def test_no_secret_stands_in_any_output_file_or_database(materialized: Materialized) -> None:
+def test_no_output_file_or_database_contains_a_secret(materialized: Materialized) -> None:
     server, installation = materialized.server, materialized.installation
     secrets = [*SECRETS.values(), server.password]
     texts = {"the first output": materialized.first[1].encode(), "the second output": materialized.second[1].encode()}
@@ -288,7 +290,7 @@ def test_no_secret_stands_in_any_output_file_or_database(materialized: Materiali
     texts |= {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
     snapshots = server.sql("dagster", "SELECT snapshot_id, snapshot_body FROM snapshots")
     assert len(snapshots) > 5
-    texts |= {name: zlib.decompress(body) for name, body in snapshots}  # the one thing that is kept packed
+    texts |= {name: zlib.decompress(body) for name, body in snapshots}  # the only compressed content
     assert len(texts) > 500
     for name, text in texts.items():
         for secret in secrets:

@@ -1,4 +1,4 @@
-"""Secrets of rephrasing: a key goes to the endpoint and nowhere else, whatever the endpoint makes of it."""
+"""Secrets of rephrasing: the key is sent to the endpoint and appears nowhere else, even if the endpoint repeats it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def search(folder: Path, done: subprocess.CompletedProcess[str], *secrets: str) 
 
 
 @pytest.mark.parametrize("status", [200, 401])
-def test_no_secret_is_told_though_the_server_repeats_the_key(tmp_path: Path, status: int) -> None:
+def test_no_secret_is_printed_even_if_the_server_repeats_the_key(tmp_path: Path, status: int) -> None:
     with local_server() as server:
 
         def answer(request: dict[str, object]) -> object:
@@ -74,7 +74,7 @@ def test_no_secret_is_told_though_the_server_repeats_the_key(tmp_path: Path, sta
     search(tmp_path, done, KEY, WEBHOOK, DATABASE)
 
 
-def test_an_endpoint_with_a_password_is_refused_and_asked_nothing(tmp_path: Path) -> None:
+def test_an_endpoint_url_with_a_password_is_refused_before_any_request(tmp_path: Path) -> None:
     with local_server() as server:
         done = rephrase(tmp_path, credentials(server))
         assert server.requests == []

@@ -1,4 +1,4 @@
-"""What `finephrase ui` serves, on PostgreSQL and behind nginx: where it listens, who is let in, and what is told."""
+"""`finephrase ui` on PostgreSQL and behind nginx: addresses, access, and secrets."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Serving:
     log: Path
 
     def get(self, path: str, *, user: str | None = None, **headers: str) -> tuple[int, bytes]:
-        """What the proxy answers."""
+        """Return the proxy's answer."""
         if user is not None:
             headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
         request = urllib.request.Request(f"https://127.0.0.1:{self.proxy}{path}", headers=headers)
@@ -81,7 +81,7 @@ def until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
 
 
 def write_proxy(folder: Path, dagster: int, mlflow: int, proxy: int) -> Path:
-    """The example's configuration with files and ports of the test."""
+    """Write the example configuration with the files and ports of the test."""
     run = {"check": True, "capture_output": True, "text": True}
     hashed = subprocess.run(["openssl", "passwd", "-6", "-stdin"], input=PASSWORD, **run).stdout.strip()
     (folder / "passwords").write_text(f"ada:{hashed}\n")
@@ -105,7 +105,7 @@ def write_proxy(folder: Path, dagster: int, mlflow: int, proxy: int) -> Path:
         f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     text = text.replace("http {", f"http {{ access_log {folder}/access.log; {kept}", 1)
-    me = "user root;" if os.geteuid() == 0 else ""  # the test's folders are its own alone
+    me = "user root;" if os.geteuid() == 0 else ""  # only the user of the test can read its folders
     (folder / "nginx.conf").write_text(f"{me} daemon off; pid {folder}/nginx.pid; {text}")
     return folder / "nginx.conf"
 
@@ -143,7 +143,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
             ui.wait(60)
 
 
-def test_all_that_listens_does_so_on_this_machine_alone(serving: Serving) -> None:
+def test_every_server_listens_on_this_machine_only(serving: Serving) -> None:
     started = psutil.Process(serving.process.pid).children(recursive=True)
     listening = [
         one.laddr for process in started for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN
@@ -152,7 +152,7 @@ def test_all_that_listens_does_so_on_this_machine_alone(serving: Serving) -> Non
     assert {ip for ip, _ in listening} <= {"127.0.0.1", "::1"}
 
 
-def test_the_databases_password_stands_in_no_argument_log_page_or_file(serving: Serving) -> None:
+def test_no_argument_log_page_or_file_contains_the_databases_password(serving: Serving) -> None:
     started = psutil.Process(serving.process.pid).children(recursive=True)
     assert len(started) > 3
     for process in started:
@@ -175,6 +175,13 @@ def test_the_databases_password_stands_in_no_argument_log_page_or_file(serving: 
     assert serving.server.password not in page
 
 
+def test_the_terminal_shows_only_the_addresses_and_the_servers_write_to_log_files(serving: Serving) -> None:
+    lines = serving.log.read_text().splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["Dagster", "MLflow", "Logs", "Press Ctrl-C to stop."]
+    for name in ("dagster", "mlflow"):
+        assert (serving.installation.paths.data / "logs" / f"{name}.log").stat().st_size > 0
+
+
 def test_sensors_keep_their_state_in_postgres(serving: Serving) -> None:
     deadline = time.monotonic() + 60
     while serving.server.sql("dagster", "SELECT count(*) FROM job_ticks") == [(0,)]:
@@ -186,11 +193,11 @@ def test_sensors_keep_their_state_in_postgres(serving: Serving) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/graphql", "/mlflow/", "/mlflow/api/2.0/mlflow/experiments/search", "/x/../"])
 @pytest.mark.parametrize("user", [None, "ada:wrong", "bob:" + PASSWORD])
-def test_the_proxy_lets_nobody_in_without_a_password(serving: Serving, path: str, user: str | None) -> None:
+def test_the_proxy_refuses_requests_without_a_valid_password(serving: Serving, path: str, user: str | None) -> None:
     assert serving.get(path, user=user)[0] == 401
 
 
-def test_the_proxy_shows_both_pages_to_who_has_one(serving: Serving) -> None:
+def test_the_proxy_shows_both_pages_with_a_valid_password(serving: Serving) -> None:
     user = f"ada:{PASSWORD}"
     status, page = serving.get("/server_info", user=user)
     assert (status, "dagster_version" in page.decode()) == (200, True)
@@ -203,7 +210,7 @@ def test_the_proxy_shows_both_pages_to_who_has_one(serving: Serving) -> None:
     assert (status, json.loads(page)["experiments"][0]["name"]) == (200, "Default")
 
 
-def test_the_proxy_passes_websockets_on(serving: Serving) -> None:
+def test_the_proxy_forwards_websockets(serving: Serving) -> None:
     connection = http.client.HTTPSConnection(
         "127.0.0.1",
         serving.proxy,
@@ -224,7 +231,7 @@ def test_the_proxy_passes_websockets_on(serving: Serving) -> None:
     connection.close()
 
 
-def test_the_proxy_keeps_passwords_hashed(serving: Serving) -> None:
+def test_the_proxy_stores_hashed_passwords_only(serving: Serving) -> None:
     folder = serving.log.parent
     assert "ada:$6$" in (folder / "passwords").read_text()
     serving.get("/", user=f"ada:{PASSWORD}")

@@ -1,4 +1,4 @@
-"""The web pages in a headless browser, on a finished study: what a user opens, clicks and waits for."""
+"""The web UI in a headless browser on a finished study: what a person opens, clicks and waits for."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-RUN_SECONDS = 300  # until runs that the daemon starts are done
+RUN_SECONDS = 300  # for runs that the daemon starts
 LOOK_SECONDS = 5
 UNREAD = {
     f"piece_{limit}": {"kind": "embedded", "corpus": "language_reference", "limit": limit} for limit in range(5, 9)
 }
-"""Four corpora that nobody has read yet."""
+"""Four corpora that are not materialized yet."""
 
 
 @pytest.fixture(scope="module")
 def pages(finished: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
-    """`finephrase ui` on a copy of the finished study, which names four corpora more."""
+    """Run `finephrase ui` on a copy of the finished study with four more corpora."""
     installation = finished.copy(tmp_path_factory.mktemp("pages") / "installation")
     fields: dict[str, Any] = yaml.safe_load(installation.study.read_text(encoding="utf-8"))
     installation.write(fields | {"sources": fields["sources"] | UNREAD})
@@ -46,20 +46,20 @@ def page() -> Iterator[Page]:
 
 
 def shown(page: Page, text: str) -> Locator:
-    """What of a text can be seen; the pages keep copies that cannot, to measure them."""
+    """Return the visible element with a text; the pages have invisible copies to measure them."""
     return page.get_by_text(text, exact=True).locator("visible=true").first
 
 
 def select(page: Page, selection: str) -> None:
-    """Types into the field that filters assets."""
+    """Type into the field that filters assets."""
     page.locator(".CodeMirror").first.click()
     page.keyboard.type(selection)
-    page.keyboard.press("Escape")  # closes the suggestions, which would lie over the page
+    page.keyboard.press("Escape")  # closes the suggestions, which would cover the page
     page.keyboard.press("Enter")
 
 
 def reload_until(page: Page, text: str) -> None:
-    """Loads a page again until runs that were started have brought a text about."""
+    """Reload a page until it shows a text."""
     from playwright.sync_api import TimeoutError
 
     deadline = time.monotonic() + RUN_SECONDS
@@ -96,10 +96,10 @@ def test_the_catalogue_is_filtered_by_the_format_of_a_prompt(pages: Pages, page:
     assert {link.split(" / ")[0] for link in links} == {"audits", "synthetic", "tokens"}
 
 
-def test_a_cells_page_says_what_it_is_made_of(pages: Pages, page: Page) -> None:
+def test_a_cells_page_names_its_generator_source_and_prompts(pages: Pages, page: Page) -> None:
     page.goto(f"{pages.dagster}/assets/synthetic/{CELL}")
-    for said in ("text that every installation carries", "trained here", "what it asks for", "the completion, cleaned"):
-        page.get_by_text(said).first.wait_for()
+    for text in ("text that every installation carries", "trained here", "what it asks for", "the completion, cleaned"):
+        page.get_by_text(text).first.wait_for()
     for tag in ("finephrase/generator: rephraser", "finephrase/source: package_readmes", "format/faq", "family/own"):
         shown(page, tag).wait_for()
 
@@ -117,7 +117,7 @@ def test_a_partitions_page_shows_its_figures_and_a_row_before_its_recipe(pages: 
     page.get_by_text("became", exact=True).first.wait_for()
 
 
-def test_an_audits_page_lists_its_checks_with_the_gate_in_words(pages: Pages, page: Page) -> None:
+def test_an_audits_page_lists_its_checks_with_thresholds_in_words(pages: Pages, page: Page) -> None:
     page.goto(f"{pages.dagster}/assets/audits/{CELL}_audit?view=checks")
     for check in ("accounting", "completed", "empty", "truncated", "form", "common_opening"):
         shown(page, check).wait_for()
@@ -132,7 +132,7 @@ def test_a_score_leads_to_its_run_in_mlflow(pages: Pages, page: Page, finished: 
     link = page.get_by_role("link").filter(has_text="/#/experiments/").first.get_attribute("href")
     assert link is not None
     assert "/runs/" in link
-    page.goto(f"{pages.mlflow}/#/{link.partition('/#/')[2]}")  # made when MLflow's pages were at another port
+    page.goto(f"{pages.mlflow}/#/{link.partition('/#/')[2]}")  # the link was made for MLflow's pages at another port
     page.get_by_text(run).first.wait_for()
     for score in ("macro", "micro", "gsm8k"):
         page.get_by_text(score, exact=True).first.wait_for()
@@ -145,7 +145,7 @@ def test_mlflow_lists_every_checkpoint_with_its_scores(pages: Pages, page: Page,
         page.get_by_text(run).first.wait_for()
 
 
-def test_the_launchpad_describes_its_configuration_and_refuses_a_wrong_one(pages: Pages, page: Page) -> None:
+def test_the_launchpad_describes_its_configuration_and_refuses_an_invalid_one(pages: Pages, page: Page) -> None:
     job = f"make__synthetic__{CELL}"
     page.goto(f"{pages.dagster}/locations/finephrase/jobs/{job}/playground")
     page.get_by_text("No errors").wait_for()
@@ -158,18 +158,18 @@ def test_the_launchpad_describes_its_configuration_and_refuses_a_wrong_one(pages
     page.get_by_text('Received unexpected config entry "concurency"').first.wait_for()
 
 
-def test_one_partition_is_materialised_by_clicking(pages: Pages, page: Page) -> None:
+def test_a_partition_can_be_materialized_by_clicking(pages: Pages, page: Page) -> None:
     audit = f"{pages.dagster}/assets/audits/{CELL}_audit"
     page.goto(f"{audit}?view=partitions&partition=table")
-    told = page.get_by_text(re.compile(r"View all historical events \([1-9]"))
-    before = int(re.sub(r"\D", "", told.inner_text()))
+    events = page.get_by_text(re.compile(r"View all historical events \([1-9]"))
+    before = int(re.sub(r"\D", "", events.inner_text()))
     page.get_by_role("button", name="Materialize").first.click()
     page.get_by_role("button", name="Launch 1 run").click()
     page.get_by_text("Launched run").first.wait_for()
     reload_until(page, f"View all historical events ({before + 1})")
 
 
-def test_a_backfill_of_four_partitions_is_launched_by_clicking_and_finishes(pages: Pages, page: Page) -> None:
+def test_a_backfill_of_four_partitions_can_be_launched_by_clicking(pages: Pages, page: Page) -> None:
     page.goto(f"{pages.dagster}/assets/sources/corpus")
     page.get_by_role("button", name="Materialize").first.click()
     page.get_by_role("button", name="Missing", exact=True).click()
@@ -182,7 +182,7 @@ def test_a_backfill_of_four_partitions_is_launched_by_clicking_and_finishes(page
     shown(page, "Success").wait_for(timeout=RUN_SECONDS * 1000)
 
 
-def test_a_port_in_use_is_named_with_the_way_out(finished: Installation) -> None:
+def test_a_port_in_use_is_named_with_the_option_that_chooses_another(finished: Installation) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -194,8 +194,8 @@ def test_a_port_in_use_is_named_with_the_way_out(finished: Installation) -> None
             text=True,
             timeout=60,
         )
-    said = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     assert done.returncode == 1
-    assert f"port {port} on 127.0.0.1 is in use" in said
-    assert "--port" in said
-    assert "Traceback" not in said
+    assert f"port {port} on 127.0.0.1 is in use" in output
+    assert "--port" in output
+    assert "Traceback" not in output
