@@ -1,7 +1,7 @@
-"""What the benchmarks of the engine share: a random chat model, documents of real text, and the run itself.
+"""Shared by the benchmarks of engines: a random chat model, documents of real text, and a run of our pipeline.
 
-The model is a Llama of 43 million random weights: as fast as a trained one, and it hardly ever ends by itself,
-so that each completion has the tokens asked for. Run alone, this prints what the model is.
+The model is a Llama with 43 million random weights. It is as fast as a trained one and rarely ends a completion by
+itself, so that completions have the requested length. As a script, this file describes the model.
 
     python benchmarks/random_model.py
 """
@@ -46,16 +46,16 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Document:
-    """A piece of real text under an id of its own."""
+    """A piece of real text with an id."""
 
     id: str
     text: str
 
 
 def documents(count: int, *, tokens: int, first: int = 0) -> list[Document]:
-    """Pieces of Python's language reference of about this many tokens, numbered from `first` on.
+    """Return pieces of Python's language reference of about this many tokens, numbered from `first`.
 
-    No two begin alike, so that nothing is served from the prefix cache but what an order of requests shares.
+    No two begin alike, so that only what an order of requests shares is served from the prefix cache.
     """
     text = "\n\n".join(topics.values())
     size = int(tokens * CHARACTERS_PER_TOKEN)
@@ -86,7 +86,7 @@ def generator(model: Path, *, max_tokens: int) -> Generator:
 
 
 def write_model(folder: Path) -> int:
-    """Writes model, tokenizer and chat template in Hugging Face format; returns the model's parameters."""
+    """Write model, tokenizer and chat template in Hugging Face format; return the number of parameters."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -131,14 +131,14 @@ def _write_tokenizer(folder: Path) -> None:
 
 
 def engine(model: Path, log: Path) -> Engine:
-    """Our engine for that model; not started."""
+    """Return our engine for that model; it is not started."""
     return Engine.of(generator(model, max_tokens=1), model=model, name="random", log=log)
 
 
 def rephrased(
     root: Path, of: Sequence[Document], prompts: Sequence[Prompt], *, model: Path, max_tokens: int, engine: EngineLike
 ) -> dict[str, dict[str, Any]]:
-    """Runs our pipeline over documents, from reading them to finished datasets in `root/<prompt>`.
+    """Run our pipeline over documents, from reading them to complete datasets in `root/<prompt>`.
 
     Returns:
         The manifest of each prompt's dataset, by name.
@@ -176,7 +176,7 @@ def rephrased(
 
 
 def main() -> None:
-    """Prints what the model is as one JSON object on the last line."""
+    """Print a description of the model as one JSON object on the last line."""
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as name:
