@@ -87,9 +87,10 @@ def test_the_readme_names_one_configuration_per_prompt_also_of_earlier_runs(
 
 def test_a_prompt_without_a_completion_has_no_configuration(tmp_path: Path, server: LocalServer, rows: Path) -> None:
     output = tmp_path / "out"
-    rephrase(server, rows, str(output), "faq")
-    server.answer = lambda request: failure(400, "refused")
-    rephrase(server, rows, str(output), "math")
+    server.answer = lambda request: (
+        failure(400, "refused") if "word problem" in str(request["messages"]) else completion()
+    )
+    rephrase(server, rows, str(output), "faq,math")
     assert "| math | tiny | 0 | 1 | 12 |" in (output / README).read_text()
     assert datasets.get_dataset_config_names(str(output)) == ["faq"]
 

@@ -20,6 +20,7 @@ from finephrase_dagster.rephrase import folder
 from finephrase_dagster.rephrase.dataset import LedgerError
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
 from finephrase_dagster.rephrase.reader import InputUnreadable
+from finephrase_dagster.rephrase.step import NothingCompleted
 from finephrase_dagster.rephrase.survey import DuplicateId, NoRows
 from finephrase_dagster.study.generator import Sampling
 from rephrase_parts import (
@@ -399,6 +400,17 @@ def test_a_wrong_key_or_model_stops_at_once(tmp_path: Path, server: LocalServer,
     ):
         run(write_corpus(tmp_path / "corpus", [documents(6)]), datasets(tmp_path / "data"), concurrency=2)
     assert len(server.requests) <= 2
+
+
+def test_a_run_without_a_completion_fails_and_writes_no_manifest(tmp_path: Path, server: LocalServer, run: Run) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [[*documents(3), ("none", None)]])
+    wanted = datasets(tmp_path / "data")
+    server.answer = lambda request: failure(400, "unknown field 'seed'")
+    for _ in range(2):  # the second time nothing is sent
+        with pytest.raises(NothingCompleted, match=r"reason is: HTTP 400: unknown field 'seed'\. Remove .* delete .*"):
+            run(corpus, wanted)
+    assert len(server.requests) == 6
+    assert not list((tmp_path / "data").rglob("manifest.json"))
 
 
 def test_a_dataset_without_completions_is_complete_and_the_log_says_how_to_retry(

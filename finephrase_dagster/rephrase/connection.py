@@ -64,7 +64,7 @@ class Server:
         """
         if "@" in url:
             raise ValueError(
-                f"the URL of an endpoint holds a user or a password; write http://HOST:PORT, and set {API_KEY} if the "
+                f"an endpoint's URL has a user or a password in it; write http://HOST:PORT, and set {API_KEY} if the "
                 "server needs a key"
             )
         try:

@@ -10,16 +10,18 @@ import contextlib
 import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.client import Client
 from finephrase_dagster.rephrase.connection import API_KEY
 from finephrase_dagster.rephrase.counters import read_counters
-from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
+from finephrase_dagster.rephrase.dataset import Dataset, LedgerError, RowCounts
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.ledger import Ledger
 from finephrase_dagster.rephrase.reader import InputRow, stamp
@@ -30,6 +32,11 @@ from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 from finephrase_dagster.rephrase.tasks import task_dataset
 from finephrase_dagster.rephrase.window import Window
+
+
+class NothingCompleted(FinephraseError):
+    """Rows failed and none has a completion; no manifest is written."""
+
 
 Engines = contextlib.AbstractContextManager[Sequence[EngineLike]]
 
@@ -76,6 +83,7 @@ class RephraseStep(PipelineStep):
             FolderBusy: another process writes one of the datasets.
             RecipeChanged: a folder holds rows of another recipe.
             LedgerError: files are damaged, or cannot be written.
+            NothingCompleted: rows failed, and no row has a completion.
         """
         is_part = world_size > 1
         datasets = {
@@ -165,21 +173,36 @@ class RephraseStep(PipelineStep):
         facts: dict[str, Any] = {"run": {"prompts": list(datasets), **cost}}
         if rows.hash is not None:
             facts["row_sum"] = f"{rows.hash.sum % 2**256:x}"
+        counts = {name: ledgers[name].count_rows(rows.count) for name in datasets}
+        if rows.hash is None:
+            _check_some_completed(datasets, counts)
         lines = []
         for name, dataset in datasets.items():
-            counts = ledgers[name].count_rows(rows.count)
-            ledgers[name].complete(dataset, counts, facts)
+            count = counts[name]
+            ledgers[name].complete(dataset, count, facts)
             lines.append(
-                f"{name}: {counts.completed:,} completed, {counts.skipped:,} skipped, {counts.failed:,} failed; "
-                f"{counts.completion_tokens:,} completion tokens"
+                f"{name}: {count.completed:,} completed, {count.skipped:,} skipped, {count.failed:,} failed; "
+                f"{count.completion_tokens:,} completion tokens"
             )
-            if counts.failed and not counts.completed:
-                reason = max(counts.rejected, key=counts.rejected.__getitem__)[1]
-                self._settings.log(
-                    f"{name}: no row has a completion. The most common reason is: {reason}. Remove the cause, delete "
-                    f"{dataset.folder} and run the command again."
-                )
+            if count.failed and not count.completed:
+                self._settings.log(f"{name}: {_no_completion([dataset], [count])}")
         self._settings.report("\n".join(lines))  # one call: where lines become events of a store, each costs a commit
+
+
+def _check_some_completed(datasets: Mapping[str, Dataset], counts: Mapping[str, RowCounts]) -> None:
+    """Raise NothingCompleted if rows failed and none has a completion, so that nothing is left to resume or to use."""
+    if any(count.failed for count in counts.values()) and not any(count.completed for count in counts.values()):
+        raise NothingCompleted(_no_completion(datasets.values(), counts.values()))
+
+
+def _no_completion(datasets: Iterable[Dataset], counts: Iterable[RowCounts]) -> str:
+    rejected = sum((count.rejected for count in counts), Counter[tuple[str, str]]())
+    reason = max((key for key in rejected if key[0] == "failed"), key=rejected.__getitem__)[1]
+    folders = " and ".join(str(dataset.folder) for dataset in datasets)
+    return (
+        f"no row has a completion. The most common reason is: {reason}. Remove the cause, delete {folders} and run the "
+        "command again."
+    )
 
 
 class _Rows:
