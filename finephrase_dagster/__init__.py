@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from finephrase_dagster.audit.audit import audit as audit_dataset
     from finephrase_dagster.errors import FinephraseError
     from finephrase_dagster.rephrase.dataset import read_dataset
-    from finephrase_dagster.rephrase.job import rephrase as rephrase_documents
+    from finephrase_dagster.rephrase.documents import rephrase as rephrase_documents
 
 __all__ = ["FinephraseError", "audit_dataset", "read_dataset", "rephrase_documents"]
 
@@ -27,7 +27,7 @@ _HOMES = {
     "FinephraseError": "errors.FinephraseError",
     "audit_dataset": "audit.audit.audit",
     "read_dataset": "rephrase.dataset.read_dataset",
-    "rephrase_documents": "rephrase.job.rephrase",
+    "rephrase_documents": "rephrase.documents.rephrase",
 }
 """Where each public name is defined. A function cannot be called after a room: `fp.audit` is the package `audit/`."""
 

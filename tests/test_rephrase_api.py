@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from finephrase_dagster.rephrase.dataset import DatasetMissing, read_dataset
-from finephrase_dagster.rephrase.job import RephraseJob, build_job, execute, rephrase
+from finephrase_dagster.rephrase.documents import rephrase
+from finephrase_dagster.rephrase.job import RephraseJob, build_job, execute
 from finephrase_dagster.rephrase.model_source import JobInvalid
 from rephrase_parts import LocalServer, completion, documents, failure, local_server
 
@@ -80,6 +81,8 @@ def test_contradicting_options_are_refused(tmp_path: Path) -> None:
         rephrase(["A text."], prompt="faq", output=tmp_path)
     with pytest.raises(JobInvalid, match="--endpoint needs --model"):
         rephrase(["A text."], prompt="faq", output=tmp_path, endpoint="http://127.0.0.1:9")
+    with pytest.raises(JobInvalid, match=r"concurrency: .*greater than or equal to 1"):
+        rephrase(["A"], prompt="faq", output=tmp_path, endpoint="http://x", model="tiny", context=4096, concurrency=0)
 
 
 def test_a_job_survives_the_way_to_another_process_as_json(tmp_path: Path, server: LocalServer) -> None:

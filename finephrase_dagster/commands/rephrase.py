@@ -29,6 +29,71 @@ REPORTED = (
 """Fields of a manifest that the command reports."""
 
 
+InputOption = Annotated[
+    list[str],
+    typer.Option(
+        "--input",
+        metavar="FILE...",
+        help="Input files: JSONL (plain, .gz, .zst) or Parquet, with columns id and text. Paths or URLs.",
+    ),
+]
+PromptOption = Annotated[
+    str, typer.Option(metavar="NAME[,NAME...]", help="Prompts to rephrase with. Each one makes a dataset.")
+]
+OutputOption = Annotated[
+    str, typer.Option(metavar="DIR", help="Folder or URL (s3://...). Each dataset is written to DIR/<prompt>.")
+]
+GeneratorOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Generator of the study file; an engine is started for it.")
+]
+EndpointOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL...", help="Servers with OpenAI's API that have the model. Requests are balanced."),
+]
+ModelOption = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the model at the endpoint.")]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|DIR",
+        help="Tokenizer of the endpoint's model, to cut long documents by tokens. Default: cut by UTF-8 bytes.",
+    ),
+]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(min=2, help="Maximum tokens of prompt and completion together. Default: what the endpoint reports."),
+]
+MaxTokensOption = Annotated[
+    int | None, typer.Option(min=1, help="Maximum tokens of a completion. Default: the generator's, or 2048.")
+]
+TemperatureOption = Annotated[
+    float | None, typer.Option(min=0, help="Sampling temperature. Default: the generator's, or the server's.")
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Seed from which each row and prompt gets its own. Default: the generator's, or none."),
+]
+ConcurrencyOption = Annotated[int, typer.Option(min=1, max=20_000, help="Maximum requests in flight.")]
+ChunkRowsOption = Annotated[int, typer.Option(min=1, help="Input rows per output file.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, max=2**62, help="Process only the first N rows.")]
+KeepRawOption = Annotated[
+    bool, typer.Option("--keep-raw", help="Keep the completions before cleaning, too, in the column raw.")
+]
+GpusOption = Annotated[
+    int | None, typer.Option(min=0, help="Number of GPUs serving the endpoints; used to compute the cost.")
+]
+GpuHourDollarsOption = Annotated[
+    float | None, typer.Option(min=0, help="Price per GPU-hour in dollars; used to compute the cost.")
+]
+MetricsPortOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PORT|FIRST-LAST",
+        envvar="FINEPHRASE_METRICS_PORT",
+        help="Serve Prometheus metrics on this port, or on the first free one of a range.",
+    ),
+]
+
+
 class ManyValues(TyperCommand):
     """A command whose options --input and --endpoint accept several values, and may be repeated."""
 
@@ -45,73 +110,24 @@ class ManyValues(TyperCommand):
 
 
 def rephrase(
-    inputs: Annotated[
-        list[str],
-        typer.Option(
-            "--input",
-            metavar="FILE...",
-            help="Input files: JSONL (plain, .gz, .zst) or Parquet, with columns id and text. Paths or URLs.",
-        ),
-    ],
-    prompt: Annotated[
-        str, typer.Option(metavar="NAME[,NAME...]", help="Prompts to rephrase with. Each one makes a dataset.")
-    ],
-    output: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder or URL (s3://...). Each dataset is written to DIR/<prompt>.")
-    ],
-    generator: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Generator of the study file; an engine is started for it.")
-    ] = None,
-    endpoint: Annotated[
-        list[str] | None,
-        typer.Option(metavar="URL...", help="Servers with OpenAI's API that have the model. Requests are balanced."),
-    ] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the model at the endpoint.")] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|DIR",
-            help="Tokenizer of the endpoint's model, to cut long documents by tokens. Default: cut by UTF-8 bytes.",
-        ),
-    ] = None,
-    context: Annotated[
-        int | None,
-        typer.Option(
-            min=2, help="Maximum tokens of prompt and completion together. Default: what the endpoint reports."
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Maximum tokens of a completion. Default: the generator's, or 2048.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0, help="Sampling temperature. Default: the generator's, or the server's.")
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Seed from which each row and prompt gets its own. Default: the generator's, or none."
-        ),
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=20_000, help="Maximum requests in flight.")] = 256,
-    chunk_rows: Annotated[int, typer.Option(min=1, help="Input rows per output file.")] = 5000,
-    limit: Annotated[int | None, typer.Option(min=1, max=2**62, help="Process only the first N rows.")] = None,
-    keep_raw: Annotated[
-        bool, typer.Option("--keep-raw", help="Keep the completions before cleaning, too, in the column raw.")
-    ] = False,
-    gpus: Annotated[
-        int | None, typer.Option(min=0, help="Number of GPUs serving the endpoints; used to compute the cost.")
-    ] = None,
-    gpu_hour_dollars: Annotated[
-        float | None, typer.Option(min=0, help="Price per GPU-hour in dollars; used to compute the cost.")
-    ] = None,
-    metrics_port: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PORT|FIRST-LAST",
-            envvar="FINEPHRASE_METRICS_PORT",
-            help="Serve Prometheus metrics on this port, or on the first free one of a range.",
-        ),
-    ] = None,
+    inputs: InputOption,
+    prompt: PromptOption,
+    output: OutputOption,
+    generator: GeneratorOption = None,
+    endpoint: EndpointOption = None,
+    model: ModelOption = None,
+    tokenizer: TokenizerOption = None,
+    context: ContextOption = None,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
+    seed: SeedOption = None,
+    concurrency: ConcurrencyOption = 256,
+    chunk_rows: ChunkRowsOption = 5000,
+    limit: LimitOption = None,
+    keep_raw: KeepRawOption = False,
+    gpus: GpusOption = None,
+    gpu_hour_dollars: GpuHourDollarsOption = None,
+    metrics_port: MetricsPortOption = None,
     study: StudyOption = None,
     as_json: JsonOption = False,
 ) -> None:
