@@ -1,4 +1,4 @@
-"""The evaluator as a resource: how a checkpoint is run through the benchmark suite."""
+"""The evaluator as a resource: how checkpoints are evaluated on this machine."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from finephrase_dagster.orchestration.devices import leased_here
 
 
 class Evaluator(dg.ConfigurableResource):
-    """The suite on this machine."""
+    """How this machine evaluates: the batch size of transformers, the arguments of vLLM."""
 
     batch_size: int = Field(
-        default=16, ge=1, description="sequences a forward pass, 1 or more; leaves the scores alone"
+        default=16, ge=1, description="sequences per forward pass, at least 1; does not change the scores"
     )
-    engine: dict[str, Any] = Field(default_factory=dict, description="flags of vLLM, such as gpu_memory_utilization")
+    engine: dict[str, Any] = Field(default_factory=dict, description="arguments of vLLM: gpu_memory_utilization, ...")
 
     def evaluate(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Contents:
-        """Scores one student run into a folder: at its end, and at the steps at which its model was kept."""
+        """Evaluate a student run: its last model, and each model that was kept during training."""
         from finephrase_dagster.evaluate.evaluation import SAMPLES
 
         checkpoint = lineage.checkpoint(run)
         curve = []
         with leased_here(f"the scores of {run}", log=log):
-            for kept in _kept(checkpoint.folder):
-                at = self._scores(lineage, kept, folder / kept.parent.name / kept.name)
-                curve.append({"step": int(kept.name), **{name: at[name] for name in ("macro", "micro", "categories")}})
-            found = self._scores(lineage, checkpoint.folder / "model", folder)
-        last = {name: found[name] for name in ("macro", "micro", "categories")}
-        facts = {**found, "curve": [*curve, {"step": checkpoint.manifest()["steps"], **last}]}
+            for model in _kept_models(checkpoint.folder):
+                scores = self._scores(lineage, model, folder / model.parent.name / model.name)
+                curve.append({"step": int(model.name), **_means(scores)})
+            scores = self._scores(lineage, checkpoint.folder / "model", folder)
+        curve.append({"step": checkpoint.manifest()["steps"], **_means(scores)})
+        facts = {**scores, "curve": curve}
         return Contents(files=sorted(folder.rglob(SAMPLES)), facts=facts)
 
     def evaluate_early(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Contents:
-        """Scores one student run into a folder where it is compared with others."""
+        """Evaluate a student run at the step of the early stop, where it is compared with others."""
         from finephrase_dagster.evaluate.evaluation import SAMPLES
 
         with leased_here(f"the early scores of {run}", log=log):
-            found = self._scores(lineage, lineage.early(run).folder / "model", folder)
-        return Contents(files=[folder / SAMPLES], facts=found)
+            scores = self._scores(lineage, lineage.early(run).folder / "model", folder)
+        return Contents(files=[folder / SAMPLES], facts=scores)
 
     def _scores(self, lineage: Lineage, model: Path, output: Path) -> dict[str, Any]:
         from finephrase_dagster.evaluate.evaluation import evaluate_checkpoint
 
-        found = evaluate_checkpoint(
+        scores = evaluate_checkpoint(
             model,
             output,
             evaluation=lineage.evaluation,
@@ -57,9 +57,13 @@ class Evaluator(dg.ConfigurableResource):
             backend=lineage.evaluation.backend,
             engine=self.engine,
         )
-        return asdict(found)
+        return asdict(scores)
 
 
-def _kept(checkpoint: Path) -> list[Path]:
-    """The models that were kept on the way, by their steps."""
+def _means(scores: dict[str, Any]) -> dict[str, Any]:
+    return {name: scores[name] for name in ("macro", "micro", "categories")}
+
+
+def _kept_models(checkpoint: Path) -> list[Path]:
+    """Return the models that were kept during training, by step."""
     return sorted((checkpoint / "steps").glob("*"), key=lambda path: int(path.name))

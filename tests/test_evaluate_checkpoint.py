@@ -14,11 +14,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.evaluate.categories import CATEGORIES, UnknownTask
 from finephrase_dagster.evaluate.evaluation import CheckpointError, NotAProbability, evaluate_checkpoint
 from finephrase_dagster.evaluate.questions import AnswerTooLong, build_questions
 from finephrase_dagster.evaluate.reading import EMBEDDED_ITEMS, ItemsError
 from finephrase_dagster.evaluate.scores import scores
+from finephrase_dagster.evaluate.tasks import __path__ as task_folders
 from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.evaluate.tasks.mmlu_redux import SUBJECTS
 from finephrase_dagster.study.spec import Evaluation
@@ -219,6 +221,47 @@ def test_a_subset_of_tasks_has_no_macro_score(narrow: Path, tmp_path: Path) -> N
     assert set(scored.categories) == {"MATH"}
     assert (scored.micro, scored.macro) == (None, None)
     assert {sample["shots"] for sample in samples(tmp_path)} == {0}
+
+
+ROMAN_NUMERALS = """
+from finephrase_dagster.evaluate.benchmark import Benchmark, BenchmarkRow, cloze_answers, cloze_prompt
+
+
+class RomanRow(BenchmarkRow):
+    numeral: str
+    value: int
+
+    def prompt(self) -> str:
+        return cloze_prompt(f"Which number is {self.numeral}?")
+
+    def golds(self) -> tuple[str, ...]:
+        return cloze_answers([str(self.value)])
+
+
+BENCHMARK = Benchmark(name="roman_numerals", folder="roman_numerals", category=None, row=RomanRow,
+    hub="nobody/roman", evaluation_split="test", few_shot_split="train")
+"""
+
+
+def test_one_file_in_the_folder_of_tasks_adds_a_benchmark(
+    narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "roman_numerals.py").write_text(ROMAN_NUMERALS)
+    monkeypatch.setattr("finephrase_dagster.evaluate.tasks.__path__", [*task_folders, str(tmp_path / "tasks")])
+    assert list(benchmarks()) == [*SUITE, "roman_numerals"]
+    assert catalogue().tasks["roman_numerals"] is None
+    folder = tmp_path / "items" / "roman_numerals"
+    folder.mkdir(parents=True)
+    for split, numerals in {"train": {"I": 1, "V": 5}, "test": {"X": 10, "IX": 9, "XI": 11}}.items():
+        rows = [json.dumps({"numeral": numeral, "value": value}) for numeral, value in numerals.items()]
+        (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    fields = {"items": str(tmp_path / "items"), "tasks": ("roman_numerals",), "shots": 2, "samples": 10}
+    evaluation = Evaluation.model_validate(fields, context=catalogue())
+    scored = evaluate_checkpoint(narrow, tmp_path / "out", evaluation=evaluation, batch_size=4)
+    assert (scored.tasks["roman_numerals"].n, scored.macro) == (3, None)
+    prompts = {sample["query"] for sample in samples(tmp_path / "out")}
+    assert "Question: Which number is IX?\nAnswer:" in prompts
 
 
 def test_fewer_samples_are_a_subset_of_more(narrow: Path, tmp_path: Path) -> None:

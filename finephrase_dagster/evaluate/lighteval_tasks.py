@@ -94,8 +94,9 @@ class QuestionDoc(Doc):
             self._examples = list(self.own_examples)
 
 
-def document(line: dict[str, Any], task: str) -> Doc:
+def document(row: dict[str, Any], task: str) -> Doc:
     """Return a prepared question as lighteval's document; its choices are the correct answers alone."""
+    line = json.loads(row["question"])
     golds = line["golds"]
     doc = QuestionDoc(
         task_name=task,
@@ -188,7 +189,8 @@ def _prepared(splits: dict[str, list[dict[str, Any]]]) -> Path:
         path = folder / f"{split}.jsonl"
         if not path.is_file():
             with atomic_write(path) as temporary:
-                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                # As strings: `datasets` would guess other types where a split has, say, no examples.
+                text = "".join(json.dumps({"question": json.dumps(line)}) + "\n" for line in lines)
                 temporary.write_text(text, encoding="utf-8")
     return folder
 

@@ -1,4 +1,4 @@
-"""The scores of one checkpoint: means per task and category, with their intervals."""
+"""The scores of one checkpoint, with their intervals; and the table of all scores of a study."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
+from typing import TYPE_CHECKING, Any
 
+from finephrase_dagster.artifacts.artifact import ArtifactMissing
+from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.bootstrap import Interval, interval, resampled_means
 from finephrase_dagster.evaluate.categories import category_means, check_tasks, macro_mean, micro_mean
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class NoItems(FinephraseError):
@@ -99,3 +105,56 @@ def _standard_error(groups: Sequence[Sequence[float]]) -> float | None:
     if any(len(group) < 2 for group in groups):
         return None
     return math.sqrt(sum(variance(group) / len(group) for group in groups)) / len(groups)
+
+
+def read_scores(lineage: Lineage) -> pa.Table:
+    """Return the scores of a study's student runs from the artifacts on disk; runs without scores are left out.
+
+    Args:
+        lineage: the study with its data folder, as `catalogue.read_lineage` returns it.
+
+    Returns:
+        One row per student run and score, with the columns
+        - run with its mixture, student, data_seed, model_seed and decay_from (null: trained from scratch);
+        - kind (`task`, `category` or `mean`) and name (such as `gsm8k`, `GK`, `macro`);
+        - score, the ends `low` and `high` of its 95 % bootstrap interval, and of a task the items `n`.
+    """
+    import pyarrow as pa
+
+    names = ("run", "mixture", "student", "data_seed", "model_seed", "decay_from", "kind", "name", "score", "low")
+    types = (*(pa.string(),) * 3, pa.int64(), pa.int64(), *(pa.string(),) * 3, *(pa.float64(),) * 3, pa.int64())
+    schema = pa.schema(list(zip((*names, "high", "n"), types, strict=True)))
+    rows: list[dict[str, Any]] = []
+    for name, run in lineage.study.student_runs.items():
+        try:
+            manifest = lineage.scores(name).manifest()
+        except (ArtifactMissing, StoppedEarly):
+            continue
+        fields = {
+            "run": name,
+            "mixture": run.mixture,
+            "student": run.student,
+            "data_seed": run.seeds.data,
+            "model_seed": run.seeds.model,
+            "decay_from": run.decay_from,
+        }
+        rows += [{**fields, **score} for score in _named_scores(manifest)]
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _named_scores(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each score of a manifest with its kind, name and interval."""
+    entries = [
+        ("task", task, score["mean"], score["interval"], score["n"]) for task, score in manifest["tasks"].items()
+    ]
+    intervals = manifest["category_intervals"]
+    entries += [("category", name, score, intervals[name], None) for name, score in manifest["categories"].items()]
+    entries += [
+        ("mean", mean, manifest[mean], manifest[f"{mean}_interval"], None)
+        for mean in ("micro", "macro")
+        if manifest[mean] is not None
+    ]
+    return [
+        {"kind": kind, "name": name, "score": score, "low": low, "high": high, "n": n}
+        for kind, name, score, (low, high), n in entries
+    ]
