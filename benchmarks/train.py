@@ -1,8 +1,8 @@
 """Training speed: tokens/s of `trainer.train` against a bare PyTorch loop on the same model and batches.
 
-Both see the same windows of real text (the standard library's language reference) in the same order, with the
-same optimizer and clipping. They take turns, and the medians of their rounds are compared, so that a
-busy machine slows both.
+Both see the same windows of real text (the standard library's language reference) in the same order, with the same
+optimizer and clipping. They run alternately and the medians of their rounds are compared, so that a busy machine slows
+down both.
 
     python benchmarks/train.py [--rounds 3] [--tokens 180000]
     python benchmarks/train.py --preset 0.5b    model FLOPs utilisation on one device; see `utilisation.py`
@@ -59,10 +59,10 @@ SEEDS = Seeds(data=1, model=1)
 
 
 def main() -> None:
-    """Prints the figures as one JSON object on the last line."""
+    """Print the figures as one JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=180_000, help="training tokens a round")
+    parser.add_argument("--tokens", type=int, default=180_000, help="training tokens per round")
     utilisation.add_options(parser)
     arguments = parser.parse_args()
     if arguments.preset:
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def prepare(root: Path, budget: int) -> tuple[float, int]:
-    """Tokenizer, tokens and mixture below `root`; the seconds tokenising took and its tokens."""
+    """Write tokenizer, tokens and mixture below `root`; return the seconds of tokenising and the number of tokens."""
     for folder in ("tokenizer", "tokens", "mixture"):
         (root / folder).mkdir()
     train_tokenizer(root / "tokenizer", vocabulary=VOCABULARY, texts=topics.values())
@@ -114,7 +114,7 @@ def prepare(root: Path, budget: int) -> tuple[float, int]:
 
 
 def ours(root: Path, number: int) -> float:
-    """Tokens/s of `trainer.train`."""
+    """Return the tokens/s of `trainer.train`."""
     output = root / f"student-{number}"
     output.mkdir()
     job = TrainingJob(
@@ -130,7 +130,7 @@ def ours(root: Path, number: int) -> float:
 
 
 def bare(root: Path) -> tuple[float, float]:
-    """Tokens/s of a loop with nothing but data, model and optimizer; and the data's part of its time."""
+    """Return the tokens/s of a loop with only data, model and optimizer, and the share of time spent on data."""
     windows = read_windows(root / "mixture", sequence=SEQUENCE)
     steps = steps_of(len(windows), student=STUDENT)
     order = data_order(len(windows), seed=SEEDS.data)

@@ -1,13 +1,14 @@
 """Model FLOPs utilisation of `trainer.train` on one device: what `python benchmarks/train.py --preset 0.5b` reports.
 
-A published preset trains a few optimizer steps on real text (the standard library's language reference, repeated as
-often as it takes) through the trainer that the study uses. The first steps, which compile and warm up, are not counted.
+A published preset is trained for a few optimizer steps on real text (the standard library's language reference,
+repeated as often as necessary) by the trainer that studies use. The first steps, which compile and warm up, are not
+counted.
 
-A token costs `6 N + 12 L H T` floating-point operations, forward and backward: N parameters (the tied embeddings
-once, for they are multiplied with as the output layer), L layers, H the width of all heads together, T tokens a
-sequence (PaLM, arXiv 2204.02311, appendix B). As there, nothing is taken off for what a causal mask leaves out of
-attention; `mfu_causal` counts half of the attention, `6 N + 6 L H T`. Utilisation is this times tokens/s by the
-device's dense bfloat16 peak.
+A token takes `6 N + 12 L H T` floating-point operations, forward and backward: N parameters (the tied embeddings count
+once, as the output layer), L layers, H the width of all heads together, T tokens per sequence (PaLM, arXiv 2204.02311,
+appendix B). As there, attention counts in full although a causal mask leaves half of it out; `mfu_causal` counts half
+of the attention, `6 N + 6 L H T`. Utilisation is this number times tokens/s, divided by the device's dense bfloat16
+peak.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ PEAK_TFLOPS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that go with `--preset`; their defaults on a CPU make a run of a minute or two, of no meaning."""
+    """Add the options for `--preset`; on a CPU their defaults only show that the code runs."""
     group = parser.add_argument_group("with --preset")
     group.add_argument("--preset", help="0.5b, 1.7b, 2.9b or 6.2b: report model FLOPs utilisation instead")
     group.add_argument("--steps", type=int, help="optimizer steps that count; default 12, on a CPU 2")
@@ -70,7 +71,7 @@ def flops_per_token(student: Student, *, vocabulary: int, sequence: int, causal:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Prints the figures as one JSON object on the last line."""
+    """Print the figures as one JSON object on the last line."""
     gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if gpu else "CPU"
     steps, warmup, batch, micro, sequence = (
@@ -124,19 +125,19 @@ def _rate(
     root: Path, student: Student, sequence: int, *, steps: int, warmup: int, execution: TrainingExecution
 ) -> float:
     """Tokens/s of the steps after the warm-up."""
-    heard: dict[int, float] = {}
+    times: dict[int, float] = {}
 
     def on_loss(point: LossPoint) -> None:
-        heard[point.step] = time.perf_counter()  # the loss was read from the device: all before is done
+        times[point.step] = time.perf_counter()  # the loss was read from the device, so all earlier work is done
 
     (root / "student").mkdir()
     job = _job(root, student, sequence, steps=steps + warmup)
     train(replace(job, log=print, on_loss=on_loss, execution=execution))
-    return steps * student.batch_sequences * sequence / (heard[steps + warmup] - heard[warmup])
+    return steps * student.batch_sequences * sequence / (times[steps + warmup] - times[warmup])
 
 
 def _job(root: Path, student: Student, sequence: int, *, steps: int) -> TrainingJob:
-    """The language reference, tokenised with a vocabulary as large as the study's: entries that no text has fill it."""
+    """Return a job on the language reference; filler entries make the vocabulary as large as the study's."""
     for folder in ("tokenizer", "tokens", "mixture"):
         (root / folder).mkdir()
     train_tokenizer(root / "tokenizer", vocabulary=LEARNED, texts=topics.values())

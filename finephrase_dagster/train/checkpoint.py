@@ -35,7 +35,7 @@ def last_checkpoint(
     """Return the latest complete checkpoint in a folder; later ones are torn, and are renamed to `torn-*`.
 
     Args:
-        prefix: what stands before the step in a checkpoint's name.
+        prefix: the beginning of a checkpoint's name, before the step.
         complete: whether a checkpoint of a step is complete.
     """
     for step in sorted(steps_in(work, prefix), reverse=True):

@@ -100,8 +100,8 @@ def mix(output: Path, *, mixture: Mixture, sequence: int, components: Mapping[st
         if name not in components:
             raise MixtureError(f"component {name} has no tokens: tokenise it first")
         tokens = TokenSet(components[name])
-        available, wanted = tokens.tokens // sequence, quotas[name]
-        if not wanted:
+        available, count = tokens.tokens // sequence, quotas[name]
+        if not count:
             raise MixtureError(
                 f"component {name} with weight {weight:.4g} gets no window of {sequence} tokens out of "
                 f"{mixture.tokens}: raise the mixture's 'tokens' or the component's weight"
@@ -111,31 +111,31 @@ def mix(output: Path, *, mixture: Mixture, sequence: int, components: Mapping[st
                 f"component {name} has {tokens.tokens} tokens, less than one window of {sequence}: give it more "
                 "text, lower the study's 'sequence', or take it out of the mixture"
             )
-        starts.append(draw(available, wanted, seed=mixture.seed, name=name) * sequence)
+        starts.append(draw(available, count, seed=mixture.seed, name=name) * sequence)
         facts.append(
             ComponentFacts(
                 name=name,
                 weight=weight,
-                share=wanted / total,
+                share=count / total,
                 documents=tokens.documents,
                 tokens_available=tokens.tokens,
                 windows_available=available,
-                windows=wanted,
-                tokens=wanted * sequence,
-                epochs=wanted / available,
+                windows=count,
+                tokens=count * sequence,
+                epochs=count / available,
             )
         )
     _write(output / WINDOWS, [fact.name for fact in facts], starts, sequence)
     return MixtureFacts(sequence=sequence, windows=total, tokens=total * sequence, components=tuple(facts))
 
 
-def draw(available: int, wanted: int, *, seed: int, name: str) -> np.ndarray:
-    """Return the numbers of the drawn windows, sorted; shape (wanted,), int64.
+def draw(available: int, count: int, *, seed: int, name: str) -> np.ndarray:
+    """Return the numbers of the drawn windows, sorted; shape (count,), int64.
 
     They are complete epochs and a random subset of one more, so the repetitions of two windows differ by 1 at most.
     """
     source = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-    epochs, rest = divmod(wanted, available)
+    epochs, rest = divmod(count, available)
     part = np.random.default_rng([seed, source]).permutation(available)[:rest]
     return np.sort(np.concatenate([np.repeat(np.arange(available, dtype=np.int64), epochs), part]))
 

@@ -61,21 +61,21 @@ def final_loss(curve: Sequence[LossPoint]) -> float:
     return sum(point.loss for point in tail) / len(tail)
 
 
-def check_start(state: Path, step: int | None, wanted: int) -> None:
+def check_start(state: Path, step: int | None, start_step: int) -> None:
     """Check that a starting checkpoint is complete and was written at the step that the job continues from.
 
     Args:
         state: the checkpoint's folder `state`.
         step: the step at which it was written; None if it is missing or incomplete.
-        wanted: the step that the job continues from.
+        start_step: the step that the job continues from.
 
     Raises:
         TrainingError: it is missing, incomplete, or of another step.
     """
     if step is None:
         raise TrainingError(f"{state} is not a complete checkpoint to continue from: train its run again")
-    if step != wanted:
+    if step != start_step:
         raise TrainingError(
-            f"the checkpoint {state} is of step {step}, but this run continues from step {wanted}: give both mixtures "
-            "the same 'tokens'"
+            f"the checkpoint {state} is of step {step}, but this run continues from step {start_step}: give both "
+            "mixtures the same 'tokens'"
         )

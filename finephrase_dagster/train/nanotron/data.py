@@ -79,14 +79,14 @@ def link_data(
     epochs = {}
     for name, weight in weights.items():
         # nanotron rounds shares step by step, so a component may get one sequence more.
-        wanted = math.ceil(weight * sequences) + 1 + read_before.get(name, 0)
+        needed = math.ceil(weight * sequences) + 1 + read_before.get(name, 0)
         target = folder / name
         target.mkdir(parents=True)
         files = set()
-        for place, file in enumerate(linked_files(components[name], wanted, sequence=sequence, seed=seed, name=name)):
+        for place, file in enumerate(linked_files(components[name], needed, sequence=sequence, seed=seed, name=name)):
             (target / f"{place:09d}.ds").symlink_to(file.path.resolve())
             files.add(file)
-        epochs[name] = wanted / sum(sequences_in(file, sequence) for file in files)
+        epochs[name] = needed / sum(sequences_in(file, sequence) for file in files)
     return epochs
 
 
