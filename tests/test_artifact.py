@@ -1,4 +1,4 @@
-"""Artifacts: complete or not there, one writer at a time, nothing mixed."""
+"""Artifacts: complete or absent, with one writer at a time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make(folder: Path) -> Contents:
     return Contents(files=[folder / "part-0.txt"], facts={"rows": 1})
 
 
-def test_an_artifact_is_complete_if_and_only_if_its_manifest_stands(tmp_path: Path) -> None:
+def test_an_artifact_is_complete_if_and_only_if_its_manifest_exists(tmp_path: Path) -> None:
     made = artifact(tmp_path)
     with made.claim() as folder:
         (folder / "part-0.txt").write_text("words")
@@ -45,12 +45,12 @@ def test_an_artifact_is_complete_if_and_only_if_its_manifest_stands(tmp_path: Pa
     assert made.manifest()["recipe"] == {"rows": "a"}
 
 
-def test_asking_for_what_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_artifact_names_the_next_action(tmp_path: Path) -> None:
     with pytest.raises(ArtifactMissing, match="synthetic/tiny__readmes/faq does not exist: materialize it first"):
         artifact(tmp_path).manifest()
 
 
-def test_another_recipe_has_another_folder_and_leaves_the_first_alone(tmp_path: Path) -> None:
+def test_another_recipe_has_another_folder_and_leaves_the_first_unchanged(tmp_path: Path) -> None:
     first, second = artifact(tmp_path, temperature=1.0), artifact(tmp_path, temperature=0.7)
     first.materialize(make)
     assert not second.complete
@@ -59,7 +59,7 @@ def test_another_recipe_has_another_folder_and_leaves_the_first_alone(tmp_path: 
     assert first.folder != second.folder
 
 
-def test_what_is_complete_is_not_made_again(tmp_path: Path) -> None:
+def test_a_complete_artifact_is_not_made_again(tmp_path: Path) -> None:
     calls: list[Path] = []
 
     def counted(folder: Path) -> Contents:
@@ -71,7 +71,7 @@ def test_what_is_complete_is_not_made_again(tmp_path: Path) -> None:
     assert len(calls) == 1
 
 
-def test_a_failing_maker_leaves_no_manifest(tmp_path: Path) -> None:
+def test_a_failure_leaves_no_manifest(tmp_path: Path) -> None:
     def fails(folder: Path) -> Contents:
         make(folder)
         raise OSError(28, "No space left on device")
@@ -81,7 +81,7 @@ def test_a_failing_maker_leaves_no_manifest(tmp_path: Path) -> None:
     assert not artifact(tmp_path).complete
 
 
-def test_the_version_follows_the_content(tmp_path: Path) -> None:
+def test_the_version_depends_on_the_content(tmp_path: Path) -> None:
     first, second = artifact(tmp_path / "a"), artifact(tmp_path / "b")
     first.materialize(make)
 
@@ -95,7 +95,7 @@ def test_the_version_follows_the_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"fingerprint": "x"}', '{"fingerprint": "x", "version": "y"}'])
-def test_a_manifest_that_is_not_this_recipes_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_manifest_of_another_recipe_is_refused(tmp_path: Path, text: str) -> None:
     made = artifact(tmp_path)
     (made.folder / "__meta__").mkdir(parents=True)
     (made.folder / "__meta__" / "manifest.json").write_text(text)
@@ -122,7 +122,7 @@ def test_a_second_writer_is_refused_and_the_lock_ends_with_its_process(tmp_path:
     assert artifact(tmp_path).materialize(make)["rows"] == 1
 
 
-def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "scores.json"
     with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         temporary.write_text("half")
@@ -130,10 +130,10 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     write_json(path, {"macro": 0.1})
     assert json.loads(path.read_text()) == {"macro": 0.1}
-    assert [found.name for found in tmp_path.iterdir()] == ["scores.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
 
 
-def test_a_writer_killed_midway_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
     program = (
         "import sys, os, signal; from pathlib import Path\n"
         "from finephrase_dagster.artifacts.artifact import atomic_write\n"

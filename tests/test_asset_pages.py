@@ -1,4 +1,4 @@
-"""What the pages of assets say: descriptions, links, costs and tables."""
+"""The pages of assets: descriptions, links, costs and tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from assets import descriptions
 from assets.costs import of_dataset, of_training
 from assets.previews import records
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.markdown import markdown_table
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.corpora.kinds.hub import HubSource
 from finephrase_dagster.definitions import build_defs
@@ -21,16 +22,16 @@ from finephrase_dagster.study.paths import REPOSITORY, Paths
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
-    """The published study; nothing of it is made."""
+    """Return the published study without any artifacts."""
     paths = Paths(data=tmp_path_factory.mktemp("data"), study=REPOSITORY / "studies" / "finephrase.yaml")
     return read_lineage(paths)
 
 
 def test_corpora_and_models_of_the_hub_are_linked_and_others_are_not(published: Lineage, lineage: Lineage) -> None:
     cell = published.study.cell("gemma_3_1b__fineweb_edu_hq")
-    said = descriptions.of_cell(published, cell)
-    assert "(https://huggingface.co/datasets/HuggingFaceFW/fineweb-edu)" in said
-    assert "(https://huggingface.co/google/gemma-3-1b-it)" in said
+    text = descriptions.of_cell(published, cell)
+    assert "(https://huggingface.co/datasets/HuggingFaceFW/fineweb-edu)" in text
+    assert "(https://huggingface.co/google/gemma-3-1b-it)" in text
     for embedded in (descriptions.of_cell(lineage, lineage.study.cells[0]), descriptions.of_generators(lineage)):
         assert "https://" not in embedded
 
@@ -40,11 +41,11 @@ def test_a_local_folder_of_a_hub_dataset_has_no_page(tmp_path: Path) -> None:
 
 
 def test_a_description_begins_with_a_sentence_for_the_catalogue(published: Lineage) -> None:
-    for said in (descriptions.of_sources(published), descriptions.of_prompts(published)):
-        assert said.splitlines()[0].count("|") == 0
+    for text in (descriptions.of_sources(published), descriptions.of_prompts(published)):
+        assert text.splitlines()[0].count("|") == 0
 
 
-def test_every_filter_of_a_source_is_said_in_words(published: Lineage) -> None:
+def test_the_description_names_every_filter_of_a_source(published: Lineage) -> None:
     assert "int_score from 4 to 5; 9.88 % of them" in descriptions.of_sources(published)
 
 
@@ -56,7 +57,7 @@ def test_a_cell_is_found_by_its_generator_source_formats_and_families(published:
 
 
 @pytest.mark.parametrize(
-    ("selection", "found"),
+    ("selection", "asset"),
     [
         ('tag:"format/word_problem"', "synthetic/rephraser__package_readmes"),
         ('tag:"finephrase/source"="package_readmes"', "tokens/rephraser__package_readmes_tokens"),
@@ -65,19 +66,19 @@ def test_a_cell_is_found_by_its_generator_source_formats_and_families(published:
         ('+key:"mixtures/mixture"', "tokens/corpus_tokens"),
     ],
 )
-def test_the_selections_of_the_documentation_find_what_they_say(lineage: Lineage, selection: str, found: str) -> None:
+def test_the_selections_in_the_documentation_work(lineage: Lineage, selection: str, asset: str) -> None:
     graph = build_defs(lineage).resolve_asset_graph()
     keys = dg.AssetSelection.from_string(selection).resolve(graph)
-    assert dg.AssetKey(found.split("/")) in keys
+    assert dg.AssetKey(asset.split("/")) in keys
 
 
-def test_a_dataset_bears_its_part_of_the_bill_by_the_tokens_written_for_it() -> None:
+def test_a_dataset_has_a_share_of_the_cost_in_proportion_to_its_tokens() -> None:
     bill = {"completion_tokens": 400, "tokens_per_second": 80.0, "gpu_hours": 2.0, "dollars": 5.0}
     of = {"completion_tokens": 100, "run": bill}
     assert of_dataset(of) == {"tokens_per_second": 80.0, "gpu_hours": 0.5, "dollars": 1.25}
 
 
-def test_a_cost_that_nobody_knows_is_left_out() -> None:
+def test_an_unknown_cost_is_left_out() -> None:
     bill = {"completion_tokens": 0, "tokens_per_second": 0.0, "gpu_hours": None, "dollars": None}
     assert of_dataset({"completion_tokens": 100, "run": bill}) == {"tokens_per_second": 0.0}
     assert of_training({"gpus": 0, "seconds": 60.0}, gpu_hour_dollars=2.5) == {}
@@ -86,24 +87,30 @@ def test_a_cost_that_nobody_knows_is_left_out() -> None:
 
 
 def test_a_table_keeps_the_columns_that_only_some_rows_have() -> None:
-    shown = records([{"name": "a", "score": 0.123456}, {"name": "b", "score": None, "note": "x"}])
-    assert [(column.name, column.type) for column in shown.schema.columns] == [
+    table = records([{"name": "a", "score": 0.123456}, {"name": "b", "score": None, "note": "x"}])
+    assert [(column.name, column.type) for column in table.schema.columns] == [
         ("name", "string"),
         ("score", "float"),
         ("note", "string"),
     ]
-    assert dict(shown.records[0].data) == {"name": "a", "score": 0.1235, "note": None}
+    assert dict(table.records[0].data) == {"name": "a", "score": 0.1235, "note": None}
 
 
-def test_a_prompts_text_is_wrapped_and_none_of_it_is_lost(lineage: Lineage) -> None:
+def test_the_text_of_a_prompt_is_wrapped_without_loss(lineage: Lineage) -> None:
     for prompt in lineage.prompts.values():
         lines = str(prompt_text(prompt).value).splitlines()[1:-1]
         assert max(map(len, lines)) <= LINE
         assert "".join("".join(lines).split()) == "".join(prompt.template.split())
 
 
-def test_the_observation_of_a_prompt_says_what_it_asks_for(lineage: Lineage) -> None:
-    told = observed(lineage.prompts["faq"], Path("/prompts/faq.md"))
-    assert told.metadata["format"].value == "faq"
-    assert told.metadata["file"].value == "/prompts/faq.md"
-    assert "Turn the text above" in str(told.metadata["text"].value)
+def test_the_observation_of_a_prompt_shows_its_description_and_text(lineage: Lineage) -> None:
+    observation = observed(lineage.prompts["faq"], Path("/prompts/faq.md"))
+    assert observation.metadata["format"].value == "faq"
+    assert observation.metadata["file"].value == "/prompts/faq.md"
+    assert "Turn the text above" in str(observation.metadata["text"].value)
+
+
+def test_a_markdown_table_aligns_figures_to_the_right_and_escapes_bars() -> None:
+    table = markdown_table(("name", "rows"), [("a|b\nc", "1,000"), ("d", "-")])
+    assert table == "| name | rows |\n| --- | ---: |\n| a\\|b c | 1,000 |\n| d | - |"
+    assert markdown_table(("empty",), []) == "| empty |\n| --- |"

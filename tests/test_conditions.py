@@ -1,4 +1,4 @@
-"""Carrying on: what a fresh dataset makes possible is launched once, and nothing else is."""
+"""Automation conditions: what a new dataset makes possible is launched once, and nothing else is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAQ = f"synthetic/{CELL}/faq"
 
 
 class Automation:
-    """The conditions of an installation, evaluated as often as a test asks."""
+    """Evaluates the conditions of an installation whenever a test asks."""
 
     def __init__(self, installation: Installation) -> None:
         self.installation = installation
@@ -30,14 +30,14 @@ class Automation:
     def evaluate(self) -> set[str]:
         """The names of what is launched."""
         self._now += datetime.timedelta(seconds=30)
-        found = dg.evaluate_automation_conditions(
+        result = dg.evaluate_automation_conditions(
             self._definitions, self.instance, cursor=self._cursor, evaluation_time=self._now
         )
-        self._cursor = found.cursor
+        self._cursor = result.cursor
         return {
             "/".join([*key.path, *([partition] if partition else [])])
             for key in self._definitions.resolve_asset_graph().executable_asset_keys
-            for partition in found.get_requested_partitions(key)
+            for partition in result.get_requested_partitions(key)
         }
 
     def make(self, *names: str, **facts: object) -> None:
@@ -52,15 +52,15 @@ class Automation:
 @pytest.fixture
 def automation(tmp_path: Path) -> Automation:
     made = install(tmp_path / "installation")
-    found = Automation(made)
+    result = Automation(made)
     for stage in ("sources", "generators"):
         published(made, stage)
-    assert found.evaluate() == set(), "what was possible before is not launched"
-    found.make("tokens/tokenizer")
-    return found
+    assert result.evaluate() == set(), "what was possible before is not launched"
+    result.make("tokens/tokenizer")
+    return result
 
 
-def test_a_fresh_dataset_is_carried_to_the_leaderboard(automation: Automation) -> None:
+def test_a_new_dataset_leads_to_a_new_leaderboard(automation: Automation) -> None:
     automation.make(FAQ)
     launched: list[str] = []
     while now := sorted(automation.evaluate()):
@@ -78,7 +78,7 @@ def test_a_fresh_dataset_is_carried_to_the_leaderboard(automation: Automation) -
     assert len(launched) == len(set(launched)), "everything is launched once"
 
 
-def test_each_stage_follows_when_what_it_needs_is_there_and_only_once(automation: Automation) -> None:
+def test_each_stage_is_launched_once_when_its_inputs_are_current(automation: Automation) -> None:
     corpora = {"tokens/corpus_tokens/package_readmes", "tokens/corpus_tokens/language_reference"}
     assert automation.evaluate() == corpora
     assert automation.evaluate() == set(), "it became possible once, so it is launched once"
@@ -90,7 +90,7 @@ def test_each_stage_follows_when_what_it_needs_is_there_and_only_once(automation
     assert automation.evaluate() == {"mixtures/mixture/faq_and_raw", "mixtures/mixture/raw"}
 
 
-def test_an_audit_that_did_not_pass_stops_it(automation: Automation) -> None:
+def test_nothing_is_launched_after_a_failed_audit(automation: Automation) -> None:
     automation.make(FAQ, "tokens/corpus_tokens/package_readmes")
     automation.evaluate()
     automation.make(f"tokens/{CELL}_tokens/faq")
@@ -98,7 +98,7 @@ def test_an_audit_that_did_not_pass_stops_it(automation: Automation) -> None:
     assert "mixtures/mixture/faq_and_raw" not in automation.evaluate()
 
 
-def test_a_mixture_waits_while_a_parent_is_stale(automation: Automation) -> None:
+def test_a_mixture_is_not_launched_while_an_input_is_stale(automation: Automation) -> None:
     prompts = automation.installation.paths.prompts
     automation.make(FAQ, "tokens/corpus_tokens/package_readmes")
     automation.evaluate()
@@ -109,7 +109,7 @@ def test_a_mixture_waits_while_a_parent_is_stale(automation: Automation) -> None
     assert f"audits/{CELL}_audit/faq" in automation.evaluate()
 
 
-def test_a_study_that_is_wrong_launches_nothing_until_it_is_mended(automation: Automation) -> None:
+def test_an_invalid_study_launches_nothing_until_it_is_corrected(automation: Automation) -> None:
     automation.evaluate()
     automation.installation.study.write_text("name: [")
     assert automation.evaluate() == set()
@@ -118,7 +118,7 @@ def test_a_study_that_is_wrong_launches_nothing_until_it_is_mended(automation: A
     assert f"audits/{CELL}_audit/faq" in automation.evaluate()
 
 
-def test_a_dataset_that_was_made_anew_between_two_looks_is_launched(automation: Automation) -> None:
+def test_a_dataset_that_was_remade_between_two_evaluations_is_launched(automation: Automation) -> None:
     prompts = automation.installation.paths.prompts
     automation.make(FAQ)
     assert f"audits/{CELL}_audit/faq" in automation.evaluate()

@@ -22,7 +22,7 @@ def test_the_order_of_keys_does_not_matter(recipe: dict[str, object]) -> None:
 
 
 @given(values, values)
-def test_two_values_share_a_fingerprint_only_if_their_canonical_form_is_one(a: object, b: object) -> None:
+def test_two_values_share_a_fingerprint_only_if_their_canonical_forms_are_equal(a: object, b: object) -> None:
     assert (fingerprint(a) == fingerprint(b)) == (canonical(a) == canonical(b))
 
 
@@ -32,18 +32,18 @@ def test_a_value_does_not_differ_from_itself(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), float("inf"), b"bytes", {1: "one"}, len])
-def test_a_value_without_one_form_is_refused_with_its_place(value: object) -> None:
+def test_a_value_without_a_deterministic_form_is_refused_and_its_field_named(value: object) -> None:
     with pytest.raises(NoDeterministicForm, match=r"recipe\.sampling\.top_p"):
         fingerprint({"sampling": {"top_p": value}})
 
 
-def test_a_difference_names_its_place_and_both_values() -> None:
+def test_a_difference_names_the_field_and_both_values() -> None:
     old = {"sampling": {"temperature": 1.0, "seed": 0}, "rows": "a"}
     new = {"sampling": {"temperature": 0.7, "seed": 0}, "rows": "a"}
     assert differences(old, new) == ["sampling.temperature: 1.0 -> 0.7"]
 
 
-def test_of_long_values_the_part_that_differs_is_shown() -> None:
+def test_the_difference_of_long_values_shows_the_part_that_differs() -> None:
     old = {"prompt": {"template": "word " * 200 + "the end"}, "tasks": ["a", "b"], "gates": {"min": 0.5, "max": 1.0}}
     new = {"prompt": {"template": "word " * 200 + "an end"}, "tasks": ["a", "c"], "gates": {"min": 0.6, "max": 1.0}}
     gates, prompt, tasks = differences(old, new)
@@ -54,6 +54,6 @@ def test_of_long_values_the_part_that_differs_is_shown() -> None:
     assert len(prompt) < 300
 
 
-def test_a_spec_and_what_a_manifest_keeps_of_it_are_compared_field_by_field() -> None:
+def test_a_spec_is_compared_with_its_json_in_a_manifest_field_by_field() -> None:
     seeds = Seeds(data=1, model=2)
     assert differences({"seeds": {"data": 1, "model": 1}}, {"seeds": seeds}) == ["seeds.model: 1 -> 2"]

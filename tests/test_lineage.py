@@ -1,4 +1,4 @@
-"""The lineage: what hangs on what, by the recipes alone."""
+"""The lineage: which artifacts depend on which, by their recipes alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from finephrase_dagster.study.spec import Study
 
 
 def complete(lineage: Lineage) -> None:
-    """Publishes every artifact of a study, upstream first, with a word as its content."""
+    """Publish every artifact of a study, upstream first, with its name as content."""
     for item in items(lineage):
 
         def make(folder: Path, name: str = item.name) -> Contents:
@@ -37,7 +37,7 @@ def states(lineage: Lineage) -> dict[str, str]:
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    """A copy of the project's prompts that a test may edit."""
+    """Return a copy of the project's prompts that a test may edit."""
     return Path(shutil.copytree(REPOSITORY / "prompts", tmp_path / "prompts"))
 
 
@@ -82,22 +82,22 @@ def test_a_folder_of_items_that_lacks_a_task_is_refused_before_anything_is_train
 
 
 def test_items_come_upstream_first_and_have_unique_names(lineage: Lineage) -> None:
-    found = list(items(lineage))
-    assert len({item.name for item in found}) == len(found)
-    stages = [STAGES.index(item.stage) for item in found]
+    result = list(items(lineage))
+    assert len({item.name for item in result}) == len(result)
+    stages = [STAGES.index(item.stage) for item in result]
     assert stages == sorted(stages)
 
 
-def test_before_anything_is_made_only_the_sources_can_be(lineage: Lineage) -> None:
-    found = states(lineage)
-    assert {name for name, status in found.items() if status == "missing"} == {
+def test_at_first_only_the_sources_can_be_made(lineage: Lineage) -> None:
+    result = states(lineage)
+    assert {name for name, status in result.items() if status == "missing"} == {
         "sources/corpus/package_readmes",
         "sources/corpus/language_reference",
     }
-    assert set(found.values()) == {"missing", "waiting"}
+    assert set(result.values()) == {"missing", "waiting"}
 
 
-def test_what_waits_says_for_what(lineage: Lineage) -> None:
+def test_an_artifact_with_incomplete_inputs_raises_an_error_that_names_one(lineage: Lineage) -> None:
     with pytest.raises(ArtifactMissing, match="sources/corpus/package_readmes does not exist"):
         lineage.dataset(lineage.study.cells[0], "faq")
 
@@ -110,17 +110,17 @@ def test_editing_a_prompt_makes_its_partitions_stale_and_nothing_else(completed:
     path = prompts / "faq.md"
     path.write_text(path.read_text().replace("curious", "patient"))
     after = Lineage(study=completed.study, paths=completed.paths)
-    found = {name: status for name, status in states(after).items() if status != "current"}
-    assert {name for name, status in found.items() if status == "stale"} == {
+    result = {name: status for name, status in states(after).items() if status != "current"}
+    assert {name for name, status in result.items() if status == "stale"} == {
         "synthetic/rephraser__package_readmes/faq",
         "synthetic/rephraser__language_reference/faq",
     }
-    hanging = {name for name, status in found.items() if status == "waiting"}
-    assert not [name for name in hanging if "readmes_raw" in name or "reference_raw" in name]
-    assert {"mixtures/mixture/faq_and_raw", "mixtures/mixture/formats_only"} <= hanging
+    waiting = {name for name, status in result.items() if status == "waiting"}
+    assert not [name for name in waiting if "readmes_raw" in name or "reference_raw" in name]
+    assert {"mixtures/mixture/faq_and_raw", "mixtures/mixture/formats_only"} <= waiting
 
 
-def test_a_stale_item_says_which_input_changed(completed: Lineage, prompts: Path) -> None:
+def test_a_stale_item_names_the_field_that_changed(completed: Lineage, prompts: Path) -> None:
     path = prompts / "faq.md"
     path.write_text(path.read_text().replace("curious", "patient"))
     after = Lineage(study=completed.study, paths=completed.paths)
@@ -128,13 +128,13 @@ def test_a_stale_item_says_which_input_changed(completed: Lineage, prompts: Path
     assert [reason.split(":")[0] for reason in state(item).reasons] == ["prompt.template"]
 
 
-def test_a_prompts_description_is_no_part_of_a_dataset(completed: Lineage, prompts: Path) -> None:
+def test_the_description_of_a_prompt_is_not_part_of_a_recipe(completed: Lineage, prompts: Path) -> None:
     path = prompts / "faq.md"
     path.write_text(path.read_text().replace("description: Ordered", "description: Sorted"))
     assert set(states(Lineage(study=completed.study, paths=completed.paths)).values()) == {"current"}
 
 
-def test_going_back_to_an_earlier_recipe_finds_its_artifacts(completed: Lineage, prompts: Path) -> None:
+def test_after_a_return_to_an_earlier_recipe_its_artifacts_are_current(completed: Lineage, prompts: Path) -> None:
     path = prompts / "faq.md"
     before = path.read_text()
     path.write_text(before.replace("curious", "patient"))
@@ -143,7 +143,7 @@ def test_going_back_to_an_earlier_recipe_finds_its_artifacts(completed: Lineage,
     assert set(states(Lineage(study=completed.study, paths=completed.paths)).values()) == {"current"}
 
 
-def test_where_and_how_it_runs_is_no_identity(completed: Lineage) -> None:
+def test_execution_settings_are_not_part_of_a_recipe(completed: Lineage) -> None:
     generators = completed.study.model_dump()["generators"]
     generators["rephraser"]["engine"] = {"max_num_seqs": 7}
     assert set(states(edited(completed, generators=generators)).values()) == {"current"}
@@ -153,7 +153,7 @@ def test_a_new_name_or_description_of_the_study_changes_nothing(completed: Linea
     assert set(states(edited(completed, name="other", description="another")).values()) == {"current"}
 
 
-def test_a_gate_moved_without_consequence_leaves_the_mixtures_alone(completed: Lineage) -> None:
+def test_a_threshold_that_changes_no_outcome_leaves_the_mixtures_current(completed: Lineage) -> None:
     gates = completed.study.model_dump()["gates"] | {"empty": 0.01}
     after = edited(completed, gates=gates)
     for item in items(after):
@@ -173,7 +173,7 @@ def test_a_gate_moved_without_consequence_leaves_the_mixtures_alone(completed: L
 @pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(field=st.sampled_from(["tokens", "seed"]), value=st.integers(1_000, 10**6))
-def test_a_mixtures_budget_and_seed_reach_its_students_alone(
+def test_the_budget_and_seed_of_a_mixture_affect_only_its_students(
     field: str, value: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     paths = Paths(data=tmp_path_factory.mktemp("data"), study=REPOSITORY / "studies" / "demo.yaml")
@@ -188,8 +188,8 @@ def test_a_mixtures_budget_and_seed_reach_its_students_alone(
 
 
 def test_a_key_has_the_fields_of_its_kind_and_no_others() -> None:
-    found = ItemKey(kind=DATASET, generator="tiny", source="readmes", prompt="faq")
-    assert (found.stage, found.cell, found.asset, found.partition) == (
+    result = ItemKey(kind=DATASET, generator="tiny", source="readmes", prompt="faq")
+    assert (result.stage, result.cell, result.asset, result.partition) == (
         "synthetic",
         "tiny__readmes",
         "synthetic/tiny__readmes",
@@ -199,7 +199,7 @@ def test_a_key_has_the_fields_of_its_kind_and_no_others() -> None:
         ItemKey(kind=MIXTURE, run="raw")
 
 
-def test_every_item_carries_what_its_name_is_made_of(lineage: Lineage) -> None:
+def test_every_item_carries_its_cell_prompt_mixture_and_run(lineage: Lineage) -> None:
     study = lineage.study
     for item in items(lineage):
         key = item.key

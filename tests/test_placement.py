@@ -1,4 +1,4 @@
-"""Placement: one pool a GPU size, and what goes first."""
+"""Placement: one pool per number of GPUs, and the order of queued runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
     return read_lineage(Paths(data=data, study=REPOSITORY / "studies" / "finephrase.yaml"))
 
 
-def test_every_size_of_engine_has_a_pool_of_its_own(published: Lineage) -> None:
+def test_every_number_of_gpus_has_its_own_pool(published: Lineage) -> None:
     generators = published.study.generators.values()
     pools = {generator.gpus: rephrasing(generator).pool for generator in generators}
     assert pools == {gpus: f"gpu_{gpus}" for gpus in pools}
@@ -29,20 +29,20 @@ def test_every_size_of_engine_has_a_pool_of_its_own(published: Lineage) -> None:
     assert preparing().pool is None
 
 
-def test_students_of_nanotron_take_the_cluster(published: Lineage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nanotron_student_uses_all_gpus_of_the_cluster(published: Lineage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert training(published.study.model_copy(update={"trainer": "transformers"})).pool == "gpu_1"
     monkeypatch.setenv("FINEPHRASE_NANOTRON_NODES", "2")
     monkeypatch.setenv("FINEPHRASE_NANOTRON_GPUS", "4")
     assert training(published.study.model_copy(update={"trainer": "nanotron"})).pool == "gpu_8"
 
 
-def test_every_item_says_its_gpus(published: Lineage) -> None:
+def test_every_item_has_a_number_of_gpus(published: Lineage) -> None:
     for item in items(published):
         busy = item.stage in ("synthetic", "generators", "early", "training") or "scores" in item.asset
         assert (gpus_of(item, published.study) > 0) == busy, item.name
 
 
-def test_further_down_the_graph_goes_first_and_within_a_stage_the_heavy() -> None:
+def test_later_stages_run_first_and_expensive_runs_first_within_a_stage() -> None:
     order = [
         int(priority(stage, share=share)["dagster/priority"]) for stage in reversed(STAGES) for share in (1.0, 0.5, 0.0)
     ]

@@ -1,4 +1,4 @@
-"""The plan: what would run and why, what is there, and what it costs."""
+"""The plan: what would run and why, what exists, and what it costs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def lineage_of(study: str, data: Path) -> Lineage:
 
 
 def complete(lineage: Lineage) -> None:
-    """Publishes every artifact of a study with the facts that a plan reads."""
+    """Publish every artifact of a study with the figures that a plan reads."""
     for item in items(lineage):
 
         def make(folder: Path, of: Item = item) -> Contents:
@@ -55,7 +55,7 @@ def complete(lineage: Lineage) -> None:
 
 @pytest.fixture
 def completed(tmp_path: Path) -> Lineage:
-    """The demo, all there, with prompts that may be edited."""
+    """Return the complete demo study with prompts that a test may edit."""
     prompts = Path(shutil.copytree(REPOSITORY / "prompts", tmp_path / "prompts"))
     paths = Paths(data=tmp_path / "data", study=STUDIES / "demo.yaml", prompts=prompts)
     made = read_lineage(paths)
@@ -69,8 +69,8 @@ def edit(lineage: Lineage, prompt: str) -> Lineage:
     return read_lineage(lineage.paths)
 
 
-def of_status(found: Plan, status: str) -> dict[str, tuple[str, ...]]:
-    return {p.item.name: p.state.reasons for p in found.items if p.state.status == status}
+def of_status(result: Plan, status: str) -> dict[str, tuple[str, ...]]:
+    return {p.item.name: p.state.reasons for p in result.items if p.state.status == status}
 
 
 def test_the_production_run_costs_what_was_published(tmp_path: Path) -> None:
@@ -83,16 +83,16 @@ def test_the_production_run_costs_what_was_published(tmp_path: Path) -> None:
 
 
 def test_the_published_study_has_its_90_generation_runs(tmp_path: Path) -> None:
-    found = plan(lineage_of("finephrase", tmp_path)).as_json()
-    synthetic = found["stages"]["synthetic"]
+    result = plan(lineage_of("finephrase", tmp_path)).as_json()
+    synthetic = result["stages"]["synthetic"]
     assert synthetic["partitions"] == 90
-    sources = Counter(item["asset"].split("__")[1] for item in found["items"] if item["stage"] == "synthetic")
+    sources = Counter(item["asset"].split("__")[1] for item in result["items"] if item["stage"] == "synthetic")
     assert sources == {"fineweb_edu_hq": 77, "dclm": 7, "fineweb_edu_lq": 4, "cosmopedia": 2}
     assert synthetic["output_tokens"] == pytest.approx(1.056e12, rel=0.005)
     assert synthetic["input_tokens"] == pytest.approx(1.800e12, rel=0.005)
 
 
-def test_no_partition_needs_a_hundred_others_but_the_leaderboard(tmp_path: Path) -> None:
+def test_only_the_leaderboard_depends_on_a_hundred_partitions_or_more(tmp_path: Path) -> None:
     graph = list(items(lineage_of("finephrase", tmp_path)))
     assert [item.name for item in graph if len(item.needs) >= 100] == ["results/leaderboard"]
 
@@ -105,26 +105,26 @@ def test_a_plan_starts_nothing_and_writes_nothing(study: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("study", ["demo", "finephrase", "production"])
 def test_stages_add_up_to_the_total_and_items_to_stages(study: str, tmp_path: Path) -> None:
-    found = plan(lineage_of(study, tmp_path)).as_json()
-    assert list(found["stages"]) == [stage for stage in STAGES if stage in found["stages"]]
+    result = plan(lineage_of(study, tmp_path)).as_json()
+    assert list(result["stages"]) == [stage for stage in STAGES if stage in result["stages"]]
     for figure in ("partitions", *FIGURES):
-        in_stages = sum(stage[figure] for stage in found["stages"].values())
-        assert found["total"][figure] == pytest.approx(in_stages)
-    for name, stage in found["stages"].items():
+        in_stages = sum(stage[figure] for stage in result["stages"].values())
+        assert result["total"][figure] == pytest.approx(in_stages)
+    for name, stage in result["stages"].items():
         for figure in FIGURES:
-            in_items = sum(item[figure] for item in found["items"] if item["stage"] == name)
+            in_items = sum(item[figure] for item in result["items"] if item["stage"] == name)
             assert stage[figure] == pytest.approx(in_items)
 
 
-def test_of_a_complete_study_nothing_would_run_and_all_exists(completed: Lineage) -> None:
-    found = plan(completed).as_json()
-    assert found["total"]["partitions"] == 0
-    assert found["total"]["wall_hours"] == 0
-    assert found["total"]["exists"]["partitions"] == len(found["items"])
-    assert found["stages"]["synthetic"]["exists"]["output_tokens"] == 8 * 9_000
+def test_a_complete_study_has_nothing_to_do(completed: Lineage) -> None:
+    result = plan(completed).as_json()
+    assert result["total"]["partitions"] == 0
+    assert result["total"]["wall_hours"] == 0
+    assert result["total"]["exists"]["partitions"] == len(result["items"])
+    assert result["stages"]["synthetic"]["exists"]["output_tokens"] == 8 * 9_000
 
 
-def test_an_edited_prompt_lists_its_partitions_and_what_hangs_on_them_with_the_reason(completed: Lineage) -> None:
+def test_an_edited_prompt_makes_its_partitions_and_their_dependants_stale_with_the_reason(completed: Lineage) -> None:
     stale = of_status(plan(edit(completed, "table")), "stale")
     cells = ["rephraser__package_readmes", "rephraser__language_reference"]
     own = {f"synthetic/{cell}/table" for cell in cells}
@@ -146,8 +146,8 @@ def test_an_edited_prompt_lists_its_partitions_and_what_hangs_on_them_with_the_r
     assert set(of_status(plan(completed), "missing")) == set()
 
 
-def test_what_was_measured_here_takes_the_place_of_what_was_published(completed: Lineage) -> None:
-    """Four datasets of 9,000 tokens at 300 a second, without a GPU."""
+def test_measured_figures_replace_published_ones(completed: Lineage) -> None:
+    """The measurements are four datasets of 9,000 tokens at 300 tokens per second, without a GPU."""
     synthetic = plan(edit(completed, "table")).as_json()["stages"]["synthetic"]
     assert "throughput: measured here over 72,000 tokens, without a GPU" in synthetic["basis"]
     assert "completions: measured here on 180 documents" in synthetic["basis"]
@@ -156,7 +156,7 @@ def test_what_was_measured_here_takes_the_place_of_what_was_published(completed:
     assert synthetic["wall_hours"] == pytest.approx(20_000 / 300 / 3600)
 
 
-def test_lengths_under_a_smaller_limit_do_not_count_for_a_larger_one(completed: Lineage, tmp_path: Path) -> None:
+def test_lengths_with_a_smaller_limit_do_not_count_for_a_larger_one(completed: Lineage, tmp_path: Path) -> None:
     fields = yaml.safe_load(completed.paths.study.read_text())
     fields["generators"]["rephraser"]["max_tokens"] = 200
     study = tmp_path / "longer.yaml"
@@ -167,8 +167,8 @@ def test_lengths_under_a_smaller_limit_do_not_count_for_a_larger_one(completed: 
     assert synthetic["output_tokens"] == 8 * 100 * 80
 
 
-def test_what_a_large_model_did_without_a_gpu_never_makes_a_study_free(completed: Lineage, tmp_path: Path) -> None:
-    """As if somebody had tried the production's generator on a laptop."""
+def test_the_rate_of_a_large_model_without_a_gpu_never_makes_a_study_free(completed: Lineage, tmp_path: Path) -> None:
+    """The generator of the production run was tried on a laptop."""
     fields = yaml.safe_load(completed.paths.study.read_text())
     fields["generators"]["rephraser"] |= {"parameters": 1.7e9}
     fields["generators"]["rephraser"]["model"] = str(tmp_path)
@@ -184,7 +184,7 @@ def test_what_a_large_model_did_without_a_gpu_never_makes_a_study_free(completed
     assert synthetic["gpu_hours"] > 0
 
 
-def test_a_dataset_whose_audit_failed_is_named_with_what_it_holds_up(tmp_path: Path) -> None:
+def test_a_failed_audit_is_named_with_what_cannot_be_made_because_of_it(tmp_path: Path) -> None:
     lineage = lineage_of("demo", tmp_path)
     failed = {"passed": False, "gates": [{"name": "form", "passed": False}, {"name": "empty", "passed": True}]}
     for item in items(lineage):
@@ -195,21 +195,21 @@ def test_a_dataset_whose_audit_failed_is_named_with_what_it_holds_up(tmp_path: P
             return Contents(files=[folder / "content.txt"], facts=facts)
 
         item.artifact().materialize(make)
-    (warning,) = [said for said in plan(lineage).warnings if "did not pass" in said]
+    (warning,) = [warning for warning in plan(lineage).warnings if "did not pass" in warning]
     assert warning.startswith("audits/rephraser__package_readmes_audit/faq: did not pass (form); mixtures/mixture/")
     assert "mixtures/mixture/faq_and_raw" in warning
     assert "13 partitions downstream" in warning  # three mixtures of two students each, their scores, the leaderboard
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"fingerprint": "other", "version": "1", "recipe": {}}'])
-def test_a_broken_manifest_is_missing_and_what_hangs_on_it_stale(completed: Lineage, content: str) -> None:
+def test_a_broken_manifest_makes_an_item_missing_and_its_dependants_stale(completed: Lineage, content: str) -> None:
     artifact = completed.dataset(completed.study.cells[0], "table")
     (artifact.folder / "__meta__" / "manifest.json").write_text(content)
-    found = plan(completed)
-    (reasons,) = of_status(found, "missing").values()
+    result = plan(completed)
+    (reasons,) = of_status(result, "missing").values()
     assert "delete its folder" in reasons[0]
-    assert "audits/rephraser__package_readmes_audit/table" in of_status(found, "stale")
-    assert found.as_json()["stages"]["synthetic"]["partitions"] == 1
+    assert "audits/rephraser__package_readmes_audit/table" in of_status(result, "stale")
+    assert result.as_json()["stages"]["synthetic"]["partitions"] == 1
 
 
 def test_a_large_student_that_was_trained_without_a_gpu_never_makes_a_study_free(
@@ -229,7 +229,7 @@ def test_a_large_student_that_was_trained_without_a_gpu_never_makes_a_study_free
     assert training["basis"] == ["throughput: published, scaled by parameters and tokens"]
 
 
-def test_a_model_of_which_only_a_cpu_rate_is_known_is_not_priced(completed: Lineage, tmp_path: Path) -> None:
+def test_the_cost_is_unknown_if_only_a_cpu_rate_of_the_model_is_known(completed: Lineage, tmp_path: Path) -> None:
     fields = yaml.safe_load(completed.paths.study.read_text())
     fields["generators"]["rephraser"]["model"] = str(tmp_path)
     del fields["generators"]["rephraser"]["embedded"]
@@ -238,7 +238,7 @@ def test_a_model_of_which_only_a_cpu_rate_is_known_is_not_priced(completed: Line
     lineage = read_lineage(Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts))
     for item in items(lineage):
         facts = {"sampling": {}} if item.stage == "generators" else FACTS.get(item.stage, {})
-        item.artifact().materialize(lambda folder, said=facts: Contents(files=[], facts=said))
+        item.artifact().materialize(lambda folder, figures=facts: Contents(files=[], facts=figures))
     shutil.rmtree(lineage.paths.data / "synthetic" / "rephraser__package_readmes" / "table")
     assert [what.partition(":")[0] for what in plan(lineage).unknown] == ["generators.rephraser"]
 
@@ -249,7 +249,7 @@ ODD = ["completed", "run", "text_bytes", "sampling", "seconds", "tokens_per_seco
 @pytest.mark.slow
 @given(field=st.sampled_from(ODD), value=st.none() | st.just("fast") | st.just([]) | st.just({}) | st.just(float(-1)))
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_manifests_say_a_plan_is_made(completed: Lineage, field: str, value: object) -> None:
+def test_a_plan_is_made_whatever_the_manifests_contain(completed: Lineage, field: str, value: object) -> None:
     originals = {}
     for path in completed.paths.data.rglob("manifest.json"):
         originals[path] = path.read_text()
@@ -263,14 +263,14 @@ def test_whatever_manifests_say_a_plan_is_made(completed: Lineage, field: str, v
             path.write_text(text)
 
 
-def test_a_data_folder_that_is_none_is_a_wrong_request(tmp_path: Path) -> None:
+def test_a_data_folder_that_is_a_file_is_a_wrong_request(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = finephrase("plan", FINEPHRASE_DATA=str(tmp_path / "file"))
     assert done.returncode == 2
     assert "is not a folder" in done.stderr
 
 
-def test_a_source_that_was_counted_before_it_changed_is_as_large_as_it_was(tmp_path: Path) -> None:
+def test_the_size_of_a_changed_source_is_its_earlier_count(tmp_path: Path) -> None:
     study = study_with(tmp_path)
     lineage = read_lineage(Paths(data=tmp_path / "data", study=study))
     lineage.source("web").materialize(lambda folder: Contents(files=[], facts=FACTS["sources"]))
@@ -280,7 +280,7 @@ def test_a_source_that_was_counted_before_it_changed_is_as_large_as_it_was(tmp_p
     assert sources["basis"][0] == "size: counted here, by an earlier recipe"
 
 
-def test_what_another_model_of_that_name_did_counts_for_nothing(completed: Lineage, tmp_path: Path) -> None:
+def test_rates_of_another_model_with_the_same_name_do_not_count(completed: Lineage, tmp_path: Path) -> None:
     fields = yaml.safe_load(completed.paths.study.read_text())
     fields["generators"]["rephraser"] |= {
         "model": "HuggingFaceTB/SmolLM2-135M-Instruct@main",
@@ -290,11 +290,11 @@ def test_what_another_model_of_that_name_did_counts_for_nothing(completed: Linea
     study = tmp_path / "other.yaml"
     study.write_text(yaml.safe_dump(fields))
     paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
-    found = plan(read_lineage(paths))
-    synthetic = found.as_json()["stages"]["synthetic"]
+    result = plan(read_lineage(paths))
+    synthetic = result.as_json()["stages"]["synthetic"]
     assert synthetic["basis"][1] == "throughput: published sweep, tier 1"  # the registry knows the model
     assert synthetic["gpu_hours"] > 0
-    assert any(warning.startswith("generators.rephraser: a branch may move") for warning in found.warnings)
+    assert any(warning.startswith("generators.rephraser: a branch may move") for warning in result.warnings)
 
 
 def test_twice_the_gpus_take_half_the_time_and_cost_the_same(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_twice_the_gpus_take_half_the_time_and_cost_the_same(tmp_path: Path) -> 
 
 
 def study_with(folder: Path, **source: Any) -> Path:
-    """Documents of a local folder through a model that nothing is known of."""
+    """Write a study of one source and a model of unknown size and throughput."""
     fields = yaml.safe_load((STUDIES / "production.yaml").read_text())
     fields["sources"] = {"web": {"kind": "hub", "dataset": "some/web", "revision": "1", **source}}
     fields["generators"] = {
@@ -322,24 +322,24 @@ def study_with(folder: Path, **source: Any) -> Path:
     return path
 
 
-def test_a_price_that_cannot_be_told_is_never_taken_for_none(tmp_path: Path) -> None:
+def test_an_unknown_cost_is_never_taken_for_zero(tmp_path: Path) -> None:
     study = study_with(tmp_path)
-    found = plan(read_lineage(Paths(data=tmp_path / "data", study=study)))
-    assert [what.partition(":")[0] for what in found.unknown] == ["sources.web", "generators.unknown"]
+    result = plan(read_lineage(Paths(data=tmp_path / "data", study=study)))
+    assert [what.partition(":")[0] for what in result.unknown] == ["sources.web", "generators.unknown"]
     done = finephrase("plan", "--study", str(study), "--max-dollars", "1e9", FINEPHRASE_DATA=str(tmp_path / "data"))
     assert done.returncode == 1
     assert "error: the cost cannot be computed: sources.web: unknown size" in done.stderr
 
 
-def test_a_limit_is_what_a_source_has_at_most(tmp_path: Path) -> None:
+def test_the_limit_of_a_source_bounds_its_size(tmp_path: Path) -> None:
     study = study_with(tmp_path, limit=1000, documents=5_000_000, tokens=10_000_000_000)
-    found = plan(read_lineage(Paths(data=tmp_path / "data", study=study))).as_json()
-    assert found["stages"]["sources"]["documents"] == 1000
-    assert found["stages"]["sources"]["input_tokens"] == 2_000_000
+    result = plan(read_lineage(Paths(data=tmp_path / "data", study=study))).as_json()
+    assert result["stages"]["sources"]["documents"] == 1000
+    assert result["stages"]["sources"]["input_tokens"] == 2_000_000
 
 
 @pytest.mark.parametrize(("limit", "status"), [("100000", 0), ("1000", 1)])
-def test_a_launch_can_be_guarded_by_its_price(limit: str, status: int, tmp_path: Path) -> None:
+def test_max_dollars_guards_a_launch(limit: str, status: int, tmp_path: Path) -> None:
     study = str(STUDIES / "production.yaml")
     done = finephrase("plan", "--study", study, "--max-dollars", limit, "--json", FINEPHRASE_DATA=str(tmp_path))
     assert done.returncode == status
@@ -347,7 +347,7 @@ def test_a_launch_can_be_guarded_by_its_price(limit: str, status: int, tmp_path:
     assert ("more than --max-dollars 1,000.00. Raise the limit" in done.stderr) == bool(status)
 
 
-def test_a_plan_for_a_person_names_stages_prices_and_bases(tmp_path: Path) -> None:
+def test_the_printed_plan_names_stages_costs_and_bases(tmp_path: Path) -> None:
     study = str(STUDIES / "production.yaml")
     done = finephrase("plan", "--study", study, "--gpus", "100", FINEPHRASE_DATA=str(tmp_path))
     assert done.returncode == 0
@@ -361,7 +361,7 @@ def test_a_plan_for_a_person_names_stages_prices_and_bases(tmp_path: Path) -> No
     "arguments",
     [["--gpus", "0"], ["--goodput", "2"], ["--goodput", "nan"], ["--max-dollars", "-1"], ["--gpu-hour-dollars", "inf"]],
 )
-def test_terms_that_make_no_sense_are_a_wrong_request(arguments: list[str], tmp_path: Path) -> None:
+def test_impossible_terms_are_a_wrong_request(arguments: list[str], tmp_path: Path) -> None:
     done = finephrase("plan", *arguments, FINEPHRASE_DATA=str(tmp_path))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -374,7 +374,7 @@ def test_the_web_ui_shows_the_plan_without_making_anything(completed: Lineage) -
         job = build_defs(lineage).resolve_job_def("make__study__plan")
         result = job.execute_in_process(instance=instance, run_config={"ops": {"study__plan": {"config": {"gpus": 2}}}})
     assert result.success
-    checks = {found.check_name: found for found in result.get_asset_check_evaluations()}
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not checks["current"].passed
     assert "0 missing" in (checks["current"].description or "")
     assert checks["priced"].passed
@@ -386,9 +386,9 @@ def test_the_web_ui_shows_the_plan_without_making_anything(completed: Lineage) -
 
 
 @pytest.mark.slow
-def test_a_study_that_was_made_is_current_and_a_change_is_priced_by_what_it_took(own: Installation) -> None:
-    found = plan(own.lineage).as_json()
-    assert found["total"]["partitions"] == 0
+def test_a_change_to_a_finished_study_is_priced_by_measured_figures(own: Installation) -> None:
+    result = plan(own.lineage).as_json()
+    assert result["total"]["partitions"] == 0
     path = own.paths.prompts / "table.md"
     path.write_text(path.read_text().replace("Gather", "Collect"))
     after = plan(own.lineage).as_json()
@@ -402,19 +402,25 @@ def test_a_study_that_was_made_is_current_and_a_change_is_priced_by_what_it_took
     assert throughput.startswith("throughput: measured here over ")
 
 
-def test_a_mixture_that_would_repeat_its_data_too_often_is_warned_of_before_anything_is_made(lineage: Lineage) -> None:
-    assert not [said for said in plan(lineage).warnings if "times" in said]
+def test_the_plan_warns_of_a_mixture_that_repeats_its_data_too_often(lineage: Lineage) -> None:
+    assert not [warning for warning in plan(lineage).warnings if "times" in warning]
     fields = lineage.study.model_dump()
     fields["mixtures"]["readmes_raw"]["tokens"] = 80_000_000
-    (said,) = [
-        said
-        for said in plan(Lineage(study=Study.model_validate(fields, context=catalogue()), paths=lineage.paths)).warnings
-        if "times" in said
+    (warning,) = [
+        warning
+        for warning in plan(
+            Lineage(study=Study.model_validate(fields, context=catalogue()), paths=lineage.paths)
+        ).warnings
+        if "times" in warning
     ]
-    assert re.match(r"mixtures\.readmes_raw: a student sees package_readmes about \d+\.\d times: beyond 4 times", said)
+    assert re.match(
+        r"mixtures\.readmes_raw: a student sees package_readmes about \d+\.\d times: beyond 4 times", warning
+    )
 
 
-def test_a_tokenizer_that_is_not_there_is_warned_of(lineage: Lineage, tmp_path: Path) -> None:
+def test_the_plan_warns_of_a_missing_tokenizer(lineage: Lineage, tmp_path: Path) -> None:
     fields = lineage.study.model_dump() | {"tokenizer": {"model": str(tmp_path / "nowhere")}}
-    found = plan(Lineage(study=Study.model_validate(fields, context=catalogue()), paths=lineage.paths))
-    assert any(said.startswith(f"tokenizer: the folder {tmp_path}/nowhere does not exist") for said in found.warnings)
+    result = plan(Lineage(study=Study.model_validate(fields, context=catalogue()), paths=lineage.paths))
+    assert any(
+        warning.startswith(f"tokenizer: the folder {tmp_path}/nowhere does not exist") for warning in result.warnings
+    )

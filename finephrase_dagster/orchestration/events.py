@@ -47,19 +47,19 @@ def materialized(
         metadata: further entries; Dagster plots numbers over time, and None is left out.
     """
     known = {name: value for name, value in metadata.items() if value is not None}
-    shown: dict[str, Any] = {name: value for name, value in known.items() if isinstance(value, int | float)}
+    entries: dict[str, Any] = {name: value for name, value in known.items() if isinstance(value, int | float)}
     if preview is not None:
-        shown["preview"] = dg.MetadataValue.md(preview) if isinstance(preview, str) else preview
-    shown |= {name: value for name, value in known.items() if name not in shown}
-    shown |= {
+        entries["preview"] = dg.MetadataValue.md(preview) if isinstance(preview, str) else preview
+    entries |= {name: value for name, value in known.items() if name not in entries}
+    entries |= {
         "folder": dg.MetadataValue.path(str(artifact.folder)),
         "fingerprint": artifact.fingerprint,
         "recipe": dg.MetadataValue.json(plain(artifact.recipe)),
         "dagster/size_bytes": artifact.size_bytes,
     }
     if rows is not None:
-        shown["dagster/row_count"] = rows
-    return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=shown)
+        entries["dagster/row_count"] = rows
+    return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=entries)
 
 
 def observed(prompt: Prompt, file: Path) -> dg.AssetObservation:
