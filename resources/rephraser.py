@@ -99,10 +99,10 @@ class Rephraser(dg.ConfigurableResource):
     ) -> dict[str, dict[str, Any]]:
         """Run all prompts together: the requests of a document follow one another, so that they share its prefix."""
         from finephrase_dagster.rephrase.job import execute
-        from finephrase_dagster.rephrase.metrics import served_from_environment
+        from finephrase_dagster.rephrase.metrics import serve_metrics_from_environment
 
         job = self._job(lineage, cell, datasets)
-        with served_from_environment(job.model, log=log) as watch:
+        with serve_metrics_from_environment(job.model, log=log) as watch:
             engines = None if job.endpoints else lambda: contextlib.nullcontext([_kept_engine(job, log)])
             try:
                 return execute(job, engines=engines, log=log, watch=watch)

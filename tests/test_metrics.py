@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from finephrase_dagster.rephrase.engine import EngineFailed
 from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
-from finephrase_dagster.rephrase.metrics import MetricsPortInUse, MetricsPortWrong, RunMetrics, ports_of, served
+from finephrase_dagster.rephrase.metrics import MetricsPortInUse, MetricsPortWrong, RunMetrics, ports_of, serve_metrics
 from finephrase_dagster.study.paths import REPOSITORY
 from rephrase_parts import (
     PROMPTS,
@@ -72,7 +72,7 @@ def scrape(port: int) -> Samples:
 def run(corpus: Path, root: Path, server: LocalServer, port: int) -> tuple[Samples, list[dict[str, int]]]:
     """Rephrase a corpus; return the samples after the last file was written, and the manifests."""
     spec = generator(context=4096, max_tokens=64)
-    with served(str(port), model="tiny", log=lambda line: None) as watch:
+    with serve_metrics(str(port), model="tiny", log=lambda line: None) as watch:
         job = RephraseJob(
             files=tuple(str(shard) for shard in sorted(corpus.glob("*.parquet"))),
             prompts=PROMPTS,
@@ -142,15 +142,15 @@ def test_a_resumed_run_counts_its_own_work_apart_from_earlier_runs(
 def test_two_runs_take_two_ports_of_a_range_and_a_third_is_refused_with_advice() -> None:
     first = two_free_ports()
     lines: list[str] = []
-    with served(f"{first}-{first + 1}", model="a", log=lines.append) as watch_a:
-        with served(f"{first}-{first + 1}", model="b", log=lines.append):
+    with serve_metrics(f"{first}-{first + 1}", model="a", log=lines.append) as watch_a:
+        with serve_metrics(f"{first}-{first + 1}", model="b", log=lines.append):
             assert lines == [f"metrics: http://127.0.0.1:{port}/metrics" for port in (first, first + 1)]
             watch_a.__self__._statistics.completed = 3  # type: ignore[attr-defined]
             pages = [scrape(port)["finephrase_requests_completed_total", ""] for port in (first, first + 1)]
             assert pages == [3, 0]
             for taken in (str(first), f"{first}-{first + 1}"):
                 with pytest.raises(MetricsPortInUse, match=f"port {taken} on 127.0.0.1 is in use: choose another"):
-                    served(taken, model="c", log=lines.append).__enter__()
+                    serve_metrics(taken, model="c", log=lines.append).__enter__()
             listening = {one.laddr for one in psutil.Process().net_connections("inet") if one.status == "LISTEN"}
             assert {ip for ip, port in listening if port in (first, first + 1)} == {"127.0.0.1"}
     with pytest.raises(OSError, match="refused"):
@@ -160,7 +160,7 @@ def test_two_runs_take_two_ports_of_a_range_and_a_third_is_refused_with_advice()
 @pytest.mark.parametrize("ports", ["", None])
 def test_nothing_is_served_unless_a_port_is_given(ports: str | None) -> None:
     before = {one.laddr for one in psutil.Process().net_connections("inet") if one.status == "LISTEN"}
-    with served(ports, model="a", log=lambda line: None):
+    with serve_metrics(ports, model="a", log=lambda line: None):
         assert {one.laddr for one in psutil.Process().net_connections("inet") if one.status == "LISTEN"} == before
 
 

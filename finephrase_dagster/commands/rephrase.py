@@ -141,7 +141,7 @@ def rephrase(
     require_finite({"--temperature": temperature, "--gpu-hour-dollars": gpu_hour_dollars})
     from finephrase_dagster.orchestration import devices
     from finephrase_dagster.rephrase.job import build_job, execute
-    from finephrase_dagster.rephrase.metrics import ports_of, served
+    from finephrase_dagster.rephrase.metrics import ports_of, serve_metrics
 
     started, log = time.monotonic(), clock()
     if metrics_port:
@@ -168,7 +168,7 @@ def rephrase(
         gpus=gpus,
         gpu_hour_dollars=gpu_hour_dollars,
     )
-    with progress(len(job.prompts), log) as show, served(metrics_port, model=job.model, log=log) as watch:
+    with progress(len(job.prompts), log) as show, serve_metrics(metrics_port, model=job.model, log=log) as watch:
         engines = partial(job.open_engines, leases=devices, log=log)
         manifests = execute(job, engines=engines, log=log, watch=watch, show=show, report=_printed_below)
     report = {

@@ -44,11 +44,13 @@ def ports_of(text: str) -> range:
 
 
 @contextlib.contextmanager
-def served_from_environment(model: str, *, log: Callable[[str], None]) -> Iterator[Callable[[RunStatistics], None]]:
+def serve_metrics_from_environment(
+    model: str, *, log: Callable[[str], None]
+) -> Iterator[Callable[[RunStatistics], None]]:
     """Serve metrics if the environment names a port; without a free port the run has no metrics."""
     with contextlib.ExitStack() as run:
         try:
-            watch = run.enter_context(served(os.environ.get(METRICS_PORT), model=model, log=log))
+            watch = run.enter_context(serve_metrics(os.environ.get(METRICS_PORT), model=model, log=log))
         except (MetricsPortInUse, MetricsPortWrong) as error:
             log(f"no metrics: {METRICS_PORT}: {error}")
             watch = _unwatched
@@ -60,7 +62,9 @@ def _unwatched(statistics: RunStatistics) -> None:
 
 
 @contextlib.contextmanager
-def served(ports: str | None, *, model: str, log: Callable[[str], None]) -> Iterator[Callable[[RunStatistics], None]]:
+def serve_metrics(
+    ports: str | None, *, model: str, log: Callable[[str], None]
+) -> Iterator[Callable[[RunStatistics], None]]:
     """Serve a run's metrics within this block; yields a function that takes the run's statistics.
 
     Args:

@@ -14,7 +14,7 @@ from dagster_pipes import PipesContext, open_dagster_pipes
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.pods.failure import TEMPORARY_FAILURE
 from finephrase_dagster.rephrase.job import RephraseJob, execute
-from finephrase_dagster.rephrase.metrics import served_from_environment
+from finephrase_dagster.rephrase.metrics import serve_metrics_from_environment
 
 JOB = "job"
 """Key of the Pipes extras that holds the job as JSON."""
@@ -39,7 +39,7 @@ def main() -> None:
 def work(pipes: PipesContext) -> None:
     """Execute the job of a Pipes session."""
     job = RephraseJob.model_validate(pipes.get_extra(JOB))
-    with served_from_environment(job.model, log=pipes.log.info) as watch:
+    with serve_metrics_from_environment(job.model, log=pipes.log.info) as watch:
         manifests = execute(job, log=pipes.log.info, watch=watch)
     counts = {prompt: {name: manifest[name] for name in REPORTED} for prompt, manifest in manifests.items()}
     pipes.report_custom_message({DONE: counts})
