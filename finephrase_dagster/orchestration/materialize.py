@@ -12,28 +12,21 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import dagster as dg
 from dagster._core.definitions.data_version import extract_data_version_from_entry
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from finephrase_dagster.artifacts.graph import Item, items, state
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processes import is_running, this_process
 from finephrase_dagster.orchestration.automation.observer import changed_prompts
+from finephrase_dagster.orchestration.automation.runs import UNFINISHED, Partitions, range_tags
 from finephrase_dagster.orchestration.jobs import job_of
 from finephrase_dagster.orchestration.launcher import PROCESS_TAG
 from finephrase_dagster.orchestration.retries import NO_SPACE, ONCE_TAG
-
-UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 @dataclass
@@ -67,13 +60,14 @@ def materialize_study(
     end_abandoned_runs(instance)
     for observation in changed_prompts(lineage, instance):
         instance.report_runless_asset_event(observation)
-    outcome = Outcome()
+    outcome, partitions = Outcome(), Partitions(items(lineage))
     with noting_interrupts() as raise_if_interrupted:
         for _, of_stage in groupby(items(lineage), key=lambda item: item.stage):
             with engines_kept():
                 for asset, of_asset in groupby(of_stage, key=lambda item: item.asset):
-                    for group in _runs_of(_to_do(list(of_asset), instance, outcome, log)):
-                        _run(asset, group, definitions, instance, outcome, log)
+                    chosen = {item.partition or "": item for item in of_asset if _is_due(item, instance, outcome, log)}
+                    for names in partitions.runs(asset, chosen):
+                        _run(asset, [chosen[name] for name in names], definitions, instance, outcome, log)
                         raise_if_interrupted()
     return outcome
 
@@ -105,47 +99,28 @@ def noting_interrupts() -> Iterator[Callable[[], None]]:
             signal.set_wakeup_fd(before)
 
 
-def _to_do(
-    of_asset: Sequence[Item],
-    instance: dg.DagsterInstance,
-    outcome: Outcome,
-    log: Callable[[str], None],
-) -> list[list[Item]]:
-    """Return the items of one asset that must run, as ranges of neighboring partitions."""
-    ranges: list[list[Item]] = [[]]
-    for item in of_asset:
-        current = state(item)
-        if current.status == "waiting":
-            outcome.waiting.append(item.name)
-            ranges.append([])
-        elif current.status == "stopped":
-            log(f"{item.name}: {current.reasons[0]}")
-            outcome.stopped.append(item.name)
-            ranges.append([])
-        elif current.status == "current" and _recorded(item, instance):
-            outcome.reused.append(item.name)
-            ranges.append([])
-        else:
-            if current.status == "stale":
-                log(f"{item.name} is stale: {'; '.join(current.reasons)}")
-            ranges[-1].append(item)
-    return list(filter(None, ranges))
+def _is_due(item: Item, instance: dg.DagsterInstance, outcome: Outcome, log: Callable[[str], None]) -> bool:
+    """Return whether an item must run; if not, record the reason in the outcome."""
+    current = state(item)
+    if current.status == "waiting":
+        outcome.waiting.append(item.name)
+    elif current.status == "stopped":
+        log(f"{item.name}: {current.reasons[0]}")
+        outcome.stopped.append(item.name)
+    elif current.status == "current" and _is_recorded(item, instance):
+        outcome.reused.append(item.name)
+    else:
+        if current.status == "stale":
+            log(f"{item.name} is stale: {'; '.join(current.reasons)}")
+        return True
+    return False
 
 
-def _recorded(item: Item, instance: dg.DagsterInstance) -> bool:
+def _is_recorded(item: Item, instance: dg.DagsterInstance) -> bool:
     key = dg.AssetKey(item.key.path)
     record = instance.get_latest_data_version_record(key, False, item.partition)
     version = extract_data_version_from_entry(record.event_log_entry) if record else None
     return version is not None and version.value == item.artifact().version
-
-
-def _runs_of(ranges: Sequence[list[Item]]) -> Iterator[list[Item]]:
-    """Yield the items of each run: one per run; for rephrasing a range, whose prompts share an engine."""
-    for items_of_range in ranges:
-        if items_of_range[0].stage == "synthetic":
-            yield items_of_range
-        else:
-            yield from ([item] for item in items_of_range)
 
 
 def _run(
@@ -160,10 +135,7 @@ def _run(
     name = f"{asset} {', '.join(partitions)}".strip()
     tags = {PROCESS_TAG: this_process(), ONCE_TAG: "true"}
     if len(partitions) > 1:
-        tags |= {
-            ASSET_PARTITION_RANGE_START_TAG: partitions[0],
-            ASSET_PARTITION_RANGE_END_TAG: partitions[-1],
-        }
+        tags |= range_tags(partitions)
     started = time.monotonic()
     log(f"{name} ...")
     result = definitions.resolve_job_def(job_of(asset)).execute_in_process(
@@ -204,9 +176,7 @@ def _error(result: dg.ExecuteInProcessResult) -> tuple[str, str, str]:
 
 def end_abandoned_runs(instance: dg.DagsterInstance) -> None:
     """Record as failed the runs whose process has ended, which would otherwise show as running forever."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED))):
         process = run.tags.get(PROCESS_TAG)
-        if process is None:
-            continue
-        if not is_running(process):
+        if process is not None and not is_running(process):
             instance.report_run_failed(run, "The run's process ended before the run did.")

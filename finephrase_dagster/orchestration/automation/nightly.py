@@ -124,31 +124,28 @@ def choose(
 def requests(
     choice: Choice, budget: NightlyBudget, lineage: Lineage, *, tags: Mapping[str, str], key: str
 ) -> list[dg.RunRequest]:
-    """Return the requests for a choice: one run per partition; for rephrasing one per range, which shares an engine."""
+    """Return the requests for the runs of a choice."""
     partitions = Partitions(items(lineage))
     heaviest: dict[str, float] = {}
     for chosen in choice.chosen.values():
         stage = chosen[0].item.stage
         heaviest[stage] = max([heaviest.get(stage, 0.0), *map(_weight, chosen)])
-    found = []
+    launches = []
     for asset, chosen in choice.chosen.items():
         by_partition = {planned.item.partition or "": planned for planned in chosen}
-        stretches: Sequence[Sequence[str]] = [[partition] for partition in by_partition]
-        if chosen[0].item.stage == "synthetic":
-            stretches = partitions.ranges(asset, by_partition)
-        for stretch in stretches:
-            some = [by_partition[partition] for partition in stretch]
+        for names in partitions.runs(asset, by_partition):
+            some = [by_partition[name] for name in names]
             amount = total(map(budget.amount, some))
             stage, weight = some[0].item.stage, max(map(_weight, some))
-            one = stretch[0] if len(stretch) == 1 and stretch[0] else None
-            found.append(
+            one = names[0] if len(names) == 1 and names[0] else None
+            launches.append(
                 dg.RunRequest(
-                    run_key=f"{key} {asset} {stretch[0]}",
+                    run_key=f"{key} {asset} {names[0]}",
                     job_name=job_of(asset),
                     partition_key=one,
                     tags={
                         **tags,
-                        **(range_tags(stretch) if len(stretch) > 1 else {}),
+                        **(range_tags(names) if len(names) > 1 else {}),
                         **priority(stage, share=weight / heaviest[stage] if heaviest[stage] else 0.0),
                         DOCUMENTS_TAG: str(amount.documents),
                         GPU_HOURS_TAG: f"{amount.gpu_hours:.6g}",
@@ -156,7 +153,7 @@ def requests(
                     },
                 )
             )
-    return found
+    return launches
 
 
 def spent(records: Iterable[dg.RunRecord], now: float) -> Amount:

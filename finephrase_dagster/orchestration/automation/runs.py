@@ -30,7 +30,9 @@ class Partitions:
 
     def __init__(self, graph: Iterable[Item]) -> None:
         self._of: dict[str, list[str]] = {}
+        self._stages: dict[str, str] = {}
         for item in graph:
+            self._stages[item.asset] = item.stage
             self._of.setdefault(item.asset, []).extend([item.partition] if item.partition else [])
         self._jobs = {job_of(asset): asset for asset in self._of}
 
@@ -51,8 +53,13 @@ class Partitions:
             for partition in partitions_of(run.tags, self._of.get(asset, ())) or [""]
         }
 
-    def ranges(self, asset: str, partitions: Iterable[str]) -> list[list[str]]:
-        """Return partitions of an asset in ranges without gaps; one run can make one range."""
+    def runs(self, asset: str, partitions: Iterable[str]) -> list[list[str]]:
+        """Divide partitions of an asset into runs.
+
+        A run that rephrases makes a range without gaps, whose prompts share an engine; any other makes one partition.
+        """
+        if self._stages[asset] != "synthetic":
+            return [[partition] for partition in partitions]
         chosen = set(partitions)
         ranges: list[list[str]] = [[]]
         for partition in self._of[asset]:
