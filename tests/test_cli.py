@@ -146,3 +146,23 @@ def test_a_disk_without_room_fails_with_a_remedy_and_leaves_nothing_half_written
 @pytest.mark.parametrize("arguments", [["--study"], ["--nothing"], ["extra"]])
 def test_a_usage_error_is_a_wrong_request(arguments: list[str]) -> None:
     assert finephrase("materialize", *arguments).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["plan", "--study", "studies/finephrase.yaml"],
+        ["plan", "--json"],
+        ["expand"],
+        ["rephrase", "--help"],
+    ],
+)
+def test_a_command_that_succeeds_prints_nothing_else(arguments: list[str], data: str) -> None:
+    done = finephrase(*arguments, FINEPHRASE_DATA=data)
+    assert done.returncode == 0
+    assert done.stdout
+    assert done.stderr == ""
+    if "--json" in arguments:
+        json.loads(done.stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from rephrase_parts import LocalServer, local_server
 pytestmark = pytest.mark.slow  # builds and installs
 
 MOST_PACKAGES = 60
+OWN_LINE = re.compile(r"\[ *\d+\.\d s\] ")
 UV = Path(sys.executable).with_name("uv")
 CLEAN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
@@ -83,6 +85,7 @@ def test_the_command_rephrases_against_an_endpoint_from_any_folder(
     assert {name: dataset["completed"] for name, dataset in datasets.items()} == {"faq": 20, "table": 20}
     assert len(server.requests) == 40
     assert sorted(path.name for path in tmp_path.iterdir()) == ["documents.jsonl", "out"]
+    assert [line for line in done.stderr.splitlines() if not OWN_LINE.match(line)] == []
 
 
 def test_the_command_reads_the_shipped_studies_from_any_folder(programs: Path, tmp_path: Path) -> None:
