@@ -6,6 +6,7 @@ The functions for notebooks and scripts, each loaded when it is first used:
 
     dataset = fp.rephrase_documents(["Some text."], prompt="faq", output="out", endpoint=URL, model=NAME)
     report = fp.audit_dataset("out/faq")
+    scores = fp.read_scores("studies/demo.yaml").to_pandas()
 
 See docs/python.md.
 """
@@ -13,15 +14,18 @@ See docs/python.md.
 from __future__ import annotations
 
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from finephrase_dagster.audit.audit import audit as audit_dataset
     from finephrase_dagster.errors import FinephraseError
     from finephrase_dagster.rephrase.dataset import read_dataset
     from finephrase_dagster.rephrase.documents import rephrase as rephrase_documents
 
-__all__ = ["FinephraseError", "audit_dataset", "read_dataset", "rephrase_documents"]
+__all__ = ["FinephraseError", "audit_dataset", "read_dataset", "read_scores", "rephrase_documents"]
 
 _HOMES = {
     "FinephraseError": "errors.FinephraseError",
@@ -30,6 +34,30 @@ _HOMES = {
     "rephrase_documents": "rephrase.documents.rephrase",
 }
 """Where each public name is defined. A function cannot be called after a room: `fp.audit` is the package `audit/`."""
+
+
+def read_scores(study: str | Path | None = None) -> pa.Table:
+    """Return the benchmark scores of a study's students as an Arrow table, one row per student run and score.
+
+    Args:
+        study: the study file; default: the one that FINEPHRASE_STUDY names, or `studies/demo.yaml`.
+
+    Returns:
+        The columns of `finephrase_dagster.evaluate.scores.read_scores`; runs without scores are left out.
+
+    Example:
+        >>> fp.read_scores("studies/demo.yaml").to_pandas().query("name == 'macro'")  # doctest: +SKIP
+    """
+    from dataclasses import replace
+
+    from finephrase_dagster.catalogue import read_lineage
+    from finephrase_dagster.evaluate import scores
+    from finephrase_dagster.study.paths import Paths, study_path
+
+    paths = Paths.from_environment()
+    return scores.read_scores(
+        read_lineage(replace(paths, study=study_path(study, start=Path.cwd())) if study else paths)
+    )
 
 
 def __getattr__(name: str) -> Any:

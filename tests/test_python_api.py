@@ -52,6 +52,15 @@ def test_a_wrong_request_is_one_error_with_the_next_action(tmp_path: Path) -> No
         fp.rephrase_documents(["Some text."], prompt="faq", output=tmp_path)
 
 
+def test_scores_are_read_from_a_study_file_without_any_study_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINEPHRASE_DATA", str(tmp_path))
+    table = fp.read_scores("studies/demo.yaml")
+    assert table.num_rows == 0
+    assert {"run", "mixture", "name", "score", "low", "high"} <= set(table.column_names)
+
+
 def test_every_public_name_exists_and_is_documented() -> None:
     for name in fp.__all__:
         assert getattr(fp, name).__doc__, name

@@ -60,29 +60,35 @@ TokenizerOption = Annotated[
 ]
 ContextOption = Annotated[
     int | None,
-    typer.Option(min=2, help="Maximum tokens of prompt and completion together. Default: what the endpoint reports."),
+    typer.Option(
+        min=2, metavar="N", help="Maximum tokens of prompt and completion together. Default: what the endpoint reports."
+    ),
 ]
 MaxTokensOption = Annotated[
-    int | None, typer.Option(min=1, help="Maximum tokens of a completion. Default: the generator's, or 2048.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Maximum tokens of a completion. Default: the generator's, or 2048."),
 ]
 TemperatureOption = Annotated[
-    float | None, typer.Option(min=0, help="Sampling temperature. Default: the generator's, or the server's.")
+    float | None,
+    typer.Option(min=0, metavar="T", help="Sampling temperature. Default: the generator's, or the server's."),
 ]
 SeedOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Seed from which each row and prompt gets its own. Default: the generator's, or none."),
+    typer.Option(
+        min=0, metavar="N", help="Seed from which each row and prompt gets its own. Default: the generator's, or none."
+    ),
 ]
-ConcurrencyOption = Annotated[int, typer.Option(min=1, max=20_000, help="Maximum requests in flight.")]
-ChunkRowsOption = Annotated[int, typer.Option(min=1, help="Input rows per output file.")]
-LimitOption = Annotated[int | None, typer.Option(min=1, max=2**62, help="Process only the first N rows.")]
+ConcurrencyOption = Annotated[int, typer.Option(min=1, max=20_000, metavar="N", help="Maximum requests in flight.")]
+ChunkRowsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Input rows per output file.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, max=2**62, metavar="N", help="Process only the first N rows.")]
 KeepRawOption = Annotated[
     bool, typer.Option("--keep-raw", help="Keep the completions before cleaning, too, in the column raw.")
 ]
 GpusOption = Annotated[
-    int | None, typer.Option(min=0, help="Number of GPUs serving the endpoints; used to compute the cost.")
+    int | None, typer.Option(min=0, metavar="N", help="Number of GPUs serving the endpoints; used to compute the cost.")
 ]
 GpuHourDollarsOption = Annotated[
-    float | None, typer.Option(min=0, help="Price per GPU-hour in dollars; used to compute the cost.")
+    float | None, typer.Option(min=0, metavar="USD", help="Price per GPU-hour in dollars; used to compute the cost.")
 ]
 MetricsPortOption = Annotated[
     str | None,
@@ -135,6 +141,12 @@ def rephrase(
 
     A dataset is complete when DIR/<prompt>/__meta__/manifest.json exists. If the command was interrupted, run it again
     to resume. FINEPHRASE_API_KEY holds the endpoints' API key, if they want one.
+
+    \b
+    Examples:
+      finephrase rephrase --input web.jsonl.zst --prompt faq,table --output out \\
+          --endpoint http://127.0.0.1:8000 --model HuggingFaceTB/SmolLM2-1.7B-Instruct
+      finephrase rephrase --input web/*.parquet --prompt faq --output s3://bucket/out --generator rephraser
     """
     if generator:
         require_extra("engine", "--generator")
