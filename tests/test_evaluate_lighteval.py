@@ -63,13 +63,17 @@ def item_scores(details: Mapping[str, list[dict[str, Any]]]) -> dict[tuple[str, 
     }
 
 
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_checkpoint(tmp_path_factory.mktemp("student") / "model")
+
+
 @pytest.mark.slow
-def test_lighteval_gives_our_score_of_each_item_of_all_benchmarks(tmp_path: Path) -> None:
+def test_lighteval_gives_our_score_of_each_item_of_all_benchmarks(student: Path, tmp_path: Path) -> None:
     """The context of 96 tokens is so small that examples are dropped and long questions are cut."""
-    checkpoint = trained_checkpoint(tmp_path / "model")
-    evaluate_checkpoint(checkpoint, tmp_path / "ours", evaluation=WHOLE, batch_size=8)
+    evaluate_checkpoint(student, tmp_path / "ours", evaluation=WHOLE, batch_size=8)
     ours = {(sample["task"], sample["item"]): sample["prob_norm_token"] for sample in samples(tmp_path / "ours")}
-    theirs = item_scores(lighteval(tmp_path, checkpoint, "finephrase|3", FINEPHRASE_SAMPLES="6"))
+    theirs = item_scores(lighteval(tmp_path, student, "finephrase|3", FINEPHRASE_SAMPLES="6"))
     assert {task for task, _ in theirs} == set(SUITE)
     assert len(theirs) == len(ours) == 13 * 6
     assert theirs == pytest.approx(ours, abs=1e-5)
@@ -77,12 +81,11 @@ def test_lighteval_gives_our_score_of_each_item_of_all_benchmarks(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_lighteval_runs_the_named_benchmarks_with_the_named_number_of_examples(tmp_path: Path) -> None:
-    checkpoint = trained_checkpoint(tmp_path / "model")
+def test_lighteval_runs_the_named_benchmarks_with_the_named_number_of_examples(student: Path, tmp_path: Path) -> None:
     evaluation = WHOLE.model_copy(update={"tasks": ("gsm8k", "arc_cf:easy"), "shots": 1, "samples": 1000})
-    evaluate_checkpoint(checkpoint, tmp_path / "ours", evaluation=evaluation, batch_size=8)
+    evaluate_checkpoint(student, tmp_path / "ours", evaluation=evaluation, batch_size=8)
     ours = {(sample["task"], sample["item"]): sample["prob_norm_token"] for sample in samples(tmp_path / "ours")}
-    details = lighteval(tmp_path, checkpoint, "finephrase:gsm8k|1,finephrase:arc_cf:easy|1")
+    details = lighteval(tmp_path, student, "finephrase:gsm8k|1,finephrase:arc_cf:easy|1")
     assert item_scores(details) == pytest.approx(ours, abs=1e-5)
 
 
