@@ -28,7 +28,7 @@ BORROWS = {
     "corpora": {"errors", "study", "artifacts"},
     "pods": {"errors", "study", "artifacts"},
     "audit": {"errors", "study", "artifacts", "corpora"},
-    "evaluate": {"errors", "study", "artifacts"},
+    "evaluate": {"errors", "study", "artifacts", "corpora"},
     "results": {"errors", "study", "artifacts", "evaluate", "audit"},
     "train": {"errors", "study", "artifacts", "corpora", "pods"},
     "rephrase": {"errors", "study", "artifacts", "corpora", "pods", "generators", "catalogue"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from finephrase_dagster.evaluate.evaluation import evaluate_checkpoint
+from finephrase_dagster.evaluate.evaluation import SAMPLES, evaluate_checkpoint
 from finephrase_dagster.evaluate.questions import build_questions
-from finephrase_dagster.study.spec import Evaluation
+from finephrase_dagster.study.paths import REPOSITORY
 from test_evaluate_checkpoint import WHOLE, save_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -21,17 +22,18 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from finephrase_dagster.evaluate.evaluation import evaluate_checkpoint
+from finephrase_dagster.evaluate.vllm_scorer import EngineUnavailable
 from finephrase_dagster.study.spec import Evaluation
 
-evaluation = Evaluation.model_construct(**json.loads(sys.argv[3]))
-evaluate_checkpoint(
-    Path(sys.argv[1]),
-    Path(sys.argv[2]),
-    evaluation=evaluation,
-    batch_size=1,
-    backend="vllm",
-    engine={"dtype": "float32"},
-)
+evaluation = Evaluation.model_construct(**json.loads(sys.argv[1]))
+for name in ("damaged", "model"):
+    try:
+        evaluate_checkpoint(
+            Path(name), Path("vllm") / name, evaluation=evaluation, batch_size=1, backend="vllm",
+            engine={"dtype": "float32"},
+        )
+    except EngineUnavailable as error:
+        Path("error.txt").write_text(str(error))
 """
 
 
@@ -60,19 +62,25 @@ def trained_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def on_engine(checkpoint: Path, output: Path, evaluation: Evaluation) -> subprocess.CompletedProcess[str]:
-    what = json.dumps({name: getattr(evaluation, name) for name in ("items", "tasks", "shots", "samples")})
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(checkpoint), str(output), what], capture_output=True, text=True
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one process has evaluated `damaged`, then `model`, with engines."""
+    folder = tmp_path_factory.mktemp("engine")
+    trained_checkpoint(folder / "model")
+    save_checkpoint(folder / "damaged", context=96, heads=1)
+    (folder / "damaged" / "model.safetensors").write_bytes(b"half a file")
+    evaluation = json.dumps({name: getattr(WHOLE, name) for name in ("items", "tasks", "shots", "samples")})
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, evaluation], cwd=folder, env=environment, capture_output=True, text=True
     )
-
-
-def test_an_engine_gives_the_same_scores_also_where_the_context_is_full(tmp_path: Path) -> None:
-    checkpoint = trained_checkpoint(tmp_path / "model")
-    evaluate_checkpoint(checkpoint, tmp_path / "transformers", evaluation=WHOLE, batch_size=8)
-    done = on_engine(checkpoint, tmp_path / "vllm", WHOLE)
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (pq.read_table(tmp_path / name / "samples.parquet").to_pylist() for name in ("transformers", "vllm"))
+    return folder
+
+
+def test_an_engine_gives_the_same_scores_even_if_the_context_is_full(folder: Path) -> None:
+    evaluate_checkpoint(folder / "model", folder / "transformers", evaluation=WHOLE, batch_size=8)
+    one, two = (pq.read_table(folder / path / SAMPLES).to_pylist() for path in ("transformers", "vllm/model"))
     assert len(one) == len(two) == 13 * 6
     assert max(sample["prob_norm_token"] for sample in one) > 0.2
     assert any(sample["prompt_tokens"] + max(sample["gold_tokens"]) == 96 for sample in one)
@@ -83,11 +91,6 @@ def test_an_engine_gives_the_same_scores_also_where_the_context_is_full(tmp_path
         assert theirs["prob_norm_token"] == pytest.approx(ours["prob_norm_token"], abs=1e-5)
 
 
-def test_an_engine_that_does_not_start_says_why(tmp_path: Path) -> None:
-    checkpoint = save_checkpoint(tmp_path / "model", context=96, heads=1)
-    (checkpoint / "model.safetensors").write_bytes(b"half a file")
-    done = on_engine(checkpoint, tmp_path / "out", WHOLE)
-    assert done.returncode == 1
-    assert "EngineUnavailable" in done.stderr
-    assert f"{checkpoint}: the engine does not start" in done.stderr
-    assert not (tmp_path / "out").exists()
+def test_an_engine_that_does_not_start_is_an_error_with_the_reason(folder: Path) -> None:
+    assert f"{folder / 'damaged'}: the engine does not start" in (folder / "error.txt").read_text()
+    assert not (folder / "vllm" / "damaged").exists()

@@ -270,7 +270,7 @@ def test_a_broken_item_is_named_with_its_line_and_field(
 def test_a_line_that_is_not_json_is_named(items: Path) -> None:
     path = items / "gsm8k" / "test.jsonl"
     path.write_text(path.read_text(encoding="utf-8") + '{"question": "Half\n', encoding="utf-8")
-    with pytest.raises(ItemsError, match=r"gsm8k/test.jsonl, line 25: invalid JSON"):
+    with pytest.raises(ItemsError, match=r"gsm8k/test.jsonl, line 25: not valid JSON"):
         selected("gsm8k", items)
 
 

@@ -47,8 +47,8 @@ class BenchmarkRow(Record):
         """
 
     def key(self) -> str:
-        """Return the row's id in its dataset; where the dataset has none, a hash of the row's fields."""
-        return fingerprint(self)[:SHORT]
+        """Return the row's `id`; where the dataset has none, a hash of the row's fields."""
+        return getattr(self, "id", "") or fingerprint(self)[:SHORT]
 
     @model_validator(mode="after")
     def _has_texts(self) -> BenchmarkRow:

@@ -7,13 +7,13 @@ has Parquet or JSONL files with the original's columns, named after their splits
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finephrase_dagster.corpora.rows import read_rows
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.study.fields import EMBEDDED
@@ -127,7 +127,7 @@ def row_source(task: str, items: str) -> RowSource:
     )
 
 
-def read_rows(source: RowSource, split: str, subset: str) -> list[RawRow]:
+def split_rows(source: RowSource, split: str, subset: str) -> list[RawRow]:
     """Return all rows of a split of a subset.
 
     Raises:
@@ -186,27 +186,14 @@ def _files(source: RowSource, split: str, subset: str) -> list[Path]:
 
 def _file_rows(task: str, path: Path) -> list[RawRow]:
     try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            rows = pq.read_table(path).to_pylist()
-            return [RawRow(fields=row, where=f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
-        text = path.read_text(encoding="utf-8")
+        rows = list(read_rows(str(path)))
     except Exception as error:  # a damaged Parquet file fails in many ways
         raise ItemsError(f"task {task}: {path} cannot be read ({error}). Copy it again.") from error
-    # Not splitlines(): a JSON string may hold line separators other than a newline.
-    lines = text.removesuffix("\n").split("\n") if text else []
-    return [_json_row(task, line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
-
-
-def _json_row(task: str, line: str, where: str) -> RawRow:
-    try:
-        fields = json.loads(line)
-    except ValueError as error:
-        raise ItemsError(f"task {task}: {where}: invalid JSON ({error}). Correct the line.") from error
-    if not isinstance(fields, dict):
-        raise ItemsError(f"task {task}: {where}: not a JSON object. Write one item per line, with its columns as keys.")
-    return RawRow(fields=fields, where=where)
+    unit = "row" if path.suffix == ".parquet" else "line"
+    for row in rows:
+        if row.values is None:
+            raise ItemsError(f"task {task}: {path}, {unit} {row.number}: {row.flaw} {row.detail}. Correct the line.")
+    return [RawRow(fields=row.values or {}, where=f"{path}, {unit} {row.number}") for row in rows]
 
 
 def _hub_rows(source: RowSource, split: str, subset: str) -> list[RawRow]:

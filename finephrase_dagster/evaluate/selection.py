@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from finephrase_dagster.evaluate.benchmark import BenchmarkRow
-from finephrase_dagster.evaluate.reading import ItemsError, RawRow, RowSource, read_rows
+from finephrase_dagster.evaluate.reading import ItemsError, RawRow, RowSource, split_rows
 from finephrase_dagster.evaluate.tasks import benchmarks
 
 SEED = 0
@@ -106,7 +106,7 @@ def _ranked(source: RowSource, split: str, subset: str) -> Iterator[BenchmarkIte
             has an answer.
     """
     schema = benchmarks()[source.task].row
-    rows = read_rows(source, split, subset)
+    rows = split_rows(source, split, subset)
     if source.is_own:
         _check_all(source.task, schema, rows)
     by_digest = {_digest(row): row for row in reversed(rows)}  # of equal rows the first

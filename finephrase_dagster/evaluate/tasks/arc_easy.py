@@ -25,9 +25,6 @@ class ArcRow(BenchmarkRow):
     def golds(self) -> tuple[str, ...]:
         return cloze_answers([self.choices.labelled(self.answerKey)])
 
-    def key(self) -> str:
-        return self.id
-
 
 BENCHMARK = Benchmark(
     name="arc_cf:easy",

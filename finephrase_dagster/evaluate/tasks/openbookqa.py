@@ -25,9 +25,6 @@ class OpenBookQaRow(BenchmarkRow):
     def golds(self) -> tuple[str, ...]:
         return cloze_answers([self.choices.labelled(self.answerKey)])
 
-    def key(self) -> str:
-        return self.id
-
 
 BENCHMARK = Benchmark(
     name="openbookqa_cf",

@@ -25,9 +25,6 @@ class SquadV2Row(BenchmarkRow):
     def golds(self) -> tuple[str, ...]:
         return cloze_answers(text for text in self.answers.text if text)
 
-    def key(self) -> str:
-        return self.id
-
 
 BENCHMARK = Benchmark(
     name="squad_v2",

@@ -21,9 +21,6 @@ class TrebRow(BenchmarkRow):
     def golds(self) -> tuple[str, ...]:
         return cloze_answers([str(self.answer)]) if len(self.Table_markdown) == 1 else ()
 
-    def key(self) -> str:
-        return self.id or super().key()
-
 
 BENCHMARK = Benchmark(
     name="treb_qa",

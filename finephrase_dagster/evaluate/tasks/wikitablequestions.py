@@ -48,9 +48,6 @@ class WikiTableQuestionsRow(BenchmarkRow):
     def golds(self) -> tuple[str, ...]:
         return cloze_answers(self.answers)
 
-    def key(self) -> str:
-        return self.id or super().key()
-
 
 BENCHMARK = Benchmark(
     name="wikitablequestions",

@@ -35,9 +35,6 @@ class XcsqaRow(BenchmarkRow):
             return ()
         return cloze_answers([choices.labelled(self.answerKey)])
 
-    def key(self) -> str:
-        return self.id
-
 
 BENCHMARK = Benchmark(
     name="xcsqa_cf",
