@@ -222,7 +222,7 @@ def rephrased_text(report: dict[str, Any]) -> str:
     lines.append(
         f"{run['requests']:,} requests in {run['wall_seconds']:,.1f} s: {run['engine_seconds']:,.1f} s with the "
         f"engine, {run['engine_start_seconds']:,.1f} s to start it, {run['other_seconds']:,.1f} s for the rest; "
-        f"{run['documents_per_second']:,.1f} documents/s, {run['tokens_per_second']:,.0f} output tokens/s, "
+        f"{run['requests_per_second']:,.1f} requests/s, {run['tokens_per_second']:,.0f} output tokens/s, "
         f"{run['repeated_requests']:,} retried"
     )
     optional = {

@@ -58,7 +58,7 @@ class Bars:
             self._documents,
             completed=done // self._prompts,
             total=total and total // self._prompts,
-            details=f"{statistics.documents_per_second / self._prompts:,.1f}/s{left}",
+            details=f"{statistics.requests_per_second / self._prompts:,.1f}/s{left}",
         )
         self._progress.update(
             self._requests,

@@ -73,14 +73,14 @@ class RunStatistics:
         return self.completion_tokens / self.engine_seconds if self.engine_seconds else 0.0
 
     @property
-    def documents_per_second(self) -> float:
+    def requests_per_second(self) -> float:
         """Finished requests per engine second."""
         return self.done / self.engine_seconds if self.engine_seconds else 0.0
 
     @property
     def seconds_left(self) -> float | None:
         """Estimated seconds until all requests are finished, if that can be estimated."""
-        left, rate = self.total - self.done_before - self.done, self.documents_per_second
+        left, rate = self.total - self.done_before - self.done, self.requests_per_second
         return left / rate if rate and left > 0 else None
 
     def record_sent(self) -> None:
@@ -112,7 +112,7 @@ class RunStatistics:
         of = f" of {self.total:,}" if self.total else ""
         left = f"; {duration(self.seconds_left)} left" if self.seconds_left is not None else ""
         return (
-            f"{self.done_before + self.done:,}{of} requests done, {self.documents_per_second:,.1f} documents/s, "
+            f"{self.done_before + self.done:,}{of} requests done, {self.requests_per_second:,.1f} requests/s, "
             f"{self.tokens_per_second:,.0f} output tokens/s, {self.failed:,} failed{left}"
         )
 
@@ -138,7 +138,7 @@ class RunStatistics:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": tokens,
             "tokens_per_second": round(self.tokens_per_second, 1),
-            "documents_per_second": round(self.documents_per_second, 2),
+            "requests_per_second": round(self.requests_per_second, 2),
             "prefix_cache_hit_rate": self._share("prefix_hits", "prefix_queries"),
             "speculation_acceptance": self._share("accepted", "drafted"),
             "gpus": gpus,
