@@ -70,22 +70,22 @@ def test_macro_intervals_contain_the_true_mean_about_95_times_in_100() -> None:
     macro = np.mean([np.mean([truth[task] for task in tasks]) for tasks in categories().values()])
     hits = 0
     for _ in range(200):
-        drawn = {task: {"": list(generator.beta(2 * mean, 2 - 2 * mean, size=100))} for task, mean in truth.items()}
-        found = scores(drawn).macro_interval
-        assert found is not None
-        hits += found[0] <= macro <= found[1]
+        sample = {task: {"": list(generator.beta(2 * mean, 2 - 2 * mean, size=100))} for task, mean in truth.items()}
+        interval_of_macro = scores(sample).macro_interval
+        assert interval_of_macro is not None
+        hits += interval_of_macro[0] <= macro <= interval_of_macro[1]
     assert 0.90 <= hits / 200 <= 0.99
 
 
 def test_a_macro_interval_is_narrower_than_those_of_its_tasks() -> None:
     generator = np.random.default_rng(6)
-    found = scores({task: {"": list(generator.beta(0.5, 2, size=100))} for task in counted_tasks()})
-    assert found.macro_interval is not None
-    widths = [score.interval[1] - score.interval[0] for score in found.tasks.values()]
-    assert found.macro_interval[1] - found.macro_interval[0] < min(widths)
+    measured = scores({task: {"": list(generator.beta(0.5, 2, size=100))} for task in counted_tasks()})
+    assert measured.macro_interval is not None
+    widths = [score.interval[1] - score.interval[0] for score in measured.tasks.values()]
+    assert measured.macro_interval[1] - measured.macro_interval[0] < min(widths)
 
 
 def test_subsets_are_resampled_separately() -> None:
     """One subset of zeros and one of ones: resampled together, their share would vary."""
-    found = scores({"mmlu_redux_cf": {"anatomy": [0.0] * 20, "virology": [1.0] * 20}}).tasks["mmlu_redux_cf"]
-    assert (found.mean, found.interval) == (0.5, (0.5, 0.5))
+    measured = scores({"mmlu_redux_cf": {"anatomy": [0.0] * 20, "virology": [1.0] * 20}}).tasks["mmlu_redux_cf"]
+    assert (measured.mean, measured.interval) == (0.5, (0.5, 0.5))

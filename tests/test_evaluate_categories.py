@@ -131,13 +131,13 @@ def test_a_task_with_subsets_is_the_mean_of_their_means_however_many_items_each_
 
 
 def test_scores_of_all_tasks_have_both_means_each_with_an_interval() -> None:
-    whole = scores({task: {"": [index / 100, index / 50]} for index, task in enumerate(benchmarks())})
-    assert set(whole.categories) == set(whole.category_intervals) == set(CATEGORIES)
+    complete = scores({task: {"": [index / 100, index / 50]} for index, task in enumerate(benchmarks())})
+    assert set(complete.categories) == set(complete.category_intervals) == set(CATEGORIES)
     for mean, interval in [
-        (whole.micro, whole.micro_interval),
-        (whole.macro, whole.macro_interval),
-        *((mean, whole.category_intervals[name]) for name, mean in whole.categories.items()),
-        *((score.mean, score.interval) for score in whole.tasks.values()),
+        (complete.micro, complete.micro_interval),
+        (complete.macro, complete.macro_interval),
+        *((mean, complete.category_intervals[name]) for name, mean in complete.categories.items()),
+        *((score.mean, score.interval) for score in complete.tasks.values()),
     ]:
         assert mean is not None
         assert interval is not None

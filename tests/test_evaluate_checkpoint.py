@@ -28,7 +28,7 @@ from finephrase_dagster.study.spec import Evaluation
 pytestmark = pytest.mark.slow  # each test evaluates a model
 
 SUITE = tuple(benchmarks())
-WHOLE = Evaluation.model_construct(items="embedded", tasks=SUITE, shots=3, samples=6)
+ALL_TASKS = Evaluation.model_construct(items="embedded", tasks=SUITE, shots=3, samples=6)
 
 
 def save_checkpoint(folder: Path, *, context: int, heads: int = 2) -> Path:
@@ -76,7 +76,7 @@ def samples(output: Path) -> list[dict[str, Any]]:
 
 
 class Direct:
-    """The same figures straight from transformers, one sequence at a time."""
+    """The same scores computed directly with transformers, one sequence at a time."""
 
     def __init__(self, checkpoint: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -101,7 +101,7 @@ class Direct:
 
 
 def examples_by_query(evaluation: Evaluation) -> dict[tuple[str, str], tuple[list[tuple[str, str]], list[str]]]:
-    """Of each item: the few-shot examples that were chosen for it, and its golds."""
+    """Return the few-shot examples and the correct answers of each item."""
     return {
         (question.task, question.prompt): (
             [(example.prompt, example.answer) for example in question.examples],
@@ -112,8 +112,8 @@ def examples_by_query(evaluation: Evaluation) -> dict[tuple[str, str], tuple[lis
 
 
 def test_scores_agree_with_a_direct_computation(wide: Path, tmp_path: Path) -> None:
-    scored = evaluate_checkpoint(wide, tmp_path, evaluation=WHOLE, batch_size=8)
-    direct, known = Direct(wide), examples_by_query(WHOLE)
+    scored = evaluate_checkpoint(wide, tmp_path, evaluation=ALL_TASKS, batch_size=8)
+    direct, known = Direct(wide), examples_by_query(ALL_TASKS)
     values: dict[str, list[float]] = {task: [] for task in SUITE}
     for sample in samples(tmp_path):
         examples, golds = known[sample["task"], sample["query"]]
@@ -144,13 +144,13 @@ def test_scores_agree_with_a_direct_computation(wide: Path, tmp_path: Path) -> N
 
 def test_the_batch_size_changes_nothing(wide: Path, narrow: Path, tmp_path: Path) -> None:
     for checkpoint in (wide, narrow):
-        found = []
+        runs = []
         for batch_size in (1, 8, 48):
             output = tmp_path / f"{checkpoint.name}-{batch_size}"
-            evaluate_checkpoint(checkpoint, output, evaluation=WHOLE, batch_size=batch_size)
-            found.append(samples(output))
-        for other in found[1:]:
-            for one, two in zip(found[0], other, strict=True):
+            evaluate_checkpoint(checkpoint, output, evaluation=ALL_TASKS, batch_size=batch_size)
+            runs.append(samples(output))
+        for other in runs[1:]:
+            for one, two in zip(runs[0], other, strict=True):
                 assert two.pop("prob_norm_token") == pytest.approx(one["prob_norm_token"], abs=1e-5)
                 assert two.pop("log_probability") == pytest.approx(one["log_probability"], rel=1e-5)
                 several = two.pop("gold_log_probabilities")
@@ -159,18 +159,18 @@ def test_the_batch_size_changes_nothing(wide: Path, narrow: Path, tmp_path: Path
 
 
 def test_a_second_evaluation_gives_the_same(narrow: Path, tmp_path: Path) -> None:
-    first = evaluate_checkpoint(narrow, tmp_path / "1", evaluation=WHOLE, batch_size=16)
+    first = evaluate_checkpoint(narrow, tmp_path / "1", evaluation=ALL_TASKS, batch_size=16)
     random.seed(99)
-    second = evaluate_checkpoint(narrow, tmp_path / "2", evaluation=WHOLE, batch_size=16)
+    second = evaluate_checkpoint(narrow, tmp_path / "2", evaluation=ALL_TASKS, batch_size=16)
     assert first == second
     assert samples(tmp_path / "1") == samples(tmp_path / "2")
 
 
-def test_examples_that_do_not_fit_are_dropped_from_the_front_and_answers_stay_whole(
+def test_examples_that_do_not_fit_are_dropped_from_the_front_and_answers_are_never_cut(
     narrow: Path, tmp_path: Path
 ) -> None:
-    evaluate_checkpoint(narrow, tmp_path, evaluation=WHOLE, batch_size=16)
-    direct, known = Direct(narrow), examples_by_query(WHOLE)
+    evaluate_checkpoint(narrow, tmp_path, evaluation=ALL_TASKS, batch_size=16)
+    direct, known = Direct(narrow), examples_by_query(ALL_TASKS)
     shots: Counter[int] = Counter()
     for sample in samples(tmp_path):
         examples, golds = known[sample["task"], sample["query"]]
@@ -197,7 +197,9 @@ def one_item(tmp_path: Path, question: str, number: str) -> Evaluation:
     return Evaluation(items=str(items), tasks=("gsm8k",), shots=3, samples=5)
 
 
-def test_a_question_longer_than_the_context_loses_its_beginning_and_says_so(narrow: Path, tmp_path: Path) -> None:
+def test_a_question_longer_than_the_context_loses_its_beginning_which_the_samples_record(
+    narrow: Path, tmp_path: Path
+) -> None:
     evaluation = one_item(tmp_path, "How many are 2 and 2, if " * 60 + "one counts?", "4")
     score = evaluate_checkpoint(narrow, tmp_path / "out", evaluation=evaluation, batch_size=4)
     (sample,) = samples(tmp_path / "out")
@@ -266,20 +268,20 @@ def test_one_file_in_the_folder_of_tasks_adds_a_benchmark(
 
 def test_fewer_samples_are_a_subset_of_more(narrow: Path, tmp_path: Path) -> None:
     for count in (3, 7):
-        evaluation = WHOLE.model_copy(update={"samples": count, "tasks": ("piqa_cf",)})
+        evaluation = ALL_TASKS.model_copy(update={"samples": count, "tasks": ("piqa_cf",)})
         evaluate_checkpoint(narrow, tmp_path / str(count), evaluation=evaluation, batch_size=8)
     few, many = ({sample["item"] for sample in samples(tmp_path / str(count))} for count in (3, 7))
     assert len(few) == 3
     assert few < many
 
 
-def test_the_process_and_the_checkpoint_are_left_as_they_were(narrow: Path, tmp_path: Path) -> None:
+def test_an_evaluation_changes_neither_the_process_nor_the_checkpoint(narrow: Path, tmp_path: Path) -> None:
     import torch
 
     files = {path: path.read_bytes() for path in narrow.rglob("*") if path.is_file()}
     torch.set_grad_enabled(True)
     before = (random.getstate(), os.environ.get("TOKENIZERS_PARALLELISM"), torch.get_num_threads())
-    evaluate_checkpoint(narrow, tmp_path, evaluation=WHOLE, batch_size=4)
+    evaluate_checkpoint(narrow, tmp_path, evaluation=ALL_TASKS, batch_size=4)
     assert torch.is_grad_enabled()
     assert (random.getstate(), os.environ.get("TOKENIZERS_PARALLELISM"), torch.get_num_threads()) == before
     assert {path: path.read_bytes() for path in narrow.rglob("*") if path.is_file()} == files
@@ -287,7 +289,7 @@ def test_the_process_and_the_checkpoint_are_left_as_they_were(narrow: Path, tmp_
 
 
 def test_more_shots_than_examples_are_refused(narrow: Path, tmp_path: Path) -> None:
-    evaluation = WHOLE.model_copy(update={"shots": 9})
+    evaluation = ALL_TASKS.model_copy(update={"shots": 9})
     with pytest.raises(ItemsError, match=r"task arc_cf:easy: .* has 6 few-shot examples, but evaluation.shots is 9"):
         evaluate_checkpoint(narrow, tmp_path, evaluation=evaluation, batch_size=4)
 
@@ -306,7 +308,7 @@ def test_a_damaged_checkpoint_is_named(narrow: Path, tmp_path: Path, damage: Any
     checkpoint = shutil.copytree(narrow, tmp_path / "checkpoint")
     damage(checkpoint)
     with pytest.raises(CheckpointError, match=f"{checkpoint} {message}"):
-        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=WHOLE, batch_size=4)
+        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=ALL_TASKS, batch_size=4)
     assert not (tmp_path / "out").exists()
 
 
@@ -318,7 +320,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(narrow: Path, tmp_path: Pa
     tokenizer.add_tokens(["<extra>"])
     tokenizer.save_pretrained(checkpoint)
     with pytest.raises(CheckpointError, match=r"the tokenizer has 701 entries, the model only 700"):
-        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=WHOLE, batch_size=4)
+        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=ALL_TASKS, batch_size=4)
 
 
 def test_no_special_token_is_put_before_the_prompt(narrow: Path, tmp_path: Path) -> None:
@@ -329,8 +331,8 @@ def test_no_special_token_is_put_before_the_prompt(narrow: Path, tmp_path: Path)
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     tokenizer.post_processor = TemplateProcessing(single="<|end|> $A", special_tokens=[("<|end|>", 0)])
     tokenizer.save(str(checkpoint / "tokenizer.json"))
-    plain = evaluate_checkpoint(narrow, tmp_path / "plain", evaluation=WHOLE, batch_size=8)
-    assert evaluate_checkpoint(checkpoint, tmp_path / "other", evaluation=WHOLE, batch_size=8) == plain
+    plain = evaluate_checkpoint(narrow, tmp_path / "plain", evaluation=ALL_TASKS, batch_size=8)
+    assert evaluate_checkpoint(checkpoint, tmp_path / "other", evaluation=ALL_TASKS, batch_size=8) == plain
 
 
 def test_a_model_that_gives_nan_gets_no_score(narrow: Path, tmp_path: Path) -> None:
@@ -343,14 +345,14 @@ def test_a_model_that_gives_nan_gets_no_score(narrow: Path, tmp_path: Path) -> N
         model.model.norm.weight.fill_(math.nan)
     model.save_pretrained(checkpoint)
     with pytest.raises(NotAProbability, match="not finite"):
-        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=WHOLE, batch_size=4)
+        evaluate_checkpoint(checkpoint, tmp_path / "out", evaluation=ALL_TASKS, batch_size=4)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_task_is_refused_by_name(narrow: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownTask, match=r"no benchmark 'triviaqa'"):
         evaluate_checkpoint(
-            narrow, tmp_path, evaluation=WHOLE.model_copy(update={"tasks": ("triviaqa",)}), batch_size=4
+            narrow, tmp_path, evaluation=ALL_TASKS.model_copy(update={"tasks": ("triviaqa",)}), batch_size=4
         )
 
 
@@ -359,24 +361,23 @@ def test_a_missing_task_is_an_error_and_no_score_is_written(narrow: Path, tmp_pa
     shutil.rmtree(items / "winogrande")
     with pytest.raises(ItemsError, match=r"task winogrande_cf: there is no file"):
         evaluate_checkpoint(
-            narrow, tmp_path / "out", evaluation=WHOLE.model_copy(update={"items": str(items)}), batch_size=4
+            narrow, tmp_path / "out", evaluation=ALL_TASKS.model_copy(update={"items": str(items)}), batch_size=4
         )
     assert not (tmp_path / "out").exists()
 
 
-def test_samples_tell_all_scores(narrow: Path, tmp_path: Path) -> None:
-    """Task, subset and value of the samples are enough to compute every score again."""
-    found = evaluate_checkpoint(narrow, tmp_path, evaluation=WHOLE, batch_size=16)
+def test_all_scores_can_be_computed_from_the_samples(narrow: Path, tmp_path: Path) -> None:
+    measured = evaluate_checkpoint(narrow, tmp_path, evaluation=ALL_TASKS, batch_size=16)
     values: dict[str, dict[str, list[float]]] = {}
     for sample in samples(tmp_path):
         values.setdefault(sample["task"], {}).setdefault(sample["subset"], []).append(sample["prob_norm_token"])
         assert len(sample["examples"]) == sample["shots"]
         assert sample["item"] not in sample["examples"]
         assert len(sample["digest"]) == 64
-    assert scores(values) == found
+    assert scores(values) == measured
 
 
-def test_subjects_are_evaluated_apart_and_weigh_the_same(narrow: Path, tmp_path: Path) -> None:
+def test_subjects_are_evaluated_separately_and_weigh_the_same(narrow: Path, tmp_path: Path) -> None:
     for subject in SUBJECTS:
         rows = [
             {"question": f"Is {n} in {subject}?", "choices": ["no", "yes"], "answer": n % 2, "error_type": "ok"}
@@ -385,7 +386,7 @@ def test_subjects_are_evaluated_apart_and_weigh_the_same(narrow: Path, tmp_path:
         folder = tmp_path / "items" / "mmlu_redux" / subject
         folder.mkdir(parents=True)
         (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    evaluation = WHOLE.model_copy(
+    evaluation = ALL_TASKS.model_copy(
         update={"items": str(tmp_path / "items"), "tasks": ("mmlu_redux_cf",), "samples": 130}
     )
     score = evaluate_checkpoint(narrow, tmp_path / "out", evaluation=evaluation, batch_size=16).tasks["mmlu_redux_cf"]

@@ -14,7 +14,7 @@ import pytest
 from finephrase_dagster.evaluate.evaluation import SAMPLES, evaluate_checkpoint
 from finephrase_dagster.evaluate.questions import build_questions
 from finephrase_dagster.study.paths import REPOSITORY
-from test_evaluate_checkpoint import WHOLE, save_checkpoint
+from test_evaluate_checkpoint import ALL_TASKS, save_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def trained_checkpoint(folder: Path) -> Path:
 
     save_checkpoint(folder, context=96, heads=1)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    text = "\n\n".join(f"{question.prompt} {question.golds[0]}" for question in build_questions(WHOLE))
+    text = "\n\n".join(f"{question.prompt} {question.golds[0]}" for question in build_questions(ALL_TASKS))
     tokens = torch.tensor(tokenizer(text).input_ids).unfold(0, 96, 48)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model is slower on two
@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained_checkpoint(folder / "model")
     save_checkpoint(folder / "damaged", context=96, heads=1)
     (folder / "damaged" / "model.safetensors").write_bytes(b"half a file")
-    evaluation = json.dumps({name: getattr(WHOLE, name) for name in ("items", "tasks", "shots", "samples")})
+    evaluation = json.dumps({name: getattr(ALL_TASKS, name) for name in ("items", "tasks", "shots", "samples")})
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, evaluation], cwd=folder, env=environment, capture_output=True, text=True
@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_engine_gives_the_same_scores_even_if_the_context_is_full(folder: Path) -> None:
-    evaluate_checkpoint(folder / "model", folder / "transformers", evaluation=WHOLE, batch_size=8)
+    evaluate_checkpoint(folder / "model", folder / "transformers", evaluation=ALL_TASKS, batch_size=8)
     one, two = (pq.read_table(folder / path / SAMPLES).to_pylist() for path in ("transformers", "vllm/model"))
     assert len(one) == len(two) == 13 * 6
     assert max(sample["prob_norm_token"] for sample in one) > 0.2

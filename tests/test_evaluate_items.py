@@ -316,7 +316,7 @@ def test_the_selection_does_not_depend_on_the_order_of_the_file(items: Path) -> 
 
 
 @given(st.integers(1, 30), st.integers(1, 30))
-def test_fewer_samples_are_a_beginning_of_more(one: int, two: int) -> None:
+def test_fewer_samples_are_the_first_of_more(one: int, two: int) -> None:
     few, many = (select(row_source("gsm8k", "embedded"), samples=count, shots=0).items for count in sorted((one, two)))
     assert many[: len(few)] == few
     assert len(few) == min(one, two, 24)

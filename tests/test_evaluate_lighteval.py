@@ -15,7 +15,7 @@ import pytest
 
 from finephrase_dagster.evaluate.evaluation import evaluate_checkpoint
 from finephrase_dagster.study.paths import REPOSITORY
-from test_evaluate_checkpoint import SUITE, WHOLE, samples
+from test_evaluate_checkpoint import ALL_TASKS, SUITE, samples
 from test_evaluate_engine import trained_checkpoint
 
 EVALUATE = REPOSITORY / "finephrase_dagster" / "evaluate"
@@ -71,7 +71,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_lighteval_gives_our_score_of_each_item_of_all_benchmarks(student: Path, tmp_path: Path) -> None:
     """The context of 96 tokens is so small that examples are dropped and long questions are cut."""
-    evaluate_checkpoint(student, tmp_path / "ours", evaluation=WHOLE, batch_size=8)
+    evaluate_checkpoint(student, tmp_path / "ours", evaluation=ALL_TASKS, batch_size=8)
     ours = {(sample["task"], sample["item"]): sample["prob_norm_token"] for sample in samples(tmp_path / "ours")}
     theirs = item_scores(lighteval(tmp_path, student, "finephrase|3", FINEPHRASE_SAMPLES="6"))
     assert {task for task, _ in theirs} == set(SUITE)
@@ -82,7 +82,7 @@ def test_lighteval_gives_our_score_of_each_item_of_all_benchmarks(student: Path,
 
 @pytest.mark.slow
 def test_lighteval_runs_the_named_benchmarks_with_the_named_number_of_examples(student: Path, tmp_path: Path) -> None:
-    evaluation = WHOLE.model_copy(update={"tasks": ("gsm8k", "arc_cf:easy"), "shots": 1, "samples": 1000})
+    evaluation = ALL_TASKS.model_copy(update={"tasks": ("gsm8k", "arc_cf:easy"), "shots": 1, "samples": 1000})
     evaluate_checkpoint(student, tmp_path / "ours", evaluation=evaluation, batch_size=8)
     ours = {(sample["task"], sample["item"]): sample["prob_norm_token"] for sample in samples(tmp_path / "ours")}
     details = lighteval(tmp_path, student, "finephrase:gsm8k|1,finephrase:arc_cf:easy|1")

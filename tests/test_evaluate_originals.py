@@ -212,24 +212,24 @@ def selection(task: str, items: Path | str, *, samples: int = 10_000, shots: int
     return select(row_source(task, str(items)), samples=samples, shots=shots)
 
 
-def asked(found: Selection) -> dict[str, tuple[str, ...]]:
-    return {item.row.prompt(): item.row.golds() for item in found.items}
+def asked(selected: Selection) -> dict[str, tuple[str, ...]]:
+    return {item.row.prompt(): item.row.golds() for item in selected.items}
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
 @pytest.mark.parametrize("task", benchmarks())
 def test_a_local_copy_is_read_in_its_own_columns(tmp_path: Path, task: str, form: str) -> None:
-    found = selection(task, write_copy(tmp_path, task, form=form))
-    assert len(found.items) == 12 * len(benchmarks()[task].subsets)
+    selected = selection(task, write_copy(tmp_path, task, form=form))
+    assert len(selected.items) == 12 * len(benchmarks()[task].subsets)
     prompt, golds = ASKED[task]
-    assert asked(found)[prompt] == golds
-    for item in found.items:
-        examples = found.examples_of(item)
+    assert asked(selected)[prompt] == golds
+    for item in selected.items:
+        examples = selected.examples_of(item)
         assert len(examples) == 3
         assert item.digest not in [example.digest for example in examples]
         assert {example.subset for example in examples} == {item.subset}
         if benchmarks()[task].few_shot_split:
-            assert not {example.row.prompt() for example in examples} & set(asked(found))
+            assert not {example.row.prompt() for example in examples} & set(asked(selected))
 
 
 @pytest.mark.parametrize("task", [task for task in benchmarks() if task != "mmlu_redux_cf"])
@@ -285,10 +285,10 @@ def test_a_row_that_occurs_twice_is_asked_once(tmp_path: Path) -> None:
     assert len(selection("gsm8k", tmp_path).items) == 2
 
 
-def test_the_subjects_take_turns_and_each_item_sees_examples_of_its_own(tmp_path: Path) -> None:
-    found = selection("mmlu_redux_cf", write_copy(tmp_path, "mmlu_redux_cf"), samples=100)
-    counts = {subject: [item.subset for item in found.items].count(subject) for subject in SUBJECTS}
-    assert len(found.items) == 100
+def test_the_subjects_take_turns_and_each_item_has_examples_of_its_subject(tmp_path: Path) -> None:
+    selected = selection("mmlu_redux_cf", write_copy(tmp_path, "mmlu_redux_cf"), samples=100)
+    counts = {subject: [item.subset for item in selected.items].count(subject) for subject in SUBJECTS}
+    assert len(selected.items) == 100
     assert set(counts.values()) == {1, 2}
 
 
@@ -313,7 +313,7 @@ def test_a_missing_subject_is_an_error(tmp_path: Path) -> None:
         ({"error_type": "no_correct_answer"}, ()),
     ],
 )
-def test_the_re_annotation_of_mmlu_decides(change: dict[str, Any], golds: tuple[str, ...]) -> None:
+def test_the_annotators_of_mmlu_redux_decide(change: dict[str, Any], golds: tuple[str, ...]) -> None:
     assert benchmarks()["mmlu_redux_cf"].row.model_validate(mmlu(1) | change).golds() == golds
 
 
@@ -341,7 +341,7 @@ def test_rows_that_the_published_study_left_out_are_left_out() -> None:
     assert benchmarks()["squad_v2"].row.model_validate(unanswerable).golds() == ()
 
 
-def test_a_few_unusable_rows_of_an_original_are_left_out_and_many_are_an_error(tmp_path: Path) -> None:
+def test_a_few_invalid_rows_of_an_original_are_skipped_and_many_are_an_error(tmp_path: Path) -> None:
     write_copy(tmp_path, "winogrande_cf")
     path = tmp_path / "winogrande" / "winogrande_xl" / "validation-00000-of-00001.parquet"
     good = [winogrande(index) for index in range(60)]
@@ -379,6 +379,6 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         selection("gsm8k", tmp_path)
 
 
-def test_a_task_with_fewer_items_than_shots_needs_more(tmp_path: Path) -> None:
+def test_a_task_with_fewer_items_than_shots_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ItemsError, match=r"task treb_qa: .*, default, split test, has 2 few-shot .* is 3. Write"):
         selection("treb_qa", write_copy(tmp_path, "treb_qa", count=3))

@@ -1,6 +1,6 @@
 """The questions of an evaluation: each item with its few-shot examples, as text and as tokens that fit a model.
 
-A prompt that is too long loses whole examples, the earliest first, so that no example begins in the middle and no
+A prompt that is too long loses complete examples, the earliest first, so that no example begins in the middle and no
 answer is cut.
 """
 
