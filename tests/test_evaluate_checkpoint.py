@@ -197,9 +197,7 @@ def one_item(tmp_path: Path, question: str, number: str) -> Evaluation:
     return Evaluation(items=str(items), tasks=("gsm8k",), shots=3, samples=5)
 
 
-def test_a_question_longer_than_the_context_loses_its_beginning_which_the_samples_record(
-    narrow: Path, tmp_path: Path
-) -> None:
+def test_a_question_longer_than_the_context_loses_its_beginning_on_record(narrow: Path, tmp_path: Path) -> None:
     evaluation = one_item(tmp_path, "How many are 2 and 2, if " * 60 + "one counts?", "4")
     score = evaluate_checkpoint(narrow, tmp_path / "out", evaluation=evaluation, batch_size=4)
     (sample,) = samples(tmp_path / "out")
