@@ -75,7 +75,7 @@ def prob_norm_token() -> SampleLevelMetric:
 
 
 class QuestionDoc(Doc):
-    """A document that keeps its own few-shot examples, of those that lighteval assigns only heeding the number."""
+    """A document with its own few-shot examples: of those that lighteval assigns, only their number is used."""
 
     own_examples: Sequence[Doc] | None = None
     shots = 0
@@ -89,7 +89,10 @@ class QuestionDoc(Doc):
         if self.own_examples is None or not assigned:
             self._examples = assigned
         elif len(assigned) != self.shots:
-            raise ValueError(f"{self.task_name} was prepared for {self.shots} examples, not {len(assigned)}")
+            raise ValueError(
+                f"{self.task_name} asks for {len(assigned)} examples, another task of this command for {self.shots}. "
+                "Use one command per number of examples."
+            )
         else:
             self._examples = list(self.own_examples)
 
