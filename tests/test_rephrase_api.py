@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from dagster_pipes import PipesContext
 
 from finephrase_dagster.rephrase.dataset import DatasetMissing, read_dataset
 from finephrase_dagster.rephrase.documents import rephrase
 from finephrase_dagster.rephrase.job import RephraseJob, build_job, execute
 from finephrase_dagster.rephrase.model_source import JobInvalid
+from finephrase_dagster.rephrase.worker import DONE, JOB, work
 from rephrase_parts import LocalServer, completion, documents, failure, local_server
 
 HEAVY = ("dagster", "torch", "vllm", "transformers", "mlflow", "datasets")
@@ -107,3 +111,29 @@ def test_rephrasing_with_an_endpoint_imports_no_heavy_library(tmp_path: Path, se
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+class Pipes:
+    """A stand-in for the Pipes session of a pod's worker."""
+
+    def __init__(self, job: RephraseJob) -> None:
+        self.extras = {JOB: job.model_dump(mode="json")}
+        self.messages: list[Any] = []
+        self.log = logging.getLogger("worker")
+
+    def get_extra(self, key: str) -> Any:
+        return self.extras[key]
+
+    def report_custom_message(self, message: Any) -> None:
+        self.messages.append(message)
+
+
+def test_a_worker_executes_the_job_that_it_is_sent(tmp_path: Path, server: LocalServer) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps({"id": "a", "text": "A text."}))
+    job = build_job([str(file)], prompts=["faq"], output=str(tmp_path), endpoints=[server.url], model="tiny")
+    pipes = Pipes(job)
+    work(cast(PipesContext, pipes))
+    (message,) = pipes.messages
+    assert message[DONE]["faq"]["completed"] == 1
+    assert len(read_dataset(tmp_path / "faq")) == 1
