@@ -38,6 +38,7 @@ from playwright.sync_api import Page, Response, sync_playwright
 
 from finephrase_dagster.artifacts.key import AUDIT, DATASET, DATASET_TOKENS
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.processes import end
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.orchestration.events import prompt_text
 from finephrase_dagster.orchestration.partitions import asset_key
@@ -64,8 +65,7 @@ def main() -> None:
         try:
             figures = look(f"http://127.0.0.1:{port}", lineage, arguments.rounds)
         finally:
-            os.killpg(server.pid, signal.SIGINT)
-            server.wait(30)
+            end(server, first=signal.SIGINT, grace_seconds=30)
     cells = arguments.cells
     print(
         json.dumps({**figures, "materialised_partitions": cells * len(PROMPTS), "events": events, "assets": 3 * cells})
