@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,30 @@ def test_a_wrong_study_names_file_field_and_remedy(tmp_path: Path, case: str) ->
     with pytest.raises(StudyError, match=message) as caught:
         read_study(path, catalogue())
     assert str(path) in str(caught.value)
+
+
+def test_the_docs_have_a_heading_for_every_field_that_a_message_refers_to() -> None:
+    headings = re.findall(r"^## (\w+)$", (REPOSITORY / "docs" / "study-file.md").read_text(), re.MULTILINE)
+    assert {*Study.model_fields, "mixture_grids", "defaults"} <= set(headings)
+
+
+def test_whole_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    text = DEMO.read_text(encoding="utf-8").replace("160_000", "16e4").replace("2.0e-3", "2e-3")
+    path.write_text(text, encoding="utf-8")
+    assert read_study(path, catalogue()) == read_study(DEMO, catalogue())
+
+
+def test_fields_with_defaults_may_be_left_out(tmp_path: Path) -> None:
+    def change(fields: dict[str, Any]) -> None:
+        for name in ("tasks", "shots", "samples"):
+            del fields["evaluation"][name]
+        del fields["generators"]["rephraser"]["sampling"], fields["mixtures"]["readmes_raw"]["seed"]
+
+    study = read_study(written(tmp_path, change), catalogue())
+    assert study == read_study(DEMO, catalogue())
+    assert study.evaluation is not None
+    assert set(study.evaluation.tasks) == set(catalogue().tasks)
 
 
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
