@@ -11,7 +11,7 @@ from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.fingerprint import SHORT
 from finephrase_dagster.artifacts.key import CORPUS
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.corpora.progress import PROGRESS
+from finephrase_dagster.corpora.journal import JOURNAL
 from finephrase_dagster.corpora.shards import write_corpus
 from finephrase_dagster.corpora.source import read_source
 from finephrase_dagster.orchestration.asset import stage_asset
@@ -44,7 +44,7 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
         name = context.partition_key
         source, artifact = lineage.study.sources[name], lineage.source(name)
         manifest = artifact.materialize(lambda folder: _write(lineage, name, folder, context.log.info))
-        (artifact.folder / PROGRESS).unlink(missing_ok=True)  # the manifest holds the same figures
+        (artifact.folder / JOURNAL).unlink(missing_ok=True)  # the manifest holds the same figures
         warehouse.record(artifact)
         page = source.page
         return materialized(

@@ -125,7 +125,7 @@ def waits_for_readmes(done: subprocess.CompletedProcess[str], data: str, message
 def test_an_empty_corpus_fails_with_its_name_and_leaves_nothing(tmp_path: Path, data: str) -> None:
     study, home = study_of(tmp_path, "")
     done = finephrase("materialize", "--study", str(study), FINEPHRASE_DATA=data, DAGSTER_HOME=str(home))
-    waits_for_readmes(done, data, "source package_readmes: holds no documents")
+    waits_for_readmes(done, data, "source package_readmes: has no documents")
 
 
 @pytest.mark.slow

@@ -199,6 +199,6 @@ def test_a_dataset_that_has_changed_meanwhile_is_read_anew(tmp_path: Path) -> No
     write_fineweb(tmp_path / "hub", [25, 25])
     said: list[str] = []
     facts = write_corpus(reader_of(source), folder, shard_documents=5, log=said.append)
-    assert "set aside" in said[0]
+    assert "renamed to" in said[0]
     assert facts.rows == 50
     assert len(list(read_corpus(folder))) == 50

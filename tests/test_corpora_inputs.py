@@ -100,7 +100,7 @@ def test_what_matches_nothing_or_another_format_is_refused_with_a_remedy(tree: P
         with pytest.raises(StudyError, match=rf"/{pattern[:5]}.*: no such file, and no folder .*correct the path"):
             names(tree, pattern)
     for pattern in ("t.csv", "*.csv", "README.md"):
-        with pytest.raises(StudyError, match=r"path .*: none of .parquet, .*; convert the file, or leave it out"):
+        with pytest.raises(StudyError, match=r"path .*: none of .parquet, .*; convert the file, or remove it"):
             names(tree, pattern)
 
 

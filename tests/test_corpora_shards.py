@@ -22,8 +22,8 @@ from corpora_parts import files, listed, made, make_unreadable, write_fineweb
 from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.corpora import shards as shards_module
 from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, Row
+from finephrase_dagster.corpora.journal import BROKEN, JOURNAL
 from finephrase_dagster.corpora.kinds.files import FilesSource
-from finephrase_dagster.corpora.progress import ASIDE, PROGRESS
 from finephrase_dagster.corpora.reader import ListedReader
 from finephrase_dagster.corpora.shards import CorpusFacts, read_corpus, write_corpus
 from finephrase_dagster.corpora.source import SourceReader, read_source
@@ -100,7 +100,7 @@ def test_a_changed_text_or_id_changes_the_content(tmp_path: Path) -> None:
 
 
 def test_an_empty_corpus_is_refused_with_the_sources_name_and_the_reasons(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"source mine: holds no documents \(1 x text is empty\)"):
+    with pytest.raises(CorpusError, match=r"source mine: has no documents \(1 x text is empty\)"):
         write_corpus(listed([Dropped(source="f", reason="text is empty")], "mine"), tmp_path, shard_documents=2)
     with pytest.raises(CorpusError, match="no rows at all"):
         write_corpus(listed([], "mine"), tmp_path, shard_documents=2)
@@ -112,14 +112,14 @@ def test_a_writer_that_fails_leaves_no_half_shard(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         write_corpus(Breaking(listed(made(9)), 3), tmp_path, shard_documents=2)
     assert all(len(pq.read_table(path)) == 2 for path in tmp_path.glob("*.parquet"))
-    assert {path.name for path in tmp_path.iterdir()} == {"shard-00000.parquet", PROGRESS}
+    assert {path.name for path in tmp_path.iterdir()} == {"shard-00000.parquet", JOURNAL}
 
 
 def test_a_document_that_is_there_again_after_an_interruption_is_still_refused(tmp_path: Path) -> None:
     rows = [*made(5), made(1)[0]]
     with pytest.raises(Interrupted):
         write_corpus(Breaking(listed(rows), 4), tmp_path, shard_documents=2)
-    with pytest.raises(CorpusError, match=r"source made: made: the id 'd0' stands twice"):
+    with pytest.raises(CorpusError, match=r"source made: made: the id 'd0' appears twice"):
         write_corpus(listed(rows), tmp_path, shard_documents=2)
 
 
@@ -219,11 +219,11 @@ def test_a_journal_that_is_broken_or_foreign_is_set_aside(
     tmp_path: Path, change: Callable[[list[bytes]], list[bytes]]
 ) -> None:
     folder = interrupted(tmp_path / "corpus", list(made(9)))
-    corrupt(folder / PROGRESS, change)
-    before, said = (folder / PROGRESS).read_bytes(), []
+    corrupt(folder / JOURNAL, change)
+    before, said = (folder / JOURNAL).read_bytes(), []
     facts = write_corpus(listed(made(9)), folder, shard_documents=2, log=said.append)
-    assert (folder / ASIDE).read_bytes() == before
-    assert "set aside" in said[0]
+    assert (folder / BROKEN).read_bytes() == before
+    assert "renamed to" in said[0]
     assert list(read_corpus(folder)) == made(9)
     assert facts.rows == 9
 
@@ -231,13 +231,13 @@ def test_a_journal_that_is_broken_or_foreign_is_set_aside(
 @pytest.mark.parametrize("cut", [1, 30, 200])
 def test_a_line_that_was_cut_off_costs_one_shard(tmp_path: Path, cut: int) -> None:
     folder = interrupted(tmp_path / "corpus", list(made(9)))
-    journal = folder / PROGRESS
+    journal = folder / JOURNAL
     journal.write_bytes(journal.read_bytes()[:-cut])
     said: list[str] = []
     write_corpus(listed(made(9)), folder, shard_documents=2, log=said.append)
-    assert said == ["source made: goes on after 4 documents in 2 shards"]
+    assert said == ["source made: resumes after 4 documents in 2 shards"]
     assert list(read_corpus(folder)) == made(9)
-    assert not (folder / ASIDE).exists()
+    assert not (folder / BROKEN).exists()
 
 
 def test_shards_that_the_journal_does_not_name_or_that_are_gone_are_written_again(tmp_path: Path) -> None:
@@ -247,24 +247,24 @@ def test_shards_that_the_journal_does_not_name_or_that_are_gone_are_written_agai
     (folder / "shard-00002.parquet").write_bytes(b"half")
     said: list[str] = []
     write_corpus(listed(made(9)), folder, shard_documents=2, log=said.append)
-    assert said == ["source made: goes on after 2 documents in 1 shards"]
+    assert said == ["source made: resumes after 2 documents in 1 shards"]
     assert list(read_corpus(folder)) == made(9)
     assert sorted(shards(folder)) == [f"shard-0000{index}.parquet" for index in range(5)]
 
 
 def test_a_long_run_says_now_and_then_how_far_it_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards_module, "SECONDS_A_MESSAGE", 0.0)
+    monkeypatch.setattr(shards_module, "SECONDS_PER_MESSAGE", 0.0)
     said: list[str] = []
     facts = write_corpus(listed(made(2500)), tmp_path, shard_documents=1200, log=said.append)
     assert len(said) == 2
-    assert re.fullmatch(r"source made: [\d,]+ documents, 0 rows dropped, [\d,]+ rows a second", said[1])
+    assert re.fullmatch(r"source made: [\d,]+ documents, 0 rows dropped, [\d,]+ rows/s", said[1])
     assert facts.figures["seconds"] > 0
 
 
 def test_another_shard_size_or_source_begins_anew(tmp_path: Path) -> None:
     folder = interrupted(tmp_path / "corpus", list(made(9)))
     assert len(write_corpus(listed(made(9)), folder, shard_documents=4).shards) == 3
-    assert json.loads((folder / ASIDE).read_text().splitlines()[0])["shard_documents"] == 2
+    assert json.loads((folder / BROKEN).read_text().splitlines()[0])["shard_documents"] == 2
 
 
 def test_a_shard_whose_ids_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_a_writer_that_is_killed_is_gone_on_with(tmp_path: Path, moment: int) ->
         process.kill()
         kills += process.wait() != 0
     assert kills
-    assert not (folder / ASIDE).exists()
+    assert not (folder / BROKEN).exists()
     facts = write_corpus(source_of(source), folder, shard_documents=100)
     assert figures(facts) == figures(expected)
     assert facts.rows + sum(facts.tally.dropped.values()) == total
@@ -339,7 +339,7 @@ def test_a_full_disk_stops_the_writer_and_costs_no_finished_shard(tmp_path: Path
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "OSError: [Errno 27] File too large" in done.stderr
-    assert sorted(path.name for path in folder.iterdir()) == [PROGRESS, "shard-00000.parquet", "shard-00001.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == [JOURNAL, "shard-00000.parquet", "shard-00001.parquet"]
     expected = write_corpus(source_of(source), alone, shard_documents=100)
     assert figures(write_corpus(source_of(source), folder, shard_documents=100)) == figures(expected)
     assert shards(folder) == shards(alone)

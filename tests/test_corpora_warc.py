@@ -102,7 +102,7 @@ def test_of_crawled_pages_the_main_text_is_extracted_and_the_rest_counted(tmp_pa
     assert all(SENTENCES.strip() in text and "Shop" not in text for text in texts)
     assert "Packed." in texts[1]
     assert "Grüße." in texts[2]
-    assert Counter(reasons(rows)) == {"no HTML page": 1, "no successful response": 2, "text is missing": 2}
+    assert Counter(reasons(rows)) == {"not an HTML page": 1, "response is not successful": 2, "text is missing": 2}
 
 
 def test_a_records_headers_are_columns(tmp_path: Path) -> None:

@@ -150,35 +150,50 @@ def test_values_are_texts_whatever_yaml_takes_them_for(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "an empty file": ("", "faq.md:1: no front matter"),
-    "no front matter": ("Write [[DOCUMENT]]", "faq.md:1: no front matter"),
-    "an open front matter": ("---\nname: faq\n[[DOCUMENT]]", "faq.md:1: the front matter has no end"),
+    "an empty file": ("", "faq.md:1: the front matter is missing"),
+    "the front matter is missing": ("Write [[DOCUMENT]]", "faq.md:1: the front matter is missing"),
+    "an open front matter": ("---\nname: faq\n[[DOCUMENT]]", "faq.md:1: the front matter does not end"),
     "an empty front matter": ("---\n---\n[[DOCUMENT]]", "faq.md:2: the front matter has no fields"),
     "a list": ("---\n- name\n---\n[[DOCUMENT]]", "faq.md:2: the front matter has no fields"),
-    "broken YAML": (HEADER.replace("check: faq", "check: ["), r"faq.md:\d: the front matter is not YAML: .*; write"),
-    "a field of fields": (changed(origin="[a, b]") + PLACEHOLDER, "faq.md:5: origin: is no plain text"),
-    "a key of keys": (HEADER.replace("origin: a", "[a, b]: a") + PLACEHOLDER, "faq.md:5: .*plain names"),
-    "a field twice": (HEADER.replace("check:", "name: faq\ncheck:") + PLACEHOLDER, "faq.md:7: name: stands in line 2"),
-    "no placeholder": (HEADER + "\nWrite.", rf"faq.md:{FIRST + 1}: .* stands 0 times in the template; write it once"),
-    "nothing below": (HEADER, rf"faq.md:{FIRST}: .* stands 0 times"),
-    "two placeholders": (HEADER + "[[DOCUMENT]]\nand\n[[DOCUMENT]]", rf"faq.md:{FIRST + 2}: .* stands 2 times"),
-    "two in a line": (HEADER + "\n\nA\n[[DOCUMENT]] [[DOCUMENT]]", rf"faq.md:{FIRST + 3}: .* stands 2 times"),
+    "broken YAML": (
+        HEADER.replace("check: faq", "check: ["),
+        r"faq.md:\d: the front matter is not valid YAML: .*; write",
+    ),
+    "a field of fields": (changed(origin="[a, b]") + PLACEHOLDER, "faq.md:5: origin: must be one plain value"),
+    "a key of keys": (HEADER.replace("origin: a", "[a, b]: a") + PLACEHOLDER, "faq.md:5: .*plain text"),
+    "a field twice": (HEADER.replace("check:", "name: faq\ncheck:") + PLACEHOLDER, "faq.md:7: name: is also in line 2"),
+    "no placeholder": (HEADER + "\nWrite.", rf"faq.md:{FIRST + 1}: the template contains .* 0 times; write it once"),
+    "nothing below": (HEADER, rf"faq.md:{FIRST}: the template contains .* 0 times"),
+    "two placeholders": (
+        HEADER + "[[DOCUMENT]]\nand\n[[DOCUMENT]]",
+        rf"faq.md:{FIRST + 2}: the template contains .* 2 times",
+    ),
+    "two in a line": (
+        HEADER + "\n\nA\n[[DOCUMENT]] [[DOCUMENT]]",
+        rf"faq.md:{FIRST + 3}: the template contains .* 2 times",
+    ),
     "an unknown check": (changed(check="poem") + PLACEHOLDER, "faq.md:7: check: .*'faq'"),
     "an unknown family": (changed(family="mine") + PLACEHOLDER, "faq.md:3: family: .*'own'"),
     "an unknown position": (changed(document="top") + PLACEHOLDER, "faq.md:6: document: .*'first'"),
     "a version that is no number": (changed(version="new") + PLACEHOLDER, "faq.md:8: version: .*integer"),
     "a blank format": (changed(format="' '") + PLACEHOLDER, "faq.md:4: format: "),
-    "no format": (HEADER.replace("format: list of questions\n", "") + PLACEHOLDER, "faq.md:2: format: .*write it"),
-    "a null format": (changed(format="") + PLACEHOLDER, "faq.md:4: format: .*write it"),
-    "another name": (changed(name="table") + PLACEHOLDER, "faq.md:2: name .*a prompt is named as its file"),
+    "no format": (
+        HEADER.replace("format: list of questions\n", "") + PLACEHOLDER,
+        "faq.md:2: format: .*add it to the front matter",
+    ),
+    "a null format": (changed(format="") + PLACEHOLDER, "faq.md:4: format: .*add it to the front matter"),
+    "another name": (changed(name="table") + PLACEHOLDER, "faq.md:2: name .*it must be the name of the file"),
     "a name that is none": (changed(name="a__b") + PLACEHOLDER, "faq.md:2: name: .*single underscores"),
     "an unknown field": (HEADER.replace("check:", "size: 2\ncheck:") + PLACEHOLDER, "faq.md:7: size: .*remove it"),
-    "a template above": (HEADER.replace("check:", "template: x\ncheck:") + PLACEHOLDER, "faq.md:7: template: is no f"),
+    "a template above": (
+        HEADER.replace("check:", "template: x\ncheck:") + PLACEHOLDER,
+        "faq.md:7: template: is not a f",
+    ),
     "a document for the system": (
         HEADER.replace("check:", "system: Read [[DOCUMENT]]\ncheck:") + PLACEHOLDER,
-        "faq.md:7: system: .*user's turn",
+        "faq.md:7: system: .*turn of the user",
     ),
-    "text before the turns": (HEADER + f"x\n{CONVERSATION}", rf"faq.md:{FIRST}: text stands before the first turn"),
+    "text before the turns": (HEADER + f"x\n{CONVERSATION}", rf"faq.md:{FIRST}: there is text before the first turn"),
     "an empty turn": (HEADER + CONVERSATION.replace("C\n", " \n"), rf"faq.md:{FIRST + 5}: the turn .*is empty"),
     "an empty last turn": (HEADER + f"{CONVERSATION}[[ASSISTANT]]\nE\n[[USER]]", rf"faq.md:{FIRST + 11}: .*is empty"),
     "the assistant first": (HEADER + "[[ASSISTANT]]\nA\n[[USER]]\n[[DOCUMENT]]", rf"faq.md:{FIRST}: .*alternate"),
@@ -227,7 +242,7 @@ def test_a_folder_that_is_named_as_a_prompt_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_prompt_lists_those_there_are(tmp_path: Path) -> None:
     written(tmp_path, HEADER + PLACEHOLDER)
-    with pytest.raises(PromptError, match=r"prompt 'poem': there is no file .*; known prompts: faq"):
+    with pytest.raises(PromptError, match=r"prompt 'poem': no such file: .*; known prompts: faq"):
         read_prompts(tmp_path, ("poem",))
 
 
@@ -237,7 +252,7 @@ def test_the_names_of_a_folder_are_its_files_sorted_and_unread(tmp_path: Path) -
     (tmp_path / "notes.txt").write_text("no prompt")
     (tmp_path / "folder.md").mkdir()
     assert prompt_names(tmp_path) == ("faq", "table")
-    with pytest.raises(PromptError, match="there is no such folder"):
+    with pytest.raises(PromptError, match="no such folder; create it"):
         prompt_names(tmp_path / "none")
 
 
@@ -250,7 +265,7 @@ def test_two_files_of_one_name_are_refused_whoever_is_asked_for(tmp_path: Path, 
     written(tmp_path, HEADER + PLACEHOLDER)
     written(tmp_path, "# a comment\n" + HEADER + PLACEHOLDER, "broken")
     copy = written(tmp_path, changed(name="'faq' # as before") + PLACEHOLDER, "faq_copy")
-    with pytest.raises(PromptError, match=r"the name 'faq' is claimed by .*faq\.md:2, too; rename one") as refused:
+    with pytest.raises(PromptError, match=r"faq\.md:2 has the name 'faq' too; rename one") as refused:
         read_prompts(tmp_path, asked)
     assert str(refused.value).startswith(f"{copy}:2: ")
 
@@ -259,7 +274,7 @@ def test_two_files_of_one_name_are_refused_whoever_is_asked_for(tmp_path: Path, 
 def test_names_that_differ_only_in_case_are_one_name(tmp_path: Path, text: str) -> None:
     written(tmp_path, HEADER + PLACEHOLDER)
     written(tmp_path, text, "FAQ")
-    with pytest.raises(PromptError, match=r"the name 'faq' is claimed by .*FAQ\.md:[12], too"):
+    with pytest.raises(PromptError, match=r"FAQ\.md:[12] has the name 'faq' too"):
         read_prompts(tmp_path, ("faq",))
 
 

@@ -284,7 +284,7 @@ def test_an_option_may_have_several_values_or_be_repeated(tmp_path: Path, server
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (["--prompt", "nonsense"], "prompt 'nonsense': there is no file"),
+        (["--prompt", "nonsense"], "prompt 'nonsense': no such file"),
         (["--prompt", "faq,faq"], "names 'faq' more than once"),
         (["--generator", "rephraser"], "either --generator NAME, or --endpoint URL"),
         (["--endpoint", "ftp://x"], "write http://HOST:PORT"),

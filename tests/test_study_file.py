@@ -269,7 +269,7 @@ def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_prompts_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match="nowhere: there is no such folder"):
+    with pytest.raises(PromptError, match="nowhere: no such folder; create it"):
         catalogue(prompts=tmp_path / "nowhere")
 
 

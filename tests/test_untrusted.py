@@ -70,7 +70,7 @@ def test_a_prompt_is_not_read_from_elsewhere(name: str, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     text = (REPOSITORY / "prompts" / "faq.md").read_text().replace("name: faq", "name: evil")
     (tmp_path / "outside" / "evil.md").write_text(text)
-    with pytest.raises(PromptError, match="is no name for a prompt"):
+    with pytest.raises(PromptError, match="is not a valid name of a prompt"):
         read_prompts(tmp_path / "prompts", (name,))
 
 
@@ -153,6 +153,6 @@ def test_study_files_are_read_by_a_safe_loader() -> None:
     "url", ["http://u:sesame@127.0.0.1:8000", "https://sesame@host/v1", "http://u:se/same@host", "u:sesame@host"]
 )
 def test_an_endpoint_with_a_password_is_refused_without_repeating_it(url: str) -> None:
-    with pytest.raises(ValueError, match="has a user or a password in it; write http://HOST:PORT") as refused:
+    with pytest.raises(ValueError, match="holds a user or a password; write http://HOST:PORT") as refused:
         Server(url)
     assert "same" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""A set of ids that holds hundreds of millions: 16 bytes each of their hash, in tables that grow."""
+"""A set of ids that can hold hundreds of millions: 16 bytes of the hash of each, in hash tables that grow."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import hashlib
 from collections.abc import Iterable
 from struct import Struct
 
-ID_BYTES = 16  # of a hash of the id: two of a trillion ids meet with a chance of one in 10^14
+ID_BYTES = 16  # bytes of an id's hash; a trillion ids collide with a probability of about 10^-14
 _HALVES = Struct(">QQ")
-_TABLES = 256  # that grow one at a time: no growth copies more than that part of the set
+_TABLES = 256  # tables grow one at a time, so that growing copies only a small part of the set
 _FIRST_SLOTS = 64
-_FULLEST = 0.65  # of a table's slots; above it probing takes long
+_FULLEST = 0.65  # share of used slots above which a table grows, because probing becomes slow
 
 
 def id_hash(name: str) -> bytes:
-    """The hash of an id that stands for it in an `IdSet`."""
+    """Return the hash of an id, for an `IdSet`."""
     return hashlib.blake2b(name.encode(), digest_size=ID_BYTES).digest()
 
 
 class IdSet:
-    """Ids, by their hashes. An id takes 25 to 50 bytes, however long it is; adding one takes constant time."""
+    """A set of ids, stored as hashes: 25 to 50 bytes per id, whatever its length. Adding one takes constant time."""
 
     def __init__(self, ids: Iterable[bytes] = ()) -> None:
-        """Takes what `id_hash` gives of each id."""
-        self._tables: list[_Table | None] = [None] * _TABLES  # made when first needed: many sets hold a few ids
+        """Start with the hashes (`id_hash`) of some ids."""
+        self._tables: list[_Table | None] = [None] * _TABLES  # created on first use: many sets hold few ids
         for digest in ids:
             self.add(digest)
 
@@ -35,7 +35,7 @@ class IdSet:
         return table is not None and table.place(*_HALVES.unpack(digest)) is None
 
     def add(self, digest: bytes) -> bool:
-        """Adds a hash; False where it was there already."""
+        """Add a hash; return False if the set has it already."""
         table = self._tables[digest[0]]
         if table is None:
             table = self._tables[digest[0]] = _Table()
@@ -43,7 +43,7 @@ class IdSet:
 
 
 class _Table:
-    """A hash table with open addressing; a slot is two 64-bit words, both zero while it is free."""
+    """A hash table with open addressing. A slot is two 64-bit words, both zero if it is free."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -51,7 +51,7 @@ class _Table:
         self._words = _zeros(_FIRST_SLOTS)
 
     def place(self, high: int, low: int) -> int | None:
-        """The word at which a hash that is not there would stand; None where it is there."""
+        """Return the index of the word where a new hash belongs; None if the table has the hash."""
         words, mask = self._words, self._mask
         slot = low & mask
         while True:

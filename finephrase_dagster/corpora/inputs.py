@@ -1,4 +1,4 @@
-"""The files that paths, folders and glob patterns name, here or in an object store, and whether they changed."""
+"""The files that paths, folders and glob patterns name, on this machine or in an object store, and their versions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from finephrase_dagster.study.file import StudyError
 JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 WARC = (".warc", ".warc.gz", ".wet", ".wet.gz")
 ENDINGS = (".parquet", *JSONL, *WARC)
-LISTED = 100  # files that a recipe lists; the hash of a longer list says as much, and a person reads neither
+LISTED = 100  # most files that a recipe lists; of a longer list it has the hash
 MAGIC = "*?["
-REMEMBERED = 60.0  # seconds for which a store's listing holds: a study asks for it once for every partition
+REMEMBERED = 60.0  # seconds for which the listing of a store is reused; it is needed once per partition
 _STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
 _listings: dict[str, tuple[float, list[InputFile]]] = {}
 
@@ -26,9 +26,8 @@ class InputFile(NamedTuple):
 
     Attributes:
         url: its path, or its URL in a store.
-        size: in bytes.
-        stamp: differs once the file has changed: the time of its last change in nanoseconds, or what the store
-            gives (an ETag, or the time).
+        size: the size in bytes.
+        stamp: changes when the file changes: the time of its last change in nanoseconds, or the store's ETag or time.
     """
 
     url: str
@@ -37,30 +36,32 @@ class InputFile(NamedTuple):
 
 
 def input_files(patterns: Iterable[str]) -> list[InputFile]:
-    """The files, sorted by path or URL, each once.
+    """Return the files that patterns name, sorted by path or URL, each once.
 
-    A folder stands for all files in it, however deep, whose endings are known (`ENDINGS`); hidden ones and those
-    that begin with an underscore are left out.
+    A folder stands for all files in it and its subfolders whose endings are known (`ENDINGS`), without hidden ones and
+    those that begin with an underscore.
 
     Raises:
-        StudyError: a pattern matches nothing or a file of another format, or its store cannot be read.
+        StudyError: a pattern matches nothing or a file of an unknown format, or its store cannot be read.
     """
     found: dict[str, InputFile] = {}
     for pattern in patterns:
-        files = _remembered(pattern) if "://" in pattern else list(_local(pattern))
+        files = _list_store(pattern) if "://" in pattern else list(_local(pattern))
         if not files:
             raise StudyError(
                 f"path {pattern}: no such file, and no folder that holds {', '.join(ENDINGS)}; correct the path"
             )
         for file in files:
             if not file.url.endswith(ENDINGS):
-                raise StudyError(f"path {file.url}: none of {', '.join(ENDINGS)}; convert the file, or leave it out")
+                raise StudyError(
+                    f"path {file.url}: none of {', '.join(ENDINGS)}; convert the file, or remove it from the paths"
+                )
             found[file.url] = file
     return sorted(found.values())
 
 
 def described(files: Sequence[InputFile]) -> Any:
-    """Files as a recipe has them: listed, or where they are many, summed up with a hash of the list."""
+    """Return files for a recipe: a list, or of many files their number, size and a hash of the list."""
     if len(files) <= LISTED:
         return [list(file) for file in files]
     return {"number": len(files), "bytes": sum(file.size for file in files), "list": fingerprint(files)}
@@ -72,17 +73,17 @@ def _local(pattern: str) -> Iterator[InputFile]:
     for match in map(Path, matches):
         inside = match.rglob("*") if match.is_dir() else [match]
         for path in inside:
-            if path.is_file() and (path == match or _counts(path.relative_to(match).parts)):
+            if path.is_file() and (path == match or _is_listed(path.relative_to(match).parts)):
                 status = path.stat()
                 yield InputFile(str(path), status.st_size, str(status.st_mtime_ns))
 
 
-def _counts(parts: tuple[str, ...]) -> bool:
-    """Whether a file of a folder is meant when the folder is named."""
+def _is_listed(parts: tuple[str, ...]) -> bool:
+    """Whether a file in a folder is meant if the folder is named."""
     return parts[-1].endswith(ENDINGS) and not any(part.startswith((".", "_")) for part in parts)
 
 
-def _remembered(pattern: str) -> list[InputFile]:
+def _list_store(pattern: str) -> list[InputFile]:
     now = time.monotonic()
     listed, files = _listings.get(pattern, (-REMEMBERED, []))
     if not files or now - listed >= REMEMBERED:
@@ -96,7 +97,7 @@ def _stored(pattern: str) -> Iterator[InputFile]:
 
     try:
         store, path = url_to_fs(pattern)
-        store.invalidate_cache()  # else what was listed before is listed for as long as the process lives
+        store.invalidate_cache()  # otherwise an earlier listing is returned for the lifetime of the process
         if any(character in path for character in MAGIC):
             matches: Mapping[str, Mapping[str, Any]] = store.glob(path, detail=True)
         elif store.exists(path):
@@ -109,14 +110,14 @@ def _stored(pattern: str) -> Iterator[InputFile]:
                 continue
             depth = len(name.rstrip("/")) + 1
             for inner, inner_facts in store.find(name, detail=True).items():
-                if _counts(tuple(inner[depth:].split("/"))):
+                if _is_listed(tuple(inner[depth:].split("/"))):
                     yield _of_store(store.unstrip_protocol(inner), inner_facts)
     except ImportError as error:
         raise StudyError(f"path {pattern}: {error}; install it, or copy the files to this machine") from error
-    except Exception as error:  # each store's library has errors of its own
+    except Exception as error:  # the libraries of object stores raise errors of their own
         raise StudyError(
-            f"path {pattern}: the store cannot be read ({error}); see that it answers, and that your credentials "
-            "stand in the environment and let you in"
+            f"path {pattern}: the store cannot be read ({error}); check that it answers and that the environment has "
+            "credentials that it accepts"
         ) from error
 
 

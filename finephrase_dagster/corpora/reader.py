@@ -1,4 +1,4 @@
-"""What a reader of a source can do: give its rows in a stable order, from any position on."""
+"""The interface of a source's reader: its rows in a stable order, starting at any position."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Any, Protocol
 from finephrase_dagster.corpora.document import Row
 
 Position = dict[str, Any]
-"""A place between two rows, as JSON; each reader has its own. An empty one is the beginning."""
+"""A place between two rows, as JSON; its fields are the reader's own. An empty one is the beginning."""
 
 
 class Reader(Protocol):
-    """Rows in a stable order."""
+    """Reads the rows of a source in a stable order."""
 
     @property
     def identity(self) -> str:
-        """Differs if the rows may: a position counts only in a source of the same identity.
+        """A text that changes whenever the rows may have changed; positions are valid for one identity only.
 
         Raises:
-            CorpusError, StudyError: what is to be read is not there.
+            CorpusError, StudyError: a file or dataset does not exist.
         """
 
     def position(self) -> Position:
-        """The place behind the row that `rows` gave last."""
+        """Return the position after the row that `rows` yielded last."""
 
     def rows(self, start: Position) -> Iterator[Row]:
-        """The rows from a position on; what lies behind it is not read again, or only in its file.
+        """Yield the rows from a position on. Of earlier rows, at most those of the same file are read again.
 
         Raises:
-            CorpusError: a row or the whole of it cannot be read.
+            CorpusError: the source cannot be read.
         """
 
 
 class ListedReader:
-    """Rows that are quick to make again; a position is their number."""
+    """Reads rows that are quick to make again; a position is the number of rows before it."""
 
     def __init__(self, make: Callable[[], Iterable[Row]], identity: str) -> None:
         self._make = make

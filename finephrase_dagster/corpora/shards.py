@@ -1,4 +1,4 @@
-"""A corpus on disk: numbered Parquet shards, written whole, each continued after by whoever is interrupted."""
+"""A corpus on disk: numbered Parquet shards. An interrupted run resumes after its last finished shard."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ import pyarrow.parquet as pq
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.corpora.document import CorpusError, Document, Row
 from finephrase_dagster.corpora.ids import IdSet, id_hash
-from finephrase_dagster.corpora.progress import Progress, Shard, Step
+from finephrase_dagster.corpora.journal import CorpusJournal, JournalEntry, Shard
 from finephrase_dagster.corpora.source import SourceReader
 from finephrase_dagster.corpora.tally import Tally
 
 SHARDS = "shard-*.parquet"
 ROW_GROUP = 1_000  # documents that are in memory at once, also for a reader of one column
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "text", "sha256", "source")])
-LAYOUT = 1  # of the journal and the shards; raised with a change of either
-SECONDS_A_MESSAGE = 60.0
+LAYOUT = 2  # of the journal and the shards; raise it when either changes
+SECONDS_PER_MESSAGE = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusFacts:
-    """What was written.
+    """A corpus that was written.
 
     Attributes:
-        tally: the figures.
-        tokens_basis: what the number of tokens says: the name of a column, or how it was estimated.
+        tally: its figures.
+        tokens_basis: where the number of tokens comes from: a column, or how it was estimated.
         shards: the files, in order.
     """
 
@@ -48,12 +48,12 @@ class CorpusFacts:
 
     @property
     def content(self) -> str:
-        """The identity of the documents, whatever their order and the shards' size."""
+        """The identity of the documents; it does not depend on their order or on the size of shards."""
         return self.tally.content
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What a manifest says of a corpus; `files` are the shards, each with rows, bytes and SHA-256."""
+        """The figures for a manifest; `files` lists the shards, each with rows, bytes and SHA-256."""
         tally = self.tally
         return {
             "rows": tally.rows,
@@ -71,56 +71,55 @@ class CorpusFacts:
 def write_corpus(
     reader: SourceReader, folder: Path, *, shard_documents: int, log: Callable[[str], None] = lambda message: None
 ) -> CorpusFacts:
-    """Writes `shard-00000.parquet` and so on, with columns id, text, sha256 and source.
+    """Write `shard-00000.parquet` and so on, with the columns id, text, sha256 and source.
 
-    Goes on after the last shard that an interrupted writer of the same rows finished here: what comes out is the
-    same, byte for byte, as if nobody had been interrupted.
+    Resumes after the last shard that an interrupted run over the same rows finished in the folder. The result is the
+    same, byte for byte, as that of an uninterrupted run.
 
     Args:
-        reader: what a source yields.
-        folder: an existing folder that nobody else writes.
-        shard_documents: documents a shard.
-        log: told now and then how far it has come.
+        reader: the source.
+        folder: an existing folder that no other process writes to.
+        shard_documents: documents per shard.
+        log: receives a message about the progress from time to time.
 
     Raises:
-        CorpusError: the source cannot be read as the study says, or holds no document.
-        OSError: the folder cannot be written; what is finished is kept.
+        CorpusError: the source cannot be read as the study describes it, or has no documents.
+        OSError: the folder cannot be written; finished shards are kept.
     """
     header = {"layout": LAYOUT, "shard_documents": shard_documents, "source": reader.identity}
-    progress = Progress(folder, header, log)
-    for path in set(folder.glob(SHARDS)) - {folder / shard.path for shard in progress.shards}:
+    journal = CorpusJournal(folder, header, log)
+    for path in set(folder.glob(SHARDS)) - {folder / shard.path for shard in journal.shards}:
         path.unlink()
     tally, position = Tally(), {}
-    if progress.last is not None:
-        tally, position = Tally.of(progress.last.tally), progress.last.position
-        log(f"source {reader.name}: goes on after {tally.rows:,} documents in {len(progress.shards):,} shards")
-    written = IdSet(map(id_hash, _ids(folder, progress.shards)))
+    if journal.last is not None:
+        tally, position = Tally.of(journal.last.tally), journal.last.position
+        log(f"source {reader.name}: resumes after {tally.rows:,} documents in {len(journal.shards):,} shards")
+    written = IdSet(map(id_hash, _ids(folder, journal.shards)))
     clock = _Clock(reader.name, tally, log)
     documents = _kept(reader.rows(position, written), clock)
     while first := list(islice(documents, min(ROW_GROUP, shard_documents))):
-        path = folder / f"shard-{len(progress.shards):05d}.parquet"
+        path = folder / f"shard-{len(journal.shards):05d}.parquet"
         shard = _write_shard(path, first, documents, shard_documents, tally)
         clock.tick()
-        progress.add(Step(shard=shard, position=reader.position(), tally=tally.saved()))
+        journal.add(JournalEntry(shard=shard, position=reader.position(), tally=tally.saved()))
     clock.tick()
     if not tally.rows:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(tally.dropped.items()))
         raise CorpusError(
-            f"source {reader.name}: holds no documents ({reasons or 'no rows at all'}); "
-            "correct its section in the study file"
+            f"source {reader.name}: has no documents ({reasons or 'no rows'}); correct its section in the study file"
         )
-    return CorpusFacts(tally=tally, tokens_basis=tally.basis(reader.token_column), shards=tuple(progress.shards))
+    return CorpusFacts(tally=tally, tokens_basis=tally.basis(reader.token_column), shards=tuple(journal.shards))
 
 
 def read_corpus(folder: Path) -> Iterator[Document]:
-    """The documents of a written corpus, in the order of its shards.
+    """Yield the documents of a written corpus, in the order of its shards.
 
     Raises:
         CorpusError: the folder has no shards.
     """
     shards = sorted(folder.glob(SHARDS))
     if not shards:
-        raise CorpusError(f"{folder}: no shards of a corpus; materialise the source first")
+        raise CorpusError(f"{folder}: has no shards of a corpus; materialize the source first")
     for shard in shards:
         with pq.ParquetFile(shard) as file:
             for batch in file.iter_batches(ROW_GROUP, columns=["id", "text", "source"]):
@@ -129,36 +128,34 @@ def read_corpus(folder: Path) -> Iterator[Document]:
 
 
 class _Clock:
-    """Adds the time that passes to a tally, and says now and then how far it has come."""
+    """Adds the time that passes to a tally, and logs the progress from time to time."""
 
     def __init__(self, name: str, tally: Tally, log: Callable[[str], None]) -> None:
         self._name, self.tally, self._log = name, tally, log
-        self._since = self._told = time.monotonic()
-        self._read = 0  # rows since it was told last
+        self._since = self._logged = time.monotonic()
+        self._read = 0  # rows since the last message
 
     def row(self) -> None:
-        """Counts a row that was read."""
+        """Count a row that was read."""
         self._read += 1
-        if self._read % ROW_GROUP == 0 and time.monotonic() - self._told >= SECONDS_A_MESSAGE:
-            self._tell()
+        if self._read % ROW_GROUP == 0 and time.monotonic() - self._logged >= SECONDS_PER_MESSAGE:
+            self._log_progress()
 
     def tick(self) -> None:
         now = time.monotonic()
         self.tally.seconds += now - self._since
         self._since = now
 
-    def _tell(self) -> None:
+    def _log_progress(self) -> None:
         now = time.monotonic()
         dropped = sum(self.tally.dropped.values())
-        speed = self._read / (now - self._told)
-        self._log(
-            f"source {self._name}: {self.tally.rows:,} documents, {dropped:,} rows dropped, {speed:,.0f} rows a second"
-        )
-        self._told, self._read = now, 0
+        speed = self._read / (now - self._logged)
+        self._log(f"source {self._name}: {self.tally.rows:,} documents, {dropped:,} rows dropped, {speed:,.0f} rows/s")
+        self._logged, self._read = now, 0
 
 
 class _HashedFile(io.RawIOBase):
-    """A file that is written from its beginning to its end, and hashed on the way."""
+    """A file that is hashed while it is written from beginning to end."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -195,7 +192,7 @@ def _kept(rows: Iterator[Row], clock: _Clock) -> Iterator[Document]:
 def _write_shard(
     path: Path, batch: list[Document], documents: Iterator[Document], shard_documents: int, tally: Tally
 ) -> Shard:
-    """Writes a shard, row group by row group: `batch`, and what follows it."""
+    """Write a shard, row group by row group: `batch`, then further documents."""
     rows = 0
     with atomic_write(path) as temporary, _HashedFile(temporary) as file:
         with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
@@ -217,10 +214,10 @@ def _table(documents: list[Document], digests: list[str]) -> pa.Table:
 
 
 def _ids(folder: Path, shards: list[Shard]) -> Iterator[str]:
-    """The ids of finished shards; their texts are not read.
+    """Yield the ids in finished shards, without reading their texts.
 
     Raises:
-        CorpusError: one is broken.
+        CorpusError: a shard is broken.
     """
     for shard in shards:
         try:
@@ -228,4 +225,4 @@ def _ids(folder: Path, shards: list[Shard]) -> Iterator[str]:
                 for batch in file.iter_batches(columns=["id"]):
                     yield from batch.column("id").to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise CorpusError(f"{folder / shard.path}: cannot be read ({error}); delete it, and run again") from error
+            raise CorpusError(f"{folder / shard.path}: cannot be read ({error}); delete it and run again") from error

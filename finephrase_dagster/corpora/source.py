@@ -1,7 +1,7 @@
-"""One source of a study as documents: the right reader, then the sample, unique ids, and the limit.
+"""One source of a study as documents: its reader, then the sample, unique ids, and the limit.
 
-A row goes through in this order: what the study's `keep` says of it, its text, the sample, whether its id was there
-before, the limit. The first that it fails is the reason for which it is counted.
+A row is checked in this order: the conditions of `keep`, its text, the sample, whether its id is new, the limit. The
+first check that it fails is the reason under which it is counted.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from finephrase_dagster.corpora.reader import Position, Reader
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.source import Sample, SourceSpec, TableSource
 
-_HASHES = 2**64  # of which a sample takes a share
+_HASHES = 2**64  # the number of hashes, of which a sample takes a share
 
 
 class SourceReader:
-    """A source of a study, with the limits that the study sets.
+    """A source of a study, with the sample and limit that the study sets.
 
     Attributes:
         name: the source's name in the study, for messages.
-        token_column: the column that says how many tokens a row has, if there is one.
+        token_column: the column with the number of tokens per row; None if there is none.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class SourceReader:
         ids_from_text: bool = False,
         token_column: str | None = None,
     ) -> None:
-        """Takes the rows of a reader.
+        """Wrap a reader.
 
         Args:
-            reader: where they come from.
-            name: see above.
-            sample: the share of the documents that counts.
-            limit: documents at most.
-            ids_from_text: whether an id that is there again means a text that is there again.
-            token_column: see above.
+            reader: the rows.
+            name: the source's name in the study.
+            sample: the share of the documents to keep; default: all.
+            limit: the most documents; default: no limit.
+            ids_from_text: whether ids are hashes of texts, so that a repeated id is a repeated text.
+            token_column: the column with the number of tokens per row.
         """
         self.name = name
         self.token_column = token_column
@@ -57,27 +57,27 @@ class SourceReader:
 
     @property
     def identity(self) -> str:
-        """See `Reader`.
+        """The identity of the reader; see `Reader`.
 
         Raises:
-            CorpusError: what is to be read is not there.
+            CorpusError: a file or dataset does not exist.
         """
         with _named(self.name):
             return self._reader.identity
 
     def position(self) -> Position:
-        """The place behind the row that `rows` gave last."""
+        """Return the position after the row that `rows` yielded last."""
         return self._reader.position()
 
     def rows(self, start: Position | None = None, before: IdSet | None = None) -> Iterator[Row]:
-        """The rows from a position on.
+        """Yield the rows from a position on.
 
         Args:
             start: a position; default: the beginning.
-            before: the ids of the documents that lie behind it; those that follow are added.
+            before: the ids of all documents before it; further ids are added to this set.
 
         Raises:
-            CorpusError: the source cannot be read as the study says, or two rows have one id.
+            CorpusError: the source cannot be read as the study describes it, or two rows have the same id.
         """
         kept = IdSet() if before is None else before
         documents = len(kept)
@@ -103,26 +103,26 @@ class SourceReader:
                 yield row
 
     def _unique(self, rows: Iterable[Row], before: IdSet) -> Iterator[Row]:
-        """Refuses a second document of an id; where the id is the text's hash, drops the repetition."""
+        """Refuse a repeated id; if ids are hashes of texts, drop the repeated text instead."""
         for row in rows:
             if not isinstance(row, Document) or before.add(id_hash(row.id)):
                 yield row
             elif self._ids_from_text:
                 yield Dropped(source=row.source, reason="repeated text")
             else:
-                raise CorpusError(f"{row.source}: the id {row.id!r} stands twice; make ids unique")
+                raise CorpusError(f"{row.source}: the id {row.id!r} appears twice; make ids unique")
 
 
 def read_source(source: SourceSpec, name: str, *, requirements: Path) -> SourceReader:
-    """A source of a study, to be read in its stable order.
+    """Open a source of a study.
 
     Args:
-        source: what to read; its limit counts documents that are kept.
-        name: the source's name in the study, for messages.
-        requirements: the list of `name==version` lines that `package_readmes` reads.
+        source: the source.
+        name: its name in the study, for messages.
+        requirements: the list of `name==version` lines that the embedded corpus `package_readmes` is read from.
 
     Raises:
-        CorpusError: there is no such source.
+        CorpusError: a file or dataset does not exist.
     """
     with _named(name):
         reader: Reader = source.reader(requirements=requirements)
@@ -139,13 +139,13 @@ def read_source(source: SourceSpec, name: str, *, requirements: Path) -> SourceR
 
 
 def _drawn(seed: int, name: str) -> int:
-    """The number of an id in a draw, uniform below `_HASHES`."""
+    """Return a number for an id that is uniformly distributed below `_HASHES`."""
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest())
 
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Puts the source's name before what its reader says."""
+    """Put the name of the source in front of its reader's errors."""
     try:
         yield
     except (CorpusError, StudyError) as error:

@@ -1,4 +1,4 @@
-"""What a corpus holds, added up row by row; as JSON at any time, and continued from that."""
+"""The figures of a corpus, added up row by row. They can be saved as JSON at any time and continued from it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from finephrase_dagster.corpora.document import Document
 
-BYTES_A_TOKEN = 4  # of UTF-8, where a source does not count its tokens
-ESTIMATE = f"estimate: UTF-8 bytes / {BYTES_A_TOKEN}"
+BYTES_PER_TOKEN = 4  # of UTF-8, for a source that does not count its tokens
+ESTIMATE = f"estimate: UTF-8 bytes / {BYTES_PER_TOKEN}"
 _CONTENTS = 2**256
 
 
@@ -19,16 +19,16 @@ class Tally:
     """The figures of the documents so far.
 
     Attributes:
-        rows: documents.
-        characters: of all texts together.
-        bytes: of all texts in UTF-8.
-        counted_tokens: of the documents whose source counts them.
-        uncounted: documents whose source does not.
-        uncounted_bytes: of their texts.
-        dropped: rows that were read and not kept, by reason.
-        content_sum: the sum of the documents' hashes, in hex: the same in any order.
-        order: a chain of these hashes, in hex.
-        seconds: that the writing took, interruptions left out.
+        rows: the number of documents.
+        characters: the characters of all texts.
+        bytes: the UTF-8 bytes of all texts.
+        counted_tokens: the tokens of documents whose source counts them.
+        uncounted: the number of documents whose source does not count tokens.
+        uncounted_bytes: the UTF-8 bytes of their texts.
+        dropped: the number of dropped rows, by reason.
+        content_sum: the sum of the documents' hashes, in hex; it does not depend on their order.
+        order: a chain of these hashes, in hex; it depends on their order.
+        seconds: the time spent writing, without interruptions.
     """
 
     rows: int = 0
@@ -44,7 +44,7 @@ class Tally:
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> Tally:
-        """Continues from what `saved` gave."""
+        """Continue from saved figures."""
         return cls(**saved)
 
     def saved(self) -> dict[str, Any]:
@@ -54,14 +54,14 @@ class Tally:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
     def add(self, documents: Sequence[Document]) -> list[str]:
-        """Adds documents in their order; gives the SHA-256 of each text, in hex."""
+        """Add documents in their order, and return the SHA-256 of each text in hex."""
         content, order = int(self.content_sum, 16), bytes.fromhex(self.order)
         digests = []
         for document in documents:
             text = document.text.encode()
             digest = hashlib.sha256(text)
             digests.append(digest.hexdigest())
-            # The text's hash has one length: where the id ends is certain.
+            # All hashes have the same length, so it is unambiguous where the id ends.
             row = hashlib.sha256(document.id.encode() + digest.digest()).digest()
             content += int.from_bytes(row)
             order = hashlib.sha256(order + row).digest()
@@ -78,16 +78,16 @@ class Tally:
 
     @property
     def content(self) -> str:
-        """The identity of the documents, whatever their order and the shards' size."""
+        """The identity of the documents; it does not depend on their order or on the size of shards."""
         return hashlib.sha256(int(self.content_sum, 16).to_bytes(32) + self.rows.to_bytes(8)).hexdigest()
 
     @property
     def tokens(self) -> int:
-        """As the source counts them, and estimated where it does not."""
-        return self.counted_tokens + self.uncounted_bytes // BYTES_A_TOKEN
+        """The number of tokens: counted by the source, or estimated where it does not count."""
+        return self.counted_tokens + self.uncounted_bytes // BYTES_PER_TOKEN
 
     def basis(self, token_column: str | None) -> str:
-        """What `tokens` says: the column they come from, or how they were estimated."""
+        """Return where `tokens` comes from: a column, or how it was estimated."""
         if token_column is None or self.uncounted == self.rows:
             return ESTIMATE
         rest = f", and for {self.uncounted} documents without: {ESTIMATE}" if self.uncounted else ""

@@ -1,7 +1,7 @@
-"""Tokenizers in Hugging Face format, loaded without what only models need.
+"""Tokenizers in Hugging Face format, loaded without the libraries that only models need.
 
-`AutoTokenizer` imports PyTorch and with it most of transformers, to find the class of a tokenizer: 8 s of every
-process that does no more than count tokens. Where the files name the plain class, nothing has to be found.
+`AutoTokenizer` imports PyTorch and most of transformers to find the class of a tokenizer, which takes 8 s. If the
+files name the plain class, it need not be found.
 """
 
 from __future__ import annotations
@@ -15,40 +15,43 @@ if TYPE_CHECKING:
 
 PLAIN = {"PreTrainedTokenizerFast", "TokenizersBackend"}
 PLAIN_MODELS = {"llama", None}
-"""Model types of which `AutoTokenizer` believes what the tokenizer says of its class; None: no model stands there."""
+"""Model types for which `AutoTokenizer` uses the class that the tokenizer names; None: the folder has no model."""
 
 
-def read_tokenizer(place: Path | str) -> PreTrainedTokenizerBase:
-    """What `AutoTokenizer` gives of a folder, or of a name in the hub's cache; never runs code from there.
+def read_tokenizer(location: Path | str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that `AutoTokenizer` would load, without running code that comes with it.
+
+    Args:
+        location: a folder, or the name of a model in the hub's cache.
 
     Raises:
-        OSError, ValueError: there is none, or it cannot be read.
+        OSError, ValueError: there is no tokenizer, or it cannot be read.
     """
-    folder = Path(place)
+    folder = Path(location)
     if _is_plain(folder):
         from transformers import PreTrainedTokenizerFast
 
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     from transformers import AutoTokenizer
 
-    found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        place, trust_remote_code=False, local_files_only=folder.is_dir()
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        location, trust_remote_code=False, local_files_only=folder.is_dir()
     )
-    return found
+    return tokenizer
 
 
 def _is_plain(folder: Path) -> bool:
-    said = _json(folder / "tokenizer_config.json")
-    if not (folder / "tokenizer.json").is_file() or said.get("tokenizer_class") not in PLAIN or "auto_map" in said:
+    config = _json(folder / "tokenizer_config.json")
+    if not (folder / "tokenizer.json").is_file() or config.get("tokenizer_class") not in PLAIN or "auto_map" in config:
         return False
     return _json(folder / "config.json").get("model_type") in PLAIN_MODELS
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """The object in a file; empty if there is none."""
+    """Return the JSON object in a file; an empty one if the file does not exist."""
     if not file.is_file():
         return {}
-    said = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(said, dict):
-        raise ValueError(f"{file} holds no JSON object")
-    return said
+    value = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} has no JSON object")
+    return value

@@ -1,8 +1,9 @@
-"""The records of a WARC file as rows: a page's text and the record's headers, by their names, are the columns.
+"""WARC files: the columns of a row are the text of a page and the headers of its record.
 
-`conversion` records (WET) hold text as it is; of `response` records that hold a page, the main text is extracted.
-Records of other types are no rows. Nothing here depends on time or on the pages before: DataTrove's extractor, which
-gives a page up after a second and leaves out what it has seen in others, would not give the same rows again.
+The text of `conversion` records (WET) is used as it is; from `response` records with an HTML page, the main text is
+extracted. Other records are no rows. Rows depend neither on time nor on earlier pages, so that they are the same in
+every run. DataTrove's extractor gives up on a page after a second and omits what other pages have too, so it is not
+used here.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _PROTOCOLS = ["HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/2", "HTTP/3"]
 _TYPES = ("conversion", "response")
 _HEADERS = ("WARC-", "Content-")
 
-logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # what it has to say of a page is counted as a reason
+logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # rows without text are counted
 
 
 def warc_rows(file: BinaryIO, columns: Columns, where: str, start: int) -> Iterator[Row]:
-    """The rows behind the first `start`, which are read and not extracted.
+    """Yield the rows after the first `start` ones, whose text is not extracted.
 
     Raises:
-        CorpusError: the file is cut off or no WARC file, a column can be none of a record's, or a row has text but
+        CorpusError: the file is cut off or not a WARC file, a column cannot exist in a record, or a row has text but
             no id.
     """
     from warcio.archiveiterator import ArchiveIterator
@@ -40,10 +41,10 @@ def warc_rows(file: BinaryIO, columns: Columns, where: str, start: int) -> Itera
         if name != "text" and not name.startswith(_HEADERS):
             raise missing_column(where, name, ["text", "the headers of its records, such as WARC-Record-ID"])
     records = number = 0
-    # Arrow says when a compressed file was cut off; warcio takes what there is for the whole.
+    # Arrow notices when a compressed file is cut off; warcio does not.
     stream: Any = io.BufferedReader(pa.CompressedInputStream(file, "gzip")) if where.endswith(".gz") else file
     try:
-        # HTTP headers are parsed here: a response with broken ones would else end the whole file.
+        # HTTP headers are parsed below, so that a response with broken ones does not end the file.
         for record in ArchiveIterator(stream, no_record_parse=True):
             block = record.raw_stream.read() if record.length is not None else b""
             if str(len(block)) != record.rec_headers.get_header("Content-Length"):
@@ -55,7 +56,7 @@ def warc_rows(file: BinaryIO, columns: Columns, where: str, start: int) -> Itera
             if number > start:
                 yield _row(record, block, columns, where, number)
         if not records:
-            raise CorpusError(f"{where}: holds no record; replace the file")
+            raise CorpusError(f"{where}: has no record; replace the file")
     except ArchiveLoadFailed as error:
         flaw = str(error).strip().splitlines()[0]
         raise CorpusError(f"{where}: cannot be read ({flaw}); replace the file") from error
@@ -69,16 +70,16 @@ def _row(record: Any, block: bytes, columns: Columns, where: str, number: int) -
         response = _response(record, block)
         status = (response.http_headers and response.http_headers.get_statuscode()) or ""
         if not status.startswith("2"):
-            return Dropped(source=page, reason="no successful response")
+            return Dropped(source=page, reason="response is not successful")
         declared = response.http_headers.get_header("Content-Type") or ""
         if (headers.get("WARC-Identified-Payload-Type") or declared.split(";")[0].strip().lower()) not in PAGES:
-            return Dropped(source=page, reason="no HTML page")
+            return Dropped(source=page, reason="not an HTML page")
         text = _main_text(response.content_stream().read())
     return columns.row({**headers, "text": text}, page, number)
 
 
 def _response(record: Any, block: bytes) -> Any:
-    """The record with its HTTP headers apart from its content, if it has any."""
+    """Return the record with its HTTP headers separated from its content."""
     from warcio.recordloader import ArcWarcRecord
     from warcio.statusandheaders import StatusAndHeadersParser, StatusAndHeadersParserException
 
@@ -95,5 +96,5 @@ def _main_text(page: bytes) -> str | None:
 
     try:
         return extract(page, favor_precision=True, include_comments=False, deduplicate=False)
-    except Exception:  # its parsers have many ways to fail on a broken page
+    except Exception:  # its parsers fail on broken pages in many ways
         return None

@@ -1,8 +1,8 @@
-"""The turns of a prompt's template, and where the document stands in them.
+"""The turns of a prompt's template, and where the document is in them.
 
-A template is one user turn, or a conversation: worked examples, say, before the document. A turn of a
-conversation begins with a line `[[USER]]` or `[[ASSISTANT]]`; turns alternate, and the user has the first
-and the last of them. The placeholder `[[DOCUMENT]]` stands once in all of it, in a user turn.
+A template is one user turn, or a conversation, for example with worked examples before the document. Each turn of a
+conversation begins with a line `[[USER]]` or `[[ASSISTANT]]`. Turns alternate; the first and the last are the user's.
+The template contains the placeholder `[[DOCUMENT]]` once, in a user turn.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _ROLES: dict[str, Role] = {"[[USER]]": "user", "[[ASSISTANT]]": "assistant"}
 
 
 class TemplateError(FinephraseError, ValueError, exit_status=2):
-    """A template is wrong; the message names the remedy.
+    """A template is wrong; the message says what to do.
 
     Attributes:
-        line: the line of the template, counted from 1.
+        line: the line of the template, from 1.
     """
 
     def __init__(self, line: int, message: str) -> None:
@@ -36,18 +36,18 @@ class TemplateError(FinephraseError, ValueError, exit_status=2):
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says."""
+    """One message of a conversation."""
 
     role: Role
     text: str
 
 
 def parse_turns(template: str) -> tuple[Turn, ...]:
-    """The turns of a template, the user's first and last.
+    """Return the turns of a template.
 
     Raises:
-        TemplateError: not exactly one placeholder, or one in an assistant's turn; an empty turn; turns that do
-            not alternate; a marker that does not stand alone on its line.
+        TemplateError: there is not exactly one placeholder, or it is in an assistant's turn; a turn is empty; turns do
+            not alternate; a marker is not alone on its line.
     """
     _check_placeholder(template)
     lines = template.split("\n")
@@ -56,7 +56,7 @@ def parse_turns(template: str) -> tuple[Turn, ...]:
         return (Turn("user", template),)
     stray = next((number for number, line in enumerate(lines[: starts[0] - 1], 1) if line.strip()), None)
     if stray is not None:
-        raise TemplateError(stray, "text stands before the first turn; put a line [[USER]] above it")
+        raise TemplateError(stray, "there is text before the first turn; put a line [[USER]] above it")
     turns: list[Turn] = []
     for start, end in zip(starts, [*starts[1:], len(lines) + 1], strict=True):
         turn = Turn(_ROLES[lines[start - 1].strip()], "\n".join(lines[start : end - 1]).strip())
@@ -64,47 +64,47 @@ def parse_turns(template: str) -> tuple[Turn, ...]:
         if turn.role != expected:
             raise TemplateError(
                 start,
-                f"a turn [[{turn.role.upper()}]] stands where [[{expected.upper()}]] has its turn; turns alternate, "
+                f"a turn [[{turn.role.upper()}]] follows where [[{expected.upper()}]] is expected; turns alternate, "
                 "beginning with [[USER]]",
             )
         if not turn.text:
-            raise TemplateError(start, f"the turn [[{turn.role.upper()}]] is empty; write what is said, or remove it")
+            raise TemplateError(start, f"the turn [[{turn.role.upper()}]] is empty; write its text, or remove it")
         if turn.role == "assistant" and PLACEHOLDER in turn.text:
             place = next(number for number in range(start, end) if PLACEHOLDER in lines[number - 1])
-            raise TemplateError(place, f"{PLACEHOLDER} stands in an assistant's turn; move it to one of the user's")
+            raise TemplateError(place, f"{PLACEHOLDER} is in an assistant's turn; move it to a turn of the user")
         turns.append(turn)
     if turns[-1].role != "user":
         raise TemplateError(
-            starts[-1], "the last turn is the assistant's, which the model is to write; end with a turn [[USER]]"
+            starts[-1], "the last turn is the assistant's, but the model writes that turn; end with a turn [[USER]]"
         )
     return tuple(turns)
 
 
 def positions(turns: tuple[Turn, ...]) -> tuple[Position, ...]:
-    """Where the document stands: `first`, `last`, both where it is all there is, else `inside`."""
-    found: list[Position] = []
+    """Return where the document is: `first`, `last`, both if there is nothing else, or `inside`."""
+    places: list[Position] = []
     if turns[0].text.lstrip().startswith(PLACEHOLDER):
-        found.append("first")
+        places.append("first")
     if turns[-1].text.rstrip().endswith(PLACEHOLDER):
-        found.append("last")
-    return tuple(found) or ("inside",)
+        places.append("last")
+    return tuple(places) or ("inside",)
 
 
 def _check_placeholder(template: str) -> None:
     places = [template.count("\n", 0, match.start()) + 1 for match in re.finditer(re.escape(PLACEHOLDER), template)]
     if len(places) != 1:
         line = places[1] if places else 1
-        raise TemplateError(line, f"{PLACEHOLDER} stands {len(places)} times in the template; write it once")
+        raise TemplateError(line, f"the template contains {PLACEHOLDER} {len(places)} times; write it once")
 
 
 def _is_marker(line: str, number: int) -> bool:
-    """Whether a turn begins here; a marker that is nearly one is refused rather than sent as text."""
+    """Return whether a turn begins here; refuse a marker that is almost one, which would be sent as text."""
     match = _MARKER.fullmatch(line)
     if match is None:
         return False
     if match["role"].lower() == "system":
-        raise TemplateError(number, "a system message is no turn; write it as the field 'system' of the front matter")
+        raise TemplateError(number, "write a system message as the field 'system' of the front matter")
     if line.strip() not in _ROLES:
         marker = f"[[{match['role'].upper()}]]"
-        raise TemplateError(number, f"a turn begins with {marker} alone on its line, in capitals; write it so")
+        raise TemplateError(number, f"write {marker} in capitals and alone on its line")
     return True

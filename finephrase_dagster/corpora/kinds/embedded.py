@@ -1,7 +1,7 @@
-"""Real text that every installation carries: package descriptions and the language reference.
+"""Embedded corpora: real text of every installation, the descriptions of packages and Python's language reference.
 
-A distribution is read only if the committed list names it at the version that is installed, so that
-whatever else gets installed leaves the corpus as it was. Nothing is downloaded here.
+Only distributions on the committed list are read, at the versions listed there, so that installing another package
+does not change the corpus. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, 
 from finephrase_dagster.corpora.reader import ListedReader, Reader
 from finephrase_dagster.study.source import SourceSpec
 
-SHORTEST = 200  # characters; below it a description is a pointer to a web page, not a text
+SHORTEST = 200  # characters; shorter descriptions only point to a web page
 
 
 class EmbeddedSource(SourceSpec):
-    """Real text that every installation carries; nothing is downloaded."""
+    """Real text that every installation has; nothing is downloaded."""
 
     kind: Literal["embedded"]
     corpus: Literal["package_readmes", "language_reference"]
 
     @property
     def label(self) -> str:
-        return "text that every installation carries"
+        return "text that every installation has"
 
     def identity(self, *, requirements: Path) -> dict[str, Any]:
         listed = {"list": sha256_file(requirements)} if self.corpus == "package_readmes" else {}
@@ -41,12 +41,12 @@ class EmbeddedSource(SourceSpec):
 
 
 def listed_distributions(requirements: Path) -> dict[str, str]:
-    """The versions on a list of `name==version` lines, by normalised name, sorted.
+    """Return the versions on a list of `name==version` lines by normalised name, sorted.
 
-    Comments, options and lines whose environment marker does not hold are passed over.
+    Comments, options and lines for other environments are ignored.
 
     Raises:
-        CorpusError: there is no such file, it lists nothing, or a line has no exact version.
+        CorpusError: the file does not exist or lists nothing, or a line has no exact version.
     """
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
@@ -78,10 +78,10 @@ def listed_distributions(requirements: Path) -> dict[str, str]:
 
 
 def read_package_readmes(requirements: Path) -> Iterator[Document | Dropped]:
-    """The long descriptions of the listed distributions, by name.
+    """Yield the long descriptions of the listed distributions, sorted by name.
 
     Raises:
-        CorpusError: a listed distribution is not installed, or not at the listed version.
+        CorpusError: a listed distribution is not installed, or its version is not the listed one.
     """
     from packaging.version import Version
 
@@ -90,16 +90,16 @@ def read_package_readmes(requirements: Path) -> Iterator[Document | Dropped]:
             fields = metadata.metadata(name)
         except metadata.PackageNotFoundError as error:
             raise CorpusError(
-                f"package_readmes: {name}=={version} is on {requirements} and not installed; run `make`"
+                f"package_readmes: {name}=={version} is listed in {requirements} but not installed; run `make`"
             ) from error
-        # A build for one machine carries a local label ("2.13.0+cpu"); the list names the release.
+        # A build for one kind of machine has a local label ("2.13.0+cpu"); the list has the release.
         found, listed = Version(fields["Version"]), Version(version)
         if listed not in (found, Version(found.public)):
             raise CorpusError(
                 f"package_readmes: {name} is installed at {found}, not at {version} "
                 f"as {requirements} lists it; run `make`"
             )
-        # Asked for what is not there, one of the libraries that may read this answers None, another raises.
+        # If a field is missing, one library that may read this returns None and another raises.
         described = "Description" in fields
         text = fields["Description"].strip() if described else ""
         flaw = text_flaw(text)
@@ -113,7 +113,7 @@ def read_package_readmes(requirements: Path) -> Iterator[Document | Dropped]:
 
 
 def read_language_reference() -> Iterator[Document | Dropped]:
-    """The topics of Python's language reference, by name."""
+    """Yield the topics of Python's language reference, sorted by name."""
     from pydoc_data.topics import topics
 
     for topic, text in sorted(topics.items()):

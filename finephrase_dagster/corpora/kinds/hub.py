@@ -1,4 +1,4 @@
-"""The rows of a hub dataset, streamed by `datasets`; a local folder of the same layout stands in for one."""
+"""Hub datasets, streamed by `datasets`, and local folders of the same layout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finephrase_dagster.corpora.reader import Position, Reader
 from finephrase_dagster.corpora.table import check_schema, top_columns
 from finephrase_dagster.study.source import TableSource, Text
 
-BATCH = 1_000  # rows that are in memory at once
+BATCH = 1_000  # rows in memory at once
 
 
 class HubSource(TableSource):
@@ -52,14 +52,14 @@ class HubSource(TableSource):
 
 
 class HubReader:
-    """A dataset's split, file by file; a position is a file's place among them and the rows of it that were read.
+    """Reads the files of a split in order; a position is the index of a file and the number of its rows that were read.
 
-    The state that the library keeps of a stream would do, but for this: a stream that goes on near the beginning of
-    a file reads the whole file before it again.
+    The library's own state of a stream is not used: a stream that resumes near the beginning of a file reads the
+    complete file before it again.
     """
 
     def __init__(self, source: HubSource) -> None:
-        """Describes it; nothing is opened yet."""
+        """Describe the dataset; nothing is opened yet."""
         self._source = source
         self._columns = Columns(source)
         self._where = f"{source.dataset}@{source.revision}"
@@ -67,7 +67,7 @@ class HubReader:
 
     @property
     def identity(self) -> str:
-        """That of the files: on the hub a revision such as `main` may have become another."""
+        """The identity of the files: a revision such as `main` may have moved since."""
         files = self._builder.config.data_files or {}
         return fingerprint([[str(split), list(urls), urls.origin_metadata] for split, urls in sorted(files.items())])
 
@@ -76,22 +76,22 @@ class HubReader:
 
     def rows(self, start: Position) -> Iterator[Row]:
         self._file, self._row = start.get("file", 0), start.get("row", 0)
-        stream, behind = self._stream(), self._row
+        stream, skipped = self._stream(), self._row
         try:
-            for place in range(self._file, stream.num_shards):
-                self._file, self._row = place, behind
+            for index in range(self._file, stream.num_shards):
+                self._file, self._row = index, skipped
                 number = 0
-                for table in stream.shard(num_shards=stream.num_shards, index=place).iter(BATCH):
+                for table in stream.shard(num_shards=stream.num_shards, index=index).iter(BATCH):
                     check_schema(table.schema, self._columns.names, self._where)
-                    left = table.slice(max(behind - number, 0))
+                    unread = table.slice(max(skipped - number, 0))
                     number += len(table)
-                    for row in table_rows(left, self._row + 1):
+                    for row in table_rows(unread, self._row + 1):
                         self._row += 1
                         yield self._columns.row(row.values or {}, self._where, row.number)
-                behind = 0
+                skipped = 0
         except CorpusError:
             raise
-        except Exception as error:  # the stream broke off, in one of many ways
+        except Exception as error:  # a stream can break in many ways
             raise CorpusError(
                 f"dataset {self._where}: broke off after row {self._row} of file {self._file + 1} "
                 f"({_first_line(error)}); run again"
@@ -102,13 +102,13 @@ class HubReader:
         return self._opened(lambda: self._load())
 
     def _stream(self) -> Any:
-        """The split as Arrow tables, of the needed columns alone where the format keeps columns apart."""
+        """Return the split as Arrow tables, with the needed columns only if the format can read them separately."""
         split = self._source.split
         stream = self._opened(lambda: self._builder.as_streaming_dataset(split=split))
         if stream.features is not None:
             check_schema(stream.features.arrow_schema, self._columns.names, self._where)
         if hasattr(self._builder.config, "columns") and stream.features is not None:
-            # The batch size is the library's first row group by default, which may be empty.
+            # By default the library's batch size is that of the first row group, which may be empty.
             wanted = {"columns": top_columns(self._columns.names, stream.features), "batch_size": BATCH}
             stream = self._opened(lambda: self._load(**wanted).as_streaming_dataset(split=split))
         return stream.with_format("arrow")
@@ -122,10 +122,10 @@ class HubReader:
         return load_dataset_builder(source.dataset, source.subset, revision=source.revision, **options)
 
     def _opened(self, attempt: Any) -> Any:
-        """What an attempt to open gives.
+        """Return the result of an attempt to open the dataset.
 
         Raises:
-            CorpusError: it failed, with the next step.
+            CorpusError: the attempt failed; the message has the next step.
         """
         try:
             return attempt()
