@@ -153,6 +153,6 @@ def test_study_files_are_read_by_a_safe_loader() -> None:
     "url", ["http://u:sesame@127.0.0.1:8000", "https://sesame@host/v1", "http://u:se/same@host", "u:sesame@host"]
 )
 def test_an_endpoint_with_a_password_is_refused_without_repeating_it(url: str) -> None:
-    with pytest.raises(ValueError, match="holds a user or a password; write http://HOST:PORT") as refused:
+    with pytest.raises(ValueError, match=r".*user or a password.*write http://HOST:PORT") as refused:
         Server(url)
     assert "same" not in str(refused.value)
