@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.markdown import markdown_table
+from finephrase_dagster.study.fields import hub_reference
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.spec import Cell
 
@@ -15,8 +16,8 @@ HUB = "https://huggingface.co"
 
 def hub_model(generator: Generator) -> str | None:
     """Return the hub page of a generator's model; None if the model is not from the hub."""
-    name, _, revision = generator.model.partition("@")
-    return f"{HUB}/{name}" if revision and not name.startswith(("/", ".")) else None
+    reference = hub_reference(generator.model)
+    return f"{HUB}/{reference.repository}" if reference else None
 
 
 def of_prompts(lineage: Lineage) -> str:
@@ -91,10 +92,8 @@ def of_cell(lineage: Lineage, cell: Cell) -> str:
 
 
 def _label(generator: Generator) -> str:
-    page = hub_model(generator)
-    if page:
-        name, _, revision = generator.model.partition("@")
-        return f"[{name}]({page}) at `{revision[:10]}`"
+    if reference := hub_reference(generator.model):
+        return f"[{reference.repository}]({hub_model(generator)}) at `{reference.revision[:10]}`"
     return "trained here" if generator.trained_here else f"`{generator.model}`"
 
 

@@ -34,7 +34,7 @@ from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_sampling
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.component import Component
-from finephrase_dagster.study.fields import EMBEDDED
+from finephrase_dagster.study.fields import EMBEDDED, hub_reference
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.spec import Cell, Evaluation, Study
@@ -89,7 +89,7 @@ class Lineage:
                 "context": spec.context,
                 "texts": {source: self._rows_in_order(source) for source in spec.embedded.sources},
             }
-        elif not self._on_hub(spec.model):
+        elif hub_reference(spec.model) is None:
             folder = Path(spec.model)
             recipe["files"] = [
                 [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(folder.glob("*"))
@@ -129,7 +129,7 @@ class Lineage:
         if spec.trained_here:
             recipe["vocabulary"] = spec.vocabulary
             recipe["texts"] = {source: self._rows_in_order(source) for source in spec.sources}
-        elif not self._on_hub(spec.model):
+        elif hub_reference(spec.model) is None:
             files = sorted(Path(spec.model).glob("*token*.json"))
             recipe["files"] = [[file.name, sha256_file(file)] for file in files]
         return self._artifact(ItemKey(kind=TOKENIZER), recipe)
@@ -271,10 +271,6 @@ class Lineage:
         """Return a hash of the corpus's rows in order. Tokens, and models trained on them, depend on row order."""
         corpus = self.source(source)
         return fingerprint([corpus.version, corpus.manifest().get("order")])[:SHORT]
-
-    @staticmethod
-    def _on_hub(model: str) -> bool:
-        return "@" in model and not model.startswith(("/", "."))
 
     @property
     def _items(self) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 from finephrase_dagster.artifacts.fingerprint import fingerprint, sha256_file
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.study.fields import hub_reference
 
 CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
@@ -57,13 +58,12 @@ def resolve_model(reference: str, output: Path) -> ModelFacts:
     Raises:
         ModelError: no such folder or revision, no network, or the files are not a complete model.
     """
-    if reference.startswith(("/", ".")):
+    hub = hub_reference(reference)
+    if hub is None:
         return _facts(reference, Path(reference), commit=None)
-    repository, _, revision = reference.partition("@")
-    if not revision:
+    if not hub.revision:
         raise ModelError(f"model {reference}: no revision; write {reference}@<commit>")
-    commit = _snapshot(repository, revision, output)
-    return _facts(reference, output, commit=commit)
+    return _facts(reference, output, commit=_snapshot(hub.repository, hub.revision, output))
 
 
 def _snapshot(repository: str, revision: str, output: Path) -> str:

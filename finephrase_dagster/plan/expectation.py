@@ -18,6 +18,7 @@ from finephrase_dagster.corpora.kinds.embedded import EmbeddedSource
 from finephrase_dagster.plan.measured import Measured, Rate, number
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.study.component import Component
+from finephrase_dagster.study.fields import hub_reference
 from finephrase_dagster.study.file import StudyError, read_registry
 from finephrase_dagster.study.generator import Throughput
 from finephrase_dagster.study.source import SourceSpec, TableSource
@@ -116,13 +117,12 @@ class Expectations:
     @staticmethod
     def _of_same_model(model: str) -> Throughput | None:
         """Return the registry's throughput of a model, whatever its revision."""
-        wanted = model.partition("@")[0]
-        entries = [
-            entry
-            for entry in read_registry("generators").values()
-            if str(entry.get("model", "")).partition("@")[0] == wanted and "throughput" in entry
-        ]
-        return Throughput.model_validate(entries[0]["throughput"]) if entries else None
+        wanted = hub_reference(model)
+        for entry in read_registry("generators").values():
+            known = hub_reference(str(entry.get("model", "")))
+            if wanted and known and known.repository == wanted.repository and "throughput" in entry:
+                return Throughput.model_validate(entry["throughput"])
+        return None
 
     @staticmethod
     def _of_nearest(parameters: float) -> tuple[Rate | None, str]:

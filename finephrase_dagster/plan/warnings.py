@@ -11,6 +11,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.kinds.hub import HubSource
 from finephrase_dagster.plan.expectation import Expectations
 from finephrase_dagster.plan.published import Published
+from finephrase_dagster.study.fields import EMBEDDED, hub_reference
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.spec import Study
 from finephrase_dagster.study.student import MANY_EPOCHS
@@ -108,8 +109,9 @@ def _early_stop_warnings(study: Study, published: Published) -> Iterator[str]:
 
 
 def _is_moving(generator: Generator) -> bool:
-    return generator.model.rpartition("@")[2] in BRANCHES
+    reference = hub_reference(generator.model)
+    return reference is not None and reference.revision in BRANCHES
 
 
 def _is_missing_folder(model: str) -> bool:
-    return model.startswith(("/", ".")) and not Path(model).is_dir()
+    return model != EMBEDDED and hub_reference(model) is None and not Path(model).is_dir()

@@ -106,6 +106,21 @@ ModelReference = Annotated[str, AfterValidator(_check_model_reference)]
 """`embedded`, a folder that begins with `/` or `.`, or `<owner>/<name>@<revision>` on the hub."""
 
 
+class HubReference(NamedTuple):
+    """A repository of the Hugging Face hub at a revision, written `<owner>/<name>@<revision>`."""
+
+    repository: str
+    revision: str
+
+
+def hub_reference(model: str) -> HubReference | None:
+    """Return the hub repository that a model reference names; None for `embedded` and for a folder."""
+    if model == EMBEDDED or model.startswith(("/", ".")):
+        return None
+    repository, _, revision = model.partition("@")
+    return HubReference(repository, revision)
+
+
 def check_heads(hidden: int, heads: int) -> None:
     """Raise ValueError unless rotary positions can turn pairs of each head's dimensions."""
     if hidden % heads or (hidden // heads) % 2:
