@@ -1,9 +1,9 @@
-"""A backfill of 200 partitions through Dagster's daemon: how long it takes, and what of it is our own.
+"""Measure a backfill of 200 partitions through Dagster's daemon, and the share of this project's code.
 
-A study of 200 prompts over a few documents is made on the fly; its completions come from the instant server, so that
-nothing but the pipeline is measured. The daemon runs as its users run it, with `dagster_home/dagster.yaml`. The time
-is from asking for the backfill to its end: it waits for the daemon's next look (every 30 s) twice. Our own part is
-what the step took beyond that of a peer of as many partitions, which logs an event for each and does nothing else.
+The study has 200 prompts over a few documents; its completions come from a server that answers at once, so that only the
+pipeline is measured. The daemon runs with the usual `dagster_home/dagster.yaml`. The time is from the request for the
+backfill to its end; it includes waiting twice for the daemon, which looks for work every 30 s. The share of this
+project's code is the step's time minus that of an asset with as many partitions that only logs one event for each.
 
     python benchmarks/backfill.py [--partitions 200] [--documents 4]
 """
@@ -54,7 +54,7 @@ Restate the text above in the way number {number}.
 
 
 def main() -> None:
-    """Prints the figures as one JSON object on the last line."""
+    """Print the figures as one JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--partitions", type=int, default=200)
     parser.add_argument("--documents", type=int, default=4)
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def write_study(root: Path, partitions: int, documents: int) -> list[str]:
-    """Writes prompts, documents, a model and the study; returns the names of the prompts."""
+    """Write prompts, documents, a model and the study; return the names of the prompts."""
     (root / "prompts").mkdir()
     names = [f"way_{number}" for number in range(partitions)]
     for number, name in enumerate(names):
@@ -113,7 +113,7 @@ def write_study(root: Path, partitions: int, documents: int) -> list[str]:
 
 
 def make_inputs() -> None:
-    """Makes corpus and model, which the backfill does not measure."""
+    """Materialize corpus and model, which are not measured."""
     import backfill_location
 
     defs, lineage = backfill_location.defs, backfill_location.lineage
@@ -127,7 +127,7 @@ def make_inputs() -> None:
 
 @contextmanager
 def daemon(root: Path, instance: dg.DagsterInstance) -> Iterator[None]:
-    """Dagster's daemon on the code location; it is ready when its first sensor has observed the prompts."""
+    """Run Dagster's daemon on the code location; it is ready once its first sensor has observed the prompts."""
     command = [str(Path(sys.executable).with_name("dagster-daemon")), "run"]
     command += ["-f", str(Path(__file__).with_name("backfill_location.py"))]
     with (root / "daemon.log").open("wb") as log:
@@ -145,7 +145,7 @@ def daemon(root: Path, instance: dg.DagsterInstance) -> Iterator[None]:
 
 
 def backfill(instance: dg.DagsterInstance, key: dg.AssetKey, names: list[str]) -> dict[str, float]:
-    """Asks for a backfill of all partitions in one run, as the web UI does, and waits for its end."""
+    """Request a backfill of all partitions in one run, as the web UI does, and wait for its end."""
     import backfill_location
 
     graph = backfill_location.defs.resolve_asset_graph()

@@ -1,16 +1,16 @@
-"""The web pages over 1,000 materialised partitions: how long the server takes, and how long until a browser shows them.
+"""Measure the web UI with 1,000 materialized partitions: the server's answers, and the time until a browser shows them.
 
-A study of 125 cells of eight prompts; every partition of every cell, and of its audit and tokens, is reported as
-materialised, with metadata of the size that a real one has. Then `dagster dev` serves it and Chromium opens
+The study has 125 cells with eight prompts each. Every partition of the cells, their audits and their tokens is recorded
+as materialized, with metadata of realistic size. Then `dagster dev` serves the study and Chromium opens
 
-    lineage      the graph, its groups shown
+    lineage      the graph with its groups
     catalogue    the list of all assets
-    partitions   a cell's partitions, materialised
-    partition    one of them with its metadata
+    partitions   the partitions of a cell
+    partition    one partition with its metadata
 
-Each figure is the median of the rounds. `*_answers_seconds` is the slowest answer that the server gave to the page's
-queries, from request to last byte; `*_first_answers_seconds` is that of the first visit, when the browser has kept
-nothing; `*_shown_seconds` is from the opening of the address to the words on the page, Dagster's program loaded anew.
+Each figure is the median over the rounds. `*_answers_seconds` is the slowest answer to a query of the page, from request
+to last byte; `*_first_answers_seconds` is the same at the first visit, with an empty browser cache; `*_shown_seconds` is
+the time from opening the address to the text on the page, including the loading of Dagster's program.
 
     python benchmarks/pages.py [--cells 125] [--rounds 5]
 """
@@ -51,7 +51,7 @@ PREVIEW = "**a document**\n\n" + "some words of a real row, as long as they usua
 
 
 def main() -> None:
-    """Prints the figures as one JSON object on the last line."""
+    """Print the figures as one JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=125)
     parser.add_argument("--rounds", type=int, default=5)
@@ -59,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as name:
         root = Path(name)
         lineage = study_of(root, arguments.cells)
-        events = materialise(root, lineage)
+        events = materialize(root, lineage)
         port = free_port()
         server = serve(root, lineage.paths, port)
         try:
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def study_of(root: Path, cells: int) -> Lineage:
-    """The demo, with as many generators on its first source as there shall be cells."""
+    """Return the demo with one generator per cell on its first source."""
     fields = yaml.safe_load((REPOSITORY / "studies" / "demo.yaml").read_text(encoding="utf-8"))
     generator = fields["generators"]["rephraser"]
     names = [f"generator_{number}" for number in range(cells)]
@@ -86,8 +86,8 @@ def study_of(root: Path, cells: int) -> Lineage:
     return read_lineage(Paths(data=root / "data", study=study))
 
 
-def materialise(root: Path, lineage: Lineage) -> int:
-    """Reports every partition of every cell, audit and tokens; returns how many events these are."""
+def materialize(root: Path, lineage: Lineage) -> int:
+    """Record every partition of all cells, audits and tokens as materialized; return the number of events."""
     home = root / "dagster_home"
     home.mkdir()
     shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
@@ -118,7 +118,7 @@ def free_port() -> int:
 
 
 def serve(root: Path, paths: Paths, port: int) -> subprocess.Popen[bytes]:
-    """Dagster's web server with its daemon, as `finephrase ui` starts it; returns when it answers."""
+    """Start Dagster's web server with its daemon as `finephrase ui` does; return when it answers."""
     workspace = ["-w", str(REPOSITORY / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
     with (root / "server.log").open("wb") as log:
         server = subprocess.Popen(
@@ -147,7 +147,7 @@ def serve(root: Path, paths: Paths, port: int) -> subprocess.Popen[bytes]:
 
 
 def look(base: str, lineage: Lineage, rounds: int) -> dict[str, float]:
-    """Opens each page once and then `rounds` times; medians of these."""
+    """Open each page once, and then `rounds` times; return the medians of the rounds."""
     key = "/".join(asset_key(DATASET, lineage.study.cells[-1]).path)
     last = PROMPTS[-1]
     addresses = {
@@ -173,7 +173,7 @@ def look(base: str, lineage: Lineage, rounds: int) -> dict[str, float]:
 
 
 def opened(page: Page, address: str, selector: str) -> tuple[float, float]:
-    """Seconds until an element can be seen, and those of the slowest answer to a query until then."""
+    """Return the seconds until an element is visible, and those of the slowest answer to a query until then."""
     answers: list[Response] = []
 
     def note(response: Response) -> None:
