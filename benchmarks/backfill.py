@@ -1,8 +1,8 @@
 """Measure a backfill of 200 partitions through Dagster's daemon, and the share of this project's code.
 
-The study has 200 prompts over a few documents; its completions come from a server that answers at once, so that only the
-pipeline is measured. The daemon runs with the usual `dagster_home/dagster.yaml`. The time is from the request for the
-backfill to its end; it includes waiting twice for the daemon, which looks for work every 30 s. The share of this
+The study has 200 prompts over a few documents; its completions come from a server that answers at once, so that only
+the pipeline is measured. The daemon runs with the usual `dagster_home/dagster.yaml`. The time is from the request for
+the backfill to its end; it includes waiting twice for the daemon, which looks for work every 30 s. The share of this
 project's code is the step's time minus that of an asset with as many partitions that only logs one event for each.
 
     python benchmarks/backfill.py [--partitions 200] [--documents 4]

@@ -8,9 +8,10 @@ as materialized, with metadata of realistic size. Then `dagster dev` serves the 
     partitions   the partitions of a cell
     partition    one partition with its metadata
 
-Each figure is the median over the rounds. `*_answers_seconds` is the slowest answer to a query of the page, from request
-to last byte; `*_first_answers_seconds` is the same at the first visit, with an empty browser cache; `*_shown_seconds` is
-the time from opening the address to the text on the page, including the loading of Dagster's program.
+Each figure is the median over the rounds. `*_answers_seconds` is the slowest answer to a query of the page, from
+request to last byte; `*_first_answers_seconds` is the same at the first visit, with an empty browser cache;
+`*_shown_seconds` is the time from opening the address to the text on the page, including the loading of Dagster's
+program.
 
     python benchmarks/pages.py [--cells 125] [--rounds 5]
 """
