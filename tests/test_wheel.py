@@ -88,6 +88,16 @@ def test_the_command_rephrases_against_an_endpoint_from_any_folder(
     assert [line for line in done.stderr.splitlines() if not OWN_LINE.match(line)] == []
 
 
+def test_the_python_api_rephrases_audits_and_reads_scores(programs: Path, tmp_path: Path, server: LocalServer) -> None:
+    cell = f"""
+import finephrase_dagster as fp
+fp.rephrase_documents(["Ice floats."], prompt="faq", output="out", endpoint="{server.url}", model="tiny")
+print(fp.read_dataset("out/faq").rows[0]["text"], fp.audit_dataset("out/faq").rows, fp.read_scores().num_rows)
+"""
+    done = run(programs / "python", "-c", cell, folder=tmp_path)
+    assert (done.stdout.strip(), done.stderr) == ("Some words. 1 0", "")
+
+
 def test_the_command_reads_the_shipped_studies_from_any_folder(programs: Path, tmp_path: Path) -> None:
     done = run(programs / "finephrase", "plan", "--study", "studies/finephrase.yaml", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
