@@ -28,6 +28,8 @@ from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.orchestration.partitions import TEMPLATE
 from finephrase_dagster.study.prompt import Prompt
 
+NO_VERSION = "NULL"
+"""What Dagster records of an input that was never materialized."""
 LINE = 90
 """The longest line, in characters, that a page shows completely."""
 
@@ -146,12 +148,18 @@ def _observed(instance: dg.DagsterInstance, prompts: Iterable[str]) -> dict[tupl
     for record in records:
         version = extract_data_version_from_entry(record.event_log_entry)
         assert record.partition_key is not None
-        versions[TEMPLATE, record.partition_key] = version.value if version else "NULL", str(record.storage_id)
+        versions[TEMPLATE, record.partition_key] = version.value if version else NO_VERSION, str(record.storage_id)
     return versions
 
 
-def _version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str) -> tuple[str, str]:
+def recorded_version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> str | None:
+    """Return the current data version of a partition; None if Dagster has none."""
+    version, _ = _version(instance, key, partition)
+    return None if version == NO_VERSION else version
+
+
+def _version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> tuple[str, str]:
     """Return the current data version of an upstream partition, and the id of the event that recorded it."""
     record = instance.get_latest_data_version_record(key, key == TEMPLATE, partition)
     version = extract_data_version_from_entry(record.event_log_entry) if record else None
-    return (version.value if version else "NULL"), (str(record.storage_id) if record else "NULL")
+    return (version.value if version else NO_VERSION), (str(record.storage_id) if record else NO_VERSION)

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import dagster as dg
-from dagster._core.definitions.data_version import extract_data_version_from_entry
 
 from finephrase_dagster.artifacts.graph import Item, items, state
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processes import is_running, this_process
 from finephrase_dagster.orchestration.automation.observer import changed_prompts
 from finephrase_dagster.orchestration.automation.runs import UNFINISHED, Partitions, range_tags
+from finephrase_dagster.orchestration.events import recorded_version
 from finephrase_dagster.orchestration.jobs import job_of
 from finephrase_dagster.orchestration.launcher import PROCESS_TAG
 from finephrase_dagster.orchestration.retries import NO_SPACE, ONCE_TAG
@@ -117,10 +117,7 @@ def _is_due(item: Item, instance: dg.DagsterInstance, outcome: Outcome, log: Cal
 
 
 def _is_recorded(item: Item, instance: dg.DagsterInstance) -> bool:
-    key = dg.AssetKey(item.key.path)
-    record = instance.get_latest_data_version_record(key, False, item.partition)
-    version = extract_data_version_from_entry(record.event_log_entry) if record else None
-    return version is not None and version.value == item.artifact().version
+    return recorded_version(instance, dg.AssetKey(item.key.path), item.partition) == item.artifact().version
 
 
 def _run(

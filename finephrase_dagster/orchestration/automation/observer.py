@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dagster as dg
-from dagster._core.definitions.data_version import extract_data_version_from_entry
 
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.orchestration.events import observed
+from finephrase_dagster.orchestration.events import observed, recorded_version
 from finephrase_dagster.orchestration.partitions import TEMPLATE
 from finephrase_dagster.study.prompt import PromptError, read_prompts
 
@@ -17,9 +16,7 @@ def changed_prompts(lineage: Lineage, instance: dg.DagsterInstance) -> list[dg.A
     """Return an observation for every prompt file that differs from its last observation."""
     observations = []
     for name, prompt in read_prompts(lineage.paths.prompts, lineage.study.prompts).items():
-        record = instance.get_latest_data_version_record(TEMPLATE, True, name)
-        seen = extract_data_version_from_entry(record.event_log_entry) if record else None
-        if seen is None or seen.value != prompt.digest:
+        if recorded_version(instance, TEMPLATE, name) != prompt.digest:
             observations.append(observed(prompt, lineage.paths.prompts / f"{name}.md"))
     return observations
 
