@@ -32,7 +32,7 @@ STUDENT = Student(
 
 
 def write_weights(checkpoint: Path, model: LlamaForCausalLM, *, tensor: int) -> None:
-    """Writes a model as nanotron does: a file a parameter and part, joined projections cut piece by piece."""
+    """Write a model as nanotron does: one file per parameter and part, with joined projections."""
     state = model.state_dict()
     folder = checkpoint / "model"
     _write(
@@ -68,7 +68,7 @@ def write_weights(checkpoint: Path, model: LlamaForCausalLM, *, tensor: int) -> 
 
 
 def write_states(checkpoint: Path, *, step: int, tensor: int) -> None:
-    """Writes what stands in a checkpoint beside the weights."""
+    """Write the files of a checkpoint other than the weights."""
     for kind in ("optimizer", "lr_scheduler"):
         (checkpoint / kind).mkdir(parents=True, exist_ok=True)
         for rank in range(tensor):
@@ -84,7 +84,7 @@ def _write_whole(folder: Path, module: str, weight: torch.Tensor) -> None:
 
 
 def _write(folder: Path, module: str, pieces: list[torch.Tensor], tensor: int, *, dimension: int = 0) -> None:
-    """Each part holds its share of each piece; the metadata say from where in the whole."""
+    """Write one file per part, with its share of each piece; the metadata have the position in the parameter."""
     whole = torch.cat(pieces, dimension)
     path = folder.joinpath(*module.split("."))
     path.mkdir(parents=True, exist_ok=True)
@@ -127,12 +127,12 @@ class Stand:
         )
 
     def behave(self, **behaviour: Any) -> None:
-        """What the next run does; see `nanotron_torchrun.py`."""
+        """Set what the next run does; see `nanotron_torchrun.py`."""
         (self.root / "source" / "behaviour.json").write_text(json.dumps(behaviour))
 
 
 def build_stand(root: Path, model: LlamaForCausalLM) -> Stand:
-    """Makes the environment; its runs save this model, whatever they are trained on."""
+    """Write the environment; its runs save this model, whatever they are trained on."""
     for folder in ("bin", "source/template"):
         (root / folder).mkdir(parents=True)
     script = Path(__file__).with_name("nanotron_torchrun.py")

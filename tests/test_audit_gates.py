@@ -40,7 +40,7 @@ def write_dataset(
     parts: int = 2,
     **overrides: Any,
 ) -> Path:
-    """A dataset as `rephrase` leaves it; `overrides` replace fields of its manifest."""
+    """Write a dataset as `rephrase` does; `overrides` replace fields of its manifest."""
     rows = [
         {
             "id": f"d{index}",
@@ -62,10 +62,10 @@ def write_dataset(
         )  # fmt: skip
         pq.write_table(table, path)
         files.append({"path": path.name, "rows": len(table), "sha256": sha256_file(path)})
-    lost = [{"id": f"r{i}", "status": status, "reason": why} for i, (status, why) in enumerate(rejected)]
-    pq.write_table(pa.Table.from_pylist(lost, schema=REJECTED), folder / "__meta__" / "rejected.parquet")
+    rejected_rows = [{"id": f"r{i}", "status": status, "reason": why} for i, (status, why) in enumerate(rejected)]
+    pq.write_table(pa.Table.from_pylist(rejected_rows, schema=REJECTED), folder / "__meta__" / "rejected.parquet")
     count = {name: sum(status == name for status, _ in rejected) for name in ("skipped", "failed")}
-    manifest = {"rows_in": len(rows) + len(lost), "completed": len(rows), **count, "files": files} | overrides
+    manifest = {"rows_in": len(rows) + len(rejected_rows), "completed": len(rows), **count, "files": files} | overrides
     (folder / "__meta__" / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -137,7 +137,7 @@ def test_a_common_opening_fails_and_is_quoted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"rows_in": 12}, "rows_in 12 is not the sum of completed 10, skipped 1 and failed 0"),
         ({"completed": 9, "rows_in": 10}, "the data files hold 10 rows, the manifest lists 9 completed"),
@@ -146,12 +146,12 @@ def test_a_common_opening_fails_and_is_quoted(tmp_path: Path) -> None:
     ],
 )
 def test_a_manifest_that_does_not_add_up_fails_the_accounting(
-    tmp_path: Path, overrides: dict[str, Any], said: str
+    tmp_path: Path, overrides: dict[str, Any], message: str
 ) -> None:
     texts = [faq(i) for i in range(10)]
     audited = audited_faq(write_dataset(tmp_path, texts, rejected=[("skipped", "empty")], **overrides))
     assert "accounting" in failed(audited)
-    assert said in gate(audited, "accounting").detail
+    assert message in gate(audited, "accounting").detail
 
 
 def test_files_that_differ_from_the_manifest_fail_the_accounting(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The comparison: matched mix-ins, repetition, and noise from seeds."""
+"""The comparison of mixtures: comparable rows, repetition, and noise from seeds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def row(mixture: str, macro: float | None, *, seeds: int = 1, sd: float | None =
 
 
 def mixture(epochs: float = 1.0, tokens: int = 1000, **weights: float) -> dict[str, Any]:
-    """Parts by weight; a synthetic one is written with two underscores for its slash."""
+    """Return a mixture's manifest; two underscores in a name stand for the slash of a synthetic component."""
     parts = [
         {"name": name.replace("__", "/"), "weight": weight, "epochs": epochs if "__" in name else 0.5}
         for name, weight in weights.items()
@@ -45,7 +45,7 @@ CORPORA = {"web"}
 
 def test_mixtures_with_equal_original_parts_and_budgets_are_comparable() -> None:
     rows = compared([row(name, 0.1) for name in MIXTURES], MIXTURES, CORPORA)
-    assert {found["mixture"]: found["comparable"] for found in rows} == {
+    assert {annotated["mixture"]: annotated["comparable"] for annotated in rows} == {
         "faq": 2,
         "table": 2,
         "more_table": 1,
@@ -57,12 +57,12 @@ def test_mixtures_with_equal_original_parts_and_budgets_are_comparable() -> None
 
 def test_runs_of_other_students_or_variants_are_not_comparable() -> None:
     rows = [row("faq", 0.1), row("table", 0.1, student="large"), row("table", 0.1, decay_from="web")]
-    assert [found["comparable"] for found in compared(rows, MIXTURES, CORPORA)] == [1, 1, 1]
+    assert [annotated["comparable"] for annotated in compared(rows, MIXTURES, CORPORA)] == [1, 1, 1]
 
 
 def test_rows_show_how_often_the_data_was_repeated() -> None:
-    (found,) = compared([row("table", 0.1)], MIXTURES, CORPORA)
-    assert found["epochs"] == 5.2
+    (annotated,) = compared([row("table", 0.1)], MIXTURES, CORPORA)
+    assert annotated["epochs"] == 5.2
 
 
 def test_a_difference_that_seeds_alone_explain_is_noise() -> None:
@@ -82,9 +82,9 @@ def test_the_pooled_noise_of_a_student_applies_to_its_mixtures_with_one_seed() -
 
 
 def test_without_a_second_seed_the_noise_is_unknown() -> None:
-    found = compared([row("faq", 0.2), row("table", 0.1), row("web", None)], MIXTURES, CORPORA)
-    assert {one["within_noise"] for one in found} == {None}
-    assert found[2]["behind"] is None
+    annotated = compared([row("faq", 0.2), row("table", 0.1), row("web", None)], MIXTURES, CORPORA)
+    assert {one["within_noise"] for one in annotated} == {None}
+    assert annotated[2]["behind"] is None
 
 
 @given(st.lists(st.tuples(st.integers(2, 9), st.floats(0, 1)), min_size=1, max_size=5))

@@ -1,4 +1,4 @@
-"""Looking early: rank correlations with the final scores, and what stopping by early ones costs."""
+"""Intermediate scores: rank correlations with the final scores, and what stopping early by them costs."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_without_intermediate_scores_there_is_no_report() -> None:
 @given(st.lists(st.tuples(scores, scores), min_size=3, max_size=30))
 def test_a_rank_correlation_lies_between_minus_one_and_one_and_is_symmetric(pairs: list[tuple[float, float]]) -> None:
     first, second = [a for a, _ in pairs], [b for _, b in pairs]
-    found = spearman(first, second)
-    if found is not None:
-        assert -1 - 1e-9 <= found <= 1 + 1e-9
-        assert spearman(second, first) == pytest.approx(found)
+    correlation = spearman(first, second)
+    if correlation is not None:
+        assert -1 - 1e-9 <= correlation <= 1 + 1e-9
+        assert spearman(second, first) == pytest.approx(correlation)
 
 
 def test_equal_scores_share_their_rank() -> None:

@@ -19,7 +19,7 @@ SEQUENCE = 16
 
 
 def token_set(folder: Path, tokens: int, first: int = 0) -> Path:
-    """A folder in the tokeniser's format with the tokens first, first + 1, ... as one document."""
+    """Write a folder in the tokeniser's format with the tokens first, first + 1, ... as one document."""
     folder.mkdir(parents=True)
     (first + np.arange(tokens)).astype("<u2").tofile(folder / "00000.ds")
     np.array([tokens], "<u8").tofile(folder / "00000.ds.index")

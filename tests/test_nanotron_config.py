@@ -1,4 +1,4 @@
-"""nanotron's YAML: the published figures, sizes that do not divide, and the schema that stands in for its loader."""
+"""nanotron's YAML file: the published figures, sizes that do not divide, and the schema that replaces its loader."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ELSEWHERE = Path("/opt/nanotron")
 
 
 def published(hidden: int, ffn: int) -> Student:
-    """A student of the published study."""
+    """Return a student of the published study."""
     return Student(
         layers=28,
         hidden=hidden,
@@ -85,10 +85,10 @@ def test_each_preset_has_its_published_shape_and_batch_and_passes_the_schema(nam
     hidden, ffn, tensor, micro, parameters = PRESETS[name]
     assert published(hidden, ffn).parameters(128_256) == parameters
     path = write_config(tmp_path, plan(published(hidden, ffn), micro_batch=micro), cluster(tensor=tensor))
-    found = yaml.safe_load(path.read_text())
-    check(found)
-    assert found == preset(name)
-    shape, tokens, parallelism = found["model"]["model_config"], found["tokens"], found["parallelism"]
+    content = yaml.safe_load(path.read_text())
+    check(content)
+    assert content == preset(name)
+    shape, tokens, parallelism = content["model"]["model_config"], content["tokens"], content["parallelism"]
     assert (shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]) == (hidden, ffn, 28)
     assert (shape["attention_bias"], shape["tie_word_embeddings"], shape["_use_doc_masking"]) == (False, True, True)
     assert (parallelism["tp"], parallelism["dp"]) == (tensor, 64 // tensor)
@@ -117,9 +117,9 @@ def test_schedule_and_optimizer_are_those_of_the_study() -> None:
 def test_seeds_weights_and_document_masking_arrive() -> None:
     unmasked = published(1024, 3072).model_copy(update={"document_masking": False})
     assert not config(plan(unmasked, micro_batch=4), cluster())["model"]["model_config"]["_use_doc_masking"]
-    found = preset("1.7b")
-    stage = found["data_stages"][0]["data"]
-    assert (found["general"]["seed"], stage["seed"]) == (7, 3)
+    content = preset("1.7b")
+    stage = content["data_stages"][0]["data"]
+    assert (content["general"]["seed"], stage["seed"]) == (7, 3)
     assert stage["dataset"]["dataset_folder"] == ["data/s3/web", "data/s3/small__web/table"]
     assert stage["dataset"]["dataset_weights"] == [0.3, 0.7]
 
@@ -135,8 +135,8 @@ def test_a_schedule_without_warmup_and_decay_never_reaches_the_rate_that_nanotro
     ("every", "end", "interval", "final"), [(500, 10_000, 500, False), (500, 9_100, 500, True), (None, 40, 40, False)]
 )
 def test_the_last_step_is_saved_exactly_once(every: int | None, end: int, interval: int, final: bool) -> None:
-    found = config(plan(published(1024, 3072), end=end, checkpoint_steps=every, micro_batch=4), cluster())
-    checkpoints = found["checkpoints"]
+    content = config(plan(published(1024, 3072), end=end, checkpoint_steps=every, micro_batch=4), cluster())
+    checkpoints = content["checkpoints"]
     assert (checkpoints["checkpoint_interval"], checkpoints["save_final_state"]) == (interval, final)
 
 
@@ -251,8 +251,8 @@ def test_a_decay_on_other_data_is_a_second_stage_and_needs_a_checkpoint_to_resum
     first = DataStage(name="mixture", start=1, weights={"web": 1.0}, seed=3)
     second = DataStage(name="decay", start=9001, weights={"table": 1.0}, seed=3)
     stages = (first, second)
-    found = config(plan(published(1024, 3072), stages=stages, micro_batch=4, resume="/pre_decay/state"), cluster())
-    check(found)
-    assert [stage["start_training_step"] for stage in found["data_stages"]] == [1, 9001]
+    content = config(plan(published(1024, 3072), stages=stages, micro_batch=4, resume="/pre_decay/state"), cluster())
+    check(content)
+    assert [stage["start_training_step"] for stage in content["data_stages"]] == [1, 9001]
     with pytest.raises(ValueError, match="resume_checkpoint_path"):
         check(config(plan(published(1024, 3072), stages=stages, micro_batch=4), cluster()))

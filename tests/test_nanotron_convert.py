@@ -1,4 +1,4 @@
-"""nanotron's checkpoints: when one counts, and the way back into Hugging Face format."""
+"""nanotron's checkpoints: when one is complete, and their conversion into Hugging Face format."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def test_a_converted_checkpoint_gives_the_logits_of_the_model(
 def test_shapes_written_under_numpy_2_are_understood(model: LlamaForCausalLM, tokenizer: Path, tmp_path: Path) -> None:
     written = checkpoint(tmp_path, model)
     file = next(written.glob("model/model/decoder/0/pp_block/attn/qkv_proj/*"))
-    said = {
+    metadata = {
         "version": "1.5",
         "local_global_slices_pairs": "0,64,None|None,None,None#0,64,None|None,None,None",
         "unsharded_shape": "(np.int64(64), 32)",
     }
-    save_file(load_file(file), file, metadata=said)
+    save_file(load_file(file), file, metadata=metadata)
     convert(written, tmp_path / "model", job=job(tokenizer))
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     assert torch.equal(again.model.layers[0].self_attn.v_proj.weight, model.model.layers[0].self_attn.v_proj.weight)
@@ -115,8 +115,8 @@ def test_weights_that_are_not_numbers_are_refused(model: LlamaForCausalLM, token
     tensor = load_file(file)["data"]
     tensor[3, 3] = torch.nan
     pairs = "None,None,None|None,None,None#None,None,None|0,32,None"
-    said = {"version": "1.5", "local_global_slices_pairs": pairs, "unsharded_shape": "(32, 32)"}
-    save_file({"data": tensor}, file, metadata=said)
+    metadata = {"version": "1.5", "local_global_slices_pairs": pairs, "unsharded_shape": "(32, 32)"}
+    save_file({"data": tensor}, file, metadata=metadata)
     with pytest.raises(TrainingError, match="o_proj"):
         convert(written, tmp_path / "model", job=job(tokenizer))
 
@@ -149,9 +149,9 @@ def test_the_latest_complete_checkpoint_is_resumed_and_torn_ones_are_renamed(
     (tmp_path / "100" / "model_config.json").unlink()
     (tmp_path / "latest.txt").write_text("100")
     messages: list[str] = []
-    found = latest(tmp_path, messages)
-    assert found is not None
-    assert (found.step, found.folder.name) == (40, "40")
+    checkpoint_found = latest(tmp_path, messages)
+    assert checkpoint_found is not None
+    assert (checkpoint_found.step, checkpoint_found.folder.name) == (40, "40")
     assert messages == [
         "the checkpoint of step 100 is incomplete; it was renamed to torn-0-100",
         "resumes from the checkpoint of step 40",

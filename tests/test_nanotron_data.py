@@ -21,7 +21,7 @@ SEQUENCE = 9
 
 
 def write_tokens(folder: Path, sizes: list[int], *, dtype: str = "<u2") -> Path:
-    """Token files of these sizes, one document each."""
+    """Write token files of these sizes, with one document each."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, size in enumerate(sizes):
         np.arange(size).astype(dtype).tofile(folder / f"{number:05d}.ds")
@@ -32,7 +32,7 @@ def write_tokens(folder: Path, sizes: list[int], *, dtype: str = "<u2") -> Path:
 
 
 def link(root: Path, folder: Path, *, sequences: int, before: int = 0, seed: int = 1) -> list[Path]:
-    """Links one component's files and gives what the links point at, in the order of their names."""
+    """Link one component's files and return the targets of the links, in the order of their names."""
     link_data(
         root / "linked",
         components={"web": folder},
@@ -56,13 +56,13 @@ def test_the_links_suffice_and_the_repetitions_of_two_files_differ_by_one_at_mos
 ) -> None:
     root = tmp_path_factory.mktemp("data")
     folder = write_tokens(root / "tokens", sizes)
-    found = link(root, folder, sequences=sequences, before=before)
-    held = sum(path.stat().st_size // 2 // (SEQUENCE + 1) for path in found)
+    linked = link(root, folder, sequences=sequences, before=before)
+    held = sum(path.stat().st_size // 2 // (SEQUENCE + 1) for path in linked)
     assert held > sequences + before
-    assert len(set(Counter(found).values())) == 1
-    assert all(path.stat().st_size // 2 > SEQUENCE for path in found)
+    assert len(set(Counter(linked).values())) == 1
+    assert all(path.stat().st_size // 2 > SEQUENCE for path in linked)
     longer = link(root, folder, sequences=sequences + 20, before=before)
-    assert longer[: len(found)] == found
+    assert longer[: len(linked)] == linked
 
 
 def test_the_seed_orders_the_files_of_each_epoch(tmp_path: Path) -> None:

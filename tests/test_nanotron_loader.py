@@ -1,4 +1,4 @@
-"""The YAML before nanotron's own loader.
+"""The YAML file read by nanotron's own loader.
 
 Collected only where NANOTRON_SRC names a checkout of its main branch. The loader runs in an environment of its own:
 NANOTRON_PYTHON, else `.venv/bin/python` in the checkout. No GPU is needed, for what insists on one is stubbed.
@@ -100,7 +100,7 @@ print(json.dumps({"sequences": len(data), "lengths": lengths, "told": data.get_c
 
 
 def in_nanotron(source: str, code: str, *arguments: str, cwd: Path) -> Any:
-    """What a script in nanotron's environment prints last, as JSON."""
+    """Run a script in nanotron's environment and return its last line, read as JSON."""
     python = os.environ.get("NANOTRON_PYTHON") or str(Path(source) / ".venv" / "bin" / "python")
     told = subprocess.run(
         [python, "-c", STUBS + code, source, *arguments],
@@ -115,7 +115,7 @@ def in_nanotron(source: str, code: str, *arguments: str, cwd: Path) -> Any:
 
 
 def contained(part: Any, whole: Any) -> bool:
-    """Whether all that we wrote was read as we wrote it; nanotron adds its defaults."""
+    """Return whether nanotron read every written value unchanged; it adds its own defaults."""
     if isinstance(part, dict):
         return all(contained(value, whole[name]) for name, value in part.items())
     if isinstance(part, list):

@@ -1,4 +1,4 @@
-"""nanotron's log lines and the loss curve that is made of them."""
+"""nanotron's log lines and the loss curve that is computed from them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def step(number: int, loss: float, rate: float = 1e-3) -> StepRecord:
 
 
 def test_a_line_tells_step_loss_rate_speed_and_utilisation() -> None:
-    found = read_step(LINE)
-    assert found == StepRecord(step=1200, loss=2.87, next_rate=5e-4, tokens_per_second=1.91e6, tflops=396.0)
-    assert found.utilisation(989) == pytest.approx(0.4004, abs=1e-4)
-    assert read_step(f"[default0]:{LINE}\r") == found
+    record = read_step(LINE)
+    assert record == StepRecord(step=1200, loss=2.87, next_rate=5e-4, tokens_per_second=1.91e6, tflops=396.0)
+    assert record.utilisation(989) == pytest.approx(0.4004, abs=1e-4)
+    assert read_step(f"[default0]:{LINE}\r") == record
 
 
 @pytest.mark.parametrize(
@@ -41,15 +41,15 @@ def test_a_line_tells_step_loss_rate_speed_and_utilisation() -> None:
     ],
 )
 def test_numbers_are_read_in_all_their_forms(written: str, value: float) -> None:
-    found = read_step(LINE.replace("lm_loss: 2.87", f"lm_loss: {written}"))
-    assert found is not None
-    assert found.loss == value
+    record = read_step(LINE.replace("lm_loss: 2.87", f"lm_loss: {written}"))
+    assert record is not None
+    assert record.loss == value
 
 
 def test_a_loss_that_is_no_number_is_told() -> None:
-    found = read_step(LINE.replace("lm_loss: 2.87", "lm_loss: nan"))
-    assert found is not None
-    assert math.isnan(found.loss)
+    record = read_step(LINE.replace("lm_loss: 2.87", "lm_loss: nan"))
+    assert record is not None
+    assert math.isnan(record.loss)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_no_line_whatever_breaks_the_reader(text: str) -> None:
 
 
 def test_the_later_record_of_a_repeated_step_counts() -> None:
-    found = read_steps([LINE, "noise", LINE.replace("2.87", "2.5")])
-    assert {number: each.loss for number, each in found.items()} == {1200: 2.5}
+    records = read_steps([LINE, "noise", LINE.replace("2.87", "2.5")])
+    assert {number: each.loss for number, each in records.items()} == {1200: 2.5}
 
 
 def test_a_point_holds_the_mean_of_its_steps_and_the_rate_of_its_last() -> None:
@@ -84,7 +84,7 @@ def test_a_point_holds_the_mean_of_its_steps_and_the_rate_of_its_last() -> None:
     points = Curve(end=400, steps=400, stable_steps=362, step_tokens=10, first_rate=0.0).points(steps)
     assert [point.step for point in points[:3]] == [4, 8, 12]
     assert points[0].loss == pytest.approx(2.5)
-    assert points[0].learning_rate == pytest.approx(0.003)  # what the line of step 3 said of step 4
+    assert points[0].learning_rate == pytest.approx(0.003)  # the line of step 3 has the rate of step 4
     assert points[0].tokens == 40
     assert 362 in {point.step for point in points}
     assert points[-1].step == 400

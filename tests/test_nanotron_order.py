@@ -1,4 +1,4 @@
-"""The order in which nanotron reads, as `order.parquet` tells it."""
+"""The order in which nanotron reads, as `order.parquet` lists it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ WEIGHTS = st.lists(st.floats(0.01, 1), min_size=1, max_size=5)
 
 @given(weights=WEIGHTS, places=st.integers(1, 400))
 def test_every_component_has_its_share_of_every_beginning(weights: list[float], places: int) -> None:
-    found = blended(weights, places)
+    order = blended(weights, places)
     shares = np.array(weights) / sum(weights)
     for end in range(1, places + 1):
-        counts = np.bincount(found[:end], minlength=len(weights))
+        counts = np.bincount(order[:end], minlength=len(weights))
         assert np.abs(counts - shares * end).max() < len(weights)
 
 
@@ -69,9 +69,9 @@ def test_the_listed_order_is_that_of_the_linked_files(
             for path in sorted((root / "linked" / name).iterdir())
             for piece in range(sizes[int(path.resolve().stem)] // (SEQUENCE + 1))
         ]
-        found = [(row["start"], row["first_document"]) for row in rows if row["component"] == name]
+        order = [(row["start"], row["first_document"]) for row in rows if row["component"] == name]
         skipped = before if name == "web" else 0
-        assert found == pieces[skipped : skipped + len(found)]
+        assert order == pieces[skipped : skipped + len(order)]
         assert all(row["first_document"] == row["last_document"] for row in rows)
 
 

@@ -48,7 +48,7 @@ STEPS = 40
 
 @dataclass(frozen=True)
 class Study:
-    """What a run is trained on, and the stand-in that trains."""
+    """The inputs of a run, and the stand-in for torchrun."""
 
     root: Path
     stand: Stand
@@ -74,7 +74,7 @@ class Study:
         return self.train(output, stop=stop, **fields)
 
     def on(self, folder: Path, *, seed: int, steps: int = STEPS) -> Study:
-        """The same with another mixture."""
+        """Return the same inputs with another mixture."""
         folder.mkdir()
         mixture = Mixture(components={"topics": 1}, tokens=steps * 4 * SEQUENCE, seed=seed)
         mix(folder, mixture=mixture, sequence=SEQUENCE, components={"topics": self.root / "tokens"})
@@ -104,13 +104,13 @@ def study(prepared: Path, tmp_path: Path) -> Study:
 
 
 def work(output: Path) -> Path:
-    """The folder of the only run below `output`."""
-    (found,) = (output / "work").iterdir()
-    return found
+    """Return the folder of the only run below `output`."""
+    (folder,) = (output / "work").iterdir()
+    return folder
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended within ten seconds."""
+    """Return whether a process has ended within ten seconds."""
     for _ in range(100):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return True
@@ -271,9 +271,9 @@ def test_a_decay_variant_reads_the_new_data_after_the_pre_decay_checkpoint_kille
     study.stand.behave(fail_at=36)
     with pytest.raises(TrainingError):
         other.train(output, start=StartingCheckpoint(folder=pre_decay, other_data=True), checkpoint_steps=2)
-    told = yaml.safe_load((work(output) / "config.yaml").read_text())
-    assert [stage["start_training_step"] for stage in told["data_stages"]] == [1, 29]
-    assert told["checkpoints"]["resume_checkpoint_path"] == str(pre_decay / "state")
+    config = yaml.safe_load((work(output) / "config.yaml").read_text())
+    assert [stage["start_training_step"] for stage in config["data_stages"]] == [1, 29]
+    assert config["checkpoints"]["resume_checkpoint_path"] == str(pre_decay / "state")
     study.stand.behave()
     facts = other.train(output, start=StartingCheckpoint(folder=pre_decay, other_data=True), checkpoint_steps=2)
     assert facts.resumed_from == 34
@@ -308,11 +308,11 @@ def test_intermediate_models_are_kept_however_the_run_was_interrupted(study: Stu
     study.train_until(early, stop=16, keep_steps=8)
     study.train_until(pre_decay, keep_steps=8)
     assert (models(early), models(pre_decay)) == (["16", "8"], ["16", "24", "8"])
-    for name, begun in (
+    for name, start in (
         ("early", StartingCheckpoint(folder=early, step=16)),
         ("pre_decay", StartingCheckpoint(folder=pre_decay)),
     ):
-        study.train(tmp_path / f"from_{name}", keep_steps=8, start=begun)
+        study.train(tmp_path / f"from_{name}", keep_steps=8, start=start)
         assert models(tmp_path / f"from_{name}") == ["16", "24", "32", "8"]
     other.train(tmp_path / "decayed", keep_steps=8, start=StartingCheckpoint(folder=pre_decay, other_data=True))
     assert models(tmp_path / "decayed") == ["32"]
@@ -324,8 +324,8 @@ def test_a_run_that_was_stopped_early_continues_as_if_it_had_not_been(study: Stu
     assert (early.steps, early.curve) == (10, whole.curve[:10])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "early" / "model")
     assert model.num_parameters() == early.parameters
-    gone_on = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "early", step=10))
-    assert (gone_on.resumed_from, gone_on.curve) == (10, whole.curve)
+    continued = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "early", step=10))
+    assert (continued.resumed_from, continued.curve) == (10, whole.curve)
     assert order(tmp_path / "run") == order(tmp_path / "whole")
     assert order(tmp_path / "early") == order(tmp_path / "whole")[:40]
     with pytest.raises(TrainingError, match="is of step 10, but this run continues from step 12"):
@@ -365,15 +365,20 @@ def test_nodes_meet_at_the_rendezvous_and_all_run_the_same_command(tmp_path: Pat
     machines = NanotronCluster(
         python=tmp_path / "bin/python", source=tmp_path / "src", nodes=8, rendezvous="first:29500"
     )
-    told = command(machines, run="abc")
-    assert told[0] == str(tmp_path / "bin/torchrun")
-    assert told[told.index("--nnodes") + 1 : told.index("--nnodes") + 4] == ["8", "--nproc-per-node", "8"]
-    assert told[told.index("--rdzv-endpoint") + 1] == "first:29500"
-    assert told[told.index("--rdzv-id") + 1] == "abc"
+    arguments = command(machines, run="abc")
+    assert arguments[0] == str(tmp_path / "bin/torchrun")
+    nodes = arguments.index("--nnodes")
+    assert arguments[nodes + 1 : nodes + 4] == [
+        "8",
+        "--nproc-per-node",
+        "8",
+    ]
+    assert arguments[arguments.index("--rdzv-endpoint") + 1] == "first:29500"
+    assert arguments[arguments.index("--rdzv-id") + 1] == "abc"
     line = line_for_other_nodes(machines, tmp_path / "a run", run="abc")
     assert line.startswith(f"cd '{tmp_path}/a run' && ")
     assert "CUDA_DEVICE_MAX_CONNECTIONS=1" in line
-    assert line.endswith(" ".join(told[1:]))
+    assert line.endswith(" ".join(arguments[1:]))
 
 
 def test_nanotrons_python_ignores_the_variables_of_ours(
@@ -386,7 +391,7 @@ def test_nanotrons_python_ignores_the_variables_of_ours(
     study.stand.behave(fail_at=1)
     with pytest.raises(TrainingError):
         study.train(tmp_path / "output")
-    told = dict(re.findall(r"^(\w+)=(.*)$", (work(tmp_path / "output") / "environment.txt").read_text(), re.M))
-    assert not {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"} & told.keys()
-    assert told["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
-    assert told["PATH"].startswith(f"{torchrun.parent}{os.pathsep}")
+    variables = dict(re.findall(r"^(\w+)=(.*)$", (work(tmp_path / "output") / "environment.txt").read_text(), re.M))
+    assert not {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"} & variables.keys()
+    assert variables["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
+    assert variables["PATH"].startswith(f"{torchrun.parent}{os.pathsep}")

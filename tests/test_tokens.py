@@ -1,4 +1,4 @@
-"""Tokenising: exact counts, EOS after each document, what is left out, and going on after a kill."""
+"""Tokenising: exact counts, EOS after each document, rows without text, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write(path: Path, texts: list[str | None]) -> Path:
 
 
 def silent(_: str) -> None:
-    """A log nobody reads."""
+    """Ignore a message."""
 
 
 def test_a_trained_tokenizer_decodes_every_text_and_has_an_end_token(tokenizer: Path) -> None:
@@ -190,11 +190,11 @@ def test_tokens_that_contradict_their_index_are_refused(tokenizer: Path, tmp_pat
 
 @given(text=st.text(alphabet="ab .\n", max_size=200), longest=st.integers(1, 40))
 def test_pieces_hold_all_of_a_text_except_the_white_space_between_them(text: str, longest: int) -> None:
-    found = list(pieces(text, longest))
-    assert all(0 < len(piece) <= longest for piece in found)
-    assert "".join("".join(found).split()) == "".join(text.split())
+    parts = list(pieces(text, longest))
+    assert all(0 < len(piece) <= longest for piece in parts)
+    assert "".join("".join(parts).split()) == "".join(text.split())
     if len(text) <= longest and text.strip():
-        assert found == [text]
+        assert parts == [text]
 
 
 @pytest.mark.parametrize(

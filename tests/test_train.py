@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -65,7 +66,7 @@ STUDENT = Student(
 
 @dataclass(frozen=True)
 class Study:
-    """What a run is trained on."""
+    """The inputs of a run."""
 
     mixture: Path
     components: dict[str, Path]
@@ -92,7 +93,7 @@ class Study:
         )
 
     def on(self, folder: Path, *, seed: int, steps: int = 40) -> Study:
-        """The same with another mixture of the same tokens."""
+        """Return the same inputs with another mixture of the same tokens."""
         folder.mkdir()
         mixture = Mixture(components={"topics": 1}, tokens=steps * 4 * SEQUENCE + 3 * SEQUENCE, seed=seed)
         mix(folder, mixture=mixture, sequence=SEQUENCE, components=self.components)
@@ -100,7 +101,7 @@ class Study:
 
 
 def killing(step: int) -> Callable[[str], None]:
-    """A log that kills the process as soon as it hears of a step."""
+    """Return a log that kills the process when a step is reported."""
 
     def log(message: str) -> None:
         if message.startswith(f"step {step} "):
@@ -110,13 +111,13 @@ def killing(step: int) -> Callable[[str], None]:
 
 
 def train_and_die(study: Study, output: Path) -> None:
-    """Trains in a process of its own, which is killed in its 24th step."""
+    """Train until the process is killed in the 24th step."""
     torch.set_num_threads(1)
     study.train(output, log=killing(24), execution=SAVING)
 
 
 def decay_and_die(study: Study, output: Path, pre_decay: Path) -> None:
-    """Trains the decay in a process of its own, which is killed in its 32nd step."""
+    """Train the decay until the process is killed in the 32nd step."""
     torch.set_num_threads(1)
     study.train(
         output,
@@ -126,18 +127,34 @@ def decay_and_die(study: Study, output: Path, pre_decay: Path) -> None:
     )
 
 
-def killed(study: Study, output: Path) -> Path:
-    """The work folder of a run that was killed with checkpoints at steps 10 and 20."""
-    process = multiprocessing.get_context("spawn").Process(target=train_and_die, args=(study, output))
+def run_until_killed(target: Callable[..., None], *arguments: object) -> None:
+    """Run a function in a process of its own and wait until it is killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["finephrase_dagster.train.trainer"]
+    )  # all of these processes share one import of torch
+    process = context.Process(target=target, args=arguments)
     process.start()
     process.join(timeout=300)
     assert process.exitcode == -signal.SIGKILL
-    return next((output / "work").iterdir())
+
+
+@pytest.fixture(scope="module")
+def killed_once(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("killed")
+    run_until_killed(train_and_die, study, output)
+    return output
+
+
+@pytest.fixture
+def killed(killed_once: Path, tmp_path: Path) -> Path:
+    """The output of a run that was killed with checkpoints at steps 10 and 20."""
+    return Path(shutil.copytree(killed_once, tmp_path / "killed"))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Models this small lose more by threads waiting for each other than they gain."""
+    """Use one thread: in models this small, threads lose more time waiting for each other than they gain."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -295,7 +312,7 @@ def test_positions_count_from_each_documents_beginning(rows: list[list[int]]) ->
 
 
 def test_attention_stays_within_a_document_if_the_student_masks_documents() -> None:
-    """What follows a document is predicted as if nothing stood before it."""
+    """The text after a document is predicted as if there were nothing before it."""
     torch.manual_seed(0)
     model = build_student(STUDENT, vocabulary=512, sequence=SEQUENCE, eos=0).eval()
     first, second, later = [5, 6, 7, 0], [9, 8, 7, 0], [11, 12, 13, 14]
@@ -381,26 +398,26 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_give_others(
 
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_weights_and_curve_of_an_uninterrupted_run(
-    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+    study: Study, trained: tuple[Path, TrainingFacts], killed: Path
 ) -> None:
     output, facts = trained
-    work = killed(study, tmp_path)
-    assert not (tmp_path / "model").exists()
+    work = next((killed / "work").iterdir())
+    assert not (killed / "model").exists()
     followed: list[LossPoint] = []
     assert sorted(folder.name for folder in work.iterdir()) == ["checkpoint-10", "checkpoint-20"]
 
     # The latest one is torn as by a full disk: the one before it counts.
     (work / "checkpoint-20" / "optimizer.pt").write_bytes(b"half")
     messages: list[str] = []
-    resumed = study.train(tmp_path, log=messages.append, on_loss=followed.append, execution=SAVING)
+    resumed = study.train(killed, log=messages.append, on_loss=followed.append, execution=SAVING)
     assert messages[:2] == [
         "the checkpoint of step 20 is incomplete; it was renamed to torn-0-checkpoint-20",
         "resumes from the checkpoint of step 10",
     ]
     assert resumed.resumed_from == 10
     assert resumed.curve == facts.curve == tuple(followed)
-    assert weights(tmp_path) == weights(output)
-    assert not (tmp_path / "work").exists()
+    assert weights(killed) == weights(output)
+    assert not (killed / "work").exists()
 
 
 @pytest.mark.slow
@@ -437,11 +454,10 @@ def test_document_masking_changes_the_weights(
 
 @pytest.mark.slow
 def test_a_killed_run_of_another_seed_is_never_resumed(
-    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
+    study: Study, trained: tuple[Path, TrainingFacts], killed: Path
 ) -> None:
-    killed(study, tmp_path)
-    assert study.train(tmp_path, data=2, execution=SAVING).resumed_from == 0
-    assert weights(tmp_path) != weights(trained[0])
+    assert study.train(killed, data=2, execution=SAVING).resumed_from == 0
+    assert weights(killed) != weights(trained[0])
 
 
 @pytest.mark.slow
@@ -465,9 +481,9 @@ def test_a_run_from_its_pre_decay_checkpoint_has_the_weights_and_curve_of_an_uni
         "order.parquet",
         "state",
     ]
-    gone_on = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "pre_decay"))
-    assert gone_on.resumed_from == 28
-    assert gone_on.curve == facts.curve
+    continued = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "pre_decay"))
+    assert continued.resumed_from == 28
+    assert continued.curve == facts.curve
     assert weights(tmp_path / "run") == weights(output)
 
 
@@ -489,12 +505,7 @@ def test_a_decay_variant_sees_the_new_mixture_only_after_the_pre_decay_checkpoin
     places = data_order(len(windows), seed=1)[28 * 4 : 40 * 4]
     assert [row["start"] for row in seen[28 * 4 :]] == windows.start[places].tolist()
 
-    process = multiprocessing.get_context("spawn").Process(
-        target=decay_and_die, args=(other, tmp_path / "killed", pre_decay)
-    )
-    process.start()
-    process.join(timeout=300)
-    assert process.exitcode == -signal.SIGKILL
+    run_until_killed(decay_and_die, other, tmp_path / "killed", pre_decay)
     again = other.train(
         tmp_path / "killed",
         start=StartingCheckpoint(folder=pre_decay, other_data=True),
@@ -519,15 +530,15 @@ def test_intermediate_models_are_those_of_their_steps_however_the_run_was_interr
 
     pre_decay = tmp_path / "pre_decay"
     study.train_until(pre_decay, keep_steps=10)
-    study.train(tmp_path / "gone_on", keep_steps=10, start=StartingCheckpoint(folder=pre_decay))
+    study.train(tmp_path / "continued", keep_steps=10, start=StartingCheckpoint(folder=pre_decay))
     for name, path in kept.items():
-        same = tmp_path / "gone_on" / "steps" / name / "model.safetensors"
+        same = tmp_path / "continued" / "steps" / name / "model.safetensors"
         assert same.read_bytes() == (path / "model.safetensors").read_bytes()
     early = tmp_path / "early"
     study.train_until(early, keep_steps=10, stop=20)
     assert sorted(path.name for path in (early / "steps").iterdir()) == ["10", "20"]
-    study.train(tmp_path / "went_on", keep_steps=10, start=StartingCheckpoint(folder=early, step=20))
-    assert sorted(path.name for path in (tmp_path / "went_on" / "steps").iterdir()) == sorted(kept)
+    study.train(tmp_path / "continued_early", keep_steps=10, start=StartingCheckpoint(folder=early, step=20))
+    assert sorted(path.name for path in (tmp_path / "continued_early" / "steps").iterdir()) == sorted(kept)
     study.train(tmp_path / "decayed", keep_steps=10, start=StartingCheckpoint(folder=pre_decay, other_data=True))
     assert [path.name for path in (tmp_path / "decayed" / "steps").iterdir()] == ["30"]
 
@@ -539,9 +550,9 @@ def test_a_run_that_was_stopped_early_continues_as_if_it_had_not_been(
     early = study.train_until(tmp_path / "early", stop=10)
     assert (early.steps, early.curve) == (10, trained[1].curve[:10])
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "early" / "model").num_parameters() == early.parameters
-    gone_on = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "early", step=10))
-    assert gone_on.resumed_from == 10
-    assert gone_on.curve == trained[1].curve
+    continued = study.train(tmp_path / "run", start=StartingCheckpoint(folder=tmp_path / "early", step=10))
+    assert continued.resumed_from == 10
+    assert continued.curve == trained[1].curve
     assert weights(tmp_path / "run") == weights(trained[0])
 
 
@@ -608,9 +619,9 @@ def test_only_a_complete_checkpoint_is_resumed(tmp_path: Path) -> None:
     messages: list[str] = []
     mark_complete(tmp_path / "checkpoint-5")
     mark_complete(tmp_path / "checkpoint-40")
-    found = last_checkpoint(tmp_path, log=messages.append)
-    assert found is not None
-    assert (found.step, found.folder.name) == (40, "checkpoint-40")
+    latest = last_checkpoint(tmp_path, log=messages.append)
+    assert latest is not None
+    assert (latest.step, latest.folder.name) == (40, "checkpoint-40")
     assert (tmp_path / "torn-0-checkpoint-100").is_dir()
     (tmp_path / "checkpoint-40" / "weights").write_bytes(b"12")
     (tmp_path / "checkpoint-5" / "complete.json").write_text(json.dumps({})[:1])

@@ -1,4 +1,4 @@
-"""Which trainer a study gets, and that they never stand for one another."""
+"""Which trainer a study gets; checkpoints of one trainer never count for another."""
 
 from __future__ import annotations
 

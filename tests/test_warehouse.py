@@ -1,4 +1,4 @@
-"""The warehouse: recording twice changes nothing, and no row takes another's place."""
+"""The warehouse: recording twice changes nothing, and no row replaces another."""
 
 from __future__ import annotations
 
