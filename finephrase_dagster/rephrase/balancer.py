@@ -67,11 +67,10 @@ class LoadBalancer:
 
     # Choosing an endpoint.
 
-    @contextlib.asynccontextmanager
-    async def slot(
+    def slot(
         self, *, alone: bool = False, first: bool = False, avoid: EndpointClient | None = None
-    ) -> AsyncIterator[EndpointClient]:
-        """Wait for an endpoint that is ready for a request.
+    ) -> contextlib.AbstractAsyncContextManager[EndpointClient]:
+        """Return a context manager that waits for an endpoint that is ready for a request.
 
         Args:
             alone: wait until the endpoint has no other request.
@@ -81,23 +80,22 @@ class LoadBalancer:
         Raises:
             EngineFailed: no endpoint has answered for too long.
         """
-        try:
-            if not alone:
-                yield await self._choose(first=first, avoid=avoid)
-                return
-            async with self._reserving:
-                self._reserved = endpoint = await self._choose()
-                try:
-                    while endpoint.in_flight or not endpoint.is_ready(time.monotonic()):
-                        await self._wait()
-                        await self._end_outage()
-                    yield endpoint
-                finally:
-                    self._reserved = None
-        finally:
-            self._wake(1)
+        return self._slot_alone() if alone else _Slot(self, first=first, avoid=avoid)
 
-    async def _choose(self, *, first: bool = False, avoid: EndpointClient | None = None) -> EndpointClient:
+    @contextlib.asynccontextmanager
+    async def _slot_alone(self) -> AsyncIterator[EndpointClient]:
+        async with self._reserving, self.slot() as endpoint:
+            self._reserved = endpoint
+            try:
+                while endpoint.in_flight or not endpoint.is_ready(time.monotonic()):
+                    await self._wait()
+                    await self._end_outage()
+                yield endpoint
+            finally:
+                self._reserved = None
+
+    async def choose(self, *, first: bool, avoid: EndpointClient | None) -> EndpointClient:
+        """Wait for the endpoint with the lowest load of those that are ready."""
         while True:
             now = time.monotonic()
             ready = [one for one in self._endpoints if one is not self._reserved and one.is_ready(now)]
@@ -114,7 +112,8 @@ class LoadBalancer:
             self._waiting.append(turn)
         await turn
 
-    def _wake(self, most: int) -> None:
+    def wake(self, most: int) -> None:
+        """Let this many waiting requests look for an endpoint."""
         while self._waiting and most:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -122,7 +121,7 @@ class LoadBalancer:
                 most -= 1
 
     def _wake_all(self) -> None:
-        self._wake(len(self._waiting))
+        self.wake(len(self._waiting))
 
     # Recording answers, and checking endpoints that give none.
 
@@ -228,3 +227,18 @@ class LoadBalancer:
             del self._restarts[endpoint]
         endpoint.record_restart()
         self._wake_all()
+
+
+class _Slot:
+    """Written out, because `contextlib.asynccontextmanager` takes 3 us, a tenth of the client's time per request."""
+
+    def __init__(self, balancer: LoadBalancer, *, first: bool, avoid: EndpointClient | None) -> None:
+        self._balancer = balancer
+        self._first = first
+        self._avoid = avoid
+
+    async def __aenter__(self) -> EndpointClient:
+        return await self._balancer.choose(first=self._first, avoid=self._avoid)
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._balancer.wake(1)

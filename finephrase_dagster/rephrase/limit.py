@@ -51,11 +51,18 @@ class TimeLimit:
     """
 
     def __init__(self, max_tokens: int, policy: RetryPolicy) -> None:
-        self.seconds = policy.longest_timeout
         self.is_known = False  # after the first completion
         self._max_tokens = max_tokens
         self._policy = policy
         self._seconds_per_token = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The time-out of a request."""
+        if not self.is_known:
+            return self._policy.longest_timeout
+        usual = self._policy.slack * self._seconds_per_token * self._max_tokens
+        return min(max(usual, self._policy.shortest_timeout), self._policy.longest_timeout)
 
     def record_completion(self, seconds: float, tokens: int, characters: int) -> None:
         """Learn from a completion; `tokens` is 0 if the server does not count them."""
@@ -64,5 +71,3 @@ class TimeLimit:
         weight = policy.pace_memory if self.is_known else 1.0
         self.is_known = True
         self._seconds_per_token += weight * (pace - self._seconds_per_token)
-        usual = policy.slack * self._seconds_per_token * self._max_tokens
-        self.seconds = min(max(usual, policy.shortest_timeout), policy.longest_timeout)
