@@ -104,7 +104,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a list of gates": (lambda f: f.update(gates=["form"]), "gates: is a list; must be fields"),
     "a misspelt field": (lambda f: f.update(seads=[]), r"unknown field 'seads'\. Did you mean 'seeds'\?"),
-    "an unknown task": (lambda f: f["evaluation"]["tasks"].append("chess"), "evaluation.tasks"),
+    "an unknown task": (lambda f: f["evaluation"].update(tasks=["chess"]), "evaluation.tasks"),
     "a name that leaves the folder": (lambda f: f["mixtures"].update({"../up": f["mixtures"]["readmes_raw"]}), "../up"),
     "a model without a revision": (
         lambda f: f["generators"]["rephraser"].update(model="HuggingFaceTB/SmolLM2-135M-Instruct"),
@@ -182,14 +182,12 @@ def test_whole_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
 
 def test_fields_with_defaults_may_be_left_out(tmp_path: Path) -> None:
     def change(fields: dict[str, Any]) -> None:
-        for name in ("tasks", "shots", "samples"):
-            del fields["evaluation"][name]
-        del fields["generators"]["rephraser"]["sampling"], fields["mixtures"]["readmes_raw"]["seed"]
+        fields["evaluation"].update(tasks=list(catalogue().tasks), shots=3, samples=1000)
+        fields["generators"]["rephraser"]["sampling"] = {"seed": 0}
+        fields["mixtures"]["readmes_raw"]["seed"] = 0
+        fields["students"]["nano"] |= {"weight_decay": 0.1, "document_masking": True}
 
-    study = read_study(written(tmp_path, change), catalogue())
-    assert study == read_study(DEMO, catalogue())
-    assert study.evaluation is not None
-    assert set(study.evaluation.tasks) == set(catalogue().tasks)
+    assert read_study(written(tmp_path, change), catalogue()) == read_study(DEMO, catalogue())
 
 
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
