@@ -35,7 +35,7 @@ MODEL = "student"
 
 
 def write_student(folder: Path) -> None:
-    """Write a random Llama of 1.3 million parameters, with a context of 256 tokens."""
+    """Write a random Llama of the shape of the demo's student, with a context of 256 tokens."""
     import torch
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -49,8 +49,9 @@ def write_student(folder: Path) -> None:
         vocab_size=4096,
         hidden_size=128,
         intermediate_size=384,
-        num_hidden_layers=4,
+        num_hidden_layers=2,
         num_attention_heads=4,
+        num_key_value_heads=2,
         max_position_embeddings=256,
         tie_word_embeddings=True,
         bos_token_id=None,
