@@ -14,6 +14,25 @@ from finephrase_dagster.rephrase.folder import Folder
 README = "README.md"
 MARK = "<!-- Written by `finephrase rephrase`, which replaces this file. Delete this line to keep your changes. -->"
 DATA_FILES = "*.parquet"
+HEADER = ("prompt", "model", "completed rows", "skipped", "failed", "completion tokens")
+COUNTS = ("completed", "skipped", "failed", "completion_tokens")
+TEMPLATE = """---
+{configs}---
+{mark}
+
+# Rephrased documents
+
+One configuration per prompt.
+
+{table}
+
+```python
+datasets.load_dataset("path/to/this/folder", "{example}")
+```
+
+`<prompt>/` holds the data files. `<prompt>/__meta__/` holds `manifest.json` (recipe, counts, hashes) and
+`rejected.parquet` (the rows without a completion, each with the reason).
+"""
 
 
 def write_readme(folder: Folder) -> None:
@@ -33,38 +52,17 @@ def write_readme(folder: Folder) -> None:
 def readme_text(manifests: dict[str, dict[str, Any]]) -> str:
     """Return the README of datasets, given by prompt with their manifests."""
     # A configuration without data files cannot be loaded.
-    configs = [
-        {"config_name": name, "data_files": f"{name}/{DATA_FILES}"}
-        for name, manifest in manifests.items()
-        if manifest["files"]
-    ]
-    counts = ("completed", "skipped", "failed", "completion_tokens")
+    loadable = [name for name, manifest in manifests.items() if manifest["files"]]
+    configs = [{"config_name": name, "data_files": f"{name}/{DATA_FILES}"} for name in loadable]
     rows = [
-        (name, str(manifest["recipe"].get("model")), *(f"{manifest[count]:,}" for count in counts))
+        (name, str(manifest["recipe"].get("model")), *(f"{manifest[count]:,}" for count in COUNTS))
         for name, manifest in manifests.items()
     ]
-    example = configs[0]["config_name"] if configs else next(iter(manifests))
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump({"configs": configs}, sort_keys=False).rstrip(),
-            "---",
-            MARK,
-            "",
-            "# Rephrased documents",
-            "",
-            "One configuration per prompt.",
-            "",
-            markdown_table(("prompt", "model", "completed rows", "skipped", "failed", "completion tokens"), rows),
-            "",
-            "```python",
-            f'datasets.load_dataset("path/to/this/folder", "{example}")',
-            "```",
-            "",
-            "`<prompt>/` holds the data files. `<prompt>/__meta__/` holds `manifest.json` (recipe, counts, hashes)",
-            "and `rejected.parquet` (the rows without a completion, each with the reason).",
-            "",
-        ]
+    return TEMPLATE.format(
+        configs=yaml.safe_dump({"configs": configs}, sort_keys=False),
+        mark=MARK,
+        table=markdown_table(HEADER, rows),
+        example=[*loadable, *manifests][0],
     )
 
 
@@ -73,5 +71,5 @@ def _manifest(folder: Folder) -> dict[str, Any] | None:
         manifest = json.loads(folder.read(MANIFEST))
     except (OSError, ValueError):
         return None
-    needed = {"files", "recipe", "completed", "skipped", "failed", "completion_tokens"}
+    needed = {"files", "recipe", *COUNTS}
     return manifest if isinstance(manifest, dict) and needed <= manifest.keys() else None
