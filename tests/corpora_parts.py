@@ -1,4 +1,4 @@
-"""What the tests of corpora are built from: sources of every kind, and readers of what is listed."""
+"""Helpers for the tests of corpora: sources of every kind, and readers of listed rows."""
 
 from __future__ import annotations
 

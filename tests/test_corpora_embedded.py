@@ -75,7 +75,7 @@ def test_a_line_whose_marker_does_not_hold_is_passed_over(tmp_path: Path) -> Non
         ("", r"lists none"),
     ],
 )
-def test_a_list_that_cannot_be_followed_is_refused_with_a_remedy(tmp_path: Path, line: str, said: str) -> None:
+def test_a_list_without_exact_versions_is_refused_with_what_to_write(tmp_path: Path, line: str, said: str) -> None:
     path = tmp_path / "list.txt"
     path.write_text(f"{line}\n")
     with pytest.raises(CorpusError, match=said):

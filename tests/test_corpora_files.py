@@ -1,4 +1,4 @@
-"""Parquet and JSONL files as rows: each is kept or counted, whatever is wrong with it."""
+"""Parquet and JSONL files: every row becomes a document or is counted, whatever is wrong with it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_duplicate_id_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "shown"), [("1.5", "1.5"), ("true", "True"), ("[1]", "[1]")])
-def test_an_id_that_is_no_string_or_whole_number_is_refused(tmp_path: Path, value: str, shown: str) -> None:
+def test_an_id_that_is_neither_string_nor_whole_number_is_refused(tmp_path: Path, value: str, shown: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(f'{{"id": {value}, "text": "a"}}\n')
     message = re.escape(f"rows.jsonl: row 1 has the id {shown!r}") + r".*; an id is a string or a whole number"
@@ -109,7 +109,7 @@ def test_a_missing_column_is_refused_with_the_columns_there_are(tmp_path: Path, 
         read(files(path))
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"nothing-\*.jsonl: no such file"):
         read(files(tmp_path / "nothing-*.jsonl"))
     (tmp_path / "table.csv").write_text("id,text\n")

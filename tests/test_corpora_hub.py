@@ -155,7 +155,7 @@ def test_an_empty_file_among_others_is_passed_over(tmp_path: Path) -> None:
 
 @settings(max_examples=15)
 @given(sizes=st.lists(st.sampled_from([0, 1, 7, 30]), min_size=1, max_size=4), group=st.integers(1, 12), data=st.data())
-def test_a_stream_is_gone_on_with_at_the_very_next_row(
+def test_a_stream_resumes_at_the_next_row(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], group: int, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("hub")
@@ -173,7 +173,7 @@ def test_a_stream_is_gone_on_with_at_the_very_next_row(
         assert list(again.rows(position)) == rows[after:]
 
 
-def test_a_stream_of_several_batches_is_gone_on_with_and_opens_no_file_behind(tmp_path: Path) -> None:
+def test_a_stream_of_several_batches_resumes_without_opening_earlier_files(tmp_path: Path) -> None:
     # The first file is opened for its columns alone; the second only where it was not known to be at its end.
     write_fineweb(tmp_path / "hub", [1500, 900, 2300, 40], row_group=700)
     source = hub(tmp_path / "hub", id_column="id")

@@ -1,4 +1,4 @@
-"""What paths and patterns name, here and in an object store, and that a change is noticed."""
+"""The files that paths and patterns name, here and in an object store, and that changes are noticed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_files_patterns_and_folders_give_each_file_once_and_sorted(tree: Path) -
 
 
 @pytest.mark.parametrize("number", [3, 101])
-def test_a_recipe_tells_a_change_of_one_file_among_few_or_many(tmp_path: Path, number: int) -> None:
+def test_a_recipe_changes_with_one_file_among_few_or_many(tmp_path: Path, number: int) -> None:
     for index in range(number):
         (tmp_path / f"{index:03d}.jsonl").write_text("{}")
     before = described(input_files([str(tmp_path)]))
@@ -66,7 +66,7 @@ def test_a_recipe_tells_a_change_of_one_file_among_few_or_many(tmp_path: Path, n
     assert described(input_files([str(tmp_path)])) != before
 
 
-def test_a_corpus_of_files_is_another_once_one_of_them_has_changed(lineage: Lineage, tmp_path: Path) -> None:
+def test_a_corpus_is_stale_after_one_of_its_files_changed(lineage: Lineage, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"id": 1, "text": "one"}')
     source = {"kind": "files", "paths": (str(path),), "id_column": "id"}
@@ -84,7 +84,7 @@ def test_a_corpus_of_files_is_another_once_one_of_them_has_changed(lineage: Line
 
 
 @given(order=st.permutations(["b.parquet", "deep", "*.jsonl", "deep/e.warc"]))
-def test_the_order_of_the_patterns_is_none_of_the_files(
+def test_the_order_of_patterns_does_not_change_the_order_of_files(
     tmp_path_factory: pytest.TempPathFactory, order: list[str]
 ) -> None:
     root = tmp_path_factory.mktemp("tree")
@@ -94,7 +94,7 @@ def test_the_order_of_the_patterns_is_none_of_the_files(
     assert names(root, *order) == sorted(TREE)
 
 
-def test_what_matches_nothing_or_another_format_is_refused_with_a_remedy(tree: Path) -> None:
+def test_a_pattern_without_files_of_a_known_format_is_refused_with_what_to_do(tree: Path) -> None:
     (tree / "empty").mkdir()
     for pattern in ("nothing.jsonl", "nothing-*.parquet", "empty"):
         with pytest.raises(StudyError, match=rf"/{pattern[:5]}.*: no such file, and no folder .*correct the path"):
@@ -223,7 +223,7 @@ def test_a_corpus_from_a_store_is_that_from_this_machine(store: ObjectStore, tmp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
-def test_a_store_is_gone_on_with_at_the_next_row(store: ObjectStore, tmp_path: Path) -> None:
+def test_reading_a_store_resumes_at_the_next_row(store: ObjectStore, tmp_path: Path) -> None:
     here, root = tmp_path / "here", f"{store.bucket}/resumed"
     write_fineweb(here, [30, 50])
     store.files.put(f"{here}/", f"{root}/", recursive=True)

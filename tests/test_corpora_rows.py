@@ -69,11 +69,13 @@ def kept(keep: dict[str, Any], values: dict[str, Any]) -> str | None:
         ({"values": list("abcdefg")}, "x", "score not one of a, b, c, d, e, ..."),
     ],
 )
-def test_a_condition_holds_just_what_it_says(keep: dict[str, Any], value: object, reason: str | None) -> None:
+def test_a_condition_keeps_exactly_the_rows_that_meet_it(
+    keep: dict[str, Any], value: object, reason: str | None
+) -> None:
     assert kept({"score": keep}, {"score": value}) == reason
 
 
-def test_a_row_is_counted_by_the_first_thing_that_it_fails() -> None:
+def test_a_row_is_counted_by_the_first_check_that_it_fails() -> None:
     conditions = {"a": {"min": 1}, "b": {"min": 1}}
     assert kept(conditions, {"a": 0, "b": 0}) == "a not 1 or more"
     assert kept(conditions, {"a": 1, "b": 0, "text": ""}) == "b not 1 or more"

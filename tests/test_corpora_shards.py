@@ -1,4 +1,4 @@
-"""A corpus on disk: what it says of itself, and that an interrupted writer's successor makes the very same."""
+"""A corpus on disk: its figures, and that a resumed run writes the same bytes as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_corpus_is_identified_by_its_documents_whatever_their_order_and_shards
     assert len(other.shards) == -(-7 // size)
 
 
-def test_a_corpus_says_what_it_holds_and_what_was_dropped(tmp_path: Path) -> None:
+def test_the_figures_of_a_corpus_count_documents_and_dropped_rows(tmp_path: Path) -> None:
     rows = [*made(5), Dropped(source="made", reason="text is empty"), Dropped(source="made", reason="text is empty")]
     facts = write_corpus(listed(rows), tmp_path, shard_documents=2).figures
     assert [shard["path"] for shard in facts["files"]] == [f"shard-0000{index}.parquet" for index in range(3)]
@@ -151,7 +151,7 @@ def test_whatever_the_interruptions_the_corpus_is_that_of_a_writer_that_was_left
 
 @settings(max_examples=30)
 @given(sizes=st.lists(st.integers(0, 23), min_size=1, max_size=5), data=st.data())
-def test_files_are_gone_on_with_at_the_next_row(
+def test_reading_files_resumes_at_the_next_row(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("source")
@@ -180,7 +180,7 @@ def interrupted(folder: Path, rows: list[Row], after: int = 7) -> Path:
     return folder
 
 
-def test_what_lies_behind_is_not_read_again(tmp_path: Path) -> None:
+def test_earlier_files_are_not_read_again(tmp_path: Path) -> None:
     write_fineweb(tmp_path / "source", [20, 20, 20])
     source = files(tmp_path / "source")
     alone, folder = tmp_path / "alone", tmp_path / "corpus"
@@ -240,7 +240,7 @@ def test_a_line_that_was_cut_off_costs_one_shard(tmp_path: Path, cut: int) -> No
     assert not (folder / BROKEN).exists()
 
 
-def test_shards_that_the_journal_does_not_name_or_that_are_gone_are_written_again(tmp_path: Path) -> None:
+def test_shards_missing_from_the_journal_or_the_disk_are_written_again(tmp_path: Path) -> None:
     folder = interrupted(tmp_path / "corpus", list(made(9)))
     shutil.copy(folder / "shard-00000.parquet", folder / "shard-00017.parquet")
     (folder / "shard-00001.parquet").unlink()
@@ -301,7 +301,7 @@ write_corpus(read_source(source, "tried", requirements=Path("none")), Path(sys.a
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [1, 3, 4, 8])
-def test_a_writer_that_is_killed_is_gone_on_with(tmp_path: Path, moment: int) -> None:
+def test_a_killed_run_resumes(tmp_path: Path, moment: int) -> None:
     total = write_fineweb(tmp_path / "source", [700, 0, 1900, 1400], row_group=130)
     source = files(tmp_path / "source", sample={"rate": 0.9, "seed": 0})
     alone, folder = tmp_path / "alone", tmp_path / "corpus"

@@ -77,7 +77,7 @@ def test_the_texts_of_a_wet_file_are_taken_as_they_are(tmp_path: Path, name: str
     assert reasons(rows) == ["text is empty", "text is not UTF-8"]
 
 
-def test_of_crawled_pages_the_main_text_is_extracted_and_the_rest_counted(tmp_path: Path) -> None:
+def test_the_main_text_of_crawled_pages_is_extracted_and_other_rows_are_counted(tmp_path: Path) -> None:
     records = [
         Record("request", b"GET / HTTP/1.1\r\n\r\n"),
         Record("response", page()),
@@ -137,19 +137,19 @@ def test_an_archive_that_is_cut_off_is_refused_wherever(tmp_path: Path, name: st
             read(source)
 
 
-def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.warc").write_bytes(b"no archive at all\n")
     with pytest.raises(CorpusError, match=r"a\.warc: cannot be read .*; replace the file"):
         read(files(tmp_path / "a.warc", id_column=None))
 
 
-def test_an_archive_that_is_packed_as_a_whole_is_read_too(tmp_path: Path) -> None:
+def test_an_archive_compressed_as_one_stream_is_read_too(tmp_path: Path) -> None:
     plain = write_archive(tmp_path / "b.warc", [Record("conversion", b"one"), Record("conversion", b"two")])
     (tmp_path / "c.warc.gz").write_bytes(gzip.compress(plain.read_bytes()))
     assert [row.text for row in documents(read(files(tmp_path / "c.warc.gz", id_column=None)))] == ["one", "two"]
 
 
-def test_archives_are_gone_on_with_at_the_next_row(tmp_path: Path) -> None:
+def test_reading_archives_resumes_at_the_next_row(tmp_path: Path) -> None:
     for name in "ab":
         records = [Record("response", page(f"{name}{n} {SENTENCES}")) for n in range(6)]
         records.insert(3, Record("request", b"GET / HTTP/1.1\r\n\r\n"))

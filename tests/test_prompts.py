@@ -90,7 +90,7 @@ def test_the_example_of_the_readme_is_a_prompt(tmp_path: Path) -> None:
 
 
 @given(st.text())
-def test_the_document_stands_in_the_filled_prompt_as_it_is(document: str) -> None:
+def test_the_filled_prompt_contains_the_unchanged_document(document: str) -> None:
     prompt = read_prompt(PROMPTS / "faq.md")
     before, after = prompt.template.split(PLACEHOLDER)
     assert prompt.fill(document) == (Turn("user", before + document + after),)
@@ -131,7 +131,7 @@ def test_the_documents_position_must_be_so(tmp_path: Path, template: str, positi
                 read_prompt(path)
 
 
-def test_a_document_that_is_all_there_is_stands_first_and_last(tmp_path: Path) -> None:
+def test_a_document_without_instructions_is_first_and_last(tmp_path: Path) -> None:
     for said in ("first", "last"):
         assert read_prompt(written(tmp_path, changed(document=said) + PLACEHOLDER)).document == said
 
@@ -261,7 +261,7 @@ def test_prompts_come_in_the_order_asked_for() -> None:
 
 
 @pytest.mark.parametrize("asked", [("faq",), ("faq_copy",), ("faq", "table"), ()])
-def test_two_files_of_one_name_are_refused_whoever_is_asked_for(tmp_path: Path, asked: tuple[str, ...]) -> None:
+def test_two_files_with_one_name_are_refused_whichever_is_read(tmp_path: Path, asked: tuple[str, ...]) -> None:
     written(tmp_path, HEADER + PLACEHOLDER)
     written(tmp_path, "# a comment\n" + HEADER + PLACEHOLDER, "broken")
     copy = written(tmp_path, changed(name="'faq' # as before") + PLACEHOLDER, "faq_copy")

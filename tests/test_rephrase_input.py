@@ -1,4 +1,4 @@
-"""The input rows: every row of every format is read, named and counted, or refused with file and row."""
+"""Input rows: every row of every format is read and counted, or refused with file and row."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parquet(path: Path, **columns: pa.Array) -> str:
 
 
 @pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz", "in.jsonl.zst"])
-def test_a_jsonl_file_gives_its_rows_however_it_is_packed(tmp_path: Path, name: str) -> None:
+def test_a_jsonl_file_yields_its_rows_however_it_is_compressed(tmp_path: Path, name: str) -> None:
     file = jsonl(tmp_path / name, LINES)
     assert list(rows_of(file)) == [InputRow(row["id"], row["text"], None) for row in LINES]
 
@@ -56,7 +56,7 @@ def test_a_jsonl_file_gives_its_rows_however_it_is_packed(tmp_path: Path, name: 
         pa.binary_view(),
     ],
 )
-def test_a_parquet_file_gives_its_rows_whatever_kind_of_text_it_has(tmp_path: Path, kind: pa.DataType) -> None:
+def test_a_parquet_file_yields_its_rows_whatever_the_type_of_its_text(tmp_path: Path, kind: pa.DataType) -> None:
     texts = pa.array(
         [row["text"].encode() if kind in (pa.binary(), pa.binary_view()) else row["text"] for row in LINES], kind
     )
@@ -117,7 +117,7 @@ def test_a_row_without_text_is_kept_with_the_reason(tmp_path: Path, row: Any, re
         (b"[1]\n", "row 3 is not a JSON object but a list; write one JSON object per line"),
     ],
 )
-def test_a_row_that_no_account_can_name_is_refused_with_file_and_row(tmp_path: Path, row: Any, complaint: str) -> None:
+def test_a_row_without_a_usable_id_is_refused_with_file_and_row(tmp_path: Path, row: Any, complaint: str) -> None:
     file = jsonl(tmp_path / "in.jsonl", [*LINES[:2], row])
     with pytest.raises(InputUnreadable, match=rf"in\.jsonl: {complaint}"):
         list(rows_of(file))
@@ -157,7 +157,7 @@ def test_an_id_of_a_parquet_file_that_is_not_utf_8_is_refused_with_its_row(tmp_p
         list(rows_of(file))
 
 
-def test_the_identity_is_that_of_the_set_of_rows(tmp_path: Path) -> None:
+def test_the_identity_depends_on_the_set_of_rows_alone(tmp_path: Path) -> None:
     rows = [*LINES, {"id": "none", "text": None}]
     shuffled = random.Random(0).sample(rows, len(rows))
     one = survey_input([jsonl(tmp_path / "one.jsonl", rows)])
@@ -177,7 +177,7 @@ def test_a_limit_counts_rows_of_all_files_from_the_first(tmp_path: Path) -> None
     assert [document.id for document in InputReader(files, 5).run()] == ["d0", "d1", "d2", "d3", "d4"]
 
 
-def test_an_id_that_stands_twice_is_named(tmp_path: Path) -> None:
+def test_a_repeated_id_is_named(tmp_path: Path) -> None:
     files = [jsonl(tmp_path / "a.jsonl", LINES), jsonl(tmp_path / "b.jsonl", [{"id": "d3", "text": "other"}])]
     with pytest.raises(DuplicateId, match="more than one row has the id 'd3'"):
         survey_input(files)
@@ -189,7 +189,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=40, unique=True), st.integers(0, 40))
-def test_a_set_of_ids_holds_just_what_was_put_in(ids: list[str], some: int) -> None:
+def test_a_set_of_ids_contains_exactly_the_added_ids(ids: list[str], some: int) -> None:
     held = IdSet([id_hash(name) for name in ids[:some]])
     assert len(held) == len(ids[:some])
     assert [id_hash(name) in held for name in ids] == [place < some for place in range(len(ids))]
@@ -197,7 +197,7 @@ def test_a_set_of_ids_holds_just_what_was_put_in(ids: list[str], some: int) -> N
     assert len(held) == len(ids)
 
 
-def test_a_set_of_ids_grows_and_forgets_none() -> None:
+def test_a_growing_set_of_ids_keeps_all_ids() -> None:
     held = IdSet()
     assert all(held.add(id_hash(f"d{number}")) for number in range(60_000))
     assert len(held) == 60_000

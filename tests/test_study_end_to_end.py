@@ -97,7 +97,7 @@ def test_the_warehouse_holds_manifests_audits_and_scores(finished: Installation)
     assert tasks == (13,)
 
 
-def test_mlflow_has_one_finished_run_a_checkpoint_with_curve_scores_and_mixture(finished: Installation) -> None:
+def test_mlflow_has_one_finished_run_per_checkpoint_with_curve_scores_and_mixture(finished: Installation) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{finished.paths.tracking_store}")
@@ -144,7 +144,7 @@ def test_a_second_run_makes_nothing(own: Installation) -> None:
     assert len(outcome.reused) == len(list(items(own.lineage)))
 
 
-def test_what_dagster_forgot_is_told_again_without_being_made_again(own: Installation) -> None:
+def test_events_that_dagster_lost_are_recorded_again_without_recomputing(own: Installation) -> None:
     manifests = {path: path.stat().st_mtime_ns for path in own.paths.data.rglob("manifest.json")}
     for path in (own.root / "dagster_home").iterdir():
         if path.is_dir():
@@ -170,7 +170,7 @@ def stale(installation: Installation) -> set[str]:
         }
 
 
-def test_an_edited_prompt_reruns_what_hangs_on_it_and_leaves_the_rest_fresh(own: Installation) -> None:
+def test_an_edited_prompt_recomputes_what_depends_on_it_and_nothing_else(own: Installation) -> None:
     assert stale(own) == set()
     path = own.paths.prompts / "table.md"
     path.write_text(path.read_text().replace("Gather", "Collect"))
@@ -231,7 +231,7 @@ def test_a_further_seed_trains_just_its_students(own: Installation) -> None:
     assert all(row["seeds"] == 2 and row["macro_sd"] is not None for row in rows)
 
 
-def test_a_model_in_a_folder_takes_the_generators_place_by_one_line(own: Installation, tmp_path: Path) -> None:
+def test_one_line_replaces_the_generator_with_a_model_in_a_folder(own: Installation, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(own.lineage.generator("rephraser").folder / "model", folder)
     config = json.loads((folder / "generation_config.json").read_text())

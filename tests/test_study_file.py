@@ -1,4 +1,4 @@
-"""The study file: what is right loads, what is wrong is refused with file, field and remedy."""
+"""Study files: valid ones load, wrong ones are refused with the file, the field and what to write."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ NOT_YAML = {
 
 
 @pytest.mark.parametrize("case", NOT_YAML)
-def test_what_is_not_a_study_is_refused(tmp_path: Path, case: str) -> None:
+def test_a_file_that_is_not_a_study_is_refused(tmp_path: Path, case: str) -> None:
     text, message = NOT_YAML[case]
     path = tmp_path / "study.yaml"
     path.write_text(text, encoding="utf-8")
@@ -234,7 +234,7 @@ def test_what_is_not_a_study_is_refused(tmp_path: Path, case: str) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     folder, latin, large = tmp_path / "folder", tmp_path / "latin.yaml", tmp_path / "large.yaml"
     folder.mkdir()
     latin.write_bytes(b"name: demo\ndescription: caf\xe9\n")

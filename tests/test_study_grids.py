@@ -1,4 +1,4 @@
-"""Grids, defaults and runs: a few lines that stand for many entries, and what is wrong with them said once."""
+"""Grids, defaults and runs: a few lines expand to many entries, and each mistake in them is reported once."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_an_expanded_study_is_the_study_and_expands_to_itself(tmp_path: Path, na
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32))
-def test_the_order_of_entries_does_not_change_what_grids_stand_for(
+def test_the_order_of_entries_does_not_change_what_grids_expand_to(
     tmp_path_factory: pytest.TempPathFactory, finephrase: Study, seed: int
 ) -> None:
     def shuffle(fields: dict[str, Any]) -> None:
@@ -368,7 +368,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_said_once_where_it_is_written(tmp_path: Path, case: str) -> None:
+def test_a_mistake_is_reported_once_at_the_field_of_the_file(tmp_path: Path, case: str) -> None:
     change, message = WRONG[case]
     with pytest.raises(StudyError, match=message) as caught:
         read(tmp_path, change)

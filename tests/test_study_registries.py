@@ -1,4 +1,4 @@
-"""Registries: every entry is right, one more is one entry more, and a broken registry is named."""
+"""Registries: every entry is valid, a new entry needs no other change, and broken registries are refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def study(folder: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_every_generator_is_one_with_what_a_study_decides(name: str) -> None:
+def test_every_registered_generator_is_valid_with_the_fields_of_a_study(name: str) -> None:
     entry = GENERATORS[name]
     sampling = {"seed": 0, **entry.get("sampling", {})}
     generator = Generator.model_validate({"max_tokens": 2048, **entry, "sampling": sampling})
@@ -55,19 +55,19 @@ def test_every_generator_is_one_with_what_a_study_decides(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_a_registered_generator_decides_nothing_that_is_the_studys(name: str) -> None:
+def test_a_registered_generator_has_no_field_that_belongs_to_a_study(name: str) -> None:
     assert "max_tokens" not in GENERATORS[name]
     assert "seed" not in GENERATORS[name].get("sampling", {})
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_source_is_one(name: str) -> None:
+def test_every_registered_source_is_valid(name: str) -> None:
     source: Any = TypeAdapter(Source).validate_python(SOURCES[name], context=catalogue())
     assert source.license
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_every_generator_is_used_by_naming_it(tmp_path: Path, name: str) -> None:
+def test_naming_a_registered_generator_is_enough_to_use_it(tmp_path: Path, name: str) -> None:
     defaults = {"generators": {"max_tokens": 1024, "sampling": {"seed": 7}}}
     cells = [{"generator": name, "source": "dclm"}]
     read = read_study(study(tmp_path, generators=None, defaults=defaults, cells=cells), catalogue())
@@ -76,7 +76,7 @@ def test_every_generator_is_used_by_naming_it(tmp_path: Path, name: str) -> None
     assert set(read.sources) == {"dclm"}
 
 
-def test_an_entry_more_is_used_without_anything_else(tmp_path: Path, registries: Path) -> None:
+def test_a_new_registry_entry_needs_no_other_change(tmp_path: Path, registries: Path) -> None:
     with (registries / "generators.yaml").open("a", encoding="utf-8") as file:
         file.write("\nnewcomer:\n  model: /models/newcomer\n  context: 4096\n")
     with (registries / "sources.yaml").open("a", encoding="utf-8") as file:
@@ -94,7 +94,7 @@ def test_an_entry_more_is_used_without_anything_else(tmp_path: Path, registries:
         read_study(path, catalogue())
 
 
-def test_own_fields_lie_over_the_entry_and_the_entry_over_defaults(tmp_path: Path) -> None:
+def test_a_studys_fields_replace_the_entrys_and_the_entrys_replace_defaults(tmp_path: Path) -> None:
     read = read_study(
         study(
             tmp_path,
@@ -143,7 +143,7 @@ def test_a_wrong_use_of_an_entry_is_refused(tmp_path: Path, case: str) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_what_does_not_fit_the_kind_is_told_to_come_from_the_entry(tmp_path: Path) -> None:
+def test_a_field_that_does_not_fit_the_kind_is_reported_with_its_registry_entry(tmp_path: Path) -> None:
     sources = {"dclm": {"from": "dclm", "kind": "files", "paths": ["/corpora"]}}
     path = study(tmp_path, sources=sources, cells=[{"generator": "smollm2_1_7b", "source": "dclm"}])
     with pytest.raises(
@@ -167,20 +167,20 @@ def test_what_does_not_fit_the_kind_is_told_to_come_from_the_entry(tmp_path: Pat
         ("smollm2_1_7b: {contxt: 5}\n", r"/generators\.yaml: smollm2_1_7b: unknown field 'contxt'"),
     ],
 )
-def test_a_broken_registry_is_named(tmp_path: Path, registries: Path, text: str, message: str) -> None:
+def test_a_broken_registry_is_refused_by_name(tmp_path: Path, registries: Path, text: str, message: str) -> None:
     (registries / "generators.yaml").write_text(text, encoding="utf-8")
     path = study(tmp_path, generators=None)
     with pytest.raises(StudyError, match=message):
         read_study(path, catalogue(registries=registries))
 
 
-def test_a_registry_that_is_not_there_is_named(tmp_path: Path, registries: Path) -> None:
+def test_a_missing_registry_is_refused_by_name(tmp_path: Path, registries: Path) -> None:
     (registries / "sources.yaml").unlink()
     with pytest.raises(StudyError, match=r".*sources\.yaml: no such registry file; create it"):
         read_study(study(tmp_path), catalogue(registries=registries))
 
 
-def test_what_only_tokenizers_and_embedded_generators_name_is_taken_from_the_registry() -> None:
+def test_sources_that_only_tokenizers_and_embedded_generators_name_come_from_the_registry() -> None:
     expansion = Expansion(
         {
             "generators": {"small": {"model": "embedded", "embedded": {"sources": ["dclm"]}}},

@@ -56,7 +56,7 @@ def test_no_artifact_lies_outside_the_data_folder(generator: str, source: str, p
 
 
 @given(name=NAMES)
-def test_every_name_that_a_study_may_give_is_one_folder(name: str) -> None:
+def test_every_valid_name_is_a_single_folder(name: str) -> None:
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError:
