@@ -26,7 +26,7 @@ from finephrase_dagster.evaluate.vllm_scorer import EngineUnavailable
 from finephrase_dagster.study.spec import Evaluation
 
 evaluation = Evaluation.model_construct(**json.loads(sys.argv[1]))
-for name in ("damaged", "model"):
+for name in ("model", "damaged"):
     try:
         evaluate_checkpoint(
             Path(name), Path("vllm") / name, evaluation=evaluation, batch_size=1, backend="vllm",
@@ -64,7 +64,7 @@ def trained_checkpoint(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which one process has evaluated `damaged`, then `model`, with engines."""
+    """A folder in which one process has evaluated `model`, then `damaged`, with engines."""
     folder = tmp_path_factory.mktemp("engine")
     trained_checkpoint(folder / "model")
     save_checkpoint(folder / "damaged", context=96, heads=1)
