@@ -198,7 +198,7 @@ def _prepared(splits: dict[str, list[dict[str, Any]]]) -> Path:
     return folder
 
 
-def _asked_for(arguments: Sequence[str]) -> tuple[Evaluation, Path | None]:
+def _requested(arguments: Sequence[str]) -> tuple[Evaluation, Path | None]:
     """Return the evaluation and the checkpoint that lighteval's command line names."""
     specifications = [part for argument in arguments for part in argument.split(",") if part.startswith(GROUP)]
     names = {part.split("|")[0] for part in specifications}
@@ -218,7 +218,7 @@ def _asked_for(arguments: Sequence[str]) -> tuple[Evaluation, Path | None]:
 
 @cache
 def _tasks_table() -> list[LightevalTaskConfig]:
-    return task_configs(*_asked_for(sys.argv[1:]))
+    return task_configs(*_requested(sys.argv[1:]))
 
 
 def __getattr__(name: str) -> Any:
