@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -304,6 +306,16 @@ class ToySource(SourceSpec):
     def reader(self, **_: Any) -> ListedReader:
         return ListedReader(lambda: [Document(id=word, text=word, source="toy") for word in self.words], "toy")
 """
+
+
+def test_assembling_the_catalogue_imports_no_heavy_library() -> None:
+    code = (
+        "import sys; from finephrase_dagster.catalogue import catalogue; catalogue(); "
+        "print([name for name in ('torch', 'transformers', 'datasets', 'lighteval', 'vllm', 'dagster') "
+        "if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_one_file_in_the_folder_of_kinds_adds_a_kind_of_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
