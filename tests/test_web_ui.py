@@ -114,7 +114,7 @@ def test_a_partitions_page_shows_its_figures_and_a_row_before_its_recipe(pages: 
         assert box is not None, name
         heights.append(box["y"])
     assert heights == sorted(heights)
-    page.get_by_text("became", exact=True).first.wait_for()
+    page.get_by_text("was rephrased as", exact=True).first.wait_for()
 
 
 def test_an_audits_page_lists_its_checks_with_thresholds_in_words(pages: Pages, page: Page) -> None:
