@@ -52,10 +52,10 @@ def test_a_missing_study_is_a_wrong_request(command: list[str], data: str) -> No
 
 def test_a_wrong_study_is_explained_and_nothing_is_started(tmp_path: Path, data: str) -> None:
     study = tmp_path / "study.yaml"
-    study.write_text((REPOSITORY / "studies" / "demo.yaml").read_text().replace("samples: 1000", "samples: none"))
+    study.write_text((REPOSITORY / "studies" / "demo.yaml").read_text().replace("\nsequence: 256", "\nsequence: none"))
     done = finephrase("materialize", "--study", str(study), FINEPHRASE_DATA=data)
     assert done.returncode == 2
-    assert "evaluation.samples" in done.stderr
+    assert "sequence: is 'none'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path(data).exists()
 
@@ -65,7 +65,7 @@ def test_a_wrong_study_is_explained_and_nothing_is_started(tmp_path: Path, data:
     [
         (["--port", "99999"], 2, "'--port'"),
         (["--mlflow-port", "0"], 2, "'--mlflow-port'"),
-        (["--port", "4711", "--mlflow-port", "4711"], 1, "port 4711 is given for both Dagster and MLflow"),
+        (["--port", "4711", "--mlflow-port", "4711"], 2, "port 4711 is given for both Dagster and MLflow"),
     ],
 )
 def test_ports_that_cannot_be_are_refused(arguments: list[str], status: int, said: str, data: str) -> None:
@@ -85,10 +85,11 @@ def test_an_unknown_prompt_lists_the_known_ones(tmp_path: Path, data: str) -> No
     assert "known prompts: article, " in done.stderr
 
 
-def test_asking_for_a_leaderboard_that_is_not_there_says_what_to_make(data: str) -> None:
+def test_a_leaderboard_without_scores_names_the_command_that_computes_them(data: str) -> None:
     done = finephrase("results", "leaderboard", "--json", FINEPHRASE_DATA=data)
     assert done.returncode == 1
-    assert "does not exist: materialize it first" in done.stderr
+    assert "error: the study demo has no scores yet. Run: finephrase materialize --study" in done.stderr
+    assert "studies/demo.yaml\n" in done.stderr
     assert done.stdout == ""
 
 

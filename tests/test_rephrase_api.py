@@ -17,7 +17,9 @@ from dagster_pipes import PipesContext
 from finephrase_dagster.rephrase.dataset import DatasetMissing, read_dataset
 from finephrase_dagster.rephrase.documents import rephrase
 from finephrase_dagster.rephrase.job import RephraseJob, build_job, execute
-from finephrase_dagster.rephrase.model_source import JobInvalid
+from finephrase_dagster.rephrase.location import LocationInvalid
+from finephrase_dagster.rephrase.model_source import JobInvalid, ModelMissing
+from finephrase_dagster.rephrase.reader import InputUnreadable
 from finephrase_dagster.rephrase.worker import DONE, JOB, work
 from rephrase_parts import LocalServer, completion, documents, failure, local_server
 
@@ -83,10 +85,34 @@ def test_a_folder_without_a_dataset_is_named_with_what_to_do(tmp_path: Path, ser
 def test_contradicting_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(JobInvalid, match="either --generator NAME, or --endpoint URL"):
         rephrase(["A text."], prompt="faq", output=tmp_path)
+    with pytest.raises(JobInvalid, match="--generator and --endpoint exclude each other; give one of them"):
+        rephrase(["A text."], prompt="faq", output=tmp_path, endpoint="http://127.0.0.1:9", generator="rephraser")
     with pytest.raises(JobInvalid, match="--endpoint needs --model"):
         rephrase(["A text."], prompt="faq", output=tmp_path, endpoint="http://127.0.0.1:9")
     with pytest.raises(JobInvalid, match=r"concurrency: .*greater than or equal to 1"):
         rephrase(["A"], prompt="faq", output=tmp_path, endpoint="http://x", model="tiny", context=4096, concurrency=0)
+
+
+def test_input_and_output_are_checked_before_an_endpoint_is_asked(
+    tmp_path: Path, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finephrase_dagster.rephrase.model_source.read_context", lambda *_: pytest.fail("was asked"))
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps({"id": "a", "text": "A text."}))
+    options: dict[str, Any] = {"prompts": ["faq"], "endpoints": [server.url], "model": "tiny"}
+    with pytest.raises(InputUnreadable, match=r"none\.jsonl: no such file"):
+        build_job([str(tmp_path / "none.jsonl")], output=str(tmp_path / "out"), **options)
+    with pytest.raises(LocationInvalid, match="is a file; name a folder"):
+        build_job([str(file)], output=str(file), **options)
+
+
+def test_a_generator_without_sources_names_the_command_that_makes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINEPHRASE_DATA", str(tmp_path / "data"))
+    command = r"finephrase materialize --study \S*studies/demo\.yaml"
+    with pytest.raises(ModelMissing, match=f"--generator rephraser: the sources .* do not exist yet. Run: {command}"):
+        rephrase(["A text."], prompt="faq", output=tmp_path, generator="rephraser")
 
 
 def test_a_job_survives_the_way_to_another_process_as_json(tmp_path: Path, server: LocalServer) -> None:

@@ -286,7 +286,7 @@ def test_an_option_may_have_several_values_or_be_repeated(tmp_path: Path, server
     [
         (["--prompt", "nonsense"], "prompt 'nonsense': no such file"),
         (["--prompt", "faq,faq"], "names 'faq' more than once"),
-        (["--generator", "rephraser"], "either --generator NAME, or --endpoint URL"),
+        (["--generator", "rephraser"], "--generator and --endpoint exclude each other; give one of them"),
         (["--endpoint", "ftp://x"], "write http://HOST:PORT"),
         (["--model", "other"], "has no model 'other'; it has: tiny"),
         (["--max-tokens", "4096"], "leaves no room"),

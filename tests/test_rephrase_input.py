@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finephrase_dagster.corpora.ids import IdSet, id_hash
-from finephrase_dagster.rephrase.reader import InputReader, InputRow, InputUnreadable, rows_of
+from finephrase_dagster.rephrase.reader import InputReader, InputRow, InputUnreadable, check_files, rows_of
 from finephrase_dagster.rephrase.survey import DuplicateId, NoRows, survey_input
 
 LINES = [{"id": f"d{number}", "text": f"Text {number}, naïve."} for number in range(7)]
@@ -101,7 +101,7 @@ def test_whole_numbers_are_ids_too(tmp_path: Path) -> None:
     ],
 )
 def test_a_row_without_text_is_kept_with_the_reason(tmp_path: Path, row: Any, reason: str) -> None:
-    (found,) = rows_of(jsonl(tmp_path / "in.jsonl", [row]))
+    found, _ = rows_of(jsonl(tmp_path / "in.jsonl", [row, {"id": "b", "text": "b"}]))
     assert (found.id, found.text.strip(), found.skip) == ("a", "", reason)
 
 
@@ -135,6 +135,40 @@ def test_a_file_that_is_cut_off_or_not_what_its_name_says_is_refused(tmp_path: P
         (tmp_path / name).write_bytes(Path(whole).read_bytes()[:-9])
     with pytest.raises(InputUnreadable, match=name.replace(".", r"\.")):
         list(rows_of(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_a_jsonl_file_none_of_whose_rows_has_a_text_is_refused_with_its_fields(
+    tmp_path: Path, limit: int | None
+) -> None:
+    file = jsonl(tmp_path / "in.jsonl", [{"id": "a", "body": "b"}, {"id": "b", "body": "c"}, {"id": "c", "body": "d"}])
+    with pytest.raises(
+        InputUnreadable, match=r"in\.jsonl: no row has a field 'text'; its fields are body, id\. Rename"
+    ):
+        survey_input([jsonl(tmp_path / "good.jsonl", LINES), file], limit and len(LINES) + limit)
+
+
+def test_a_jsonl_file_all_of_whose_texts_are_null_is_read(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "in.jsonl", [{"id": "a", "text": None}, {"id": "b"}])
+    assert [row.skip for row in rows_of(file)] == ["text is missing", "text is missing"]
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("{folder}", r"is a folder; name its files, for example --input {folder}/\*\.jsonl"),
+        ("{folder}/*.jsonl", "patterns are expanded by the shell only; name the files"),
+        ("s3://bucket/part-?.parquet", "patterns are expanded by the shell only; name the files"),
+        ("{folder}/in.csv", r"neither \.parquet nor \.jsonl"),
+        ("s3://bucket/in.csv", r"neither \.parquet nor \.jsonl"),
+        ("{folder}/none.jsonl", "no such file; correct the path"),
+    ],
+)
+def test_input_that_cannot_be_read_is_refused_before_anything_is_opened(
+    tmp_path: Path, name: str, complaint: str
+) -> None:
+    with pytest.raises(InputUnreadable, match=complaint.format(folder=tmp_path)):
+        check_files([jsonl(tmp_path / "part[1].jsonl", LINES), name.format(folder=tmp_path)])
 
 
 def test_a_parquet_file_without_a_column_is_refused(tmp_path: Path) -> None:

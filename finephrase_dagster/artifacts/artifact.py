@@ -30,6 +30,10 @@ class ArtifactMissing(FinephraseError):
     """A required artifact is not complete; the message says how to materialize it."""
 
 
+class NotMaterialized(ArtifactMissing):
+    """The artifact, or an input of it, was never completed."""
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`, and rename the file written there to `path` at the end.
@@ -112,11 +116,12 @@ class Artifact:
         """Return the manifest of a complete artifact.
 
         Raises:
-            ArtifactMissing: it is not complete, or its manifest is unreadable or belongs to another recipe.
+            NotMaterialized: it is not complete.
+            ArtifactMissing: its manifest is unreadable or belongs to another recipe.
         """
         path = self.folder / MANIFEST
         if not path.exists():
-            raise ArtifactMissing(f"{self.name} does not exist: materialize it first")
+            raise NotMaterialized(f"{self.name} does not exist: materialize it first")
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             recorded, _ = manifest["fingerprint"], manifest["version"]

@@ -34,7 +34,8 @@ InputOption = Annotated[
     typer.Option(
         "--input",
         metavar="FILE...",
-        help="Input files: JSONL (plain, .gz, .zst) or Parquet, with columns id and text. Paths or URLs.",
+        help="Input files: JSONL (plain, .gz, .zst) or Parquet, with columns id and text. Paths or URLs, no patterns: "
+        "the shell expands those.",
     ),
 ]
 PromptOption = Annotated[

@@ -9,22 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from finephrase_dagster.artifacts.artifact import NotMaterialized
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, paths_of
 from finephrase_dagster.commands.terminal import print_json, print_table
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.results.analyses import analyses
 from finephrase_dagster.results.analysis import LeaderboardRow, row_name
+from finephrase_dagster.study.paths import materialize_command
 
 if TYPE_CHECKING:
     from finephrase_dagster.artifacts.lineage import Lineage
+
+
+class NoScores(FinephraseError):
+    """The study's students have not been evaluated yet."""
+
 
 app = typer.Typer(no_args_is_help=True, help="Compare the scores of a study's students.")
 
 
 @app.command()
 def leaderboard(study: StudyOption = None, as_json: JsonOption = False) -> None:
-    """Print the leaderboard: the scores of all mixtures of a study, best first.
+    """Print a study's mixtures, best first.
 
-    The scores must exist already: `finephrase materialize` computes them.
+    Their scores must exist already: `finephrase materialize` computes them.
 
     \b
     Examples:
@@ -38,8 +46,13 @@ def leaderboard(study: StudyOption = None, as_json: JsonOption = False) -> None:
         raise OptionWrong(
             f"study {lineage.paths.study} has no mixtures, and therefore no scores. Name another study with --study."
         )
-    artifact = lineage.leaderboard()
-    artifact.manifest()
+    try:
+        artifact = lineage.leaderboard()
+        artifact.manifest()
+    except NotMaterialized as error:
+        raise NoScores(
+            f"the study {lineage.study.name} has no scores yet. Run: {materialize_command(lineage.paths.study)}"
+        ) from error
     if as_json:
         print_json(_read(artifact.folder / "leaderboard.json"))
     else:

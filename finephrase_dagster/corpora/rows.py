@@ -36,14 +36,24 @@ def read_rows(
     Raises:
         CorpusError: the file cannot be read, or lacks a column.
     """
-    stem = next((url.removesuffix(ending) for ending in CODECS if url.endswith(ending)), url)
+    stem = check_ending(url)
     with open_file(url) as file:
         if url.endswith(".parquet"):
             yield from parquet_rows(file, url, columns, start)
-        elif stem.endswith(JSON_ENDINGS):
-            yield from jsonl_rows(file, CODECS.get(url.removeprefix(stem)), id_column, start)
         else:
-            raise CorpusError(f"{url}: neither .parquet nor .jsonl (plain, .gz, .zst); convert it to one of them")
+            yield from jsonl_rows(file, CODECS.get(url.removeprefix(stem)), id_column, start)
+
+
+def check_ending(url: str) -> str:
+    """Return the name of a Parquet or JSONL file without the ending of its compression.
+
+    Raises:
+        CorpusError: the file is neither, by its name.
+    """
+    stem = next((url.removesuffix(ending) for ending in CODECS if url.endswith(ending)), url)
+    if not (url.endswith(".parquet") or stem.endswith(JSON_ENDINGS)):
+        raise CorpusError(f"{url}: neither .parquet nor .jsonl (plain, .gz, .zst); convert it to one of them")
+    return stem
 
 
 @contextlib.contextmanager

@@ -21,6 +21,10 @@ STOP_SECONDS = 10
 LAST_LINES = 20
 
 
+class PortsEqual(FinephraseError, exit_status=2):
+    """Both servers are given the same port."""
+
+
 class PortInUse(FinephraseError):
     """A port is used by another program; the message names the option that chooses another one."""
 
@@ -35,11 +39,13 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
     The servers' output goes to `logs/dagster.log` and `logs/mlflow.log` in the data folder.
 
     Raises:
-        PortInUse, InvalidStore, StoreUnusable: before anything is started.
+        PortsEqual, PortInUse, InvalidStore, StoreUnusable: before anything is started.
         ServerEnded: a server ended by itself.
     """
     tracking = tracking_uri(paths)
     own_mlflow = not is_server(tracking)
+    if own_mlflow and mlflow_port == port:
+        raise PortsEqual(f"port {port} is given for both Dagster and MLflow. Choose another with --mlflow-port.")
     refuse_used_port(port, option="--port")
     refuse_unusable(paths, dagster_home)
     environment = {
@@ -52,8 +58,6 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
     }
     commands = {"dagster": _dagster(port)}
     if own_mlflow:
-        if mlflow_port == port:
-            raise PortInUse(f"port {port} is given for both Dagster and MLflow. Choose another with --mlflow-port.")
         refuse_used_port(mlflow_port, option="--mlflow-port")
         paths.tracking_store.parent.mkdir(parents=True, exist_ok=True)
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # otherwise it starts seven workers for traces

@@ -27,7 +27,7 @@ from finephrase_dagster.rephrase.model_source import (
     generator_source,
 )
 from finephrase_dagster.rephrase.progress import Lines
-from finephrase_dagster.rephrase.reader import InputReader
+from finephrase_dagster.rephrase.reader import InputReader, check_files
 from finephrase_dagster.rephrase.readme import write_readme
 from finephrase_dagster.rephrase.render import ByteRenderer, Renderer, RendererLike
 from finephrase_dagster.rephrase.settings import ExecutionSettings
@@ -270,6 +270,7 @@ def build_job(
 
     Raises:
         JobInvalid: options contradict each other, or one is missing.
+        InputUnreadable: an input file cannot be read, as far as that shows without opening it.
         PromptError, StudyError, ModelError, ContextUnknown, LocationInvalid: an option names what does not exist.
     """
     _check_options(prompts, output, generator, endpoints, model, tokenizer, context)
@@ -278,14 +279,15 @@ def build_job(
             raise JobInvalid(f"{option} {number}: not a finite number.")
     paths = paths or Paths.from_environment()
     texts = read_prompts(paths.prompts, tuple(prompts))
+    check_files(files)
+    folders = {name: f"{output.rstrip('/') or '/'}/{name}" for name in texts}
+    for folder in folders.values():
+        folder_at(folder)  # refuses what cannot be a folder, before an endpoint is asked for anything
     overrides = {name: value for name, value in (("temperature", temperature), ("seed", seed)) if value is not None}
     if generator:
         source = generator_source(generator, paths, max_tokens, overrides, leases, log)
     else:
         source = endpoint_source(endpoints, str(model), tokenizer, context, max_tokens, overrides)
-    folders = {name: f"{output.rstrip('/') or '/'}/{name}" for name in texts}
-    for folder in folders.values():
-        folder_at(folder)  # refuses what cannot be a folder, before anything is sent
     recipes = {
         name: plain(dataset_recipe(rows=None, prompt=text, keep_raw=keep_raw, **source.recipe))
         for name, text in texts.items()
@@ -310,7 +312,9 @@ def _check_options(
     context: int | None,
 ) -> None:
     """Raise JobInvalid if options contradict each other or are missing."""
-    if bool(generator) == bool(endpoints):
+    if generator and endpoints:
+        raise JobInvalid("--generator and --endpoint exclude each other; give one of them.")
+    if not generator and not endpoints:
         raise JobInvalid("Name the model: either --generator NAME, or --endpoint URL with --model NAME.")
     if endpoints and not model:
         raise JobInvalid("--endpoint needs --model, the name that the server has for its model.")

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from finephrase_dagster.artifacts.artifact import NotMaterialized
 from finephrase_dagster.artifacts.fingerprint import SHORT, sha256_file
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.recipe import resolve_sampling
@@ -22,7 +23,7 @@ from finephrase_dagster.rephrase.connection import API_KEY, Server
 from finephrase_dagster.rephrase.engine import DeviceLease
 from finephrase_dagster.rephrase.model_list import read_context
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.paths import Paths
+from finephrase_dagster.study.paths import Paths, materialize_command
 
 MAX_TOKENS = 2048
 TOKENIZER_FILES = ("*token*.json", "*.model", "vocab*", "merges.txt", "*.jinja")
@@ -30,6 +31,10 @@ TOKENIZER_FILES = ("*token*.json", "*.model", "vocab*", "merges.txt", "*.jinja")
 
 class JobInvalid(FinephraseError, exit_status=2):
     """The options of a job contradict each other; the message says what to change."""
+
+
+class ModelMissing(FinephraseError):
+    """The model of a generator cannot be trained yet, because its sources are not materialized."""
 
 
 class DeviceLeases(Protocol):
@@ -75,9 +80,15 @@ def generator_source(
     if name not in lineage.study.generators:
         known = ", ".join(lineage.study.generators)
         raise JobInvalid(f"--generator {name}: the study {paths.study} has no such generator. It has: {known}.")
-    artifact = lineage.generator(name)
     device = partial(leases.leased_here, f"the training of {name}", log=log) if leases else contextlib.nullcontext
-    manifest = artifact.materialize(lambda folder: make_generator(lineage, name, folder, log=log, device=device))
+    try:
+        artifact = lineage.generator(name)
+        manifest = artifact.materialize(lambda folder: make_generator(lineage, name, folder, log=log, device=device))
+    except NotMaterialized as error:
+        raise ModelMissing(
+            f"--generator {name}: the sources that its model is trained on do not exist yet. "
+            f"Run: {materialize_command(paths.study)}"
+        ) from error
     generator = _override(lineage.study.generators[name], name, max_tokens, overrides)
     engine = engine_spec(lineage, name, generator)
     return ModelSource(

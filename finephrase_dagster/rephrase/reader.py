@@ -17,10 +17,12 @@ from datatrove.pipeline.readers.base import BaseReader
 
 from finephrase_dagster.corpora.document import CorpusError, row_id, text_flaw
 from finephrase_dagster.corpora.jsonl import BLANK_LINE
-from finephrase_dagster.corpora.rows import read_rows
+from finephrase_dagster.corpora.rows import check_ending, read_rows
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.study.fields import MOST_SHOWN, shorten
 
 COLUMNS = ("id", "text")
+MAGIC = set("*?[")
 
 
 class InputUnreadable(FinephraseError, exit_status=2):
@@ -39,25 +41,62 @@ class InputRow(NamedTuple):
     skip: str | None
 
 
-def rows_of(file: str) -> Iterator[InputRow]:
-    """Yield the rows of a Parquet or JSONL (plain, .gz, .zst) file, in order.
+def check_files(files: Sequence[str]) -> None:
+    """Refuse input that cannot be read, as far as that shows without opening a file or asking a store.
 
     Raises:
-        InputUnreadable: naming the file, and the row that is wrong.
+        InputUnreadable: a name is a pattern or has an unknown ending, or a local path is a folder or does not exist.
     """
+    for file in files:
+        is_local = "://" not in file
+        if is_local and Path(file).is_dir():
+            raise InputUnreadable(
+                f"{file}: is a folder; name its files, for example --input {file.rstrip('/')}/*.jsonl"
+            )
+        if MAGIC & set(file) and not (Path(file).exists() if is_local else file.startswith("http")):
+            raise InputUnreadable(f"{file}: patterns are expanded by the shell only; name the files")
+        try:
+            check_ending(file)
+        except CorpusError as error:
+            raise InputUnreadable(str(error)) from error
+        if is_local:
+            stamp(file)
+
+
+def rows_of(file: str, limit: int | None = None) -> Iterator[InputRow]:
+    """Yield the rows of a Parquet or JSONL (plain, .gz, .zst) file, in order.
+
+    Args:
+        file: its path or URL.
+        limit: read only the first so many rows.
+
+    Raises:
+        InputUnreadable: naming the file, and the row that is wrong; after the last row if none has a field `text`.
+    """
+    fields: set[str] = set()
+    count, has_text = 0, False
     try:
         for row in read_rows(file, columns=COLUMNS, id_column="id"):
             if row.flaw == BLANK_LINE:
                 continue
+            if count == limit:
+                break
+            count += 1
             where = f"{file}: row {row.number}"
             if row.values is None:
                 raise InputUnreadable(f"{where} is {row.flaw} {row.detail}; write one JSON object per line")
+            has_text = has_text or "text" in row.values
+            if not has_text and len(fields) < MOST_SHOWN:
+                fields |= row.values.keys()
             name = row_id(row.values.get("id"), "id", where)
             text: Any = row.values.get("text")
             flaw = text_flaw(text)
             yield InputRow(name, "", str(flaw)) if flaw else InputRow(name, text, None)
     except CorpusError as error:
         raise InputUnreadable(str(error)) from error
+    if count and not has_text:
+        names = shorten(sorted(fields)) or "none"
+        raise InputUnreadable(f"{file}: no row has a field 'text'; its fields are {names}. Rename the field.")
 
 
 def stamp(file: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from finephrase_dagster.artifacts.fingerprint import SHORT
 from finephrase_dagster.corpora.ids import IdSet, id_hash
@@ -86,4 +85,10 @@ def survey_input(files: Sequence[str], limit: int | None = None) -> Survey:
 
 
 def _limited(files: Sequence[str], limit: int | None) -> Iterator[InputRow]:
-    return islice((row for file in files for row in rows_of(file)), limit)
+    left = limit
+    for file in files:
+        for row in rows_of(file, left):
+            yield row
+            left = None if left is None else left - 1
+        if left == 0:
+            return

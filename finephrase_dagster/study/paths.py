@@ -6,6 +6,7 @@ None of these paths is part of an artifact's identity.
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +83,12 @@ class Paths:
     def tracking_store(self) -> Path:
         """MLflow's SQLite file, used unless `MLFLOW_TRACKING_URI` names a server."""
         return self.data / "mlflow" / "mlflow.db"
+
+
+def materialize_command(study: Path) -> str:
+    """Return the command that materializes a study, for messages."""
+    shown = study.relative_to(Path.cwd()) if study.is_relative_to(Path.cwd()) else study
+    return f"finephrase materialize --study {shlex.quote(str(shown))}"
 
 
 def study_path(study: str | Path, *, start: Path) -> Path:
