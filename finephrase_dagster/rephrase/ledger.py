@@ -80,7 +80,7 @@ class Ledger:
         self._open: dict[int, Chunk] = {}
         self._chunks: list[Chunk] = []
         self._publishing = threading.Lock()
-        self._left_over = folder.journals()
+        self._left_over = self._unpublished_journals()
         self._summarize_orphans()
         self._next = _next_numbers([*self._left_over, *map(_stem, folder.names(f"{CHUNKS}/*.parquet"))])
         self.published = 0  # chunks
@@ -233,6 +233,19 @@ class Ledger:
             columns.append(pa.array(values, field_.type))
         return pa.Table.from_arrays(columns, schema=self._schema)
 
+    def _unpublished_journals(self) -> list[str]:
+        """Return the journals without a summary, and delete the others.
+
+        A writer that was killed between the two leaves both. The summary counts: in an object store the journal may
+        lack the rows since its last upload, which are in the published file.
+        """
+        summaries = {_stem(name) for name in self.folder.names(f"{CHUNKS}/*.parquet")}
+        journals = self.folder.journals()
+        with self._writing():
+            for name in summaries.intersection(journals):
+                self.folder.journal(name).remove()
+        return [name for name in journals if name not in summaries]
+
     def _summarize_orphans(self) -> None:
         """Write summaries for data files without summary and journal: somebody deleted it, or the manifest."""
         summaries = {_stem(name) for name in self.folder.names(f"{CHUNKS}/*.parquet")}
@@ -248,10 +261,7 @@ class Ledger:
 
     def _done_ids(self) -> Iterator[str]:
         """Yield the ids of all rows in files and journals."""
-        journals = set(self._left_over)
         for name in self.folder.names(f"{CHUNKS}/*.parquet"):
-            if _stem(name) in journals:  # the writer was killed before it removed the journal
-                continue
             rejected, part = self._read_summary(name)
             yield from rejected["id"].to_pylist()
             if part["rows"]:
