@@ -56,12 +56,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--preset", help="0.5b, 1.7b, 2.9b or 6.2b: report model FLOPs utilisation instead")
     group.add_argument("--steps", type=int, help="optimizer steps that count; default 12, on a CPU 2")
     group.add_argument("--warmup-steps", type=int, help="steps before them; default 3, on a CPU 1")
-    group.add_argument("--batch", type=int, help="sequences an optimizer step; default 64, on a CPU 1")
+    group.add_argument("--batch", type=int, help="sequences per optimizer step; default 64, on a CPU 1")
     group.add_argument("--micro-batch", type=int, help="sequences on the device at once; default 4, on a CPU 1")
-    group.add_argument("--sequence", type=int, help="tokens a sequence; default 4096, on a CPU 128")
+    group.add_argument("--sequence", type=int, help="tokens per sequence; default 4096, on a CPU 128")
     group.add_argument("--attention", help="transformers' attention kernel, such as flash_attention_2")
     group.add_argument("--eager", action="store_true", help="do not compile the model (on a CPU it is never compiled)")
-    group.add_argument("--peak-tflops", type=float, help="of the device, if its name is not known here")
+    group.add_argument("--peak-tflops", type=float, help="peak of the device, if its name is not known here")
 
 
 def flops_per_token(student: Student, *, vocabulary: int, sequence: int, causal: bool) -> float:

@@ -1,7 +1,7 @@
-"""The pictures of docs/web-ui.md and of README.md, taken anew from a running instance of the demo.
+"""Take the screenshots of docs/web-ui.md and README.md again, from a running instance of the demo.
 
 make demo && make ui
-.venv/bin/python docs/screenshots.py [--url http://127.0.0.1:3000]
+python docs/screenshots.py [--url http://127.0.0.1:3000]
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from playwright.sync_api import Page, sync_playwright
 FOLDER = Path(__file__).parent
 CELL = "rephraser__package_readmes"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-SETTLE_MILLISECONDS = 1500  # until what moves on a page has come to rest
+SETTLE_MILLISECONDS = 1500  # until animations of a page have ended
 ELSEWHERE = """([here, there]) => {
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(here, there);
 }"""
-"""Says another folder than the one in which the pictures are taken."""
+"""Replaces the path of this repository in all texts of a page."""
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def lineage(page: Page, url: str) -> None:
-    """The whole graph, its groups expanded, without the rest of the page."""
+    """Take a screenshot of the lineage graph with all groups expanded, without the rest of the page."""
     page.set_viewport_size({"width": 1800, "height": 1200})
     page.goto(f"{url}/asset-groups")
     page.get_by_text("synthetic", exact=True).last.wait_for()
@@ -56,7 +56,7 @@ def lineage(page: Page, url: str) -> None:
 
 
 def take(page: Page, address: str, words: str, name: str) -> None:
-    """A page once certain words stand on it."""
+    """Take a screenshot of a page as soon as it shows the given words."""
     page.goto(address)
     page.get_by_text(words).locator("visible=true").first.wait_for()
     page.wait_for_timeout(SETTLE_MILLISECONDS)

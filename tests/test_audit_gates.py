@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from finephrase_dagster.audit.audit import AuditReport, GateResult, audit
 from finephrase_dagster.audit.dataset import AuditError
 from finephrase_dagster.audit.gates import __path__ as gate_folders
 from finephrase_dagster.audit.gates import gates
+from finephrase_dagster.study.paths import REPOSITORY
 
 SETTINGS = {
     "completed": {"threshold": 0.9},
@@ -92,6 +94,17 @@ def test_a_good_dataset_passes_every_gate(tmp_path: Path) -> None:
     assert gate(audited, "completed").value == 0.95
     assert all(not result.examples for result in audited.gates)
     assert json.loads(json.dumps(audited.as_json()))["passed"] is True
+
+
+def test_the_page_of_the_study_file_lists_every_gate_with_its_defaults() -> None:
+    page = (REPOSITORY / "docs" / "study-file.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (at least|at most) (\S+) \| (.*?) ?\|$", page, re.MULTILINE)
+    expected = []
+    for gate in gates().values():
+        assert gate.blocking
+        others = ", ".join(f"`{name}`: {value}" for name, value in gate.defaults.items() if name != "threshold")
+        expected.append((gate.name, gate.sentence, gate.bound, f"{gate.defaults['threshold']}", others))
+    assert rows == expected
 
 
 def test_too_few_completed_documents_fail_with_the_rejected_ones_as_examples(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Prompt(BaseModel):
 
     Attributes:
         name: the partition key; equals the name of the file.
-        family: the set of prompts that it is compared with.
+        family: the work whose prompts it belongs to; the lineage graph can be filtered by it.
         format: what the prompt asks for: a short noun for people, such as `word problem`.
         origin: the work that asked for this first, for people.
         document: where the document is in the template.
