@@ -1,6 +1,6 @@
 """The graph at the size of the published study: how long its definitions take to load and to be checked.
 
-Each figure is that of a whole process, imports included; the median of the rounds.
+Each figure is the time of a complete process, imports included: the median of the rounds.
 
     python benchmarks/graph.py [--rounds 3] [--study studies/finephrase.yaml]
 """

@@ -2,7 +2,7 @@
 
 Two measurements, each interleaved in one run against the instant server:
 
-- `http`: POST requests alone, from an event loop with 500 of them in flight.
+- `http`: only POST requests, from an event loop with 500 of them in flight.
 - `command`: the complete `finephrase rephrase` command as `driver.py` runs it, as it is and with
   aiohttp in place of `ConnectionPool`.
 
