@@ -10,7 +10,7 @@ from finephrase_dagster.artifacts.artifact import Artifact, Contents, write_json
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.artifacts.key import AUDIT, DATASET
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.audit.audit import AuditReport, GateResult, audit
+from finephrase_dagster.audit.audit import AuditReport, GateResult, audit_dataset
 from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
@@ -45,7 +45,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         prompt = context.partition_key
         dataset, artifact = lineage.dataset(cell, prompt), lineage.audit(cell, prompt)
         dataset.manifest()
-        report = audit(dataset.folder, check=lineage.prompts[prompt].check, settings=lineage.study.gates)
+        report = audit_dataset(dataset.folder, check=lineage.prompts[prompt].check, settings=lineage.study.gates)
         artifact.materialize(lambda folder: _write_report(folder, dataset, report))
         with warehouse.connect() as connection:
             record_audit(connection, artifact, cell.name, report.gates)

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from finephrase_dagster.audit.audit import audit as audit_dataset
+    from finephrase_dagster.audit.audit import audit_dataset
     from finephrase_dagster.errors import FinephraseError
     from finephrase_dagster.rephrase.dataset import read_dataset
-    from finephrase_dagster.rephrase.documents import rephrase as rephrase_documents
+    from finephrase_dagster.rephrase.documents import rephrase_documents
 
 __all__ = ["FinephraseError", "audit_dataset", "read_dataset", "read_scores", "rephrase_documents"]
 
 _HOMES = {
     "FinephraseError": "errors.FinephraseError",
-    "audit_dataset": "audit.audit.audit",
+    "audit_dataset": "audit.audit.audit_dataset",
     "read_dataset": "rephrase.dataset.read_dataset",
-    "rephrase_documents": "rephrase.documents.rephrase",
+    "rephrase_documents": "rephrase.documents.rephrase_documents",
 }
 """Where each public name is defined. A function cannot be called after a room: `fp.audit` is the package `audit/`."""
 
@@ -43,7 +43,9 @@ def read_scores(study: str | Path | None = None) -> pa.Table:
         study: the study file; default: the one that FINEPHRASE_STUDY names, or `studies/demo.yaml`.
 
     Returns:
-        The columns of `finephrase_dagster.evaluate.scores.read_scores`; runs without scores are left out.
+        The columns `run`, `mixture`, `student`, `data_seed`, `model_seed`, `decay_from` (null: trained from scratch),
+        `kind` (`task`, `category` or `mean`), `name` (such as `gsm8k`, `GK`, `macro`), `score`, the ends `low` and
+        `high` of its 95 % bootstrap interval, and `n`, the items of a task. Runs without scores are left out.
 
     Example:
         >>> fp.read_scores("studies/demo.yaml").to_pandas().query("name == 'macro'")  # doctest: +SKIP

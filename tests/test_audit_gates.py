@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
-from finephrase_dagster.audit.audit import AuditReport, GateResult, audit
+from finephrase_dagster.audit.audit import AuditReport, GateResult, audit_dataset
 from finephrase_dagster.audit.dataset import AuditError
 from finephrase_dagster.audit.gates import __path__ as gate_folders
 from finephrase_dagster.audit.gates import gates
@@ -73,7 +73,7 @@ def write_dataset(
 
 
 def audited_faq(folder: Path) -> AuditReport:
-    return audit(folder, check="faq", settings=SETTINGS)
+    return audit_dataset(folder, check="faq", settings=SETTINGS)
 
 
 def gate(audited: AuditReport, name: str) -> GateResult:
@@ -216,7 +216,7 @@ def test_one_file_in_the_folder_of_gates_adds_a_gate(tmp_path: Path, monkeypatch
     monkeypatch.setattr("finephrase_dagster.audit.gates.__path__", [*gate_folders, str(folder)])
     assert gates()["shouting"].sentence == "the share of completions in capitals"
     (tmp_path / "data").mkdir()
-    report = audit(write_dataset(tmp_path / "data", ["QUIET", *(faq(i) for i in range(3))]))
+    report = audit_dataset(write_dataset(tmp_path / "data", ["QUIET", *(faq(i) for i in range(3))]))
     assert failed(report) == ["shouting"]
     assert [row.id for row in gate(report, "shouting").examples] == ["d0"]
     assert (gate(report, "shouting").value, gate(report, "shouting").failing) == (0.25, 1)
@@ -224,7 +224,7 @@ def test_one_file_in_the_folder_of_gates_adds_a_gate(tmp_path: Path, monkeypatch
 
 def test_a_bare_parquet_file_is_audited_by_the_gates_that_it_has_columns_for(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [1, 2], "text": ["Something.", None]}), tmp_path / "texts.parquet")
-    report = audit(tmp_path / "texts.parquet")
+    report = audit_dataset(tmp_path / "texts.parquet")
     assert failed(report) == ["empty"]
     assert gate(report, "empty").examples[0].id == "2"
     assert report.skipped == {
@@ -245,7 +245,7 @@ def test_a_bare_parquet_file_is_audited_by_the_gates_that_it_has_columns_for(tmp
 )
 def test_an_unknown_gate_setting_or_form_is_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(AuditError, match=message):
-        audit(write_dataset(tmp_path, [faq(0)]), **arguments)
+        audit_dataset(write_dataset(tmp_path, [faq(0)]), **arguments)
 
 
 def test_a_dataset_that_spans_several_chunks_is_measured_as_a_whole(

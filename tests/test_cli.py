@@ -63,8 +63,8 @@ def test_a_wrong_study_is_explained_and_nothing_is_started(tmp_path: Path, data:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--port", "99999"], 2, "'--port'"),
-        (["--mlflow-port", "0"], 2, "'--mlflow-port'"),
+        (["--port", "99999"], 2, "error: --port: 99999 is more than 65535. See: finephrase ui --help"),
+        (["--mlflow-port", "0"], 2, "error: --mlflow-port: 0 is less than 1. See: finephrase ui --help"),
         (["--port", "4711", "--mlflow-port", "4711"], 2, "port 4711 is given for both Dagster and MLflow"),
     ],
 )
@@ -144,9 +144,38 @@ def test_a_disk_without_room_fails_with_a_remedy_and_leaves_nothing_half_written
     waits_for_readmes(done, data, "Make room, or set FINEPHRASE_DATA to a larger disk")
 
 
-@pytest.mark.parametrize("arguments", [["--study"], ["--nothing"], ["extra"]])
-def test_a_usage_error_is_a_wrong_request(arguments: list[str]) -> None:
-    assert finephrase("materialize", *arguments).returncode == 2
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["materialize", "--study"], "Option '--study' requires an argument. See: finephrase --help"),
+        (["--nothing"], "No such option: --nothing. See: finephrase --help"),
+        (["materialize", "extra"], "Got unexpected extra argument(s) (extra). See: finephrase materialize --help"),
+        (["plan", "--gpus", "0"], "--gpus: 0 is less than 1. See: finephrase plan --help"),
+        (["plan", "--gpus", "two"], "--gpus: 'two' is not a whole number. See: finephrase plan --help"),
+        (["rephrase"], "Missing option '--input'. See: finephrase rephrase --help"),
+        (["results"], "Name a command: finephrase results leaderboard"),
+    ],
+)
+def test_a_usage_error_is_one_line_with_the_next_action(arguments: list[str], message: str) -> None:
+    done = finephrase(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {message}\n")
+
+
+def test_a_log_format_that_does_not_exist_is_refused() -> None:
+    done = finephrase("expand", FINEPHRASE_LOG_FORMAT="xml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: FINEPHRASE_LOG_FORMAT is 'xml'; write json, or unset it\n"
+
+
+def test_a_source_without_files_is_named_with_the_study_file_and_the_field(tmp_path: Path, data: str) -> None:
+    study, home = study_of(tmp_path, "")
+    (tmp_path / "source.jsonl").unlink()
+    done = finephrase(
+        "materialize", "--study", str(study), FINEPHRASE_DATA=str(tmp_path / "data"), DAGSTER_HOME=str(home)
+    )
+    assert done.returncode == 2
+    place = f"error: {study}: sources.package_readmes: path {tmp_path}/source.jsonl: no such file"
+    assert done.stderr.splitlines()[-1].startswith(place)
 
 
 @pytest.mark.parametrize(

@@ -353,8 +353,14 @@ def test_the_printed_plan_names_stages_costs_and_bases(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "synthetic: completions: published run; throughput: published sweep, tier 1" in done.stdout
     assert "6.1 days" in done.stdout
+    assert "100 GPUs at 3 dollars per hour, working 100 % of the time; the stages run" in done.stdout
     everything = finephrase("plan", "--study", study, "--items", FINEPHRASE_DATA=str(tmp_path)).stdout
     assert "synthetic/smollm2_1_7b__fineweb_edu_350bt/faq missing" in everything
+
+
+def test_a_plan_without_gpu_hours_names_no_price(tmp_path: Path) -> None:
+    done = finephrase("plan", FINEPHRASE_DATA=str(tmp_path))
+    assert (done.returncode, "dollars per hour" in done.stdout) == (0, False)
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,16 @@ def test_a_missing_prompt_lists_those_there_are(tmp_path: Path) -> None:
         read_prompts(tmp_path, ("poem",))
 
 
+def test_all_missing_prompts_are_named_with_those_that_may_be_meant(tmp_path: Path) -> None:
+    written(tmp_path, HEADER + PLACEHOLDER)
+    with pytest.raises(PromptError) as caught:
+        read_prompts(tmp_path, ("fag", "faq", "tabel"))
+    assert str(caught.value).splitlines() == [
+        f"prompt 'fag': no such file: {tmp_path}/fag.md; did you mean faq?",
+        f"prompt 'tabel': no such file: {tmp_path}/tabel.md; known prompts: faq",
+    ]
+
+
 def test_the_names_of_a_folder_are_its_files_sorted_and_unread(tmp_path: Path) -> None:
     for name in ("table", "faq", "README", ".draft"):
         written(tmp_path, "anything", name)

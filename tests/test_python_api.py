@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,21 @@ def test_every_public_name_exists_and_is_documented() -> None:
     assert fp.__version__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = fp.nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("audit_dataset", ["threshold", "failing", "examples"]),
+        ("rephrase_documents", ["finish_reason", "document_cut", "completion_tokens"]),
+        ("read_scores", ["mixture", "data_seed", "kind", "low", "high"]),
+    ],
+)
+def test_the_help_of_a_function_shows_its_public_name_and_the_columns(name: str, columns: list[str]) -> None:
+    text = pydoc.render_doc(getattr(fp, name), renderer=pydoc.plaintext)
+    assert f"\n{name}(" in text
+    assert "<function" not in text
+    assert [column for column in columns if f"`{column}`" not in text] == []
 
 
 def test_the_import_is_cheap_and_loads_no_library() -> None:

@@ -14,8 +14,9 @@ from typing import Any, cast
 import pytest
 from dagster_pipes import PipesContext
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.dataset import DatasetMissing, read_dataset
-from finephrase_dagster.rephrase.documents import rephrase
+from finephrase_dagster.rephrase.documents import rephrase_documents
 from finephrase_dagster.rephrase.job import RephraseJob, build_job, execute
 from finephrase_dagster.rephrase.location import LocationInvalid
 from finephrase_dagster.rephrase.model_source import JobInvalid, ModelMissing
@@ -34,7 +35,7 @@ def server() -> Iterator[LocalServer]:
 
 
 def test_a_list_of_texts_becomes_a_dataset(tmp_path: Path, server: LocalServer) -> None:
-    dataset = rephrase(
+    dataset = rephrase_documents(
         ["A text.", "Another text."], prompt="faq", output=tmp_path, endpoint=server.url, model="tiny", temperature=0.5
     )
     assert len(dataset) == 2
@@ -42,7 +43,7 @@ def test_a_list_of_texts_becomes_a_dataset(tmp_path: Path, server: LocalServer) 
     assert dataset.table().column_names[:3] == ["id", "prompt", "text"]
     assert dataset.manifest["recipe"]["sampling"]["temperature"] == 0.5
     assert {request["temperature"] for request in server.requests} == {0.5}
-    again = rephrase(
+    again = rephrase_documents(
         ["A text.", "Another text."], prompt="faq", output=tmp_path, endpoint=server.url, model="tiny", temperature=0.5
     )
     assert (again.manifest, len(server.requests)) == (dataset.manifest, 2)
@@ -55,7 +56,9 @@ def test_dictionaries_and_files_become_one_dataset_per_prompt(tmp_path: Path, se
         failure(400, "refused") if "Document 1." in str(request["messages"]) else completion()
     )
     rows = [{"id": "mine", "text": "My text."}, file]
-    made = rephrase(rows, prompt=["faq", "math"], output=tmp_path / "out", endpoint=[server.url], model="tiny")
+    made = rephrase_documents(
+        rows, prompt=["faq", "math"], output=tmp_path / "out", endpoint=[server.url], model="tiny"
+    )
     for prompt in ("faq", "math"):
         assert sorted(row["id"] for row in made[prompt].rows) == ["doc-0", "doc-2", "mine"]
         assert made[prompt].rejected().to_pylist() == [
@@ -63,19 +66,19 @@ def test_dictionaries_and_files_become_one_dataset_per_prompt(tmp_path: Path, se
         ]
         assert read_dataset(tmp_path / "out" / prompt) == made[prompt]
     for path in (file, str(file)):
-        one = rephrase(path, prompt="faq", output=tmp_path / "one", endpoint=server.url, model="tiny")
+        one = rephrase_documents(path, prompt="faq", output=tmp_path / "one", endpoint=server.url, model="tiny")
         assert one.manifest["rows_in"] == 3
 
 
 def test_it_works_where_an_event_loop_runs_already(tmp_path: Path, server: LocalServer) -> None:
     async def cell() -> int:
-        return len(rephrase(["A text."], prompt="faq", output=tmp_path, endpoint=server.url, model="tiny"))
+        return len(rephrase_documents(["A text."], prompt="faq", output=tmp_path, endpoint=server.url, model="tiny"))
 
     assert asyncio.run(cell()) == 1
 
 
 def test_a_folder_without_a_dataset_is_named_with_what_to_do(tmp_path: Path, server: LocalServer) -> None:
-    rephrase(["A text."], prompt="faq", output=tmp_path / "out", endpoint=server.url, model="tiny")
+    rephrase_documents(["A text."], prompt="faq", output=tmp_path / "out", endpoint=server.url, model="tiny")
     with pytest.raises(DatasetMissing, match=r"open one of them: .*out/faq"):
         read_dataset(tmp_path / "out")
     with pytest.raises(DatasetMissing, match="run the same command again to resume"):
@@ -84,13 +87,17 @@ def test_a_folder_without_a_dataset_is_named_with_what_to_do(tmp_path: Path, ser
 
 def test_contradicting_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(JobInvalid, match="either --generator NAME, or --endpoint URL"):
-        rephrase(["A text."], prompt="faq", output=tmp_path)
+        rephrase_documents(["A text."], prompt="faq", output=tmp_path)
     with pytest.raises(JobInvalid, match="--generator and --endpoint exclude each other; give one of them"):
-        rephrase(["A text."], prompt="faq", output=tmp_path, endpoint="http://127.0.0.1:9", generator="rephraser")
+        rephrase_documents(
+            ["A text."], prompt="faq", output=tmp_path, endpoint="http://127.0.0.1:9", generator="rephraser"
+        )
     with pytest.raises(JobInvalid, match="--endpoint needs --model"):
-        rephrase(["A text."], prompt="faq", output=tmp_path, endpoint="http://127.0.0.1:9")
+        rephrase_documents(["A text."], prompt="faq", output=tmp_path, endpoint="http://127.0.0.1:9")
     with pytest.raises(JobInvalid, match=r"concurrency: .*greater than or equal to 1"):
-        rephrase(["A"], prompt="faq", output=tmp_path, endpoint="http://x", model="tiny", context=4096, concurrency=0)
+        rephrase_documents(
+            ["A"], prompt="faq", output=tmp_path, endpoint="http://x", model="tiny", context=4096, concurrency=0
+        )
 
 
 def test_input_and_output_are_checked_before_an_endpoint_is_asked(
@@ -112,7 +119,33 @@ def test_a_generator_without_sources_names_the_command_that_makes_them(
     monkeypatch.setenv("FINEPHRASE_DATA", str(tmp_path / "data"))
     command = r"finephrase materialize --study \S*studies/demo\.yaml"
     with pytest.raises(ModelMissing, match=f"--generator rephraser: the sources .* do not exist yet. Run: {command}"):
-        rephrase(["A text."], prompt="faq", output=tmp_path, generator="rephraser")
+        rephrase_documents(["A text."], prompt="faq", output=tmp_path, generator="rephraser")
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ([1], r"documents\[0\] is an int; write a text or {'id': \.\.\., 'text': \.\.\.}"),
+        (["A text.", {"id": "a", "body": "A text."}], r"documents\[1\] has no 'text'; write {'id'"),
+        ([{"id": "a", "text": ["A text."]}], r"the text of documents\[0\] is a list; write a string"),
+        ([{"text": "A text."}], r"documents\[0\] has no id"),
+        ({"id": "a", "text": "A text."}, "documents is a dict; write a list of texts"),
+        (7, "documents is an int; write a list of texts"),
+    ],
+)
+def test_a_document_of_a_wrong_type_is_named_with_its_position(tmp_path: Path, given: Any, complaint: str) -> None:
+    with pytest.raises(FinephraseError, match=complaint) as caught:
+        rephrase_documents(given, prompt="faq", output=tmp_path, endpoint="http://127.0.0.1:9", model="tiny")
+    assert caught.value.exit_status == 2
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_refused_with_the_option(tmp_path: Path, server: LocalServer) -> None:
+    remedy = r"Correct --tokenizer, name a local folder, or leave it out to cut by bytes\."
+    with pytest.raises(FinephraseError, match=rf"the tokenizer cannot be loaded: [\s\S]*\. {remedy}$"):
+        rephrase_documents(
+            ["A text."], prompt="faq", output=tmp_path, endpoint=server.url, model="tiny", tokenizer=str(tmp_path)
+        )
+    assert server.requests == []
 
 
 def test_a_job_survives_the_way_to_another_process_as_json(tmp_path: Path, server: LocalServer) -> None:

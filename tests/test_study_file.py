@@ -106,6 +106,14 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a list of gates": (lambda f: f.update(gates=["form"]), "gates: is a list; must be fields"),
     "a misspelt field": (lambda f: f.update(seads=[]), r"unknown field 'seads'\. Did you mean 'seeds'\?"),
+    "a misspelt field of an entry": (
+        lambda f: f["students"]["nano"].update(layer=2),
+        r"students\.nano: unknown field 'layer'\. Did you mean 'layers'\?",
+    ),
+    "a misspelt field of an entry's field": (
+        lambda f: f["generators"]["rephraser"]["embedded"].update(step=2),
+        r"generators\.rephraser\.embedded: unknown field 'step'\. Did you mean 'steps'\?",
+    ),
     "an unknown task": (lambda f: f["evaluation"].update(tasks=["chess"]), "evaluation.tasks"),
     "a name that leaves the folder": (lambda f: f["mixtures"].update({"../up": f["mixtures"]["readmes_raw"]}), "../up"),
     "a model without a revision": (
@@ -204,7 +212,10 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
 NOT_YAML = {
     "nothing": ("", "has no fields"),
     "a list": ("- a list", "has no fields"),
-    "an open bracket": ("name: [", r"study\.yaml:1: not valid YAML"),
+    "an open bracket": (
+        "name: [",
+        r"study\.yaml:1: not valid YAML: .*; correct line 1, or name another file with --study$",
+    ),
     "a name twice": ("name: a\nname: b\n", r"study\.yaml:2: .*'name' is defined twice"),
     "a tab": ("\ttabs: 1", r"study\.yaml:1: not valid YAML"),
     "two documents": ("a: 1\n---\nb: 1\n", "another document"),

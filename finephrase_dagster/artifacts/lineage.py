@@ -35,6 +35,7 @@ from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import EMBEDDED, hub_reference
+from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.spec import Cell, Evaluation, Study
@@ -74,9 +75,16 @@ class Lineage:
         return self._artifact(ItemKey(kind=kind, run=run), recipe)
 
     def source(self, name: str) -> Artifact:
-        """Return a corpus. Its recipe says what is read; its version is a hash of the rows alone."""
+        """Return a corpus. Its recipe says what is read; its version is a hash of the rows alone.
+
+        Raises:
+            StudyError: the files of the source do not exist.
+        """
         source = self.study.sources[name]
-        recipe = {"source": name, **source.identity(requirements=self.paths.requirements)}
+        try:
+            recipe = {"source": name, **source.identity(requirements=self.paths.requirements)}
+        except StudyError as error:
+            raise StudyError(f"{self.paths.study}: sources.{name}: {error}") from error
         return self._artifact(ItemKey(kind=CORPUS, source=name), recipe)
 
     def generator(self, name: str) -> Artifact:

@@ -67,7 +67,9 @@ class AuditReport:
         return {"passed": self.passed, "rows": self.rows, "gates": results, "skipped": dict(self.skipped)}
 
 
-def audit(path: str | Path, *, check: str | None = None, settings: Mapping[str, Settings] | None = None) -> AuditReport:
+def audit_dataset(
+    path: str | Path, *, check: str | None = None, settings: Mapping[str, Settings] | None = None
+) -> AuditReport:
     """Run the quality gates over a synthetic dataset.
 
     Args:
@@ -77,12 +79,16 @@ def audit(path: str | Path, *, check: str | None = None, settings: Mapping[str, 
             gate `form` is skipped.
         settings: settings by gate that replace the gates' defaults, such as `{"form": {"threshold": 0.9}}`.
 
+    Returns:
+        The report: `passed`, `rows`, `skipped`, and `gates` with the columns `name`, `value`, `threshold`, `bound`,
+        `blocking`, `passed`, `failing`, `detail`, `figures` and `examples`.
+
     Raises:
         AuditError: the folder holds no complete dataset, the file cannot be read, or there is no such form, gate or
             setting.
 
     Example:
-        >>> report = audit("out/faq", check="faq")  # doctest: +SKIP
+        >>> report = audit_dataset("out/faq", check="faq")  # doctest: +SKIP
         >>> [gate.name for gate in report.gates if not gate.passed]  # doctest: +SKIP
         ['form']
     """

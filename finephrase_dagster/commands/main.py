@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from finephrase_dagster.commands.expand import expand
 from finephrase_dagster.commands.extras import missing_extra
@@ -20,7 +21,9 @@ from finephrase_dagster.commands.rephrase import ManyValues, rephrase
 from finephrase_dagster.commands.results import app as results
 from finephrase_dagster.commands.terminal import complain, silence_libraries
 from finephrase_dagster.commands.ui import ui
+from finephrase_dagster.commands.usage import USAGE, is_usage_error, usage_message
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.orchestration.logs import check_log_format
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -28,9 +31,17 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 class Commands(TyperGroup):
     """Turns the errors that a person can cause into one message and the right exit status."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **options)
+        except TyperException as error:
+            raise _refused(error) from error
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except TyperException as error:
+            raise _refused(error) from error
         except FinephraseError as error:
             complain(f"error: {error}")
             raise typer.Exit(error.exit_status) from error
@@ -50,6 +61,14 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as error:
             complain("interrupted; what is finished is kept. Run the same command again to resume.")
             raise typer.Exit(1) from error
+
+
+def _refused(error: TyperException) -> Exception:
+    """Print a usage error as one line, and return what ends the command; other errors are returned as they are."""
+    if not is_usage_error(error):
+        return error
+    complain(f"error: {usage_message(error)}")
+    return typer.Exit(USAGE)
 
 
 HELP = """Turn web text into synthetic training data, and measure whether it makes a better model.
@@ -74,7 +93,8 @@ def _options(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Declare the options that come before the command."""
+    """Declare the options that come before the command, and check the environment variable of all commands."""
+    check_log_format()
 
 
 app.command(short_help="Run what is missing or stale in a study.")(materialize)

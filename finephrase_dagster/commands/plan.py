@@ -87,10 +87,11 @@ def _print_plan(plan: Plan, every_item: bool) -> None:
         typer.echo("Nothing to do: everything exists and is current.")
     if stopped := figures["total"]["stopped"]:
         typer.echo(f"{stopped} partitions belong to students that were stopped early; --items lists them.")
-    typer.echo(
-        f"{figures['gpus']} GPU{'s' * (figures['gpus'] > 1)} at {figures['gpu_hour_dollars']:g} dollars per hour, "
-        f"working {100 * figures['goodput']:g} % of their time; the stages run one after another."
-    )
+    if figures["total"]["gpu_hours"]:
+        typer.echo(
+            f"{figures['gpus']} GPU{'s' * (figures['gpus'] > 1)} at {figures['gpu_hour_dollars']:g} dollars per hour, "
+            f"working {100 * figures['goodput']:g} % of the time; the stages run one after another."
+        )
     for name, stage in figures["stages"].items():
         if stage["basis"]:
             typer.echo(f"{name}: {'; '.join(stage['basis'])}")

@@ -25,7 +25,7 @@ class NoScores(FinephraseError):
     """The study's students have not been evaluated yet."""
 
 
-app = typer.Typer(no_args_is_help=True, help="Compare the scores of a study's students.")
+app = typer.Typer(help="Compare the scores of a study's students.")
 
 
 @app.command()

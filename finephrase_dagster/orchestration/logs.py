@@ -11,6 +11,7 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.paths import Paths
 
 LOG_FORMAT = "FINEPHRASE_LOG_FORMAT"
@@ -19,6 +20,17 @@ ASSET_TAG = "finephrase/asset"
 PARTITION, FIRST, LAST = (
     f"dagster/{name}" for name in ("partition", "asset_partition_range_start", "asset_partition_range_end")
 )
+
+
+class LogFormatWrong(FinephraseError, exit_status=2):
+    """`FINEPHRASE_LOG_FORMAT` names no format."""
+
+
+def check_log_format() -> None:
+    """Raise LogFormatWrong if `FINEPHRASE_LOG_FORMAT` is neither `json` nor empty."""
+    value = os.environ.get(LOG_FORMAT, "")
+    if value.strip() and not json_wanted():
+        raise LogFormatWrong(f"{LOG_FORMAT} is {value!r}; write json, or unset it")
 
 
 def json_wanted() -> bool:

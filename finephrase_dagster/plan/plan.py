@@ -177,7 +177,7 @@ def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
 def _unreadable_sources(planned: Iterable[Planned]) -> Iterable[str]:
     for one in planned:
         if one.item.stage == "sources" and one.state.status == "missing":
-            yield from (f"sources.{one.item.key.source}: {reason}" for reason in one.state.reasons)
+            yield from one.state.reasons
 
 
 def _ideal_throughput(planned: Iterable[Planned], terms: Terms) -> Iterable[str]:

@@ -184,6 +184,6 @@ def _read(path: Path, written: int) -> Cluster:
     try:
         return Cluster.model_validate(fields)
     except ValidationError as error:
-        raise file_error(path, validation_problems(error, fields)) from error
+        raise file_error(path, validation_problems(error, fields), root=Cluster) from error
     except InvalidFields as error:
-        raise file_error(path, error.problems) from error
+        raise file_error(path, error.problems, root=Cluster) from error

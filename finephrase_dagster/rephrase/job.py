@@ -29,7 +29,7 @@ from finephrase_dagster.rephrase.model_source import (
 from finephrase_dagster.rephrase.progress import Lines
 from finephrase_dagster.rephrase.reader import InputReader, check_files
 from finephrase_dagster.rephrase.readme import write_readme
-from finephrase_dagster.rephrase.render import ByteRenderer, Renderer, RendererLike
+from finephrase_dagster.rephrase.render import ByteRenderer, Renderer, RendererLike, TokenizerUnreadable
 from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.step import Engines, RephraseStep
@@ -103,7 +103,13 @@ class RephraseJob(_Frozen):
         context, max_tokens = recipe["context"], recipe["max_tokens"]
         if self.tokenizer is None:
             return ByteRenderer(prompts=self.prompts, context=context, max_tokens=max_tokens)
-        return Renderer(model=self.tokenizer, prompts=self.prompts, context=context, max_tokens=max_tokens)
+        try:
+            return Renderer(model=self.tokenizer, prompts=self.prompts, context=context, max_tokens=max_tokens)
+        except TokenizerUnreadable as error:
+            if not self.endpoints:
+                raise
+            remedy = "Correct --tokenizer, name a local folder, or leave it out to cut by bytes."
+            raise TokenizerUnreadable(f"{str(error).rstrip('.')}. {remedy}") from error
 
     def new_engine(self, devices: Callable[[], DeviceLease] | None = None) -> Engine:
         """Return the engine that serves the model; it is not started yet."""

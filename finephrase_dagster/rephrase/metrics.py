@@ -39,7 +39,10 @@ def ports_of(text: str) -> range:
     match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text.strip())
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= first <= last <= 65_535:
-        raise MetricsPortWrong(f"{text!r} is neither a port nor a range of ports; write 9400, or 9400-9409")
+        raise MetricsPortWrong(
+            f"--metrics-port ({METRICS_PORT}): {text!r} is neither a port nor a range of ports; write 9400, or "
+            "9400-9409"
+        )
     return range(first, last + 1)
 
 
@@ -52,7 +55,7 @@ def serve_metrics_from_environment(
         try:
             watch = run.enter_context(serve_metrics(os.environ.get(METRICS_PORT), model=model, log=log))
         except (MetricsPortInUse, MetricsPortWrong) as error:
-            log(f"no metrics: {METRICS_PORT}: {error}")
+            log(f"no metrics: {error}")
             watch = _unwatched
         yield watch
 

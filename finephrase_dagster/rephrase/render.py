@@ -31,6 +31,10 @@ class ChatTemplateError(FinephraseError, exit_status=2):
     """The generator's tokenizer cannot render a conversation."""
 
 
+class TokenizerUnreadable(ChatTemplateError):
+    """There is no tokenizer, or it cannot be loaded."""
+
+
 class PromptDoesNotFit(FinephraseError, exit_status=2):
     """A prompt leaves no room for a document."""
 
@@ -101,13 +105,14 @@ class Renderer:
             max_tokens: number of tokens reserved for the completion.
 
         Raises:
-            ChatTemplateError: there is no tokenizer or chat template, or the template rejects the messages.
+            TokenizerUnreadable: there is no tokenizer.
+            ChatTemplateError: there is no chat template, or the template rejects the messages.
             PromptDoesNotFit: a prompt does not fit without a document; the message names it.
         """
         try:
             self._tokenizer: Any = read_tokenizer(model)
         except (OSError, ValueError) as error:
-            raise ChatTemplateError(f"{model}: the tokenizer cannot be loaded: {error}") from error
+            raise TokenizerUnreadable(f"{model}: the tokenizer cannot be loaded: {error}") from error
         self._prompts = dict(prompts)
         self.room = context - max_tokens
         self._frames: dict[str, tuple[int, int]] = {}

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -154,7 +154,11 @@ def validation_problems(error: ValidationError, fields: object) -> list[Problem]
 
 
 def problem_lines(
-    problems: Iterable[Problem], *, docs: str | None = None, purposes: Mapping[str, str] | None = None
+    problems: Iterable[Problem],
+    *,
+    docs: str | None = None,
+    purposes: Mapping[str, str] | None = None,
+    root: type[BaseModel] | None = None,
 ) -> list[str]:
     """Return one line per mistake; the same mistake in several entries of a section is one line.
 
@@ -162,6 +166,7 @@ def problem_lines(
         problems: the mistakes.
         docs: the page that describes each section under a heading of its own.
         purposes: what each field of the file is for.
+        root: the spec of the file, for suggestions where a name is unknown.
     """
     grouped: dict[tuple[FieldPath, str], list[str]] = {}
     for path, message in problems:
@@ -175,11 +180,30 @@ def problem_lines(
         if names:
             entry = names[0] if len(names) == 1 else f"{{{shorten(names, 5)}}}"
             path = (path[0], entry, *path[2:])
-        lines.append(_line(path, message, docs, purposes or {}))
+        lines.append(_line(path, message, docs, purposes or {}, root))
     return lines
 
 
-def _line(path: FieldPath, message: str, docs: str | None, purposes: Mapping[str, str]) -> str:
+def fields_at(root: type[BaseModel], path: FieldPath) -> set[str]:
+    """Return the names of the fields that a file may have at a path; `root` is the spec of the file."""
+    specs = {root} if not path or path[0] in root.model_fields else set()
+    for part in path:
+        steps = [spec.model_fields[part].annotation for spec in specs if part in spec.model_fields]
+        if steps:  # otherwise the part is the name of an entry, or an index
+            specs = {spec for annotation in steps for spec in _specs_in(annotation)}
+    return {name for spec in specs for name in spec.model_fields}
+
+
+def _specs_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _specs_in(argument)
+
+
+def _line(
+    path: FieldPath, message: str, docs: str | None, purposes: Mapping[str, str], root: type[BaseModel] | None
+) -> str:
     if message not in (MISSING, UNKNOWN):
         return f"{dotted(path)}: {message}" if path else message
     *outer, last = path
@@ -188,7 +212,8 @@ def _line(path: FieldPath, message: str, docs: str | None, purposes: Mapping[str
         purpose = f" ({purposes[str(last)]})" if not outer and last in purposes else ""
         line = f"missing field {describe(last)}{purpose}. Add {'it' if outer else repr(f'{last}:')}{see}"
     else:
-        known = difflib.get_close_matches(str(last), () if outer else purposes, n=1)
+        names = purposes if not outer else fields_at(root, tuple(outer)) if root else ()
+        known = difflib.get_close_matches(str(last), names, n=1)
         remedy = f"Did you mean {known[0]!r}?" if known else f"Correct its name or remove it{see}"
         line = f"unknown field {describe(last)}. {remedy}"
     return f"{dotted(tuple(outer))}: {line}" if outer else line
@@ -202,10 +227,14 @@ def dotted(path: FieldPath) -> str:
 
 def no_such_name(name: object, names: Iterable[str]) -> str:
     """Return the message for a name that does not exist, with the names that may have been meant."""
+    return f"there is no {describe(name)}; {similar(name, names)}"
+
+
+def similar(name: object, names: Iterable[str], kind: str = "known") -> str:
+    """Return the names that may have been meant, or else those that exist, for a message."""
     known = list(names)
     near = difflib.get_close_matches(name, known[:1000], n=3) if isinstance(name, str) else []
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {shorten(known) or 'none'}"
-    return f"there is no {describe(name)}; {hint}"
+    return f"did you mean {' or '.join(near)}?" if near else f"{kind}: {shorten(known) or 'none'}"
 
 
 def shorten(names: Sequence[str], most: int = MOST_SHOWN) -> str:

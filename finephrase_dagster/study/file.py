@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.catalogue import Catalogue, Registry
@@ -98,7 +98,7 @@ def read_study(path: Path, catalogue: Catalogue) -> Study:
     try:
         return expand_study(fields, catalogue)
     except InvalidFields as error:
-        raise file_error(path, error.problems, docs=DOCS, purposes=_purposes()) from error
+        raise file_error(path, error.problems, docs=DOCS, purposes=_purposes(), root=Study) from error
 
 
 def read_registries(folder: Path = STUDIES) -> dict[str, Registry]:
@@ -152,7 +152,8 @@ def read_fields(path: Path, kind: str, *, example: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise StudyError(f"{path}:{line + 1}: not valid YAML: {problem}") from error
+        remedy = f"correct line {line + 1}" + (", or name another file with --study" if kind == "study" else "")
+        raise StudyError(f"{path}:{line + 1}: not valid YAML: {problem}; {remedy}") from error
     except RecursionError as error:
         raise StudyError(f"{path}: is nested more than {DEEPEST} levels deep; write it flatter") from error
     if not isinstance(fields, dict) or not fields:
@@ -204,10 +205,15 @@ def _overgrown(fields: dict[str, Any]) -> str | None:
 
 
 def file_error(
-    path: Path, problems: list[Problem], *, docs: str | None = None, purposes: Mapping[str, str] | None = None
+    path: Path,
+    problems: list[Problem],
+    *,
+    docs: str | None = None,
+    purposes: Mapping[str, str] | None = None,
+    root: type[BaseModel] | None = None,
 ) -> StudyError:
     """Return the error for a file with these problems; see `problem_lines`."""
-    lines = problem_lines(problems, docs=docs, purposes=purposes)
+    lines = problem_lines(problems, docs=docs, purposes=purposes, root=root)
     if len(lines) == 1:
         return StudyError(f"{path}: {lines[0]}")
     more = [f"and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []

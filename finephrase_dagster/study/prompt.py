@@ -32,7 +32,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.study.fields import NAME_ADAPTER, NAME_RULE, Name
+from finephrase_dagster.study.fields import NAME_ADAPTER, NAME_RULE, Name, similar
 from finephrase_dagster.study.turns import PLACEHOLDER, Position, TemplateError, Turn, parse_turns, positions
 
 Family = Literal["own", "nemotron_cc", "beyond_web", "rewire", "other"]
@@ -130,6 +130,13 @@ def read_prompts(folder: Path, names: tuple[str, ...]) -> dict[str, Prompt]:
     for name in names:
         _check_name(name, f"prompt {name!r}")
     _check_clash(folder)
+    known = [path.stem for path in _prompt_files(folder)]
+    if unknown := [name for name in names if name not in known]:
+        flaws = "\n".join(
+            f"prompt {name!r}: no such file: {folder / name}.md; {similar(name, known, 'known prompts')}"
+            for name in unknown
+        )
+        raise PromptError(flaws)
     return {name: read_prompt(folder / f"{name}.md") for name in names}
 
 
