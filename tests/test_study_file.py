@@ -110,6 +110,14 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda f: f["students"]["nano"].update(layer=2),
         r"students\.nano: unknown field 'layer'\. Did you mean 'layers'\?",
     ),
+    "a misspelt field of a source": (
+        lambda f: f["sources"].update(package_readmes={"kind": "files", "path": ["in.jsonl"]}),
+        r"sources\.package_readmes: unknown field 'path'\. Did you mean 'paths'\?",
+    ),
+    "a field of another kind of source": (
+        lambda f: f["sources"]["package_readmes"].update(path=["in.jsonl"]),
+        r"sources\.package_readmes: unknown field 'path'\. Correct its name or remove it",
+    ),
     "a misspelt field of an entry's field": (
         lambda f: f["generators"]["rephraser"]["embedded"].update(step=2),
         r"generators\.rephraser\.embedded: unknown field 'step'\. Did you mean 'steps'\?",

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from finephrase_dagster.study.fields import InvalidFields, Problem, Spec, validation_problems
+from finephrase_dagster.study.fields import InvalidFields, Problem, Spec, fields_at, validation_problems
 from finephrase_dagster.study.file import StudyError, file_error, read_fields
 from finephrase_dagster.study.paths import resolve_path
 
@@ -184,6 +184,6 @@ def _read(path: Path, written: int) -> Cluster:
     try:
         return Cluster.model_validate(fields)
     except ValidationError as error:
-        raise file_error(path, validation_problems(error, fields), root=Cluster) from error
+        raise file_error(path, validation_problems(error, fields), known=partial(fields_at, Cluster, fields)) from error
     except InvalidFields as error:
-        raise file_error(path, error.problems, root=Cluster) from error
+        raise file_error(path, error.problems, known=partial(fields_at, Cluster, fields)) from error

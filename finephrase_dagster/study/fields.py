@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -158,7 +158,7 @@ def problem_lines(
     *,
     docs: str | None = None,
     purposes: Mapping[str, str] | None = None,
-    root: type[BaseModel] | None = None,
+    known: Callable[[FieldPath], Iterable[str]] = lambda path: (),
 ) -> list[str]:
     """Return one line per mistake; the same mistake in several entries of a section is one line.
 
@@ -166,7 +166,7 @@ def problem_lines(
         problems: the mistakes.
         docs: the page that describes each section under a heading of its own.
         purposes: what each field of the file is for.
-        root: the spec of the file, for suggestions where a name is unknown.
+        known: returns the names of the fields that there are at a path, for suggestions where one is unknown.
     """
     grouped: dict[tuple[FieldPath, str], list[str]] = {}
     for path, message in problems:
@@ -180,18 +180,36 @@ def problem_lines(
         if names:
             entry = names[0] if len(names) == 1 else f"{{{shorten(names, 5)}}}"
             path = (path[0], entry, *path[2:])
-        lines.append(_line(path, message, docs, purposes or {}, root))
+        lines.append(_line(path, message, docs, purposes or {}, known))
     return lines
 
 
-def fields_at(root: type[BaseModel], path: FieldPath) -> set[str]:
-    """Return the names of the fields that a file may have at a path; `root` is the spec of the file."""
+def fields_at(root: type[BaseModel], fields: object, path: FieldPath) -> set[str]:
+    """Return the names of the fields that a file may have at a path.
+
+    Args:
+        root: the spec of the file.
+        fields: the fields of the file; where they have a `kind`, only the spec of that kind counts.
+        path: where the fields are.
+    """
     specs = {root} if not path or path[0] in root.model_fields else set()
+    value: Any = fields
     for part in path:
+        value = value[part] if has_entry(value, part) else None
         steps = [spec.model_fields[part].annotation for spec in specs if part in spec.model_fields]
         if steps:  # otherwise the part is the name of an entry, or an index
             specs = {spec for annotation in steps for spec in _specs_in(annotation)}
+        if has_entry(value, "kind"):
+            specs = {one for spec in specs for one in _of_kind(spec, value["kind"])} or specs
     return {name for spec in specs for name in spec.model_fields}
+
+
+def _of_kind(spec: type[BaseModel], kind: object) -> Iterator[type[BaseModel]]:
+    """Yield the specs below a spec whose field `kind` has this value."""
+    for one in spec.__subclasses__():
+        if "kind" in one.model_fields and kind in get_args(one.model_fields["kind"].annotation):
+            yield one
+        yield from _of_kind(one, kind)
 
 
 def _specs_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -202,7 +220,11 @@ def _specs_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _line(
-    path: FieldPath, message: str, docs: str | None, purposes: Mapping[str, str], root: type[BaseModel] | None
+    path: FieldPath,
+    message: str,
+    docs: str | None,
+    purposes: Mapping[str, str],
+    known: Callable[[FieldPath], Iterable[str]],
 ) -> str:
     if message not in (MISSING, UNKNOWN):
         return f"{dotted(path)}: {message}" if path else message
@@ -212,9 +234,8 @@ def _line(
         purpose = f" ({purposes[str(last)]})" if not outer and last in purposes else ""
         line = f"missing field {describe(last)}{purpose}. Add {'it' if outer else repr(f'{last}:')}{see}"
     else:
-        names = purposes if not outer else fields_at(root, tuple(outer)) if root else ()
-        known = difflib.get_close_matches(str(last), names, n=1)
-        remedy = f"Did you mean {known[0]!r}?" if known else f"Correct its name or remove it{see}"
+        near = difflib.get_close_matches(str(last), known(tuple(outer)) if outer else purposes, n=1)
+        remedy = f"Did you mean {near[0]!r}?" if near else f"Correct its name or remove it{see}"
         line = f"unknown field {describe(last)}. {remedy}"
     return f"{dotted(tuple(outer))}: {line}" if outer else line
 

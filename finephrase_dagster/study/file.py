@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.catalogue import Catalogue, Registry
@@ -17,9 +17,11 @@ from finephrase_dagster.study.expand import expand_study
 from finephrase_dagster.study.fields import (
     NAME_ADAPTER,
     NAME_RULE,
+    FieldPath,
     InvalidFields,
     Problem,
     describe,
+    fields_at,
     problem_lines,
 )
 from finephrase_dagster.study.paths import SHIPPED
@@ -98,7 +100,8 @@ def read_study(path: Path, catalogue: Catalogue) -> Study:
     try:
         return expand_study(fields, catalogue)
     except InvalidFields as error:
-        raise file_error(path, error.problems, docs=DOCS, purposes=_purposes(), root=Study) from error
+        known = partial(fields_at, Study, fields)
+        raise file_error(path, error.problems, docs=DOCS, purposes=_purposes(), known=known) from error
 
 
 def read_registries(folder: Path = STUDIES) -> dict[str, Registry]:
@@ -210,10 +213,10 @@ def file_error(
     *,
     docs: str | None = None,
     purposes: Mapping[str, str] | None = None,
-    root: type[BaseModel] | None = None,
+    known: Callable[[FieldPath], Iterable[str]] = lambda path: (),
 ) -> StudyError:
     """Return the error for a file with these problems; see `problem_lines`."""
-    lines = problem_lines(problems, docs=docs, purposes=purposes, root=root)
+    lines = problem_lines(problems, docs=docs, purposes=purposes, known=known)
     if len(lines) == 1:
         return StudyError(f"{path}: {lines[0]}")
     more = [f"and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
