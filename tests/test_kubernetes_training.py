@@ -205,7 +205,7 @@ t.Study(Path({str(two_nodes.root)!r}), t.TwoNodes(root / "stand"), root / "mixtu
     two_nodes.stand.behave()
     facts = two_nodes.train(output)
     assert facts.resumed_from >= 10
-    assert two_nodes.messages[0] == "ended the Job of an earlier attempt"
+    assert two_nodes.messages[0] == "deleted the Kubernetes Job of an earlier attempt"
     assert not [pod for pod in orphans if processes_of(pod)]
     assert left(api) == []
 
