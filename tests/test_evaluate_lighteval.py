@@ -23,12 +23,13 @@ EVALUATE = REPOSITORY / "finephrase_dagster" / "evaluate"
 
 def lighteval(folder: Path, checkpoint: Path, tasks: str, **environment: str) -> dict[str, list[dict[str, Any]]]:
     """Run the command of docs/evaluation.md offline; return the details of each task's items."""
+    (folder / "student").symlink_to(checkpoint)
     settings = f"dtype=float32,add_special_tokens=False,batch_size=64,cache_dir={folder / 'cache'}"
     done = subprocess.run(
         [
             Path(sys.executable).parent / "lighteval",
             "accelerate",
-            f"model_name={os.path.relpath(checkpoint, folder)},{settings}",
+            f"model_name=student,{settings}",
             tasks,
             "--custom-tasks",
             EVALUATE / "lighteval_tasks.py",
