@@ -67,7 +67,7 @@ def test_a_line_whose_marker_does_not_hold_is_passed_over(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("no-such-distribution==1.0", r"no-such-distribution==1.0 is on .* not installed; run `make`"),
+        ("no-such-distribution==1.0", r"no-such-distribution==1.0 is listed in .* but not installed; run `make`"),
         ("pytest==0.1", r"pytest is installed at .*, not at 0.1 .*run `make`"),
         ("pytest>=1", r":1: 'pytest>=1' names no exact version"),
         ("pytest==1.*", r":1: 'pytest==1\.\*' names no exact version"),

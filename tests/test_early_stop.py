@@ -138,7 +138,7 @@ def test_an_invalid_score_decides_nothing(lineage: Lineage, macro: object) -> No
 def test_a_missing_source_causes_a_warning_with_an_early_stop_too(tmp_path: Path) -> None:
     study = read_lineage(Paths(data=tmp_path, study=REPOSITORY / "studies" / "finephrase.yaml"))
     found = plan(stopping(study, early_stop={"step": 1000, "keep": 0.5}))
-    assert any(warning.startswith("sources.fineweb_edu_lq") for warning in found.warnings)
+    assert any("sources.fineweb_edu_lq" in warning for warning in found.warnings)
 
 
 @pytest.mark.parametrize(

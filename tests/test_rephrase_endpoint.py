@@ -165,7 +165,7 @@ def test_the_documentation_states_the_numbers_of_the_retry_policy() -> None:
         f"An attempt of more than {policy.slow_attempt:g} s counts as two",
         f"between {policy.shortest_timeout:g} s and {policy.longest_timeout:g} s",
         f"{policy.failures_until_down} requests in a row without an answer",
-        f"all endpoints down for {policy.outage:g} s ({policy.outage_at_start:g} s before the first answer)",
+        f"all endpoints down for {policy.outage:g} s (for {policy.outage_at_start:g} s if there has been no answer",
         f"more than {policy.throttled_share:.0%}".replace("%", " %"),
         f"fewer than {policy.recovered_share:.0%}".replace("%", " %"),
         f"it grows by {policy.limit_growth - 1:.0%}".replace("%", " %"),
