@@ -181,7 +181,7 @@ def rephrase(
         gpus=gpus,
         gpu_hour_dollars=gpu_hour_dollars,
     )
-    report_rows = log if json_wanted() else _printed_below  # a log for machines is complete in itself
+    report_rows = log if json_wanted() else _ignore  # a log for machines is complete in itself
     with progress(len(job.prompts), log) as show, serve_metrics(metrics_port, model=job.model, log=log) as watch:
         engines = partial(job.open_engines, leases=devices, log=log)
         manifests = execute(job, engines=engines, log=log, watch=watch, show=show, report=report_rows)
@@ -206,7 +206,7 @@ def progress(prompts: int, log: Callable[[str], None]) -> Iterator[Callable[[Run
         yield show
 
 
-def _printed_below(lines: str) -> None:
+def _ignore(lines: str) -> None:
     """Do nothing with the row counts: the report on standard output has them."""
 
 

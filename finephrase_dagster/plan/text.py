@@ -32,12 +32,12 @@ def plan_markdown(plan: Plan) -> str:
     return markdown_table(COLUMNS, stage_rows(plan.as_json()))
 
 
-def stale_markdown(plan: Plan, *, shown: int = 100) -> str:
+def stale_markdown(plan: Plan, *, limit: int = 100) -> str:
     """Return the stale items and their reasons as a Markdown list."""
     stale = [planned for planned in plan.items if planned.state.status == "stale"]
-    lines = [f"- `{planned.item.name}`: {'; '.join(planned.state.reasons)}" for planned in stale[:shown]]
-    if len(stale) > shown:
-        lines.append(f"- and {len(stale) - shown} more")
+    lines = [f"- `{planned.item.name}`: {'; '.join(planned.state.reasons)}" for planned in stale[:limit]]
+    if len(stale) > limit:
+        lines.append(f"- and {len(stale) - limit} more")
     return "\n".join(lines) or "nothing"
 
 
