@@ -149,7 +149,7 @@ def rephrase(
           --endpoint http://127.0.0.1:8000 --model HuggingFaceTB/SmolLM2-1.7B-Instruct
       finephrase rephrase --input web/*.parquet --prompt faq --output s3://bucket/out --generator rephraser
     """
-    if generator:
+    if generator and not endpoint:  # both together are refused below, whatever is installed
         require_extra("engine", "--generator")
     require_finite({"--temperature": temperature, "--gpu-hour-dollars": gpu_hour_dollars})
     from finephrase_dagster.orchestration import devices
