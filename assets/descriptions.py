@@ -8,7 +8,7 @@ from __future__ import annotations
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.markdown import markdown_table
 from finephrase_dagster.study.fields import hub_reference
-from finephrase_dagster.study.generator import Generator
+from finephrase_dagster.study.generator import PACKAGED, Generator
 from finephrase_dagster.study.spec import Cell
 
 HUB = "https://huggingface.co"
@@ -65,8 +65,8 @@ def of_generators(lineage: Lineage) -> str:
         for name, generator in lineage.study.generators.items()
     ]
     return (
-        "Chat models in Hugging Face format that rephrase documents. `embedded` is trained here, on pairs built from "
-        "the structure of the corpora; all others come from the hub or from a folder.\n\n"
+        f"Chat models in Hugging Face format that rephrase documents. `embedded` is {PACKAGED.name} from the package "
+        f"`{PACKAGED.package}`; all others come from the hub or from a folder.\n\n"
         + markdown_table(("generator", "model", "parameters", "context", "license"), rows)
     )
 
@@ -94,7 +94,7 @@ def of_cell(lineage: Lineage, cell: Cell) -> str:
 def _label(generator: Generator) -> str:
     if reference := hub_reference(generator.model):
         return f"[{reference.repository}]({hub_model(generator)}) at `{reference.revision[:10]}`"
-    return "trained here" if generator.trained_here else f"`{generator.model}`"
+    return f"{PACKAGED.name}, packaged" if generator.is_packaged else f"`{generator.model}`"
 
 
 def _count(number: float | None) -> str:

@@ -25,10 +25,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from random_model import CONTEXT, Document, documents, engine, generator, prompt, rephrased, write_model
 
+from finephrase_dagster.artifacts.processor import on_cpu
 from finephrase_dagster.artifacts.recipe import DEFAULT_SAMPLING
 from finephrase_dagster.generators.sampling import read_sampling
 from finephrase_dagster.rephrase.clean import clean
-from finephrase_dagster.rephrase.engine import CPU_FLAGS, FLAGS, Engine, environment, on_cpu
+from finephrase_dagster.rephrase.engine import CPU_FLAGS, FLAGS, Engine, environment
 from finephrase_dagster.rephrase.render import Renderer
 from finephrase_dagster.rephrase.requests import request_seed
 

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import yaml
+from filelock import FileLock
 
+from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration.materialize import Outcome, materialize_study
 from finephrase_dagster.study.paths import REPOSITORY, Paths
+from rephrase_parts import write_model
 
 CELL = "rephraser__package_readmes"
 
 
 def small_study() -> dict[str, Any]:
-    """Return the demo with few documents, two prompts, a barely trained generator, two mixtures and one seed."""
+    """Return the demo with few documents, two prompts, a tiny random generator, two mixtures and one seed."""
     fields = yaml.safe_load((REPOSITORY / "studies" / "demo.yaml").read_text(encoding="utf-8"))
     fields["name"] = "small"
     fields["prompts"] = ["faq", "table"]
     for source in fields["sources"].values():
         source["limit"] = 24
-    fields["generators"]["rephraser"]["embedded"] |= {"steps": 8, "batch_sequences": 4, "vocabulary": 1024}
-    fields["generators"]["rephraser"] |= {"max_tokens": 24, "engine": {"dtype": "float32"}}
-    fields["cells"] = fields["cells"][:1]
-    # After eight steps a generator's text has no form, so the gates of this study accept everything.
-    fields["gates"] |= {"form": 0, "truncated": 1, "empty": 1, "common_opening": 1}
+    fields["generators"] = {
+        "rephraser": {
+            "model": str(tiny_model()),
+            "context": 512,
+            "max_tokens": 24,
+            "engine": {"dtype": "float32"},
+        }
+    }
+    fields["cells"] = [{"generator": "rephraser", "source": "package_readmes"}]
+    # The text of a random model has no form, so the gates of this study accept everything.
+    fields["gates"] = {"form": 0, "completed": 0.95, "truncated": 1, "empty": 1, "common_opening": 1}
     fields["tokenizer"]["vocabulary"] = 1024
     fields["sequence"] = 64
     fields["mixtures"] = {
@@ -45,6 +55,16 @@ def small_study() -> dict[str, Any]:
         {"mixtures": ["faq_and_raw"], "students": ["nano"], "decay_from": "raw"},
     ]
     return fields
+
+
+def tiny_model() -> Path:
+    """Return the folder of a random chat model, which all test processes share."""
+    code = sha256_file(Path(write_model.__code__.co_filename))[:12]
+    folder = Path(tempfile.gettempdir()) / f"finephrase-tiny-model-{code}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            write_model(folder.with_suffix(".new"), vocabulary=1024).rename(folder)
+    return folder
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_a_nanotron_student_uses_all_gpus_of_the_cluster(published: Lineage, mon
 
 def test_every_item_has_a_number_of_gpus(published: Lineage) -> None:
     for item in items(published):
-        busy = item.stage in ("synthetic", "generators", "early", "training") or "scores" in item.asset
+        busy = item.stage in ("synthetic", "early", "training") or "scores" in item.asset
         assert (gpus_of(item, published.study) > 0) == busy, item.name
 
 

@@ -163,8 +163,8 @@ def test_lengths_with_a_smaller_limit_do_not_count_for_a_larger_one(completed: L
     study.write_text(yaml.safe_dump(fields))
     paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
     synthetic = plan(read_lineage(paths)).as_json()["stages"]["synthetic"]
-    assert synthetic["basis"][0] == "completions: assumed, 0.4 of max_tokens"
-    assert synthetic["output_tokens"] == 8 * 100 * 80
+    assert synthetic["basis"][0] == "completions: published, this prompt by other generators"
+    assert synthetic["output_tokens"] == 8 * 100 * 200
 
 
 def test_the_rate_of_a_large_model_without_a_gpu_never_makes_a_study_free(completed: Lineage, tmp_path: Path) -> None:
@@ -172,7 +172,6 @@ def test_the_rate_of_a_large_model_without_a_gpu_never_makes_a_study_free(comple
     fields = yaml.safe_load(completed.paths.study.read_text())
     fields["generators"]["rephraser"] |= {"parameters": 1.7e9}
     fields["generators"]["rephraser"]["model"] = str(tmp_path)
-    del fields["generators"]["rephraser"]["embedded"]
     study = tmp_path / "laptop.yaml"
     study.write_text(yaml.safe_dump(fields))
     paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
@@ -232,7 +231,6 @@ def test_a_large_student_that_was_trained_without_a_gpu_never_makes_a_study_free
 def test_the_cost_is_unknown_if_only_a_cpu_rate_of_the_model_is_known(completed: Lineage, tmp_path: Path) -> None:
     fields = yaml.safe_load(completed.paths.study.read_text())
     fields["generators"]["rephraser"]["model"] = str(tmp_path)
-    del fields["generators"]["rephraser"]["embedded"]
     study = tmp_path / "unknown.yaml"
     study.write_text(yaml.safe_dump(fields))
     lineage = read_lineage(Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts))
@@ -286,7 +284,6 @@ def test_rates_of_another_model_with_the_same_name_do_not_count(completed: Linea
         "model": "HuggingFaceTB/SmolLM2-135M-Instruct@main",
         "parameters": 134_000_000,
     }
-    del fields["generators"]["rephraser"]["embedded"]
     study = tmp_path / "other.yaml"
     study.write_text(yaml.safe_dump(fields))
     paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)

@@ -19,7 +19,7 @@ from finephrase_dagster.rephrase.dataset import DatasetMissing, read_dataset
 from finephrase_dagster.rephrase.documents import rephrase_documents
 from finephrase_dagster.rephrase.job import RephraseJob, build_job, execute
 from finephrase_dagster.rephrase.location import LocationInvalid
-from finephrase_dagster.rephrase.model_source import JobInvalid, ModelMissing
+from finephrase_dagster.rephrase.model_source import JobInvalid
 from finephrase_dagster.rephrase.reader import InputUnreadable
 from finephrase_dagster.rephrase.worker import DONE, JOB, work
 from rephrase_parts import LocalServer, completion, documents, failure, local_server
@@ -111,15 +111,6 @@ def test_input_and_output_are_checked_before_an_endpoint_is_asked(
         build_job([str(tmp_path / "none.jsonl")], output=str(tmp_path / "out"), **options)
     with pytest.raises(LocationInvalid, match="is a file; name a folder"):
         build_job([str(file)], output=str(file), **options)
-
-
-def test_a_generator_without_sources_names_the_command_that_makes_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FINEPHRASE_DATA", str(tmp_path / "data"))
-    command = r"finephrase materialize --study \S*studies/demo\.yaml"
-    with pytest.raises(ModelMissing, match=f"--generator rephraser: the sources .* do not exist yet. Run: {command}"):
-        rephrase_documents(["A text."], prompt="faq", output=tmp_path, generator="rephraser")
 
 
 @pytest.mark.parametrize(

@@ -280,8 +280,8 @@ def lines_until(process: subprocess.Popen[str], text: str) -> Iterator[str]:
 
 
 INTERRUPTIONS = [
-    (signal.SIGKILL, "generators/model"),
     (signal.SIGKILL, "starting an engine"),
+    (signal.SIGKILL, "tokens/tokenizer"),
     (signal.SIGINT, "training/checkpoint raw"),
 ]
 

@@ -119,8 +119,8 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         r"sources\.package_readmes: unknown field 'path'\. Correct its name or remove it",
     ),
     "a misspelt field of an entry's field": (
-        lambda f: f["generators"]["rephraser"]["embedded"].update(step=2),
-        r"generators\.rephraser\.embedded: unknown field 'step'\. Did you mean 'steps'\?",
+        lambda f: f["generators"]["rephraser"].update(sampling={"temperatur": 1}),
+        r"generators\.rephraser\.sampling: unknown field 'temperatur'\. Did you mean 'temperature'\?",
     ),
     "an unknown task": (lambda f: f["evaluation"].update(tasks=["chess"]), "evaluation.tasks"),
     "a name that leaves the folder": (lambda f: f["mixtures"].update({"../up": f["mixtures"]["readmes_raw"]}), "../up"),
@@ -133,9 +133,9 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "leaves no room for a prompt",
     ),
     "heads that do not divide": (lambda f: f["students"]["nano"].update(heads=3), "must be an even multiple of heads"),
-    "a generator's heads that do not divide": (
-        lambda f: f["generators"]["rephraser"]["embedded"].update(heads=3),
-        "generators.rephraser.embedded: hidden 256 must be an even multiple of heads 3",
+    "a generator that is to be trained": (
+        lambda f: f["generators"]["rephraser"].update(embedded={"sources": ["package_readmes"]}),
+        "generators.rephraser: unknown field 'embedded'",
     ),
     "no seeds": (lambda f: f.update(seeds=[]), "seeds"),
     "text where a number belongs": (lambda f: f.update(sequence="long"), "sequence: is 'long'; must be a whole number"),

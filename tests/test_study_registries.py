@@ -180,16 +180,10 @@ def test_a_missing_registry_is_refused_by_name(tmp_path: Path, registries: Path)
         read_study(study(tmp_path), catalogue(registries=registries))
 
 
-def test_sources_that_only_tokenizers_and_embedded_generators_name_come_from_the_registry() -> None:
-    expansion = Expansion(
-        {
-            "generators": {"small": {"model": "embedded", "embedded": {"sources": ["dclm"]}}},
-            "tokenizer": {"model": "embedded", "sources": ["cosmopedia"]},
-        },
-        catalogue(),
-    )
+def test_sources_that_only_the_tokenizer_names_come_from_the_registry() -> None:
+    expansion = Expansion({"tokenizer": {"model": "embedded", "sources": ["cosmopedia"]}}, catalogue())
     assert expansion.problems == []
-    assert set(expansion.fields["sources"]) == {"dclm", "cosmopedia"}
+    assert set(expansion.fields["sources"]) == {"cosmopedia"}
 
 
 values = (

@@ -86,9 +86,8 @@ def _generation_items(lineage: Lineage) -> Iterator[Item]:
     study = lineage.study
     for name in study.sources:
         yield _item(_corpus(name), (), lineage.source, name)
-    for name, generator in study.generators.items():
-        texts = generator.embedded.sources if generator.trained_here and generator.embedded else ()
-        yield _item(_model(name), map(_corpus, texts), lineage.generator, name)
+    for name in study.generators:
+        yield _item(_model(name), (), lineage.generator, name)
     datasets = [(cell, prompt) for cell in study.cells for prompt in study.prompts_of(cell)]
     for cell, prompt in datasets:
         inputs = (_corpus(cell.source), _model(cell.generator))

@@ -30,12 +30,13 @@ from finephrase_dagster.artifacts.key import (
     dataset_key,
     tokens_key,
 )
-from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_sampling
+from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_precision, resolve_sampling
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import EMBEDDED, hub_reference
 from finephrase_dagster.study.file import StudyError
+from finephrase_dagster.study.generator import PACKAGED
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.spec import Cell, Evaluation, Study
@@ -91,12 +92,8 @@ class Lineage:
         """Return a model that rephrases, ready on disk. Its version is a hash of its files' content."""
         spec = self.study.generators[name]
         recipe: dict[str, Any] = {"model": spec.model}
-        if spec.trained_here and spec.embedded is not None:
-            recipe |= {
-                "training": spec.embedded,
-                "context": spec.context,
-                "texts": {source: self._rows_in_order(source) for source in spec.embedded.sources},
-            }
+        if spec.is_packaged:
+            recipe |= {"package": PACKAGED.package, "sha256": PACKAGED.sha256}
         elif hub_reference(spec.model) is None:
             folder = Path(spec.model)
             recipe["files"] = [
@@ -106,7 +103,7 @@ class Lineage:
 
     def dataset(self, cell: Cell, prompt: str) -> Artifact:
         """Return the synthetic dataset of one prompt of a cell."""
-        generator = self.study.generators[cell.generator]
+        generator = resolve_precision(self.study.generators[cell.generator])
         model = self.generator(cell.generator)
         recipe = dataset_recipe(
             rows=self.source(cell.source).version,

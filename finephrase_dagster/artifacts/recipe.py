@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finephrase_dagster.artifacts.processor import fast_precision
 from finephrase_dagster.artifacts.versions import CLEANING, CODE, TRUNCATION
-from finephrase_dagster.study.generator import Sampling
+from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.prompt import Prompt
 
 SERVER_DEFAULT = "server default"
@@ -61,6 +62,16 @@ def dataset_recipe(
         **({"tokenizer": tokenizer} if tokenizer else {}),
         **({"keep_raw": True} if keep_raw else {}),
     }
+
+
+def resolve_precision(generator: Generator) -> Generator:
+    """Return a packaged generator with the precision that suits this machine, unless the study names one.
+
+    Precision changes logits, so it is part of the recipe.
+    """
+    if not generator.is_packaged or "dtype" in generator.engine:
+        return generator
+    return generator.model_copy(update={"engine": {"dtype": fast_precision(), **generator.engine}})
 
 
 def resolve_sampling(study: Sampling, model: Mapping[str, float | int]) -> dict[str, float | int]:

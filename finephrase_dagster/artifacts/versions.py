@@ -10,7 +10,7 @@ from typing import Final
 
 CODE: Final = {
     "sources": "2",
-    "generators": "1",
+    "generators": "2",
     "synthetic": "2",
     "audits": "2",
     "tokens": "2",

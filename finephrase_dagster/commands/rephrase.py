@@ -173,8 +173,6 @@ def rephrase(
         seed=seed,
         keep_raw=keep_raw,
         paths=paths_of(study),
-        leases=devices,
-        log=log,
         limit=limit,
         concurrency=concurrency,
         chunk_rows=chunk_rows,

@@ -1,1 +1,1 @@
-"""Models that rephrase: resolving one that exists, and training the embedded one."""
+"""Models that rephrase, ready on disk: packaged, from the hub, or in a local folder."""

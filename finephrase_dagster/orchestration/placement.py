@@ -60,11 +60,6 @@ def rephrasing(generator: Generator) -> Placement:
     return Placement(gpus=generator.gpus, op_tags=_pod_tags(pod))
 
 
-def making_models() -> Placement:
-    """Return the placement of the generators, some of which are trained here."""
-    return Placement(gpus=1, op_tags=_pod_tags(Pod.computing))
-
-
 def training(study: Study) -> Placement:
     """Return the placement of students: one GPU, or with nanotron the GPUs of the Job that the step starts."""
 
@@ -80,7 +75,7 @@ def evaluating() -> Placement:
 
 
 def preparing() -> Placement:
-    """Return the placement of stages without a GPU: corpora, tokens, mixtures, audits, the leaderboard, the plan."""
+    """Return the placement of stages without a GPU: all but rephrasing, training and evaluation."""
     return Placement(op_tags=_pod_tags(Pod.preparing))
 
 
@@ -105,8 +100,6 @@ def gpus_of(item: Item, study: Study) -> int:
     match item.key.kind:
         case keys.DATASET:
             return rephrasing(study.generators[item.key.generator or ""]).gpus
-        case keys.MODEL:
-            return making_models().gpus
         case keys.EARLY_STUDENT | keys.PRE_DECAY_CHECKPOINT | keys.CHECKPOINT:
             return training(study).gpus
         case keys.EARLY_SCORES | keys.SCORES:

@@ -6,7 +6,6 @@ names its basis. GPU-hours are ideal: they assume engines that are always busy.
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass, field, replace
 
 from finephrase_dagster.artifacts import key as keys
@@ -29,6 +28,7 @@ PACE = {
 """By stage: the manifest field that counts its work, the kinds of items that do it, units per second on two cores."""
 SMALL_FLOPS = 8e10  # FLOP/s when a small model is trained on two cores
 WINDOWS_PER_SECOND = 2e6
+UNPACKING_SECONDS = 25.0  # of the packaged generator, on two cores
 OVERHEAD_SECONDS = 3.0  # per item, however small it is
 GPU_FLOPS = 3e14  # FLOP/s of an H100 at a third of its peak, as in the published trainings
 QUERY_TOKENS, CHOICES = 800, 3  # of a benchmark item with three shots, roughly
@@ -94,14 +94,8 @@ class Estimator:
         name = item.key.generator or ""
         generator = self._study.generators[name]
         disk = round(2 * (generator.parameters or 0))
-        if generator.trained_here and generator.embedded:
-            took = self._measured.seconds(keys.MODEL, glob.escape(name))
-            spec = generator.embedded
-            parameters = spec.layers * (4 * spec.hidden**2 + 3 * spec.hidden * spec.ffn) + spec.vocabulary * spec.hidden
-            tokens = spec.steps * spec.batch_sequences * spec.sequence
-            seconds = took or 6 * parameters * tokens / SMALL_FLOPS + OVERHEAD_SECONDS
-            basis = "time: measured here" if took else "time: estimated from compute"
-            return Cost(input_tokens=tokens, hours=_hours(seconds), disk_bytes=4 * parameters, basis=(basis,))
+        if generator.is_packaged:
+            return Cost(hours=_hours(UNPACKING_SECONDS), disk_bytes=disk, basis=("time: observed on two cores",))
         return Cost(hours=_hours(disk / 1e8), disk_bytes=disk, basis=("download at 100 MB/s",))
 
     def _synthetic(self, item: Item) -> Cost:

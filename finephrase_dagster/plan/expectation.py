@@ -20,7 +20,7 @@ from finephrase_dagster.plan.published import Published
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import hub_reference
 from finephrase_dagster.study.file import StudyError, read_registry
-from finephrase_dagster.study.generator import Throughput
+from finephrase_dagster.study.generator import PACKAGED, Throughput
 from finephrase_dagster.study.source import SourceSpec, TableSource
 
 BYTES_PER_TOKEN = 4.3  # English web text, tokenizers with 50,000 to 130,000 entries
@@ -31,7 +31,6 @@ EMBEDDED = {
 """Roughly: documents, and bytes per document."""
 SMALL = 50e6  # parameters; smaller models are trained and served without a GPU
 ASSUMED_DOCUMENT = 1_000  # tokens per document of an unknown source
-SMALL_TOKENS_PER_SECOND = 2_000  # of the embedded generator on two cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +86,6 @@ class Expectations:
         if measured is not None:
             mean, rows = measured
             return mean, f"measured here on {rows:,} documents"
-        if generator.trained_here:
-            return 0.4 * generator.max_tokens, "assumed, 0.4 of max_tokens"
         return self._published.completion(source, prompt, name) or (
             0.5 * generator.max_tokens,
             "assumed, half of max_tokens",
@@ -104,14 +101,14 @@ class Expectations:
         measured = self._measured.generation(name, model) if model else None
         known = generator.throughput or self._of_same_model(generator.model)
         parameters = generator.parameters or number(_manifest(lambda: self._lineage.generator(name)), "parameters")
-        small = generator.trained_here or (parameters is not None and parameters < SMALL)
+        small = generator.is_packaged or (parameters is not None and parameters < SMALL)
         if measured is not None and (measured.on_gpu or small):
             where = "" if measured.on_gpu else ", without a GPU"
             return measured, f"measured here over {measured.tokens:,.0f} tokens{where}"
         if known:
             return Rate(tokens_per_second=known.tokens_per_second, on_gpu=True), known.basis
-        if generator.trained_here:
-            return Rate(tokens_per_second=SMALL_TOKENS_PER_SECOND, on_gpu=False), "observed on two cores"
+        if generator.is_packaged:
+            return Rate(tokens_per_second=PACKAGED.tokens_per_second, on_gpu=False), "observed on two cores"
         return self._of_nearest(parameters) if parameters else (None, "unknown")
 
     @staticmethod

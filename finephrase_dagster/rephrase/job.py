@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.processor import on_cpu
 from finephrase_dagster.artifacts.recipe import dataset_recipe
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
-from finephrase_dagster.rephrase.engine import DeviceLease, Endpoint, Engine, EngineLike, on_cpu
+from finephrase_dagster.rephrase.engine import DeviceLease, Endpoint, Engine, EngineLike
 from finephrase_dagster.rephrase.executor import InProcessExecutor
 from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.rephrase.model_source import (
@@ -256,13 +257,11 @@ def build_job(
     seed: int | None = None,
     keep_raw: bool = False,
     paths: Paths | None = None,
-    leases: DeviceLeases | None = None,
-    log: Callable[[str], None] = lambda line: None,
     **execution: Any,
 ) -> RephraseJob:
     """Return the job that the options of `finephrase rephrase` describe.
 
-    A generator's model is trained or downloaded if it is not on disk yet. An endpoint is asked for its context, unless
+    A generator's model is unpacked or downloaded if it is not on disk yet. An endpoint is asked for its context, unless
     `context` is given.
 
     Args:
@@ -270,8 +269,6 @@ def build_job(
         prompts: names of prompts; the dataset of each is written to `<output>/<prompt>`.
         output: a folder or a URL.
         paths: the study file and the folders; default: those that the environment names.
-        leases: reserves devices while a generator is trained.
-        log: receives lines on the progress.
         execution: further fields of `RephraseJob`: `limit`, `concurrency`, `chunk_rows`, `gpus`, `gpu_hour_dollars`.
 
     Raises:
@@ -291,7 +288,7 @@ def build_job(
         folder_at(folder)  # refuses what cannot be a folder, before an endpoint is asked for anything
     overrides = {name: value for name, value in (("temperature", temperature), ("seed", seed)) if value is not None}
     if generator:
-        source = generator_source(generator, paths, max_tokens, overrides, leases, log)
+        source = generator_source(generator, paths, max_tokens, overrides)
     else:
         source = endpoint_source(endpoints, str(model), tokenizer, context, max_tokens, overrides)
     recipes = {

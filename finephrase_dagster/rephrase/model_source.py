@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from finephrase_dagster.artifacts.artifact import NotMaterialized
 from finephrase_dagster.artifacts.fingerprint import SHORT, sha256_file
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.artifacts.recipe import resolve_sampling
+from finephrase_dagster.artifacts.recipe import resolve_precision, resolve_sampling
 from finephrase_dagster.artifacts.versions import TRUNCATION, TRUNCATION_BYTES
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.connection import API_KEY, Server
 from finephrase_dagster.rephrase.engine import DeviceLease
 from finephrase_dagster.rephrase.model_list import read_context
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.paths import Paths, materialize_command
+from finephrase_dagster.study.paths import Paths
 
 MAX_TOKENS = 2048
 TOKENIZER_FILES = ("*token*.json", "*.model", "vocab*", "merges.txt", "*.jinja")
@@ -33,16 +30,10 @@ class JobInvalid(FinephraseError, exit_status=2):
     """The options of a job contradict each other; the message says what to change."""
 
 
-class ModelMissing(FinephraseError):
-    """The model of a generator cannot be trained yet, because its sources are not materialized."""
-
-
 class DeviceLeases(Protocol):
     """Reserves devices of this machine; `orchestration/devices.py` is one."""
 
     def lease(self, count: int, what: str, *, log: Callable[[str], None]) -> DeviceLease: ...
-
-    def leased_here(self, what: str, *, log: Callable[[str], None]) -> contextlib.AbstractContextManager[None]: ...
 
 
 class EngineSpec(BaseModel):
@@ -68,8 +59,6 @@ def generator_source(
     paths: Paths,
     max_tokens: int | None,
     overrides: Mapping[str, float | int],
-    leases: DeviceLeases | None,
-    log: Callable[[str], None],
 ) -> ModelSource:
     """Return a generator of the study, whose model is made ready on disk."""
     # Only a generator of a study needs these; importing them takes long.
@@ -80,22 +69,15 @@ def generator_source(
     if name not in lineage.study.generators:
         known = ", ".join(lineage.study.generators)
         raise JobInvalid(f"--generator {name}: the study {paths.study} has no such generator. It has: {known}.")
-    device = partial(leases.leased_here, f"the training of {name}", log=log) if leases else contextlib.nullcontext
-    try:
-        artifact = lineage.generator(name)
-        manifest = artifact.materialize(lambda folder: make_generator(lineage, name, folder, log=log, device=device))
-    except NotMaterialized as error:
-        raise ModelMissing(
-            f"--generator {name}: the sources that its model is trained on do not exist yet. "
-            f"Run: {materialize_command(paths.study)}"
-        ) from error
+    artifact = lineage.generator(name)
+    manifest = artifact.materialize(lambda folder: make_generator(lineage.study.generators[name], folder))
     generator = _override(lineage.study.generators[name], name, max_tokens, overrides)
     engine = engine_spec(lineage, name, generator)
     return ModelSource(
         fields={"model": name, "tokenizer": str(engine.model), "engine": engine},
         recipe={
             "model": artifact.version,
-            "engine": generator.distribution_flags,
+            "engine": engine.generator.distribution_flags,
             "sampling": resolve_sampling(generator.sampling, manifest["sampling"]),
             "context": generator.context,
             "max_tokens": generator.max_tokens,
@@ -105,7 +87,7 @@ def generator_source(
 
 def engine_spec(lineage: Lineage, name: str, generator: Generator) -> EngineSpec:
     return EngineSpec(
-        generator=generator,
+        generator=resolve_precision(generator),
         model=lineage.generator(name).folder / "model",
         log=lineage.paths.data / "logs" / f"engine-{name}.log",
     )

