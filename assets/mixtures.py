@@ -9,6 +9,7 @@ from assets.previews import records
 from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.key import AUDIT, CORPUS_TOKENS, DATASET_TOKENS, MIXTURE
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.verification import check_artifact
 from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import mixtures_using, needs
@@ -44,7 +45,7 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
         name = context.partition_key
         check_audits(lineage, name)
         artifact, components = lineage.mixture(name), lineage.study.components(name)
-        tokens = {component: lineage.tokens(value).folder for component, value in components.items()}
+        tokens = {component: check_artifact(lineage.tokens(value)) for component, value in components.items()}
         spec, sequence = lineage.study.mixtures[name], lineage.sequence
         manifest = artifact.materialize(
             lambda folder: Contents(

@@ -9,6 +9,7 @@ import dagster as dg
 from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.key import CORPUS, CORPUS_TOKENS, DATASET, DATASET_TOKENS, TOKENIZER
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.verification import artifact_files, check_artifact
 from finephrase_dagster.corpora.shards import read_corpus
 from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
@@ -41,7 +42,8 @@ def _tokenizer(lineage: Lineage) -> dg.AssetsDefinition:
     )
     def tokenizer(warehouse: Warehouse) -> dg.MaterializeResult:
         artifact = lineage.tokenizer()
-        texts = (document.text for source in spec.sources for document in read_corpus(lineage.source(source).folder))
+        folders = [check_artifact(lineage.source(source)) for source in spec.sources]
+        texts = (document.text for folder in folders for document in read_corpus(folder))
         manifest = artifact.materialize(lambda folder: make_tokenizer(folder, spec, texts))
         warehouse.record(artifact)
         return materialized(artifact, vocabulary=manifest["vocabulary"])
@@ -61,7 +63,7 @@ def _corpus_tokens(lineage: Lineage) -> dg.AssetsDefinition:
     )
     def corpus_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         source = context.partition_key
-        files = lineage.source(source).folder.glob("shard-*.parquet")
+        files = artifact_files(lineage.source(source))
         return _tokenize(lineage, Component(source=source), files, warehouse, context)
 
     return corpus_tokens
@@ -82,7 +84,7 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
     )
     def cell_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         prompt = context.partition_key
-        files = lineage.dataset(cell, prompt).folder.glob("part-*.parquet")
+        files = artifact_files(lineage.dataset(cell, prompt))
         return _tokenize(lineage, cell.component(prompt), files, warehouse, context)
 
     return cell_tokens
@@ -91,7 +93,7 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
 def _tokenize(
     lineage: Lineage, dataset: Component, files: Iterable[Path], warehouse: Warehouse, context: dg.AssetExecutionContext
 ) -> dg.MaterializeResult:
-    artifact, tokenizer = lineage.tokens(dataset), lineage.tokenizer().folder
+    artifact, tokenizer = lineage.tokens(dataset), check_artifact(lineage.tokenizer())
 
     def make(folder: Path) -> Contents:
         facts = tokenise(sorted(files), folder, tokenizer=tokenizer, dataset=dataset.name, log=context.log.info)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.verification import check_artifact
 from finephrase_dagster.orchestration.devices import leased_here
 
 
@@ -28,12 +29,13 @@ class Evaluator(dg.ConfigurableResource):
         from finephrase_dagster.evaluate.evaluation import SAMPLES
 
         checkpoint = lineage.checkpoint(run)
+        checkpoint_folder = check_artifact(checkpoint)
         curve = []
         with leased_here(f"the scores of {run}", log=log):
-            for model in _kept_models(checkpoint.folder):
+            for model in _kept_models(checkpoint_folder):
                 scores = self._scores(lineage, model, folder / model.parent.name / model.name)
                 curve.append({"step": int(model.name), **_means(scores)})
-            scores = self._scores(lineage, checkpoint.folder / "model", folder)
+            scores = self._scores(lineage, checkpoint_folder / "model", folder)
         curve.append({"step": checkpoint.manifest()["steps"], **_means(scores)})
         facts = {**scores, "curve": curve}
         return Contents(files=sorted(folder.rglob(SAMPLES)), facts=facts)
@@ -43,7 +45,7 @@ class Evaluator(dg.ConfigurableResource):
         from finephrase_dagster.evaluate.evaluation import SAMPLES
 
         with leased_here(f"the early scores of {run}", log=log):
-            scores = self._scores(lineage, lineage.early(run).folder / "model", folder)
+            scores = self._scores(lineage, check_artifact(lineage.early(run)) / "model", folder)
         return Contents(files=[folder / SAMPLES], facts=scores)
 
     def _scores(self, lineage: Lineage, model: Path, output: Path) -> dict[str, Any]:

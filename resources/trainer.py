@@ -15,6 +15,7 @@ from pydantic import Field
 from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.verification import check_artifact
 from finephrase_dagster.orchestration.devices import leased, leased_here
 from finephrase_dagster.pods.cluster import cluster_from_environment
 from finephrase_dagster.pods.sizing import Pod
@@ -51,10 +52,10 @@ class StudentTrainer(dg.ConfigurableResource):
         stable_run = base.name if base else run
         start = None
         if stable_run in lineage.study.pre_decay_runs:
-            folder_before = lineage.pre_decay_checkpoint(stable_run).folder
+            folder_before = check_artifact(lineage.pre_decay_checkpoint(stable_run))
             start = StartingCheckpoint(folder=folder_before, other_data=base is not None)
         elif lineage.study.early_stop and run in lineage.study.rivals:
-            start = StartingCheckpoint(folder=lineage.early(run).folder, step=lineage.study.early_stop.step)
+            start = StartingCheckpoint(folder=check_artifact(lineage.early(run)), step=lineage.study.early_stop.step)
         return self._run(lineage, run, folder, start=start, stop=None, log=log, on_loss=on_loss)
 
     def train_to_decay(
@@ -87,9 +88,9 @@ class StudentTrainer(dg.ConfigurableResource):
             student=lineage.study.students[student_run.student],
             sequence=lineage.sequence,
             seeds=student_run.seeds,
-            mixture=lineage.mixture(student_run.mixture).folder,
-            components={name: lineage.tokens(component).folder for name, component in components.items()},
-            tokenizer=lineage.tokenizer().folder,
+            mixture=check_artifact(lineage.mixture(student_run.mixture)),
+            components={name: check_artifact(lineage.tokens(component)) for name, component in components.items()},
+            tokenizer=check_artifact(lineage.tokenizer()),
             start=start,
             stop=stop,
             output=folder,

@@ -17,14 +17,14 @@ import pytest
 import s3fs
 
 from finephrase_dagster.artifacts.claim import LOCK, FolderBusy
-from finephrase_dagster.artifacts.processes import this_machine, this_process
-from finephrase_dagster.rephrase import lock
-from finephrase_dagster.rephrase.folder import (
+from finephrase_dagster.artifacts.folder import (
     Folder,
     FolderUnusable,
     Journal,
     LocalFolder,
 )
+from finephrase_dagster.artifacts.processes import this_machine, this_process
+from finephrase_dagster.rephrase import lock
 from finephrase_dagster.rephrase.location import LocationInvalid, folder_at
 from finephrase_dagster.rephrase.object_folder import ObjectFolder
 from object_store import ObjectStore, object_store

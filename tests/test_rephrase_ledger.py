@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finephrase_dagster.rephrase.folder import LocalFolder
+from finephrase_dagster.artifacts.folder import LocalFolder
 from finephrase_dagster.rephrase.ledger import Ledger
 from finephrase_dagster.rephrase.outcome import Completed, journal_line
 

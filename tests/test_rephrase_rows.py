@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from finephrase_dagster.artifacts import folder
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.claim import FolderBusy
 from finephrase_dagster.artifacts.fingerprint import sha256_file, sha256_text
-from finephrase_dagster.rephrase import folder
 from finephrase_dagster.rephrase.dataset import LedgerError
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
 from finephrase_dagster.rephrase.reader import InputUnreadable

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.artifacts.claim import META, claim_folder
-from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, sha256_file
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, seal, sha256_file
 from finephrase_dagster.artifacts.key import ItemKey
 from finephrase_dagster.errors import FinephraseError
 
@@ -40,14 +40,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     If the block raises, the temporary file is deleted and `path` stays as it was.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.rename(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -208,10 +206,11 @@ def build_manifest(
     """
     name = fingerprint(recipe)
     hashed = [[file["path"], file["sha256"]] for file in content or files]
-    return {
+    manifest = {
         "fingerprint": name,
         "version": version or fingerprint([name, hashed])[:SHORT],
         "recipe": plain(recipe),
         **facts,
         "files": list(files),
     }
+    return {**manifest, "seal": seal(manifest)}

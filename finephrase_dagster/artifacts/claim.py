@@ -51,21 +51,23 @@ def claim_folder(folder: Path, name: object = None) -> Iterator[Path]:
         yield folder
 
 
-def lock_file(path: Path, *, mode: int = 0o644) -> IO[str] | None:
+def lock_file(path: Path, *, mode: int | None = None) -> IO[str] | None:
     """Open and lock a file; return None if another process holds the lock.
 
     Closing the file ends the lock, unless a child process inherited it: then the lock ends with that child.
 
     Args:
         path: the file, which is created if it does not exist.
-        mode: its permissions if it is created. Whoever locks the file must be allowed to write it.
+        mode: its permissions if it is created, whatever the umask; None: those that the umask leaves. Whoever locks the
+            file must be allowed to write it.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, mode)
-        with contextlib.suppress(PermissionError):
-            path.chmod(mode)  # whatever the umask
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        if mode is not None:
+            with contextlib.suppress(PermissionError):
+                path.chmod(mode)
     file = os.fdopen(descriptor, "r+", encoding="utf-8")
     if lock_descriptor(descriptor, blocking=False):
         return file

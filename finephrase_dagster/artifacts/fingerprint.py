@@ -67,6 +67,12 @@ def fingerprint(value: object) -> str:
     return sha256_text(canonical(value))
 
 
+def seal(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's fields, `seal` excepted. An edited manifest does not match its own seal."""
+    fields = json.loads(json.dumps({name: value for name, value in manifest.items() if name != "seal"}))
+    return sha256_text(json.dumps(fields, sort_keys=True))
+
+
 def sha256_text(text: str) -> str:
     """Return the SHA-256 of a text's UTF-8 bytes; lone surrogates are allowed."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

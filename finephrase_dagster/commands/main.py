@@ -22,6 +22,7 @@ from finephrase_dagster.commands.results import app as results
 from finephrase_dagster.commands.terminal import complain, silence_libraries
 from finephrase_dagster.commands.ui import ui
 from finephrase_dagster.commands.usage import USAGE, is_usage_error, usage_message
+from finephrase_dagster.commands.verify import verify
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.logs import check_log_format
 
@@ -101,6 +102,7 @@ app.command(short_help="Run what is missing or stale in a study.")(materialize)
 app.command(cls=ManyValues, short_help="Rewrite documents with a language model.")(rephrase)
 app.command(short_help="Show what would run, and what it would cost.")(plan)
 app.command(short_help="Print a study file in full.")(expand)
+app.command(short_help="Check the files of datasets and other artifacts.")(verify)
 app.command(short_help="Serve the web pages of Dagster and MLflow.")(ui)
 app.add_typer(results, name="results")
 

@@ -21,6 +21,7 @@ import dagster as dg
 from finephrase_dagster.artifacts.graph import Item, items, state
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processes import is_running, this_process
+from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_artifact
 from finephrase_dagster.orchestration.automation.observer import changed_prompts
 from finephrase_dagster.orchestration.automation.runs import UNFINISHED, Partitions, range_tags
 from finephrase_dagster.orchestration.events import recorded_version
@@ -108,7 +109,11 @@ def _is_due(item: Item, instance: dg.DagsterInstance, outcome: Outcome, log: Cal
         log(f"{item.name}: {current.reasons[0]}")
         outcome.stopped.append(item.name)
     elif current.status == "current" and _is_recorded(item, instance):
-        outcome.reused.append(item.name)
+        try:
+            check_artifact(item.artifact())
+            outcome.reused.append(item.name)
+        except ArtifactDamaged as error:
+            outcome.failed[item.name] = str(error)
     else:
         if current.status == "stale":
             log(f"{item.name} is stale: {'; '.join(current.reasons)}")

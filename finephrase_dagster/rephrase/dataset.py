@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from finephrase_dagster.artifacts.artifact import MANIFEST, build_manifest
 from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.fingerprint import differences, fingerprint, plain
+from finephrase_dagster.artifacts.folder import Folder
+from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_folder
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.rephrase.folder import Folder
 from finephrase_dagster.rephrase.location import folder_at
 
 REJECTED = f"{META}/rejected.parquet"
@@ -61,7 +62,7 @@ class Dataset:
 
         Raises:
             RecipeChanged: the folder holds rows of another recipe, complete or not.
-            LedgerError: the manifest is damaged, or a file of the dataset is missing.
+            LedgerError: the manifest is damaged, or a file of the dataset is not what it lists.
         """
         manifest = self._read(MANIFEST)
         begun = manifest or self._read(RECIPE)
@@ -78,12 +79,10 @@ class Dataset:
                 "folder."
             )
         if manifest:
-            existing = {*self.folder.names(DATA_FILES), *self.folder.names(REJECTED)}
-            if missing := {REJECTED, *(file["path"] for file in manifest["files"])} - existing:
-                raise LedgerError(
-                    f"{self.folder}: {min(missing)} is missing. Delete {MANIFEST} and run the command again to "
-                    "redo its rows."
-                )
+            try:
+                check_folder(self.folder, manifest, strays=True)
+            except ArtifactDamaged as error:
+                raise LedgerError(str(error)) from error
         return manifest
 
     def begin(self) -> None:
@@ -157,8 +156,9 @@ def write_manifest(dataset: Dataset, counts: RowCounts, rejected: pa.Table, fact
     """Complete a dataset whose data files are in its folder: write its rejected rows, then its manifest."""
     content = parquet(rejected)
     dataset.folder.write(REJECTED, content)
-    hashed = [*counts.files, {"path": REJECTED, "sha256": sha256_bytes(content)}]
-    manifest = build_manifest(dataset.recipe, {**counts.facts(), **facts}, counts.files, content=hashed)
+    meta_files = [{"path": REJECTED, "bytes": len(content), "sha256": sha256_bytes(content)}]
+    facts = {**counts.facts(), **facts, "meta_files": meta_files}
+    manifest = build_manifest(dataset.recipe, facts, counts.files, content=[*counts.files, *meta_files])
     dataset.folder.write(MANIFEST, json_bytes(manifest))
     return manifest
 
@@ -202,6 +202,7 @@ def read_dataset(folder: str | Path) -> FinishedDataset:
 
     Raises:
         DatasetMissing: the folder holds no complete dataset.
+        ArtifactDamaged: a file is not what the manifest lists.
     """
     location = folder_at(folder)
     try:
@@ -214,6 +215,7 @@ def read_dataset(folder: str | Path) -> FinishedDataset:
             else "Check the path; if a run was interrupted, run the same command again to resume it."
         )
         raise DatasetMissing(f"{location}: no {MANIFEST}, so it is not a complete dataset. {remedy}") from error
+    check_folder(location, manifest)
     return FinishedDataset(folder=str(folder), manifest=manifest)
 
 

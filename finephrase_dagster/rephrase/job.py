@@ -15,6 +15,7 @@ from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processor import on_cpu
 from finephrase_dagster.artifacts.recipe import dataset_recipe
+from finephrase_dagster.artifacts.verification import artifact_files, check_artifact
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
 from finephrase_dagster.rephrase.engine import DeviceLease, Endpoint, Engine, EngineLike
 from finephrase_dagster.rephrase.executor import InProcessExecutor
@@ -38,8 +39,6 @@ from finephrase_dagster.rephrase.survey import Survey, survey_input
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.spec import Cell
-
-SHARDS = "shard-*.parquet"
 
 
 class _Frozen(BaseModel):
@@ -227,16 +226,15 @@ def cell_job(lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], **e
         ArtifactMissing: the model or the corpus is not complete.
     """
     corpus, model = lineage.source(cell.source), lineage.generator(cell.generator)
-    corpus.manifest()
     return RephraseJob(
-        files=tuple(str(shard) for shard in sorted(corpus.folder.glob(SHARDS))),
+        files=tuple(map(str, artifact_files(corpus))),
         prompts={prompt: lineage.prompts[prompt] for prompt in datasets},
         targets={
             prompt: Target(folder=str(artifact.folder), recipe=plain(artifact.recipe))
             for prompt, artifact in datasets.items()
         },
         model=cell.generator,
-        tokenizer=str(model.folder / "model"),
+        tokenizer=str(check_artifact(model) / "model"),
         engine=engine_spec(lineage, cell.generator, lineage.study.generators[cell.generator]),
         **execution,
     )

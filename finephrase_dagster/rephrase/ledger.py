@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from finephrase_dagster.artifacts.folder import Folder, Journal
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.rephrase.dataset import (
     CHUNKS,
@@ -33,7 +34,6 @@ from finephrase_dagster.rephrase.dataset import (
     sha256_bytes,
     write_manifest,
 )
-from finephrase_dagster.rephrase.folder import Folder, Journal
 from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected, journal_line, read_journal
 
 FOOTER = b"finephrase"

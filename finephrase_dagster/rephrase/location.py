@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from finephrase_dagster.artifacts.folder import Folder, LocalFolder
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.rephrase.folder import Folder, LocalFolder
 
 
 class LocationInvalid(FinephraseError, exit_status=2):

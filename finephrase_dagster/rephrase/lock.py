@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from finephrase_dagster.artifacts.claim import LOCK, FolderBusy
+from finephrase_dagster.artifacts.folder import FolderUnusable
 from finephrase_dagster.artifacts.processes import is_running, this_machine, this_process
-from finephrase_dagster.rephrase.folder import FolderUnusable
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 60.0  # an owner that has not refreshed its lock for this long is taken to be dead

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import hashlib
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 import fsspec
 
-from finephrase_dagster.rephrase.folder import JOURNALS, Folder, FolderUnusable, Journal
+from finephrase_dagster.artifacts.folder import JOURNALS, Folder, FolderUnusable, Journal, Stamp
 from finephrase_dagster.rephrase.lock import Lock
 
 FIRST = "00000"
+MARKS = ("ETag", "etag", "md5Hash", "content_hash", "LastModified", "created")  # each store has some of them
 
 
 class ObjectFolder:
@@ -50,19 +52,28 @@ class ObjectFolder:
 
     def names(self, pattern: str) -> list[str]:
         directory, slash, _ = pattern.rpartition("/")
-        names = self._list(f"{slash}{directory}", "file")
+        names = self._entries(f"{slash}{directory}", "file")
         return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern) and not name.endswith("/"))
 
-    def folders(self) -> list[str]:
-        return sorted(name.rstrip("/") for name in self._list("", "directory"))
+    def stamps(self, names: Sequence[str]) -> dict[str, Stamp]:
+        entries: dict[str, dict[str, Any]] = {}
+        for directory, slash in {name.rpartition("/")[:2] for name in names}:
+            entries |= self._entries(f"{slash}{directory}", "file")
+        return {name: _stamp(entries[name]) for name in names if name in entries}
 
-    def _list(self, directory: str, kind: Literal["file", "directory"]) -> list[str]:
-        """Return the paths of all entries of one kind in a directory, relative to this folder."""
+    def sha256(self, name: str) -> str:
+        return hashlib.sha256(self.read(name)).hexdigest()
+
+    def folders(self) -> list[str]:
+        return sorted(name.rstrip("/") for name in self._entries("", "directory"))
+
+    def _entries(self, directory: str, kind: Literal["file", "directory"]) -> dict[str, dict[str, Any]]:
+        """Return all entries of one kind in a directory, by their paths in this folder."""
         self._store.invalidate_cache()
         entries: list[dict[str, Any]] = []
         with contextlib.suppress(FileNotFoundError), self._errors(FileNotFoundError):
             entries = self._store.ls(f"{self._root}{directory}", detail=True)
-        return [entry["name"].removeprefix(f"{self._root}/") for entry in entries if entry["type"] == kind]
+        return {entry["name"].removeprefix(f"{self._root}/"): entry for entry in entries if entry["type"] == kind}
 
     def read(self, name: str) -> bytes:
         with self._errors(FileNotFoundError):
@@ -177,6 +188,10 @@ class _ObjectJournal:
             self._folder.remove_all(segments[:1])
             self._folder.remove_all(segments[1:])
             self._all.close()
+
+
+def _stamp(entry: Mapping[str, Any]) -> Stamp:
+    return Stamp(int(entry["size"]), " ".join(str(entry[name]) for name in MARKS if entry.get(name)))
 
 
 def _journal_of(name: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from finephrase_dagster.artifacts.artifact import MANIFEST
+from finephrase_dagster.artifacts.folder import Folder
 from finephrase_dagster.artifacts.markdown import markdown_table
-from finephrase_dagster.rephrase.folder import Folder
 
 README = "README.md"
 MARK = "<!-- Written by `finephrase rephrase`, which replaces this file. Delete this line to keep your changes. -->"

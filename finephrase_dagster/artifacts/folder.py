@@ -11,12 +11,13 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.artifacts.claim import META, claim_folder
+from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.errors import FinephraseError
 
 JOURNALS = f"{META}/journals"
@@ -24,6 +25,13 @@ JOURNALS = f"{META}/journals"
 
 class FolderUnusable(FinephraseError, retryable=True):
     """A folder's store cannot be reached, or refuses a request; the message says what to do."""
+
+
+class Stamp(NamedTuple):
+    """The size of a file, and a mark that changes whenever the file is written."""
+
+    bytes: int
+    mark: str
 
 
 class Journal(Protocol):
@@ -54,6 +62,12 @@ class Folder(Protocol):
     def names(self, pattern: str) -> list[str]:
         """Return the files whose path in the folder matches a pattern, sorted."""
 
+    def stamps(self, names: Sequence[str]) -> dict[str, Stamp]:
+        """Return the stamps of files, of those that exist."""
+
+    def sha256(self, name: str) -> str:
+        """Return the SHA-256 of a file; raise FileNotFoundError if there is none."""
+
     def folders(self) -> list[str]:
         """Return the names of the folders directly in this one, sorted."""
 
@@ -82,6 +96,12 @@ class Folder(Protocol):
         """Delete the folder and everything in it."""
 
 
+def stamp_of(path: Path) -> Stamp:
+    """Return the stamp of a local file. The time of change reveals an edit whose author set the other times back."""
+    status = path.stat()
+    return Stamp(status.st_size, f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}")
+
+
 class LocalFolder:
     """A folder on a local disk."""
 
@@ -99,6 +119,16 @@ class LocalFolder:
 
     def names(self, pattern: str) -> list[str]:
         return sorted(str(path.relative_to(self.path)) for path in self.path.glob(pattern) if path.is_file())
+
+    def stamps(self, names: Sequence[str]) -> dict[str, Stamp]:
+        stamps = {}
+        for name in names:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                stamps[name] = stamp_of(self.path / name)
+        return stamps
+
+    def sha256(self, name: str) -> str:
+        return sha256_file(self.path / name)
 
     def folders(self) -> list[str]:
         return sorted(path.name for path in self.path.glob("*") if path.is_dir())
@@ -138,7 +168,7 @@ class _LocalJournal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def append(self, record: bytes) -> None:
         if os.write(self._file, record) != len(record):
