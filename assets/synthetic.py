@@ -27,6 +27,7 @@ COLUMNS = {
     "prompt_tokens": ("int", "tokens that the engine read"),
     "completion_tokens": ("int", "tokens that the engine generated"),
     "document_cut": ("bool", "whether the document was cut to fit the context"),
+    "cleaned": ("string", "the cleaning rules that removed something"),
 }
 
 COUNTS = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens", "documents_cut")

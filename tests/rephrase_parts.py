@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pydoc_data.topics
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -168,6 +169,7 @@ def rephrase_corpus(
     engine: Callable[[], EngineLike],
     concurrency: int = 8,
     chunk_rows: int = 4,
+    retry_failed: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
     """Rephrase a corpus on disk, as a study's run does."""
@@ -182,6 +184,7 @@ def rephrase_corpus(
         tokenizer=str(model),
         concurrency=concurrency,
         chunk_rows=chunk_rows,
+        retry_failed=retry_failed,
     )
     return execute(job, engines=lambda: nullcontext([engine()]), log=log)
 
@@ -312,3 +315,29 @@ def local_server() -> Iterator[LocalServer]:
     finally:
         http.shutdown()
         http.server_close()
+
+
+@contextmanager
+def raw_server(reply: bytes, *, end: bytes = b'"}]}') -> Iterator[str]:
+    """Serve connections: read a request to its end, send these bytes in pieces, close."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection:
+                received = b""
+                while end not in received:
+                    received += connection.recv(4096)
+                for start in range(0, len(reply), 50):
+                    connection.sendall(reply[start : start + 50])
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)

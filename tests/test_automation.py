@@ -15,6 +15,7 @@ from dagster._core.test_utils import create_run_for_test
 
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration.automation.reload import RELOAD
+from finephrase_dagster.orchestration.automation.webhook import WebhookFailed, post
 from installation import CELL, Installation, install, small_study
 
 SECRET = "token-that-nobody-may-see"
@@ -161,6 +162,20 @@ def test_a_failure_is_sent_again_if_the_webhook_fails_and_its_address_is_never_s
     messages.append(sensor.tick())
     assert "cannot be reached" in messages[-1]
     assert SECRET not in "\n".join([*messages, caplog.text])
+
+
+@pytest.mark.parametrize("status", [204, 301, 307])
+def test_a_failure_is_reported_only_by_an_answer_of_2xx_and_no_redirect_is_followed(
+    server: Server, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    server.statuses = [status]
+    if status < 300:
+        post(f"{server.url}/hook?token={SECRET}", {"run": "x"})
+    else:
+        with pytest.raises(WebhookFailed, match=f"answers HTTP {status}; set FINEPHRASE_FAILURE_WEBHOOK to its new"):
+            post(f"{server.url}/hook?token={SECRET}", {"run": "x"})
+        assert server.posted == []
 
 
 def test_a_reported_failure_is_not_reported_again_if_the_cursor_is_lost(

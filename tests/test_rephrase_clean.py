@@ -6,21 +6,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finephrase_dagster.rephrase.clean import RULES, clean, strip_announcement, strip_fence, strip_thoughts
+from finephrase_dagster.rephrase.clean import (
+    RULES,
+    clean,
+    is_unfinished_thought,
+    strip_announcement,
+    strip_fence,
+    strip_thought,
+)
 
 
 @pytest.mark.parametrize(
     ("raw", "cleaned"),
     [
         ("<think>Let me see.\nYes.</think>\nThe answer.", "\nThe answer."),
-        ("A <think>x</think>B <think>y</think>C", "A B C"),
-        ("I will write it.</think>The answer.", "The answer."),
-        ("<think>I never come to an end", ""),
+        ("\n<thinking>a plan</thinking>The answer.", "The answer."),
+        ("[THINK]Step 1.[/THINK]The answer.", "The answer."),
+        ("analysisThe reader wants a table.assistantfinal| a |", "| a |"),
         ("Nothing to think about.", "Nothing to think about."),
     ],
 )
-def test_thoughts_are_removed_even_if_one_of_their_tags_is_missing(raw: str, cleaned: str) -> None:
-    assert strip_thoughts(raw) == cleaned
+def test_a_thought_before_the_content_is_removed(raw: str, cleaned: str) -> None:
+    assert strip_thought(raw) == cleaned
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "A <think>x</think>B <think>y</think>C",
+        "The template ends with `</think>`.",
+        "First comes\n</think>\nand then the answer.",
+        "The tag <think> has no end here.",
+        "<think> opens a block of thoughts in the output of some models.",
+        "<thinking>never closed by </think>",
+        "analysis of variance compares the means of groups, assistantfinal or not.",
+    ],
+)
+def test_a_tag_in_the_prose_stays(content: str) -> None:
+    assert clean(content) == (content, ())
+
+
+def test_a_thought_that_does_not_end_is_recognized() -> None:
+    assert is_unfinished_thought("<think>I never come to an end")
+    assert not is_unfinished_thought("<think>Short.</think>The answer.")
+    assert not is_unfinished_thought("The tag <think> has no end here.")
 
 
 @pytest.mark.parametrize(
@@ -70,15 +99,22 @@ def test_only_a_fence_around_everything_is_removed(raw: str, cleaned: str) -> No
     assert strip_fence(raw) == cleaned
 
 
-def test_nested_wrappings_are_all_removed() -> None:
+def test_nested_wrappings_are_all_removed_and_the_rules_are_named() -> None:
     wrapped = "<think>hm</think>Here is the table:\n\n```markdown\nHere is the table:\n\n| a |\n```"
-    assert clean(wrapped) == "| a |"
+    assert clean(wrapped) == ("| a |", ("thought", "announcement", "fence"))
 
 
 @given(st.text() | st.from_regex(r"(<think>|</think>|```\n|Here is the text: |\n|word ){0,12}", fullmatch=True))
 def test_cleaning_only_removes_text_and_a_second_cleaning_changes_nothing(text: str) -> None:
-    once = clean(text)
-    assert clean(once) == once
+    once, used = clean(text)
+    assert clean(once) == (once, ())
     assert len(once) <= len(text)
+    assert used or once == text.strip()
     for rule in RULES.values():
         assert len(rule(text)) <= len(text)
+
+
+@given(st.text(alphabet="ab <>/\n.", max_size=30), st.sampled_from(["<think>", "</think>"]), st.text(max_size=30))
+def test_no_word_before_or_after_a_literal_tag_is_lost(before: str, tag: str, after: str) -> None:
+    content = f"Word. {before}{tag}{after}".strip()
+    assert clean(content) == (content, ())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.engine import Endpoint, EngineFailed, EngineLike
 from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
-from rephrase_parts import Answer, LocalServer, completion, failure, local_server, shorten_pauses
+from rephrase_parts import Answer, LocalServer, completion, failure, local_server, raw_server, shorten_pauses
 
 
 @pytest.fixture(autouse=True)
@@ -249,32 +248,6 @@ def test_every_way_to_end_a_response_is_understood(reply: bytes) -> None:
     with raw_server(reply) as url:
         results = ask([Endpoint(url=url, model="tiny")], words(6), concurrency=2)
     assert [result.text for result in results.values() if isinstance(result, Completion)] == ["Whole."] * 6
-
-
-@contextlib.contextmanager
-def raw_server(reply: bytes) -> Iterator[str]:
-    """Serve connections: read a request, send these bytes in pieces, close."""
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            with connection:
-                received = b""
-                while b'"}]}' not in received:
-                    received += connection.recv(4096)
-                for start in range(0, len(reply), 50):
-                    connection.sendall(reply[start : start + 50])
-
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(64)
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        listening.shutdown(socket.SHUT_RDWR)
 
 
 MORTAL = """

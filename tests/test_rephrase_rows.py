@@ -402,15 +402,76 @@ def test_a_wrong_key_or_model_stops_at_once(tmp_path: Path, server: LocalServer,
     assert len(server.requests) <= 2
 
 
-def test_a_run_without_a_completion_fails_and_writes_no_manifest(tmp_path: Path, server: LocalServer, run: Run) -> None:
+def test_a_run_without_a_completion_fails_writes_no_manifest_and_is_tried_again(
+    tmp_path: Path, server: LocalServer, run: Run
+) -> None:
     corpus = write_corpus(tmp_path / "corpus", [[*documents(3), ("none", None)]])
     wanted = datasets(tmp_path / "data")
     server.answer = lambda request: failure(400, "unknown field 'seed'")
-    for _ in range(2):  # the second time nothing is sent
-        with pytest.raises(NothingCompleted, match=r"reason is: HTTP 400: unknown field 'seed'\. Remove .* delete .*"):
+    for attempt in (1, 2):
+        with pytest.raises(NothingCompleted, match=r"reason is: HTTP 400: unknown field 'seed'\. Remove .* again"):
             run(corpus, wanted)
-    assert len(server.requests) == 6
+        assert len(server.requests) == 6 * attempt
     assert not list((tmp_path / "data").rglob("manifest.json"))
+    server.answer = lambda request: completion()
+    assert [manifest["completed"] for manifest in run(corpus, wanted).values()] == [3, 3]
+
+
+def test_a_model_that_only_reasons_completes_nothing_and_the_remedy_is_named(
+    tmp_path: Path, server: LocalServer, run: Run
+) -> None:
+    answers = iter(range(99))
+
+    def answer(request: dict[str, Any]) -> Any:
+        message = {"content": None, "reasoning": "Let me see"} if next(answers) % 2 else {"content": "<think>Let me se"}
+        return 200, {"choices": [{"message": message, "finish_reason": "length"}]}
+
+    server.answer = answer
+    wanted = datasets(tmp_path / "data", ["plain"])
+    with pytest.raises(NothingCompleted, match=r"spent max_tokens on reasoning\. Raise --max-tokens"):
+        run(write_corpus(tmp_path / "corpus", [documents(4)]), wanted)
+    assert len(server.requests) == 4
+
+
+def test_what_cleaning_removed_is_counted(tmp_path: Path, server: LocalServer, run: Run) -> None:
+    texts = iter(["<think>hm</think>A.", "```\nB.\n```", "<think>hm</think>```\nC.\n```", "D.", "</think> E."])
+    server.answer = lambda request: completion(next(texts))
+    wanted = datasets(tmp_path / "data", ["plain"])
+    manifest = run(write_corpus(tmp_path / "corpus", [documents(5)]), wanted, concurrency=1)["plain"]
+    assert manifest["cleaned"] == {"fence": 2, "thought": 2}
+    assert [(row["text"], row["cleaned"]) for row in rows_of(wanted["plain"])] == [
+        *[("A.", "thought"), ("B.", "fence"), ("C.", "thought,fence"), ("D.", ""), ("</think> E.", "")]
+    ]
+
+
+def test_failed_rows_of_a_complete_dataset_are_sent_again_on_request(
+    tmp_path: Path, server: LocalServer, run: Run
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [[*documents(9), ("none", None)]])
+    wanted = datasets(tmp_path / "data", ["plain"])
+    bad = ("Document 2.", "Document 5.", "Document 8.")
+    server.answer = lambda request: (
+        failure(400, "not now") if any(words in str(request) for words in bad) else completion("first")
+    )
+    first = run(corpus, wanted)["plain"]
+    assert run(corpus, wanted)["plain"] == first, "only on request"
+    server.requests.clear()
+    server.answer = lambda request: completion("second") if len(server.requests) == 1 else failure(401, "expired")
+    with pytest.raises(EngineFailed, match="expired"):  # it is interrupted in the middle
+        run(corpus, wanted, retry_failed=True, concurrency=1)
+    assert not wanted["plain"].complete
+    server.answer = lambda request: failure(400, "too dull") if "Document 8." in str(request) else completion("third")
+    manifest = run(corpus, wanted, retry_failed=True)["plain"]
+    assert [manifest[name] for name in ("rows_in", "completed", "skipped", "failed")] == [10, 8, 1, 1]
+    assert manifest["fingerprint"] == first["fingerprint"]
+    assert Counter(row["text"] for row in rows_of(wanted["plain"])) == {"first": 6, "second": 1, "third": 1}
+    assert {file["path"]: file for file in first["files"]}.items() <= {
+        file["path"]: file for file in manifest["files"]
+    }.items()
+    assert {row["id"]: row["reason"] for row in rejected_of(wanted["plain"])} == {
+        "doc-8": "HTTP 400: too dull",
+        "none": "text is missing",
+    }
 
 
 def test_a_dataset_without_completions_is_complete_and_the_log_says_how_to_retry(

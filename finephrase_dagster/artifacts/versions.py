@@ -11,7 +11,7 @@ from typing import Final
 CODE: Final = {
     "sources": "2",
     "generators": "2",
-    "synthetic": "2",
+    "synthetic": "3",
     "audits": "2",
     "tokens": "2",
     "mixtures": "1",
@@ -19,7 +19,7 @@ CODE: Final = {
     "evaluation": "2",
     "leaderboard": "2",
 }
-CLEANING: Final = "1"
+CLEANING: Final = "2"
 """The rules that turn a raw completion into text (`rephrase/clean.py`)."""
 TRUNCATION: Final = "document end, by tokens of the generator"
 """How a document is cut to fit the context (`rephrase/render.py`)."""

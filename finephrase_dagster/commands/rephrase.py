@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 10.0
 REPORTED = (
     *("fingerprint", "rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens"),
-    *("documents_cut", "reasons", "run"),
+    *("documents_cut", "cleaned", "reasons", "run"),
 )
 """Fields of a manifest that the command reports."""
 
@@ -85,6 +85,9 @@ LimitOption = Annotated[int | None, typer.Option(min=1, max=2**62, metavar="N", 
 KeepRawOption = Annotated[
     bool, typer.Option("--keep-raw", help="Keep the completions before cleaning, too, in the column raw.")
 ]
+RetryFailedOption = Annotated[
+    bool, typer.Option("--retry-failed", help="Send the failed rows of complete datasets again.")
+]
 GpusOption = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Number of GPUs serving the endpoints; used to compute the cost.")
 ]
@@ -132,6 +135,7 @@ def rephrase(
     chunk_rows: ChunkRowsOption = 5000,
     limit: LimitOption = None,
     keep_raw: KeepRawOption = False,
+    retry_failed: RetryFailedOption = False,
     gpus: GpusOption = None,
     gpu_hour_dollars: GpuHourDollarsOption = None,
     metrics_port: MetricsPortOption = None,
@@ -178,6 +182,7 @@ def rephrase(
         chunk_rows=chunk_rows,
         gpus=gpus,
         gpu_hour_dollars=gpu_hour_dollars,
+        retry_failed=retry_failed,
     )
     report_rows = log if json_wanted() else _ignore  # a log for machines is complete in itself
     with progress(len(job.prompts), log) as show, serve_metrics(metrics_port, model=job.model, log=log) as watch:
@@ -217,6 +222,11 @@ def rephrased_text(report: dict[str, Any]) -> str:
             f"skipped + {dataset['failed']:,} failed; {dataset['completion_tokens']:,} completion tokens"
         )
         lines += [f"  {count:,} x {reason}" for reason, count in dataset["reasons"].items()]
+        if dataset["documents_cut"]:
+            lines.append(f"  {dataset['documents_cut']:,} documents were cut to fit the context")
+        if dataset["cleaned"]:
+            rules = ", ".join(f"{rule} {count:,}" for rule, count in dataset["cleaned"].items())
+            lines.append(f"  completions from which cleaning removed something: {rules}")
         lines.append(f"  {dataset['folder']}")
     run = next(iter(report["datasets"].values()))["run"]
     lines.append(

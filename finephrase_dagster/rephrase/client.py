@@ -169,6 +169,8 @@ class Client:
         """
         sent = time.monotonic()
         response = await endpoint.post(CHAT_PATH, request)
+        if self._key and self._key.encode() in response.body:  # before a reason is cut off within the key
+            response = response._replace(body=response.body.replace(self._key.encode(), b"***"))
         now = time.monotonic()
         result: Completion | FailedRow
         if response.status == 200:
@@ -176,7 +178,8 @@ class Client:
                 result = read_completion(response.body)
             except NotACompletion as error:
                 raise Unanswered(self._without_key(str(error))) from error
-            self._time_limit.record_completion(now - sent, result.completion_tokens, len(result.text))
+            if isinstance(result, Completion):
+                self._time_limit.record_completion(now - sent, result.completion_tokens, len(result.text))
             self.last_success = max(self.last_success, sent)
         else:
             result = self._refusal(endpoint, response, now)

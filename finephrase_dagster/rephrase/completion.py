@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
 MAX_TOKENS = 2**31
 REASON_CHARACTERS = 500
+_TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.?)", re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class FinishReason(NamedTuple):
+    """What becomes of a row, and why."""
+
+    outcome: Literal["completed", "failed", "retried"]
+    meaning: str
+    name: str = ""  # in the dataset, where servers have several names for it
+
+
+_STOP = FinishReason("completed", "the model finished its text", "stop")
+_LENGTH = FinishReason("completed", "the text was cut at max_tokens", "length")
+_FILTERED = FinishReason("failed", "the server filtered the completion")
+_TOOL = FinishReason("failed", "the model called a tool instead of writing text; start the server without tools")
+_ABORTED = FinishReason("retried", "the server aborted the request")
+FINISH_REASONS: Mapping[str, FinishReason] = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn"), _STOP),
+    **dict.fromkeys(("length", "max_tokens"), _LENGTH),
+    "unknown": FinishReason("completed", "the server gives no reason"),
+    **dict.fromkeys(("abort", "cancelled"), _ABORTED),
+    **dict.fromkeys(("error", "insufficient_system_resource"), FinishReason("retried", "the server had an error")),
+    **dict.fromkeys(("content_filter", "safety", "recitation"), _FILTERED),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), _TOOL),
+    "refusal": FinishReason("failed", "the model refused to answer"),
+    "repetition": FinishReason("failed", "the server stopped a repetition"),
+}
+"""The meaning of each `finish_reason`; any other one fails its row. docs/rephrasing.md has the same table."""
+OTHER = FinishReason("failed", "it is not known whether the text is complete")
+NO_TEXT = "the completion has no text"
+ONLY_THOUGHT = f"{NO_TEXT}: the model spent max_tokens on reasoning. Raise --max-tokens"
 
 
 class NotACompletion(ValueError):
@@ -28,7 +62,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class FailedRow:
-    """A row without a completion: the reason as text, and its kind (`http_400`, `unanswered`, ...)."""
+    """A row without a completion: the reason as text, and its kind (`http_400`, `unanswered`, `no_text`, ...)."""
 
     reason: str
     kind: str
@@ -49,26 +83,58 @@ class UnresolvedRow:
 RequestResult = Completion | FailedRow | UnresolvedRow
 
 
-def read_completion(body: bytes) -> Completion:
-    """Return the completion in a response's body; raises NotACompletion."""
+def read_completion(body: bytes) -> Completion | FailedRow:
+    """Return the completion in a response's body, or why the completion cannot be used.
+
+    Raises:
+        NotACompletion: the body holds none, or one that was aborted; another attempt may succeed.
+    """
     try:
         response = _loads(body)
         choice, usage = response["choices"][0], response.get("usage") or {}
-        return Completion(
-            text=_encodable(choice["message"]["content"] or ""),
-            finish_reason=_encodable(str(choice.get("finish_reason") or "unknown")),
-            prompt_tokens=_count(usage.get("prompt_tokens")),
-            completion_tokens=_count(usage.get("completion_tokens")),
-        )
+        message = choice["message"]
+        text = _text(message.get("content"))
+        given = str(choice.get("finish_reason") or "unknown")
+        refusal = str(message.get("refusal") or "")
+        tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         detail = f" ({error})" if isinstance(error, _WrongCount) else ""
-        raise NotACompletion(f"HTTP 200, but not a chat completion{detail}: {_excerpt(body)}") from error
+        raise NotACompletion(f"HTTP 200, but not a chat completion{detail}: {read_error(body)}") from error
+    if refusal and not text:
+        return FailedRow(f"the model refused to answer: {refusal}", "refusal")
+    reason = FINISH_REASONS.get(given.lower(), OTHER)
+    name = reason.name or readable(given, 50)
+    problem = f"finish_reason {name}: {reason.meaning}"
+    if reason.outcome == "retried":
+        raise NotACompletion(problem)
+    if reason.outcome == "failed":
+        return FailedRow(problem, "finish_reason")
+    if not text.strip():
+        reasoned = message.get("reasoning") or message.get("reasoning_content")
+        if name == "length":
+            return FailedRow(ONLY_THOUGHT if reasoned else f"{NO_TEXT}, but used up max_tokens", "no_text")
+        return FailedRow(f"{NO_TEXT}, only reasoning" if reasoned else NO_TEXT, "no_text")
+    return Completion(text=text, finish_reason=name, prompt_tokens=tokens[0], completion_tokens=tokens[1])
+
+
+def _text(content: Any) -> str:
+    """Return a message's content, which may be null, a string, or a list of parts."""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part.get("type") == "text")
+    if not isinstance(content, str | None):
+        raise TypeError("content is no text")
+    return _encodable(content or "")
 
 
 def read_error(body: bytes) -> str:
     """Return the message of a server's error, in any of the usual JSON shapes or as plain text."""
-    text = body.decode("utf-8", "replace")
-    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+    try:
+        text = body[: 8 * REASON_CHARACTERS].decode("utf-8", "replace")
+        if not body.isascii():
+            body.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"{len(body):,} bytes of binary data"
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         content = _loads(body)
         error = content.get("error", content) if isinstance(content, dict) else content
         message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
@@ -77,16 +143,10 @@ def read_error(body: bytes) -> str:
 
 
 def readable(text: str, characters: int = REASON_CHARACTERS) -> str:
-    """Return the beginning of a server's text without control characters, which could act on a terminal."""
-    text = _encodable(text.strip()[:characters])
-    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
-
-
-def _excerpt(body: bytes) -> str:
-    try:
-        return readable(body.decode("utf-8"), 200)
-    except UnicodeDecodeError:
-        return f"{len(body):,} bytes of binary data"
+    """Return the beginning of a server's text on one line, without what could act on a terminal."""
+    text = _TERMINAL.sub(" ", text[: 8 * characters])
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(_encodable(text).split())[:characters].rstrip()
 
 
 class _WrongCount(ValueError):
@@ -111,4 +171,4 @@ def _count(tokens: Any) -> int:
 
 def _encodable(text: str) -> str:
     """Replace lone surrogates, which JSON can express but UTF-8 cannot."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)

@@ -7,13 +7,12 @@ those of vLLM's documentation ("Production Metrics").
 from __future__ import annotations
 
 import contextlib
-import http.client
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from finephrase_dagster.rephrase.connection import fetch
 from finephrase_dagster.rephrase.engine import EngineLike
 
 NAMES = {
@@ -23,7 +22,6 @@ NAMES = {
     "vllm:spec_decode_num_accepted_tokens_total": "accepted",
 }
 TIMEOUT_SECONDS = 10.0
-WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def read_counters(engines: Sequence[EngineLike]) -> Counter[str]:
@@ -31,9 +29,9 @@ def read_counters(engines: Sequence[EngineLike]) -> Counter[str]:
     sums: Counter[str] = Counter()
     for engine in engines:
         if engine.restartable:
-            with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-                with WITHOUT_PROXY.open(f"{engine.url}/metrics", timeout=TIMEOUT_SECONDS) as page:
-                    sums += parse_counters(page.read().decode("utf-8", "replace"))
+            with contextlib.suppress(OSError, TimeoutError, ValueError):
+                page = fetch(f"{engine.url}/metrics", TIMEOUT_SECONDS)
+                sums += parse_counters(page.body.decode("utf-8", "replace"))
     return sums
 
 

@@ -85,6 +85,15 @@ class Dataset:
                 raise LedgerError(str(error)) from error
         return manifest
 
+    def reopen(self) -> None:
+        """Make a complete dataset incomplete again, so that the rows without a completion are sent again.
+
+        The recipe and the data files stay. Summaries that a killed run left hold the failed rows, so they go first.
+        """
+        with self.folder.claim():
+            for name in (*self.folder.names(f"{CHUNKS}/*.parquet"), MANIFEST):
+                self.folder.remove(name)
+
     def begin(self) -> None:
         """Write down the recipe of the rows that the folder will hold."""
         begun = self._read(RECIPE)
@@ -122,6 +131,7 @@ class RowCounts:
     """The counts of a dataset's rows and tokens, and its data files.
 
     Attributes:
+        cleaned: number of completions by the cleaning rule that removed something.
         files: `path`, `rows` and `sha256` of each data file.
         rejected: number of rows by status and reason.
     """
@@ -131,6 +141,7 @@ class RowCounts:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     documents_cut: int = 0
+    cleaned: Counter[str] = field(default_factory=Counter)
     files: list[dict[str, Any]] = field(default_factory=list)
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -149,7 +160,8 @@ class RowCounts:
         """Return the counts as fields of the manifest, with the most common reasons of rejected rows."""
         names = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens", "documents_cut")
         reasons = {f"{status}: {why}": count for (status, why), count in self.rejected.most_common(MOST_REASONS)}
-        return {**{name: getattr(self, name) for name in names}, "reasons": reasons}
+        counts = {name: getattr(self, name) for name in names}
+        return {**counts, "cleaned": dict(sorted(self.cleaned.items())), "reasons": reasons}
 
 
 def write_manifest(dataset: Dataset, counts: RowCounts, rejected: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +234,7 @@ def read_dataset(folder: str | Path) -> FinishedDataset:
 def parquet(table: pa.Table) -> bytes:
     """Return a table as the bytes of a Parquet file."""
     file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd", use_dictionary=["prompt", "finish_reason"])
+    pq.write_table(table, file, compression="zstd", use_dictionary=["prompt", "finish_reason", "cleaned"])
     return file.getvalue()
 
 

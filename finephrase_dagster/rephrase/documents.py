@@ -40,6 +40,7 @@ class RephraseOptions(TypedDict, total=False):
     chunk_rows: int
     gpus: int
     gpu_hour_dollars: float
+    retry_failed: bool
 
 
 @overload
@@ -93,6 +94,7 @@ def rephrase_documents(
         concurrency: maximum number of requests in flight (256).
         chunk_rows: input rows per output file (5000).
         gpus, gpu_hour_dollars: used to compute the cost.
+        retry_failed: send the failed rows of a complete dataset again.
 
     Returns:
         The dataset, whose `rows` and `table()` have the columns `id`, `prompt`, `text`, `finish_reason`,

@@ -66,6 +66,7 @@ class RephraseJob(_Frozen):
         endpoints: URLs of the servers that have the model; if there are none, `engine` is started.
         concurrency, chunk_rows, gpus, gpu_hour_dollars: see `ExecutionSettings`.
         log_seconds: time between two lines on the progress.
+        retry_failed: send the failed rows of complete datasets again.
     """
 
     files: tuple[str, ...]
@@ -82,6 +83,7 @@ class RephraseJob(_Frozen):
     gpus: int | None = None
     gpu_hour_dollars: float | None = None
     log_seconds: float = 30
+    retry_failed: bool = False
 
     def datasets(self, rows: str | None = None) -> dict[str, Dataset]:
         """Return the datasets by prompt; `rows` is the hash of the input rows, where recipes do not hold it yet."""
@@ -195,15 +197,20 @@ def execute(
     """
     survey = survey_input(job.files, job.limit)
     datasets = job.datasets(survey.digest)
-    complete = [dataset.manifest() is not None for dataset in datasets.values()]  # raises for another recipe
-    if not all(complete):
+    manifests = {prompt: dataset.manifest() for prompt, dataset in datasets.items()}  # raises for another recipe
+    for prompt, manifest in manifests.items():
+        if job.retry_failed and manifest and manifest["failed"]:
+            log(f"{prompt}: {manifest['failed']:,} failed rows are sent again")
+            datasets[prompt].reopen()
+            manifests[prompt] = None
+    if not all(manifests.values()):
         settings = job.settings(log=log, watch=watch, show=show, report=report)
         step = job.step(survey, engines or partial(job.open_engines, log=log), settings)
         InProcessExecutor([InputReader(survey.files, survey.limit), step]).run()
-    manifests = {prompt: _manifest(dataset) for prompt, dataset in datasets.items()}
+    complete = {prompt: _manifest(dataset) for prompt, dataset in datasets.items()}
     if job.output is not None:
         write_readme(folder_at(job.output))
-    return manifests
+    return complete
 
 
 def _manifest(dataset: Dataset) -> dict[str, Any]:
@@ -267,7 +274,8 @@ def build_job(
         prompts: names of prompts; the dataset of each is written to `<output>/<prompt>`.
         output: a folder or a URL.
         paths: the study file and the folders; default: those that the environment names.
-        execution: further fields of `RephraseJob`: `limit`, `concurrency`, `chunk_rows`, `gpus`, `gpu_hour_dollars`.
+        execution: further fields of `RephraseJob`: `limit`, `concurrency`, `chunk_rows`, `gpus`, `gpu_hour_dollars`,
+            `retry_failed`.
 
     Raises:
         JobInvalid: options contradict each other, or one is missing.

@@ -48,6 +48,7 @@ COMPLETED_SCHEMA = pa.schema(
         ("completion_tokens", pa.int64()),
         ("document_cut", pa.bool_()),
         ("document_sha256", pa.string()),
+        ("cleaned", pa.string()),
     ]
 )
 RAW = pa.field("raw", pa.string())
@@ -166,6 +167,7 @@ class Ledger:
             counts.prompt_tokens += part["prompt_tokens"]
             counts.completion_tokens += part["completion_tokens"]
             counts.documents_cut += part["documents_cut"]
+            counts.cleaned.update(part["cleaned"])
             for row in rejected.to_pylist():
                 counts.rejected[row["status"], row["reason"]] += 1
         if rows_in != counts.completed + counts.skipped + counts.failed:
@@ -186,6 +188,12 @@ class Ledger:
             for name in names:  # needed only until there is a manifest
                 self.folder.remove(name)
         return manifest
+
+    def forget_rejected(self) -> None:
+        """Delete the records of a dataset without completions, so that the next run sends its rows again."""
+        with self._writing():
+            for name in self.folder.names(f"{CHUNKS}/*.parquet"):
+                self.folder.remove(name)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -210,6 +218,7 @@ class Ledger:
             "prompt_tokens": sum(row.prompt_tokens for row in completed),
             "completion_tokens": sum(row.completion_tokens for row in completed),
             "documents_cut": sum(row.document_cut for row in completed),
+            "cleaned": _count_rules(row.cleaned for row in completed),
         }
         if completed:
             content = parquet(self._table(completed))
@@ -252,10 +261,13 @@ class Ledger:
         for path in self.folder.names("part-*.parquet"):
             if _stem(path) not in summaries and _stem(path) not in self._left_over:
                 content = self.folder.read(path)
-                table = self._read_part(path, content, ["prompt_tokens", "completion_tokens", "document_cut"])
+                table = self._read_part(
+                    path, content, ["prompt_tokens", "completion_tokens", "document_cut", "cleaned"]
+                )
                 part = {"path": path, "rows": table.num_rows, "sha256": sha256_bytes(content)}
                 part |= {name: pc.sum(table[name]).as_py() or 0 for name in ("prompt_tokens", "completion_tokens")}
                 part["documents_cut"] = pc.sum(table["document_cut"]).as_py() or 0
+                part["cleaned"] = _count_rules(table["cleaned"].to_pylist())
                 with self._writing():
                     self._write_summary(_stem(path), [], part)
 
@@ -312,6 +324,11 @@ class Ledger:
                 f"{self.folder}: {name} is damaged ({error}). Delete it and {_stem(name)}.parquet, and run the command "
                 "again to redo their rows."
             ) from error
+
+
+def _count_rules(cleaned: Iterable[str]) -> dict[str, int]:
+    """Return how often each cleaning rule removed something."""
+    return Counter(rule for rules in cleaned if rules for rule in rules.split(","))
 
 
 def _stem(path: str) -> str:

@@ -16,7 +16,11 @@ import orjson
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
-    """A row with its completion; `raw` is the completion before cleaning, if it is kept."""
+    """A row with its completion.
+
+    `cleaned` names the rules that removed something, joined by commas; `raw` is the completion before cleaning, if it
+    is kept.
+    """
 
     id: str
     text: str
@@ -25,6 +29,7 @@ class Completed:
     completion_tokens: int
     document_cut: bool
     document_sha256: str
+    cleaned: str = ""
     raw: str | None = None
 
 

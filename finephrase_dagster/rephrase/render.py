@@ -9,6 +9,7 @@ tokenizer never makes more tokens than bytes.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from finephrase_dagster.study.prompt import Prompt
 PROBE = "\u2042finephrase\u2042"  # a stand-in for the document, to find it in a rendered prompt
 TEMPLATE_TOKENS = 128  # upper bound of a chat template's tokens for two messages; common models need 10 to 50
 TURN_TOKENS = 16  # upper bound of its tokens for each further message; common models need 2 to 7
+
+_OPENING = re.compile(r"(?:<(think|thinking|thought|reasoning)>|\[THINK\])\s*\Z")
 
 Message = dict[str, str]
 
@@ -50,6 +53,10 @@ class Rendered:
 class RendererLike(Protocol):
     """Fills prompts with documents."""
 
+    @property
+    def opening(self) -> str:
+        """The beginning of a thought that the chat template writes in the model's place; empty if not known."""
+
     def render(self, prompt: str, document: str) -> Rendered:
         """Return the messages for a document and the prompt with a given name."""
 
@@ -66,6 +73,8 @@ class ByteRenderer:
     Byte-level tokenizers never make more tokens than that. The chat template may add at most TEMPLATE_TOKENS,
     and TURN_TOKENS for each message after the second.
     """
+
+    opening = ""
 
     def __init__(self, *, prompts: Mapping[str, Prompt], context: int, max_tokens: int) -> None:
         """Check that each prompt fits with an empty document; arguments and errors as for `Renderer`."""
@@ -132,6 +141,10 @@ class Renderer:
         while kept and (excess := self._tokens(prompt, kept) - self.room) > 0:
             kept = self._cut(kept, self._count(kept) - excess)
         return Rendered(self._messages(prompt, kept), document_cut=True)
+
+    @cached_property
+    def opening(self) -> str:
+        return match[0] if (match := _OPENING.search(self._text(next(iter(self._prompts)), ""))) else ""
 
     def _measure(self, name: str, context: int, max_tokens: int) -> tuple[int, int]:
         """Return the bytes and the tokens that a prompt has in addition to its document."""

@@ -145,7 +145,8 @@ class RephraseStep(PipelineStep):
                     max_tokens=dataset.recipe["max_tokens"],
                     key=os.environ.get(API_KEY) or None,
                 )
-                window = Window(client, ledgers, self._settings, statistics, keep_raw=dataset.keeps_raw)
+                raw, opening = dataset.keeps_raw, renderer.opening
+                window = Window(client, ledgers, self._settings, statistics, keep_raw=raw, opening=opening)
                 window.run(itertools.chain([first], requests), earlier_request=source.earlier_request)
                 statistics.record_engine_counters(before, read_counters(engines))
         for ledger in ledgers.values():
@@ -175,7 +176,7 @@ class RephraseStep(PipelineStep):
             facts["row_sum"] = f"{rows.hash.sum % 2**256:x}"
         counts = {name: ledgers[name].count_rows(rows.count) for name in datasets}
         if rows.hash is None:
-            _check_some_completed(datasets, counts)
+            _check_some_completed(datasets, counts, ledgers)
         lines = []
         for name, dataset in datasets.items():
             count = counts[name]
@@ -185,24 +186,27 @@ class RephraseStep(PipelineStep):
                 f"{count.completion_tokens:,} completion tokens"
             )
             if count.failed and not count.completed:
-                self._settings.log(f"{name}: {_no_completion([dataset], [count])}")
+                remedy = "Remove the cause, then run the command again with --retry-failed."
+                self._settings.log(f"{name}: {_no_completion([count])} {remedy}")
         self._settings.report("\n".join(lines))  # one call: where lines become events of a store, each costs a commit
 
 
-def _check_some_completed(datasets: Mapping[str, Dataset], counts: Mapping[str, RowCounts]) -> None:
-    """Raise NothingCompleted if rows failed and none has a completion, so that nothing is left to resume or to use."""
+def _check_some_completed(
+    datasets: Mapping[str, Dataset], counts: Mapping[str, RowCounts], ledgers: Mapping[str, Ledger]
+) -> None:
+    """Raise NothingCompleted if rows failed and none has a completion; the next run tries all of them again."""
     if any(count.failed for count in counts.values()) and not any(count.completed for count in counts.values()):
-        raise NothingCompleted(_no_completion(datasets.values(), counts.values()))
+        for ledger in ledgers.values():
+            ledger.forget_rejected()
+        raise NothingCompleted(
+            f"{_no_completion(counts.values())} Remove the cause, then run the command again: it tries every row again."
+        )
 
 
-def _no_completion(datasets: Iterable[Dataset], counts: Iterable[RowCounts]) -> str:
+def _no_completion(counts: Iterable[RowCounts]) -> str:
     rejected = sum((count.rejected for count in counts), Counter[tuple[str, str]]())
     reason = max((key for key in rejected if key[0] == "failed"), key=rejected.__getitem__)[1]
-    folders = " and ".join(str(dataset.folder) for dataset in datasets)
-    return (
-        f"no row has a completion. The most common reason is: {reason}. Remove the cause, delete {folders} and run the "
-        "command again."
-    )
+    return f"no row has a completion. The most common reason is: {reason.rstrip('.')}."
 
 
 class _Rows:

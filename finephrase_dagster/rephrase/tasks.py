@@ -71,6 +71,7 @@ def _merge(dataset: Dataset, survey: Survey, tasks: int) -> dict[str, Any]:
         counts.files += manifest["files"]
         for name in COUNTS:
             setattr(counts, name, getattr(counts, name) + manifest[name])
+        counts.cleaned.update(manifest["cleaned"])
         rejected = read_parquet(part.folder.read(REJECTED))
         counts.rejected += Counter(zip(rejected["status"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
         tables.append(rejected)

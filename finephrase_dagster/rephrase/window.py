@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from finephrase_dagster.rephrase.clean import clean
+from finephrase_dagster.rephrase.clean import clean, is_unfinished_thought
 from finephrase_dagster.rephrase.client import Client
-from finephrase_dagster.rephrase.completion import Completion, FailedRow, UnresolvedRow
+from finephrase_dagster.rephrase.completion import NO_TEXT, ONLY_THOUGHT, Completion, FailedRow, UnresolvedRow, readable
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
 from finephrase_dagster.rephrase.loop import run_in_own_loop
 from finephrase_dagster.rephrase.outcome import Completed, Rejected
@@ -49,6 +49,7 @@ class Window:
         statistics: RunStatistics,
         *,
         keep_raw: bool,
+        opening: str = "",
     ) -> None:
         """Describe a window; nothing is sent yet.
 
@@ -58,7 +59,9 @@ class Window:
             settings: concurrency, and what is called twice a second.
             statistics: where rows are counted.
             keep_raw: whether to record completions as they were before cleaning, too.
+            opening: the beginning of a thought that the chat template writes in the model's place.
         """
+        self._opening = opening
         self._client = client
         self._ledgers = ledgers
         self._settings = settings
@@ -126,21 +129,30 @@ class Window:
             self._record_failure(row, result)
 
     def _record_completion(self, row: RowRequest, completion: Completion) -> None:
+        text = completion.text
+        if self._opening and (completion.finish_reason == "length" or not is_unfinished_thought(self._opening + text)):
+            text = self._opening + text
+        text, rules = clean(text)
+        if not text or (completion.finish_reason == "length" and is_unfinished_thought(text)):
+            reason = ONLY_THOUGHT if text else f"{NO_TEXT} once it is cleaned"
+            self._record_failure(row, FailedRow(reason, "no_text"))
+            return
         outcome = Completed(
             id=row.id,
-            text=clean(completion.text),
+            text=text,
             finish_reason=completion.finish_reason,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
             document_cut=row.document_cut,
             document_sha256=row.sha256,
+            cleaned=",".join(rules),
             raw=completion.text if self._keep_raw else None,
         )
         self._ledgers[row.prompt].record(row.chunk, row.position, outcome)
         self._statistics.record_completion(completion)
 
     def _record_failure(self, row: RowRequest, result: FailedRow | UnresolvedRow) -> None:
-        outcome = Rejected(id=row.id, status="failed", reason=result.reason)
+        outcome = Rejected(id=row.id, status="failed", reason=readable(result.reason))
         self._ledgers[row.prompt].record(row.chunk, row.position, outcome)
         self._statistics.failures[result.kind] += 1
 

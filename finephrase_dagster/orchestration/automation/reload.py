@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.request
 from typing import Any
 
 import dagster as dg
@@ -20,6 +19,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.automation.webhook import PAGES
+from finephrase_dagster.rephrase.connection import fetch
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.prompt import PromptError
 
@@ -87,12 +87,12 @@ def reload(pages: str, location: str) -> None:
         NotReloaded: the server does not answer, or the code location does not load.
     """
     body = json.dumps({"query": RELOAD, "variables": {"location": location}}).encode()
-    headers = {"Content-Type": "application/json"}
     try:
-        request = urllib.request.Request(f"{pages.rstrip('/')}/graphql", data=body, headers=headers)
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-            response: dict[str, Any] = json.loads(answer.read())
-    except (OSError, ValueError) as error:
+        answer = fetch(f"{pages.rstrip('/')}/graphql", TIMEOUT_SECONDS, body)
+        if answer.status != 200:
+            raise OSError(f"HTTP {answer.status}")
+        response: dict[str, Any] = json.loads(answer.body)
+    except (OSError, TimeoutError, ValueError) as error:
         raise NotReloaded(f"{pages} did not reload {location} ({error})") from error
     done = (response.get("data") or {}).get("reloadRepositoryLocation") or {}
     if done.get("__typename") != "WorkspaceLocationEntry":

@@ -5,11 +5,8 @@ The address in `FINEPHRASE_FAILURE_WEBHOOK` is a secret: it appears in no log, t
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,6 +17,7 @@ from finephrase_dagster.artifacts.graph import items
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.automation.runs import Partitions
+from finephrase_dagster.rephrase.connection import fetch
 
 WEBHOOK = "FINEPHRASE_FAILURE_WEBHOOK"
 PAGES = "FINEPHRASE_DAGSTER_URL"
@@ -107,19 +105,15 @@ def post(address: str, content: Mapping[str, Any]) -> None:
     Raises:
         WebhookFailed: the webhook did not accept it; the message does not contain the address.
     """
-    body = json.dumps(content).encode()
     try:
-        request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
-            return
-    except urllib.error.HTTPError as error:
-        reason = f"the webhook answers HTTP {error.code}"
+        response = fetch(address, TIMEOUT_SECONDS, json.dumps(content).encode())
     except ValueError:
-        reason = f"{WEBHOOK} is not a URL; write http://... or https://..."
-    except (OSError, http.client.HTTPException) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        reason = f"the webhook cannot be reached ({type(cause).__name__})"
-    raise WebhookFailed(reason) from None
+        raise WebhookFailed(f"{WEBHOOK} is not a URL; write http://... or https://...") from None
+    except (OSError, TimeoutError) as error:
+        raise WebhookFailed(f"the webhook cannot be reached ({type(error).__name__})") from None
+    if not 200 <= response.status < 300:
+        hint = f"; set {WEBHOOK} to its new address" if 300 <= response.status < 400 else ""
+        raise WebhookFailed(f"the webhook answers HTTP {response.status}{hint}")
 
 
 def _reason(instance: dg.DagsterInstance, run: dg.DagsterRun, entry: dg.EventLogEntry) -> str:
