@@ -11,10 +11,11 @@ import dagster as dg
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.study.paths import Paths
-from resources.rephraser import Rephraser
 
 root = Path(os.environ["BENCHMARK_ROOT"])
-lineage = read_lineage(Paths(data=root / "data", study=root / "study.yaml", prompts=root / "prompts"))
+endpoints = (os.environ["BENCHMARK_ENDPOINT"],)
+paths = Paths(data=root / "data", study=root / "study.yaml", prompts=root / "prompts", endpoints=endpoints)
+lineage = read_lineage(paths)
 
 
 @dg.multi_asset(
@@ -28,5 +29,4 @@ def bare(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]
     yield from ()
 
 
-rephraser = Rephraser(endpoints=[os.environ["BENCHMARK_ENDPOINT"]])
-defs = dg.Definitions.merge(build_defs(lineage, resources={"rephraser": rephraser}), dg.Definitions(assets=[bare]))
+defs = dg.Definitions.merge(build_defs(lineage), dg.Definitions(assets=[bare]))

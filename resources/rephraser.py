@@ -52,15 +52,13 @@ def _stop_all() -> None:
 
 
 class Rephraser(dg.ConfigurableResource):
-    """Rephrases with vLLM on this machine, or with endpoints."""
+    """Rephrases with vLLM on this machine, or with the endpoints of the installation (`FINEPHRASE_ENDPOINTS`).
+
+    Endpoints are no setting of a run, because who launches it must not choose where documents and the API key go.
+    """
 
     concurrency: int = Field(default=128, ge=1, description="maximum number of requests in flight")
     chunk_rows: int = Field(default=5000, ge=1, description="input rows per data file")
-    endpoints: list[str] = Field(
-        default=[],
-        description="URLs of servers that have the generator under its name in the study; if there are none, an engine "
-        "is started on this machine",
-    )
     gpu_hour_dollars: float | None = Field(
         default=None, ge=0, description="price per GPU-hour in dollars; used to compute the cost"
     )
@@ -116,7 +114,6 @@ class Rephraser(dg.ConfigurableResource):
             lineage,
             cell,
             datasets,
-            endpoints=tuple(self.endpoints),
             concurrency=self.concurrency,
             chunk_rows=self.chunk_rows,
             gpu_hour_dollars=self.gpu_hour_dollars,

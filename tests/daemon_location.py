@@ -8,8 +8,5 @@ from installation import Installation
 from resources.rephraser import Rephraser
 
 installation = Installation(Path(os.environ["INSTALLATION"]))
-endpoints = [os.environ["ENDPOINT"]] if "ENDPOINT" in os.environ else []
 concurrency = int(os.environ.get("CONCURRENCY", "128"))
-defs = build_defs(
-    installation.lineage, resources={"rephraser": Rephraser(endpoints=endpoints, concurrency=concurrency)}
-)
+defs = build_defs(installation.lineage, resources={"rephraser": Rephraser(concurrency=concurrency)})

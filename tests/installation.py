@@ -79,7 +79,9 @@ class Installation:
 
     @property
     def paths(self) -> Paths:
-        return Paths(data=self.root / "data", study=self.study, prompts=self.root / "prompts")
+        listed = self.root / "endpoints"  # the installation's endpoints, one per line
+        endpoints = tuple(listed.read_text().split()) if listed.exists() else ()
+        return Paths(data=self.root / "data", study=self.study, prompts=self.root / "prompts", endpoints=endpoints)
 
     @property
     def lineage(self) -> Lineage:

@@ -77,8 +77,8 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     installation = production(tmp_path_factory.mktemp("daemon") / "installation", documents=24)
     with endpoint() as server:
-        environment = {"ENDPOINT": server.url, "CONCURRENCY": str(CONCURRENCY)}
-        with daemon(installation, **environment):
+        (installation.root / "endpoints").write_text(server.url)
+        with daemon(installation, CONCURRENCY=str(CONCURRENCY)):
             yield Running(installation, server)
 
 

@@ -61,6 +61,13 @@ class Cluster:
         path = write_cluster(self.made.root, rephrasing=how, images=images)
         assert path == self.made.root / "cluster.yaml"
 
+    def endpoints(self, *urls: str) -> None:
+        """Set the endpoints of the installation."""
+        (self.made.root / "endpoints").write_text("\n".join(urls))
+        environment = self.api.sources["finephrase-environment"]
+        assert isinstance(environment, dict)
+        environment["FINEPHRASE_ENDPOINTS"] = ",".join(urls)
+
     def dataset(self, prompt: str) -> Artifact:
         lineage = self.made.lineage
         return lineage.dataset(lineage.study.cells[0], prompt)
@@ -108,9 +115,10 @@ def cluster(finished: Installation, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_pod_killed_during_generation_is_named_and_a_pod_of_the_other_mode_resumes_its_rows(
     cluster: Cluster,
 ) -> None:
-    cluster.rephrasing("step")
-    faq = cluster.dataset("faq")
     with local_server() as server:
+        cluster.rephrasing("step")
+        cluster.endpoints(server.url)
+        faq = cluster.dataset("faq")
 
         def answer(request: dict[str, Any]) -> Any:
             if len(server.requests) > 9:
@@ -119,20 +127,21 @@ def test_a_pod_killed_during_generation_is_named_and_a_pod_of_the_other_mode_res
 
         server.answer = answer
         server.model = "rephraser"
-        endpoints = {"resources": {"rephraser": {"config": {"endpoints": [server.url]}}}}
-        run = cluster.control.launch(SYNTHETIC, partition="faq", config={**ONCE, **endpoints})
+        run = cluster.control.launch(SYNTHETIC, partition="faq", config=ONCE)
         until(lambda: len(server.requests) > 20, "requests are in flight")
         time.sleep(1)
         pod = until(lambda: cluster.api.pod("dagster-step"), "the step has a pod")
         cluster.api.end_pod(pod)
         assert cluster.control.wait(run) == "FAILURE"
-    messages = [message for message in cluster.control.messages(run) if "was killed" in message]
-    assert any(f"pod {pod['metadata']['name']} was killed (SIGKILL), exit code 137" in message for message in messages)
-    assert not faq.complete
+        messages = [message for message in cluster.control.messages(run) if "was killed" in message]
+        killed = f"pod {pod['metadata']['name']} was killed (SIGKILL), exit code 137"
+        assert any(killed in message for message in messages)
+        assert not faq.complete
 
-    cluster.rephrasing("pipes")
-    run = cluster.control.launch(SYNTHETIC, partition="faq")
-    assert cluster.control.wait(run) == "SUCCESS", cluster.control.messages(run)
+        server.answer = lambda request: completion("Why?")
+        cluster.rephrasing("pipes")
+        run = cluster.control.launch(SYNTHETIC, partition="faq")
+        assert cluster.control.wait(run) == "SUCCESS", cluster.control.messages(run)
     manifest = faq.manifest()
     assert manifest["rows_in"] == 24
     assert manifest["completed"] + manifest["skipped"] + manifest["failed"] == 24
@@ -141,8 +150,18 @@ def test_a_pod_killed_during_generation_is_named_and_a_pod_of_the_other_mode_res
     (order,) = [pod for pod in cluster.api.received if pod["kind"] == "Pod"]
     assert order["spec"]["containers"][0]["image"] == WORKER
     assert order["spec"]["containers"][0]["command"] == ["python3", "-m", "finephrase_dagster.rephrase.worker"]
-    assert any("starting an engine for rephraser" in message for message in cluster.control.messages(run))
     assert cluster.api.pod("dagster-" + run[:18]) is None, "the engine's pod is deleted"
+
+
+def test_what_an_endpoint_wrote_does_not_pass_as_the_generators_dataset(cluster: Cluster) -> None:
+    cluster.endpoints()
+    faq = cluster.dataset("faq")
+    assert not faq.complete
+    cluster.rephrasing("pipes")
+    run = cluster.control.launch(SYNTHETIC, partition="faq")
+    assert cluster.control.wait(run) == "SUCCESS", cluster.control.messages(run)
+    assert any("starting an engine for rephraser" in message for message in cluster.control.messages(run))
+    assert "What is it? A thing." not in {row["text"] for row in rows(faq)}
 
 
 def rows(artifact: Artifact) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from finephrase_dagster.orchestration.jobs import job_of
 from finephrase_dagster.study.paths import REPOSITORY
-from installation import Installation, install
+from installation import CELL, Installation, install
 from postgres_server import PostgresServer
 
 pytestmark = pytest.mark.slow
@@ -33,6 +35,9 @@ NGINX = "/usr/sbin/nginx"
 SETTINGS = REPOSITORY / "deploy" / "postgres" / "dagster.yaml"
 CONF = REPOSITORY / "deploy" / "proxy" / "nginx.conf"
 PASSWORD = "sesame-73-proxy"
+NAME = "pages.example.org"
+EVIL = "http://evil.example"
+RELOAD = 'mutation { reloadRepositoryLocation(repositoryLocationName: "finephrase") { __typename } }'
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
             "MLFLOW_TRACKING_URI": f"postgresql://{server.environment['PGUSER']}:{server.password}@/mlflow",
             "FINEPHRASE_DATA": str(installation.paths.data),
             "DAGSTER_HOME": str(installation.root / "dagster_home"),
+            "FINEPHRASE_ALLOWED_HOSTS": NAME,
         }
         command = [sys.executable, "-m", "finephrase_dagster.commands.main", "ui", "--study", str(installation.study)]
         ports = ["--port", str(dagster), "--mlflow-port", str(mlflow)]
@@ -210,25 +216,102 @@ def test_the_proxy_shows_both_pages_with_a_valid_password(serving: Serving) -> N
     assert (status, json.loads(page)["experiments"][0]["name"]) == (200, "Default")
 
 
-def test_the_proxy_forwards_websockets(serving: Serving) -> None:
-    connection = http.client.HTTPSConnection(
-        "127.0.0.1",
-        serving.proxy,
-        timeout=30,
-        context=ssl._create_unverified_context(),
-    )
-    headers = {
-        "Upgrade": "websocket",
-        "Connection": "Upgrade",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": base64.b64encode(b"x" * 16).decode(),
-        "Sec-WebSocket-Protocol": "graphql-ws",
-        "Authorization": "Basic " + base64.b64encode(f"ada:{PASSWORD}".encode()).decode(),
-    }
-    connection.request("GET", "/graphql", headers=headers)
-    answer = connection.getresponse()
-    assert (answer.status, answer.headers["Sec-WebSocket-Protocol"]) == (101, "graphql-ws")
+WEBSOCKET = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": base64.b64encode(b"x" * 16).decode(),
+    "Sec-WebSocket-Protocol": "graphql-ws",
+}
+
+
+def status_of(
+    connection: http.client.HTTPConnection, method: str, path: str, body: str | None = None, **headers: str
+) -> int:
+    connection.request(method, path, body, headers)
+    status = connection.getresponse().status
     connection.close()
+    return status
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        (NAME, f"https://{NAME}", 101),
+        (NAME, "https://evil.example", 403),
+        ("evil.example", "https://evil.example", 403),
+    ],
+)
+def test_the_proxy_forwards_websockets_of_its_own_pages_only(
+    serving: Serving, host: str, origin: str, status: int
+) -> None:
+    context = ssl._create_unverified_context()
+    proxy = http.client.HTTPSConnection("127.0.0.1", serving.proxy, timeout=30, context=context)
+    password = "Basic " + base64.b64encode(f"ada:{PASSWORD}".encode()).decode()
+    headers = {**WEBSOCKET, "Authorization": password, "Host": host, "Origin": origin}
+    assert status_of(proxy, "GET", "/graphql", **headers) == status
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/graphql", {"query": RELOAD}), ("/mlflow/api/2.0/mlflow/experiments/create", {"name": "by a page"})],
+)
+def test_the_proxy_forwards_changes_by_its_own_pages_only(serving: Serving, path: str, body: dict[str, str]) -> None:
+    context = ssl._create_unverified_context()
+    password = "Basic " + base64.b64encode(f"ada:{PASSWORD}".encode()).decode()
+    for host, origin, status in (
+        (NAME, EVIL, 403),
+        ("evil.example", "https://evil.example", 403),
+        (NAME, f"https://{NAME}", 200),
+    ):
+        proxy = http.client.HTTPSConnection("127.0.0.1", serving.proxy, timeout=60, context=context)
+        headers = {"Content-Type": "application/json", "Authorization": password, "Host": host, "Origin": origin}
+        assert status_of(proxy, "POST", path, json.dumps(body), **headers) == status, (host, origin)
+
+
+def test_no_page_of_another_site_changes_anything_in_dagster(serving: Serving) -> None:
+    def dagster(method: str, path: str, body: str | None = None, **headers: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", serving.dagster, timeout=60)
+        return status_of(connection, method, path, body, **{name.replace("_", "-"): headers[name] for name in headers})
+
+    mutation = "/graphql?" + urllib.parse.urlencode({"query": RELOAD})
+    json_body = json.dumps({"query": RELOAD})
+    own = f"http://127.0.0.1:{serving.dagster}"
+    assert dagster("GET", mutation) == 405
+    assert dagster("POST", mutation, Content_Type="text/plain") == 403
+    assert dagster("POST", "/graphql", json_body, Content_Type="application/json", Origin=EVIL) == 403
+    assert dagster("POST", "/graphql", json_body, Content_Type="application/json", Host="evil.example") == 403
+    assert dagster("GET", "/graphql", **WEBSOCKET, Origin=EVIL) == 403
+    assert dagster("GET", "/graphql", **WEBSOCKET, Origin=own) == 101
+    assert dagster("POST", "/graphql", json_body, Content_Type="application/json", Origin=own) == 200
+
+
+def test_no_page_of_another_site_changes_anything_in_mlflow(serving: Serving) -> None:
+    def mlflow(host: str, origin: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", serving.mlflow, timeout=60)
+        headers = {"Content-Type": "application/json", "Host": host, "Origin": origin}
+        path = "/api/2.0/mlflow/experiments/create"
+        return status_of(connection, "POST", path, json.dumps({"name": f"{host} {origin}"}), **headers)
+
+    own = f"127.0.0.1:{serving.mlflow}"
+    assert mlflow(own, EVIL) == 403
+    assert mlflow("10.evil.example", f"http://{own}") == 403
+    assert mlflow(own, f"http://{own}") == 200
+
+
+def test_a_run_cannot_choose_where_documents_and_the_key_go(serving: Serving) -> None:
+    query = """query($config: RunConfigData!, $name: String!) { isPipelineConfigValid(runConfigData: $config, mode: "default",
+        pipeline: {pipelineName: $name, repositoryName: "__repository__", repositoryLocationName: "finephrase"})
+        { __typename ... on RunConfigValidationInvalid { errors { message } } } }"""
+    config = {"resources": {"rephraser": {"config": {"endpoints": ["http://evil.example"]}}}}
+    body = {"query": query, "variables": {"config": config, "name": job_of(f"synthetic/{CELL}")}}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{serving.dagster}/graphql",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert "endpoints" in json.load(answer)["data"]["isPipelineConfigValid"]["errors"][0]["message"]
 
 
 def test_the_proxy_stores_hashed_passwords_only(serving: Serving) -> None:

@@ -114,6 +114,7 @@ class Lineage:
             context=generator.context,
             max_tokens=generator.max_tokens,
             keep_raw=generator.keep_raw,
+            endpoint_model=cell.generator if self.paths.endpoints else None,
         )
         return self._artifact(dataset_key(cell.component(prompt)), {**recipe, "source": cell.source})
 

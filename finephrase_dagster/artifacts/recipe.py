@@ -32,6 +32,7 @@ def dataset_recipe(
     truncation: str = TRUNCATION,
     tokenizer: str | None = None,
     keep_raw: bool = False,
+    endpoint_model: str | None = None,
 ) -> dict[str, Any]:
     """Return the recipe of one prompt's dataset.
 
@@ -46,6 +47,8 @@ def dataset_recipe(
         truncation: how a document is cut to fit the context.
         tokenizer: the tokenizer that counts a document's tokens, where it does not come with the model.
         keep_raw: whether rows also hold the completion before cleaning.
+        endpoint_model: the name by which servers of others were asked for a generator whose weights `model` identifies;
+            nobody here knows which weights they have.
     """
     return {
         "stage": "synthetic",
@@ -61,6 +64,7 @@ def dataset_recipe(
         "cleaning": CLEANING,
         **({"tokenizer": tokenizer} if tokenizer else {}),
         **({"keep_raw": True} if keep_raw else {}),
+        **({"endpoint_model": endpoint_model} if endpoint_model else {}),
     }
 
 

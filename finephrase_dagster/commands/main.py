@@ -19,7 +19,7 @@ from finephrase_dagster.commands.materialize import materialize
 from finephrase_dagster.commands.plan import plan
 from finephrase_dagster.commands.rephrase import ManyValues, rephrase
 from finephrase_dagster.commands.results import app as results
-from finephrase_dagster.commands.terminal import complain, silence_libraries
+from finephrase_dagster.commands.terminal import complain, leave_terminal, silence_libraries
 from finephrase_dagster.commands.ui import ui
 from finephrase_dagster.commands.usage import USAGE, is_usage_error, usage_message
 from finephrase_dagster.commands.verify import verify
@@ -110,6 +110,8 @@ app.add_typer(results, name="results")
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that child processes are stopped
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
+        signal.signal(signal.SIGHUP, leave_terminal)
     silence_libraries()
     status = _status()
     if sys.argv[1:2] not in (["rephrase"], ["materialize"]):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import stat
 import sys
 import time
 import warnings
@@ -53,6 +55,16 @@ def clock() -> Callable[[str], None]:
         typer.echo(line, err=True)
 
     return log
+
+
+def leave_terminal(*_: object) -> None:
+    """Handle the end of the terminal (SIGHUP) like Ctrl-C; what is still printed is discarded, not an error."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the shell and the kernel both send it
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+            os.dup2(nowhere, stream.fileno())
+    signal.raise_signal(signal.SIGINT)
 
 
 def complain(message: str) -> None:

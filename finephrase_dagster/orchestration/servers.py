@@ -13,7 +13,9 @@ from pathlib import Path
 
 from finephrase_dagster.artifacts.processes import end, last_lines
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.orchestration import webserver
 from finephrase_dagster.orchestration.stores import is_server, refuse_unusable, tracking_uri
+from finephrase_dagster.rephrase import guard
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 
 HOST = "127.0.0.1"
@@ -39,10 +41,10 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
     The servers' output goes to `logs/dagster.log` and `logs/mlflow.log` in the data folder.
 
     Raises:
-        PortsEqual, PortInUse, InvalidStore, StoreUnusable: before anything is started.
+        PortsEqual, PortInUse, AllowedHostsInvalid, InvalidStore, StoreUnusable: before anything is started.
         ServerEnded: a server ended by itself.
     """
-    tracking = tracking_uri(paths)
+    tracking, hosts = tracking_uri(paths), webserver.allowed_hosts()
     own_mlflow = not is_server(tracking)
     if own_mlflow and mlflow_port == port:
         raise PortsEqual(f"port {port} is given for both Dagster and MLflow. Choose another with --mlflow-port.")
@@ -64,25 +66,28 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
         environment["MLFLOW_BACKEND_STORE_URI"] = tracking  # an argument would be visible in `ps`
         environment["MLFLOW_ARTIFACTS_DESTINATION"] = str(paths.tracking_store.parent / "artifacts")
         environment.setdefault("FINEPHRASE_MLFLOW_URL", f"http://{HOST}:{mlflow_port}")
+        # MLflow's own default accepts names such as 10.example.org. Each name goes with every port.
+        names = [*("localhost", HOST), *hosts]
+        environment.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", ",".join(f"{name},{name}:*" for name in names))
+        environment.setdefault("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", ",".join(f"https://{name}" for name in hosts))
         commands["mlflow"] = _mlflow(mlflow_port)
     folder = paths.data / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     logs = {name: folder / f"{name}.log" for name in commands}
     log(f"Dagster: http://{HOST}:{port}\nMLflow:  {f'http://{HOST}:{mlflow_port}' if own_mlflow else tracking}")
     log(f"Logs:    {', '.join(map(str, logs.values()))}\nPress Ctrl-C to stop.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     servers = {name: _start(command, environment, logs[name]) for name, command in commands.items()}
     try:
         while True:
             time.sleep(0.5)
             for name, server in servers.items():
-                if (status := server.poll()) is not None:
+                if server.poll() is not None:
                     last = "\n".join(last_lines(logs[name], count=LAST_LINES))
-                    raise ServerEnded(f"the {name} server ended with status {status}. The end of {logs[name]}:\n{last}")
+                    raise ServerEnded(f"the {name} server has ended. The end of {logs[name]}:\n{last}")
     except KeyboardInterrupt:
         log("stopping")
     finally:
-        for ignored in (signal.SIGINT, signal.SIGTERM):  # so that a second Ctrl-C leaves no server behind
+        for ignored in guard.IGNORED:  # so that a second Ctrl-C leaves no server behind
             signal.signal(ignored, signal.SIG_IGN)
         for server in servers.values():
             end(server, first=signal.SIGINT, grace_seconds=STOP_SECONDS)
@@ -106,13 +111,19 @@ def refuse_used_port(port: int, *, option: str) -> None:
 def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
         return subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, start_new_session=True
+            [sys.executable, "-P", guard.__file__, str(os.getpid()), *command],
+            cwd=REPOSITORY,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
 
 
 def _dagster(port: int) -> list[str]:
     arguments = ["-w", str(REPOSITORY / "workspace.yaml"), "-h", HOST, "-p", str(port)]
-    return [sys.executable, "-m", "dagster", "dev", *arguments]
+    return [sys.executable, "-m", webserver.__name__, "dev", *arguments]
 
 
 def _mlflow(port: int) -> list[str]:

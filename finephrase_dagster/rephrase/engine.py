@@ -291,7 +291,8 @@ class Engine:
     def check(self) -> None:
         """Raise EngineFailed with the server's last error lines if it has ended."""
         if not self.running:
-            raise self._failed("has ended")
+            guarded = any(line.startswith(guard.NAME) for line in last_lines(self.log, start=self._log_start))
+            raise self._failed("has ended" if guarded else "has ended: it was killed (SIGKILL), as was its guard")
 
     def _failed(self, what: str) -> EngineFailed:
         lines = last_errors(self.log, self._log_start)

@@ -27,6 +27,7 @@ from finephrase_dagster.rephrase.model_source import (
     endpoint_source,
     engine_spec,
     generator_source,
+    installed_endpoints,
 )
 from finephrase_dagster.rephrase.progress import Lines
 from finephrase_dagster.rephrase.reader import InputReader, check_files
@@ -227,10 +228,11 @@ def cell_job(lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], **e
         lineage: of the study.
         cell: the generator and the source.
         datasets: the datasets to write, by prompt name.
-        execution: fields of `RephraseJob`, such as `concurrency` and `endpoints`.
+        execution: fields of `RephraseJob`, such as `concurrency`.
 
     Raises:
         ArtifactMissing: the model or the corpus is not complete.
+        JobInvalid: an endpoint of the installation is not a URL.
     """
     corpus, model = lineage.source(cell.source), lineage.generator(cell.generator)
     return RephraseJob(
@@ -243,6 +245,7 @@ def cell_job(lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], **e
         model=cell.generator,
         tokenizer=str(check_artifact(model) / "model"),
         engine=engine_spec(lineage, cell.generator, lineage.study.generators[cell.generator]),
+        endpoints=installed_endpoints(lineage.paths),
         **execution,
     )
 

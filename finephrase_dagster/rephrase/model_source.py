@@ -20,7 +20,7 @@ from finephrase_dagster.rephrase.connection import API_KEY, Server
 from finephrase_dagster.rephrase.engine import DeviceLease
 from finephrase_dagster.rephrase.model_list import read_context
 from finephrase_dagster.study.generator import Generator
-from finephrase_dagster.study.paths import Paths
+from finephrase_dagster.study.paths import ENDPOINTS, Paths
 
 MAX_TOKENS = 2048
 TOKENIZER_FILES = ("*token*.json", "*.model", "vocab*", "merges.txt", "*.jinja")
@@ -107,6 +107,14 @@ def _override(
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[2].removeprefix("Value error, ") if len(lines) > 2 else str(error)
         raise JobInvalid(f"--generator {name}: {reason}") from error
+
+
+def installed_endpoints(paths: Paths) -> tuple[str, ...]:
+    """Return the URLs of the servers that this installation uses for the study's generators."""
+    try:
+        return tuple(Server(url).url for url in paths.endpoints)
+    except ValueError as error:
+        raise JobInvalid(f"{ENDPOINTS}: {error}") from error
 
 
 def endpoint_source(

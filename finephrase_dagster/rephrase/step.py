@@ -143,7 +143,7 @@ class RephraseStep(PipelineStep):
                     self._settings,
                     statistics,
                     max_tokens=dataset.recipe["max_tokens"],
-                    key=os.environ.get(API_KEY) or None,
+                    key=None if any(engine.restartable for engine in engines) else os.environ.get(API_KEY) or None,
                 )
                 raw, opening = dataset.keeps_raw, renderer.opening
                 window = Window(client, ledgers, self._settings, statistics, keep_raw=raw, opening=opening)

@@ -1,6 +1,6 @@
 """Where an installation keeps its files: in a clone of the repository, or around an installed package.
 
-None of these paths is part of an artifact's identity.
+No path and no URL is part of an artifact's identity.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ IN_CLONE = (REPOSITORY / "workspace.yaml").is_file() and (REPOSITORY / "prompts"
 
 SHIPPED = REPOSITORY if IN_CLONE else _PACKAGE / "shipped"
 """The folder of `prompts/`, `studies/` and `requirements/cpu.txt`: the clone, or the package data of a wheel."""
+
+
+ENDPOINTS = "FINEPHRASE_ENDPOINTS"
 
 
 class CloneMissing(FinephraseError, exit_status=2):
@@ -58,6 +61,8 @@ class Paths:
         prompts: the folder of prompt files.
         requirements: the resolved list that the embedded corpus `package_readmes` is read from.
         items: the embedded benchmark items.
+        endpoints: URLs of servers that have all generators of the study under their names and are used in place of
+            engines of our own (`FINEPHRASE_ENDPOINTS`, separated by commas; default: none).
     """
 
     data: Path
@@ -65,13 +70,16 @@ class Paths:
     prompts: Path = SHIPPED / "prompts"
     requirements: Path = SHIPPED / "requirements" / "cpu.txt"
     items: Path = _PACKAGE / "evaluate" / "items"
+    endpoints: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls) -> Paths:
         """Return the paths that the environment variables name."""
         study = os.environ.get("FINEPHRASE_STUDY") or "studies/demo.yaml"
         return cls(
-            data=resolve_path(os.environ.get("FINEPHRASE_DATA") or "data"), study=study_path(study, start=base_folder())
+            data=resolve_path(os.environ.get("FINEPHRASE_DATA") or "data"),
+            study=study_path(study, start=base_folder()),
+            endpoints=tuple(url.strip() for url in os.environ.get(ENDPOINTS, "").split(",") if url.strip()),
         )
 
     @property
