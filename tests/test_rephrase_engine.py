@@ -224,7 +224,7 @@ def test_an_engine_that_is_killed_is_restarted_and_the_run_continues(
     killer.join()
     assert [manifests[name]["completed"] for name in wanted] == [20, 20]
     assert manifests["plain"]["run"]["engine_restarts"] == 1
-    assert any("engine tiny has ended" in line and "is restarted" in line for line in lines)
+    assert any("engine tiny has ended: it was killed" in line and "is restarted" in line for line in lines)
     for artifact in wanted.values():
         assert [row["id"] for row in rows_of(artifact)] == [f"doc-{number}" for number in range(20)]
 
@@ -269,6 +269,37 @@ def test_a_guard_ends_its_command_when_its_caller_is_killed_while_the_pipe_stays
         assert happens(lambda: not is_alive(guarding))
     finally:
         os.kill(forked, signal.SIGKILL)
+
+
+def test_a_guard_that_is_killed_takes_its_command_along(tmp_path: Path) -> None:
+    script = f"echo $$ > {tmp_path}/command.new; mv {tmp_path}/command.new {tmp_path}/command; exec sleep 600"
+    process = subprocess.Popen(
+        [sys.executable, guard.__file__, str(os.getpid()), "sh", "-c", script],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert happens(lambda: (tmp_path / "command").exists())
+    command = int((tmp_path / "command").read_text())
+    process.kill()
+    process.communicate()
+    assert happens(lambda: not is_alive(command))
+
+
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [
+        ("kill -KILL $$", "guard: error: killed by SIGKILL; most likely the memory ran out, see `dmesg`\n"),
+        ("kill -SEGV $$", "guard: error: killed by SIGSEGV\n"),
+        ("exit 3", "guard: ended with status 3\n"),
+    ],
+)
+def test_the_last_words_of_a_guarded_command_state_how_it_ended(script: str, line: str) -> None:
+    command = [sys.executable, guard.__file__, str(os.getpid()), "sh", "-c", script]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read() == line
 
 
 def test_flags_are_turned_into_options_and_switches() -> None:

@@ -300,7 +300,8 @@ def test_no_page_of_another_site_changes_anything_in_mlflow(serving: Serving) ->
 
 
 def test_a_run_cannot_choose_where_documents_and_the_key_go(serving: Serving) -> None:
-    query = """query($config: RunConfigData!, $name: String!) { isPipelineConfigValid(runConfigData: $config, mode: "default",
+    query = """query($config: RunConfigData!, $name: String!) { isPipelineConfigValid(
+        runConfigData: $config, mode: "default",
         pipeline: {pipelineName: $name, repositoryName: "__repository__", repositoryLocationName: "finephrase"})
         { __typename ... on RunConfigValidationInvalid { errors { message } } } }"""
     config = {"resources": {"rephraser": {"config": {"endpoints": ["http://evil.example"]}}}}

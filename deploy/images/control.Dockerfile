@@ -16,7 +16,10 @@ COPY resources resources
 COPY prompts prompts
 COPY studies studies
 COPY requirements requirements
-RUN uv pip install --system --no-cache --no-deps --no-build-isolation -e .
+# The chart starts `dagster-webserver`; this one refuses requests of other sites' pages.
+RUN uv pip install --system --no-cache --no-deps --no-build-isolation -e . \
+    && printf '#!/bin/sh\nexec python3 -m finephrase_dagster.orchestration.webserver "$@"\n' \
+        > "$(command -v dagster-webserver)"
 
 USER 1000
 ENV DAGSTER_HOME=/opt/dagster/dagster_home \
