@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 import pytest
 
-from finephrase_dagster.rephrase.client import Client
-from finephrase_dagster.rephrase.completion import Completion, FailedRow, RequestResult
+from finephrase_dagster.rephrase.client import Client, RequestResult, UnresolvedRow
+from finephrase_dagster.rephrase.completion import Completion, FailedRow
 from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.engine import Endpoint, EngineFailed, EngineLike
 from finephrase_dagster.rephrase.settings import ExecutionSettings
@@ -50,7 +50,11 @@ def ask(
     async def send(to: Client, waiting: list[str]) -> None:
         while waiting:
             text = waiting.pop(0)
-            results[text] = await to.complete(orjson.dumps({"messages": [{"role": "user", "content": text}]}))
+            request = orjson.dumps({"messages": [{"role": "user", "content": text}]})
+            results[text] = await to.complete(request)
+            while isinstance(unresolved := results[text], UnresolvedRow):
+                await to.prove(unresolved, earlier_request=lambda: None)
+                results[text] = await to.complete(request, unresolved)
 
     async def all_of_them() -> None:
         waiting = list(texts)

@@ -121,7 +121,8 @@ def test_the_limit_is_restored_if_requests_are_throttled_one_at_a_time() -> None
 
 def test_the_time_limit_follows_the_pace_within_its_bounds() -> None:
     limit = TimeLimit(1000, RetryPolicy())
-    assert (limit.seconds, limit.is_known) == (600, False)
+    assert (limit.seconds, limit.is_known) == (310, False)
+    assert TimeLimit(100_000, RetryPolicy()).seconds == 600
     limit.record_completion(1.0, tokens=100, characters=0)
     assert math.isclose(limit.seconds, 30.0)
     for _ in range(500):
@@ -159,10 +160,13 @@ def test_the_documentation_states_the_numbers_of_the_retry_policy() -> None:
         f"{', '.join(starts[:-1])} and {starts[-1]} s after the first attempt",
         f"no answer in {len(policy.attempt_starts)} attempts",
         f"after {', '.join(pauses)}, {pauses[-1]} ... s, or Retry-After up to {policy.retry_after_row:g} s",
-        f"{len(policy.attempt_starts)} attempts and {policy.throttled_row:g} s, while others are answered",
+        f"{len(policy.attempt_starts)} attempts and {policy.throttled_row:g} s, the last attempt proven",
+        f"nothing is completed for {policy.outage:g} s (for {policy.throttled_outage:g} s if the answer is HTTP 429)",
+        f"If nothing is answered for {policy.notice:g} s, and then",
         f"the engine died {policy.deaths_per_row} times",
         f"at least {policy.max_unresolved}",
         f"An attempt of more than {policy.slow_attempt:g} s counts as two",
+        f"{policy.first_answer:g} s and another second per {policy.slowest_pace:g} tokens of `max_tokens`",
         f"between {policy.shortest_timeout:g} s and {policy.longest_timeout:g} s",
         f"{policy.failures_until_down} requests in a row without an answer",
         f"all endpoints down for {policy.outage:g} s (for {policy.outage_at_start:g} s if there has been no answer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -282,6 +283,67 @@ def test_one_row_that_a_gateway_rejects_does_not_stop_the_others(
     wanted = datasets(tmp_path / "data", ["plain"])
     manifest = run(write_corpus(tmp_path / "corpus", [documents(20)]), wanted, concurrency=2)["plain"]
     assert (manifest["completed"], manifest["failed"]) == (19, 1)
+
+
+def outage(server: LocalServer, trouble: Any, *, after: int, seconds: float) -> None:
+    """Make the server fail for some seconds, once it has answered `after` requests."""
+    began: list[float] = []
+
+    def is_over() -> bool:
+        if len(server.requests) <= after:
+            return True
+        began.append(time.monotonic())
+        return began[-1] - began[0] > seconds
+
+    server.answer = lambda request: completion() if is_over() else trouble
+
+
+@pytest.mark.parametrize("trouble", [failure(503, "loading"), failure(429, "slow"), None])
+@pytest.mark.parametrize(("after", "count"), [(0, 6), (20, 60), (20, 24)], ids=["at-the-start", "amid", "at-the-end"])
+def test_an_outage_fails_no_row(
+    tmp_path: Path, server: LocalServer, run: Run, monkeypatch: pytest.MonkeyPatch, trouble: Any, after: int, count: int
+) -> None:
+    shorten_pauses(monkeypatch, outage=5.0, outage_at_start=5.0, throttled_row=0.3, throttled_outage=5.0)
+    outage(server, trouble, after=after, seconds=0.8)  # ten times as long as the attempts of a row
+    wanted = datasets(tmp_path / "data", ["plain"])
+    manifest = run(write_corpus(tmp_path / "corpus", [documents(count)]), wanted, concurrency=8)["plain"]
+    assert (manifest["completed"], manifest["failed"]) == (count, 0)
+
+
+def test_a_bad_row_fails_in_spite_of_an_outage_and_no_other_does(
+    tmp_path: Path, server: LocalServer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_pauses(monkeypatch, outage=5.0)
+    outage(server, None, after=20, seconds=0.5)
+    answer = server.answer
+    server.answer = lambda request: failure(500, "it chokes") if "Document 3." in str(request) else answer(request)
+    wanted = datasets(tmp_path / "data", ["plain"])
+    manifest = run(write_corpus(tmp_path / "corpus", [documents(60)]), wanted, concurrency=8)["plain"]
+    assert [row["id"] for row in rejected_of(wanted["plain"])] == ["doc-3"]
+    assert manifest["completed"] == 59
+
+
+def test_a_server_that_only_throttles_stops_the_run(
+    tmp_path: Path, server: LocalServer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_pauses(monkeypatch, throttled_row=0.2, throttled_outage=0.6)
+    server.answer = lambda request: failure(429, "quota exceeded")
+    with pytest.raises(EngineFailed, match="quota exceeded"):
+        run(write_corpus(tmp_path / "corpus", [documents(6)]), datasets(tmp_path / "data"), concurrency=4)
+
+
+def test_a_server_that_hangs_is_named_in_the_log_and_stops_the_run(
+    tmp_path: Path, server: LocalServer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_pauses(monkeypatch, notice=0.1, first_answer=0.5, slowest_pace=1e9)
+    over = threading.Event()
+    server.answer = lambda request: completion() if over.wait(20) else None
+    lines: list[str] = []
+    corpus = write_corpus(tmp_path / "corpus", [documents(6)])
+    with pytest.raises(EngineFailed, match=rf"{server.url} answers nothing \(no answer within"):
+        run(corpus, datasets(tmp_path / "data"), log=lines.append)
+    over.set()
+    assert any(line.startswith("no answer for 0 s from " + server.url) for line in lines)
 
 
 ODD = [

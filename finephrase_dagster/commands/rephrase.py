@@ -183,6 +183,7 @@ def rephrase(
         gpus=gpus,
         gpu_hour_dollars=gpu_hour_dollars,
         retry_failed=retry_failed,
+        log=log,
     )
     report_rows = log if json_wanted() else _ignore  # a log for machines is complete in itself
     with progress(len(job.prompts), log) as show, serve_metrics(metrics_port, model=job.model, log=log) as watch:

@@ -41,7 +41,8 @@ class LoadBalancer:
         self._checks: dict[EndpointClient, asyncio.Task[bool]] = {}
         self._restarts: dict[EndpointClient, asyncio.Task[None]] = {}
         self._restarts_without_answer = 0
-        self._last_check = time.monotonic()
+        self._began = self._last_check = time.monotonic()
+        self._notice = policy.notice  # seconds without an answer after which the log says so
 
     async def __aenter__(self) -> LoadBalancer:
         self._watching = asyncio.create_task(self._watch())
@@ -129,6 +130,7 @@ class LoadBalancer:
         """Record that a request was answered, with a completion or a refusal."""
         endpoint.record_answer()
         self.last_answer = now
+        self._notice = self._policy.notice
         self._restarts_without_answer = 0
 
     async def record_failure(self, endpoint: EndpointClient, reason: str) -> bool:
@@ -162,12 +164,22 @@ class LoadBalancer:
                 endpoint.close_overdue(now, self._time_limit.seconds)
                 if endpoint.needs_check(now):
                     self._check(endpoint)
+            self._log_silence(now)
             if now - max(self.last_answer, self._last_check) > self._policy.silence:
                 self._last_check = now
                 for endpoint in self._endpoints:
                     if endpoint.in_flight and not await endpoint.is_alive():
                         endpoint.close("it does not answer at all")
             self._wake_all()
+
+    def _log_silence(self, now: float) -> None:
+        """Log which endpoints are waited for, ever less often."""
+        silence = now - max(self.last_answer, self._began)
+        if silence > self._notice:
+            self._notice = 2 * silence
+            waits = [f"{one} ({one.last_failure or f'{one.in_flight:,} requests sent'})" for one in self._endpoints]
+            most = self._time_limit.seconds
+            self._log(f"no answer for {silence:.0f} s from {', '.join(waits)}; a request may take {most:.0f} s")
 
     async def _end_outage(self) -> None:
         """Restart the engines of ours if nothing has been up for too long; raise EngineFailed if there are none."""

@@ -1,15 +1,15 @@
 """The client: sends the request of a row until it is completed or the row is given up.
 
-The life of a request is drawn in docs/rephrasing.md. In short: an attempt without an answer is repeated. A row
-that used up its attempts fails if a request sent after its last attempt was completed; otherwise it is unresolved,
-because the endpoints may be at fault. Unresolved rows are decided by the next completion, or by a probe: a request
-that was completed before is sent again. What affects all rows (a wrong key, silent endpoints) raises EngineFailed.
+The life of a request is drawn in docs/rephrasing.md. In short: an attempt without an answer is repeated. A row fails
+only if its last attempt began after another row's success; until then it is unresolved, because the endpoints may be at
+fault. If no success comes by itself, a probe brings it: a request that was completed before is sent again. What
+affects all rows (a wrong key, silent endpoints) raises EngineFailed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,6 @@ from finephrase_dagster.rephrase.completion import (
     Completion,
     FailedRow,
     NotACompletion,
-    RequestResult,
-    UnresolvedRow,
     read_completion,
     read_error,
 )
@@ -45,12 +43,16 @@ class _Throttled(Exception):
 
 
 @dataclass(slots=True)
-class _Attempts:
-    """What has happened to one request so far.
+class UnresolvedRow:
+    """What has happened to a request that is neither completed nor given up.
+
+    Times are on the clock of `time.monotonic()`.
 
     Attributes:
         began: when it was first tried.
         sent: when the latest attempt was sent.
+        is_proven: whether the latest attempt began after the success of a request sent after the attempt before it.
+        is_parked: whether it waited for the success of another row.
         unanswered: attempts without an answer; slow ones count twice.
         throttled: attempts answered "too many requests".
         engine_deaths: engines that died while they served it.
@@ -59,13 +61,18 @@ class _Attempts:
     """
 
     began: float
-    sent: float = 0.0
+    sent: float = float("inf")
+    is_proven: bool = False
+    is_parked: bool = False
     unanswered: int = 0
     throttled: int = 0
     engine_deaths: int = 0
     reason: str = ""
     kind: str = ""
     failed_at: EndpointClient | None = None
+
+
+RequestResult = Completion | FailedRow | UnresolvedRow
 
 
 class Client:
@@ -91,12 +98,13 @@ class Client:
         """
         self.last_success = float("-inf")  # when the request was sent that is the latest of all completed ones
         self._policy = settings.retries
-        self._max_unresolved = max(self._policy.max_unresolved, 2 * settings.concurrency)
+        self.max_unresolved = max(self._policy.max_unresolved, 2 * settings.concurrency)
         self._statistics = statistics
         self._key = key
         self._time_limit = TimeLimit(max_tokens, settings.retries)
         self._balancer = LoadBalancer(engines, settings, statistics, self._time_limit, key=key)
         self._completed_request: bytes | None = None
+        self._succeeded = time.monotonic()  # when the latest request was completed, or the run began
 
     async def __aenter__(self) -> Client:
         await self._balancer.__aenter__()
@@ -105,16 +113,21 @@ class Client:
     async def __aexit__(self, *exception: object) -> None:
         await self._balancer.__aexit__(*exception)
 
-    async def complete(self, request: bytes) -> RequestResult:
+    async def complete(self, request: bytes, row: UnresolvedRow | None = None) -> RequestResult:
         """Send one request, the JSON of a chat completion, until it is completed or its row is given up.
+
+        Args:
+            request: the request.
+            row: what an earlier call returned for it, if it is to be tried again.
 
         Raises:
             EngineFailed: the endpoints can complete no request at all.
         """
-        row = _Attempts(began=time.monotonic())
+        row = row or UnresolvedRow(began=time.monotonic())
         while True:
             alone = row.engine_deaths >= self._policy.deaths_per_row - 1
             async with self._balancer.slot(alone=alone, first=row.throttled > 0, avoid=row.failed_at) as endpoint:
+                row.is_proven = self.last_success > row.sent
                 row.sent = time.monotonic()
                 try:
                     result = await self._attempt(endpoint, request)
@@ -126,39 +139,45 @@ class Client:
                     if isinstance(result, Completion):
                         self._completed_request = request
                     return result
-            if (given_up := self._give_up(row, endpoint)) is not None:
-                return given_up
+            if (failed := self._give_up(row, endpoint)) is not None:
+                return failed
             self._statistics.retries[row.kind] += 1
             await asyncio.sleep(pause)
+            if self._is_at_its_last_attempt(row) and self.last_success < row.sent:
+                row.is_parked = True
+                return row
 
-    async def resolve(
-        self, rows: Sequence[UnresolvedRow], *, earlier_request: Callable[[], bytes | None], end: bool
-    ) -> bool:
-        """Return whether a probe was completed, so that the unresolved rows are at fault and not the endpoints.
+    async def prove(self, row: UnresolvedRow, *, earlier_request: Callable[[], bytes | None]) -> None:
+        """Wait until a probe shows that the endpoints work, so that unresolved rows are tried again.
 
-        A probe is sent when there are many unresolved rows, or no others are left.
+        If there is no probe, because no request was ever completed, only wait a while.
 
         Args:
-            rows: all unresolved rows.
+            row: one of the unresolved rows.
             earlier_request: returns a request that an earlier run completed, if there is one.
-            end: whether no other rows are left.
 
         Raises:
-            EngineFailed: the probe was not completed, or no request was ever completed.
+            EngineFailed: nothing was completed for too long.
         """
-        if not end and len(rows) < self._max_unresolved:
-            return False
-        probe = self._completed_request or earlier_request()
-        failed_at: EndpointClient | None = None
-        for pause in self._policy.probe_pauses if probe is not None else ():
+        probe, pauses = self._completed_request or earlier_request(), self._policy.probe_pauses
+        throttled, failed_at = row.kind == "throttled", None
+        for number in itertools.count(1):
+            if number > len(pauses) or probe is None:
+                patience = self._policy.throttled_outage if throttled else self._policy.outage
+                if time.monotonic() - self._succeeded > patience:
+                    raise self._balancer.failure(row.reason)
+            await asyncio.sleep(pauses[min(number, len(pauses)) - 1] if probe else pauses[-1])
+            if probe is None:
+                return
             self._statistics.retries["probe"] += 1
-            await asyncio.sleep(pause)
-            with contextlib.suppress(Unanswered, _Throttled):
+            try:
                 async with self._balancer.slot(avoid=failed_at) as endpoint:
                     failed_at = endpoint
-                    if isinstance(await self._attempt(endpoint, probe or b""), Completion):
-                        return True
-        raise self._balancer.failure(rows[-1].reason)
+                    await self._attempt(endpoint, probe)
+                    if self.last_success > row.sent:
+                        return
+            except (Unanswered, _Throttled) as error:
+                throttled, row.reason = isinstance(error, _Throttled), str(error)
 
     async def _attempt(self, endpoint: EndpointClient, request: bytes) -> Completion | FailedRow:
         """Send a request once.
@@ -180,7 +199,7 @@ class Client:
                 raise Unanswered(self._without_key(str(error))) from error
             if isinstance(result, Completion):
                 self._time_limit.record_completion(now - sent, result.completion_tokens, len(result.text))
-            self.last_success = max(self.last_success, sent)
+            self.last_success, self._succeeded = max(self.last_success, sent), now
         else:
             result = self._refusal(endpoint, response, now)
         self._balancer.record_answer(endpoint, now)
@@ -210,7 +229,7 @@ class Client:
         """Mask the API key, which a server may repeat in its message."""
         return text.replace(self._key, "***") if self._key else text
 
-    def _record_throttled(self, row: _Attempts, error: _Throttled) -> float:
+    def _record_throttled(self, row: UnresolvedRow, error: _Throttled) -> float:
         """Record a throttled attempt; return the seconds until the next."""
         row.reason, row.kind = str(error), "throttled"
         pauses = self._policy.throttled_pauses
@@ -218,11 +237,11 @@ class Client:
         row.throttled += 1
         return max(pause, min(error.retry_after or 0.0, self._policy.retry_after_row))
 
-    async def _record_unanswered(self, row: _Attempts, error: Unanswered, endpoint: EndpointClient) -> float:
+    async def _record_unanswered(self, row: UnresolvedRow, error: Unanswered, endpoint: EndpointClient) -> float:
         """Record an attempt without an answer; return the seconds until the next."""
         row.reason, row.kind = str(error), "unanswered"
         seconds = time.monotonic() - row.sent
-        if not self._time_limit.is_known and seconds >= self._policy.longest_timeout:
+        if not self._time_limit.is_known and seconds >= self._time_limit.seconds:
             raise self._balancer.failure(row.reason) from error
         if await self._balancer.restart_if_dead(endpoint, sent=row.sent, received=error.received):
             row.kind = "engine_died"
@@ -234,21 +253,19 @@ class Client:
         starts = self._policy.attempt_starts
         return row.began + starts[min(row.unanswered, len(starts) - 1)] - time.monotonic()
 
-    def _give_up(self, row: _Attempts, endpoint: EndpointClient) -> FailedRow | UnresolvedRow | None:
-        """Return the result of a row that has used up its attempts, or None."""
+    def _give_up(self, row: UnresolvedRow, endpoint: EndpointClient) -> FailedRow | None:
+        """Return the failure of a row that has used up its attempts, or None."""
         if row.engine_deaths >= self._policy.deaths_per_row:
             reason = f"the engine died {row.engine_deaths} times while it served this row: {row.reason}"
             return FailedRow(reason, row.kind)
-        most = len(self._policy.attempt_starts)
-        if row.unanswered < most and not (row.throttled >= most and self._is_throttled_long_enough(row, endpoint)):
-            return None
-        reason = f"given up after {row.unanswered + row.throttled} attempts: {row.reason}"
-        if self.last_success > row.sent:
-            return FailedRow(reason, row.kind)
-        return UnresolvedRow(reason, row.kind, row.sent)
+        is_throttled = self._is_throttled_long_enough(row) and (row.is_parked or not endpoint.limit.is_exceeded)
+        if row.is_proven and (row.unanswered >= len(self._policy.attempt_starts) or is_throttled):
+            return FailedRow(f"given up after {row.unanswered + row.throttled} attempts: {row.reason}", row.kind)
+        return None
 
-    def _is_throttled_long_enough(self, row: _Attempts, endpoint: EndpointClient) -> bool:
-        """Return whether a row waited long enough for an endpoint that answers others promptly, or nobody."""
-        now = time.monotonic()
-        nobody = now - self._balancer.last_answer > self._policy.throttled_row
-        return now - row.began > self._policy.throttled_row and (nobody or not endpoint.limit.is_exceeded)
+    def _is_at_its_last_attempt(self, row: UnresolvedRow) -> bool:
+        return row.unanswered >= len(self._policy.attempt_starts) - 1 or self._is_throttled_long_enough(row)
+
+    def _is_throttled_long_enough(self, row: UnresolvedRow) -> bool:
+        is_long = time.monotonic() - row.began > self._policy.throttled_row
+        return is_long and row.throttled >= len(self._policy.attempt_starts)

@@ -68,21 +68,6 @@ class FailedRow:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class UnresolvedRow:
-    """A row without a completion, while no request sent after its last attempt was completed either.
-
-    So the row may be at fault, or the endpoints. `last_attempt` is on the clock of `time.monotonic()`.
-    """
-
-    reason: str
-    kind: str
-    last_attempt: float
-
-
-RequestResult = Completion | FailedRow | UnresolvedRow
-
-
 def read_completion(body: bytes) -> Completion | FailedRow:
     """Return the completion in a response's body, or why the completion cannot be used.
 

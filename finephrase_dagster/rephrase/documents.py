@@ -109,6 +109,7 @@ def rephrase_documents(
             prompts=[prompt] if isinstance(prompt, str) else prompt,
             output=str(output),
             endpoints=[endpoint] if isinstance(endpoint, str) else list(endpoint),
+            log=log,
             **options,
         )
         execute(job, log=log)

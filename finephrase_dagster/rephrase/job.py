@@ -265,6 +265,7 @@ def build_job(
     seed: int | None = None,
     keep_raw: bool = False,
     paths: Paths | None = None,
+    log: Callable[[str], None] = lambda line: None,
     **execution: Any,
 ) -> RephraseJob:
     """Return the job that the options of `finephrase rephrase` describe.
@@ -277,6 +278,7 @@ def build_job(
         prompts: names of prompts; the dataset of each is written to `<output>/<prompt>`.
         output: a folder or a URL.
         paths: the study file and the folders; default: those that the environment names.
+        log: receives a line when an endpoint is waited for.
         execution: further fields of `RephraseJob`: `limit`, `concurrency`, `chunk_rows`, `gpus`, `gpu_hour_dollars`,
             `retry_failed`.
 
@@ -299,7 +301,7 @@ def build_job(
     if generator:
         source = generator_source(generator, paths, max_tokens, overrides)
     else:
-        source = endpoint_source(endpoints, str(model), tokenizer, context, max_tokens, overrides)
+        source = endpoint_source(endpoints, str(model), tokenizer, context, max_tokens, overrides, log)
     recipes = {
         name: plain(dataset_recipe(rows=None, prompt=text, keep_raw=keep_raw, **source.recipe))
         for name, text in texts.items()

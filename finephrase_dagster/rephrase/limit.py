@@ -60,7 +60,8 @@ class TimeLimit:
     def seconds(self) -> float:
         """The time-out of a request."""
         if not self.is_known:
-            return self._policy.longest_timeout
+            slow = self._policy.first_answer + self._max_tokens / self._policy.slowest_pace
+            return min(slow, self._policy.longest_timeout)
         usual = self._policy.slack * self._seconds_per_token * self._max_tokens
         return min(max(usual, self._policy.shortest_timeout), self._policy.longest_timeout)
 

@@ -124,6 +124,7 @@ def endpoint_source(
     context: int | None,
     max_tokens: int | None,
     sampling: Mapping[str, float | int],
+    log: Callable[[str], None],
 ) -> ModelSource:
     """Return a model that servers of others have."""
     key = os.environ.get(API_KEY) or None
@@ -131,7 +132,7 @@ def endpoint_source(
         servers = [Server(url, key) for url in endpoints]
     except ValueError as error:
         raise JobInvalid(f"--endpoint: {error}") from error
-    context = context or read_context(servers, model)
+    context = context or read_context(servers, model, log)
     max_tokens = MAX_TOKENS if max_tokens is None else max_tokens
     if max_tokens >= context:
         raise JobInvalid(

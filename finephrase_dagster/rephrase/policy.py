@@ -17,13 +17,15 @@ class RetryPolicy:
     deaths_per_row: int = 3
     # This many unresolved rows (or twice the concurrency, if more) look like an outage: a probe decides.
     max_unresolved: int = 16
-    # Pauses before the probes: four, so that one lost connection does not stop the run.
+    # Pauses before the probes, the last one repeated: at least four, so that one lost connection does not stop the run.
     probe_pauses: tuple[float, ...] = (0.0, 0.5, 1.5, 4.0)
 
     # HTTP 429, "TOO MANY REQUESTS". Pauses of a throttled row, the last one repeated: a busy server frees places soon.
     throttled_pauses: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
     # A row that is throttled for longer, while others are answered, fails: usual limits are per minute.
     throttled_row: float = 60.0
+    # How long an endpoint may answer nothing but 429 before the run stops: longer than the usual limits per minute.
+    throttled_outage: float = 180.0
     # Longest `Retry-After` that a single row waits: five attempts must fit into a minute.
     retry_after_row: float = 12.0
     # Longest `Retry-After` that pauses an overloaded endpoint: a wrong header must not stop the run for an hour.
@@ -46,6 +48,9 @@ class RetryPolicy:
     slack: float = 3.0
     shortest_timeout: float = 10.0
     longest_timeout: float = 600.0
+    # Before the first completion, when the pace is not known: a start, and `max_tokens` at a slow pace (tokens/s).
+    first_answer: float = 60.0
+    slowest_pace: float = 4.0
     # Estimates tokens where a server does not count them; usual for English.
     characters_per_token: int = 4
     # Weight of the latest answer in the usual pace: one slow answer changes little.
@@ -54,6 +59,8 @@ class RetryPolicy:
     connect_timeout: float = 30.0
     # After so long without any answer, endpoints with requests in flight are asked whether they are alive.
     silence: float = 60.0
+    # After so long, and then after twice as long each, the log says which endpoint is waited for.
+    notice: float = 10.0
     # Interval of the checks for time-outs and for pauses that are over; each check looks at all requests in flight.
     watch_interval: float = 0.25
 

@@ -83,12 +83,12 @@ class RunStatistics:
         left, rate = self.total - self.done_before - self.done, self.requests_per_second
         return left / rate if rate and left > 0 else None
 
-    def record_sent(self) -> None:
-        """Record that the request of a row goes to the engines."""
+    def record_sent(self, *, again: bool = False) -> None:
+        """Record that the request of a row goes to the engines, for the first time or again."""
         if not self.in_flight:
             self._busy_since = time.monotonic()
         self.in_flight += 1
-        self.sent += 1
+        self.sent += not again
 
     def record_returned(self) -> None:
         """Record that a request is no longer at the engines."""

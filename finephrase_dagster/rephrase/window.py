@@ -7,12 +7,13 @@ before the next request is sent in its place, so a killed run repeats no more th
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from finephrase_dagster.rephrase.clean import clean, is_unfinished_thought
-from finephrase_dagster.rephrase.client import Client
-from finephrase_dagster.rephrase.completion import NO_TEXT, ONLY_THOUGHT, Completion, FailedRow, UnresolvedRow, readable
+from finephrase_dagster.rephrase.client import Client, UnresolvedRow
+from finephrase_dagster.rephrase.completion import NO_TEXT, ONLY_THOUGHT, Completion, FailedRow, readable
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
 from finephrase_dagster.rephrase.loop import run_in_own_loop
 from finephrase_dagster.rephrase.outcome import Completed, Rejected
@@ -67,7 +68,9 @@ class Window:
         self._settings = settings
         self._statistics = statistics
         self._keep_raw = keep_raw
-        self._unresolved: list[tuple[RowRequest, UnresolvedRow]] = []
+        self._unresolved: deque[tuple[RowRequest, UnresolvedRow]] = deque()
+        self._again = 0  # how many of them are tried again in any case
+        self._resolving = asyncio.Lock()
 
     def run(self, rows: Iterator[RowRequest], *, earlier_request: Callable[[], bytes | None]) -> None:
         """Send all requests; `earlier_request` returns one that an earlier run completed, if there is one.
@@ -85,11 +88,13 @@ class Window:
             syncing = background.create_task(self._sync())
             publishing = background.create_task(self._publish())
             try:
-                async with asyncio.TaskGroup() as senders:
-                    for _ in range(self._settings.concurrency):
-                        senders.create_task(self._send())
-                if self._unresolved:
-                    await self._resolve(end=True)
+                while True:
+                    async with asyncio.TaskGroup() as senders:
+                        for _ in range(self._settings.concurrency):
+                            senders.create_task(self._send())
+                    if not self._unresolved:
+                        break
+                    await self._resolve(at_most=0)
             finally:
                 syncing.cancel()
                 publishing.cancel()
@@ -98,35 +103,35 @@ class Window:
     async def _send(self) -> None:
         """Send one request after the other: one of the window's places."""
         statistics = self._statistics
-        for row in self._rows:
-            statistics.record_sent()
+        while (next_one := self._next()) is not None:
+            row, unresolved = next_one
+            statistics.record_sent(again=unresolved is not None)
             try:
-                result = await self._client.complete(row.request)
+                result = await self._client.complete(row.request, unresolved)
             finally:
                 statistics.record_returned()
-            if isinstance(result, UnresolvedRow):
-                self._unresolved.append((row, result))
-                await self._resolve(end=False)
-                continue
             if isinstance(result, Completion):
                 self._record_completion(row, result)
-            else:
+            elif isinstance(result, FailedRow):
                 self._record_failure(row, result)
-            if self._unresolved:
-                self._fail_unresolved()
+            else:
+                self._unresolved.append((row, result))
+                await self._resolve(at_most=self._client.max_unresolved - 1)
 
-    async def _resolve(self, *, end: bool) -> None:
-        rows = [row for _, row in self._unresolved]
-        if await self._client.resolve(rows, earlier_request=self._earlier_request, end=end):
-            self._fail_unresolved()
+    def _next(self) -> tuple[RowRequest, UnresolvedRow | None] | None:
+        """Return an unresolved row, if there has been a success since its last attempt, else the next row."""
+        if self._unresolved and (self._again or self._unresolved[0][1].sent < self._client.last_success):
+            self._again = max(0, self._again - 1)
+            return self._unresolved.popleft()
+        row = next(self._rows, None)
+        return None if row is None else (row, None)
 
-    def _fail_unresolved(self) -> None:
-        """Fail the unresolved rows whose last attempt was sent before a request that was completed."""
-        last_success = self._client.last_success
-        failed = [(row, result) for row, result in self._unresolved if result.last_attempt < last_success]
-        self._unresolved = [(row, result) for row, result in self._unresolved if result.last_attempt >= last_success]
-        for row, result in failed:
-            self._record_failure(row, result)
+    async def _resolve(self, *, at_most: int) -> None:
+        """If there are more unresolved rows than this, wait until they can be tried again."""
+        async with self._resolving:
+            if len(self._unresolved) > at_most and not self._again:
+                await self._client.prove(self._unresolved[-1][1], earlier_request=self._earlier_request)
+                self._again = len(self._unresolved)
 
     def _record_completion(self, row: RowRequest, completion: Completion) -> None:
         text = completion.text
@@ -151,7 +156,7 @@ class Window:
         self._ledgers[row.prompt].record(row.chunk, row.position, outcome)
         self._statistics.record_completion(completion)
 
-    def _record_failure(self, row: RowRequest, result: FailedRow | UnresolvedRow) -> None:
+    def _record_failure(self, row: RowRequest, result: FailedRow) -> None:
         outcome = Rejected(id=row.id, status="failed", reason=readable(result.reason))
         self._ledgers[row.prompt].record(row.chunk, row.position, outcome)
         self._statistics.failures[result.kind] += 1
