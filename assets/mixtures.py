@@ -20,7 +20,7 @@ from finephrase_dagster.train.mixture import mix
 from resources.warehouse import Warehouse
 
 COLUMNS = {
-    "component": ("string", "the dataset that the window is drawn from"),
+    "component": ("string", "the version of the tokens that the window is drawn from"),
     "start": ("int", "the window's first token in the dataset"),
 }
 REPETITION = Check("repetition", f"no component is seen more than {MANY_EPOCHS} times; beyond that it adds little")
@@ -44,15 +44,18 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
     def mixture(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
         check_audits(lineage, name)
-        artifact, components = lineage.mixture(name), lineage.study.components(name)
-        tokens = {component: check_artifact(lineage.tokens(value)) for component, value in components.items()}
-        spec, sequence = lineage.study.mixtures[name], lineage.sequence
-        manifest = artifact.materialize(
+        artifact, parts, sequence = lineage.mixture(name), lineage.parts(name), lineage.sequence
+        weights = {version: part.weight for version, part in parts.items()}
+        spec = lineage.study.mixtures[name].model_copy(update={"components": weights})
+        tokens = {version: check_artifact(part.tokens) for version, part in parts.items()}
+        names = {version: part.name for version, part in parts.items()}
+        artifact.materialize(
             lambda folder: Contents(
-                facts=asdict(mix(folder, mixture=spec, sequence=sequence, components=tokens)),
+                facts=asdict(mix(folder, mixture=spec, sequence=sequence, components=tokens, names=names)),
                 files=folder.glob("*.parquet"),
             )
         )
+        manifest = lineage.mixture_manifest(name)
         warehouse.record(artifact)
         result = materialized(
             artifact,

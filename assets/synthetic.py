@@ -78,6 +78,8 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
             materialize_each(context, inputs, results)
 
     def record(datasets: Mapping[str, Artifact], warehouse: Warehouse) -> dict[str, dg.MaterializeResult]:
+        for artifact in datasets.values():
+            artifact.label()
         warehouse.record(*datasets.values())
         return {prompt: _result(lineage, cell, prompt, artifact) for prompt, artifact in datasets.items()}
 

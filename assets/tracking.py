@@ -40,7 +40,7 @@ def tracked(
     """Return the id of a student's finished run in MLflow and a link to its page; None if MLflow does not answer."""
     manifest = artifact.manifest()
     mixture = lineage.study.student_runs[artifact.key.run or ""].mixture
-    files: dict[str, object] = {"mixture.json": lineage.mixture(mixture).manifest()}
+    files: dict[str, object] = {"mixture.json": lineage.mixture_manifest(mixture)}
     if samples := _sample_completions(lineage, mixture):
         files["completions.md"] = samples
 
@@ -61,7 +61,7 @@ def tracked(
 def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifact) -> RunDescription:
     assert artifact.key.run is not None
     run = lineage.study.student_runs[artifact.key.run]
-    student, mixture = lineage.study.students[run.student], lineage.mixture(run.mixture).manifest()
+    student, mixture = lineage.study.students[run.student], lineage.mixture_manifest(run.mixture)
     return RunDescription(
         tags={
             "finephrase.study": lineage.study.name,

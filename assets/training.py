@@ -100,10 +100,9 @@ def student_asset(
         )
         warehouse.record(target)
         _, link = tracked(context, tracking, lineage, target)
-        mixture = lineage.mixture(lineage.study.student_runs[run].mixture)
         return materialized(
             target,
-            preview=records(mixture.manifest()["components"]),
+            preview=records(lineage.mixture_manifest(lineage.study.student_runs[run].mixture)["components"]),
             mlflow=dg.MetadataValue.url(link) if link else None,
             **{name: manifest[name] for name in FIGURES},
             **of_training(manifest, trainer.gpu_hour_dollars),

@@ -68,7 +68,7 @@ def main() -> None:
             bare = backfill(instance, BARE, names)
             ours = backfill(instance, CELL, names)
             requests = server.counts().requests
-            made = len(list((root / "data").glob("synthetic/*/*/*/__meta__/manifest.json")))
+            made = len(list((root / "data").glob("artifacts/synthetic/*/__meta__/manifest.json")))
     if made != arguments.partitions:
         raise RuntimeError(f"{made} of {arguments.partitions} partitions were made")
     own = max(0.0, ours["step_seconds"] - bare["step_seconds"]) / arguments.partitions

@@ -83,13 +83,14 @@ class StudentTrainer(dg.ConfigurableResource):
         on_loss: LossCallback,
     ) -> Contents:
         student_run = lineage.study.student_runs[run]
-        components = lineage.study.components(student_run.mixture)
         job = TrainingJob(
             student=lineage.study.students[student_run.student],
             sequence=lineage.sequence,
             seeds=student_run.seeds,
             mixture=check_artifact(lineage.mixture(student_run.mixture)),
-            components={name: check_artifact(lineage.tokens(component)) for name, component in components.items()},
+            components={
+                version: check_artifact(part.tokens) for version, part in lineage.parts(student_run.mixture).items()
+            },
             tokenizer=check_artifact(lineage.tokenizer()),
             start=start,
             stop=stop,

@@ -84,7 +84,7 @@ def cluster(finished: Installation, tmp_path_factory: pytest.TempPathFactory) ->
     made = finished.copy(tmp_path_factory.mktemp("cluster") / "installation")
     synthetic = [f"synthetic/{CELL}/{prompt}" for prompt in ("faq", "table")]
     for taken in (*synthetic, f"training/checkpoint/{RUN}", f"evaluation/benchmark_scores/{RUN}"):
-        shutil.rmtree(made.paths.data / taken)
+        shutil.rmtree((made.lineage.labels / taken).resolve())
     no_dagster = made.root / "no_dagster"
     for name in ("dagster", "dagster_k8s", "mlflow"):
         (no_dagster / name).mkdir(parents=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Contents
+from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Contents, labelled_manifest
 from finephrase_dagster.artifacts.graph import items, state
 from finephrase_dagster.artifacts.key import DATASET, MIXTURE, STAGES, ItemKey
 from finephrase_dagster.artifacts.lineage import Lineage
@@ -163,8 +163,9 @@ def test_a_threshold_that_changes_no_outcome_leaves_the_mixtures_current(complet
 
             def make(folder: Path, of: Artifact = verdict) -> Contents:
                 (folder / "content.txt").write_text("another figure")
-                earlier = next(path for path in folder.parent.glob("*/__meta__/manifest.json"))
-                version = __import__("json").loads(earlier.read_text())["version"]
+                earlier = labelled_manifest(completed.labels / of.name)
+                assert earlier is not None
+                version = earlier["version"]
                 return Contents(files=[folder / "content.txt"], facts={}, version=version)
 
             verdict.materialize(make)

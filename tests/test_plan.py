@@ -177,7 +177,7 @@ def test_the_rate_of_a_large_model_without_a_gpu_never_makes_a_study_free(comple
     paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
     lineage = read_lineage(paths)
     complete(lineage)
-    shutil.rmtree(paths.data / "synthetic" / "rephraser__package_readmes" / "table")
+    shutil.rmtree(lineage.dataset(lineage.study.cells[0], "table").folder)
     synthetic = plan(lineage).as_json()["stages"]["synthetic"]
     assert synthetic["partitions"] == 1
     assert synthetic["gpu_hours"] > 0
@@ -237,7 +237,7 @@ def test_the_cost_is_unknown_if_only_a_cpu_rate_of_the_model_is_known(completed:
     for item in items(lineage):
         facts = {"sampling": {}} if item.stage == "generators" else FACTS.get(item.stage, {})
         item.artifact().materialize(lambda folder, figures=facts: Contents(files=[], facts=figures))
-    shutil.rmtree(lineage.paths.data / "synthetic" / "rephraser__package_readmes" / "table")
+    shutil.rmtree(lineage.dataset(lineage.study.cells[0], "table").folder)
     assert [what.partition(":")[0] for what in plan(lineage).unknown] == ["generators.rephraser"]
 
 

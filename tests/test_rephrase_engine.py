@@ -171,7 +171,7 @@ def test_a_killed_driver_takes_its_engine_along_and_the_next_run_resumes(
     data = tmp_path / "data"
     driver = drive(tmp_path, model)
     assert happens(
-        lambda: len(list(data.glob("synthetic/*/*/*/part-*.parquet"))) >= 3 or driver.poll() is not None, 120
+        lambda: len(list(data.glob("artifacts/synthetic/*/part-*.parquet"))) >= 3 or driver.poll() is not None, 120
     )
     url = (tmp_path / "engine.url").read_text()
     processes = group_of(url)
@@ -181,7 +181,7 @@ def test_a_killed_driver_takes_its_engine_along_and_the_next_run_resumes(
     assert happens(lambda: not any(is_alive(pid) for pid in processes)), "the engine outlived its driver"
     assert not listens(url)
     assert not list(data.rglob("manifest.json"))
-    kept = {path: path.stat().st_mtime_ns for path in data.glob("synthetic/*/*/*/part-*.parquet")}
+    kept = {path: path.stat().st_mtime_ns for path in data.glob("artifacts/synthetic/*/part-*.parquet")}
     assert 3 <= len(kept) < 32
 
     wanted = datasets(data, spec=generator(max_tokens=80))

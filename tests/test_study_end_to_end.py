@@ -245,7 +245,7 @@ def test_one_line_replaces_the_generator_with_a_model_in_a_folder(own: Installat
     recipe = own.lineage.dataset(own.lineage.study.cells[0], "faq").manifest()["recipe"]
     assert str(folder) not in json.dumps(recipe)
     assert recipe["sampling"]["temperature"] == 0.5
-    shutil.rmtree(own.paths.data / "generators")
+    shutil.rmtree(own.paths.data / "artifacts" / "generators")
     assert folder.is_dir()
 
 

@@ -1,8 +1,9 @@
 """Artifacts: where the content of an item lies, who may write it, and when it is complete.
 
-An artifact's folder is named after its recipe's fingerprint, so two recipes never share a folder and nothing that
-was paid for is overwritten: after a return to an earlier recipe its artifact is current again. An artifact is
-complete if and only if its folder holds `__meta__/manifest.json`, which is written last, by a rename.
+An artifact's folder is named after its recipe's fingerprint alone, so two recipes never share a folder and nothing
+that was paid for is overwritten: after a return to an earlier recipe, or a change of names, its artifact is current
+again. An artifact is complete if and only if its folder holds `__meta__/manifest.json`, which is written last, by a
+rename. Names are labels: in `studies/<study>/`, each item is a link to the folder of its latest artifact.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from finephrase_dagster.artifacts.key import ItemKey
 from finephrase_dagster.errors import FinephraseError
 
 MANIFEST = f"{META}/manifest.json"
+FOLDERS, LABELS = "artifacts", "studies"
+NESTED_FACTS = ("sampling", "run")
+"""Fields of a manifest with fields of their own that other stages and plans need."""
 
 
 class ArtifactMissing(FinephraseError):
@@ -79,11 +83,13 @@ class Artifact:
         key: the item.
         recipe: everything that determines the content; hashed as a whole.
         root: the folder of all artifacts (`FINEPHRASE_DATA`).
+        study: the study that it is labelled in; None: no label.
     """
 
     key: ItemKey
     recipe: Mapping[str, Any]
     root: Path
+    study: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -97,8 +103,8 @@ class Artifact:
 
     @property
     def folder(self) -> Path:
-        """`<root>/<asset>[/<partition>]/<fingerprint>`."""
-        return self.root / self.key.name / self.fingerprint[:SHORT]
+        """`<root>/artifacts/<kind of recipe>/<fingerprint>`."""
+        return self.root / FOLDERS / self.key.kind.code / self.fingerprint[:SHORT]
 
     @property
     def complete(self) -> bool:
@@ -118,11 +124,11 @@ class Artifact:
             ArtifactMissing: its manifest is unreadable or belongs to another recipe.
         """
         path = self.folder / MANIFEST
-        if not path.exists():
-            raise NotMaterialized(f"{self.name} does not exist: materialize it first")
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = json.loads(path.read_bytes())
             recorded, _ = manifest["fingerprint"], manifest["version"]
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotMaterialized(f"{self.name} does not exist: materialize it first") from error
         except KeyError as error:
             raise ArtifactMissing(f"{path} has no field {error}: delete its folder") from error
         except (OSError, ValueError, TypeError) as error:
@@ -131,6 +137,15 @@ class Artifact:
             raise ArtifactMissing(f"{path} has the fingerprint of another recipe: delete its folder")
         return manifest
 
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """The figures of its manifest that other stages and plans need, and the `bytes` of its files; read once.
+
+        Raises:
+            ArtifactMissing: it is not complete.
+        """
+        return manifest_facts(self.manifest())
+
     @property
     def version(self) -> str:
         """The version that downstream recipes and Dagster identify its content by; see `publish`.
@@ -138,7 +153,7 @@ class Artifact:
         Raises:
             ArtifactMissing: it is not complete.
         """
-        return self.manifest()["version"]
+        return self.facts["version"]
 
     def claim(self) -> contextlib.AbstractContextManager[Path]:
         """Hold the artifact's folder for writing; raises FolderBusy if another process holds it."""
@@ -159,7 +174,22 @@ class Artifact:
                     contents = make(folder)
                     facts = {"seconds": round(time.monotonic() - began, 3), **contents.facts}
                     self.publish(contents.files, facts, version=contents.version)
+        self.label()
         return self.manifest()
+
+    def label(self) -> None:
+        """Point the item's label in its study to this artifact. A file system without links has no labels."""
+        if self.study is None:
+            return
+        path = self.root / LABELS / self.study / self.name
+        target = os.path.relpath(self.folder, path.parent)
+        with contextlib.suppress(OSError):
+            if path.is_symlink() and str(path.readlink()) == target:
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+            temporary.symlink_to(target)
+            temporary.replace(path)
 
     def publish(self, files: Iterable[Path], facts: Mapping[str, Any], *, version: str | None = None) -> dict[str, Any]:
         """Write the manifest, which makes the artifact complete.
@@ -185,6 +215,27 @@ class Artifact:
         (self.folder / META).mkdir(exist_ok=True)
         write_json(self.folder / MANIFEST, manifest)
         return manifest
+
+
+def labelled_manifest(label: Path) -> dict[str, Any] | None:
+    """Return the manifest that a label points to, by whatever recipe; None if there is none."""
+    try:
+        manifest = json.loads((label / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and isinstance(manifest.get("recipe"), dict) else None
+
+
+def manifest_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a manifest, and the total `bytes` of its files if they are known."""
+    facts = {name: value for name, value in manifest.items() if not isinstance(value, list | dict)}
+    facts = {name: value for name, value in facts.items() if name not in ("fingerprint", "seal")}
+    facts |= {name: manifest[name] for name in NESTED_FACTS if name in manifest}
+    files = manifest.get("files")
+    if isinstance(files, list) and files:
+        sizes = [file.get("bytes") if isinstance(file, dict) else None for file in files]
+        facts["bytes"] = sum(sizes) if all(isinstance(size, int) for size in sizes) else None
+    return facts
 
 
 def build_manifest(

@@ -6,14 +6,14 @@ of a stale artifact's inputs changed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from finephrase_dagster.artifacts import key as keys
-from finephrase_dagster.artifacts.artifact import MANIFEST, Artifact, ArtifactMissing
+from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, NotMaterialized, labelled_manifest
 from finephrase_dagster.artifacts.fingerprint import differences
 from finephrase_dagster.artifacts.key import ItemKey, audit_key, dataset_key, tokens_key
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
@@ -30,11 +30,13 @@ class Item:
         key: which item it is.
         needs: the names of the items whose versions are in its recipe.
         artifact: returns its artifact; raises `ArtifactMissing` while an input is incomplete.
+        labels: the folder of the study's labels.
     """
 
     key: ItemKey
     needs: tuple[str, ...]
     artifact: Callable[[], Artifact]
+    labels: Path
 
     @property
     def stage(self) -> str:
@@ -77,24 +79,27 @@ def items(lineage: Lineage) -> Iterator[Item]:
         yield from _student_items(lineage)
 
 
-def _item(key: ItemKey, needs: Iterable[ItemKey], artifact: Callable[..., Artifact], *arguments: Any) -> Item:
-    return Item(key=key, needs=tuple(need.name for need in needs), artifact=lambda: artifact(*arguments))
+def _item(
+    lineage: Lineage, key: ItemKey, needs: Iterable[ItemKey], artifact: Callable[..., Artifact], *arguments: Any
+) -> Item:
+    names = tuple(need.name for need in needs)
+    return Item(key=key, needs=names, artifact=partial(artifact, *arguments), labels=lineage.labels)
 
 
 def _generation_items(lineage: Lineage) -> Iterator[Item]:
     """Yield the corpora, the generators, the synthetic datasets and their audits."""
     study = lineage.study
     for name in study.sources:
-        yield _item(_corpus(name), (), lineage.source, name)
+        yield _item(lineage, _corpus(name), (), lineage.source, name)
     for name in study.generators:
-        yield _item(_model(name), (), lineage.generator, name)
+        yield _item(lineage, _model(name), (), lineage.generator, name)
     datasets = [(cell, prompt) for cell in study.cells for prompt in study.prompts_of(cell)]
     for cell, prompt in datasets:
         inputs = (_corpus(cell.source), _model(cell.generator))
-        yield _item(dataset_key(cell.component(prompt)), inputs, lineage.dataset, cell, prompt)
+        yield _item(lineage, dataset_key(cell.component(prompt)), inputs, lineage.dataset, cell, prompt)
     for cell, prompt in datasets:
         component = cell.component(prompt)
-        yield _item(audit_key(component), (dataset_key(component),), lineage.audit, cell, prompt)
+        yield _item(lineage, audit_key(component), (dataset_key(component),), lineage.audit, cell, prompt)
 
 
 def _mixture_items(lineage: Lineage) -> Iterator[Item]:
@@ -102,13 +107,13 @@ def _mixture_items(lineage: Lineage) -> Iterator[Item]:
     study = lineage.study
     assert study.tokenizer is not None
     texts = study.tokenizer.sources if study.tokenizer.trained_here else ()
-    yield _item(TOKENIZER, map(_corpus, texts), lineage.tokenizer)
+    yield _item(lineage, TOKENIZER, map(_corpus, texts), lineage.tokenizer)
     for component in study.datasets.values():
-        yield _item(tokens_key(component), (dataset_key(component), TOKENIZER), lineage.tokens, component)
+        yield _item(lineage, tokens_key(component), (dataset_key(component), TOKENIZER), lineage.tokens, component)
     for name in study.mixtures:
         components = study.components(name).values()
         audits = [audit_key(component) for component in components if component.generator is not None]
-        yield _item(_mixture(name), [*map(tokens_key, components), *audits], lineage.mixture, name)
+        yield _item(lineage, _mixture(name), [*map(tokens_key, components), *audits], lineage.mixture, name)
 
 
 def _student_items(lineage: Lineage) -> Iterator[Item]:
@@ -120,12 +125,12 @@ def _student_items(lineage: Lineage) -> Iterator[Item]:
 
     inputs = {name: (_mixture(run.mixture), TOKENIZER) for name, run in study.student_runs.items()}
     for name in study.rivals:
-        yield _item(of_run(keys.EARLY_STUDENT, name), inputs[name], lineage.early, name)
+        yield _item(lineage, of_run(keys.EARLY_STUDENT, name), inputs[name], lineage.early, name)
     for name in study.rivals:
         student = of_run(keys.EARLY_STUDENT, name)
-        yield _item(of_run(keys.EARLY_SCORES, name), (student,), lineage.early_scores, name)
+        yield _item(lineage, of_run(keys.EARLY_SCORES, name), (student,), lineage.early_scores, name)
     for name in study.pre_decay_runs:
-        yield _item(of_run(keys.PRE_DECAY_CHECKPOINT, name), inputs[name], lineage.pre_decay_checkpoint, name)
+        yield _item(lineage, of_run(keys.PRE_DECAY_CHECKPOINT, name), inputs[name], lineage.pre_decay_checkpoint, name)
     for name, run in study.student_runs.items():
         base = run.base.name if run.base else name
         begun = [of_run(keys.PRE_DECAY_CHECKPOINT, base)] if base in study.pre_decay_runs else []
@@ -134,11 +139,11 @@ def _student_items(lineage: Lineage) -> Iterator[Item]:
                 of_run(keys.EARLY_STUDENT, name),
                 *(of_run(keys.EARLY_SCORES, rival) for rival in rivals),
             ]
-        yield _item(of_run(keys.CHECKPOINT, name), [*inputs[name], *begun], lineage.checkpoint, name)
+        yield _item(lineage, of_run(keys.CHECKPOINT, name), [*inputs[name], *begun], lineage.checkpoint, name)
     for name in study.student_runs:
-        yield _item(of_run(keys.SCORES, name), (of_run(keys.CHECKPOINT, name),), lineage.scores, name)
+        yield _item(lineage, of_run(keys.SCORES, name), (of_run(keys.CHECKPOINT, name),), lineage.scores, name)
     scores = [of_run(keys.SCORES, name) for name in study.student_runs]
-    yield _item(ItemKey(kind=keys.LEADERBOARD), scores, lineage.leaderboard)
+    yield _item(lineage, ItemKey(kind=keys.LEADERBOARD), scores, lineage.leaderboard)
 
 
 TOKENIZER = ItemKey(kind=keys.TOKENIZER)
@@ -164,13 +169,13 @@ def state(item: Item) -> State:
         return State(status="waiting", reasons=(str(error),))
     except StoppedEarly as error:
         return State(status="stopped", reasons=(str(error),))
-    if artifact.complete:
-        try:
-            artifact.manifest()
-        except ArtifactMissing as error:  # the file exists and is not a manifest of this recipe
-            return State(status="missing", reasons=(str(error),))
+    try:
+        _ = artifact.facts
         return State(status="current")
-    earlier = latest_manifest(artifact.folder.parent)
+    except NotMaterialized:
+        earlier = labelled_manifest(item.labels / item.name)
+    except ArtifactMissing as error:  # the file exists and is not a manifest of this recipe
+        return State(status="missing", reasons=(str(error),))
     if earlier is None:
         return State(status="missing")
     return State(status="stale", reasons=tuple(differences(earlier["recipe"], artifact.recipe)) or ("its recipe",))
@@ -192,15 +197,14 @@ def ready(graph: Mapping[str, Item]) -> list[Item]:
 def failed_audits(item: Item, graph: Mapping[str, Item]) -> list[str]:
     """Return the names of the audits that an item needs and that did not pass; its mixture cannot be made."""
     audits = [graph[need] for need in item.needs if graph[need].key.kind is keys.AUDIT]
-    return [audit.name for audit in audits if (current_manifest(audit) or {}).get("passed") is False]
+    return [audit.name for audit in audits if (current_facts(audit) or {}).get("passed") is False]
 
 
-def states(graph: Mapping[str, Item], data: Path) -> dict[str, State]:
+def states(graph: Mapping[str, Item]) -> dict[str, State]:
     """Return the state of every item; an item is not current if any of its inputs is not.
 
     Args:
-        graph: items by name, upstream first.
-        data: the folder of all artifacts.
+        graph: items by name, upstream first; of a snapshot of the lineage, unless there are few.
 
     Returns:
         States without `waiting`: an item that was never made is `missing`, others are `stale` because of their
@@ -215,28 +219,15 @@ def states(graph: Mapping[str, Item], data: Path) -> dict[str, State]:
         if own.status == "waiting":
             inputs = {need: by_name[need].status for need in item.needs}
             reasons = [f"{need} is {status}" for need, status in inputs.items() if status not in ("current", "stopped")]
-            made = latest_manifest(data / name) is not None
+            made = (item.labels / name).exists()
             own = State(status="stale" if made else "missing", reasons=tuple(reasons) or own.reasons)
         by_name[name] = own
     return by_name
 
 
-def current_manifest(item: Item) -> dict[str, Any] | None:
-    """Return the manifest of an item that is complete by the current recipe; None if it is not."""
+def current_facts(item: Item) -> dict[str, Any] | None:
+    """Return the facts of an item that is complete by the current recipe; None if it is not."""
     try:
-        return item.artifact().manifest()
+        return item.artifact().facts
     except (ArtifactMissing, StoppedEarly, StudyError):
         return None
-
-
-def latest_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the newest manifest in an item's folder, by whatever recipe; None if there is none."""
-    manifests = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in manifests:
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(manifest, dict) and isinstance(manifest.get("recipe"), dict):
-            return manifest
-    return None

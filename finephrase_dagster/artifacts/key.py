@@ -54,7 +54,7 @@ CORPUS = Kind(path=("sources", "corpus"), stage="sources", partitioned_by="sourc
 MODEL = Kind(path=("generators", "model"), stage="generators", partitioned_by="generator")
 DATASET = Kind(path=("synthetic", "{cell}"), stage="synthetic", partitioned_by="prompt")
 AUDIT = Kind(path=("audits", "{cell}_audit"), stage="audits", partitioned_by="prompt", group="synthetic")
-TOKENIZER = Kind(path=("tokens", "tokenizer"), stage="tokens", partitioned_by=None, group="mixtures")
+TOKENIZER = Kind(path=("tokens", "tokenizer"), stage="tokens", partitioned_by=None, group="mixtures", code="tokenizer")
 CORPUS_TOKENS = Kind(path=("tokens", "corpus_tokens"), stage="tokens", partitioned_by="source", group="mixtures")
 DATASET_TOKENS = Kind(path=("tokens", "{cell}_tokens"), stage="tokens", partitioned_by="prompt", group="mixtures")
 MIXTURE = Kind(path=("mixtures", "mixture"), stage="mixtures", partitioned_by="mixture")

@@ -6,13 +6,15 @@ artifact whose inputs are incomplete therefore raises `ArtifactMissing`, whose m
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing
-from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
+from finephrase_dagster.artifacts.artifact import LABELS, Artifact, ArtifactMissing, labelled_manifest
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, sha256_file
 from finephrase_dagster.artifacts.key import (
     CHECKPOINT,
     CORPUS,
@@ -31,6 +33,7 @@ from finephrase_dagster.artifacts.key import (
     tokens_key,
 )
 from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_precision, resolve_sampling
+from finephrase_dagster.artifacts.snapshot import remembered
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.component import Component
@@ -48,13 +51,44 @@ class StoppedEarly(FinephraseError):
     """The study's early stop ended this student run; the message gives its rank."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A component of a mixture: the name that the study gives it, its share, its tokens, and its audit's version."""
+
+    name: str
+    weight: float
+    tokens: Artifact
+    audit: str | None
+
+
 class Lineage:
-    """The artifacts of a study in one data folder."""
+    """The artifacts of a study in one data folder. No recipe contains a name that a study chooses."""
+
+    answers: dict[Any, Any] | None = None
 
     def __init__(self, *, study: Study, paths: Paths) -> None:
         self.study = study
         self.paths = paths
         self.prompts: dict[str, Prompt] = read_prompts(paths.prompts, study.prompts)
+
+    def snapshot(self) -> Lineage:
+        """Return the same lineage for many questions at once: it looks at each artifact once.
+
+        `forget_missing` makes it look again for what did not exist.
+        """
+        snapshot = copy.copy(self)
+        snapshot.answers = {}
+        return snapshot
+
+    @property
+    def labels(self) -> Path:
+        """The folder with a link from each item's name to its latest artifact."""
+        return self.paths.data / LABELS / self.study.name
+
+    def forget_missing(self) -> None:
+        """Forget which artifacts of a snapshot did not exist."""
+        known = self.answers or {}
+        self.answers = {question: answer for question, answer in known.items() if not isinstance(answer, Exception)}
 
     @property
     def sequence(self) -> int:
@@ -70,24 +104,35 @@ class Lineage:
 
     def _artifact(self, key: ItemKey, recipe: dict[str, Any]) -> Artifact:
         code = key.kind.code
-        return Artifact(key=key, recipe={"stage": code, "code": CODE[code], **recipe}, root=self.paths.data)
+        recipe = {"stage": code, "code": CODE[code], **recipe}
+        return Artifact(key=key, recipe=recipe, root=self.paths.data, study=self.study.name)
 
     def _artifact_of_run(self, kind: Kind, run: str, recipe: dict[str, Any]) -> Artifact:
         return self._artifact(ItemKey(kind=kind, run=run), recipe)
 
+    @remembered
     def source(self, name: str) -> Artifact:
         """Return a corpus. Its recipe says what is read; its version is a hash of the rows alone.
+
+        A limit that an earlier corpus did not reach, and this one would not, makes no other corpus.
 
         Raises:
             StudyError: the files of the source do not exist.
         """
         source = self.study.sources[name]
         try:
-            recipe = {"source": name, **source.identity(requirements=self.paths.requirements)}
+            artifact = self._artifact(
+                ItemKey(kind=CORPUS, source=name), source.identity(requirements=self.paths.requirements)
+            )
         except StudyError as error:
             raise StudyError(f"{self.paths.study}: sources.{name}: {error}") from error
-        return self._artifact(ItemKey(kind=CORPUS, source=name), recipe)
+        if not artifact.complete and (earlier := labelled_manifest(self.labels / artifact.name)) is not None:
+            same = {**earlier["recipe"], "limit": None} == {**plain(artifact.recipe), "limit": None}
+            if same and _is_below(earlier.get("rows"), earlier["recipe"].get("limit"), source.limit):
+                return replace(artifact, recipe=earlier["recipe"])
+        return artifact
 
+    @remembered
     def generator(self, name: str) -> Artifact:
         """Return a model that rephrases, ready on disk. Its version is a hash of its files' content."""
         spec = self.study.generators[name]
@@ -101,6 +146,7 @@ class Lineage:
             ]
         return self._artifact(ItemKey(kind=MODEL, generator=name), recipe)
 
+    @remembered
     def dataset(self, cell: Cell, prompt: str) -> Artifact:
         """Return the synthetic dataset of one prompt of a cell."""
         generator = resolve_precision(self.study.generators[cell.generator])
@@ -116,8 +162,9 @@ class Lineage:
             keep_raw=generator.keep_raw,
             endpoint_model=cell.generator if self.paths.endpoints else None,
         )
-        return self._artifact(dataset_key(cell.component(prompt)), {**recipe, "source": cell.source})
+        return self._artifact(dataset_key(cell.component(prompt)), recipe)
 
+    @remembered
     def audit(self, cell: Cell, prompt: str) -> Artifact:
         """Return the audit of one synthetic dataset."""
         recipe = {
@@ -127,6 +174,7 @@ class Lineage:
         }
         return self._artifact(audit_key(cell.component(prompt)), recipe)
 
+    @remembered
     def tokenizer(self) -> Artifact:
         """Return the students' tokenizer. Its version is a hash of its files' content."""
         spec = self.study.tokenizer
@@ -134,7 +182,7 @@ class Lineage:
         recipe: dict[str, Any] = {"model": spec.model}
         if spec.trained_here:
             recipe["vocabulary"] = spec.vocabulary
-            recipe["texts"] = {source: self._rows_in_order(source) for source in spec.sources}
+            recipe["texts"] = [self._rows_in_order(source) for source in spec.sources]
         elif hub_reference(spec.model) is None:
             files = sorted(Path(spec.model).glob("*token*.json"))
             recipe["files"] = [[file.name, sha256_file(file)] for file in files]
@@ -152,23 +200,33 @@ class Lineage:
             return None
         return self.audit(self.study.cell(component.cell), component.prompt)
 
+    @remembered
     def tokens(self, component: Component) -> Artifact:
         """Return the tokens of a dataset of a mixture."""
         is_corpus = component.generator is None
         rows = self._rows_in_order(component.source) if is_corpus else self.component(component).version
         return self._artifact(tokens_key(component), {"dataset": rows, "tokenizer": self.tokenizer().version})
 
+    @remembered
+    def parts(self, mixture: str) -> dict[str, Part]:
+        """Return the components of a mixture by the version of their tokens, sorted; equal datasets are one."""
+        parts: dict[str, Part] = {}
+        for name, weight in self.study.mixtures[mixture].weights.items():
+            component = self.study.datasets[name]
+            tokens, audit = self.tokens(component), self.component_audit(component)
+            part = Part(name=name, weight=weight, tokens=tokens, audit=audit.version if audit else None)
+            if equal := parts.get(tokens.version):
+                part = replace(equal, name=f"{equal.name}, {name}", weight=equal.weight + weight)
+            parts[tokens.version] = part
+        return dict(sorted(parts.items()))
+
+    @remembered
     def mixture(self, name: str) -> Artifact:
         """Return a mixture of datasets."""
-        mixture, components = self.study.mixtures[name], self.study.components(name)
+        mixture = self.study.mixtures[name]
         recipe = {
             "components": {
-                component: {
-                    "weight": weight,
-                    "tokens": self.tokens(components[component]).version,
-                    "audit": audit.version if (audit := self.component_audit(components[component])) else None,
-                }
-                for component, weight in mixture.weights.items()
+                version: {"weight": part.weight, "audit": part.audit} for version, part in self.parts(name).items()
             },
             "tokens": mixture.tokens,
             "seed": mixture.seed,
@@ -176,6 +234,14 @@ class Lineage:
         }
         return self._artifact(ItemKey(kind=MIXTURE, mixture=name), recipe)
 
+    def mixture_manifest(self, name: str) -> dict[str, Any]:
+        """Return the manifest of a mixture, with the names that the study gives its components now."""
+        manifest, parts = self.mixture(name).manifest(), self.parts(name)
+        for component in manifest["components"]:
+            component["name"] = parts[component["version"]].name
+        return manifest
+
+    @remembered
     def checkpoint(self, run: str) -> Artifact:
         """Return the trained student of a run.
 
@@ -187,16 +253,19 @@ class Lineage:
         decay = {"decay_from": self.pre_decay_checkpoint(base.name).version} if base else {}
         return self._artifact_of_run(CHECKPOINT, run, {**self._run(run), **decay})
 
+    @remembered
     def early(self, run: str) -> Artifact:
         """Return a student at the step at which it is compared with others."""
         assert self.study.early_stop is not None
         return self._artifact_of_run(EARLY_STUDENT, run, {**self._run(run), "until": self.study.early_stop.step})
 
+    @remembered
     def early_scores(self, run: str) -> Artifact:
         """Return the scores that decide whether a student is trained further."""
         recipe = {"checkpoint": self.early(run).version, **self._suite()}
         return self._artifact_of_run(EARLY_SCORES, run, recipe)
 
+    @remembered
     def rank(self, run: str) -> tuple[int, int]:
         """Return a run's rank among the runs it is compared with early, from 1, and how many of them continue.
 
@@ -230,6 +299,7 @@ class Lineage:
                 f"{len(self.study.rivals[run])}, and only the best {survivors} continue"
             )
 
+    @remembered
     def pre_decay_checkpoint(self, run: str) -> Artifact:
         """Return a student before its learning rate decays, for a run that others decay from."""
         return self._artifact_of_run(PRE_DECAY_CHECKPOINT, run, {**self._run(run), "until": "decay"})
@@ -247,6 +317,7 @@ class Lineage:
             **({"keep_steps": self.evaluation.every} if self.evaluation.every else {}),
         }
 
+    @remembered
     def scores(self, run: str) -> Artifact:
         """Return a student's benchmark scores."""
         evaluation = self.evaluation
@@ -268,6 +339,7 @@ class Lineage:
             "items": self._items_digest,
         }
 
+    @remembered
     def leaderboard(self) -> Artifact:
         """Return the comparison of all student runs."""
         scores = {run: self.scores(run).version for run in self.finishing_runs()}
@@ -276,7 +348,7 @@ class Lineage:
     def _rows_in_order(self, source: str) -> str:
         """Return a hash of the corpus's rows in order. Tokens, and models trained on them, depend on row order."""
         corpus = self.source(source)
-        return fingerprint([corpus.version, corpus.manifest().get("order")])[:SHORT]
+        return fingerprint([corpus.version, corpus.facts.get("order")])[:SHORT]
 
     @property
     def _items(self) -> Path:
@@ -298,7 +370,7 @@ def _recorded_fields(artifact: Artifact, name: str) -> dict[str, Any]:
     Raises:
         ArtifactMissing: it holds none.
     """
-    fields = artifact.manifest().get(name)
+    fields = artifact.facts.get(name)
     if not isinstance(fields, dict):
         raise ArtifactMissing(f"{artifact.folder}: the manifest has no {name!r}; delete the folder")
     return fields
@@ -310,7 +382,14 @@ def _macro(scores: Artifact) -> float:
     Raises:
         ArtifactMissing: it has none.
     """
-    macro = scores.manifest().get("macro")
+    macro = scores.facts.get("macro")
     if isinstance(macro, bool) or not isinstance(macro, int | float) or not math.isfinite(macro):
         raise ArtifactMissing(f"{scores.folder}: the manifest has no macro score; delete the folder")
     return macro
+
+
+def _is_below(rows: object, *limits: object) -> bool:
+    """Return whether a corpus of so many rows would be the same with each of these limits."""
+    return isinstance(rows, int) and all(
+        limit is None or (isinstance(limit, int) and rows <= limit) for limit in limits
+    )

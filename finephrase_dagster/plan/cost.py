@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from finephrase_dagster.artifacts import key as keys
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
-from finephrase_dagster.artifacts.graph import Item, current_manifest
+from finephrase_dagster.artifacts.graph import Item, current_facts
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.expectation import BYTES_PER_TOKEN, SMALL, Expectations
 from finephrase_dagster.plan.measured import Measured, number
@@ -67,12 +67,8 @@ class Estimator:
     def cost(self, item: Item) -> Cost:
         """Return the cost of an item; for an existing item, roughly what it took."""
         expected: Cost = getattr(self, f"_{item.stage}")(item)
-        manifest = current_manifest(item)
-        files = (manifest or {}).get("files")
-        sizes = [number(file, "bytes") for file in files] if isinstance(files, list) else []
-        if not sizes or None in sizes:
-            return expected
-        return replace(expected, disk_bytes=round(sum(size for size in sizes if size is not None)))
+        size = number(current_facts(item), "bytes")
+        return expected if size is None else replace(expected, disk_bytes=round(size))
 
     def _sources(self, item: Item) -> Cost:
         name = item.key.source

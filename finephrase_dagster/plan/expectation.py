@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing
+from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, labelled_manifest
+from finephrase_dagster.artifacts.key import CORPUS, ItemKey
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.kinds.embedded import EmbeddedSource
 from finephrase_dagster.plan.measured import Measured, Rate, number
@@ -73,7 +74,10 @@ class Expectations:
         expected = _expected(source)
         if expected.basis != "unknown":
             return expected
-        earlier = _counted(self._measured.last_corpus(name), "counted here, by an earlier recipe")
+        earlier = _counted(
+            labelled_manifest(self._lineage.labels / ItemKey(kind=CORPUS, source=name).name),
+            "counted here, by an earlier recipe",
+        )
         if earlier is None or not source.limit or source.limit >= earlier.documents:
             return earlier or expected
         tokens = earlier.tokens / earlier.documents * source.limit
@@ -82,7 +86,7 @@ class Expectations:
     def _completion(self, source: str, name: str, prompt: str) -> tuple[float, str]:
         """Return the mean tokens per completion of a generator, and the origin of the figure."""
         model, generator = self._model(name), self._study.generators[name]
-        measured = self._measured.completion(name, model, prompt, generator.max_tokens) if model else None
+        measured = self._measured.completion(model, prompt, generator.max_tokens) if model else None
         if measured is not None:
             mean, rows = measured
             return mean, f"measured here on {rows:,} documents"
@@ -98,7 +102,7 @@ class Expectations:
         """
         generator = self._study.generators[name]
         model = self._model(name)
-        measured = self._measured.generation(name, model) if model else None
+        measured = self._measured.generation(model) if model else None
         known = generator.throughput or self._of_same_model(generator.model)
         parameters = generator.parameters or number(_manifest(lambda: self._lineage.generator(name)), "parameters")
         small = generator.is_packaged or (parameters is not None and parameters < SMALL)
@@ -168,6 +172,6 @@ def _counted(manifest: dict[str, Any] | None, basis: str) -> Size | None:
 
 def _manifest(artifact: Callable[[], Artifact]) -> dict[str, Any] | None:
     try:
-        return artifact().manifest()
+        return artifact().facts
     except (ArtifactMissing, StudyError):
         return None

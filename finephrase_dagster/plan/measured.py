@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import glob
+import heapq
 import json
 import math
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.artifacts.artifact import MANIFEST
+from finephrase_dagster.artifacts.artifact import FOLDERS, MANIFEST, manifest_facts
 from finephrase_dagster.artifacts.fingerprint import plain
-from finephrase_dagster.artifacts.key import CHECKPOINT, CORPUS, DATASET, Kind
-from finephrase_dagster.study.component import cell_name
+from finephrase_dagster.artifacts.key import CHECKPOINT, DATASET, Kind
 from finephrase_dagster.study.student import Student
 
-EVERY_CELL = cell_name("*", "*")
+NEWEST = 2_000
+"""Manifests of a kind that are read, so that a plan takes no longer the more has been made."""
 LONG_ENOUGH = 10.0  # seconds of work; in less, a stage's start-up dominates its pace
 
 
@@ -42,17 +43,19 @@ class Measured:
         """Remember the folder of all artifacts; manifests are read when they are needed."""
         self._data = data
         self._manifests = cache(self._read_manifests)
+        self.training = cache(self._training)
+        self.seconds = cache(self._seconds)
+        self.pace = cache(self._pace)
 
-    def generation(self, generator: str, model: str) -> Rate | None:
+    def generation(self, model: str) -> Rate | None:
         """Return how fast a generator generated.
 
         Args:
-            generator: its name in the study.
-            model: the version of its model; other models of that name do not count.
+            model: the version of its model.
         """
         tokens = seconds = 0.0
         on_gpu = False
-        for manifest in self._of_generator(generator, model):
+        for manifest in self._of_model(model):
             run = manifest.get("run")
             written, rate, gpus = (number(run, name) for name in ("completion_tokens", "tokens_per_second", "gpus"))
             if written and rate and gpus is not None:  # a rate of unknown hardware does not count
@@ -61,29 +64,28 @@ class Measured:
                 seconds += written / rate * max(gpus, 1)
         return Rate(tokens_per_second=tokens / seconds, on_gpu=on_gpu, tokens=tokens) if seconds else None
 
-    def completion(self, generator: str, model: str, prompt: str, max_tokens: int) -> tuple[float, int] | None:
+    def completion(self, model: str, prompt: str, max_tokens: int) -> tuple[float, int] | None:
         """Return the mean tokens per completion of this model for a prompt, and the number of completions.
 
         All texts that the prompt ever had count. Completions with a limit below `max_tokens` do not count, because
         they may have been cut off.
         """
         rows = tokens = 0.0
-        for manifest in self._of_generator(generator, model):
+        for manifest in self._of_model(model):
             recipe = manifest["recipe"]
-            named = recipe.get("prompt")
-            if isinstance(named, dict) and named.get("name") == prompt:
+            if recipe.get("prompt") == prompt:
                 completed, written = (number(manifest, name) for name in ("completed", "completion_tokens"))
                 if completed and written and (number(recipe, "max_tokens") or 0) >= max_tokens:
                     rows += completed
                     tokens += written
         return (tokens / rows, round(rows)) if rows else None
 
-    def training(self, student: Student) -> Rate | None:
+    def _training(self, student: Student) -> Rate | None:
         """Return how fast students of this shape trained."""
         shape = plain(student)
         tokens = seconds = 0.0
         on_gpu = False
-        for manifest in self._manifests(CHECKPOINT):
+        for manifest in self._manifests(CHECKPOINT.code):
             seen, rate = (number(manifest, name) for name in ("tokens", "tokens_per_second"))
             if manifest["recipe"].get("student") == shape and seen and rate:
                 gpus = number(manifest, "gpus") or 0
@@ -92,13 +94,13 @@ class Measured:
                 seconds += seen / rate * max(gpus, 1)
         return Rate(tokens_per_second=tokens / seconds, on_gpu=on_gpu, tokens=tokens) if seconds else None
 
-    def seconds(self, kind: Kind, partition: str = "*") -> float | None:
-        """Return the mean seconds that the artifacts of a kind, or of one of its partitions, took to make."""
-        times = [number(manifest, "seconds") for manifest in self._manifests(kind, partition=partition)]
+    def _seconds(self, kind: Kind) -> float | None:
+        """Return the mean seconds that the artifacts of a kind took to make."""
+        times = [number(manifest, "seconds") for manifest in self._manifests(kind.code)]
         known = [seconds for seconds in times if seconds is not None]
         return sum(known) / len(known) if known else None
 
-    def pace(self, kinds: Iterable[Kind], counted: str) -> float | None:
+    def _pace(self, kinds: tuple[Kind, ...], counted: str) -> float | None:
         """Return units of work per second; None until enough work has been measured.
 
         Args:
@@ -106,33 +108,34 @@ class Measured:
             counted: the field of their manifests that counts units, such as `rows`.
         """
         done = seconds = 0.0
-        for manifest in (manifest for kind in kinds for manifest in self._manifests(kind)):
+        for manifest in (manifest for code in {kind.code for kind in kinds} for manifest in self._manifests(code)):
             made, taken = number(manifest, counted), number(manifest, "seconds")
             if made and taken:
                 done += made
                 seconds += taken
         return done / seconds if seconds >= LONG_ENOUGH else None
 
-    def last_corpus(self, source: str) -> dict[str, Any] | None:
-        """Return the newest manifest of a corpus, by whatever recipe."""
-        return next(reversed(self._manifests(CORPUS, partition=glob.escape(source))), None)
+    def _of_model(self, model: str) -> Iterable[dict[str, Any]]:
+        return (manifest for manifest in self._manifests(DATASET.code) if manifest["recipe"].get("model") == model)
 
-    def _of_generator(self, generator: str, model: str) -> Iterator[dict[str, Any]]:
-        for manifest in self._manifests(DATASET, cell=cell_name(glob.escape(generator), "*")):
-            if manifest["recipe"].get("model") == model:
-                yield manifest
-
-    def _read_manifests(self, kind: Kind, cell: str = EVERY_CELL, partition: str = "*") -> list[dict[str, Any]]:
-        """Return the readable manifests of a kind, oldest first; `cell` and `partition` may be patterns."""
-        parts = (*kind.asset_path(cell), *([partition] if kind.partitioned_by else []), "*", MANIFEST)
+    def _read_manifests(self, code: str) -> list[dict[str, Any]]:
+        """Return the facts of the newest readable manifests of a kind, oldest first, with what the recipe says."""
+        try:
+            with os.scandir(self._data / FOLDERS / code) as folders:
+                newest = heapq.nlargest(NEWEST, ((folder.stat().st_mtime, folder.path) for folder in folders))
+        except OSError:
+            return []
         manifests = []
-        for path in sorted(self._data.glob("/".join(parts)), key=lambda path: path.stat().st_mtime):
+        for _, folder in reversed(newest):
             try:
-                manifest = json.loads(path.read_text(encoding="utf-8"))
+                manifest = json.loads(Path(folder, MANIFEST).read_bytes())
             except (OSError, ValueError):
                 continue
-            if isinstance(manifest, dict) and isinstance(manifest.get("recipe"), dict):
-                manifests.append(manifest)
+            if isinstance(manifest, dict) and isinstance(recipe := manifest.get("recipe"), dict):
+                prompt = recipe.get("prompt")
+                known = {name: recipe.get(name) for name in ("model", "max_tokens", "student")}
+                known["prompt"] = prompt.get("name") if isinstance(prompt, dict) else None
+                manifests.append({**manifest_facts(manifest), "recipe": known})
         return manifests
 
 

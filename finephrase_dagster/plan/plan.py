@@ -148,13 +148,13 @@ def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
     Raises:
         StudyError: the data folder is not a folder.
     """
-    data = lineage.paths.data
+    lineage, data = lineage.snapshot(), lineage.paths.data
     if data.exists() and not data.is_dir():
         raise StudyError(f"FINEPHRASE_DATA {data} is not a folder; set it to the folder that holds the artifacts")
     published = Published.read()
     terms = terms or Terms(gpu_hour_dollars=published.gpu_hour_dollars)
     graph = {item.name: item for item in items(lineage)}
-    state = states(graph, data)
+    state = states(graph)
     estimator = Estimator(lineage, published=published, measured=Measured(data))
     planned = tuple(Planned(item=item, state=state[name], cost=estimator.cost(item)) for name, item in graph.items())
     warnings = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from finephrase_dagster.artifacts.graph import Item, State, current_manifest
+from finephrase_dagster.artifacts.graph import Item, State, current_facts
 from finephrase_dagster.artifacts.key import AUDIT, MIXTURE
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.kinds.hub import HubSource
@@ -24,10 +24,9 @@ def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]
     for name, item in graph.items():
         if item.key.kind is not AUDIT or states[name].status != "current":
             continue
-        manifest = current_manifest(item) or {}
-        if manifest.get("passed") is not False:
+        if (current_facts(item) or {}).get("passed") is not False:
             continue
-        gates = manifest.get("gates")
+        gates = item.artifact().manifest().get("gates")
         failed = [
             str(gate.get("name"))
             for gate in (gates if isinstance(gates, list) else [])

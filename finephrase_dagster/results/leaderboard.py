@@ -47,7 +47,7 @@ def compose_leaderboard(lineage: Lineage, connection: duckdb.DuckDBPyConnection)
     for artifact in artifacts.values():
         record_run_scores(lineage, artifact, connection)
     ranked = leaderboard(connection, artifacts.values())
-    mixtures = {name: lineage.mixture(name).manifest() for name in {row["mixture"] for row in ranked}}
+    mixtures = {name: lineage.mixture_manifest(name) for name in {row["mixture"] for row in ranked}}
     manifests = {run: artifact.manifest() for run, artifact in artifacts.items()}
     return Leaderboard(
         rows=compared(ranked, mixtures, lineage.study.sources, _intervals(lineage, manifests)),

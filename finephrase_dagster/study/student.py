@@ -49,7 +49,7 @@ class Mixture(Spec):
     @property
     def weights(self) -> dict[str, float]:
         """Shares by component, sorted by name: the order in the study file is not part of the identity."""
-        total = sum(self.components.values())
+        total = math.fsum(self.components.values())  # whatever their order
         return {name: self.components[name] / total for name in sorted(self.components)}
 
     def windows(self, sequence: int) -> dict[str, int]:

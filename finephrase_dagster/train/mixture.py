@@ -33,7 +33,8 @@ class ComponentFacts:
     """One component's part of a mixture.
 
     Attributes:
-        name: the dataset.
+        name: the dataset, as the study called it when the mixture was drawn.
+        version: identifies the dataset in the files; see `mix`.
         weight: the requested share, 0 to 1.
         share: the actual share.
         documents: documents in the dataset.
@@ -45,6 +46,7 @@ class ComponentFacts:
     """
 
     name: str
+    version: str
     weight: float
     share: float
     documents: int
@@ -77,7 +79,14 @@ class Windows:
         return len(self.start)
 
 
-def mix(output: Path, *, mixture: Mixture, sequence: int, components: Mapping[str, Path]) -> MixtureFacts:
+def mix(
+    output: Path,
+    *,
+    mixture: Mixture,
+    sequence: int,
+    components: Mapping[str, Path],
+    names: Mapping[str, str] | None = None,
+) -> MixtureFacts:
     """Draw a mixture's windows and write `output/windows.parquet`.
 
     The windows of a component depend on its tokens, the mixture's seed and the number of its windows, but not on the
@@ -85,9 +94,10 @@ def mix(output: Path, *, mixture: Mixture, sequence: int, components: Mapping[st
 
     Args:
         output: an existing folder.
-        mixture: weights, budget and seed.
+        mixture: weights, budget and seed. Its components are versions of datasets, so that nothing depends on names.
         sequence: tokens per window.
         components: the folder of tokens of each component.
+        names: what messages and facts call the components. Default: their versions.
 
     Raises:
         MixtureError: a component has no tokens, less than one window, or a share of less than one window.
@@ -96,11 +106,12 @@ def mix(output: Path, *, mixture: Mixture, sequence: int, components: Mapping[st
     total = mixture.tokens // sequence
     quotas = mixture.windows(sequence)
     facts, starts = [], []
-    for name, weight in mixture.weights.items():
-        if name not in components:
+    for version, weight in mixture.weights.items():
+        name = (names or {}).get(version, version)
+        if version not in components:
             raise MixtureError(f"component {name} has no tokens: tokenise it first")
-        tokens = TokenSet(components[name])
-        available, count = tokens.tokens // sequence, quotas[name]
+        tokens = TokenSet(components[version])
+        available, count = tokens.tokens // sequence, quotas[version]
         if not count:
             raise MixtureError(
                 f"component {name} with weight {weight:.4g} gets no window of {sequence} tokens out of "
@@ -111,10 +122,11 @@ def mix(output: Path, *, mixture: Mixture, sequence: int, components: Mapping[st
                 f"component {name} has {tokens.tokens} tokens, less than one window of {sequence}: give it more "
                 "text, lower the study's 'sequence', or take it out of the mixture"
             )
-        starts.append(draw(available, count, seed=mixture.seed, name=name) * sequence)
+        starts.append(draw(available, count, seed=mixture.seed, name=version) * sequence)
         facts.append(
             ComponentFacts(
                 name=name,
+                version=version,
                 weight=weight,
                 share=count / total,
                 documents=tokens.documents,
@@ -125,7 +137,7 @@ def mix(output: Path, *, mixture: Mixture, sequence: int, components: Mapping[st
                 epochs=count / available,
             )
         )
-    _write(output / WINDOWS, [fact.name for fact in facts], starts, sequence)
+    _write(output / WINDOWS, [fact.version for fact in facts], starts, sequence)
     return MixtureFacts(sequence=sequence, windows=total, tokens=total * sequence, components=tuple(facts))
 
 

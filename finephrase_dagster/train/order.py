@@ -1,7 +1,7 @@
 """`order.parquet`: which window a student saw at which place, and which documents are in it.
 
 Together with the datasets this says exactly what a student was trained on. One row per window, in the order in which
-the student saw them: `component` (the dataset), `start` (the position of the window's first token in it),
+the student saw them: `component` (the version of the tokens), `start` (the position of the window's first token),
 `first_document` and `last_document` (the ids of the documents that the window begins and ends in; it contains those
 between them completely). The metadata `tokens` is the number of tokens per window.
 """
