@@ -61,7 +61,9 @@ def test_every_valid_name_is_a_single_folder(name: str) -> None:
         TypeAdapter(Name).validate_python(name)
     except ValidationError:
         return
-    assert dataset(name, name, name).folder.parent == ROOT / "synthetic" / f"{name}__{name}" / name
+    artifact = dataset(name, name, name)
+    assert artifact.folder.parent == ROOT / "artifacts" / "synthetic"
+    assert artifact.name.split("/") == ["synthetic", f"{name}__{name}", name]
 
 
 @pytest.mark.parametrize("name", [*NASTY, "../outside/evil"])
