@@ -16,13 +16,14 @@ description: Ordered questions with answers that stand on their own.
 Turn the text above into ...
 ```
 
-The name is the partition; the hash of the file is its version in the lineage. `study/turns.py` describes templates,
+The name is the partition; the hash of the texts that are sent is its version in the lineage. `study/turns.py` describes templates,
 `prompts/README.md` how to add a prompt.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from functools import cached_property
 from pathlib import Path
@@ -77,8 +78,9 @@ class Prompt(BaseModel):
 
     @cached_property
     def digest(self) -> str:
-        """The hash of all fields and the template."""
-        return hashlib.sha256(self.model_dump_json().encode("utf-8", "surrogatepass")).hexdigest()
+        """The hash of the texts that are sent; what only people read does not count."""
+        texts = json.dumps([self.system, self.template])
+        return hashlib.sha256(texts.encode()).hexdigest()
 
     @cached_property
     def turns(self) -> tuple[Turn, ...]:
@@ -148,13 +150,15 @@ def read_prompt(path: Path) -> Prompt:
     """
     header, body, body_line = _split(path, _text(path))
     fields = _fields(path, header)
-    template = body.strip()
+    template = _without_trailing_spaces(body)
     body_line += body[: len(body) - len(body.lstrip())].count("\n")
     try:
         turns = parse_turns(template)
     except TemplateError as error:
         raise PromptError(f"{path}:{body_line + error.line - 1}: {error}") from error
     values = {name: field.value for name, field in fields.items() if field.value is not None}
+    if "system" in values:
+        values["system"] = _without_trailing_spaces(values["system"])
     if "template" in values:
         raise PromptError(
             f"{path}:{fields['template'].line}: template: is not a field; write the template below the front matter"
@@ -176,6 +180,11 @@ def read_prompt(path: Path) -> Prompt:
             f"{' and '.join(there)!r}; write 'document: {there[0]}' or move {PLACEHOLDER}"
         )
     return prompt
+
+
+def _without_trailing_spaces(text: str) -> str:
+    """Return a text without spaces at the end of its lines, which nobody sees and a model would read."""
+    return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).strip()
 
 
 class _Field(NamedTuple):
