@@ -16,8 +16,8 @@ description: Ordered questions with answers that stand on their own.
 Turn the text above into ...
 ```
 
-The name is the partition; the hash of the texts that are sent is its version in the lineage. `study/turns.py` describes templates,
-`prompts/README.md` how to add a prompt.
+The name is the partition; the hash of the texts that are sent is its version in the lineage. `study/turns.py`
+describes templates, `prompts/README.md` how to add a prompt.
 """
 
 from __future__ import annotations
