@@ -298,7 +298,7 @@ def test_another_broken_file_of_the_folder_stops_nobody(tmp_path: Path) -> None:
 def test_the_digest_changes_with_the_text_that_is_sent_and_with_nothing_else(tmp_path: Path) -> None:
     first = read_prompt(written(tmp_path, HEADER + "[[DOCUMENT]] Write")).digest
     assert read_prompt(written(tmp_path, HEADER + "[[DOCUMENT]] Write,")).digest != first
-    assert read_prompt(written(tmp_path, changed(system="Be brief") + "[[DOCUMENT]] Write")).digest != first
+    assert read_prompt(written(tmp_path, changed(version="1\nsystem: Be brief") + "[[DOCUMENT]] Write")).digest != first
     assert read_prompt(written(tmp_path, changed(version="2") + "[[DOCUMENT]] Write")).digest == first
     assert read_prompt(written(tmp_path, changed(description="other") + "[[DOCUMENT]] Write  \n\n")).digest == first
 
