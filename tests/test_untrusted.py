@@ -46,13 +46,15 @@ def dataset(generator: str, source: str, prompt: str) -> Artifact:
 @given(generator=NAMES, source=NAMES, prompt=NAMES)
 def test_no_artifact_lies_outside_the_data_folder(generator: str, source: str, prompt: str) -> None:
     try:
-        folder = dataset(generator, source, prompt).folder
+        artifact = dataset(generator, source, prompt)
     except ValueError:
         return
-    assert "\0" not in str(folder)
-    assert folder.parent.name == prompt
-    assert folder.resolve().is_relative_to(ROOT / "synthetic")
-    assert all(len(part.encode()) <= 255 for part in folder.parts)
+    assert artifact.folder.parent == ROOT / "artifacts" / "synthetic"
+    label = ROOT / artifact.name
+    assert "\0" not in str(label)
+    assert label.name == prompt
+    assert label.resolve().is_relative_to(ROOT / "synthetic")
+    assert all(len(part.encode()) <= 255 for part in label.parts)
 
 
 @given(name=NAMES)
