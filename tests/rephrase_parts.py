@@ -248,6 +248,8 @@ class LocalServer:
         self.alive: Callable[[], bool] = lambda: True
         self.redirect: tuple[int, str] | None = None  # status and location of all answers to GET
         self.answer: Callable[[dict[str, Any]], Answer | None] = lambda request: completion()
+        self.count: Callable[[str], int] | None = None  # tokens of messages, if it has /tokenize
+        self.counted: list[str] = []
 
     def check(self) -> None:
         """Do nothing: only its answers show whether it is alive."""
@@ -271,8 +273,14 @@ def local_server() -> Iterator[LocalServer]:
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             server.headers.append(self.headers)
-            server.requests.append(request)
-            answer = server.answer(request)
+            answer: Answer | None
+            if self.path == "/tokenize":
+                text = "".join(message["content"] for message in request["messages"])
+                server.counted.append(text)
+                answer = (200, {"count": server.count(text)}) if server.count else (404, {"detail": "Not Found"})
+            else:
+                server.requests.append(request)
+                answer = server.answer(request)
             if answer is None:  # a dropped connection
                 self.close_connection = True
                 return

@@ -56,7 +56,8 @@ TokenizerOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|DIR",
-        help="Tokenizer of the endpoint's model, to cut long documents by tokens. Default: cut by UTF-8 bytes.",
+        help="Tokenizer of the endpoint's model, to cut long documents by tokens. Default: as the endpoint counts them, else by "
+        "UTF-8 bytes.",
     ),
 ]
 ContextOption = Annotated[

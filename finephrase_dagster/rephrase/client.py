@@ -20,9 +20,10 @@ from finephrase_dagster.rephrase.completion import (
     FailedRow,
     NotACompletion,
     read_completion,
+    read_count,
     read_error,
 )
-from finephrase_dagster.rephrase.connection import API_KEY, CHAT_PATH, Response, Unanswered
+from finephrase_dagster.rephrase.connection import API_KEY, CHAT_PATH, TOKENIZE_PATH, Response, Unanswered
 from finephrase_dagster.rephrase.endpoint import EndpointClient
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
 from finephrase_dagster.rephrase.limit import TimeLimit
@@ -178,6 +179,25 @@ class Client:
                         return
             except (Unanswered, _Throttled) as error:
                 throttled, row.reason = isinstance(error, _Throttled), str(error)
+
+    async def count_tokens(self, request: bytes) -> int:
+        """Return the number of tokens that an endpoint counts in a request to `/tokenize`.
+
+        Raises:
+            EngineFailed: no endpoint has counted them for too long.
+        """
+        pauses, began = self._policy.probe_pauses, time.monotonic()
+        for number in itertools.count(1):
+            await asyncio.sleep(pauses[min(number, len(pauses)) - 1])
+            async with self._balancer.slot() as endpoint:
+                try:
+                    response = await endpoint.post(TOKENIZE_PATH, request)
+                    return read_count(response.body)
+                except (Unanswered, NotACompletion) as error:
+                    reason = self._without_key(f"{TOKENIZE_PATH}: {error}")
+            if number >= len(pauses) and time.monotonic() - began > self._policy.outage:
+                raise self._balancer.failure(reason)
+        raise AssertionError
 
     async def _attempt(self, endpoint: EndpointClient, request: bytes) -> Completion | FailedRow:
         """Send a request once.

@@ -102,6 +102,14 @@ def read_completion(body: bytes) -> Completion | FailedRow:
     return Completion(text=text, finish_reason=name, prompt_tokens=tokens[0], completion_tokens=tokens[1])
 
 
+def read_count(body: bytes) -> int:
+    """Return the number of tokens in an answer of `/tokenize`; raise NotACompletion if it holds none."""
+    with contextlib.suppress(ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+        if count := _count(_loads(body)["count"]):
+            return count
+    raise NotACompletion(f"no number of tokens: {read_error(body)}")
+
+
 def _text(content: Any) -> str:
     """Return a message's content, which may be null, a string, or a list of parts."""
     if isinstance(content, list):

@@ -28,6 +28,7 @@ API_KEY = "FINEPHRASE_API_KEY"
 
 CHAT_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
+TOKENIZE_PATH = "/tokenize"
 MOST_BYTES = 32 << 20  # of a response, also once decompressed
 
 

@@ -85,6 +85,11 @@ class Dataset:
                 raise LedgerError(str(error)) from error
         return manifest
 
+    def begun_recipe(self) -> Mapping[str, Any]:
+        """Return the recipe that the folder was begun with; empty if it holds none."""
+        begun = self._read(MANIFEST) or self._read(RECIPE) or {}
+        return begun.get("recipe", {})
+
     def reopen(self) -> None:
         """Make a complete dataset incomplete again, so that the rows without a completion are sent again.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,10 +17,13 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processor import on_cpu
 from finephrase_dagster.artifacts.recipe import dataset_recipe
 from finephrase_dagster.artifacts.verification import artifact_files, check_artifact
+from finephrase_dagster.artifacts.versions import TRUNCATION_ENDPOINT
+from finephrase_dagster.rephrase.connection import API_KEY, Server
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
 from finephrase_dagster.rephrase.engine import DeviceLease, Endpoint, Engine, EngineLike
 from finephrase_dagster.rephrase.executor import InProcessExecutor
 from finephrase_dagster.rephrase.location import folder_at
+from finephrase_dagster.rephrase.model_list import counts_tokens
 from finephrase_dagster.rephrase.model_source import (
     DeviceLeases,
     EngineSpec,
@@ -32,7 +36,13 @@ from finephrase_dagster.rephrase.model_source import (
 from finephrase_dagster.rephrase.progress import Lines
 from finephrase_dagster.rephrase.reader import InputReader, check_files
 from finephrase_dagster.rephrase.readme import write_readme
-from finephrase_dagster.rephrase.render import ByteRenderer, Renderer, RendererLike, TokenizerUnreadable
+from finephrase_dagster.rephrase.render import (
+    ByteRenderer,
+    CountedRenderer,
+    Renderer,
+    RendererLike,
+    TokenizerUnreadable,
+)
 from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.step import Engines, RephraseStep
@@ -105,7 +115,8 @@ class RephraseJob(_Frozen):
         recipe = next(iter(self.targets.values())).recipe
         context, max_tokens = recipe["context"], recipe["max_tokens"]
         if self.tokenizer is None:
-            return ByteRenderer(prompts=self.prompts, context=context, max_tokens=max_tokens)
+            kind = CountedRenderer if recipe["truncation"] == TRUNCATION_ENDPOINT else ByteRenderer
+            return kind(prompts=self.prompts, context=context, max_tokens=max_tokens)
         try:
             return Renderer(model=self.tokenizer, prompts=self.prompts, context=context, max_tokens=max_tokens)
         except TokenizerUnreadable as error:
@@ -113,6 +124,26 @@ class RephraseJob(_Frozen):
                 raise
             remedy = "Correct --tokenizer, name a local folder, or leave it out to cut by bytes."
             raise TokenizerUnreadable(f"{str(error).rstrip('.')}. {remedy}") from error
+
+    def sized(self, survey: Survey, log: Callable[[str], None] = lambda line: None) -> RephraseJob:
+        """Return the job as its endpoints can cut the documents: by tokens if they count them, otherwise by bytes.
+
+        They are asked only if a document may not fit, and only before the first run, whose recipe holds the answer.
+        """
+        renderer = self.renderer() if self.tokenizer is None else None
+        if not isinstance(renderer, ByteRenderer) or survey.longest <= renderer.longest:
+            return self
+        begun = {dataset.begun_recipe().get("truncation") for dataset in self.datasets().values()} - {None}
+        if TRUNCATION_ENDPOINT not in begun:
+            key = os.environ.get(API_KEY) or None
+            if begun or not all(counts_tokens(Server(url, key), self.model) for url in self.endpoints):
+                log("documents that may not fit are cut by UTF-8 bytes; --tokenizer NAME|DIR cuts them by tokens")
+                return self
+        targets = {
+            name: target.model_copy(update={"recipe": {**target.recipe, "truncation": TRUNCATION_ENDPOINT}})
+            for name, target in self.targets.items()
+        }
+        return self.model_copy(update={"targets": targets})
 
     def new_engine(self, devices: Callable[[], DeviceLease] | None = None) -> Engine:
         """Return the engine that serves the model; it is not started yet."""
@@ -197,6 +228,7 @@ def execute(
         EngineFailed, FolderBusy, RecipeChanged, LedgerError: see `RephraseStep.run`.
     """
     survey = survey_input(job.files, job.limit)
+    job = job.sized(survey, log)
     datasets = job.datasets(survey.digest)
     manifests = {prompt: dataset.manifest() for prompt, dataset in datasets.items()}  # raises for another recipe
     for prompt, manifest in manifests.items():

@@ -1,8 +1,9 @@
-"""Reads a model's context from an endpoint's `/v1/models`."""
+"""Asks endpoints about a model: its context (`/v1/models`), and whether they count tokens (`/tokenize`)."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -10,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.rephrase.completion import readable
-from finephrase_dagster.rephrase.connection import API_KEY, MODELS_PATH, Server
+from finephrase_dagster.rephrase.completion import NotACompletion, read_count, readable
+from finephrase_dagster.rephrase.connection import API_KEY, MODELS_PATH, TOKENIZE_PATH, Server
 from finephrase_dagster.rephrase.engine import EngineFailed
 
 PAUSES = (0, 1, 2, 3, 4)
@@ -47,6 +48,15 @@ def read_context(servers: Sequence[Server], model: str, log: Callable[[str], Non
         reported = ", ".join(f"{url} {context}" for url, context in contexts.items())
         raise ContextUnknown(f"the endpoints report different contexts for {model} ({reported}). Choose one: --context")
     return next(iter(contexts.values()))
+
+
+def counts_tokens(server: Server, model: str) -> bool:
+    """Return whether an endpoint counts the tokens of messages, as vLLM does."""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "one"}]}).encode()
+    with ThreadPoolExecutor(1) as thread, contextlib.suppress(OSError, TimeoutError, NotACompletion):
+        response = thread.submit(lambda: asyncio.run(server.fetch(TOKENIZE_PATH, TIMEOUT_SECONDS, body))).result()
+        return response.status == 200 and read_count(response.body) > 0
+    return False
 
 
 def _context_of(server: Server, model: str, log: Callable[[str], None]) -> int:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,8 @@ from finephrase_dagster.study.prompt import Prompt
 
 PROBE = "\u2042finephrase\u2042"  # a stand-in for the document, to find it in a rendered prompt
 TEMPLATE_TOKENS = 128  # upper bound of a chat template's tokens for two messages; common models need 10 to 50
+LONGEST_TOKEN = 32  # characters; a document is never counted beyond this many per token
+MOST_COUNTS = 6  # of one document
 TURN_TOKENS = 16  # upper bound of its tokens for each further message; common models need 2 to 7
 
 _OPENING = re.compile(r"(?:<(think|thinking|thought|reasoning)>|\[THINK\])\s*\Z")
@@ -44,10 +46,14 @@ class PromptDoesNotFit(FinephraseError, exit_status=2):
 
 @dataclass(frozen=True)
 class Rendered:
-    """The messages of one request, and whether the document was cut."""
+    """The messages of one request, and whether the document was cut; `is_estimate`: a count may show that it fits."""
 
     messages: list[Message]
     document_cut: bool
+    is_estimate: bool = False
+
+
+CountTokens = Callable[[list[Message]], Awaitable[int]]
 
 
 class RendererLike(Protocol):
@@ -79,18 +85,24 @@ class ByteRenderer:
     def __init__(self, *, prompts: Mapping[str, Prompt], context: int, max_tokens: int) -> None:
         """Check that each prompt fits with an empty document; arguments and errors as for `Renderer`."""
         self._prompts = dict(prompts)
+        self._room = context - max_tokens
         self._rooms: dict[str, int] = {}
         for name, prompt in self._prompts.items():
             empty = messages(prompt, "")
             frame = TEMPLATE_TOKENS + TURN_TOKENS * max(0, len(empty) - 2)
             frame += sum(_bytes(message["content"]) for message in empty)
-            self._rooms[name] = context - max_tokens - frame
+            self._rooms[name] = self._room - frame
             if self._rooms[name] <= 0:
                 raise PromptDoesNotFit(
                     f"prompt {name}: may need {frame} tokens without a document, but a context of {context} leaves "
                     f"only {context - max_tokens} next to max_tokens {max_tokens}; raise the context, lower "
                     "max_tokens, or name the model's tokenizer, so that tokens are counted exactly"
                 )
+
+    @property
+    def longest(self) -> int:
+        """Number of bytes of the longest document that fits with all prompts for certain."""
+        return min(self._rooms.values())
 
     def render(self, prompt: str, document: str) -> Rendered:
         """Return the messages for a document and the prompt with a given name."""
@@ -99,6 +111,44 @@ class ByteRenderer:
         if document_cut:
             document = document.encode("utf-8")[:room].decode("utf-8", "ignore")
         return Rendered(messages(self._prompts[prompt], document), document_cut=document_cut)
+
+
+class CountedRenderer(ByteRenderer):
+    """Renders documents for an endpoint that counts tokens; it is only asked about documents that may not fit."""
+
+    def __init__(self, *, prompts: Mapping[str, Prompt], context: int, max_tokens: int) -> None:
+        super().__init__(prompts=prompts, context=context, max_tokens=max_tokens)
+        self._frames: dict[str, int] = {}
+
+    def render(self, prompt: str, document: str) -> Rendered:
+        """Return messages that fit for certain; if the document was cut for that, `fit` may keep more of it."""
+        rendered = super().render(prompt, document)
+        return replace(rendered, is_estimate=rendered.document_cut)
+
+    async def fit(self, prompt: str, document: str, count: CountTokens) -> Rendered:
+        """Return the messages for a document, cut only if it does not fit, to at least 98 % of the room.
+
+        `count` returns the tokens of messages, chat template included. They grow about evenly with the characters, so
+        a few counts are enough.
+        """
+        if prompt not in self._frames:
+            self._frames[prompt] = await count(messages(self._prompts[prompt], ""))
+        frame = self._frames[prompt]
+        fits, too_long = 0, min(len(document), self._room * LONGEST_TOKEN) + 1
+        guess = too_long - 1
+        for _ in range(MOST_COUNTS):
+            tokens = await count(messages(self._prompts[prompt], document[:guess]))
+            if tokens <= self._room:
+                fits = guess
+                if fits == too_long - 1 or tokens >= 0.98 * self._room:
+                    break
+            else:
+                too_long = guess
+            guess = guess * (self._room - frame) // max(1, tokens - frame)
+            guess = min(max(guess, fits + 1), too_long - 1)
+        if not fits:
+            return super().render(prompt, document)
+        return Rendered(messages(self._prompts[prompt], document[:fits]), document_cut=fits < len(document))
 
 
 class Renderer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,9 +14,9 @@ from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.artifacts.recipe import base_seed, request_parameters
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
 from finephrase_dagster.rephrase.outcome import Rejected
-from finephrase_dagster.rephrase.render import Rendered, RendererLike
+from finephrase_dagster.rephrase.render import CountedRenderer, Rendered, RendererLike
 from finephrase_dagster.rephrase.statistics import RunStatistics
-from finephrase_dagster.rephrase.window import RowRequest
+from finephrase_dagster.rephrase.window import CountTokens, RowRequest
 
 SEED_BITS = 53  # JSON carries integers of this size exactly everywhere
 
@@ -83,7 +84,7 @@ class RequestSource:
 
     def _request(self, prompt: str, document: Document, chunk: Chunk, position: int) -> RowRequest:
         rendered = self._renderer.render(prompt, document.text)
-        return RowRequest(
+        row = RowRequest(
             prompt=prompt,
             id=document.id,
             sha256=sha256_text(document.text),
@@ -92,6 +93,16 @@ class RequestSource:
             chunk=chunk,
             position=position,
         )
+        return row._replace(fit=partial(self._fit, row, document)) if rendered.is_estimate else row
+
+    async def _fit(self, row: RowRequest, document: Document, count: CountTokens) -> RowRequest:
+        """Return a request with as much of its document as fits."""
+        assert isinstance(self._renderer, CountedRenderer)
+        model = self._parameters[row.prompt]["model"]
+        rendered = await self._renderer.fit(
+            row.prompt, document.text, lambda messages: count(orjson.dumps({"model": model, "messages": messages}))
+        )
+        return row._replace(request=self._body(row.prompt, document, rendered), document_cut=rendered.document_cut)
 
     def _body(self, prompt: str, document: Document, rendered: Rendered | None = None) -> bytes:
         rendered = rendered or self._renderer.render(prompt, document.text)

@@ -33,6 +33,7 @@ class Survey:
         limit: only the first so many rows are used; None: all.
         rows: the number of rows.
         digest: the hash of the set of rows.
+        longest: UTF-8 bytes of the longest text.
         stamps: size and time of each file (`reader.stamp`), to detect that it changed.
     """
 
@@ -40,6 +41,7 @@ class Survey:
     limit: int | None
     rows: int
     digest: str
+    longest: int
     stamps: tuple[str, ...]
 
 
@@ -50,10 +52,13 @@ class RowSet:
         """Start with an empty set, or with the number of rows and the sum of a given one."""
         self.rows = rows
         self.sum = total
+        self.longest = 0
 
     def add(self, row: InputRow) -> None:
         """Add a row: its id, its text, and the reason if it has none."""
-        text = hashlib.sha256(row.text.encode()).digest()
+        content = row.text.encode()
+        self.longest = max(self.longest, len(content))
+        text = hashlib.sha256(content).digest()
         digest = hashlib.sha256(b"%b\0%b%b" % (row.id.encode(), text, (row.skip or "").encode())).digest()
         self.sum += int.from_bytes(digest)
         self.rows += 1
@@ -81,7 +86,14 @@ def survey_input(files: Sequence[str], limit: int | None = None) -> Survey:
             raise DuplicateId(f"{', '.join(files)}: more than one row has the id {row.id!r}. Give each row its own id.")
     if not content.rows:
         raise NoRows(f"{', '.join(files) or 'the input'}: no rows. Name a file that has rows.")
-    return Survey(files=tuple(files), limit=limit, rows=content.rows, digest=content.digest, stamps=stamps)
+    return Survey(
+        files=tuple(files),
+        limit=limit,
+        rows=content.rows,
+        digest=content.digest,
+        longest=content.longest,
+        stamps=stamps,
+    )
 
 
 def _limited(files: Sequence[str], limit: int | None) -> Iterator[InputRow]:

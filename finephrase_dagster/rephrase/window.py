@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from finephrase_dagster.rephrase.clean import clean, is_unfinished_thought
@@ -37,6 +37,12 @@ class RowRequest(NamedTuple):
     document_cut: bool
     chunk: Chunk
     position: int
+    fit: Fit | None = None
+
+
+CountTokens = Callable[[bytes], Awaitable[int]]
+Fit = Callable[[CountTokens], Awaitable[RowRequest]]
+"""Returns the request with as much of its document as fits, once an endpoint has counted its tokens."""
 
 
 class Window:
@@ -107,6 +113,8 @@ class Window:
             row, unresolved = next_one
             statistics.record_sent(again=unresolved is not None)
             try:
+                if row.fit is not None:
+                    row = await row.fit(self._client.count_tokens)
                 result = await self._client.complete(row.request, unresolved)
             finally:
                 statistics.record_returned()
