@@ -29,18 +29,18 @@ def test_rows_of_a_published_chunk_count_although_its_journal_lacks_some(tmp_pat
     folder = LocalFolder(tmp_path / "faq")
     with folder.claim():
         ledger = Ledger(folder, "faq", chunk_rows=3)
-        for name in ("a", "b", "c"):
-            chunk, position = ledger.assign(0)
-            ledger.record(chunk, position, completed(name))
+        for row, name in enumerate(("a", "b", "c")):
+            chunk = ledger.assign(0)
+            ledger.record(chunk, row, completed(name))
         ledger.publish_full()
         left_over = folder.journal(chunk.name)
-        left_over.append(journal_line(1, completed("a")))
+        left_over.append(journal_line(0, completed("a")))
         left_over.close()
 
     with folder.claim():
         resumed = Ledger(folder, "faq", chunk_rows=3)
         assert resumed.done_before == 3
-        assert resumed.is_done("c")
+        assert resumed.is_done(0, 2, "c")
         assert folder.journals() == []
         resumed.publish_left_over()
         assert resumed.count_rows(3).completed == 3

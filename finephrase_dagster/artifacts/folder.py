@@ -74,6 +74,9 @@ class Folder(Protocol):
     def read(self, name: str) -> bytes:
         """Return a file's content; raise FileNotFoundError if there is none."""
 
+    def read_all(self, names: Sequence[str]) -> list[bytes]:
+        """Return the contents of several files; raise FileNotFoundError if one does not exist."""
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file, completely or not at all."""
 
@@ -135,6 +138,9 @@ class LocalFolder:
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
+
+    def read_all(self, names: Sequence[str]) -> list[bytes]:
+        return [self.read(name) for name in names]
 
     def write(self, name: str, content: bytes) -> None:
         path = self.path / name

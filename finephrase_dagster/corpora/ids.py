@@ -1,15 +1,20 @@
-"""A set of ids that can hold hundreds of millions: 16 bytes of the hash of each, in hash tables that grow."""
+"""Hundreds of millions of ids: a set of their hashes, and those that occur more than once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from struct import Struct
+
+import numpy as np
 
 ID_BYTES = 16  # bytes of an id's hash; a trillion ids collide with a probability of about 10^-14
 _HALVES = Struct(">QQ")
 _TABLES = 256  # tables grow one at a time, so that growing copies only a small part of the set
 _FIRST_SLOTS = 64
+_HASHES_AT_ONCE, _SORTED_AT_ONCE = 1 << 14, 1 << 21  # kept until written; sorted in memory
 _FULLEST = 0.65  # share of used slots above which a table grows, because probing becomes slow
 
 
@@ -18,17 +23,65 @@ def id_hash(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=ID_BYTES).digest()
 
 
+class RepeatedIds:
+    """Finds ids that occur more than once among hundreds of millions, with 8 bytes per id in a temporary file."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+        self._hashes: list[int] = []
+
+    def add(self, names: Iterable[str]) -> None:
+        """Add ids."""
+        self._hashes += [_short_hash(name) for name in names]
+        if len(self._hashes) >= _HASHES_AT_ONCE:
+            self._write()
+
+    def candidates(self) -> set[int]:
+        """Return the hashes that were added more than once: those of repeated ids, and of a rare coincidence."""
+        self._write()
+        groups = self._file.tell() // 8 // _SORTED_AT_ONCE + 1
+        repeated: set[int] = set()
+        for group in range(groups):
+            self._file.seek(0)
+            chosen = []
+            while data := self._file.read(8 * _SORTED_AT_ONCE):
+                hashes = np.frombuffer(data, np.uint64)
+                chosen.append(hashes[hashes % np.uint64(groups) == group] if groups > 1 else hashes)
+            ordered = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.uint64)
+            repeated.update(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+        return repeated
+
+    def find(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield each repeated id once, given all ids a second time."""
+        candidates = self.candidates()
+        counts = Counter[str]()
+        for name in names if candidates else ():
+            if _short_hash(name) in candidates:
+                counts[name] += 1
+                if counts[name] == 2:
+                    yield name
+
+    def _write(self) -> None:
+        self._file.write(np.array(self._hashes, np.uint64).tobytes())
+        self._hashes.clear()
+
+
+def _short_hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
 class IdSet:
     """A set of ids, stored as hashes: 25 to 50 bytes per id, whatever its length. Adding one takes constant time."""
 
     def __init__(self, ids: Iterable[bytes] = ()) -> None:
         """Start with the hashes (`id_hash`) of some ids."""
         self._tables: list[_Table | None] = [None] * _TABLES  # created on first use: many sets hold few ids
+        self._count = 0
         for digest in ids:
             self.add(digest)
 
     def __len__(self) -> int:
-        return sum(table.count for table in self._tables if table)
+        return self._count
 
     def __contains__(self, digest: bytes) -> bool:
         table = self._tables[digest[0]]
@@ -39,7 +92,9 @@ class IdSet:
         table = self._tables[digest[0]]
         if table is None:
             table = self._tables[digest[0]] = _Table()
-        return table.add(*_HALVES.unpack(digest))
+        is_new = table.add(*_HALVES.unpack(digest))
+        self._count += is_new
+        return is_new
 
 
 class _Table:

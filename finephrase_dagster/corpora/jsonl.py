@@ -6,6 +6,7 @@ import codecs
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import orjson
@@ -20,7 +21,17 @@ _READ_AHEAD = 1 << 20  # bytes
 _NAMES = {list: "a list", str: "a string", type(None): "null", bool: "true or false"}
 
 
-def jsonl_rows(file: BinaryIO, codec: str | None, id_column: str | None, start: int) -> Iterator[FileRow]:
+@dataclass(slots=True)
+class Place:
+    """A place in a file: the number of lines before it, and their bytes (uncompressed)."""
+
+    lines: int = 0
+    bytes: int = 0
+
+
+def jsonl_rows(
+    file: BinaryIO, codec: str | None, id_column: str | None, start: int, place: Place | None = None
+) -> Iterator[FileRow]:
     """Yield the lines of a file, in order.
 
     Args:
@@ -28,10 +39,16 @@ def jsonl_rows(file: BinaryIO, codec: str | None, id_column: str | None, start: 
         codec: how it is compressed: `gzip`, `zstd` or None.
         id_column: the column whose whole numbers are kept exact, however large they are.
         start: the number of lines to skip; they are read but not parsed.
+        place: where to begin; updated to the place of each line before it is yielded.
     """
     # Arrow reads all frames of a compressed file and notices when it is cut off.
     lines: Any = io.BufferedReader(pa.CompressedInputStream(file, codec), _READ_AHEAD) if codec else file
-    for number, line in enumerate(lines, 1):
+    place = place or Place()
+    _skip(lines, place.bytes, is_seekable=codec is None)
+    end = place.bytes
+    for number, line in enumerate(lines, place.lines + 1):
+        place.lines, place.bytes = number - 1, end
+        end += len(line)
         if number <= start:
             continue
         if number == 1:
@@ -48,6 +65,15 @@ def jsonl_rows(file: BinaryIO, codec: str | None, id_column: str | None, start: 
             yield FileRow(number, values)
         else:
             yield FileRow(number, None, NOT_AN_OBJECT, f"but {_NAMES.get(type(values), 'a number')}")
+
+
+def _skip(file: Any, count: int, *, is_seekable: bool) -> None:
+    """Move a file forward by a number of bytes."""
+    if is_seekable and count:
+        file.seek(count)
+        return
+    while count and (data := file.read(min(count, _READ_AHEAD))):
+        count -= len(data)
 
 
 def _parse(line: bytes, id_column: str | None) -> Any:

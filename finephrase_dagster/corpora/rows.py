@@ -14,7 +14,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from finephrase_dagster.corpora.document import CorpusError
-from finephrase_dagster.corpora.jsonl import jsonl_rows
+from finephrase_dagster.corpora.jsonl import Place, jsonl_rows
 from finephrase_dagster.corpora.parquet import parquet_rows
 from finephrase_dagster.corpora.table import FileRow
 
@@ -23,7 +23,12 @@ JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 
 
 def read_rows(
-    url: str, *, columns: Sequence[str] | None = None, id_column: str | None = None, start: int = 0
+    url: str,
+    *,
+    columns: Sequence[str] | None = None,
+    id_column: str | None = None,
+    start: int = 0,
+    place: Place | None = None,
 ) -> Iterator[FileRow]:
     """Yield the rows of a Parquet or JSONL (plain, .gz, .zst) file, in order.
 
@@ -32,6 +37,7 @@ def read_rows(
         columns: the columns that a Parquet file must have and that are read; a dot leads into a struct. Default: all.
         id_column: the column whose whole numbers are kept exact, however large they are.
         start: the number of rows to skip.
+        place: where to begin in a JSONL file; updated to the place of each row before it is yielded.
 
     Raises:
         CorpusError: the file cannot be read, or lacks a column.
@@ -41,7 +47,7 @@ def read_rows(
         if url.endswith(".parquet"):
             yield from parquet_rows(file, url, columns, start)
         else:
-            yield from jsonl_rows(file, CODECS.get(url.removeprefix(stem)), id_column, start)
+            yield from jsonl_rows(file, CODECS.get(url.removeprefix(stem)), id_column, start, place)
 
 
 def check_ending(url: str) -> str:

@@ -27,6 +27,7 @@ CHUNKS = f"{META}/chunks"
 RECIPE = f"{META}/recipe.json"
 DATA_FILES = "part-*.parquet"
 MOST_REASONS = 20
+REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
 
 
 class LedgerError(FinephraseError):
@@ -169,9 +170,16 @@ class RowCounts:
         return {**counts, "cleaned": dict(sorted(self.cleaned.items())), "reasons": reasons}
 
 
-def write_manifest(dataset: Dataset, counts: RowCounts, rejected: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
+def write_manifest(
+    dataset: Dataset, counts: RowCounts, rejected: Iterable[pa.Table], facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """Complete a dataset whose data files are in its folder: write its rejected rows, then its manifest."""
-    content = parquet(rejected)
+    file = io.BytesIO()
+    with pq.ParquetWriter(file, REJECTED_SCHEMA, compression="zstd") as writer:
+        for table in rejected:
+            if len(table):
+                writer.write_table(table)
+    content = file.getvalue()
     dataset.folder.write(REJECTED, content)
     meta_files = [{"path": REJECTED, "bytes": len(content), "sha256": sha256_bytes(content)}]
     facts = {**counts.facts(), **facts, "meta_files": meta_files}

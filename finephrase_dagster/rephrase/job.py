@@ -46,7 +46,7 @@ from finephrase_dagster.rephrase.render import (
 from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.step import Engines, RephraseStep
-from finephrase_dagster.rephrase.survey import Survey, survey_input
+from finephrase_dagster.rephrase.survey import Survey, saved_survey, survey_input
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.spec import Cell
@@ -109,6 +109,11 @@ class RephraseJob(_Frozen):
     def manifests(self) -> dict[str, dict[str, Any]]:
         """Return the manifests of the datasets that are complete, by prompt."""
         return {prompt: manifest for prompt, dataset in self.datasets().items() if (manifest := dataset.manifest())}
+
+    def saved_survey(self) -> Survey | None:
+        """Return the survey that a dataset of an earlier run keeps, if the input has not changed since."""
+        surveys = (saved_survey(folder_at(target.folder), self.files, self.limit) for target in self.targets.values())
+        return next((survey for survey in surveys if survey), None)
 
     def renderer(self) -> RendererLike:
         """Return the renderer of the prompts."""
@@ -227,7 +232,7 @@ def execute(
         InputUnreadable, DuplicateId, NoRows: the input cannot be used.
         EngineFailed, FolderBusy, RecipeChanged, LedgerError: see `RephraseStep.run`.
     """
-    survey = survey_input(job.files, job.limit)
+    survey = job.saved_survey() or survey_input(job.files, job.limit)
     job = job.sized(survey, log)
     datasets = job.datasets(survey.digest)
     manifests = {prompt: dataset.manifest() for prompt, dataset in datasets.items()}  # raises for another recipe
@@ -239,7 +244,7 @@ def execute(
     if not all(manifests.values()):
         settings = job.settings(log=log, watch=watch, show=show, report=report)
         step = job.step(survey, engines or partial(job.open_engines, log=log), settings)
-        InProcessExecutor([InputReader(survey.files, survey.limit), step]).run()
+        InProcessExecutor([InputReader(survey.files, survey.limit, survey.surveyed), step]).run()
     complete = {prompt: _manifest(dataset) for prompt, dataset in datasets.items()}
     if job.output is not None:
         write_readme(folder_at(job.output))

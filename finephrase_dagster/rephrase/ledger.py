@@ -3,15 +3,13 @@
 An outcome is written to its chunk's journal before another request takes its place in the window. When all rows of
 a chunk are done, the chunk is published: first its completions (`part-*.parquet`), then its summary
 (`__meta__/chunks/part-*.parquet`: the rejected rows and, in the footer, the counts of the data file), then its
-journal is removed. So the files tell what is done, whatever killed the writer. Rows are known by their ids: their
-order, their division into input files and the chunk size may change between runs.
+journal is removed. So the files tell what is done, whatever killed the writer. A row is known by its place in the
+input; where the order of the input's rows has changed between runs, by its id.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,24 +17,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from finephrase_dagster.artifacts.folder import Folder, Journal
-from finephrase_dagster.corpora.ids import IdSet, id_hash
-from finephrase_dagster.rephrase.dataset import (
-    CHUNKS,
-    Dataset,
-    LedgerError,
-    RowCounts,
-    json_bytes,
-    parquet,
-    read_parquet,
-    sha256_bytes,
-    write_manifest,
+from finephrase_dagster.artifacts.verification import remember_verified
+from finephrase_dagster.rephrase.chunks import PublishedChunks, place_of
+from finephrase_dagster.rephrase.dataset import REJECTED, Dataset, LedgerError, RowCounts, write_manifest
+from finephrase_dagster.rephrase.done import DoneRows, stretches_of
+from finephrase_dagster.rephrase.outcome import (
+    Completed,
+    Outcome,
+    Rejected,
+    count_rules,
+    journal_header,
+    journal_line,
+    read_journal,
+    read_layout,
 )
-from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected, journal_line, read_journal
-
-FOOTER = b"finephrase"
 
 COMPLETED_SCHEMA = pa.schema(
     [
@@ -52,7 +48,6 @@ COMPLETED_SCHEMA = pa.schema(
     ]
 )
 RAW = pa.field("raw", pa.string())
-REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
 
 
 @dataclass
@@ -73,32 +68,56 @@ class Chunk:
 class Ledger:
     """The rows of one dataset, in a folder that the caller has claimed."""
 
-    def __init__(self, folder: Folder, prompt: str, *, chunk_rows: int, keep_raw: bool = False) -> None:
+    def __init__(
+        self, folder: Folder, prompt: str, *, chunk_rows: int, keep_raw: bool = False, layout: str = ""
+    ) -> None:
+        """Read what earlier runs finished.
+
+        Args:
+            folder: claimed by the caller.
+            prompt: the prompt's name.
+            chunk_rows: input rows per output file.
+            keep_raw: whether rows also hold the completion before cleaning.
+            layout: the hash of the input rows in order (`Survey.layout`); "": rows are known by their ids alone.
+        """
         self.folder = folder
         self.prompt = prompt
         self._chunk_rows = chunk_rows
         self._schema = COMPLETED_SCHEMA.append(RAW) if keep_raw else COMPLETED_SCHEMA
+        self._layout = layout
         self._open: dict[int, Chunk] = {}
         self._chunks: list[Chunk] = []
         self._publishing = threading.Lock()
+        self._published = PublishedChunks(folder)
         self._left_over = self._unpublished_journals()
-        self._summarize_orphans()
-        self._next = _next_numbers([*self._left_over, *map(_stem, folder.names(f"{CHUNKS}/*.parquet"))])
+        with self._writing():
+            self._published.adopt(self._left_over)
+        self._published.check_files()
+        self._next = _next_numbers([*self._left_over, *self._published.parts])
         self.published = 0  # chunks
         self.example: str | None = None  # the id of a completed row
-        self._done = IdSet(id_hash(name) for name in self._done_ids())
+        self._example_place: tuple[int, int] | None = None
+        self._done = DoneRows()
+        self._read_done()
 
     @property
     def done_before(self) -> int:
         """How many rows earlier runs finished."""
-        return len(self._done)
+        return self._done.count
 
-    def is_done(self, name: str) -> bool:
-        """Return whether an earlier run finished the row with this id."""
-        return bool(len(self._done)) and id_hash(name) in self._done
+    def is_done(self, shard: int, row: int, name: str) -> bool:
+        """Return whether an earlier run finished a row, given its place in the input and its id."""
+        return bool(self._done.count) and self._done.has(shard, row, name)
 
-    def assign(self, shard: int) -> tuple[Chunk, int]:
-        """Return the chunk for the next row of a shard, and the row's position in it."""
+    def next_needed(self, shard: int, row: int) -> int:
+        """Return the first row of an input file, from a given one on, that may not be done, or is the example."""
+        needed = self._done.next_missing(shard, row)
+        if self._example_place and self._example_place[0] == shard and row <= self._example_place[1]:
+            return min(needed, self._example_place[1])
+        return needed
+
+    def assign(self, shard: int) -> Chunk:
+        """Return the chunk for the next row of an input file."""
         chunk = self._open.get(shard)
         if chunk is None:
             name = f"part-{shard:05d}-{self._next[shard]:05d}"
@@ -109,7 +128,7 @@ class Ledger:
         chunk.assigned += 1
         if chunk.assigned == self._chunk_rows:
             self.close(shard)
-        return chunk, chunk.assigned
+        return chunk
 
     def close(self, shard: int) -> None:
         """Close a shard's current chunk: no more rows are assigned to it."""
@@ -117,10 +136,11 @@ class Ledger:
         if chunk is not None:
             chunk.closed = True
 
-    def record(self, chunk: Chunk, position: int, outcome: Outcome) -> None:
-        """Record the outcome of a row. From here on the row is not sent again."""
+    def record(self, chunk: Chunk, row: int, outcome: Outcome) -> None:
+        """Record the outcome of a row of the chunk's input file. From here on the row is not sent again."""
+        line = journal_line(row, outcome)
         with self._writing():
-            chunk.journal.append(journal_line(position, outcome))
+            chunk.journal.append(line if chunk.recorded else journal_header(self._layout) + line)
         chunk.recorded += 1
 
     def publish_full(self) -> None:
@@ -156,20 +176,18 @@ class Ledger:
             LedgerError: completed, skipped and failed rows do not add up to the input rows, or a file is missing.
         """
         counts = RowCounts(rows_in=rows_in)
-        parts = set(self.folder.names("part-*.parquet"))
-        for name in self.folder.names(f"{CHUNKS}/*.parquet"):
-            rejected, part = self._read_summary(name)
+        self._published.check_files()
+        for part in self._published.parts.values():
             if part["rows"]:
-                if part["path"] not in parts:
-                    raise self._missing(part["path"])
                 counts.files.append({key: part[key] for key in ("path", "rows", "sha256")})
             counts.completed += part["rows"]
             counts.prompt_tokens += part["prompt_tokens"]
             counts.completion_tokens += part["completion_tokens"]
             counts.documents_cut += part["documents_cut"]
             counts.cleaned.update(part["cleaned"])
-            for row in rejected.to_pylist():
-                counts.rejected[row["status"], row["reason"]] += 1
+            for status, reason, count in part["rejected"]:
+                counts.rejected[status, reason] += count
+        counts.files.sort(key=lambda file: file["path"])
         if rows_in != counts.completed + counts.skipped + counts.failed:
             raise LedgerError(
                 f"{self.folder}: the input has {rows_in} rows, but {counts.completed} are completed, {counts.skipped} "
@@ -179,21 +197,20 @@ class Ledger:
 
     def complete(self, dataset: Dataset, counts: RowCounts, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write `rejected.parquet` and then the manifest: from here on the dataset is complete."""
-        names = self.folder.names(f"{CHUNKS}/*.parquet")
-        rejected = [self._read_summary(name)[0] for name in names]
+        published = self._published
+        verified = {part["path"]: [*part["stamp"], part["sha256"]] for part in published.parts.values() if part["rows"]}
         with self._writing():
-            manifest = write_manifest(
-                dataset, counts, pa.concat_tables([REJECTED_SCHEMA.empty_table(), *rejected]), facts
-            )
-            for name in names:  # needed only until there is a manifest
-                self.folder.remove(name)
+            published.keep()
+            manifest = write_manifest(dataset, counts, map(published.rejected, sorted(published.parts)), facts)
+            stamp = self.folder.stamps([REJECTED])[REJECTED]
+            remember_verified(self.folder, {**verified, REJECTED: [*stamp, manifest["meta_files"][0]["sha256"]]})
+            published.remove()  # needed only until there is a manifest
         return manifest
 
     def forget_rejected(self) -> None:
         """Delete the records of a dataset without completions, so that the next run sends its rows again."""
         with self._writing():
-            for name in self.folder.names(f"{CHUNKS}/*.parquet"):
-                self.folder.remove(name)
+            self._published.remove()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -210,28 +227,27 @@ class Ledger:
             ) from error
 
     def _publish(self, name: str, journal: Journal) -> None:
-        rows = dict(sorted(read_journal(journal.read())))
-        completed = [row for row in rows.values() if isinstance(row, Completed)]
-        part: dict[str, Any] = {
-            "path": f"{name}.parquet",
+        content = journal.read()
+        rows = dict(sorted(read_journal(content)))
+        completed = {place: row for place, row in rows.items() if isinstance(row, Completed)}
+        rejected = {place: row for place, row in rows.items() if isinstance(row, Rejected)}
+        causes = Counter((row.status, row.reason) for row in rejected.values())
+        part = {
             "rows": len(completed),
-            "prompt_tokens": sum(row.prompt_tokens for row in completed),
-            "completion_tokens": sum(row.completion_tokens for row in completed),
-            "documents_cut": sum(row.document_cut for row in completed),
-            "cleaned": _count_rules(row.cleaned for row in completed),
+            "prompt_tokens": sum(row.prompt_tokens for row in completed.values()),
+            "completion_tokens": sum(row.completion_tokens for row in completed.values()),
+            "documents_cut": sum(row.document_cut for row in completed.values()),
+            "cleaned": count_rules(row.cleaned for row in completed.values()),
+            "layout": read_layout(content),
+            "completed": stretches_of(completed),
+            "others": stretches_of(rejected),
+            "rejected": [[status, reason, count] for (status, reason), count in causes.items()],
+            "example": next(([place, row.id] for place, row in completed.items()), None),
         }
-        if completed:
-            content = parquet(self._table(completed))
-            part["sha256"] = sha256_bytes(content)
-            self.folder.write(part["path"], content)
-        self._write_summary(name, [row for row in rows.values() if isinstance(row, Rejected)], part)
+        table = self._table(list(completed.values())) if completed else None
+        self._published.publish(name, table, list(rejected.values()), part)
         self.published += 1
         journal.remove()
-
-    def _write_summary(self, name: str, rejected: list[Rejected], part: Mapping[str, Any]) -> None:
-        columns = [[getattr(row, name) for row in rejected] for name in REJECTED_SCHEMA.names]
-        schema = REJECTED_SCHEMA.with_metadata({FOOTER: json_bytes(part)})
-        self.folder.write(f"{CHUNKS}/{name}.parquet", parquet(pa.table(columns, schema=schema)))
 
     def _table(self, rows: list[Completed]) -> pa.Table:
         columns: list[Any] = []
@@ -248,98 +264,44 @@ class Ledger:
         A writer that was killed between the two leaves both. The summary counts: in an object store the journal may
         lack the rows since its last upload, which are in the published file.
         """
-        summaries = {_stem(name) for name in self.folder.names(f"{CHUNKS}/*.parquet")}
         journals = self.folder.journals()
         with self._writing():
-            for name in summaries.intersection(journals):
-                self.folder.journal(name).remove()
-        return [name for name in journals if name not in summaries]
+            for name in journals:
+                if name in self._published.parts:
+                    self.folder.journal(name).remove()
+        return [name for name in journals if name not in self._published.parts]
 
-    def _summarize_orphans(self) -> None:
-        """Write summaries for data files without summary and journal: somebody deleted it, or the manifest."""
-        summaries = {_stem(name) for name in self.folder.names(f"{CHUNKS}/*.parquet")}
-        for path in self.folder.names("part-*.parquet"):
-            if _stem(path) not in summaries and _stem(path) not in self._left_over:
-                content = self.folder.read(path)
-                table = self._read_part(
-                    path, content, ["prompt_tokens", "completion_tokens", "document_cut", "cleaned"]
-                )
-                part = {"path": path, "rows": table.num_rows, "sha256": sha256_bytes(content)}
-                part |= {name: pc.sum(table[name]).as_py() or 0 for name in ("prompt_tokens", "completion_tokens")}
-                part["documents_cut"] = pc.sum(table["document_cut"]).as_py() or 0
-                part["cleaned"] = _count_rules(table["cleaned"].to_pylist())
-                with self._writing():
-                    self._write_summary(_stem(path), [], part)
-
-    def _done_ids(self) -> Iterator[str]:
-        """Yield the ids of all rows in files and journals."""
-        for name in self.folder.names(f"{CHUNKS}/*.parquet"):
-            rejected, part = self._read_summary(name)
-            yield from rejected["id"].to_pylist()
-            if part["rows"]:
-                ids = self._part_ids(part)
-                self.example = ids[0]
-                yield from ids
+    def _read_done(self) -> None:
+        """Read which rows are in files and journals."""
+        for name, part in self._published.parts.items():
+            shard, _ = place_of(name)
+            if self._layout and part["layout"] == self._layout:
+                self._done.add(shard, [*part["completed"], *part["others"]])
+                if part["rows"] and self._example_place is None:
+                    self._example_place, self.example = (shard, part["example"][0]), part["example"][1]
+            else:
+                names = list(self._published.ids(name))
+                if part["rows"] and self.example is None:
+                    self.example = names[0]
+                self._done.add_ids(names)
         for name in self._left_over:
             journal = self.folder.journal(name)
-            for _, outcome in read_journal(journal.read()):
-                if isinstance(outcome, Completed):
-                    self.example = outcome.id
-                yield outcome.id
+            content = journal.read()
             journal.close()
-
-    def _part_ids(self, part: Mapping[str, Any]) -> list[str]:
-        path = part["path"]
-        try:
-            content = self.folder.read(path)
-        except FileNotFoundError as error:
-            raise self._missing(path) from error
-        if sha256_bytes(content) != part["sha256"]:
-            raise self._damaged(path, "its content has changed")
-        return self._read_part(path, content, ["id"])["id"].to_pylist()
-
-    def _read_part(self, path: str, content: bytes, columns: list[str]) -> pa.Table:
-        try:
-            return read_parquet(content, columns)
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(path, str(error)) from error
-
-    def _missing(self, path: str) -> LedgerError:
-        return LedgerError(
-            f"{self.folder}: {path} is missing. Delete {CHUNKS}/{path} and run the command again to redo its rows."
-        )
-
-    def _damaged(self, path: str, flaw: str) -> LedgerError:
-        return LedgerError(
-            f"{self.folder}: {path} is damaged ({flaw}). Delete it and {CHUNKS}/{path}, and run the command again to "
-            "redo its rows."
-        )
-
-    def _read_summary(self, name: str) -> tuple[pa.Table, dict[str, Any]]:
-        try:
-            rejected = read_parquet(self.folder.read(name))
-            return rejected.replace_schema_metadata(None), json.loads(rejected.schema.metadata[FOOTER])
-        except (OSError, pa.ArrowException, LookupError, ValueError, TypeError) as error:
-            raise LedgerError(
-                f"{self.folder}: {name} is damaged ({error}). Delete it and {_stem(name)}.parquet, and run the command "
-                "again to redo their rows."
-            ) from error
-
-
-def _count_rules(cleaned: Iterable[str]) -> dict[str, int]:
-    """Return how often each cleaning rule removed something."""
-    return Counter(rule for rules in cleaned if rules for rule in rules.split(","))
-
-
-def _stem(path: str) -> str:
-    return path.rpartition("/")[2].removesuffix(".parquet")
+            rows = dict(read_journal(content))
+            if self._layout and read_layout(content) == self._layout:
+                self._done.add(place_of(name)[0], stretches_of(rows))
+            else:
+                self._done.add_ids(row.id for row in rows.values())
+            completed = ((place, row.id) for place, row in rows.items() if isinstance(row, Completed))
+            if self.example is None and (example := next(completed, None)):
+                self._example_place, self.example = (place_of(name)[0], example[0]), example[1]
 
 
 def _next_numbers(chunks: Iterable[str]) -> Counter[int]:
-    """Return, by shard, the number of its next chunk."""
+    """Return, by input file, the number of its next chunk."""
     numbers: Counter[int] = Counter()
     for name in chunks:
-        if match := re.fullmatch(r"part-(\d+)-(\d+)", name):
-            shard = int(match[1])
-            numbers[shard] = max(numbers[shard], int(match[2]) + 1)
+        shard, number = place_of(name)
+        numbers[shard] = max(numbers[shard], number + 1)
     return numbers

@@ -7,9 +7,10 @@ does not match its checksum and is ignored, so its row is sent again.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 
@@ -46,13 +47,37 @@ Outcome = Completed | Rejected
 
 
 def journal_line(position: int, outcome: Outcome) -> bytes:
-    """Return the line of an outcome; `position` orders the rows of a chunk."""
+    """Return the line of an outcome; `position` is the row's index in its input file."""
     content = orjson.dumps([position, outcome])
     return b"%08x %b\n" % (zlib.crc32(content), content)
 
 
+def journal_header(layout: str) -> bytes:
+    """Return the first line of a journal, which holds the layout of the input that its positions refer to."""
+    content = orjson.dumps({"layout": layout})
+    return b"%08x %b\n" % (zlib.crc32(content), content)
+
+
+def read_layout(journal: bytes) -> str:
+    """Return the layout of the input in a journal's first line; "" if the line is damaged."""
+    first = next(_contents(journal[: journal.find(b"\n") + 1]), None)
+    return str(first["layout"]) if isinstance(first, dict) else ""
+
+
 def read_journal(journal: bytes) -> Iterator[tuple[int, Outcome]]:
     """Yield position and outcome of each undamaged line."""
+    for content in _contents(journal):
+        if isinstance(content, list):
+            position, fields = content
+            yield position, Rejected(**fields) if "status" in fields else Completed(**fields)
+
+
+def count_rules(cleaned: Iterable[str]) -> dict[str, int]:
+    """Return how often each cleaning rule removed something, given the field `cleaned` of rows."""
+    return Counter(rule for rules in cleaned if rules for rule in rules.split(","))
+
+
+def _contents(journal: bytes) -> Iterator[Any]:
     for line in journal.split(b"\n"):
         if len(line) < 10 or line[8:9] != b" ":
             continue
@@ -61,5 +86,4 @@ def read_journal(journal: bytes) -> Iterator[tuple[int, Outcome]]:
                 continue
         except ValueError:
             continue
-        position, fields = orjson.loads(line[9:])
-        yield position, Rejected(**fields) if "status" in fields else Completed(**fields)
+        yield orjson.loads(line[9:])

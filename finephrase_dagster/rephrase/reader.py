@@ -7,7 +7,8 @@ be accounted for and is refused. Files are local or in any store that fsspec kno
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +16,17 @@ import fsspec
 from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseReader
 
+from finephrase_dagster.artifacts.folder import stamp_of
 from finephrase_dagster.corpora.document import CorpusError, row_id, text_flaw
-from finephrase_dagster.corpora.jsonl import BLANK_LINE
+from finephrase_dagster.corpora.jsonl import BLANK_LINE, Place
 from finephrase_dagster.corpora.rows import check_ending, read_rows
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.fields import MOST_SHOWN, shorten
 
 COLUMNS = ("id", "text")
 MAGIC = set("*?[")
+MARK_ROWS = 5_000
+FEWEST_PASSED = 5_000  # shorter stretches of rows that are done are read: opening a file again takes longer
 
 
 class InputUnreadable(FinephraseError, exit_status=2):
@@ -63,25 +67,60 @@ def check_files(files: Sequence[str]) -> None:
             stamp(file)
 
 
-def rows_of(file: str, limit: int | None = None) -> Iterator[InputRow]:
+@dataclass(frozen=True, kw_only=True)
+class SurveyedFile:
+    """What is known of a file that was read once.
+
+    Attributes:
+        stamp: its size and times; if they have not changed, neither has the file.
+        rows: how many of its rows are used.
+        total: the sum of the rows' hashes.
+        longest: UTF-8 bytes of the longest text.
+        order: a hash of the rows in order.
+        marks: lines and bytes before every `MARK_ROWS`th row of a JSONL file, so that reading can begin there.
+    """
+
+    stamp: str
+    rows: int
+    total: int
+    longest: int
+    order: str
+    marks: Sequence[tuple[int, int]] = ()
+
+
+def rows_of(
+    file: str, limit: int | None = None, *, start: int = 0, marks: Sequence[tuple[int, int]] | None = None
+) -> Iterator[InputRow]:
     """Yield the rows of a Parquet or JSONL (plain, .gz, .zst) file, in order.
 
     Args:
         file: its path or URL.
         limit: read only the first so many rows.
+        start: the number of rows to skip.
+        marks: see `SurveyedFile`; a list is completed while the file is read from its beginning.
 
     Raises:
         InputUnreadable: naming the file, and the row that is wrong; after the last row if none has a field `text`.
     """
     fields: set[str] = set()
-    count, has_text = 0, False
+    place, count, has_text = Place(), 0, bool(start)
+    skipped = start if file.endswith(".parquet") else 0
+    if start and not skipped and marks:
+        count = min(start // MARK_ROWS, len(marks) - 1) * MARK_ROWS
+        place = Place(*marks[count // MARK_ROWS])
+    elif skipped:
+        count = start
     try:
-        for row in read_rows(file, columns=COLUMNS, id_column="id"):
+        for row in read_rows(file, columns=COLUMNS, id_column="id", start=skipped, place=place):
             if row.flaw == BLANK_LINE:
                 continue
-            if count == limit:
+            if limit is not None and count >= limit:
                 break
+            if isinstance(marks, list) and count == MARK_ROWS * len(marks):
+                marks.append((place.lines, place.bytes))
             count += 1
+            if count <= start:
+                continue
             where = f"{file}: row {row.number}"
             if row.values is None:
                 raise InputUnreadable(f"{where} is {row.flaw} {row.detail}; write one JSON object per line")
@@ -100,7 +139,7 @@ def rows_of(file: str, limit: int | None = None) -> Iterator[InputRow]:
 
 
 def stamp(file: str) -> str:
-    """Return what changes when a file changes: its size and time, or the key that its store gives it.
+    """Return what changes when a file changes: its size, times and inode, or the key that its store gives it.
 
     Raises:
         InputUnreadable: the file does not exist or cannot be read.
@@ -109,41 +148,95 @@ def stamp(file: str) -> str:
         if "://" in file:
             store, path = fsspec.core.url_to_fs(file)
             return str(store.ukey(path))
-        status = Path(file).stat()
+        return " ".join(map(str, stamp_of(Path(file))))
     except FileNotFoundError as error:
         raise InputUnreadable(f"{file}: no such file; correct the path") from error
     except Exception as error:  # the libraries of object stores raise errors of their own
         raise InputUnreadable(f"{file}: cannot be read ({error}); check the path and your credentials") from error
-    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+class InputRows:
+    """An iterator over the rows of files as documents, which does not read rows that it may pass.
+
+    Attributes:
+        next_needed: returns the first row of a file, from a given one on, that is needed; None: all are.
+        passed: the number of rows that were not read.
+    """
+
+    def __init__(
+        self, files: Mapping[int, str], limit: int | None, surveyed: Sequence[SurveyedFile], opened: Callable[[], None]
+    ) -> None:
+        self._files, self._limit, self._surveyed, self._opened = files, limit, surveyed, opened
+        self.next_needed: Callable[[int, int], int] | None = None
+        self.passed = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        left = self._limit
+        for shard, file in self._files.items():
+            self._opened()
+            if not self._surveyed:
+                for row, content in enumerate(rows_of(file, left)):
+                    yield _document(shard, row, content)
+                    left = None if left is None else left - 1
+                if left == 0:
+                    return
+                continue
+            row = 0
+            while row < self._surveyed[shard].rows:
+                row = yield from self._stretch(shard, file, self._pass(shard, row))
+
+    def _pass(self, shard: int, row: int) -> int:
+        """Return the next row to read, and count those that are passed."""
+        needed = self._needed(shard, row)
+        if needed - row < FEWEST_PASSED and needed < self._surveyed[shard].rows:
+            return row
+        self.passed += needed - row
+        return needed
+
+    def _needed(self, shard: int, row: int) -> int:
+        return min(self.next_needed(shard, row), self._surveyed[shard].rows) if self.next_needed else row
+
+    def _stretch(self, shard: int, file: str, row: int) -> Generator[Document, None, int]:
+        """Yield documents from a row on, up to rows that can be passed; return the row after them."""
+        surveyed = self._surveyed[shard]
+        first = row
+        if row >= surveyed.rows:
+            return row
+        for content in rows_of(file, surveyed.rows, start=row, marks=surveyed.marks):
+            yield _document(shard, row, content)
+            row += 1
+            if (row - first) % FEWEST_PASSED == 0 and self._needed(shard, row) - row >= FEWEST_PASSED:
+                return row
+        return surveyed.rows
+
+
+def _document(shard: int, row: int, content: InputRow) -> Document:
+    return Document(text=content.text, id=content.id, metadata={"shard": shard, "row": row, "skip": content.skip})
 
 
 class InputReader(BaseReader):
     """Yields a document for every row of this task's files, in order.
 
-    `metadata` holds `shard` (the index of the row's file) and `skip` (why the row has no text to send, or None).
+    `metadata` holds `shard` (the index of the row's file), `row` (its index in the file) and `skip` (why the row has no
+    text to send, or None).
     """
 
     name = "Rows"
 
-    def __init__(self, files: Sequence[str], limit: int | None = None) -> None:
+    def __init__(self, files: Sequence[str], limit: int | None = None, surveyed: Sequence[SurveyedFile] = ()) -> None:
         """Describe what is read; nothing is opened yet.
 
         Args:
             files: all files; a task reads every `world_size`-th of them.
             limit: the number of rows to read, over all files; a run of several tasks has no limit.
+            surveyed: the survey of each file; with it, rows that are done need not be read.
         """
         super().__init__()
         self._files = list(files)
         self._limit = limit
+        self._surveyed = tuple(surveyed)
 
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Read the files `rank`, `rank + world_size` and so on."""
-        left = self._limit
-        for shard in range(rank, len(self._files), world_size):
-            self.stat_update("input_files")
-            for row in rows_of(self._files[shard]):
-                if left is not None:
-                    if not left:
-                        return
-                    left -= 1
-                yield Document(text=row.text, id=row.id, metadata={"shard": shard, "skip": row.skip})
+        files = {shard: self._files[shard] for shard in range(rank, len(self._files), world_size)}
+        return InputRows(files, self._limit, self._surveyed, lambda: self.stat_update("input_files"))

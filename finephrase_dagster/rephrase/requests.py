@@ -65,17 +65,18 @@ class RequestSource:
             if document.metadata["shard"] != shard:
                 self._close(shard)
                 shard = document.metadata["shard"]
+            row = document.metadata["row"]
             for prompt, ledger in self._ledgers.items():
-                if ledger.done_before and ledger.is_done(document.id):
+                if ledger.is_done(shard, row, document.id):
                     if document.id == ledger.example:
                         self._completed_before = prompt, document
                     continue
-                chunk, position = ledger.assign(shard)
+                chunk = ledger.assign(shard)
                 if reason := document.metadata["skip"]:
                     self._statistics.skipped += 1
-                    ledger.record(chunk, position, Rejected(id=document.id, status="skipped", reason=reason))
+                    ledger.record(chunk, row, Rejected(id=document.id, status="skipped", reason=reason))
                 else:
-                    yield self._request(prompt, document, chunk, position)
+                    yield self._request(prompt, document, chunk, row)
         self._close(shard)
 
     def _close(self, shard: int) -> None:

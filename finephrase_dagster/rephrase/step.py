@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from datatrove.data import Document, DocumentsPipeline
@@ -24,7 +25,7 @@ from finephrase_dagster.rephrase.counters import read_counters
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError, RowCounts
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.ledger import Ledger
-from finephrase_dagster.rephrase.reader import InputRow, stamp
+from finephrase_dagster.rephrase.reader import InputRow, InputRows
 from finephrase_dagster.rephrase.render import RendererLike
 from finephrase_dagster.rephrase.requests import RequestSource
 from finephrase_dagster.rephrase.settings import ExecutionSettings
@@ -101,6 +102,8 @@ class RephraseStep(PipelineStep):
                 ledgers = {
                     name: claims.enter_context(self._ledger(name, dataset)) for name, dataset in datasets.items()
                 }
+                if isinstance(data, InputRows) and not is_part:  # a task hashes all rows that it reads
+                    data.next_needed = partial(_next_needed, list(ledgers.values()))
                 rows = _Rows(data, hashed=is_part)
                 statistics = self._send(rows, datasets, ledgers, renderer)
                 self._check_input(rows)
@@ -110,7 +113,14 @@ class RephraseStep(PipelineStep):
     @contextlib.contextmanager
     def _ledger(self, prompt: str, dataset: Dataset) -> Iterator[Ledger]:
         dataset.begin()
-        ledger = Ledger(dataset.folder, prompt, chunk_rows=self._settings.chunk_rows, keep_raw=dataset.keeps_raw)
+        self._survey.save(dataset.folder)
+        ledger = Ledger(
+            dataset.folder,
+            prompt,
+            chunk_rows=self._settings.chunk_rows,
+            keep_raw=dataset.keeps_raw,
+            layout=self._survey.layout,
+        )
         try:
             yield ledger
         finally:
@@ -157,8 +167,7 @@ class RephraseStep(PipelineStep):
 
     def _check_input(self, rows: _Rows) -> None:
         """Raise LedgerError if a file changed since the survey."""
-        stamps = tuple(stamp(file) for file in self._survey.files)
-        if stamps != self._survey.stamps or (rows.hash is None and rows.count != self._survey.rows):
+        if not self._survey.is_current() or (rows.hash is None and rows.count != self._survey.rows):
             files = ", ".join(self._survey.files)
             raise LedgerError(f"{files}: changed during the run. Restore the files and run the command again.")
 
@@ -209,17 +218,27 @@ def _no_completion(counts: Iterable[RowCounts]) -> str:
     return f"no row has a completion. The most common reason is: {reason.rstrip('.')}."
 
 
+def _next_needed(ledgers: Sequence[Ledger], shard: int, row: int) -> int:
+    """Return the first row of an input file, from a given one on, that a ledger needs."""
+    return min(ledger.next_needed(shard, row) for ledger in ledgers)
+
+
 class _Rows:
     """Iterates over documents, and counts them; for a task's part also hashes them."""
 
     def __init__(self, documents: Iterable[Document], *, hashed: bool) -> None:
         self._documents = documents
-        self.count = 0
+        self._read = 0
         self.hash = RowSet() if hashed else None
+
+    @property
+    def count(self) -> int:
+        """The number of rows, including those that were passed because they are done."""
+        return self._read + (self._documents.passed if isinstance(self._documents, InputRows) else 0)
 
     def __iter__(self) -> Iterator[Document]:
         for document in self._documents:
-            self.count += 1
+            self._read += 1
             if self.hash is not None:
                 self.hash.add(InputRow(document.id, document.text, document.metadata["skip"]))
             yield document

@@ -1,19 +1,27 @@
 """The survey of the input: the number of rows, a hash of the rows, and a check that ids are unique.
 
 The input is surveyed before anything is sent. The hash is that of the set of rows: neither their order nor their
-division into files changes it.
+division into files changes it. A dataset keeps the survey of its input, which is valid as long as no file has changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from finephrase_dagster.artifacts.fingerprint import SHORT
-from finephrase_dagster.corpora.ids import IdSet, id_hash
+from finephrase_dagster.artifacts.claim import META
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
+from finephrase_dagster.artifacts.folder import Folder
+from finephrase_dagster.artifacts.versions import CODE
+from finephrase_dagster.corpora.ids import RepeatedIds
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.rephrase.reader import InputRow, rows_of, stamp
+from finephrase_dagster.rephrase.reader import InputRow, SurveyedFile, rows_of, stamp
+
+SURVEY = f"{META}/input.json"
+BATCH = 1_000
 
 
 class DuplicateId(FinephraseError, exit_status=2):
@@ -31,18 +39,41 @@ class Survey:
     Attributes:
         files: paths or URLs, in the order given.
         limit: only the first so many rows are used; None: all.
-        rows: the number of rows.
-        digest: the hash of the set of rows.
-        longest: UTF-8 bytes of the longest text.
-        stamps: size and time of each file (`reader.stamp`), to detect that it changed.
+        surveyed: what is known of each file.
     """
 
     files: tuple[str, ...]
     limit: int | None
-    rows: int
-    digest: str
-    longest: int
-    stamps: tuple[str, ...]
+    surveyed: tuple[SurveyedFile, ...]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return sum(file.rows for file in self.surveyed)
+
+    @property
+    def digest(self) -> str:
+        """The hash of the set of rows."""
+        return RowSet(self.rows, sum(file.total for file in self.surveyed)).digest
+
+    @property
+    def longest(self) -> int:
+        """UTF-8 bytes of the longest text."""
+        return max((file.longest for file in self.surveyed), default=0)
+
+    @property
+    def layout(self) -> str:
+        """The hash of the rows in order, file by file: what a row's place in its file refers to."""
+        return fingerprint([file.order for file in self.surveyed])[:SHORT]
+
+    def is_current(self) -> bool:
+        """Return whether no file has changed."""
+        return all(stamp(path) == file.stamp for path, file in zip(self.files, self.surveyed, strict=True))
+
+    def save(self, folder: Folder) -> None:
+        """Keep the survey in a dataset's folder."""
+        content = {"limit": self.limit, "reader": CODE["synthetic"], "files": [asdict(file) for file in self.surveyed]}
+        folder.write(SURVEY, json.dumps(content).encode())
 
 
 class RowSet:
@@ -54,19 +85,33 @@ class RowSet:
         self.sum = total
         self.longest = 0
 
-    def add(self, row: InputRow) -> None:
-        """Add a row: its id, its text, and the reason if it has none."""
+    def add(self, row: InputRow) -> bytes:
+        """Add a row: its id, its text, and the reason if it has none. Return its hash."""
         content = row.text.encode()
         self.longest = max(self.longest, len(content))
         text = hashlib.sha256(content).digest()
         digest = hashlib.sha256(b"%b\0%b%b" % (row.id.encode(), text, (row.skip or "").encode())).digest()
         self.sum += int.from_bytes(digest)
         self.rows += 1
+        return digest
 
     @property
     def digest(self) -> str:
         total = (self.sum % 2**256).to_bytes(32) + self.rows.to_bytes(8)
         return hashlib.sha256(total).hexdigest()[:SHORT]
+
+
+def saved_survey(folder: Folder, files: Sequence[str], limit: int | None) -> Survey | None:
+    """Return the survey that a dataset keeps, if it is one of these files and none has changed."""
+    if any(file.startswith("http") for file in files):  # a web server need not tell whether a file has changed
+        return None
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, FinephraseError):
+        content = json.loads(folder.read(SURVEY))
+        surveyed = tuple(SurveyedFile(**{**file, "marks": tuple(file["marks"])}) for file in content["files"])
+        survey = Survey(files=tuple(files), limit=limit, surveyed=surveyed)
+        if (content["limit"], content["reader"]) == (limit, CODE["synthetic"]) and survey.is_current():
+            return survey
+    return None
 
 
 def survey_input(files: Sequence[str], limit: int | None = None) -> Survey:
@@ -77,30 +122,41 @@ def survey_input(files: Sequence[str], limit: int | None = None) -> Survey:
         DuplicateId: two rows have the same id; the message names it.
         NoRows: the files hold no rows.
     """
-    stamps = tuple(stamp(file) for file in files)
-    content = RowSet()
-    ids = IdSet()
-    for row in _limited(files, limit):
-        content.add(row)
-        if not ids.add(id_hash(row.id)):
-            raise DuplicateId(f"{', '.join(files)}: more than one row has the id {row.id!r}. Give each row its own id.")
-    if not content.rows:
+    ids = RepeatedIds()
+    surveyed: list[SurveyedFile] = []
+    for file in files:
+        left = None if limit is None else limit - sum(one.rows for one in surveyed)
+        surveyed.append(_survey_file(file, left, ids))
+    survey = Survey(files=tuple(files), limit=limit, surveyed=tuple(surveyed))
+    for name in ids.find(_ids(survey)):
+        raise DuplicateId(f"{', '.join(files)}: more than one row has the id {name!r}. Give each row its own id.")
+    if not survey.rows:
         raise NoRows(f"{', '.join(files) or 'the input'}: no rows. Name a file that has rows.")
-    return Survey(
-        files=tuple(files),
-        limit=limit,
+    return survey
+
+
+def _survey_file(file: str, limit: int | None, ids: RepeatedIds) -> SurveyedFile:
+    before, content, order = stamp(file), RowSet(), hashlib.sha256()
+    marks: list[tuple[int, int]] = []
+    names: list[str] = []
+    for row in rows_of(file, limit, marks=marks) if limit != 0 else ():
+        order.update(content.add(row))
+        names.append(row.id)
+        if len(names) == BATCH:
+            ids.add(names)
+            names.clear()
+    ids.add(names)
+    total = content.sum % 2**256
+    return SurveyedFile(
+        stamp=before,
         rows=content.rows,
-        digest=content.digest,
+        total=total,
         longest=content.longest,
-        stamps=stamps,
+        order=order.hexdigest(),
+        marks=tuple(marks),
     )
 
 
-def _limited(files: Sequence[str], limit: int | None) -> Iterator[InputRow]:
-    left = limit
-    for file in files:
-        for row in rows_of(file, left):
-            yield row
-            left = None if left is None else left - 1
-        if left == 0:
-            return
+def _ids(survey: Survey) -> Iterator[str]:
+    for path, file in zip(survey.files, survey.surveyed, strict=True):
+        yield from (row.id for row in (rows_of(path, file.rows) if file.rows else ()))

@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.rephrase.dataset import REJECTED, Dataset, LedgerError, RowCounts, read_parquet, write_manifest
 from finephrase_dagster.rephrase.survey import RowSet, Survey
@@ -75,7 +73,7 @@ def _merge(dataset: Dataset, survey: Survey, tasks: int) -> dict[str, Any]:
         rejected = read_parquet(part.folder.read(REJECTED))
         counts.rejected += Counter(zip(rejected["status"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
         tables.append(rejected)
-    manifest = write_manifest(dataset, counts, pa.concat_tables(tables), {"run": _total_cost(manifests)})
+    manifest = write_manifest(dataset, counts, tables, {"run": _total_cost(manifests)})
     for part in parts:
         part.folder.clear()
     return manifest
