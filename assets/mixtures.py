@@ -12,7 +12,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.verification import check_artifact
 from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
-from finephrase_dagster.orchestration.partitions import mixtures_using, needs
+from finephrase_dagster.orchestration.partitions import mixtures_by_dataset, needs
 from finephrase_dagster.study.spec import Study
 from finephrase_dagster.study.student import MANY_EPOCHS
 from finephrase_dagster.train.admission import check_audits
@@ -83,8 +83,9 @@ def _repetition(components: list[dict[str, Any]]) -> dg.AssetCheckResult:
 
 
 def _deps(study: Study) -> list[dg.AssetDep]:
-    deps = [needs(CORPUS_TOKENS, {source: mixtures_using(study, source) for source in study.sources})]
+    using = mixtures_by_dataset(study)
+    deps = [needs(CORPUS_TOKENS, {source: using[source] for source in study.sources})]
     for cell in study.cells:
-        uses = {prompt: mixtures_using(study, cell.component(prompt).name) for prompt in study.prompts_of(cell)}
+        uses = {prompt: using[cell.component(prompt).name] for prompt in study.prompts_of(cell)}
         deps += [needs(kind, uses, cell=cell) for kind in (DATASET_TOKENS, AUDIT)]
     return deps

@@ -113,10 +113,10 @@ def student_asset(
 
 def _runs_by_mixture(lineage: Lineage, names: Iterable[str]) -> dict[str, list[str]]:
     """Return, by mixture, those of the named student runs that are trained on it."""
-    runs = {name: lineage.study.student_runs[name] for name in names}
-    return {
-        mixture: [name for name, run in runs.items() if run.mixture == mixture] for mixture in lineage.study.mixtures
-    }
+    runs: dict[str, list[str]] = {mixture: [] for mixture in lineage.study.mixtures}
+    for name in names:
+        runs[lineage.study.student_runs[name].mixture].append(name)
+    return runs
 
 
 def _runs_by_start(lineage: Lineage) -> dict[str, list[str]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,10 +74,10 @@ class State:
 
 def items(lineage: Lineage) -> Iterator[Item]:
     """Yield every item of a study, upstream first."""
-    yield from _generation_items(lineage)
-    if lineage.study.mixtures:
-        yield from _mixture_items(lineage)
-        yield from _student_items(lineage)
+    if lineage.graph is None:
+        training = (_mixture_items(lineage), _student_items(lineage)) if lineage.study.mixtures else ()
+        lineage.graph = tuple(chain(_generation_items(lineage), *training))
+    yield from lineage.graph
 
 
 def _item(
@@ -120,10 +121,12 @@ def _student_items(lineage: Lineage) -> Iterator[Item]:
     """Yield the students, from their first steps to the leaderboard."""
     study = lineage.study
 
+    @cache
     def of_run(kind: keys.Kind, run: str) -> ItemKey:
         return ItemKey(kind=kind, run=run)
 
-    inputs = {name: (_mixture(run.mixture), TOKENIZER) for name, run in study.student_runs.items()}
+    mixture = cache(_mixture)
+    inputs = {name: (mixture(run.mixture), TOKENIZER) for name, run in study.student_runs.items()}
     for name in study.rivals:
         yield _item(lineage, of_run(keys.EARLY_STUDENT, name), inputs[name], lineage.early, name)
     for name in study.rivals:

@@ -7,6 +7,7 @@ student run as fields. The asset's path, the partition and the item's name are d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Literal
 
 from finephrase_dagster.study.component import Component, cell_name
@@ -37,7 +38,7 @@ class Kind:
         object.__setattr__(self, "group", self.group or self.stage)
         object.__setattr__(self, "code", self.code or self.stage)
 
-    @property
+    @cached_property
     def fields(self) -> set[str]:
         """The fields of a key of this kind."""
         partition = {self.partitioned_by} if self.partitioned_by else set()
@@ -45,7 +46,7 @@ class Kind:
 
     def asset_path(self, cell: str | None = None) -> tuple[str, ...]:
         """Return the path of the asset, or of a cell's asset."""
-        return tuple(part.format(cell=cell) for part in self.path)
+        return _asset_path(self.path, cell)
 
 
 PLAN = Kind(path=("study", "plan"), stage="study", partitioned_by=None)
@@ -80,8 +81,7 @@ class ItemKey:
     run: str | None = None
 
     def __post_init__(self) -> None:
-        names = ("source", "generator", "prompt", "mixture", "run")
-        given = {name for name in names if getattr(self, name) is not None}
+        given = {name for name, value in vars(self).items() if name != "kind" and value is not None}
         if given != self.kind.fields:
             raise ValueError(
                 f"a key of {'/'.join(self.kind.path)} needs {sorted(self.kind.fields)}, and has {sorted(given)}"
@@ -102,12 +102,12 @@ class ItemKey:
             return None
         return cell_name(self.generator, self.source)
 
-    @property
+    @cached_property
     def path(self) -> tuple[str, ...]:
         """The path of its asset, such as `("synthetic", "tiny__readmes")`."""
         return self.kind.asset_path(self.cell)
 
-    @property
+    @cached_property
     def asset(self) -> str:
         """The path of its asset as text, such as `synthetic/tiny__readmes`."""
         return "/".join(self.path)
@@ -118,7 +118,7 @@ class ItemKey:
         field = self.kind.partitioned_by
         return getattr(self, field) if field else None
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name that people use, such as `synthetic/tiny__readmes/faq`."""
         return self.asset if self.partition is None else f"{self.asset}/{self.partition}"
@@ -147,6 +147,12 @@ def _of_cell(kind: Kind, component: Component) -> ItemKey:
     return ItemKey(kind=kind, source=component.source, generator=component.generator, prompt=component.prompt)
 
 
+@cache
+def _asset_path(path: tuple[str, str], cell: str | None) -> tuple[str, ...]:
+    return tuple(part.format(cell=cell) for part in path)
+
+
+@cache
 def _is_folder_name(part: str) -> bool:
     """Return whether a text can name one folder on any file system."""
     size = len(part.encode("utf-8", "surrogatepass"))

@@ -65,6 +65,7 @@ class Lineage:
     """The artifacts of a study in one data folder. No recipe contains a name that a study chooses."""
 
     answers: dict[Any, Any] | None = None
+    graph: tuple[Any, ...] | None = None  # its items, once they have been listed
 
     def __init__(self, *, study: Study, paths: Paths) -> None:
         self.study = study
@@ -76,11 +77,13 @@ class Lineage:
 
         `forget_missing` makes it look again for what did not exist.
         """
+        if self.answers is not None:
+            return self
         snapshot = copy.copy(self)
-        snapshot.answers = {}
+        snapshot.answers, snapshot.graph = {}, None
         return snapshot
 
-    @property
+    @cached_property
     def labels(self) -> Path:
         """The folder with a link from each item's name to its latest artifact."""
         return self.paths.data / LABELS / self.study.name

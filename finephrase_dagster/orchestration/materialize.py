@@ -61,11 +61,13 @@ def materialize_study(
     end_abandoned_runs(instance)
     for observation in changed_prompts(lineage, instance):
         instance.report_runless_asset_event(observation)
+    lineage = lineage.snapshot()
     outcome, partitions = Outcome(), Partitions(items(lineage))
     with noting_interrupts() as raise_if_interrupted:
         for _, of_stage in groupby(items(lineage), key=lambda item: item.stage):
             with engines_kept():
                 for asset, of_asset in groupby(of_stage, key=lambda item: item.asset):
+                    lineage.forget_missing()
                     chosen = {item.partition or "": item for item in of_asset if _is_due(item, instance, outcome, log)}
                     for names in partitions.runs(asset, chosen):
                         _run(asset, [chosen[name] for name in names], definitions, instance, outcome, log)

@@ -64,6 +64,10 @@ def _tag_name(phrase: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", phrase)[:TAG_CHARACTERS]
 
 
-def mixtures_using(study: Study, dataset: str) -> list[str]:
-    """Return the mixtures that contain a dataset."""
-    return [name for name, mixture in study.mixtures.items() if dataset in mixture.components]
+def mixtures_by_dataset(study: Study) -> dict[str, list[str]]:
+    """Return the mixtures that contain each dataset."""
+    mixtures: dict[str, list[str]] = {dataset: [] for dataset in study.datasets}
+    for name, mixture in study.mixtures.items():
+        for dataset in mixture.components:
+            mixtures[dataset].append(name)
+    return mixtures

@@ -104,11 +104,11 @@ def with_conditions(lineage: Lineage, assets: Iterable[dg.AssetsDefinition]) -> 
 
 def automated_assets(lineage: Lineage) -> dict[str, list[dg.AssetKey]]:
     """Return, by stage, the assets that automation launches."""
-    by_stage: dict[str, dict[dg.AssetKey, None]] = {}
+    by_stage: dict[str, dict[tuple[str, ...], None]] = {}
     for item in items(lineage):
         if item.stage in AUTOMATED:
-            by_stage.setdefault(item.stage, {})[dg.AssetKey(item.key.path)] = None
-    return {stage: list(assets) for stage, assets in by_stage.items()}
+            by_stage.setdefault(item.stage, {})[item.key.path] = None
+    return {stage: [dg.AssetKey(path) for path in paths] for stage, paths in by_stage.items()}
 
 
 def build_condition_sensors(lineage: Lineage) -> list[dg.AutomationConditionSensorDefinition]:
@@ -138,7 +138,7 @@ def _ready_recipes(lineage: Lineage) -> Callable[[], Recipes]:
 
     def recipes() -> Recipes:
         try:
-            fresh = read_lineage(lineage.paths)
+            fresh = read_lineage(lineage.paths).snapshot()
         except (StudyError, PromptError):
             return {}
         by_asset: dict[str, dict[str, str]] = {}

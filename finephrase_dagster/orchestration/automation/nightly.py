@@ -223,7 +223,7 @@ def build_nightly(
         if isinstance(tags, str):
             return dg.SkipReason(tags)
         try:
-            budget, fresh = NightlyBudget.from_environment(), read_lineage(lineage.paths)
+            budget, fresh = NightlyBudget.from_environment(), read_lineage(lineage.paths).snapshot()
             return _tick(context, budget, lineage, fresh, tags, now)
         except (InvalidBudget, StudyError, PromptError) as error:
             return dg.SkipReason(str(error))

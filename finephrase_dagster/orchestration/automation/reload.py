@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -48,7 +49,7 @@ def digest(lineage: Lineage) -> str:
 
 def build_reload_sensor(lineage: Lineage) -> dg.SensorDefinition:
     """Return the sensor `reload_study`, stopped by default."""
-    loaded = digest(lineage)
+    loaded = cache(lambda: digest(lineage))  # of the study in memory, so it is the same whenever it is computed
 
     @dg.sensor(
         name="reload_study",
@@ -62,7 +63,7 @@ def build_reload_sensor(lineage: Lineage) -> dg.SensorDefinition:
             on_disk = digest(read_lineage(lineage.paths))
         except (StudyError, PromptError) as error:
             return dg.SkipReason(f"not reloaded, because the study on disk is invalid: {error}")
-        if on_disk == loaded:
+        if on_disk == loaded():
             return dg.SkipReason("the study on disk is loaded")
         pages = os.environ.get(PAGES)
         if not pages:
