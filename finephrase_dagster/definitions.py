@@ -140,5 +140,4 @@ def _trainer(lineage: Lineage) -> Any:
 
 gc.disable()  # all these objects stay; looking for garbage among them takes a third of the time of a large study
 defs = build_defs(read_lineage(Paths.from_environment()))
-gc.freeze()
 gc.enable()

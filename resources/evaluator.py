@@ -10,7 +10,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from finephrase_dagster.artifacts.artifact import Contents
+from finephrase_dagster.artifacts.artifact import Artifact, Contents
+from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.verification import check_artifact
 from finephrase_dagster.orchestration.devices import leased_here
@@ -28,14 +29,14 @@ class Evaluator(dg.ConfigurableResource):
         """Evaluate a student run: its last model, and each model that was kept during training."""
         from finephrase_dagster.evaluate.evaluation import SAMPLES
 
-        checkpoint = lineage.checkpoint(run)
+        checkpoint, artifact = lineage.checkpoint(run), lineage.scores(run)
         checkpoint_folder = check_artifact(checkpoint)
         curve = []
         with leased_here(f"the scores of {run}", log=log):
             for model in _kept_models(checkpoint_folder):
-                scores = self._scores(lineage, model, folder / model.parent.name / model.name)
+                scores = self._scores(lineage, artifact, model, folder, f"{model.parent.name}/{model.name}")
                 curve.append({"step": int(model.name), **_means(scores)})
-            scores = self._scores(lineage, checkpoint_folder / "model", folder)
+            scores = self._scores(lineage, artifact, checkpoint_folder / "model", folder)
         curve.append({"step": checkpoint.manifest()["steps"], **_means(scores)})
         facts = {**scores, "curve": curve}
         return Contents(files=sorted(folder.rglob(SAMPLES)), facts=facts)
@@ -45,19 +46,25 @@ class Evaluator(dg.ConfigurableResource):
         from finephrase_dagster.evaluate.evaluation import SAMPLES
 
         with leased_here(f"the early scores of {run}", log=log):
-            scores = self._scores(lineage, check_artifact(lineage.early(run)) / "model", folder)
+            model = check_artifact(lineage.early(run)) / "model"
+            scores = self._scores(lineage, lineage.early_scores(run), model, folder)
         return Contents(files=[folder / SAMPLES], facts=scores)
 
-    def _scores(self, lineage: Lineage, model: Path, output: Path) -> dict[str, Any]:
-        from finephrase_dagster.evaluate.evaluation import evaluate_checkpoint
+    def _scores(
+        self, lineage: Lineage, artifact: Artifact, model: Path, folder: Path, output: str = "."
+    ) -> dict[str, Any]:
+        """Score one model into a folder below that of the scores; tasks that were scored before are not again."""
+        from finephrase_dagster.evaluate.evaluation import SAMPLES, evaluate_checkpoint
+        from finephrase_dagster.evaluate.reuse import known_samples
 
         scores = evaluate_checkpoint(
             model,
-            output,
+            folder / output,
             evaluation=lineage.evaluation,
             batch_size=self.batch_size,
             backend=lineage.evaluation.backend,
             engine=self.engine,
+            known=known_samples(lineage.labels / artifact.name, plain(artifact.recipe), f"{output}/{SAMPLES}"),
         )
         return asdict(scores)
 

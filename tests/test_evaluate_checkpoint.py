@@ -14,11 +14,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.key import SCORES, ItemKey
 from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.evaluate.categories import CATEGORIES, UnknownTask
 from finephrase_dagster.evaluate.evaluation import CheckpointError, NotAProbability, evaluate_checkpoint
 from finephrase_dagster.evaluate.questions import AnswerTooLong, build_questions
 from finephrase_dagster.evaluate.reading import EMBEDDED_ITEMS, ItemsError
+from finephrase_dagster.evaluate.reuse import known_samples, unchanged_tasks
 from finephrase_dagster.evaluate.scores import scores
 from finephrase_dagster.evaluate.tasks import __path__ as task_folders
 from finephrase_dagster.evaluate.tasks import benchmarks
@@ -396,3 +399,42 @@ def test_subjects_are_evaluated_separately_and_weigh_the_same(narrow: Path, tmp_
     assert {len(values) for values in by_subject.values()} == {2, 3}
     means = [sum(values) / len(values) for values in by_subject.values()]
     assert (score.mean, score.n) == (pytest.approx(sum(means) / 57), 130)
+
+
+def artifact_of_scores(root: Path, tasks: list[str]) -> Artifact:
+    items = {benchmarks()[task].folder: "items" for task in SUITE}
+    recipe = {"checkpoint": "a", "tasks": tasks, "shots": 3, "samples": 6, "items": items}
+    return Artifact(key=ItemKey(kind=SCORES, run="raw"), recipe=recipe, root=root, study="one")
+
+
+def test_a_task_is_added_and_another_taken_out_without_evaluating_the_rest_again(wide: Path, tmp_path: Path) -> None:
+    first, second = ({"tasks": tasks} for tasks in (("gsm8k", "arc_cf:easy"), ("piqa_cf", "gsm8k")))
+    before = artifact_of_scores(tmp_path, sorted(first["tasks"]))
+    with before.claim() as folder:
+        evaluate_checkpoint(wide, folder, evaluation=ALL_TASKS.model_copy(update=first), batch_size=8)
+        before.publish([folder / "samples.parquet"], {})
+    before.label()
+    recipe = {**before.recipe, "tasks": sorted(second["tasks"])}
+    known = known_samples(tmp_path / "studies" / "one" / before.name, recipe, "./samples.parquet")
+    assert {sample["task"] for sample in known} == {"gsm8k"}
+    evaluation = ALL_TASKS.model_copy(update=second)
+    reused = evaluate_checkpoint(wide, tmp_path / "reused", evaluation=evaluation, batch_size=8, known=known)
+    fresh = evaluate_checkpoint(wide, tmp_path / "fresh", evaluation=evaluation, batch_size=8)
+    assert list(reused.tasks) == ["piqa_cf", "gsm8k"]
+    assert {task: score.n for task, score in reused.tasks.items()} == {task: s.n for task, s in fresh.tasks.items()}
+    for task, score in fresh.tasks.items():
+        assert reused.tasks[task].mean == pytest.approx(score.mean, rel=1e-5)
+    only_known = ALL_TASKS.model_copy(update={"tasks": ("gsm8k",)})
+    shutil.copytree(wide, tmp_path / "no weights", ignore=shutil.ignore_patterns("*.safetensors"))
+    evaluate_checkpoint(tmp_path / "no weights", tmp_path / "out", evaluation=only_known, batch_size=8, known=known)
+
+
+@pytest.mark.parametrize(
+    "change", [{"checkpoint": "other"}, {"shots": 5}, {"samples": 7}, {"items": {"gsm8k": "edited"}}]
+)
+def test_a_task_is_evaluated_again_if_anything_else_of_its_recipe_changed(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = dict(artifact_of_scores(tmp_path, ["gsm8k"]).recipe)
+    assert unchanged_tasks(recipe, recipe) == {"gsm8k"}
+    assert unchanged_tasks(recipe, {**recipe, **change}) == set()

@@ -335,11 +335,11 @@ class Lineage:
         """Everything except the model that determines scores."""
         evaluation = self.evaluation
         return {
-            "tasks": evaluation.tasks,
+            "tasks": sorted(evaluation.tasks),
             "shots": evaluation.shots,
             "samples": evaluation.samples,
             **({"backend": evaluation.backend} if evaluation.backend != "transformers" else {}),
-            "items": self._items_digest,
+            "items": self._items_digests,
         }
 
     @remembered
@@ -359,12 +359,16 @@ class Lineage:
         return self.paths.items if items == EMBEDDED else Path(items)
 
     @cached_property
-    def _items_digest(self) -> str:
+    def _items_digests(self) -> str | dict[str, str]:
+        """The hash of the items of each benchmark, by folder; `hub` for the original datasets."""
         if self.evaluation.items == HUB:  # datasets and revisions are fixed in the code, so its version covers them
             return HUB
         folder = self._items
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return fingerprint([[str(path.relative_to(folder)), sha256_file(path)] for path in files])
+        files: dict[str, list[list[str]]] = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            relative = path.relative_to(folder)
+            files.setdefault(relative.parts[0], []).append([str(relative), sha256_file(path)])
+        return {benchmark: fingerprint(listed) for benchmark, listed in files.items()}
 
 
 def _recorded_fields(artifact: Artifact, name: str) -> dict[str, Any]:

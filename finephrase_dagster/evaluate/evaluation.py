@@ -43,6 +43,7 @@ def evaluate_checkpoint(
     threads: int = 1,
     backend: Backend = "transformers",
     engine: Mapping[str, Any] | None = None,
+    known: Sequence[Mapping[str, Any]] = (),
 ) -> Scores:
     """Score a checkpoint and write `output/samples.parquet` with one row per item.
 
@@ -63,6 +64,7 @@ def evaluate_checkpoint(
             for one another.
         backend: transformers computes in float32, vLLM in the checkpoint's precision unless `engine` sets `dtype`.
         engine: arguments of `vllm.LLM`.
+        known: samples of tasks that are not evaluated again; see `reuse.known_samples`.
 
     Raises:
         CheckpointError: there is no usable model or tokenizer in the folder.
@@ -73,9 +75,14 @@ def evaluate_checkpoint(
         EngineUnavailable: the backend is vLLM, which is not installed or does not start.
     """
     _check(checkpoint)
-    questions = build_questions(evaluation)  # before anything is loaded: missing items show at once
-    with _quiet_libraries(threads), _loaded(checkpoint.absolute(), backend, batch_size, engine or {}) as scorer:
-        samples = _score(scorer, questions)
+    tasks = [task for task in evaluation.tasks if task not in {sample["task"] for sample in known}]
+    samples = [dict(sample) for sample in known]
+    if tasks:
+        # Before anything is loaded: missing items show at once.
+        questions = build_questions(evaluation.model_copy(update={"tasks": tuple(tasks)}))
+        with _quiet_libraries(threads), _loaded(checkpoint.absolute(), backend, batch_size, engine or {}) as scorer:
+            samples += _score(scorer, questions)
+    samples.sort(key=lambda sample: evaluation.tasks.index(sample["task"]))
     values: dict[str, dict[str, list[float]]] = {task: {} for task in evaluation.tasks}
     for sample in samples:
         values[sample["task"]].setdefault(sample["subset"], []).append(sample["prob_norm_token"])
