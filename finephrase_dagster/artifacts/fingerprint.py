@@ -84,6 +84,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_folders(folder: Path) -> dict[str, str]:
+    """Return the hash of everything in each folder, or file, that lies directly in a folder."""
+    files: dict[str, list[list[str]]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        relative = path.relative_to(folder)
+        files.setdefault(relative.parts[0], []).append([str(relative), sha256_file(path)])
+    return {name: fingerprint(listed) for name, listed in files.items()}
+
+
 def differences(old: object, new: object) -> list[str]:
     """Return the fields in which two recipes differ, such as "sampling.temperature: 1.0 -> 0.7"."""
     return list(_differences(plain(old), plain(new), ""))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.artifacts.artifact import LABELS, Artifact, ArtifactMissing, labelled_manifest
-from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, sha256_file
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, sha256_file, sha256_folders
 from finephrase_dagster.artifacts.key import (
     CHECKPOINT,
     CORPUS,
@@ -353,22 +353,13 @@ class Lineage:
         corpus = self.source(source)
         return fingerprint([corpus.version, corpus.facts.get("order")])[:SHORT]
 
-    @property
-    def _items(self) -> Path:
-        items = self.evaluation.items
-        return self.paths.items if items == EMBEDDED else Path(items)
-
     @cached_property
     def _items_digests(self) -> str | dict[str, str]:
         """The hash of the items of each benchmark, by folder; `hub` for the original datasets."""
-        if self.evaluation.items == HUB:  # datasets and revisions are fixed in the code, so its version covers them
+        items = self.evaluation.items
+        if items == HUB:  # datasets and revisions are fixed in the code, so its version covers them
             return HUB
-        folder = self._items
-        files: dict[str, list[list[str]]] = {}
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            relative = path.relative_to(folder)
-            files.setdefault(relative.parts[0], []).append([str(relative), sha256_file(path)])
-        return {benchmark: fingerprint(listed) for benchmark, listed in files.items()}
+        return sha256_folders(self.paths.items if items == EMBEDDED else Path(items))
 
 
 def _recorded_fields(artifact: Artifact, name: str) -> dict[str, Any]:
