@@ -66,9 +66,9 @@ def test_the_precision_is_what_the_processor_multiplies(
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{info}\n")
     monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(processor, "on_cpu", lambda: True)
-    assert resolve_precision(Generator(**SPEC)).distribution_flags == {"dtype": precision}
+    assert resolve_precision(Generator(**SPEC)).engine == {"dtype": precision}
     monkeypatch.setattr(processor, "on_cpu", lambda: False)
-    assert resolve_precision(Generator(**SPEC)).distribution_flags == {"dtype": "bfloat16"}
+    assert resolve_precision(Generator(**SPEC)).engine == {"dtype": "bfloat16"}
 
 
 def test_a_precision_that_the_study_names_is_kept() -> None:

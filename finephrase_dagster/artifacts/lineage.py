@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.artifacts.artifact import LABELS, Artifact, ArtifactMissing, labelled_manifest
+from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, sha256_file, sha256_folders
 from finephrase_dagster.artifacts.key import (
     CHECKPOINT,
@@ -158,7 +159,7 @@ class Lineage:
             rows=self.source(cell.source).version,
             prompt=self.prompts[prompt],
             model=model.version,
-            engine=generator.distribution_flags,
+            engine=distribution_flags(generator.engine),
             sampling=resolve_sampling(generator.sampling, _recorded_fields(model, "sampling")),
             context=generator.context,
             max_tokens=generator.max_tokens,

@@ -1,12 +1,28 @@
-"""The precision in which this machine computes fast."""
+"""How this machine computes: its fast precision, and the variables of its environment that an engine receives."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
 BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # Intel, AMD and Intel, Arm
+
+VLLM_VARIABLES = (
+    *("VLLM_CACHE_ROOT", "VLLM_CONFIGURE_LOGGING", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_NUM_OF_RESERVED_CPU"),
+    *("VLLM_CPU_OMP_THREADS_BIND", "VLLM_DO_NOT_TRACK", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_HOST_IP"),
+    *("VLLM_LOGGING_CONFIG_PATH", "VLLM_LOGGING_LEVEL", "VLLM_NCCL_SO_PATH", "VLLM_NO_USAGE_STATS"),
+    *("VLLM_RPC_BASE_PATH", "VLLM_RPC_TIMEOUT", "VLLM_WORKER_MULTIPROC_METHOD"),
+)
+"""Variables that place, log or cache. An engine receives no other `VLLM_*`, because many of them change logits."""
+
+
+def known_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the `VLLM_*` variables that may change what an engine computes."""
+    return {
+        name: value for name, value in environment.items() if not name.startswith("VLLM_") or name in VLLM_VARIABLES
+    }
 
 
 def fast_precision() -> str:

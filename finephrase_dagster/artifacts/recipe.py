@@ -81,8 +81,10 @@ def resolve_precision(generator: Generator) -> Generator:
 def resolve_sampling(study: Sampling, model: Mapping[str, float | int]) -> dict[str, float | int]:
     """Return a generator's sampling values: those of the study, else of the model, else `DEFAULT_SAMPLING`."""
     sampling = {**DEFAULT_SAMPLING, **model, **study.model_dump(exclude_none=True)}
-    if sampling["top_k"] <= 0:
+    if sampling["top_k"] <= 0 or sampling["temperature"] == 0:  # greedy: top-k and top-p have no effect
         sampling["top_k"] = TOP_K_OFF
+    if sampling["temperature"] == 0:
+        sampling["top_p"] = DEFAULT_SAMPLING["top_p"]
     return sampling
 
 

@@ -11,7 +11,7 @@ from typing import Final
 CODE: Final = {
     "sources": "2",
     "generators": "2",
-    "synthetic": "3",
+    "synthetic": "4",
     "audits": "2",
     "tokenizer": "2",
     "tokens": "2",

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from finephrase_dagster.artifacts.engine_flags import flag_name
 from finephrase_dagster.artifacts.processes import end, last_lines
-from finephrase_dagster.artifacts.processor import on_cpu
+from finephrase_dagster.artifacts.processor import known_variables, on_cpu
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase import guard
 from finephrase_dagster.study.generator import Generator
@@ -69,6 +70,7 @@ IDENTITY_FLAGS = frozenset(
         "revision",
         "tokenizer",
         "tokenizer_revision",
+        "trust_remote_code",
     }
 )
 
@@ -175,7 +177,7 @@ class Engine:
             EngineFlagRefused: a flag is set by this class, or would change the completions.
         """
         for flag in flags:
-            plain = flag.strip("-").replace("-", "_")
+            plain = flag_name(flag)
             if plain in OWN_FLAGS:
                 raise EngineFlagRefused(f"engine flag {flag!r} is set by the run itself; remove it")
             if plain in IDENTITY_FLAGS:
@@ -187,7 +189,7 @@ class Engine:
         self.log = log
         self.start_seconds = start_seconds
         defaults: Flags = {**FLAGS, **CPU_FLAGS} if on_cpu() else FLAGS
-        chosen = {**defaults, **{flag.strip("-").replace("-", "_"): value for flag, value in flags.items()}}
+        chosen = {**defaults, **{flag_name(flag): value for flag, value in flags.items()}}
         chosen["max_model_len"] = context
         if chosen.get("enable_chunked_prefill") is False:
             chosen["max_num_batched_tokens"] = max(int(chosen.get("max_num_batched_tokens", 0)), context)
@@ -322,7 +324,7 @@ class Engine:
 
 def environment() -> dict[str, str]:
     """Return the server's environment: offline, without usage reports, and with bounded memory on the CPU."""
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    variables = {**known_variables(os.environ), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     # Without cached bytecode each server process compiles some 5,000 modules, which takes 17 s instead of 6.
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
     if on_cpu():

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.fingerprint import SHORT, sha256_file
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.recipe import resolve_precision, resolve_sampling
@@ -77,7 +78,7 @@ def generator_source(
         fields={"model": name, "tokenizer": str(engine.model), "engine": engine},
         recipe={
             "model": artifact.version,
-            "engine": engine.generator.distribution_flags,
+            "engine": distribution_flags(engine.generator.engine),
             "sampling": resolve_sampling(generator.sampling, manifest["sampling"]),
             "context": generator.context,
             "max_tokens": generator.max_tokens,

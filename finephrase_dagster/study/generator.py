@@ -1,7 +1,7 @@
 """Generators: the models that rephrase, how they are sampled, and their vLLM flags.
 
-The flags are the only execution settings in a spec, because they depend on the model. `EXECUTION_FLAGS` lists those
-that are not part of the identity.
+The flags are the only execution settings in a spec, because they depend on the model. `artifacts/engine_flags.py` lists
+those that are not part of the identity.
 """
 
 from __future__ import annotations
@@ -13,39 +13,6 @@ from typing import Any, NamedTuple
 from pydantic import Field, model_validator
 
 from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Seed, Spec
-
-EXECUTION_FLAGS = frozenset(
-    [
-        "api_server_count",
-        "async_scheduling",
-        "attention_backend",
-        "block_size",
-        "compilation_config",
-        "cpu_offload_gb",
-        "data_parallel_size",
-        "disable_custom_all_reduce",
-        "disable_log_stats",
-        "disable_uvicorn_access_log",
-        "distributed_executor_backend",
-        "enable_chunked_prefill",
-        "enable_expert_parallel",
-        "enable_prefix_caching",
-        "enforce_eager",
-        "gpu_memory_utilization",
-        "kv_cache_memory_bytes",
-        "max_num_batched_tokens",
-        "max_num_seqs",
-        "max_parallel_loading_workers",
-        "num_gpu_blocks_override",
-        "pipeline_parallel_size",
-        "scheduling_policy",
-        "speculative_config",
-        "swap_space",
-        "tensor_parallel_size",
-        "uvicorn_log_level",
-    ]
-)
-"""vLLM flags that change how an engine runs but not the distribution of completions."""
 
 PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 """vLLM flags whose product is the number of GPUs of an engine."""
@@ -101,18 +68,13 @@ class Generator(Spec):
     license: str | None = Field(default=None, description="of the completions; not part of the identity")
     throughput: Throughput | None = Field(default=None, description="for plans; not part of the identity")
     engine: Mapping[str, str | int | float | bool] = Field(
-        default_factory=dict, description="vLLM flags; those in EXECUTION_FLAGS are not part of the identity"
+        default_factory=dict, description="vLLM flags; those that only change how it runs are not part of the identity"
     )
 
     @property
     def is_packaged(self) -> bool:
         """Whether the model is `PACKAGED`."""
         return self.model == EMBEDDED
-
-    @property
-    def distribution_flags(self) -> dict[str, str | int | float | bool]:
-        """The engine flags that may change the distribution of completions; they are part of the identity."""
-        return {name: value for name, value in self.engine.items() if name.replace("-", "_") not in EXECUTION_FLAGS}
 
     @property
     def gpus(self) -> int:
