@@ -17,6 +17,7 @@ from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.devices import Lease, are_free, lease
+from finephrase_dagster.orchestration.progress import Progress, report
 from finephrase_dagster.orchestration.retries import is_infrastructure
 from finephrase_dagster.pods.failure import PodMisconfigured
 from finephrase_dagster.study.spec import Cell
@@ -24,6 +25,7 @@ from finephrase_dagster.study.spec import Cell
 if TYPE_CHECKING:
     from finephrase_dagster.rephrase.engine import Engine
     from finephrase_dagster.rephrase.job import RephraseJob
+    from finephrase_dagster.rephrase.statistics import RunStatistics
 
 _engines: dict[str, Engine] = {}
 _keepers = 0
@@ -49,6 +51,34 @@ def _stop_unless_kept() -> None:
 def _stop_all() -> None:
     while _engines:
         _engines.popitem()[1].stop()
+
+
+class _Shown:
+    """Shows how far a run is: to whoever watches this process twice a second, and as lines of a log."""
+
+    def __init__(self, job: RephraseJob, log: Callable[[str], None]) -> None:
+        from finephrase_dagster.rephrase.progress import Lines
+
+        self._lines, self._settings = Lines(log, seconds=job.log_seconds), job.settings()
+
+    def __call__(self, statistics: RunStatistics) -> None:
+        self._lines(statistics)
+        gpus, price = self._settings.gpus, self._settings.gpu_hour_dollars
+        cost = statistics.cost(gpus=gpus, gpu_hour_dollars=price)
+        paid = [f"{cost['gpu_hours']:.2f} GPU-hours"] if cost["gpu_hours"] else []
+        paid += [f"${cost['dollars']:.2f}"] if cost["dollars"] else []
+        failed = [f"{statistics.failed:,} failed"] if statistics.failed else []
+        rate = f"{statistics.requests_per_second:,.1f} requests/s, {statistics.tokens_per_second:,.0f} tokens/s"
+        report(
+            Progress(
+                done=statistics.done_before + statistics.done,
+                total=statistics.total,
+                unit="requests",
+                rate=", ".join([rate, *paid, *failed]),
+                seconds_left=statistics.seconds_left,
+                sample=dict(statistics.sample),
+            )
+        )
 
 
 class Rephraser(dg.ConfigurableResource):
@@ -103,7 +133,7 @@ class Rephraser(dg.ConfigurableResource):
         with serve_metrics_from_environment(job.model, log=log) as watch:
             engines = None if job.endpoints else lambda: contextlib.nullcontext([_kept_engine(job, log)])
             try:
-                return execute(job, engines=engines, log=log, watch=watch)
+                return execute(job, engines=engines, log=log, watch=watch, show=_Shown(job, log))
             finally:
                 _stop_unless_kept()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -17,9 +18,17 @@ from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.verification import check_artifact
 from finephrase_dagster.orchestration.devices import leased, leased_here
+from finephrase_dagster.orchestration.progress import Progress, report
 from finephrase_dagster.pods.cluster import cluster_from_environment
 from finephrase_dagster.pods.sizing import Pod
-from finephrase_dagster.train.job import LossCallback, StartingCheckpoint, Train, TrainingExecution, TrainingJob
+from finephrase_dagster.train.job import (
+    LossCallback,
+    LossPoint,
+    StartingCheckpoint,
+    Train,
+    TrainingExecution,
+    TrainingJob,
+)
 
 
 class StudentTrainer(dg.ConfigurableResource):
@@ -104,7 +113,7 @@ class StudentTrainer(dg.ConfigurableResource):
                 attention=self.attention,
             ),
             log=log,
-            on_loss=on_loss,
+            on_loss=_shown(lineage.study.steps(run), on_loss),
         )
         with self._device(run, log):
             facts = self._trainer()(job)
@@ -162,6 +171,22 @@ class NanotronTrainer(StudentTrainer):
         """Return the pod of a node, if the study runs on Kubernetes."""
         cluster = cluster_from_environment()
         return Pod.computing(cluster, gpus=self.gpus, image=cluster.nanotron_image) if cluster else None
+
+
+def _shown(steps: int, on_loss: LossCallback) -> LossCallback:
+    """Return a callback that also shows a point of the loss curve to whoever watches this process."""
+    began: list[tuple[float, LossPoint]] = []
+
+    def show(point: LossPoint) -> None:
+        on_loss(point)
+        began.append((time.monotonic(), point))
+        (start, first), (now, _) = began[0], began[-1]
+        tokens, elapsed = point.tokens - first.tokens, now - start
+        rate = f"loss {point.loss:.3f}" + (f", {tokens / elapsed:,.0f} tokens/s" if tokens and elapsed else "")
+        left = (steps - point.step) * elapsed / (point.step - first.step) if point.step > first.step else None
+        report(Progress(done=point.step, total=steps, unit="steps", rate=rate, seconds_left=left))
+
+    return show
 
 
 def _is_private(path: Path, folder: Path) -> bool:

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from finephrase_dagster.commands.options import StudyOption, dagster_home, paths_of
 from finephrase_dagster.commands.results import print_leaderboard
-from finephrase_dagster.commands.terminal import clock, complain
-from finephrase_dagster.study.paths import require_clone
+from finephrase_dagster.commands.terminal import clock, complain, screen
+from finephrase_dagster.orchestration.logs import LOG_FORMAT, write_json_lines
+from finephrase_dagster.rephrase.statistics import duration
+from finephrase_dagster.study.paths import materialize_command, require_clone, shown_path
 
 if TYPE_CHECKING:
     from finephrase_dagster.artifacts.lineage import Lineage
+    from finephrase_dagster.orchestration.materialize import Outcome
+
+LogFormat = Literal["text", "json"]
 
 
-def materialize(study: StudyOption = None) -> None:
+def materialize(
+    study: StudyOption = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Print lines in place of the live view: text, or JSON objects.")
+    ] = None,
+) -> None:
     """Materialize everything of a study that is missing or stale, in this process.
 
     The stages run one after another: sources, generators, synthetic datasets and their audits, tokenized data,
@@ -32,6 +44,9 @@ def materialize(study: StudyOption = None) -> None:
     from finephrase_dagster.catalogue import read_lineage
 
     require_clone("finephrase materialize")
+    if log_format == "json":
+        os.environ[LOG_FORMAT] = "json"
+        write_json_lines()
     log = clock()
     paths = paths_of(study)
     lineage = read_lineage(paths)
@@ -46,8 +61,12 @@ def materialize(study: StudyOption = None) -> None:
         from finephrase_dagster.orchestration.materialize import materialize_study
         from resources.rephraser import engines_kept
 
-        with dg.DagsterInstance.from_config(str(home)) as instance:
-            outcome = materialize_study(lineage, defs, instance, engines_kept=engines_kept, log=log)
+        with (
+            _resuming(lineage),
+            dg.DagsterInstance.from_config(str(home)) as instance,
+            _watching(lineage, log, live=log_format is None) as log_line,
+        ):
+            outcome = materialize_study(lineage, defs, instance, engines_kept=engines_kept, log=log_line)
     stopped = f", {len(outcome.stopped)} stopped early" if outcome.stopped else ""
     log(f"{len(outcome.made)} partitions materialized, {len(outcome.reused)} reused{stopped}")
     if not outcome.complete:
@@ -58,16 +77,55 @@ def materialize(study: StudyOption = None) -> None:
         raise typer.Exit(1)
     if lineage.study.mixtures:
         print_leaderboard(lineage)
-        _print_where_to_look(lineage)
+    _print_times(outcome)
+    _print_next_steps(lineage)
 
 
-def _print_where_to_look(lineage: Lineage) -> None:
-    typer.echo(
-        f"\nScores, audits and manifests: {lineage.paths.warehouse} (DuckDB)\n"
-        f"Datasets and checkpoints:     {lineage.paths.data}\n"
-        "Lineage, checks and previews: make ui, then http://127.0.0.1:3000\n"
-        "Loss curves and ablations:    make ui, then http://127.0.0.1:5000"
-    )
+@contextmanager
+def _watching(lineage: Lineage, log: Callable[[str], None], *, live: bool) -> Iterator[Callable[[str], None]]:
+    """Show the live view within the block where there is a terminal; yield what prints a line."""
+    with screen(lineage.paths.data / "logs" / "materialize.log") if live else nullcontext() as console:
+        if console is None:
+            yield log
+            return
+        from finephrase_dagster.artifacts.graph import items
+        from finephrase_dagster.commands.live import LiveView
+        from finephrase_dagster.orchestration.progress import listening
+
+        study = lineage.study
+        view = LiveView(
+            f"{study.name}: {study.description}" if study.description else study.name, [*items(lineage)], console
+        )
+        with view.shown(), listening(view):
+            yield view.log
+
+
+@contextmanager
+def _resuming(lineage: Lineage) -> Iterator[None]:
+    """Print how to resume if the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        complain(f"interrupted; what is finished is kept. To resume: {materialize_command(lineage.paths.study)}")
+        raise typer.Exit(1) from error
+
+
+def _print_times(outcome: Outcome) -> None:
+    if total := sum(outcome.seconds.values()):
+        shares = (f"{stage} {duration(seconds)}" for stage, seconds in outcome.seconds.items())
+        typer.echo(f"\nTime: {duration(total)} ({', '.join(shares)})")
+
+
+def _print_next_steps(lineage: Lineage) -> None:
+    study = shlex.quote(shown_path(lineage.paths.study))
+    steps = [("See the lineage, every row's source, the checks and the loss curves", f"finephrase ui --study {study}")]
+    if generator := next(iter(lineage.study.generators), None):
+        command = f"finephrase rephrase --input FILE --prompt {lineage.study.prompts[0]} --output DIR"
+        steps.append(("Rephrase texts of your own", f"{command} --generator {generator}"))
+    steps.append(("See what the study of the paper would cost", "finephrase plan --study studies/finephrase.yaml"))
+    typer.echo(f"\nData, checkpoints and scores are in {lineage.paths.data}. Next steps:")
+    for what, command in steps:
+        typer.echo(f"  {what}:\n    {command}")
 
 
 @contextmanager

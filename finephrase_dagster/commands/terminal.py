@@ -5,6 +5,7 @@ Libraries print nothing: their warnings, log records and progress bars do not co
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,13 +14,18 @@ import stat
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from finephrase_dagster.orchestration.logs import json_line, json_wanted, write_json_lines
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TERMINALS = (4, 5, 136)  # the kernel's numbers of terminals: consoles, the process's own, and pseudo-terminals
 LIBRARY_SETTINGS = {
     "LOGURU_AUTOINIT": "False",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -61,10 +67,39 @@ def leave_terminal(*_: object) -> None:
     """Handle the end of the terminal (SIGHUP) like Ctrl-C; what is still printed is discarded, not an error."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the shell and the kernel both send it
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (sys.stdout, sys.stderr):
-        if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
-            os.dup2(nowhere, stream.fileno())
+    for number in [int(link.name) for link in Path("/proc/self/fd").iterdir()]:
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself
+            status = os.fstat(number)
+            if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in TERMINALS:
+                os.dup2(nowhere, number)
     signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def screen(log: Path) -> Iterator[Console | None]:
+    """Yield a console on the terminal, to which nothing else prints within the block; None if there is no terminal.
+
+    What libraries and child processes print is appended to a log file.
+    """
+    if json_wanted() or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        yield None
+        return
+    from rich.console import Console
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    streams = (sys.stdout, sys.stderr)
+    kept = [os.dup(stream.fileno()) for stream in streams]
+    with log.open("ab") as file, open(kept[1], "w", encoding="utf-8", closefd=False) as terminal:
+        for stream in streams:
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+        try:
+            yield Console(file=terminal, highlight=False, markup=False, emoji=False)
+        finally:
+            for stream, number in zip(streams, kept, strict=True):
+                stream.flush()
+                os.dup2(number, stream.fileno())
+                os.close(number)
 
 
 def complain(message: str) -> None:
@@ -79,14 +114,24 @@ def print_json(document: Any) -> None:
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, names: int = 1) -> None:
-    """Print a table on standard output; the first `names` columns are text, the others numbers."""
+    """Print a table on standard output; the first `names` columns are text, the others numbers.
+
+    On a terminal that is too narrow for it, the last columns are left out and named below.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position < names else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=WIDEST, markup=False, highlight=False).print(table)
+    headings, cells = [*columns], [[*row] for row in rows]
+    console = Console(width=None if sys.stdout.isatty() else WIDEST, markup=False, highlight=False)
+    for shown in range(len(headings), names, -1):
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+        for position, column in enumerate(headings[:shown]):
+            table.add_column(column, justify="left" if position < names else "right", no_wrap=True)
+        for row in cells:
+            table.add_row(*row[:shown])
+        if table.__rich_measure__(console, console.options.update(max_width=WIDEST)).maximum <= console.width:
+            break
+    console.print(table, soft_wrap=True)
+    if shown < len(headings):
+        typer.echo(f"Not shown, because the terminal is too narrow: {', '.join(headings[shown:])}.")

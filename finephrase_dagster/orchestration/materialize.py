@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -27,6 +28,7 @@ from finephrase_dagster.orchestration.automation.runs import UNFINISHED, Partiti
 from finephrase_dagster.orchestration.events import recorded_version
 from finephrase_dagster.orchestration.jobs import job_of
 from finephrase_dagster.orchestration.launcher import PROCESS_TAG
+from finephrase_dagster.orchestration.progress import RunEnded, RunStarted, Settled, report
 from finephrase_dagster.orchestration.retries import NO_SPACE, ONCE_TAG
 
 
@@ -39,6 +41,8 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds by stage."""
 
     @property
     def complete(self) -> bool:
@@ -120,6 +124,7 @@ def _is_due(item: Item, instance: dg.DagsterInstance, outcome: Outcome, log: Cal
         if current.status == "stale":
             log(f"{item.name} is stale: {'; '.join(current.reasons)}")
         return True
+    report(Settled(item=item))
     return False
 
 
@@ -142,6 +147,7 @@ def _run(
         tags |= range_tags(partitions)
     started = time.monotonic()
     log(f"{name} ...")
+    report(RunStarted(name=name, items=tuple(group)))
     result = definitions.resolve_job_def(job_of(asset)).execute_in_process(
         instance=instance,
         partition_key=partitions[0] if len(partitions) == 1 else None,
@@ -149,9 +155,12 @@ def _run(
         run_config={"loggers": {"progress": {}}},
         raise_on_error=False,
     )
+    seconds = time.monotonic() - started
+    outcome.seconds[group[0].stage] += seconds
     if result.success:
         outcome.made += [item.name for item in group]
-        log(f"{name}: done in {time.monotonic() - started:.1f} s")
+        log(f"{name}: done in {seconds:.1f} s")
+        report(RunEnded(name=name, items=tuple(group), seconds=seconds))
         return
     kind, message, causes = _error(result)
     if any(words in causes for words in NO_SPACE) and "make room" not in message.lower():
@@ -164,6 +173,7 @@ def _run(
         else:
             outcome.failed[item.name] = message
     log(f"{name}: failed: {message}")
+    report(RunEnded(name=name, items=tuple(group), seconds=seconds, error=message))
 
 
 def _error(result: dg.ExecuteInProcessResult) -> tuple[str, str, str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from finephrase_dagster.rephrase.completion import Completion
 
+SAMPLE_SECONDS = 8.0
+
 
 @dataclass(kw_only=True)
 class RunStatistics:
@@ -28,6 +30,7 @@ class RunStatistics:
         start_seconds: until the engine answered, if this run started it.
         engine: counters of the engines during the run, see `counters.py`.
         in_flight: requests at the engines now.
+        sample: the completions of one document, by prompt; after some seconds, those of another one.
     """
 
     total: int = 0
@@ -45,6 +48,8 @@ class RunStatistics:
     began: float = field(default_factory=time.monotonic)
     engine: dict[str, float] = field(default_factory=dict)
     in_flight: int = 0
+    sample: dict[str, str] = field(default_factory=dict)
+    _sampled: tuple[str, float] = ("", 0.0)
     _busy_since: float = 0.0
     _busy: float = 0.0
 
@@ -101,6 +106,14 @@ class RunStatistics:
         self.completed += 1
         self.prompt_tokens += completion.prompt_tokens
         self.completion_tokens += completion.completion_tokens
+
+    def record_sample(self, id: str, prompt: str, text: str) -> None:
+        """Keep a completion if its document is the sample, or the sample has been shown long enough."""
+        document, since = self._sampled
+        if id != document and time.monotonic() - since > SAMPLE_SECONDS:
+            self._sampled, self.sample, document = (id, time.monotonic()), {}, id
+        if id == document:
+            self.sample[prompt] = text
 
     def record_engine_counters(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         """Record what the engines counted during the run; a restarted engine counts from zero."""

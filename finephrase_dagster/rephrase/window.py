@@ -163,6 +163,7 @@ class Window:
         )
         self._ledgers[row.prompt].record(row.chunk, row.position, outcome)
         self._statistics.record_completion(completion)
+        self._statistics.record_sample(row.id, row.prompt, text)
 
     def _record_failure(self, row: RowRequest, result: FailedRow) -> None:
         outcome = Rejected(id=row.id, status="failed", reason=readable(result.reason))

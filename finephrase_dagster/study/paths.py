@@ -95,8 +95,12 @@ class Paths:
 
 def materialize_command(study: Path) -> str:
     """Return the command that materializes a study, for messages."""
-    shown = study.relative_to(Path.cwd()) if study.is_relative_to(Path.cwd()) else study
-    return f"finephrase materialize --study {shlex.quote(str(shown))}"
+    return f"finephrase materialize --study {shlex.quote(shown_path(study))}"
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as a person would write it in the working directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def study_path(study: str | Path, *, start: Path) -> Path:
