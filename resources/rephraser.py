@@ -60,6 +60,7 @@ class _Shown:
         from finephrase_dagster.rephrase.progress import Lines
 
         self._lines, self._settings = Lines(log, seconds=job.log_seconds), job.settings()
+        self._certain = job.concurrency  # until so many requests are done, their rate says little
 
     def __call__(self, statistics: RunStatistics) -> None:
         self._lines(statistics)
@@ -75,7 +76,7 @@ class _Shown:
                 total=statistics.total,
                 unit="requests",
                 rate=", ".join([rate, *paid, *failed]),
-                seconds_left=statistics.seconds_left,
+                seconds_left=statistics.seconds_left if statistics.done >= self._certain else None,
                 sample=dict(statistics.sample),
             )
         )

@@ -126,9 +126,9 @@ class LiveView:
             done, failed = self._done[stage], self._failed[stage]
             current = self._run is not None and self._run.items[0].stage == stage
             share, left = self._estimate(stage) if current else (done / total, None)
-            mark, style = ("✗", "red") if failed else ("▶", "cyan") if current else ("✓", "green")
-            if done < total and not current:
-                mark, style = " ", "dim"
+            mark, style = ("✗", "red") if failed else ("▶", "cyan") if current else (" ", "dim")
+            if done == total and not failed:
+                mark, style = "✓", "green"
             seconds = self._seconds[stage] + (time.monotonic() - self._run_began if current else 0.0)
             table.add_row(
                 Text(mark, style=style),

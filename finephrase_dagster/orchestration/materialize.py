@@ -124,7 +124,8 @@ def _is_due(item: Item, instance: dg.DagsterInstance, outcome: Outcome, log: Cal
         if current.status == "stale":
             log(f"{item.name} is stale: {'; '.join(current.reasons)}")
         return True
-    report(Settled(item=item))
+    if current.status != "waiting":
+        report(Settled(item=item))
     return False
 
 

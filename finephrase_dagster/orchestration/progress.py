@@ -34,7 +34,7 @@ class RunEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """An item needs no run: it is reused, waits for an input, or was stopped early."""
+    """An item needs no run: it is reused, or was stopped early."""
 
     item: Item
 

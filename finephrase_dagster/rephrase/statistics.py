@@ -107,10 +107,11 @@ class RunStatistics:
         self.prompt_tokens += completion.prompt_tokens
         self.completion_tokens += completion.completion_tokens
 
-    def record_sample(self, id: str, prompt: str, text: str) -> None:
+    def record_sample(self, id: str, prompt: str, text: str, *, prompts: int) -> None:
         """Keep a completion if its document is the sample, or the sample has been shown long enough."""
         document, since = self._sampled
-        if id != document and time.monotonic() - since > SAMPLE_SECONDS:
+        shown = time.monotonic() - since
+        if id != document and shown > SAMPLE_SECONDS and (len(self.sample) == prompts or shown > 8 * SAMPLE_SECONDS):
             self._sampled, self.sample, document = (id, time.monotonic()), {}, id
         if id == document:
             self.sample[prompt] = text

@@ -163,7 +163,7 @@ class Window:
         )
         self._ledgers[row.prompt].record(row.chunk, row.position, outcome)
         self._statistics.record_completion(completion)
-        self._statistics.record_sample(row.id, row.prompt, text)
+        self._statistics.record_sample(row.id, row.prompt, text, prompts=len(self._ledgers))
 
     def _record_failure(self, row: RowRequest, result: FailedRow) -> None:
         outcome = Rejected(id=row.id, status="failed", reason=readable(result.reason))
