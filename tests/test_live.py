@@ -43,7 +43,7 @@ def missing() -> Artifact:
 
 def item(prompt: str | None = None, run: str | None = None, kind: object = DATASET) -> Item:
     cell = {"generator": "tiny", "source": "readmes", "prompt": prompt} if prompt else {"run": run}
-    return Item(key=ItemKey(kind=kind, **cell), needs=(), artifact=missing)  # type: ignore[arg-type]
+    return Item(key=ItemKey(kind=kind, **cell), needs=(), labels=Path(), artifact=missing)  # type: ignore[arg-type]
 
 
 ITEMS = [
