@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
+from moto.server import DomainDispatcherApplication, MotoRequestHandler, ThreadedMotoServer, create_backend_app
+from werkzeug.serving import make_server
 
 
 @dataclass(frozen=True)
@@ -18,16 +21,42 @@ class ObjectStore:
 
     endpoint: str
     bucket: str
+    outage: threading.Event
+    """While it is set, the server answers every request with 503."""
 
     @property
     def files(self) -> s3fs.S3FileSystem:
         return s3fs.S3FileSystem(use_listings_cache=False)
 
 
+class Server(ThreadedMotoServer):
+    """Moto, which checks the condition of a write and writes in one step, as real stores do, and can be away."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.outage = threading.Event()
+        self._writing = threading.Lock()
+
+    def _server_entry(self) -> None:
+        application = DomainDispatcherApplication(create_backend_app)
+
+        def answer(environment: dict[str, Any], start: Any) -> Any:
+            if self.outage.is_set():
+                start("503 Service Unavailable", [("Content-Length", "0")])
+                return [b""]
+            is_conditional = environment.keys() & {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"}
+            with self._writing if is_conditional and environment["REQUEST_METHOD"] == "PUT" else nullcontext():
+                return application(environment, start)
+
+        self._server = make_server(self._ip_address, self._port, answer, True, request_handler=MotoRequestHandler)
+        self._server_ready_event.set()
+        self._server.serve_forever()
+
+
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
     """Runs the server, and tells this process and those that it starts where it is."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = Server(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
         _, port = server.get_host_and_port()
@@ -37,7 +66,7 @@ def object_store() -> Iterator[ObjectStore]:
             environment.setenv("AWS_SECRET_ACCESS_KEY", "anything")
             environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
             s3fs.S3FileSystem.clear_instance_cache()  # what an earlier server's address stands in
-            store = ObjectStore(f"http://127.0.0.1:{port}", f"s3://test-{uuid.uuid4().hex}")
+            store = ObjectStore(f"http://127.0.0.1:{port}", f"s3://test-{uuid.uuid4().hex}", server.outage)
             store.files.mkdir(store.bucket)
             yield store
     finally:

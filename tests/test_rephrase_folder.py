@@ -235,7 +235,11 @@ def test_another_process_is_refused_until_it_is_killed(folder: Folder) -> None:
     assert folder.read("file") == b"content"
 
 
-def test_only_one_of_many_concurrent_claims_succeeds(folder: Folder) -> None:
+@pytest.mark.parametrize("before", [None, "the lock of a dead process"])
+def test_only_one_of_many_concurrent_claims_succeeds(folder: Folder, before: str | None) -> None:
+    if before and isinstance(folder, ObjectFolder):
+        claimed_by(folder, lock_of(ANOTHER_MACHINE, silent_seconds=61))
+
     def claim(number: int) -> int | None:
         claim = folder_at(str(folder)).claim()
         try:
@@ -249,6 +253,20 @@ def test_only_one_of_many_concurrent_claims_succeeds(folder: Folder) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert len([one for one in threads.map(claim, range(8)) if one is not None]) == 1
     held[0].__exit__(None, None, None)
+
+
+def test_a_file_is_replaced_only_as_long_as_nobody_else_replaced_it(in_store: ObjectFolder) -> None:
+    in_store.put("file", b"first")
+    tag = in_store.tag("file")
+    in_store.replace("file", b"second", tag)
+    with pytest.raises(FileExistsError):
+        in_store.replace("file", b"third", tag)
+    assert in_store.read("file") == b"second"
+    tag = in_store.tag("file")
+    in_store.delete(["file"])
+    with pytest.raises(FileExistsError):
+        in_store.replace("file", b"fourth", tag)
+    assert in_store.tag("file") is None
 
 
 def test_the_store_refuses_to_create_an_existing_file(in_store: ObjectFolder) -> None:

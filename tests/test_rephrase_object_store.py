@@ -126,6 +126,7 @@ def check_dataset(store: ObjectStore, output: str, prompt: str) -> None:
     assert paths == {
         *(file["path"] for file in manifest["files"]),
         *(f"__meta__/{name}" for name in ("manifest.json", "rejected.parquet", "recipe.json")),
+        *(f"__meta__/{name}" for name in ("input.json", "parts.json", "verified.json")),
     }
 
 
@@ -170,6 +171,31 @@ def test_a_killed_run_resumes_and_every_row_is_there_once(
     assert status == 0, err
     assert not server.requests
     assert store.files.find(output, detail=True) == made
+
+
+def test_nothing_is_sent_and_nothing_is_lost_while_the_store_is_away(store: ObjectStore, server: LocalServer) -> None:
+    output = f"{store.bucket}/away"
+    answered: list[float] = []
+
+    def answer(request: dict[str, Any]) -> Any:
+        time.sleep(0.05)
+        answered.append(time.monotonic())
+        if len(answered) == 60:
+            store.outage.set()
+        return completion("Here it is, in other words.")
+
+    server.answer = answer
+    process = start(store, server, output)
+    while not store.outage.is_set():
+        time.sleep(0.05)
+    began = time.monotonic()
+    time.sleep(12)
+    store.outage.clear()
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 0, message
+    assert len([one for one in answered if began + 6 < one < began + 12]) == 0
+    assert len(answered) == len(PROMPTS) * (ROWS - 1)
+    assert "nothing is sent until the datasets' folder can be written" in message
 
 
 def test_a_second_process_is_refused_while_the_first_one_runs(store: ObjectStore, server: LocalServer) -> None:

@@ -227,6 +227,9 @@ class Ledger:
             ) from error
 
     def _publish(self, name: str, journal: Journal) -> None:
+        if name in self._published.parts:  # an earlier attempt ended before it had removed the journal
+            journal.remove()
+            return
         content = journal.read()
         rows = dict(sorted(read_journal(content)))
         completed = {place: row for place, row in rows.items() if isinstance(row, Completed)}

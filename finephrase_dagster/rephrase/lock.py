@@ -23,6 +23,10 @@ class Objects(Protocol):
 
     def read(self, name: str) -> bytes: ...
 
+    def tag(self, name: str) -> str | None: ...
+
+    def replace(self, name: str, content: bytes, tag: str | None) -> None: ...
+
     def put(self, name: str, content: bytes, mode: Literal["overwrite", "create"] = "overwrite") -> None: ...
 
     def delete(self, names: Sequence[str]) -> None: ...
@@ -32,7 +36,7 @@ class Lock:
     """Lets one process at a time write a folder of an object store.
 
     An owner on this machine is dead if its process has ended; an owner on another machine, if it has not refreshed the
-    lock for a minute. The lock of a dead owner is taken over.
+    lock for a minute. The lock of a dead owner is replaced on the condition that nobody else has replaced it.
     """
 
     def __init__(self, folder: Objects) -> None:
@@ -45,13 +49,14 @@ class Lock:
 
     def take(self) -> None:
         """Take the lock; raise FolderBusy if another process holds it."""
-        holder = self._holder()
-        if holder is not None:
-            if _is_alive(holder):
-                raise FolderBusy(self._folder)
-            self._folder.delete([LOCK])
+        tag, holder = self._folder.tag(LOCK), self._holder()
+        if holder is not None and _is_alive(holder):
+            raise FolderBusy(self._folder)
         try:
-            self._folder.put(LOCK, self._content(), mode="create")
+            if holder is None:
+                self._folder.put(LOCK, self._content(), mode="create")
+            else:
+                self._folder.replace(LOCK, self._content(), tag)
         except FileExistsError as error:
             if not self._mine():  # a first attempt may have succeeded, though its response was lost
                 raise FolderBusy(self._folder) from error
@@ -78,8 +83,14 @@ class Lock:
                 self._refresh()
 
     def _refresh(self) -> None:
-        if self._mine():
-            self._folder.put(LOCK, self._content())
+        tag = self._folder.tag(LOCK)  # before the content, so that the content is not older
+        is_mine = self._mine()
+        if is_mine:
+            try:
+                self._folder.replace(LOCK, self._content(), tag)
+            except FileExistsError:
+                is_mine = self._mine()  # a first attempt may have succeeded, though its response was lost
+        if is_mine:
             self._heard = time.time()
         else:
             self._lost = True

@@ -94,6 +94,31 @@ class ObjectFolder:
         with self._errors(FileExistsError):
             self._store.pipe_file(f"{self._root}/{name}", content, mode=mode)
 
+    def tag(self, name: str) -> str | None:
+        """Return the tag of a file's present version; None if there is no file, or the store has no tags."""
+        self._store.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError), self._errors(FileNotFoundError):
+            return self._store.info(f"{self._root}/{name}").get("ETag")
+        return None
+
+    def replace(self, name: str, content: bytes, tag: str | None) -> None:
+        """Replace a version of a file; raise FileExistsError if another process has replaced or deleted it since.
+
+        Only S3 and stores like it can replace on a condition. In others the file is deleted and created again.
+        """
+        if tag is None or "s3" not in self._store.protocol:
+            self.delete([name])
+            self.put(name, content, "create")
+            return
+        try:
+            self._store.pipe_file(f"{self._root}/{name}", content, IfMatch=tag)
+        except Exception as error:
+            code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+            if code in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
+                raise FileExistsError(f"{self}/{name}: was replaced by another process") from error
+            with self._errors():
+                raise
+
     def remove(self, name: str) -> None:
         self.remove_all([name])
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
+from finephrase_dagster.rephrase.backpressure import BackPressure
 from finephrase_dagster.rephrase.clean import clean, is_unfinished_thought
 from finephrase_dagster.rephrase.client import Client, UnresolvedRow
 from finephrase_dagster.rephrase.completion import NO_TEXT, ONLY_THOUGHT, Completion, FailedRow, readable
@@ -90,6 +92,7 @@ class Window:
         run_in_own_loop(self._run)
 
     async def _run(self) -> None:
+        self._folders = BackPressure(self._settings.log)
         async with self._client, asyncio.TaskGroup() as background:
             syncing = background.create_task(self._sync())
             publishing = background.create_task(self._publish())
@@ -101,6 +104,7 @@ class Window:
                     if not self._unresolved:
                         break
                     await self._resolve(at_most=0)
+                await self._write_all(Ledger.sync)
             finally:
                 syncing.cancel()
                 publishing.cancel()
@@ -109,7 +113,10 @@ class Window:
     async def _send(self) -> None:
         """Send one request after the other: one of the window's places."""
         statistics = self._statistics
-        while (next_one := self._next()) is not None:
+        while True:
+            await self._folders.wait()
+            if (next_one := self._next()) is None:
+                return
             row, unresolved = next_one
             statistics.record_sent(again=unresolved is not None)
             try:
@@ -172,12 +179,10 @@ class Window:
 
     async def _publish(self) -> None:
         """Write finished chunks as files, in another thread."""
-        for ledger in self._ledgers.values():
-            await asyncio.to_thread(ledger.publish_left_over)
+        await self._write_all(Ledger.publish_left_over)
         while True:
             await asyncio.sleep(PUBLISH_SECONDS)
-            for ledger in self._ledgers.values():
-                await asyncio.to_thread(ledger.publish_full)
+            await self._write_all(Ledger.publish_full)
             self._statistics.chunks = sum(ledger.published for ledger in self._ledgers.values())
 
     async def _sync(self) -> None:
@@ -185,5 +190,8 @@ class Window:
         while True:
             await asyncio.sleep(SYNC_SECONDS)
             self._settings.show(self._statistics)
-            for ledger in self._ledgers.values():
-                await asyncio.to_thread(ledger.sync)
+            await self._write_all(Ledger.sync)
+
+    async def _write_all(self, change: Callable[[Ledger], None]) -> None:
+        for ledger in self._ledgers.values():
+            await self._folders.write(partial(change, ledger))
