@@ -19,16 +19,21 @@ import pytest
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.artifacts.recipe import resolve_sampling
+from finephrase_dagster.artifacts.versions import TRUNCATION_BYTES, TRUNCATION_ENDPOINT
 from finephrase_dagster.generators.sampling import GenerationConfigError, read_sampling
 from finephrase_dagster.rephrase import engine as engines
 from finephrase_dagster.rephrase import guard
+from finephrase_dagster.rephrase.dataset import read_dataset
 from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineFlagRefused, arguments, last_errors
+from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
 from finephrase_dagster.rephrase.requests import request_seed
 from finephrase_dagster.study.generator import Sampling
 from rephrase_parts import (
+    PROMPTS,
     datasets,
     documents,
     generator,
+    recipe,
     rejected_of,
     rephrase_corpus,
     rows_of,
@@ -49,6 +54,23 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
     log = tmp_path_factory.mktemp("engine") / "engine.log"
     with Engine.of(generator(), model=model, name="tiny", log=log) as one:
         yield one
+
+
+def test_a_real_engine_counts_the_tokens_of_documents(engine: Engine, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [[("long", "A sentence of some words. " * 60), ("short", "Short.")]])
+    bytes_recipe = {**recipe("plain"), "truncation": TRUNCATION_BYTES}
+    job = RephraseJob(
+        files=(str(corpus / "shard-00000.parquet"),),
+        prompts={"plain": PROMPTS["plain"]},
+        targets={"plain": Target(folder=str(tmp_path / "plain"), recipe=bytes_recipe)},
+        model="tiny",
+        endpoints=(engine.url,),
+    )
+    assert execute(job)["plain"]["recipe"]["truncation"] == TRUNCATION_ENDPOINT
+    rows = {row["id"]: row for row in read_dataset(tmp_path / "plain").rows}
+    assert [rows["long"]["document_cut"], rows["short"]["document_cut"]] == [True, False]
+    room = bytes_recipe["context"] - bytes_recipe["max_tokens"]
+    assert 0.98 * room <= rows["long"]["prompt_tokens"] <= room
 
 
 def is_alive(pid: int) -> bool:

@@ -56,8 +56,8 @@ TokenizerOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|DIR",
-        help="Tokenizer of the endpoint's model, to cut long documents by tokens. Default: as the endpoint counts them, else by "
-        "UTF-8 bytes.",
+        help="Tokenizer of the endpoint's model, to cut long documents by tokens. Default: by tokens that the endpoint "
+        "counts, or by UTF-8 bytes if it counts none.",
     ),
 ]
 ContextOption = Annotated[

@@ -240,6 +240,7 @@ class Client:
             )
         if status == 429:
             endpoint.record_throttled(now, response.retry_after)
+            endpoint.last_failure = reason
             raise _Throttled(reason, response.retry_after)
         if status in RETRY_STATUS or status >= 500:
             raise Unanswered(reason)

@@ -86,6 +86,7 @@ def _models(server: Server, log: Callable[[str], None]) -> list[Any]:
             reason = f"HTTP {response.status}"
             if response.status < 500 and response.status != 429:
                 hint = f", or set {API_KEY}" if response.status in (401, 403) else ""
+                hint = ", or name the address that it redirects to" if 300 <= response.status < 400 else hint
                 raise ContextUnknown(
                     f"{server.url}{MODELS_PATH} answers {reason}, so the context is unknown. Set it with "
                     f"--context{hint}."
