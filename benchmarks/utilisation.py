@@ -88,11 +88,15 @@ def report(arguments: argparse.Namespace) -> None:
     known = {name.replace("_", "."): student for name, student in study.students.items()}
     if arguments.preset not in known:
         raise SystemExit(f"--preset is one of {', '.join(known)}")
-    student = known[arguments.preset].model_copy(update={"batch_sequences": batch})
-    peak = arguments.peak_tflops or next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
-    execution = TrainingExecution(
-        micro_batch=micro, bf16=gpu, compile=gpu and not arguments.eager, attention=arguments.attention
+    student = known[arguments.preset].model_copy(
+        update={
+            "batch_sequences": batch,
+            "precision": "bfloat16" if gpu else "float32",
+            "attention": arguments.attention,
+        }
     )
+    peak = arguments.peak_tflops or next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
+    execution = TrainingExecution(micro_batch=micro, compile=gpu and not arguments.eager)
     with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as name:
         rate = _rate(Path(name), student, sequence, steps=steps, warmup=warmup, execution=execution)
     achieved = {

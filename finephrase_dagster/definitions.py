@@ -50,7 +50,7 @@ from resources.warehouse import Warehouse
 
 MLFLOW_URL = "http://127.0.0.1:5000"
 """Where `make ui` serves MLflow's pages; links point there unless the tracking store is itself a server."""
-CLUSTER = ("nodes", "gpus", "tensor", "pipeline")
+CLUSTER = ("nodes", "gpus")
 """The numbers that `FINEPHRASE_NANOTRON_<NAME>` sets for the cluster."""
 
 

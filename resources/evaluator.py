@@ -18,12 +18,11 @@ from finephrase_dagster.orchestration.devices import leased_here
 
 
 class Evaluator(dg.ConfigurableResource):
-    """How this machine evaluates: the batch size of transformers, the arguments of vLLM."""
+    """How this machine evaluates: the batch size of transformers."""
 
     batch_size: int = Field(
         default=16, ge=1, description="sequences per forward pass, at least 1; does not change the scores"
     )
-    engine: dict[str, Any] = Field(default_factory=dict, description="arguments of vLLM: gpu_memory_utilization, ...")
 
     def evaluate(self, lineage: Lineage, run: str, folder: Path, *, log: Callable[[str], None]) -> Contents:
         """Evaluate a student run: its last model, and each model that was kept during training."""
@@ -63,7 +62,7 @@ class Evaluator(dg.ConfigurableResource):
             evaluation=lineage.evaluation,
             batch_size=self.batch_size,
             backend=lineage.evaluation.backend,
-            engine=self.engine,
+            engine=lineage.evaluation.engine,
             known=known_samples(lineage.labels / artifact.name, plain(artifact.recipe), f"{output}/{SAMPLES}"),
         )
         return asdict(scores)

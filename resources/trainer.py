@@ -21,6 +21,7 @@ from finephrase_dagster.orchestration.devices import leased, leased_here
 from finephrase_dagster.orchestration.progress import Progress, report
 from finephrase_dagster.pods.cluster import cluster_from_environment
 from finephrase_dagster.pods.sizing import Pod
+from finephrase_dagster.study.student import Student
 from finephrase_dagster.train.job import (
     LossCallback,
     LossPoint,
@@ -34,21 +35,18 @@ from finephrase_dagster.train.job import (
 class StudentTrainer(dg.ConfigurableResource):
     """Trains students on this machine with transformers."""
 
+    checkpoint_minutes: float = Field(
+        default=10, gt=0, description="minutes between the checkpoints that a killed run resumes from"
+    )
     checkpoint_steps: int | None = Field(
         default=None,
         ge=1,
-        description="steps between the checkpoints that a killed run resumes from; None: no checkpoints",
+        description="steps between further checkpoints; None: by time only",
     )
     micro_batch: int | None = Field(
         default=None, ge=1, description="sequences on the device at once; None: a complete batch"
     )
-    bf16: bool | None = Field(default=None, description="compute products in bfloat16; None: on a GPU only")
     compile: bool = Field(default=False, description="compile the model first")
-    attention: str | None = Field(
-        default=None,
-        description="transformers' attention kernel, such as flash_attention_2; None: PyTorch's fused one",
-    )
-
     gpu_hour_dollars: float | None = Field(
         default=None, ge=0, description="price of a GPU-hour; used to compute the cost"
     )
@@ -106,17 +104,16 @@ class StudentTrainer(dg.ConfigurableResource):
             output=folder,
             keep_steps=lineage.evaluation.every,
             execution=TrainingExecution(
+                checkpoint_minutes=self.checkpoint_minutes,
                 checkpoint_steps=self.checkpoint_steps,
                 micro_batch=self.micro_batch,
-                bf16=self.bf16,
                 compile=self.compile,
-                attention=self.attention,
             ),
             log=log,
             on_loss=_shown(lineage.study.steps(run), on_loss),
         )
         with self._device(run, log):
-            facts = self._trainer()(job)
+            facts = self._trainer(job.student)(job)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_private(path, folder)]
         return Contents(files=files, facts=asdict(facts))
 
@@ -124,7 +121,7 @@ class StudentTrainer(dg.ConfigurableResource):
         """Return what is held while a student is trained."""
         return leased_here(f"the training of {run}", log=log)
 
-    def _trainer(self) -> Train:
+    def _trainer(self, student: Student) -> Train:
         from finephrase_dagster.train.trainer import train
 
         return train
@@ -137,8 +134,6 @@ class NanotronTrainer(StudentTrainer):
     source: str = Field(description="a checkout of nanotron, installed editable there")
     nodes: int = Field(default=1, ge=1, description="number of machines; all see the run's folder under the same path")
     gpus: int = Field(default=8, ge=1, description="GPUs per node")
-    tensor: int = Field(default=1, ge=1, description="GPUs that share each matrix")
-    pipeline: int = Field(default=1, ge=1, description="GPUs that share the layers")
     rendezvous: str | None = Field(
         default=None,
         description="host:port of the first node, required for two or more nodes; not needed on Kubernetes",
@@ -150,7 +145,7 @@ class NanotronTrainer(StudentTrainer):
             return nullcontext()  # its devices belong to the pods that it starts
         return leased(f"the training of {run}", self.gpus, log=log)
 
-    def _trainer(self) -> Train:
+    def _trainer(self, student: Student) -> Train:
         from finephrase_dagster.train.nanotron.cluster import NanotronCluster
         from finephrase_dagster.train.nanotron.trainer import train
 
@@ -159,8 +154,8 @@ class NanotronTrainer(StudentTrainer):
             source=Path(self.source),
             nodes=self.nodes,
             gpus=self.gpus,
-            tensor=self.tensor,
-            pipeline=self.pipeline,
+            tensor=student.tensor,
+            pipeline=student.pipeline,
             rendezvous=self.rendezvous,
             recompute=self.recompute,
             pod=self._pod(),

@@ -349,8 +349,7 @@ def test_a_starting_checkpoint_that_does_not_fit_is_refused(study: Study, tmp_pa
 @pytest.mark.parametrize(
     ("execution", "message"),
     [
-        (TrainingExecution(bf16=False), "leave 'bf16' out"),
-        (TrainingExecution(compile=True), "leave 'compile' and 'attention' out"),
+        (TrainingExecution(compile=True), "leave 'compile' out"),
         (TrainingExecution(micro_batch=3), "do not divide by micro_batch 3"),
     ],
 )

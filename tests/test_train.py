@@ -433,7 +433,7 @@ def test_a_batch_in_micro_batches_gives_the_same_student(
 def test_a_student_trains_in_bfloat16_and_is_kept_in_float32(
     study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
 ) -> None:
-    facts = study.train(tmp_path, execution=TrainingExecution(bf16=True))
+    facts = study.train(tmp_path, student=STUDENT.model_copy(update={"precision": "bfloat16"}))
     assert facts.final_loss == pytest.approx(trained[1].final_loss, rel=0.02)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.float32
     assert weights(tmp_path) != weights(trained[0])
@@ -586,7 +586,7 @@ def test_a_job_whose_inputs_are_missing_is_refused(
 
 def test_an_attention_kernel_that_does_not_exist_is_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="attention 'flash_atention' cannot be used"):
-        study.train(tmp_path, execution=TrainingExecution(attention="flash_atention"))
+        study.train(tmp_path, student=STUDENT.model_copy(update={"attention": "flash_atention"}))
 
 
 @pytest.mark.slow
@@ -627,3 +627,21 @@ def test_only_a_complete_checkpoint_is_resumed(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-5" / "complete.json").write_text(json.dumps({})[:1])
     assert last_checkpoint(tmp_path, log=messages.append) is None
     assert len(messages) == 4
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_by_default_if_enough_time_has_passed(study: Study, tmp_path: Path) -> None:
+    by_time = TrainingExecution(checkpoint_minutes=1e-6)
+    with pytest.raises(KeyboardInterrupt):
+        study.train(tmp_path, log=interrupting(24), execution=by_time)
+    assert study.train(tmp_path, execution=by_time).resumed_from >= 16
+
+
+def interrupting(step: int) -> Callable[[str], None]:
+    """Return a log that interrupts the training at a step."""
+
+    def log(line: str) -> None:
+        if line.startswith(f"step {step} "):
+            raise KeyboardInterrupt
+
+    return log

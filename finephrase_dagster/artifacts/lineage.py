@@ -33,7 +33,13 @@ from finephrase_dagster.artifacts.key import (
     dataset_key,
     tokens_key,
 )
-from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_precision, resolve_sampling
+from finephrase_dagster.artifacts.recipe import (
+    dataset_recipe,
+    resolve_precision,
+    resolve_sampling,
+    scorer_recipe,
+    student_recipe,
+)
 from finephrase_dagster.artifacts.snapshot import remembered
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
@@ -312,12 +318,10 @@ class Lineage:
         student_run = self.study.student_runs[run]
         return {
             "mixture": self.mixture(student_run.mixture).version,
-            "student": self.study.students[student_run.student],
+            **student_recipe(self.study.students[student_run.student], self.study.trainer),
             "seeds": student_run.seeds,
             "sequence": self.sequence,
             "tokenizer": self.tokenizer().version,
-            # Another trainer reads the data in another order and computes with other kernels.
-            **({"trainer": self.study.trainer} if self.study.trainer != "transformers" else {}),
             **({"keep_steps": self.evaluation.every} if self.evaluation.every else {}),
         }
 
@@ -339,7 +343,7 @@ class Lineage:
             "tasks": sorted(evaluation.tasks),
             "shots": evaluation.shots,
             "samples": evaluation.samples,
-            **({"backend": evaluation.backend} if evaluation.backend != "transformers" else {}),
+            **scorer_recipe(evaluation),
             "items": self._items_digests,
         }
 

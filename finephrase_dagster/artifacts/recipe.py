@@ -1,4 +1,4 @@
-"""The recipe of a synthetic dataset: everything that determines its rows, in readable form.
+"""The recipe of a synthetic dataset: everything that determines its rows, in readable form; parts of other recipes.
 
 Where and how the rows are generated (paths, hosts, concurrency, chunk size, engine flags that do not change the
 distribution) is not part of it.
@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.processor import fast_precision
-from finephrase_dagster.artifacts.versions import CLEANING, CODE, TRUNCATION
+from finephrase_dagster.artifacts.versions import CLEANING, CODE, NANOTRON, TRUNCATION
 from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.prompt import Prompt
+from finephrase_dagster.study.spec import Evaluation
+from finephrase_dagster.study.student import Student
 
+PRECISION = {"transformers": "float32", "nanotron": "bfloat16"}
 SERVER_DEFAULT = "server default"
 SAMPLING = ("temperature", "top_p", "top_k", "seed")
 TOP_K_OFF = -1
@@ -66,6 +70,19 @@ def dataset_recipe(
         **({"keep_raw": True} if keep_raw else {}),
         **({"endpoint_model": endpoint_model} if endpoint_model else {}),
     }
+
+
+def student_recipe(student: Student, trainer: str) -> dict[str, Any]:
+    """Return what determines how a student is trained; nanotron reads the data in another order, with other kernels."""
+    student = student.model_copy(update={"precision": student.precision or PRECISION[trainer]})
+    return {"student": student, **({"trainer": trainer, "commit": NANOTRON} if trainer == "nanotron" else {})}
+
+
+def scorer_recipe(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what determines how log-probabilities are computed, if it is not transformers in float32."""
+    if evaluation.backend == "transformers":
+        return {}
+    return {"backend": evaluation.backend, "engine": distribution_flags(evaluation.engine)}
 
 
 def resolve_precision(generator: Generator) -> Generator:

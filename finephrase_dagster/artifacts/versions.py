@@ -16,8 +16,8 @@ CODE: Final = {
     "tokenizer": "2",
     "tokens": "2",
     "mixtures": "2",
-    "training": "4",
-    "evaluation": "2",
+    "training": "5",
+    "evaluation": "3",
     "leaderboard": "2",
 }
 CLEANING: Final = "2"
@@ -28,3 +28,5 @@ TRUNCATION_BYTES: Final = "document end, by UTF-8 bytes"
 """How a document is cut without a tokenizer: its bytes are an upper bound on byte-level tokens."""
 TRUNCATION_ENDPOINT: Final = "document end, by tokens that the endpoint counts"
 """How a document is cut without a tokenizer if the endpoint has `/tokenize` and a document may not fit by its bytes."""
+NANOTRON: Final = "2411b022a75fb7f7561a1bb4166706da5e1b76de"
+"""The commit of nanotron that students are trained with."""

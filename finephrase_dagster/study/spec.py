@@ -68,6 +68,9 @@ class Evaluation(Spec):
     backend: Literal["transformers", "vllm"] = Field(
         default="transformers", description="transformers computes in float32, vLLM in the checkpoint's precision"
     )
+    engine: Mapping[str, str | int | float | bool] = Field(
+        default_factory=dict, description="arguments of vLLM; those that only change how it runs are not identity"
+    )
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -178,6 +181,10 @@ class Study(Spec):
         problems = list(_repetitions(("seeds",), [f"data {seeds.data}, model {seeds.model}" for seeds in self.seeds]))
         if self.evaluation:
             problems += _repetitions(("evaluation", "tasks"), self.evaluation.tasks)
+        for name, student in self.students.items():
+            if field := student.unsupported_by(self.trainer):
+                message = f"has no effect with 'trainer: {self.trainer}'; remove it, or use the other trainer"
+                problems.append(Problem(("students", name, field), message))
         assert self.sequence is not None
         for name, mixture in self.mixtures.items():
             windows = mixture.windows(self.sequence)

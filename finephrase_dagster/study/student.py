@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -86,12 +86,28 @@ class Student(Spec):
     decay_fraction: float = Field(default=0.1, ge=0, le=1, description="share of the steps")
     weight_decay: float = Field(default=0.1, ge=0)
     document_masking: bool = Field(default=True, description="whether attention stays within a document")
+    precision: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="of products; default: float32 with transformers, bfloat16 with nanotron"
+    )
+    attention: str | None = Field(
+        default=None, description="transformers' attention kernel, such as flash_attention_2; default: PyTorch's own"
+    )
+    tensor: int = Field(default=1, ge=1, description="nanotron: GPUs that share each matrix")
+    pipeline: int = Field(default=1, ge=1, description="nanotron: GPUs that share the layers")
 
     def parameters(self, vocabulary: int) -> int:
         """Return the number of trainable parameters; tied embeddings count once."""
         attention = 2 * self.hidden**2 + 2 * self.hidden * self.kv_heads * (self.hidden // self.heads)
         layer = attention + 3 * self.hidden * self.ffn + 2 * self.hidden
         return vocabulary * self.hidden + self.layers * layer + self.hidden
+
+    def unsupported_by(self, trainer: str) -> str | None:
+        """Return the name of a field that this trainer cannot follow; None if there is none."""
+        wrong = {
+            "transformers": {"tensor": self.tensor > 1, "pipeline": self.pipeline > 1},
+            "nanotron": {"precision": self.precision == "float32", "attention": self.attention is not None},
+        }
+        return next((field for field, is_wrong in wrong[trainer].items() if is_wrong), None)
 
     @model_validator(mode="after")
     def _divides(self) -> Student:

@@ -89,18 +89,16 @@ class TrainingExecution:
     """How a machine trains. None of this is part of a student's identity.
 
     Attributes:
-        checkpoint_steps: steps between the checkpoints that a killed run resumes from; None writes none.
+        checkpoint_minutes: minutes between the checkpoints that a killed run resumes from.
+        checkpoint_steps: steps between further checkpoints; None: by time only.
         micro_batch: sequences on a device at once; None: as many as a batch has.
-        bf16: whether products are computed in bfloat16, with weights and sums in float32; None: on a GPU only.
         compile: whether the model is compiled first.
-        attention: transformers' name of an attention kernel; None: PyTorch's own fused one.
     """
 
+    checkpoint_minutes: float = 10
     checkpoint_steps: int | None = None
     micro_batch: int | None = None
-    bf16: bool | None = None
     compile: bool = False
-    attention: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,13 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
 from finephrase_dagster.study.student import Student
-from finephrase_dagster.train.callbacks import IntermediateModels, TrainingProgress, loss_points, write_model
+from finephrase_dagster.train.callbacks import (
+    IntermediateModels,
+    TimedCheckpoints,
+    TrainingProgress,
+    loss_points,
+    write_model,
+)
 from finephrase_dagster.train.checkpoint import Checkpoint, is_complete, last_checkpoint
 from finephrase_dagster.train.job import TrainingError, TrainingFacts, TrainingJob
 from finephrase_dagster.train.mixture import read_windows
@@ -178,13 +184,13 @@ class _Run:
             train_dataset=self.data,
             data_collator=_batch_as_it_is,
             optimizers=(optimizer, schedule),
-            callbacks=[progress, *kept],
+            callbacks=[progress, TimedCheckpoints(job.execution.checkpoint_minutes), *kept],
         )
         trainer.remove_callback(transformers.PrinterCallback)
         return trainer
 
     def _fresh_model(self) -> LlamaForCausalLM:
-        job, attention = self.job, self.job.execution.attention
+        job, attention = self.job, self.job.student.attention
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seeds.model)
             model = build_student(
@@ -214,7 +220,7 @@ class _Run:
             max_steps=self.end,
             per_device_train_batch_size=micro_batch,
             gradient_accumulation_steps=batch // micro_batch,
-            bf16=torch.cuda.is_available() if execution.bf16 is None else execution.bf16,
+            bf16=self.job.student.precision == "bfloat16",
             use_cpu=not torch.cuda.is_available(),
             torch_compile=execution.compile,
             max_grad_norm=1.0,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from finephrase_dagster.artifacts.versions import NANOTRON
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.student import Student
 from finephrase_dagster.train.job import TrainingError
@@ -71,6 +73,8 @@ class NanotronCluster:
             )
         if not (self.source / ENTRY).is_file():
             raise TrainingError(f"{self.source} has no {ENTRY}: set 'source' to a checkout of nanotron's main branch")
+        if (self.source / ".git").exists() and (commit := _commit(self.source)) != NANOTRON:
+            raise TrainingError(f"{self.source} is at commit {commit}: run `git -C {self.source} checkout {NANOTRON}`")
         if self.nodes > 1 and not self.rendezvous:
             raise TrainingError(
                 f"{self.nodes} nodes need a place to meet: set 'rendezvous' to the first node's host:port"
@@ -138,3 +142,8 @@ class NanotronCluster:
             raise TrainingError(
                 f"pipeline {self.pipeline} is more than the student's {student.layers} layers: lower 'pipeline'"
             )
+
+
+def _commit(checkout: Path) -> str:
+    line = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip() or "unknown"

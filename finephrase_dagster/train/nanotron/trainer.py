@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -42,6 +42,9 @@ from finephrase_dagster.train.order import read_order
 from finephrase_dagster.train.output import MODEL, ORDER, STEPS, WORK, final_loss, identity_of, publish
 from finephrase_dagster.train.schedule import last_step, stable_steps, steps_of
 from finephrase_dagster.train.tokenizer import load_tokenizer
+
+EXPECTED_UTILISATION = 0.3
+"""Share of the GPUs' peak that a training reaches, to choose the steps between checkpoints."""
 
 if TYPE_CHECKING:
     from finephrase_dagster.train.nanotron.indexed_job import IndexedJob
@@ -209,7 +212,7 @@ class _Run:
             stages=stages,
             steps=self.curve.steps,
             end=self.curve.end,
-            checkpoint_steps=checkpoint_interval(job.keep_steps, job.execution.checkpoint_steps),
+            checkpoint_steps=checkpoint_interval(job.keep_steps, self._steps_between_checkpoints(words)),
             resume=str(resumed.folder) if resumed else None,
         )
         write_config(self.folder, settings, cluster)
@@ -236,6 +239,14 @@ class _Run:
         if cluster.nodes > 1:
             job.log(f"start on each other node: {line_for_other_nodes(cluster, self.folder, run=self.name)}")
         launch(cluster, self.folder, run=self.name, on_line=on_line)
+
+    def _steps_between_checkpoints(self, words: Any) -> int:
+        """Return the execution's `checkpoint_steps`, or the steps of `checkpoint_minutes` at the expected speed."""
+        job, cluster = self.job, self.cluster
+        operations = 6 * job.student.parameters(len(words)) * job.step_tokens
+        step_seconds = operations / (cluster.world * cluster.peak_tflops * 1e12 * EXPECTED_UTILISATION)
+        by_time = max(1, int(60 * job.execution.checkpoint_minutes / step_seconds))
+        return min(by_time, job.execution.checkpoint_steps or by_time)
 
     def _indexed_job(self) -> IndexedJob | None:
         """Return the Kubernetes Job that trains, if Kubernetes starts the nodes; None if torchrun is started here."""
@@ -301,7 +312,5 @@ def _mark(folder: Path, identity: str) -> None:
 
 
 def _check_execution(execution: TrainingExecution) -> None:
-    if execution.bf16 is False:
-        raise TrainingError("nanotron's attention computes in bfloat16 only: leave 'bf16' out")
-    if execution.compile or execution.attention:
-        raise TrainingError("nanotron has its own kernels: leave 'compile' and 'attention' out")
+    if execution.compile:
+        raise TrainingError("nanotron has its own kernels: leave 'compile' out")
