@@ -137,8 +137,7 @@ class Lineage:
         except StudyError as error:
             raise StudyError(f"{self.paths.study}: sources.{name}: {error}") from error
         if not artifact.complete and (earlier := labelled_manifest(self.labels / artifact.name)) is not None:
-            same = {**earlier["recipe"], "limit": None} == {**plain(artifact.recipe), "limit": None}
-            if same and _is_below(earlier.get("rows"), earlier["recipe"].get("limit"), source.limit):
+            if _have_same_rows(earlier, plain(artifact.recipe)):
                 return replace(artifact, recipe=earlier["recipe"])
         return artifact
 
@@ -391,8 +390,10 @@ def _macro(scores: Artifact) -> float:
     return macro
 
 
-def _is_below(rows: object, *limits: object) -> bool:
-    """Return whether a corpus of so many rows would be the same with each of these limits."""
-    return isinstance(rows, int) and all(
-        limit is None or (isinstance(limit, int) and rows <= limit) for limit in limits
-    )
+def _have_same_rows(earlier: dict[str, Any], recipe: dict[str, Any]) -> bool:
+    """Return whether a corpus would have the rows of an earlier one, because neither reaches its limit."""
+    recipes, rows = (earlier["recipe"], recipe), earlier.get("rows")
+    limits = [one.get("read", {}).get("limit") for one in recipes]
+    unlimited = [{**one, "read": {**one.get("read", {}), "limit": None}} for one in recipes]
+    is_below = isinstance(rows, int) and all(limit is None or rows <= limit for limit in limits)
+    return is_below and unlimited[0] == unlimited[1]
