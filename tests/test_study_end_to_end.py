@@ -249,6 +249,25 @@ def test_one_line_replaces_the_generator_with_a_model_in_a_folder(own: Installat
     assert folder.is_dir()
 
 
+def test_renamed_entries_of_a_study_find_their_artifacts_and_only_the_leaderboard_is_composed_again(
+    own: Installation,
+) -> None:
+    manifests = {path: path.stat().st_mtime_ns for path in own.paths.data.rglob("manifest.json")}
+    text = own.study.read_text()
+    for old, new in (("small", "renamed"), ("rephraser", "author"), ("package_readmes", "packages"), ("raw", "plain")):
+        text = text.replace(old, new)
+    own.study.write_text(text.replace("corpus: packages", "corpus: package_readmes"))
+    outcome, _ = own.materialize()
+    assert outcome.complete, outcome.failed
+    there = {path: path.stat().st_mtime_ns for path in own.paths.data.rglob("manifest.json")}
+    assert there.items() > manifests.items()
+    assert {path.parents[2].name for path in there.keys() - manifests.keys()} == {"leaderboard"}
+    again, _ = own.materialize()
+    assert not again.made
+    components = own.lineage.mixture_manifest("faq_and_plain")["components"]
+    assert {component["name"] for component in components} == {"packages", "author__packages/faq"}
+
+
 def command(installation: Installation) -> tuple[list[str], dict[str, str]]:
     environment = {
         **os.environ,
