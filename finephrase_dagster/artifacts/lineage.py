@@ -136,9 +136,9 @@ class Lineage:
             )
         except StudyError as error:
             raise StudyError(f"{self.paths.study}: sources.{name}: {error}") from error
-        if not artifact.complete and (earlier := labelled_manifest(self.labels / artifact.name)) is not None:
-            if _have_same_rows(earlier, plain(artifact.recipe)):
-                return replace(artifact, recipe=earlier["recipe"])
+        earlier = None if artifact.complete else labelled_manifest(self.labels / artifact.name)
+        if earlier and _have_same_rows(earlier, plain(artifact.recipe)):
+            return replace(artifact, recipe=earlier["recipe"])
         return artifact
 
     @remembered

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, labelled_manifest
@@ -53,6 +53,10 @@ class Expectations:
         self._measured = measured
         self.size = cache(self._size)
         self.rate = cache(self._rate)
+
+    @cached_property
+    def _registry(self) -> dict[str, Any]:
+        return read_registry("generators")
 
     def _size(self, dataset: Component) -> Size:
         """Return the size of a corpus or of a synthetic dataset."""
@@ -115,20 +119,18 @@ class Expectations:
             return Rate(tokens_per_second=PACKAGED.tokens_per_second, on_gpu=False), "observed on two cores"
         return self._of_nearest(parameters) if parameters else (None, "unknown")
 
-    @staticmethod
-    def _of_same_model(model: str) -> Throughput | None:
+    def _of_same_model(self, model: str) -> Throughput | None:
         """Return the registry's throughput of a model, whatever its revision."""
         wanted = hub_reference(model)
-        for entry in read_registry("generators").values():
+        for entry in self._registry.values():
             known = hub_reference(str(entry.get("model", "")))
             if wanted and known and known.repository == wanted.repository and "throughput" in entry:
                 return Throughput.model_validate(entry["throughput"])
         return None
 
-    @staticmethod
-    def _of_nearest(parameters: float) -> tuple[Rate | None, str]:
+    def _of_nearest(self, parameters: float) -> tuple[Rate | None, str]:
         """Return the rate of the registry's generator that is closest in size."""
-        known = read_registry("generators")
+        known = self._registry
         distance = {
             name: abs(math.log(entry["parameters"] / parameters))
             for name, entry in known.items()
