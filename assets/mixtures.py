@@ -43,7 +43,7 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
     )
     def mixture(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
-        check_audits(lineage, name)
+        check_audits(lineage, name, context.log.info)
         artifact, parts, sequence = lineage.mixture(name), lineage.parts(name), lineage.sequence
         weights = {version: part.weight for version, part in parts.items()}
         spec = lineage.study.mixtures[name].model_copy(update={"components": weights})

@@ -168,6 +168,7 @@ class Lineage:
             sampling=resolve_sampling(generator.sampling, _recorded_fields(model, "sampling")),
             context=generator.context,
             max_tokens=generator.max_tokens,
+            guided=generator.guided,
             keep_raw=generator.keep_raw,
             endpoint_model=cell.generator if self.paths.endpoints else None,
         )

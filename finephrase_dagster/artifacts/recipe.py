@@ -13,7 +13,7 @@ from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.processor import fast_precision
 from finephrase_dagster.artifacts.versions import CLEANING, CODE, NANOTRON, TRUNCATION
 from finephrase_dagster.study.generator import Generator, Sampling
-from finephrase_dagster.study.prompt import Prompt
+from finephrase_dagster.study.prompt import Prompt, PromptError
 from finephrase_dagster.study.spec import Evaluation
 from finephrase_dagster.study.student import Student
 
@@ -35,6 +35,7 @@ def dataset_recipe(
     max_tokens: int,
     truncation: str = TRUNCATION,
     tokenizer: str | None = None,
+    guided: bool = False,
     keep_raw: bool = False,
     endpoint_model: str | None = None,
 ) -> dict[str, Any]:
@@ -50,10 +51,19 @@ def dataset_recipe(
         max_tokens: maximum number of tokens of a completion.
         truncation: how a document is cut to fit the context.
         tokenizer: the tokenizer that counts a document's tokens, where it does not come with the model.
+        guided: whether the prompt's grammar decides the form of completions.
         keep_raw: whether rows also hold the completion before cleaning.
         endpoint_model: the name by which servers of others were asked for a generator whose weights `model` identifies;
             nobody here knows which weights they have.
+
+    Raises:
+        PromptError: completions are to be guided, and the prompt has no grammar.
     """
+    if guided and prompt.grammar is None:
+        raise PromptError(
+            f"prompt {prompt.name!r}: has no grammar, and its generator is guided by one. Add the field 'grammar' to "
+            "the prompt, or leave the generator free (--free, or guided: false)."
+        )
     return {
         "stage": "synthetic",
         "code": CODE["synthetic"],
@@ -67,6 +77,7 @@ def dataset_recipe(
         "truncation": truncation,
         "cleaning": CLEANING,
         **({"tokenizer": tokenizer} if tokenizer else {}),
+        **({"grammar": prompt.grammar} if guided else {}),
         **({"keep_raw": True} if keep_raw else {}),
         **({"endpoint_model": endpoint_model} if endpoint_model else {}),
     }
@@ -114,6 +125,7 @@ def request_parameters(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "max_tokens": recipe["max_tokens"],
         **{name: value for name, value in sampling.items() if value != SERVER_DEFAULT},
+        **({"structured_outputs": {"grammar": recipe["grammar"]}} if "grammar" in recipe else {}),
     }
 
 

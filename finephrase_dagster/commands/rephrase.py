@@ -80,6 +80,13 @@ SeedOption = Annotated[
         min=0, metavar="N", help="Seed from which each row and prompt gets its own. Default: the generator's, or none."
     ),
 ]
+GuidedOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--guided/--free",
+        help="Whether the prompts' grammars decide the form of completions. Default: as the generator says, or free.",
+    ),
+]
 ConcurrencyOption = Annotated[int, typer.Option(min=1, max=20_000, metavar="N", help="Maximum requests in flight.")]
 ChunkRowsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Input rows per output file.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, max=2**62, metavar="N", help="Process only the first N rows.")]
@@ -132,6 +139,7 @@ def rephrase(
     max_tokens: MaxTokensOption = None,
     temperature: TemperatureOption = None,
     seed: SeedOption = None,
+    guided: GuidedOption = None,
     concurrency: ConcurrencyOption = 256,
     chunk_rows: ChunkRowsOption = 5000,
     limit: LimitOption = None,
@@ -176,6 +184,7 @@ def rephrase(
         max_tokens=max_tokens,
         temperature=temperature,
         seed=seed,
+        guided=guided,
         keep_raw=keep_raw,
         paths=paths_of(study),
         limit=limit,

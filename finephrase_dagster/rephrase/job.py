@@ -22,6 +22,7 @@ from finephrase_dagster.rephrase.connection import API_KEY, Server
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
 from finephrase_dagster.rephrase.engine import DeviceLease, Endpoint, Engine, EngineLike
 from finephrase_dagster.rephrase.executor import InProcessExecutor
+from finephrase_dagster.rephrase.guidance import guided_endpoints
 from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.rephrase.model_list import counts_tokens
 from finephrase_dagster.rephrase.model_source import (
@@ -163,7 +164,7 @@ class RephraseJob(_Frozen):
     ) -> Iterator[Sequence[EngineLike]]:
         """Yield the endpoints, or an engine that is started here and stopped at the end."""
         if self.endpoints:
-            yield [Endpoint(url=url, model=self.model) for url in self.endpoints]
+            yield [Endpoint(url=url, model=self.model) for url in self._useful_endpoints(log)]
             return
         assert self.engine is not None
         log(f"starting an engine for {self.model}")
@@ -171,6 +172,12 @@ class RephraseJob(_Frozen):
         devices = partial(leases.lease, gpus, f"an engine of {self.model}", log=log) if leases else None
         with self.new_engine(devices) as engine:
             yield [engine]
+
+    def _useful_endpoints(self, log: Callable[[str], None]) -> Sequence[str]:
+        """Return the endpoints: all, or those that follow grammars if a dataset needs that."""
+        if not any("grammar" in target.recipe for target in self.targets.values()):
+            return self.endpoints
+        return guided_endpoints(self.endpoints, self.model, log)
 
     def settings(
         self,
@@ -300,6 +307,7 @@ def build_job(
     max_tokens: int | None = None,
     temperature: float | None = None,
     seed: int | None = None,
+    guided: bool | None = None,
     keep_raw: bool = False,
     paths: Paths | None = None,
     log: Callable[[str], None] = lambda line: None,
@@ -314,6 +322,7 @@ def build_job(
         files: the input files.
         prompts: names of prompts; the dataset of each is written to `<output>/<prompt>`.
         output: a folder or a URL.
+        guided: whether the prompts' grammars decide the form of completions; None: as the generator says.
         paths: the study file and the folders; default: those that the environment names.
         log: receives a line when an endpoint is waited for.
         execution: further fields of `RephraseJob`: `limit`, `concurrency`, `chunk_rows`, `gpus`, `gpu_hour_dollars`,
@@ -336,9 +345,9 @@ def build_job(
         folder_at(folder)  # refuses what cannot be a folder, before an endpoint is asked for anything
     overrides = {name: value for name, value in (("temperature", temperature), ("seed", seed)) if value is not None}
     if generator:
-        source = generator_source(generator, paths, max_tokens, overrides)
+        source = generator_source(generator, paths, max_tokens, overrides, guided)
     else:
-        source = endpoint_source(endpoints, str(model), tokenizer, context, max_tokens, overrides, log)
+        source = endpoint_source(endpoints, str(model), tokenizer, context, max_tokens, overrides, bool(guided), log)
     recipes = {
         name: plain(dataset_recipe(rows=None, prompt=text, keep_raw=keep_raw, **source.recipe))
         for name, text in texts.items()

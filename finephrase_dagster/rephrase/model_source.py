@@ -20,6 +20,8 @@ from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.connection import API_KEY, Server
 from finephrase_dagster.rephrase.engine import DeviceLease
 from finephrase_dagster.rephrase.model_list import read_context
+from finephrase_dagster.study.fields import similar
+from finephrase_dagster.study.file import read_registry
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.paths import ENDPOINTS, Paths
 
@@ -60,19 +62,19 @@ def generator_source(
     paths: Paths,
     max_tokens: int | None,
     overrides: Mapping[str, float | int],
+    guided: bool | None,
 ) -> ModelSource:
-    """Return a generator of the study, whose model is made ready on disk."""
+    """Return a generator of the study or of the registry, whose model is made ready on disk."""
     # Only a generator of a study needs these; importing them takes long.
     from finephrase_dagster.catalogue import read_lineage
     from finephrase_dagster.generators.product import make_generator
 
     lineage = read_lineage(paths)
     if name not in lineage.study.generators:
-        known = ", ".join(lineage.study.generators)
-        raise JobInvalid(f"--generator {name}: the study {paths.study} has no such generator. It has: {known}.")
+        lineage = _with_registered(lineage, name)
     artifact = lineage.generator(name)
     manifest = artifact.materialize(lambda folder: make_generator(lineage.study.generators[name], folder))
-    generator = _override(lineage.study.generators[name], name, max_tokens, overrides)
+    generator = _override(lineage.study.generators[name], name, max_tokens, overrides, guided)
     engine = engine_spec(lineage, name, generator)
     return ModelSource(
         fields={"model": name, "tokenizer": str(engine.model), "engine": engine},
@@ -82,8 +84,22 @@ def generator_source(
             "sampling": resolve_sampling(generator.sampling, manifest["sampling"]),
             "context": generator.context,
             "max_tokens": generator.max_tokens,
+            "guided": generator.guided,
         },
     )
+
+
+def _with_registered(lineage: Lineage, name: str) -> Lineage:
+    """Return the lineage with a generator of the registry added to its study."""
+    study, registry = lineage.study, read_registry("generators")
+    if name not in registry:
+        raise JobInvalid(
+            f"--generator {name}: neither the study {lineage.paths.study} nor the registry has such a generator. "
+            f"The study has: {', '.join(study.generators)}. {similar(name, list(registry), 'the registry has')}."
+        )
+    entry = {"max_tokens": min(MAX_TOKENS, registry[name]["context"] // 2), **registry[name]}
+    generators = {**study.generators, name: Generator.model_validate(entry)}
+    return Lineage(study=study.model_copy(update={"generators": generators}), paths=lineage.paths)
 
 
 def engine_spec(lineage: Lineage, name: str, generator: Generator) -> EngineSpec:
@@ -95,13 +111,19 @@ def engine_spec(lineage: Lineage, name: str, generator: Generator) -> EngineSpec
 
 
 def _override(
-    generator: Generator, name: str, max_tokens: int | None, overrides: Mapping[str, float | int]
+    generator: Generator,
+    name: str,
+    max_tokens: int | None,
+    overrides: Mapping[str, float | int],
+    guided: bool | None,
 ) -> Generator:
     """Return the study's generator with the values of options."""
     fields = generator.model_dump()
     fields["sampling"] |= overrides
     if max_tokens is not None:
         fields["max_tokens"] = max_tokens
+    if guided is not None:
+        fields["guided"] = guided
     try:
         return Generator(**fields)
     except ValueError as error:
@@ -125,6 +147,7 @@ def endpoint_source(
     context: int | None,
     max_tokens: int | None,
     sampling: Mapping[str, float | int],
+    guided: bool,
     log: Callable[[str], None],
 ) -> ModelSource:
     """Return a model that servers of others have."""
@@ -148,6 +171,7 @@ def endpoint_source(
             "sampling": sampling,
             "context": context,
             "max_tokens": max_tokens,
+            "guided": guided,
             "truncation": TRUNCATION if tokenizer else TRUNCATION_BYTES,
             "tokenizer": _tokenizer_identity(tokenizer) if tokenizer else None,
         },

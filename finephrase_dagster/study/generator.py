@@ -63,6 +63,7 @@ class Generator(Spec):
     context: int = Field(ge=128, description="most tokens of prompt and completion together")
     max_tokens: int = Field(ge=1, description="most tokens of a completion")
     sampling: Sampling = Sampling()
+    guided: bool = Field(default=False, description="whether the prompts' grammars decide the form of completions")
     keep_raw: bool = Field(default=False, description="also keep each completion before cleaning, in the column `raw`")
     parameters: float | None = Field(default=None, gt=0, description="for plans; not part of the identity")
     license: str | None = Field(default=None, description="of the completions; not part of the identity")

@@ -40,6 +40,7 @@ Family = Literal["own", "nemotron_cc", "beyond_web", "rewire", "other"]
 Check = Literal["faq", "math", "table", "tutorial", "qa_pairs", "list", "dialogue", "prose"]
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
+GRAMMAR = ".ebnf"
 _MARK = "---"
 _NO_PROMPT = "readme"  # the only Markdown file of the folder that is not a prompt
 
@@ -61,6 +62,7 @@ class Prompt(BaseModel):
         version: the author's number of the template, raised with every change.
         template: the text, with `[[DOCUMENT]]` in place of the document; see `study/turns.py`.
         system: an optional system message.
+        grammar: the EBNF of a completion, for generators that are guided by it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +76,7 @@ class Prompt(BaseModel):
     version: int = Field(ge=1)
     description: Phrase
     system: str | None = Field(default=None, min_length=1)
+    grammar: str | None = Field(default=None, min_length=1)
     template: str
 
     @cached_property
@@ -164,7 +167,7 @@ def read_prompt(path: Path) -> Prompt:
             f"{path}:{fields['template'].line}: template: is not a field; write the template below the front matter"
         )
     try:
-        prompt = Prompt.model_validate({**values, "template": template})
+        prompt = Prompt.model_validate({**values, "template": template, "grammar": _grammar(path, fields)})
     except ValidationError as error:
         raise PromptError(_wrong_fields(path, fields, error)) from error
     if prompt.name != path.stem:
@@ -207,6 +210,8 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
+        if path.suffix == GRAMMAR:
+            raise PromptError(f"{path}: no such file; write the grammar, or remove the field 'grammar'") from error
         known = ", ".join(other.stem for other in _prompt_files(path.parent)) or "none"
         raise PromptError(f"prompt {path.stem!r}: no such file: {path}; known prompts: {known}") from error
     except UnicodeDecodeError as error:
@@ -227,6 +232,23 @@ def _split(path: Path, text: str) -> tuple[str, str, int]:
         )
         raise PromptError(f"{path}:1: {flaw}; begin the file with a line '{_MARK}', the fields, and a line '{_MARK}'")
     return match.group(1), text[match.end() :], text.count("\n", 0, match.end()) + 1
+
+
+def _grammar(path: Path, fields: dict[str, _Field]) -> str | None:
+    """Return the grammar that the front matter holds, or that of the file beside the prompt that it names."""
+    field = fields.get("grammar", _Field(None, 0))
+    if field.value is None or "::=" in field.value:
+        return field.value
+    file = path.parent / field.value
+    if file.suffix != GRAMMAR or file.name != field.value:
+        raise PromptError(
+            f"{path}:{field.line}: grammar: is {field.value!r}; write a grammar (root ::= ...), or the name of a file "
+            f"*{GRAMMAR} in the folder of the prompt"
+        )
+    grammar = _text(file)
+    if "::=" not in grammar:
+        raise PromptError(f"{file}:1: has no rule; begin with root ::= ...")
+    return grammar
 
 
 def _fields(path: Path, header: str) -> dict[str, _Field]:

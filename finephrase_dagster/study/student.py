@@ -45,6 +45,7 @@ class Mixture(Spec):
     components: Mapping[str, Annotated[float, Field(gt=0, le=1e9)]] = Field(min_length=1)
     tokens: int = Field(ge=1, description="tokens that a student is trained on")
     seed: Seed = Field(default=0, description="draws the windows of components")
+    despite_audits: bool = Field(default=False, description="also use datasets that failed their audit")
 
     @property
     def weights(self) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.errors import FinephraseError
@@ -11,8 +13,8 @@ class AuditNotPassed(FinephraseError):
     """A mixture contains a dataset that did not pass its audit; the message names the gates."""
 
 
-def check_audits(lineage: Lineage, mixture: str) -> None:
-    """Check that every synthetic dataset of a mixture passed its audit.
+def check_audits(lineage: Lineage, mixture: str, log: Callable[[str], None]) -> None:
+    """Check that every synthetic dataset of a mixture passed its audit, unless the mixture sets `despite_audits`.
 
     A blocking check in Dagster stops only what is downstream in the same run, so the mixture checks for itself.
 
@@ -33,7 +35,10 @@ def check_audits(lineage: Lineage, mixture: str) -> None:
                 for gate in manifest["gates"]
                 if gate["blocking"] and not gate["passed"]
             )
+            if lineage.study.mixtures[mixture].despite_audits:
+                log(f"mixture {mixture}: uses {name} although it did not pass its audit ({failed})")
+                continue
             raise AuditNotPassed(
                 f"mixture {mixture}: {name} did not pass its audit ({failed}); improve the prompt or the generator, "
-                "or remove the dataset from the mixture"
+                "remove the dataset from the mixture, or set its field despite_audits"
             )
