@@ -17,6 +17,7 @@ from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import needs_same
 from finephrase_dagster.results.warehouse import record_audit
 from finephrase_dagster.study.spec import Cell
+from finephrase_dagster.train.admission import is_overridden
 from resources.warehouse import Warehouse
 
 
@@ -53,16 +54,19 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         figures: dict[str, Any] = {gate.name: round(gate.value, 4) for gate in report.gates}
         for gate in report.gates:
             figures |= gate.figures
+        overridden = is_overridden(lineage.study, f"{cell.name}/{prompt}")
+        severity = dg.AssetCheckSeverity.WARN if overridden else dg.AssetCheckSeverity.ERROR
         result = materialized(artifact, rows=report.rows, **figures, passed=report.passed)
-        return result._replace(check_results=[_check_result(gate) for gate in report.gates])
+        return result._replace(check_results=[_check_result(gate, severity) for gate in report.gates])
 
     return audit_asset
 
 
-def _check_result(gate: GateResult) -> dg.AssetCheckResult:
+def _check_result(gate: GateResult, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=gate.name,
         passed=gate.passed,
+        severity=severity,
         description=gate.detail,
         metadata={
             "gate": f"{gate.bound} {gate.threshold:g}",

@@ -7,7 +7,7 @@ of a stale artifact's inputs changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -32,12 +32,14 @@ class Item:
         needs: the names of the items whose versions are in its recipe.
         artifact: returns its artifact; raises `ArtifactMissing` while an input is incomplete.
         labels: the folder of the study's labels.
+        despite_audits: whether it is a mixture that is made even if audits that it needs did not pass.
     """
 
     key: ItemKey
     needs: tuple[str, ...]
     artifact: Callable[[], Artifact]
     labels: Path
+    despite_audits: bool = False
 
     @property
     def stage(self) -> str:
@@ -114,7 +116,8 @@ def _mixture_items(lineage: Lineage) -> Iterator[Item]:
     for name in study.mixtures:
         components = study.components(name).values()
         audits = [audit_key(component) for component in components if component.generator is not None]
-        yield _item(lineage, _mixture(name), [*map(tokens_key, components), *audits], lineage.mixture, name)
+        mixture = _item(lineage, _mixture(name), [*map(tokens_key, components), *audits], lineage.mixture, name)
+        yield replace(mixture, despite_audits=study.mixtures[name].despite_audits)
 
 
 def _student_items(lineage: Lineage) -> Iterator[Item]:
@@ -199,6 +202,8 @@ def ready(graph: Mapping[str, Item]) -> list[Item]:
 
 def failed_audits(item: Item, graph: Mapping[str, Item]) -> list[str]:
     """Return the names of the audits that an item needs and that did not pass; its mixture cannot be made."""
+    if item.despite_audits:
+        return []
     audits = [graph[need] for need in item.needs if graph[need].key.kind is keys.AUDIT]
     return [audit.name for audit in audits if (current_facts(audit) or {}).get("passed") is False]
 

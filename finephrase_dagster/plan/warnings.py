@@ -34,7 +34,7 @@ def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]
         ]
         downstream = {name}
         for other in graph.values():  # upstream first
-            if downstream & set(other.needs):
+            if downstream & set(other.needs) and not (name in other.needs and other.despite_audits):
                 downstream.add(other.name)
         mixtures = sorted(other for other in downstream if graph[other].key.kind is MIXTURE)
         yield (

@@ -210,8 +210,6 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        if path.suffix == GRAMMAR:
-            raise PromptError(f"{path}: no such file; write the grammar, or remove the field 'grammar'") from error
         known = ", ".join(other.stem for other in _prompt_files(path.parent)) or "none"
         raise PromptError(f"prompt {path.stem!r}: no such file: {path}; known prompts: {known}") from error
     except UnicodeDecodeError as error:
@@ -245,9 +243,9 @@ def _grammar(path: Path, fields: dict[str, _Field]) -> str | None:
             f"{path}:{field.line}: grammar: is {field.value!r}; write a grammar (root ::= ...), or the name of a file "
             f"*{GRAMMAR} in the folder of the prompt"
         )
-    grammar = _text(file)
+    grammar = _text(file) if file.exists() else ""
     if "::=" not in grammar:
-        raise PromptError(f"{file}:1: has no rule; begin with root ::= ...")
+        raise PromptError(f"{path}:{field.line}: grammar: {file} has no rule; write root ::= ... there")
     return grammar
 
 
