@@ -158,13 +158,13 @@ def test_measured_figures_replace_published_ones(completed: Lineage) -> None:
 
 def test_lengths_with_a_smaller_limit_do_not_count_for_a_larger_one(completed: Lineage, tmp_path: Path) -> None:
     fields = yaml.safe_load(completed.paths.study.read_text())
-    fields["generators"]["rephraser"]["max_tokens"] = 200
+    fields["generators"]["rephraser"]["max_tokens"] = 300
     study = tmp_path / "longer.yaml"
     study.write_text(yaml.safe_dump(fields))
     paths = Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts)
     synthetic = plan(read_lineage(paths)).as_json()["stages"]["synthetic"]
     assert synthetic["basis"][0] == "completions: published, this prompt by other generators"
-    assert synthetic["output_tokens"] == 8 * 100 * 200
+    assert synthetic["output_tokens"] == 8 * 100 * 300
 
 
 def test_the_rate_of_a_large_model_without_a_gpu_never_makes_a_study_free(completed: Lineage, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_whole_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
 def test_fields_with_defaults_may_be_left_out(tmp_path: Path) -> None:
     def change(fields: dict[str, Any]) -> None:
         fields["evaluation"].update(tasks=list(catalogue().tasks), shots=3, samples=1000)
-        fields["generators"]["rephraser"]["sampling"] = {"seed": 0}
+        fields["generators"]["rephraser"]["sampling"]["seed"] = 0
         fields["mixtures"]["readmes_raw"]["seed"] = 0
         fields["students"]["nano"] |= {"weight_decay": 0.1, "document_masking": True}
 

@@ -153,8 +153,7 @@ def rephrase(
 ) -> None:
     """Rephrase the rows of files with one or more prompts. Each prompt makes one dataset.
 
-    A dataset is complete when DIR/<prompt>/__meta__/manifest.json exists. If the command was interrupted, run it again
-    to resume. FINEPHRASE_API_KEY holds the endpoints' API key, if they want one.
+    If the command was interrupted, run it again to resume. FINEPHRASE_API_KEY holds the endpoints' API key, if any.
 
     \b
     Examples:
