@@ -179,6 +179,24 @@ def test_files_that_differ_from_the_manifest_fail_the_accounting(tmp_path: Path)
     assert "rejected.parquet cannot be read" in detail
 
 
+def test_an_edited_manifest_fails_the_accounting(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [faq(i) for i in range(3)], seal="of other content")
+    assert "manifest.json was edited" in gate(audited_faq(tmp_path), "accounting").detail
+
+
+@pytest.mark.parametrize("remembered", [2, 100_000])
+def test_the_most_common_opening_is_found_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: int
+) -> None:
+    monkeypatch.setattr("finephrase_dagster.audit.gates.common_opening.REMEMBERED", remembered)
+    monkeypatch.setattr("finephrase_dagster.audit.dataset.CHUNK_ROWS", 3)
+    texts = [f"{'The same opening' if i % 3 else f'{i} of its own'} {i}" for i in range(30)]
+    result = gate(audited_faq(write_dataset(tmp_path, texts)), "common_opening")
+    assert (result.value, result.failing, result.figures) == (20 / 30, 20, {"distinct_openings": 11})
+    assert "begin with 'The same o'" in result.detail
+    assert {row.reason for row in result.examples} == {"begins with 'The same o'"}
+
+
 def test_a_repeated_document_fails_the_accounting(tmp_path: Path) -> None:
     write_dataset(tmp_path, [faq(i) for i in range(10)], rejected=[("skipped", "empty")])
     table = pa.Table.from_pylist([{"id": "d3", "status": "skipped", "reason": "empty"}], schema=REJECTED)

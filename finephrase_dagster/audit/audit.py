@@ -12,7 +12,7 @@ from typing import Any
 
 from finephrase_dagster.audit.dataset import AuditError, open_dataset, read_chunks, read_excerpts
 from finephrase_dagster.audit.forms import FORMS
-from finephrase_dagster.audit.gate import EXAMPLES, AuditedDataset, Bound, FailingRow, Gate, Measurement, Settings
+from finephrase_dagster.audit.gate import AuditedDataset, Bound, FailingRow, Gate, Measurement, Settings
 from finephrase_dagster.audit.gates import gates
 
 
@@ -129,7 +129,7 @@ def resolve_settings(settings: Mapping[str, Settings]) -> dict[str, dict[str, An
 def _judge(gate: Gate, measured: Measurement, threshold: float, dataset: AuditedDataset) -> GateResult:
     """Compare a measurement with its threshold; a gate that failed gets examples."""
     passed = gate.passes(measured.value, threshold)
-    examples = () if passed else tuple(measured.failing[:EXAMPLES])
+    examples = () if passed else tuple(measured.examples)
     excerpts = read_excerpts(dataset, [row.id for row in examples])
     return GateResult(
         name=gate.name,
@@ -138,7 +138,7 @@ def _judge(gate: Gate, measured: Measurement, threshold: float, dataset: Audited
         bound=gate.bound,
         blocking=gate.blocking,
         passed=passed,
-        failing=len(measured.failing),
+        failing=measured.failing,
         detail=f"{measured.detail}; required: {gate.bound} {threshold:g}",
         figures=measured.figures,
         examples=tuple(row._replace(text=excerpts.get(row.id, "")) for row in examples),

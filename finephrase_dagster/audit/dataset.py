@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finephrase_dagster.artifacts.artifact import MANIFEST, META
-from finephrase_dagster.artifacts.fingerprint import sha256_file
+from finephrase_dagster.artifacts.fingerprint import seal, sha256_file
 from finephrase_dagster.audit.gate import EXCERPT, AuditedDataset, AuditedRow, Need
 from finephrase_dagster.errors import FinephraseError
 
@@ -45,10 +45,10 @@ def open_dataset(path: Path, *, check: str | None) -> AuditedDataset:
         listed = {file["path"] for file in manifest["files"]}
         unlisted = sorted({file.name for file in path.glob("part-*.parquet")} - listed)
         dataset.problems += [f"{name} is not in the manifest" for name in unlisted]
-        try:
-            dataset.rejected = pq.read_table(path / REJECTED, columns=["id", "status", "reason"]).to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            dataset.problems.append(_unreadable(REJECTED, error))
+        if "seal" in manifest and manifest["seal"] != seal(manifest):
+            dataset.problems.append(f"{MANIFEST} was edited")
+        dataset.rejected = RejectedRows(path / REJECTED, dataset.problems)
+        dataset.ids = RowIds(dataset)
         return dataset
     try:
         names = pq.read_schema(path).names
@@ -86,6 +86,37 @@ def read_chunks(dataset: AuditedDataset) -> Iterator[list[AuditedRow]]:
                 dataset.problems.append(f"{path.name} has {rows} rows, the manifest lists {entry['rows']}")
             if sha256_file(path) != entry["sha256"]:
                 dataset.problems.append(f"{path.name} has another sha256 than the manifest lists")
+
+
+class RejectedRows:
+    """Iterates over the rows of a dataset's `rejected.parquet`; a file that cannot be read is one of its problems."""
+
+    def __init__(self, path: Path, problems: list[str]) -> None:
+        self._path, self._problems = path, problems
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            with pq.ParquetFile(self._path) as file:
+                for batch in file.iter_batches(CHUNK_ROWS, columns=["id", "status", "reason"]):
+                    yield from batch.to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            if (problem := _unreadable(REJECTED, error)) not in self._problems:
+                self._problems.append(problem)
+
+
+class RowIds:
+    """Iterates over the ids of a dataset's rows, those without a completion included."""
+
+    def __init__(self, dataset: AuditedDataset) -> None:
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator[str]:
+        for path in self._dataset.files:
+            with contextlib.suppress(OSError, pa.ArrowException), pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(CHUNK_ROWS, columns=["id"]):
+                    yield from map(str, batch["id"].to_pylist())
+        for row in self._dataset.rejected:
+            yield str(row["id"])
 
 
 def read_excerpts(dataset: AuditedDataset, ids: Iterable[str]) -> dict[str, str]:

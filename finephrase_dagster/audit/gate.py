@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -46,7 +46,8 @@ class AuditedDataset:
     Attributes:
         files: its data files.
         manifest: the content of its manifest; None for a bare file.
-        rejected: the rows of `rejected.parquet`: `id`, `status`, `reason`.
+        rejected: iterates over the rows of `rejected.parquet` (`id`, `status`, `reason`), any number of times.
+        ids: iterates over the ids of all rows, for a gate that needs them again.
         problems: where the files differ from the manifest; complete after the last chunk was read.
         check: the form that its completions must have; see `audit/forms.py`.
         offers: which of the gates' needs it meets.
@@ -54,7 +55,8 @@ class AuditedDataset:
 
     files: Sequence[Path]
     manifest: Mapping[str, Any] | None = None
-    rejected: Sequence[Mapping[str, Any]] = ()
+    rejected: Iterable[Mapping[str, Any]] = ()
+    ids: Iterable[str] = ()
     problems: list[str] = field(default_factory=list)
     check: str | None = None
     offers: frozenset[Need] = frozenset()
@@ -66,13 +68,15 @@ class Measurement:
 
     Attributes:
         detail: one sentence for people.
-        failing: the rows that fail.
+        failing: how many rows fail.
+        examples: the first of them.
         figures: further numbers for people, by name.
     """
 
     value: float
     detail: str
-    failing: Sequence[FailingRow] = ()
+    failing: int = 0
+    examples: Sequence[FailingRow] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -140,21 +144,25 @@ def row_gate(
         def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
             super().__init__(dataset, settings)
             self._rows = 0
-            self._failing: list[FailingRow] = []
+            self._flaws = Counter[str]()
+            self._examples: list[FailingRow] = []
 
         def add(self, rows: Sequence[AuditedRow]) -> None:
             self._rows += len(rows)
             for row in rows:
                 if (flaw := find_flaw(row, self.dataset, self.settings)) is not None:
-                    self._failing.append(FailingRow(row.id, flaw))
+                    self._flaws[flaw] += 1
+                    if len(self._examples) < EXAMPLES:
+                        self._examples.append(FailingRow(row.id, flaw))
 
         def result(self) -> Measurement:
-            flawed = len(self._failing)
+            flawed = self._flaws.total()
             counted, verb = (self._rows - flawed, "pass") if bound == "at least" else (flawed, "fail")
             detail = f"{counted:,} of {self._rows:,} completions {verb}"
             if flawed:
-                flaw, times = Counter(row.reason for row in self._failing).most_common(1)[0]
+                flaw, times = self._flaws.most_common(1)[0]
                 detail += f" (most common flaw, {times:,} times: {flaw})"
-            return Measurement(value=counted / self._rows if self._rows else 0.0, detail=detail, failing=self._failing)
+            value = counted / self._rows if self._rows else 0.0
+            return Measurement(value=value, detail=detail, failing=flawed, examples=self._examples)
 
     return Gate(name=name, sentence=sentence, bound=bound, defaults=defaults, measure=RowShare, needs=needs)

@@ -15,6 +15,7 @@ _HALVES = Struct(">QQ")
 _TABLES = 256  # tables grow one at a time, so that growing copies only a small part of the set
 _FIRST_SLOTS = 64
 _HASHES_AT_ONCE, _SORTED_AT_ONCE = 1 << 14, 1 << 21  # kept until written; sorted in memory
+_MOST_FOUND = 1_000  # repeated ids that are named
 _FULLEST = 0.65  # share of used slots above which a table grows, because probing becomes slow
 
 
@@ -23,51 +24,64 @@ def id_hash(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=ID_BYTES).digest()
 
 
-class RepeatedIds:
-    """Finds ids that occur more than once among hundreds of millions, with 8 bytes per id in a temporary file."""
+class HashFile:
+    """The hashes of hundreds of millions of texts, in a temporary file of 8 bytes each."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
         self._hashes: list[int] = []
 
-    def add(self, names: Iterable[str]) -> None:
-        """Add ids."""
-        self._hashes += [_short_hash(name) for name in names]
+    def add(self, texts: Iterable[str]) -> None:
+        """Add texts."""
+        self._hashes += map(short_hash, texts)
         if len(self._hashes) >= _HASHES_AT_ONCE:
             self._write()
 
-    def candidates(self) -> set[int]:
-        """Return the hashes that were added more than once: those of repeated ids, and of a rare coincidence."""
+    def counts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield different hashes, a group at a time, and how often each was added."""
         self._write()
         groups = self._file.tell() // 8 // _SORTED_AT_ONCE + 1
-        repeated: set[int] = set()
         for group in range(groups):
             self._file.seek(0)
-            chosen = []
+            chosen = [np.empty(0, np.uint64)]
             while data := self._file.read(8 * _SORTED_AT_ONCE):
                 hashes = np.frombuffer(data, np.uint64)
                 chosen.append(hashes[hashes % np.uint64(groups) == group] if groups > 1 else hashes)
-            ordered = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.uint64)
-            repeated.update(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-        return repeated
-
-    def find(self, names: Iterable[str]) -> Iterator[str]:
-        """Yield each repeated id once, given all ids a second time."""
-        candidates = self.candidates()
-        counts = Counter[str]()
-        for name in names if candidates else ():
-            if _short_hash(name) in candidates:
-                counts[name] += 1
-                if counts[name] == 2:
-                    yield name
+            yield np.unique(np.concatenate(chosen), return_counts=True)
 
     def _write(self) -> None:
+        self._file.seek(0, 2)
         self._file.write(np.array(self._hashes, np.uint64).tobytes())
         self._hashes.clear()
 
 
-def _short_hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+class RepeatedIds:
+    """Finds ids that occur more than once, in memory that does not grow with their number."""
+
+    def __init__(self) -> None:
+        self._hashes = HashFile()
+        self.add = self._hashes.add
+        self.count = 0
+
+    def find(self, names: Iterable[str]) -> Iterator[str]:
+        """Count the repeated ids, and yield the first of them, given all ids a second time."""
+        candidates: set[int] = set()
+        self.count = 0
+        for hashes, times in self._hashes.counts():
+            repeated = hashes[times > 1]
+            self.count += len(repeated)
+            candidates.update(repeated[: _MOST_FOUND - len(candidates)].tolist())
+        seen = Counter[str]()
+        for name in names if candidates else ():
+            if short_hash(name) in candidates:
+                seen[name] += 1
+                if seen[name] == 2:
+                    yield name
+
+
+def short_hash(text: str) -> int:
+    """Return a hash of 64 bits, for a `HashFile`."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 class IdSet:

@@ -2,8 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
-from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, FailingRow, Gate, Measure, Measurement, Settings
+from finephrase_dagster.audit.gate import (
+    EXAMPLES,
+    AuditedDataset,
+    AuditedRow,
+    FailingRow,
+    Gate,
+    Measure,
+    Measurement,
+    Settings,
+)
+from finephrase_dagster.corpora.ids import RepeatedIds
 
 
 class Discrepancies(Measure):
@@ -12,29 +23,29 @@ class Discrepancies(Measure):
     def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
         super().__init__(dataset, settings)
         self._rows = 0
-        self._ids: set[str] = set()
-        self._repeated: dict[str, None] = {}
+        self._repeated = RepeatedIds()
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
         self._rows += len(rows)
-        self._count_ids([row.id for row in rows])
+        self._repeated.add(row.id for row in rows)
 
     def result(self) -> Measurement:
-        self._count_ids([str(row["id"]) for row in self.dataset.rejected])
-        discrepancies = [*self.dataset.problems, *self._miscounts()]
+        statuses = Counter[str]()
+        for row in self.dataset.rejected:
+            statuses[str(row["status"])] += 1
+            self._repeated.add([str(row["id"])])
+        repeated = list(islice(self._repeated.find(self.dataset.ids), EXAMPLES))
+        discrepancies = [*self.dataset.problems, *self._miscounts(statuses)]
+        if repeated:
+            discrepancies.append(f"{self._repeated.count} ids occur more than once, such as {repeated[0]!r}")
         return Measurement(
             value=len(discrepancies),
             detail="; ".join(discrepancies) or "every document is accounted for and every file matches the manifest",
-            failing=[FailingRow(id, "occurs more than once") for id in self._repeated],
+            failing=self._repeated.count if repeated else 0,
+            examples=[FailingRow(id, "occurs more than once") for id in repeated],
         )
 
-    def _count_ids(self, ids: Sequence[str]) -> None:
-        for id in ids:
-            if id in self._ids:
-                self._repeated[id] = None
-            self._ids.add(id)
-
-    def _miscounts(self) -> Iterator[str]:
+    def _miscounts(self, statuses: Counter[str]) -> Iterator[str]:
         manifest = self.dataset.manifest or {}
         completed, skipped, failed = (manifest[name] for name in ("completed", "skipped", "failed"))
         if manifest["rows_in"] != completed + skipped + failed:
@@ -44,14 +55,11 @@ class Discrepancies(Measure):
             )
         if self._rows != completed:
             yield f"the data files hold {self._rows} rows, the manifest lists {completed} completed"
-        statuses = Counter(str(row["status"]) for row in self.dataset.rejected)
         for status, count in (("skipped", skipped), ("failed", failed)):
             if statuses[status] != count:
                 yield f"rejected.parquet holds {statuses[status]} {status} rows, the manifest lists {count}"
         if unknown := sorted(set(statuses) - {"skipped", "failed"}):
             yield f"rejected.parquet holds rows with the unknown status {', '.join(unknown)}"
-        if self._repeated:
-            yield f"{len(self._repeated)} ids occur more than once, such as {next(iter(self._repeated))!r}"
 
 
 GATE = Gate(

@@ -1,32 +1,74 @@
 """Completions that all begin alike, a sign of a generator that repeats itself."""
 
-from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, FailingRow, Gate, Measure, Measurement, Settings
+from finephrase_dagster.audit.gate import (
+    EXAMPLES,
+    AuditedDataset,
+    AuditedRow,
+    FailingRow,
+    Gate,
+    Measure,
+    Measurement,
+    Settings,
+)
+from finephrase_dagster.corpora.ids import HashFile, short_hash
+
+REMEMBERED = 100_000  # an opening that more than one in so many rows have is remembered
+
+
+@dataclass
+class Opening:
+    """An opening that is remembered: since which row, how often it was seen, and the first rows."""
+
+    text: str
+    since: int
+    count: int = 0
+    ids: list[str] = field(default_factory=list)
 
 
 class OpeningShare(Measure):
-    """Groups the rows by their first characters."""
+    """Counts the rows by a hash of their first characters, in memory that does not grow with their number."""
 
     def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
         super().__init__(dataset, settings)
         self._rows = 0
-        self._ids: dict[str, list[str]] = defaultdict(list)
+        self._hashes = HashFile()
+        self._remembered: dict[str, Opening] = {}
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
+        openings = [row.text[: self.settings["characters"]] for row in rows]
+        self._hashes.add(openings)
+        for row, text in zip(rows, openings, strict=True):
+            opening = self._remembered.get(text)
+            if opening is None:
+                opening = self._remembered[text] = Opening(text, self._rows)
+            opening.count += 1
+            if len(opening.ids) < EXAMPLES:
+                opening.ids.append(row.id)
         self._rows += len(rows)
-        for row in rows:
-            self._ids[row.text[: self.settings["characters"]]].append(row.id)
+        if len(self._remembered) > 2 * REMEMBERED:  # forget those that were rare since they were first seen
+            kept = {text: one for text, one in self._remembered.items() if one.count > self._expected(one)}
+            self._remembered = kept
+
+    def _expected(self, opening: Opening) -> float:
+        return (self._rows - opening.since) / REMEMBERED
 
     def result(self) -> Measurement:
-        opening, ids = max(self._ids.items(), key=lambda group: len(group[1]), default=("", []))
+        distinct, count, common = 0, 0, 0
+        for hashes, times in self._hashes.counts():
+            distinct += len(hashes)
+            if len(hashes) and times.max() > count:
+                count, common = int(times.max()), int(hashes[times.argmax()])
+        opening = next((one for text, one in self._remembered.items() if short_hash(text) == common), Opening("", 0))
         return Measurement(
-            value=len(ids) / self._rows if self._rows else 0.0,
-            detail=f"{len(ids):,} of {self._rows:,} completions begin with {opening!r}; "
-            f"there are {len(self._ids):,} distinct openings",
-            failing=[FailingRow(id, f"begins with {opening!r}") for id in ids],
-            figures={"distinct_openings": len(self._ids)},
+            value=count / self._rows if self._rows else 0.0,
+            detail=f"{count:,} of {self._rows:,} completions begin with {opening.text!r}; "
+            f"there are {distinct:,} distinct openings",
+            failing=count,
+            examples=[FailingRow(id, f"begins with {opening.text!r}") for id in opening.ids],
+            figures={"distinct_openings": distinct},
         )
 
 

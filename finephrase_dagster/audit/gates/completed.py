@@ -1,8 +1,9 @@
 """Documents for which the generator wrote a completion."""
 
 from collections.abc import Sequence
+from itertools import islice
 
-from finephrase_dagster.audit.gate import AuditedRow, FailingRow, Gate, Measure, Measurement
+from finephrase_dagster.audit.gate import EXAMPLES, AuditedRow, FailingRow, Gate, Measure, Measurement
 
 
 class CompletedShare(Measure):
@@ -12,12 +13,16 @@ class CompletedShare(Measure):
         """Ignore the rows: the manifest has the counts."""
 
     def result(self) -> Measurement:
-        manifest = self.dataset.manifest or {}
+        manifest, rejected = self.dataset.manifest or {}, iter(self.dataset.rejected)
+        examples = [
+            FailingRow(str(row["id"]), f"{row['status']}: {row['reason']}") for row in islice(rejected, EXAMPLES)
+        ]
         completed, rows_in = manifest["completed"], manifest["rows_in"]
         return Measurement(
             value=completed / rows_in if rows_in else 0.0,
             detail=f"{completed:,} of {rows_in:,} documents have a completion",
-            failing=[FailingRow(str(row["id"]), f"{row['status']}: {row['reason']}") for row in self.dataset.rejected],
+            failing=len(examples) + sum(1 for _ in rejected),
+            examples=examples,
         )
 
 
