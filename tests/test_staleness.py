@@ -103,6 +103,9 @@ EDITS: list[tuple[str, list[tuple[str, str]], set[str]]] = [
     ("a flag of the engine's memory", [("gpu_memory_utilization: 0.9", "gpu_memory_utilization: 0.5")], NOTHING),
     ("a flag of the engine's batches", [("max_num_seqs: 8", "max_num_seqs: 64")], NOTHING),
     ("a flag spelled with dashes", [("max_num_seqs: 8", "max-num-seqs: 8")], NOTHING),
+    ("a flag that only logs", [("max_num_seqs: 8", "max_num_seqs: 8, enable_log_requests: true")], NOTHING),
+    ("a default of the engine written out", [("max_num_seqs: 8", "max_num_seqs: 8, dtype: auto")], NOTHING),
+    ("a flag that only loads", [("max_num_seqs: 8", "max_num_seqs: 8, load_format: safetensors")], NOTHING),
     ("a flag of the engine's execution taken out", [("max_num_seqs: 8, ", "")], NOTHING),
     ("a limit above the corpus", [("limit: 1000", "limit: 2000")], NOTHING),
     ("a limit that the corpus just fits", [("limit: 1000", "limit: 100")], NOTHING),
@@ -182,6 +185,10 @@ PROMPT_EDITS: list[tuple[str, str, str, set[str]]] = [
 ]
 
 
+EQUAL = [("top_k: 40", "top_k: 0"), ("top_k: 40", "top_k: -1")]
+"""Two ways to write one sampling."""
+
+
 FACTS: dict[str, dict[str, Any]] = {
     "sources": {"rows": 100, "order": "a"},
     "generators": {"sampling": {"temperature": 1.0}},
@@ -249,6 +256,16 @@ def test_an_edit_of_a_prompt_makes_stale_what_is_sent_otherwise_and_nothing_else
     path = prompts / "faq.md"
     path.write_text(edited(path.read_text(), [(old, new)]))
     assert stale_stages(replace(finished, prompts=prompts)) == expected
+
+
+def test_two_ways_to_switch_top_k_off_are_one_recipe(finished: Paths, tmp_path: Path) -> None:
+    fingerprints = set()
+    for edit in EQUAL:
+        study = tmp_path / "study.yaml"
+        study.write_text(edited(finished.study.read_text(), [edit]))
+        lineage = read_lineage(replace(finished, study=study))
+        fingerprints.add(lineage.dataset(lineage.study.cells[0], "faq").fingerprint)
+    assert len(fingerprints) == 1
 
 
 def test_a_moved_data_folder_and_a_copied_study_make_nothing_stale(finished: Paths, tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ artifact whose inputs are incomplete therefore raises `ArtifactMissing`, whose m
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.artifacts.artifact import LABELS, Artifact, ArtifactMissing, labelled_manifest
+from finephrase_dagster.artifacts.artifact import LABELS, Artifact, labelled_manifest
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, sha256_file, sha256_folders
 from finephrase_dagster.artifacts.key import (
@@ -40,6 +39,7 @@ from finephrase_dagster.artifacts.recipe import (
     scorer_recipe,
     student_recipe,
 )
+from finephrase_dagster.artifacts.recorded import have_same_rows, recorded_fields, recorded_macro
 from finephrase_dagster.artifacts.snapshot import remembered
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
@@ -137,7 +137,7 @@ class Lineage:
         except StudyError as error:
             raise StudyError(f"{self.paths.study}: sources.{name}: {error}") from error
         earlier = None if artifact.complete else labelled_manifest(self.labels / artifact.name)
-        if earlier and _have_same_rows(earlier, plain(artifact.recipe)):
+        if earlier and have_same_rows(earlier, plain(artifact.recipe)):
             return replace(artifact, recipe=earlier["recipe"])
         return artifact
 
@@ -148,11 +148,9 @@ class Lineage:
         recipe: dict[str, Any] = {"model": spec.model}
         if spec.is_packaged:
             recipe |= {"package": PACKAGED.package, "sha256": PACKAGED.sha256}
-        elif hub_reference(spec.model) is None:
-            folder = Path(spec.model)
-            recipe["files"] = [
-                [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(folder.glob("*"))
-            ]
+        elif hub_reference(spec.model) is None:  # wherever the folder is
+            files = sorted(Path(spec.model).glob("*"))
+            recipe = {"files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]}
         return self._artifact(ItemKey(kind=MODEL, generator=name), recipe)
 
     @remembered
@@ -165,7 +163,7 @@ class Lineage:
             prompt=self.prompts[prompt],
             model=model.version,
             engine=distribution_flags(generator.engine),
-            sampling=resolve_sampling(generator.sampling, _recorded_fields(model, "sampling")),
+            sampling=resolve_sampling(generator.sampling, recorded_fields(model, "sampling")),
             context=generator.context,
             max_tokens=generator.max_tokens,
             guided=generator.guided,
@@ -195,7 +193,7 @@ class Lineage:
             recipe["texts"] = [self._rows_in_order(source) for source in spec.sources]
         elif hub_reference(spec.model) is None:
             files = sorted(Path(spec.model).glob("*token*.json"))
-            recipe["files"] = [[file.name, sha256_file(file)] for file in files]
+            recipe = {"files": [[file.name, sha256_file(file)] for file in files]}
         return self._artifact(ItemKey(kind=TOKENIZER), recipe)
 
     def component(self, component: Component) -> Artifact:
@@ -284,7 +282,7 @@ class Lineage:
         """
         assert self.study.early_stop is not None
         rivals = self.study.rivals[run]
-        macro = {rival: _macro(self.early_scores(rival)) for rival in rivals}
+        macro = {rival: recorded_macro(self.early_scores(rival)) for rival in rivals}
         order = sorted(rivals, key=lambda rival: (-macro[rival], rival))
         return order.index(run) + 1, self.study.early_stop.going_on(len(rivals))
 
@@ -365,36 +363,3 @@ class Lineage:
         if items == HUB:  # datasets and revisions are fixed in the code, so its version covers them
             return HUB
         return sha256_folders(self.paths.items if items == EMBEDDED else Path(items))
-
-
-def _recorded_fields(artifact: Artifact, name: str) -> dict[str, Any]:
-    """Return the fields that a manifest holds under a name.
-
-    Raises:
-        ArtifactMissing: it holds none.
-    """
-    fields = artifact.facts.get(name)
-    if not isinstance(fields, dict):
-        raise ArtifactMissing(f"{artifact.folder}: the manifest has no {name!r}; delete the folder")
-    return fields
-
-
-def _macro(scores: Artifact) -> float:
-    """Return the macro score of a manifest.
-
-    Raises:
-        ArtifactMissing: it has none.
-    """
-    macro = scores.facts.get("macro")
-    if isinstance(macro, bool) or not isinstance(macro, int | float) or not math.isfinite(macro):
-        raise ArtifactMissing(f"{scores.folder}: the manifest has no macro score; delete the folder")
-    return macro
-
-
-def _have_same_rows(earlier: dict[str, Any], recipe: dict[str, Any]) -> bool:
-    """Return whether a corpus would have the rows of an earlier one, because neither reaches its limit."""
-    recipes, rows = (earlier["recipe"], recipe), earlier.get("rows")
-    limits = [one.get("read", {}).get("limit") for one in recipes]
-    unlimited = [{**one, "read": {**one.get("read", {}), "limit": None}} for one in recipes]
-    is_below = isinstance(rows, int) and all(limit is None or rows <= limit for limit in limits)
-    return is_below and unlimited[0] == unlimited[1]

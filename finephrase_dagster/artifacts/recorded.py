@@ -1,0 +1,41 @@
+"""What manifests record that recipes further down need."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing
+
+
+def recorded_fields(artifact: Artifact, name: str) -> dict[str, Any]:
+    """Return the fields that a manifest holds under a name.
+
+    Raises:
+        ArtifactMissing: it holds none.
+    """
+    fields = artifact.facts.get(name)
+    if not isinstance(fields, dict):
+        raise ArtifactMissing(f"{artifact.folder}: the manifest has no {name!r}; delete the folder")
+    return fields
+
+
+def recorded_macro(scores: Artifact) -> float:
+    """Return the macro score of a manifest.
+
+    Raises:
+        ArtifactMissing: it has none.
+    """
+    macro = scores.facts.get("macro")
+    if isinstance(macro, bool) or not isinstance(macro, int | float) or not math.isfinite(macro):
+        raise ArtifactMissing(f"{scores.folder}: the manifest has no macro score; delete the folder")
+    return macro
+
+
+def have_same_rows(earlier: dict[str, Any], recipe: dict[str, Any]) -> bool:
+    """Return whether a corpus would have the rows of an earlier one, because neither reaches its limit."""
+    recipes, rows = (earlier["recipe"], recipe), earlier.get("rows")
+    limits = [one.get("read", {}).get("limit") for one in recipes]
+    unlimited = [{**one, "read": {**one.get("read", {}), "limit": None}} for one in recipes]
+    is_below = isinstance(rows, int) and all(limit is None or rows <= limit for limit in limits)
+    return is_below and unlimited[0] == unlimited[1]
