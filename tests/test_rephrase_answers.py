@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import time
@@ -23,7 +24,7 @@ from finephrase_dagster.rephrase.completion import (
     read_error,
     readable,
 )
-from finephrase_dagster.rephrase.connection import Response, fetch, seconds_of
+from finephrase_dagster.rephrase.connection import Connection, ConnectionBroken, Response, fetch, seconds_of
 from finephrase_dagster.study.paths import REPOSITORY
 from rephrase_parts import raw_server
 
@@ -172,6 +173,37 @@ def test_a_response_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(answer_of(reply(bomb, "Content-Encoding: gzip")).body) == 10_000
     with pytest.raises(OSError, match="the response has more than"):
         answer_of(reply(bytes(20_000)))
+
+
+class _Transport(asyncio.Transport):
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+    abort = close
+
+
+SENT = reply(body()) + b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+
+
+@given(st.binary(max_size=60), st.integers(0, len(SENT)), st.integers(0, len(SENT)), st.integers(1, 40))
+def test_any_bytes_on_a_connection_end_its_request(odd: bytes, start: int, end: int, piece: int) -> None:
+    sent = SENT[:start] + odd + SENT[end:]
+
+    async def exchange() -> Response | ConnectionBroken:
+        connection = Connection()
+        connection.connection_made(_Transport())
+        pending = connection.exchange(b"")
+        for place in range(0, len(sent), piece):
+            if connection.usable:
+                connection.data_received(sent[place : place + piece])
+        connection.connection_lost(None)
+        assert pending.done()
+        return pending.exception() or pending.result()  # type: ignore[return-value]
+
+    assert isinstance(asyncio.run(exchange()), Response | ConnectionBroken)
 
 
 def test_no_secret_is_read_from_a_url(tmp_path: Path) -> None:

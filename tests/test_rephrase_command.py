@@ -80,7 +80,7 @@ def dataset(folder: Path) -> list[dict[str, Any]]:
         assert sha256_file(folder / file["path"]) == file["sha256"]
         assert pq.read_metadata(folder / file["path"]).num_rows == file["rows"]
     held = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    held -= {"__meta__/lock", "__meta__/recipe.json"}
+    held -= {f"__meta__/{name}" for name in ("lock", "recipe.json", "input.json", "parts.json", "verified.json")}
     assert held == {
         "__meta__/manifest.json",
         "__meta__/rejected.parquet",
@@ -131,6 +131,33 @@ def test_a_killed_run_resumes_and_repeats_only_what_was_in_flight(
     for name in ("faq", "math"):
         assert len({row["id"] for row in dataset(tmp_path / "out" / name)}) == 60
     assert 120 <= len(server.requests) <= 124
+
+
+def test_a_killed_retry_of_failed_rows_resumes_and_keeps_what_was_paid_for(
+    tmp_path: Path, server: LocalServer, rows: Path
+) -> None:
+    def answer(request: dict[str, Any]) -> Any:
+        words = request["messages"][-1]["content"]
+        return failure(400, "not now") if any(f"Document {n}." in words for n in range(20, 50)) else completion("first")
+
+    server.answer = answer
+    command = arguments(rows, tmp_path / "out", server, "--concurrency", "2", "--chunk-rows", "7")
+    assert run(command).returncode == 0
+    first = json.loads((tmp_path / "out" / "faq" / "__meta__" / "manifest.json").read_text())
+    assert (first["completed"], first["failed"]) == (30, 30)
+    server.requests.clear()
+    server.answer = lambda request: time.sleep(0.05) or completion("second")
+    driver = start([*command, "--retry-failed"])
+    until(lambda: len(server.requests) >= 30)
+    driver.kill()
+    driver.communicate()
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    for name in ("faq", "math"):
+        texts = Counter(row["text"] for row in dataset(tmp_path / "out" / name))
+        assert texts == {"first": 30, "second": 30}
+    assert 60 <= len(server.requests) <= 62
+    assert json.loads(done.stdout)["datasets"]["faq"]["fingerprint"] == first["fingerprint"]
 
 
 @pytest.mark.parametrize("damage", [b"deadbeef {}\n", b"00", b"\x00" * 99, None])
