@@ -141,8 +141,9 @@ def test_the_sample_is_one_document_until_all_its_forms_are_there(monkeypatch: p
 @pytest.fixture
 def unscored(own: Installation) -> Installation:
     """The finished study without one run's checkpoint and scores."""
-    for folder in ("training/checkpoint", "evaluation/benchmark_scores"):
-        shutil.rmtree(next((own.paths.data / folder).glob("faq_and_raw__nano__data0_model0")))
+    run = "faq_and_raw__nano__data0_model0"
+    for folder in [own.lineage.scores(run).folder, own.lineage.checkpoint(run).folder]:
+        shutil.rmtree(folder)
     return own
 
 
