@@ -34,6 +34,7 @@ from finephrase_dagster.artifacts.key import (
 )
 from finephrase_dagster.artifacts.recipe import (
     dataset_recipe,
+    resolve_day,
     resolve_precision,
     resolve_sampling,
     scorer_recipe,
@@ -156,8 +157,7 @@ class Lineage:
     @remembered
     def dataset(self, cell: Cell, prompt: str) -> Artifact:
         """Return the synthetic dataset of one prompt of a cell."""
-        generator = resolve_precision(self.study.generators[cell.generator])
-        model = self.generator(cell.generator)
+        generator, model = resolve_precision(self.study.generators[cell.generator]), self.generator(cell.generator)
         recipe = dataset_recipe(
             rows=self.source(cell.source).version,
             prompt=self.prompts[prompt],
@@ -169,6 +169,7 @@ class Lineage:
             guided=generator.guided,
             keep_raw=generator.keep_raw,
             endpoint_model=cell.generator if self.paths.endpoints else None,
+            day=resolve_day(model.facts.get("clock"), generator.date, endpoints=bool(self.paths.endpoints)),
         )
         return self._artifact(dataset_key(cell.component(prompt)), recipe)
 
@@ -326,12 +327,8 @@ class Lineage:
     @remembered
     def scores(self, run: str) -> Artifact:
         """Return a student's benchmark scores."""
-        evaluation = self.evaluation
-        recipe = {
-            "checkpoint": self.checkpoint(run).version,
-            **self._suite(),
-            **({"every": evaluation.every} if evaluation.every else {}),
-        }
+        every = {"every": self.evaluation.every} if self.evaluation.every else {}
+        recipe = {"checkpoint": self.checkpoint(run).version, **self._suite(), **every}
         return self._artifact_of_run(SCORES, run, recipe)
 
     def _suite(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ distribution) is not part of it.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from finephrase_dagster.study.spec import Evaluation
 from finephrase_dagster.study.student import Student
 
 PRECISION = {"transformers": "float32", "nanotron": "bfloat16"}
+ENDPOINT_DAY = "the day of each request, as the endpoint sees it"
 SERVER_DEFAULT = "server default"
 SAMPLING = ("temperature", "top_p", "top_k", "seed")
 TOP_K_OFF = -1
@@ -38,6 +40,7 @@ def dataset_recipe(
     guided: bool = False,
     keep_raw: bool = False,
     endpoint_model: str | None = None,
+    day: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the recipe of one prompt's dataset.
 
@@ -55,6 +58,7 @@ def dataset_recipe(
         keep_raw: whether rows also hold the completion before cleaning.
         endpoint_model: the name by which servers of others were asked for a generator whose weights `model` identifies;
             nobody here knows which weights they have.
+        day: see `resolve_day`.
 
     Raises:
         PromptError: completions are to be guided, and the prompt has no grammar.
@@ -80,7 +84,31 @@ def dataset_recipe(
         **({"grammar": prompt.grammar} if guided else {}),
         **({"keep_raw": True} if keep_raw else {}),
         **({"endpoint_model": endpoint_model} if endpoint_model else {}),
+        **(day or {}),
     }
+
+
+def resolve_day(clock: object, day: str, *, endpoints: bool) -> dict[str, Any]:
+    """Return the date that a chat template inserts, for a recipe; nothing for a template without a date.
+
+    Args:
+        clock: see `generators.template_clock.read_clock`.
+        day: the generator's date.
+        endpoints: whether servers of others render the template; not all templates take a date from a request.
+    """
+    if clock not in ("argument", "template"):
+        return {}
+    if not endpoints:
+        return {"date": day}
+    if clock == "template":
+        return {"date": ENDPOINT_DAY}
+    text = datetime.date.fromisoformat(day).strftime("%d %b %Y")
+    return {"date": day, "chat_template_kwargs": {"date_string": text}}
+
+
+def fixed_day(recipe: Mapping[str, Any]) -> str | None:
+    """Return the date that the chat template inserts; None if it inserts none, or the endpoint's."""
+    return None if recipe.get("date") == ENDPOINT_DAY else recipe.get("date")
 
 
 def student_recipe(student: Student, trainer: str) -> dict[str, Any]:
@@ -125,6 +153,7 @@ def request_parameters(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "max_tokens": recipe["max_tokens"],
         **{name: value for name, value in sampling.items() if value != SERVER_DEFAULT},
+        **{name: recipe[name] for name in ("chat_template_kwargs",) if name in recipe},
         **({"structured_outputs": {"grammar": recipe["grammar"]}} if "grammar" in recipe else {}),
     }
 

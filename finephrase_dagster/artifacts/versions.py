@@ -10,7 +10,7 @@ from typing import Final
 
 CODE: Final = {
     "sources": "2",
-    "generators": "2",
+    "generators": "3",
     "synthetic": "4",
     "audits": "2",
     "tokenizer": "2",

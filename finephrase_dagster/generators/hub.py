@@ -19,7 +19,15 @@ from finephrase_dagster.study.fields import hub_reference
 CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
-FILES = (WEIGHTS, "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+FILES = (
+    WEIGHTS,
+    "*.json",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "tokenizer.model",
+    "merges.txt",
+    "vocab.txt",
+)
 """The files of a snapshot: weights, configuration, tokenizer, chat template."""
 
 
@@ -108,7 +116,7 @@ def _facts(reference: str, folder: Path, *, commit: str | None) -> ModelFacts:
         reference=reference,
         folder=str(folder),
         commit=commit,
-        content=fingerprint([[path.name, sha256_file(path)] for path in files]),
+        content=fingerprint([[str(path.relative_to(folder)), sha256_file(path)] for path in files]),
         bytes=sum(path.stat().st_size for path in files),
         architecture=architecture,
     )

@@ -10,6 +10,7 @@ from finephrase_dagster.artifacts.fingerprint import SHORT
 from finephrase_dagster.generators.hub import resolve_model
 from finephrase_dagster.generators.packaged import write_packaged_model
 from finephrase_dagster.generators.sampling import read_sampling
+from finephrase_dagster.generators.template_clock import read_clock
 from finephrase_dagster.study.generator import Generator
 
 
@@ -28,6 +29,6 @@ def make_generator(spec: Generator, folder: Path) -> Contents:
         model.symlink_to(Path(found.folder).resolve())
     return Contents(
         files=[] if model.is_symlink() else sorted(path for path in model.rglob("*") if path.is_file()),
-        facts={"resolved": asdict(found), "sampling": read_sampling(model)},
+        facts={"resolved": asdict(found), "sampling": read_sampling(model), "clock": read_clock(model)},
         version=found.content[:SHORT],
     )

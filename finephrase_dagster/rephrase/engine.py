@@ -160,6 +160,7 @@ class Engine:
         flags: Flags,
         log: Path,
         devices: Callable[[], DeviceLease] | None = None,
+        template: str | None = None,
         start_seconds: float = 1800,
     ) -> None:
         """Describe an engine; nothing is started yet.
@@ -171,6 +172,7 @@ class Engine:
             flags: vLLM's flags, such as `max_num_seqs: 64`; True is a switch, False its `--no-` form.
             log: file with the server's output; later starts append to it.
             devices: reserves devices from start to stop; None: no reservation is needed.
+            template: the chat template, if it is not the model's own.
             start_seconds: longest time a start may take.
 
         Raises:
@@ -194,6 +196,7 @@ class Engine:
         if chosen.get("enable_chunked_prefill") is False:
             chosen["max_num_batched_tokens"] = max(int(chosen.get("max_num_batched_tokens", 0)), context)
         self._arguments = ["--model", str(model), "--served-model-name", name, *arguments(chosen)]
+        self._template = template
         self._devices = devices
         self._lease: DeviceLease | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -209,10 +212,11 @@ class Engine:
         name: str,
         log: Path,
         devices: Callable[[], DeviceLease] | None = None,
+        template: str | None = None,
     ) -> Engine:
         """Return the engine of a study's generator."""
         flags, context = generator.engine, generator.context
-        return cls(model=model, name=name, context=context, flags=flags, log=log, devices=devices)
+        return cls(model=model, name=name, context=context, flags=flags, log=log, devices=devices, template=template)
 
     @property
     def url(self) -> str:
@@ -260,6 +264,10 @@ class Engine:
             self._port = free.getsockname()[1]
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *self._arguments]
         command += ["--host", LOCALHOST, "--port", str(self._port)]
+        if self._template is not None:
+            template = self.log.with_suffix(".jinja")
+            template.write_text(self._template, encoding="utf-8")
+            command += ["--chat-template", str(template)]
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._guard = subprocess.Popen(

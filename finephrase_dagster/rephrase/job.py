@@ -15,9 +15,10 @@ from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processor import on_cpu
-from finephrase_dagster.artifacts.recipe import dataset_recipe
+from finephrase_dagster.artifacts.recipe import dataset_recipe, fixed_day
 from finephrase_dagster.artifacts.verification import artifact_files, check_artifact
 from finephrase_dagster.artifacts.versions import TRUNCATION_ENDPOINT
+from finephrase_dagster.generators.template_clock import dated_template
 from finephrase_dagster.rephrase.connection import API_KEY, Server
 from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
 from finephrase_dagster.rephrase.engine import DeviceLease, Endpoint, Engine, EngineLike
@@ -124,7 +125,8 @@ class RephraseJob(_Frozen):
             kind = CountedRenderer if recipe["truncation"] == TRUNCATION_ENDPOINT else ByteRenderer
             return kind(prompts=self.prompts, context=context, max_tokens=max_tokens)
         try:
-            return Renderer(model=self.tokenizer, prompts=self.prompts, context=context, max_tokens=max_tokens)
+            day = fixed_day(recipe)
+            return Renderer(model=self.tokenizer, prompts=self.prompts, context=context, max_tokens=max_tokens, day=day)
         except TokenizerUnreadable as error:
             if not self.endpoints:
                 raise
@@ -154,8 +156,10 @@ class RephraseJob(_Frozen):
     def new_engine(self, devices: Callable[[], DeviceLease] | None = None) -> Engine:
         """Return the engine that serves the model; it is not started yet."""
         assert self.engine is not None
+        spec, day = self.engine, fixed_day(next(iter(self.targets.values())).recipe)
+        template = dated_template(spec.model, day) if day else None
         return Engine.of(
-            self.engine.generator, model=self.engine.model, name=self.model, log=self.engine.log, devices=devices
+            spec.generator, model=spec.model, name=self.model, log=spec.log, devices=devices, template=template
         )
 
     @contextlib.contextmanager

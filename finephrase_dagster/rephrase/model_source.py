@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.fingerprint import SHORT, sha256_file
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.artifacts.recipe import resolve_precision, resolve_sampling
+from finephrase_dagster.artifacts.recipe import ENDPOINT_DAY, resolve_day, resolve_precision, resolve_sampling
 from finephrase_dagster.artifacts.versions import TRUNCATION, TRUNCATION_BYTES
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.generators.template_clock import read_clock
 from finephrase_dagster.rephrase.connection import API_KEY, Server
 from finephrase_dagster.rephrase.engine import DeviceLease
 from finephrase_dagster.rephrase.model_list import read_context
@@ -26,6 +27,7 @@ from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.paths import ENDPOINTS, Paths
 
 MAX_TOKENS = 2048
+DEFAULT_DAY = Generator.model_fields["date"].default
 TOKENIZER_FILES = ("*token*.json", "*.model", "vocab*", "merges.txt", "*.jinja")
 
 
@@ -84,6 +86,7 @@ def generator_source(
             "sampling": resolve_sampling(generator.sampling, manifest["sampling"]),
             "context": generator.context,
             "max_tokens": generator.max_tokens,
+            "day": resolve_day(manifest.get("clock"), generator.date, endpoints=False),
             "guided": generator.guided,
         },
     )
@@ -174,8 +177,17 @@ def endpoint_source(
             "guided": guided,
             "truncation": TRUNCATION if tokenizer else TRUNCATION_BYTES,
             "tokenizer": _tokenizer_identity(tokenizer) if tokenizer else None,
+            "day": _endpoint_day(tokenizer, model, log) if tokenizer else None,
         },
     )
+
+
+def _endpoint_day(tokenizer: str, model: str, log: Callable[[str], None]) -> dict[str, Any]:
+    """Return the date that the endpoint's chat template inserts, if its tokenizer's template does."""
+    day = resolve_day(read_clock(tokenizer), DEFAULT_DAY, endpoints=True)
+    if day.get("date") == ENDPOINT_DAY:
+        log(f"the chat template of {model} inserts the endpoint's date, so texts depend on the day they are asked for")
+    return day
 
 
 def _tokenizer_identity(tokenizer: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from finephrase_dagster.corpora.tokenizer import read_tokenizer
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.generators.template_clock import dated_template
 from finephrase_dagster.study.prompt import Prompt
 
 PROBE = "\u2042finephrase\u2042"  # a stand-in for the document, to find it in a rendered prompt
@@ -154,7 +155,15 @@ class CountedRenderer(ByteRenderer):
 class Renderer:
     """Renders documents for a model, and counts tokens with the model's tokenizer."""
 
-    def __init__(self, *, model: Path | str, prompts: Mapping[str, Prompt], context: int, max_tokens: int) -> None:
+    def __init__(
+        self,
+        *,
+        model: Path | str,
+        prompts: Mapping[str, Prompt],
+        context: int,
+        max_tokens: int,
+        day: str | None = None,
+    ) -> None:
         """Load the tokenizer and check that each prompt fits with an empty document.
 
         Args:
@@ -162,6 +171,7 @@ class Renderer:
             prompts: by name.
             context: maximum number of tokens of prompt and completion together.
             max_tokens: number of tokens reserved for the completion.
+            day: the date for a chat template that inserts one; None: today.
 
         Raises:
             TokenizerUnreadable: there is no tokenizer.
@@ -172,6 +182,8 @@ class Renderer:
             self._tokenizer: Any = read_tokenizer(model)
         except (OSError, ValueError) as error:
             raise TokenizerUnreadable(f"{model}: the tokenizer cannot be loaded: {error}") from error
+        if day is not None and (template := dated_template(model, day)):
+            self._tokenizer.chat_template = template
         self._prompts = dict(prompts)
         self.room = context - max_tokens
         self._frames: dict[str, tuple[int, int]] = {}

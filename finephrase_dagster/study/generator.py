@@ -6,11 +6,12 @@ those that are not part of the identity.
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Seed, Spec
 
@@ -38,6 +39,15 @@ PACKAGED = PackagedModel(
     tokens_per_second=200,
 )
 """The generator of `model: embedded`."""
+
+
+def _check_day(day: str) -> str:
+    if datetime.date.fromisoformat(day).isoformat() != day:
+        raise ValueError(f"{day!r} is not a date; write it as '2025-01-31'")
+    return day
+
+
+Day = Annotated[str, AfterValidator(_check_day)]
 
 
 class Sampling(Spec):
@@ -68,6 +78,7 @@ class Generator(Spec):
     parameters: float | None = Field(default=None, gt=0, description="for plans; not part of the identity")
     license: str | None = Field(default=None, description="of the completions; not part of the identity")
     throughput: Throughput | None = Field(default=None, description="for plans; not part of the identity")
+    date: Day = Field(default="2025-01-01", description="the date for chat templates that insert one")
     engine: Mapping[str, str | int | float | bool] = Field(
         default_factory=dict, description="vLLM flags; those that only change how it runs are not part of the identity"
     )
