@@ -131,7 +131,7 @@ def test_only_the_columns_that_are_needed_are_read(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
     blank_column(path, group=0, column=1)
-    with pytest.raises(CorpusError, match="broke off after row 0 of file 1"):
+    with pytest.raises(CorpusError, match=r"source tried: .*train.parquet: cannot be read"):
         read(hub(tmp_path, token_column="other"))
     assert len(read(hub(tmp_path))) == 40
 

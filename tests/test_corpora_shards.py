@@ -100,7 +100,7 @@ def test_a_changed_text_or_id_changes_the_content(tmp_path: Path) -> None:
 
 
 def test_an_empty_corpus_is_refused_with_the_sources_name_and_the_reasons(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"source mine: has no documents \(1 x text is empty\)"):
+    with pytest.raises(CorpusError, match=r"source mine: has no documents \(1 x text is empty \(first: f\)\)"):
         write_corpus(listed([Dropped(source="f", reason="text is empty")], "mine"), tmp_path, shard_documents=2)
     with pytest.raises(CorpusError, match=r"has no documents \(no rows\)"):
         write_corpus(listed([], "mine"), tmp_path, shard_documents=2)

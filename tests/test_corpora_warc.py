@@ -117,7 +117,7 @@ def test_a_records_headers_are_columns(tmp_path: Path) -> None:
     for wrong in ({"text_column": "body"}, {"id_column": "id"}, {"keep": {"score": {"min": 1}}}):
         with pytest.raises(CorpusError, match=r"crawl.wet.gz: no column '\w+'; its columns are text, the headers"):
             read(files(path, **({"id_column": None} | wrong)))
-    with pytest.raises(CorpusError, match=r"https://example.org/0: row 1 has no id in column 'WARC-Absent'"):
+    with pytest.raises(CorpusError, match=r"crawl.wet.gz: row 1 has no id in column 'WARC-Absent'"):
         read(files(path, id_column="WARC-Absent"))
 
 

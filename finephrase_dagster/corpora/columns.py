@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from finephrase_dagster.corpora.document import Document, Dropped, Row, row_id, text_flaw
-from finephrase_dagster.corpora.table import value_at
+from finephrase_dagster.corpora.inputs import WARC
+from finephrase_dagster.corpora.rows import open_file, read_rows
+from finephrase_dagster.corpora.table import as_text, may_have, missing_column, value_at
+from finephrase_dagster.corpora.warc import warc_rows
 from finephrase_dagster.study.source import OneOf, Range, TableSource
 
 _SHOWN_VALUES = 5  # of a list, in a reason
@@ -30,33 +33,66 @@ class Columns:
         listed = [*self._texts, self.id_column, self._tokens, *source.keep]
         self.names: tuple[str, ...] = tuple(dict.fromkeys(name for name in listed if name is not None))
 
-    def row(self, values: Mapping[str, Any], where: str, number: int) -> Row:
+    def file_rows(self, url: str, source: str, start: int) -> Iterator[Row]:
+        """Yield the rows of a file after the first `start` ones, each as a document or the reason why it is dropped.
+
+        Args:
+            url: the file's path or URL.
+            source: where its documents come from.
+            start: the number of rows to skip.
+
+        Raises:
+            CorpusError: the file cannot be read, lacks a column in every row, or has a row with text but without an id.
+        """
+        if url.endswith(WARC):
+            with open_file(url) as file:
+                for page, where, values in warc_rows(file, self.names, url, start):
+                    if isinstance(values, str):
+                        yield Dropped(source=page, reason=values, where=where)
+                    else:
+                        yield self.row(values, page, where)
+            return
+        lacking = set() if start or url.endswith(".parquet") else set(self.names)
+        fields: set[str] = set()
+        for row in read_rows(url, columns=self.names, id_column=self.id_column, start=start):
+            where = f"{url}: row {row.number}"
+            if row.values is None:
+                yield Dropped(source=source, reason=row.flaw, where=f"{where} {row.detail}".rstrip())
+                continue
+            if lacking:
+                lacking = {name for name in lacking if not may_have(row.values, name)}
+                fields.update(row.values)
+            yield self.row(row.values, source, where)
+        if lacking and fields:
+            raise missing_column(url, min(lacking), fields)
+
+    def row(self, values: Mapping[str, Any], source: str, where: str) -> Row:
         """Return a row as a document, or the reason why it is dropped.
 
         Args:
             values: the row's values by column.
-            where: the file, for messages.
-            number: the number of the row in the file, from 1.
+            source: where the document comes from.
+            where: the file and row, for messages.
 
         Raises:
             CorpusError: the row has text but no id.
         """
         for name, is_met, reason in self._keep:
             if not is_met(value_at(values, name)):
-                return Dropped(source=where, reason=reason)
+                return Dropped(source=source, reason=reason, where=where)
         text = self._text(values)
         if flaw := text_flaw(text):
-            return Dropped(source=where, reason=flaw.reason)
+            return Dropped(source=source, reason=flaw.reason, where=f"{where} {flaw.detail}".rstrip())
         text = str(text)
         if self.id_column is None:
             document_id = hashlib.sha256(text.encode()).hexdigest()[:32]
         else:
-            document_id = row_id(value_at(values, self.id_column), self.id_column, f"{where}: row {number}")
-        return Document(id=document_id, text=text, source=where, tokens=self._token_count(values))
+            document_id = row_id(value_at(values, self.id_column), self.id_column, where)
+        return Document(id=document_id, text=text, source=source, tokens=self._token_count(values))
 
     def _text(self, values: Mapping[str, Any]) -> object:
         """Return the text of a row; several columns are joined, and a value that is no string takes their place."""
-        parts = [value_at(values, name) for name in self._texts]
+        parts = [as_text(values, name) for name in self._texts]
         if len(parts) == 1:
             return parts[0]
         present = [part for part in parts if part is not None]

@@ -5,8 +5,8 @@ Every input row becomes one of the two, so that a corpus accounts for all of the
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -39,10 +39,11 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dropped:
-    """A row that was read but is no document; rows are counted by `reason`."""
+    """A row that was read but is no document; rows are counted by `reason`, and the first is shown with `where`."""
 
     source: str
     reason: str
+    where: str = ""
 
 
 Row = Document | Dropped
@@ -82,7 +83,7 @@ def text_flaw(text: object) -> TextFlaw | None:
 
 
 def row_id(value: Any, column: str, where: str) -> str:
-    """Return a row's id as text; ids are strings, whole numbers and UUIDs.
+    """Return a row's id as text: a string, or an exact whole number of any size, digit by digit, or a UUID.
 
     Args:
         value: the value of the id column.
@@ -92,12 +93,11 @@ def row_id(value: Any, column: str, where: str) -> str:
     Raises:
         CorpusError: the value is no id.
     """
-    if isinstance(value, UUID):
-        return str(value)
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    if missing or (isinstance(value, str) and not value.strip()):
+    if value is None or (isinstance(value, str) and not value.strip()):
         raise CorpusError(f"{where} has no id in column {column!r}; give every row an id of its own")
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if isinstance(value, Decimal) and value.is_finite() and value.as_tuple().exponent == 0:
+        return format(value, "f")
+    if isinstance(value, bool) or not isinstance(value, str | int | UUID):
         kind = type(value).__name__
         raise CorpusError(f"{where} has the id {str(value)[:SHOWN]!r} ({kind}); an id is a string or a whole number")
     if text_flaw(str(value)):

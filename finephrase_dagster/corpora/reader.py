@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
+from finephrase_dagster.corpora.columns import Columns
 from finephrase_dagster.corpora.document import Row
 
 Position = dict[str, Any]
@@ -50,3 +52,33 @@ class ListedReader:
         for row in islice(self._make(), self._row, None):
             self._row += 1
             yield row
+
+
+class FilesReader(ABC):
+    """Reads files one after the other; a position is the index of a file and the number of its rows that were read."""
+
+    def __init__(self, columns: Columns, source: str | None = None) -> None:
+        """Read these columns of each row; `source` is where documents come from, by default their file."""
+        self._columns, self._source = columns, source
+        self._file = self._row = 0
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """See `Reader`."""
+
+    @abstractmethod
+    def urls(self) -> Sequence[str]:
+        """Return the paths or URLs of the files, in a stable order."""
+
+    def position(self) -> Position:
+        return {"file": self._file, "row": self._row}
+
+    def rows(self, start: Position) -> Iterator[Row]:
+        first, skipped = start.get("file", 0), start.get("row", 0)
+        for index, url in enumerate(self.urls()[first:], first):
+            self._file, self._row = index, skipped
+            for row in self._columns.file_rows(url, self._source or url, skipped):
+                self._row += 1
+                yield row
+            skipped = 0

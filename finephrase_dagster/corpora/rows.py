@@ -19,6 +19,36 @@ from finephrase_dagster.corpora.parquet import parquet_rows
 from finephrase_dagster.corpora.table import FileRow
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
+_BEGINNINGS = {
+    ".parquet": (b"PAR1", b"PARE"),
+    ".gz": (b"\x1f\x8b",),
+    ".zst": (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + low]) + b"\x2a\x4d\x18" for low in range(16))),
+}
+"""How files begin, by the ending of their names; a zstd file may begin with a frame that is skipped."""
+_OTHERS = {
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch the file with git lfs pull",
+    b"<!doctype": "is a web page, perhaps an error page; download the file again",
+    b"<html": "is a web page, perhaps an error page; download the file again",
+    b"<?xml": "is XML, perhaps a store's error message; download the file again",
+    b"\x1f\x8b": "is compressed with gzip; end its name with .gz",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd; end its name with .zst",
+    b"PAR1": "is a Parquet file; end its name with .parquet",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"BZh": "is compressed with bzip2; pack it with gzip or zstd",
+    b"\xfd7zXZ": "is compressed with xz; pack it with gzip or zstd",
+    b"\xff\xfe": "row 1 begins with the byte-order mark of UTF-16; convert the file to UTF-8",
+    b"\xfe\xff": "row 1 begins with the byte-order mark of UTF-16; convert the file to UTF-8",
+}
+"""What a file is that is not what its name says, by how it begins, in lower case where it is text."""
+_TRAILING = "other bytes follow the compressed ones: pack it again with `gzip -dc FILE | gzip > NEW.gz`"
+_REMEDIES = {
+    "Frame requires too much memory": "it was packed with a long window: pack it again with "
+    "`zstd -d --long=31 -c FILE | zstd -o NEW.zst`",
+    "unknown compression method": _TRAILING,
+    "incorrect header check": _TRAILING,
+    "encrypted": "decrypt it first",
+}
+"""What to do about a file, by a part of the message of the library that cannot read it."""
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 
 
@@ -35,7 +65,7 @@ def read_rows(
     Args:
         url: a path, or a URL that fsspec knows.
         columns: the columns that a Parquet file must have and that are read; a dot leads into a struct. Default: all.
-        id_column: the column whose whole numbers are kept exact, however large they are.
+        id_column: the column of the ids; whole numbers in it are kept exact, however large they are.
         start: the number of rows to skip.
         place: where to begin in a JSONL file; updated to the place of each row before it is yielded.
 
@@ -45,9 +75,9 @@ def read_rows(
     stem = check_ending(url)
     with open_file(url) as file:
         if url.endswith(".parquet"):
-            yield from parquet_rows(file, url, columns, start)
+            yield from parquet_rows(file, url, columns, id_column, start)
         else:
-            yield from jsonl_rows(file, CODECS.get(url.removeprefix(stem)), id_column, start, place)
+            yield from jsonl_rows(file, url, CODECS.get(url.removeprefix(stem)), id_column, start, place)
 
 
 def check_ending(url: str) -> str:
@@ -74,20 +104,48 @@ def open_file(url: str) -> Iterator[BinaryIO]:
             import fsspec
 
             with fsspec.open(url, "rb") as file:
+                _check_beginning(url, file)
                 yield file
         else:
+            if not Path(url).is_file() and Path(url).exists():
+                raise CorpusError(f"{url}: is not a regular file, and is read more than once; write it to a file first")
             with Path(url).open("rb") as file:
+                _check_beginning(url, file)
                 yield file
     except CorpusError:
         raise
     except FileNotFoundError as error:
         raise CorpusError(f"{url}: no such file; correct the path") from error
     except (pa.ArrowException, EOFError, OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{url}: cannot be read ({' '.join(str(error).split())}); replace the file") from error
+        flaw = " ".join(str(error).split())
+        remedy = next((remedy for part, remedy in _REMEDIES.items() if part in flaw), "replace the file")
+        raise CorpusError(f"{url}: cannot be read ({flaw}); {remedy}") from error
     except Exception as error:  # the libraries of object stores raise errors of their own
         if "://" not in url:
             raise
         raise CorpusError(
-            f"{url}: cannot be read ({error}); check that the store answers and that your credentials are accepted, "
-            "then run again"
+            f"{url}: cannot be read ({error}); check that the store answers and that your credentials are accepted"
         ) from error
+
+
+def _check_beginning(url: str, file: BinaryIO) -> None:
+    """Refuse a file that is not what its name says.
+
+    Raises:
+        CorpusError: naming the file, and what it is.
+    """
+    head = file.read(64)
+    file.seek(0)
+    if not head:
+        if url.endswith(tuple(_BEGINNINGS)):
+            raise CorpusError(f"{url}: is empty; replace the file")
+        return
+    expected = next((begins for ending, begins in _BEGINNINGS.items() if url.endswith(ending)), None)
+    if expected and head.startswith(expected):
+        return
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for begin, flaw in _OTHERS.items():
+        if head.startswith(begin) or start.startswith(begin):
+            raise CorpusError(f"{url}: {flaw}")
+    if expected:
+        raise CorpusError(f"{url}: does not begin like a file with the ending of its name; replace the file")

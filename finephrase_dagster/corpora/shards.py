@@ -22,9 +22,10 @@ from finephrase_dagster.corpora.source import SourceReader
 from finephrase_dagster.corpora.tally import Tally
 
 SHARDS = "shard-*.parquet"
-ROW_GROUP = 1_000  # documents that are in memory at once, also for a reader of one column
+ROW_GROUP = 1_000  # most documents that are in memory at once, also for a reader of one column
+ROW_GROUP_CHARACTERS = 64 << 20  # of their texts; a document that is longer is a row group by itself
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "text", "sha256", "source")])
-LAYOUT = 2  # of the journal and the shards; raise it when either changes
+LAYOUT = 3  # of the journal and the shards; raise it when either changes
 SECONDS_PER_MESSAGE = 60.0
 
 
@@ -97,17 +98,17 @@ def write_corpus(
     written = IdSet(map(id_hash, _ids(folder, journal.shards)))
     clock = _Clock(reader.name, tally, log)
     documents = _kept(reader.rows(position, written), clock)
-    while first := list(islice(documents, min(ROW_GROUP, shard_documents))):
+    while first := _row_group(documents, shard_documents):
         path = folder / f"shard-{len(journal.shards):05d}.parquet"
         shard = _write_shard(path, first, documents, shard_documents, tally)
         clock.tick()
         journal.add(JournalEntry(shard=shard, position=reader.position(), tally=tally.saved()))
     clock.tick()
     if not tally.rows:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(tally.dropped.items()))
-        raise CorpusError(
-            f"source {reader.name}: has no documents ({reasons or 'no rows'}); correct its section in the study file"
-        )
+        losses = tally.losses or "no rows"
+        raise CorpusError(f"source {reader.name}: has no documents ({losses}); correct its section in the study file")
+    if tally.dropped:
+        log(f"source {reader.name}: {tally.rows:,} documents; rows dropped: {tally.losses}")
     return CorpusFacts(tally=tally, tokens_basis=tally.basis(reader.token_column), shards=tuple(journal.shards))
 
 
@@ -186,7 +187,18 @@ def _kept(rows: Iterator[Row], clock: _Clock) -> Iterator[Document]:
         if isinstance(row, Document):
             yield row
         else:
-            clock.tally.drop(row.reason)
+            clock.tally.drop(row)
+
+
+def _row_group(documents: Iterator[Document], most: int) -> list[Document]:
+    """Return the next documents that are written at once."""
+    batch, characters = [], 0
+    for document in islice(documents, min(ROW_GROUP, most)):
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= ROW_GROUP_CHARACTERS:
+            break
+    return batch
 
 
 def _write_shard(
@@ -199,7 +211,7 @@ def _write_shard(
             while batch:
                 writer.write_table(_table(batch, tally.add(batch)))
                 rows += len(batch)
-                batch = list(islice(documents, min(ROW_GROUP, shard_documents - rows)))
+                batch = _row_group(documents, shard_documents - rows)
     return Shard(path=path.name, rows=rows, bytes=file.bytes, sha256=file.digest.hexdigest())
 
 

@@ -57,15 +57,38 @@ def check_schema(schema: pa.Schema, names: Iterable[str], where: str) -> None:
             raise missing_column(where, name, schema.names)
 
 
-def check_values(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
-    """Refuse a table of which one row shows that it lacks a column.
+def check_id_type(schema: pa.Schema, name: str, where: str) -> None:
+    """Refuse a table whose ids are of a type that holds neither strings nor exact whole numbers.
 
     Raises:
-        CorpusError: naming the table, the column and the columns there are.
+        CorpusError: naming the table, the column and its type.
     """
-    for name in names:
-        if not _may_have(values, name):
-            raise missing_column(where, name, values)
+    kind: pa.DataType | None = None
+    steps = [name] if name in schema.names else name.split(".")
+    if _is_nested(schema, steps):
+        kind = schema.field(steps[0]).type
+        for step in steps[1:]:
+            kind = kind.field(step).type
+    if kind is not None and pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if kind is None or holds_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+        return
+    if (pa.types.is_decimal(kind) and kind.scale == 0) or str(kind) == "extension<arrow.uuid>":
+        return
+    raise CorpusError(
+        f"{where}: row 1 has an id of the type {kind} in column {name!r}; an id is a string or a whole number: convert "
+        "the column to one of them, or name another"
+    )
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def as_text(values: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a column that holds text; bytes, as some writers store text, as a string."""
+    value = value_at(values, name)
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 def missing_column(where: str, name: str, present: Iterable[str]) -> CorpusError:
@@ -84,7 +107,7 @@ def _is_nested(schema: pa.Schema, steps: list[str]) -> bool:
     return True
 
 
-def _may_have(values: Mapping[str, Any], name: str) -> bool:
+def may_have(values: Mapping[str, Any], name: str) -> bool:
     """Whether a column may exist, judged by one row: it has the column, or null in place of the struct around it."""
     if name in values:
         return True

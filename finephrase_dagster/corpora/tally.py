@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from finephrase_dagster.corpora.document import Document
+from finephrase_dagster.corpora.document import Document, Dropped
 
 BYTES_PER_TOKEN = 4  # of UTF-8, for a source that does not count its tokens
 ESTIMATE = f"estimate: UTF-8 bytes / {BYTES_PER_TOKEN}"
+MOST_OF_A_PLACE = 300  # characters
 _CONTENTS = 2**256
 
 
@@ -26,6 +27,7 @@ class Tally:
         uncounted: the number of documents whose source does not count tokens.
         uncounted_bytes: the UTF-8 bytes of their texts.
         dropped: the number of dropped rows, by reason.
+        first_dropped: the place of the first row that was dropped for each reason.
         content_sum: the sum of the documents' hashes, in hex; it does not depend on their order.
         order: a chain of these hashes, in hex; it depends on their order.
         seconds: the time spent writing, without interruptions.
@@ -38,6 +40,7 @@ class Tally:
     uncounted: int = 0
     uncounted_bytes: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    first_dropped: dict[str, str] = field(default_factory=dict)
     content_sum: str = "0"
     order: str = ""
     seconds: float = 0.0
@@ -50,8 +53,17 @@ class Tally:
     def saved(self) -> dict[str, Any]:
         return asdict(self)
 
-    def drop(self, reason: str) -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def drop(self, row: Dropped) -> None:
+        self.dropped[row.reason] = self.dropped.get(row.reason, 0) + 1
+        self.first_dropped.setdefault(row.reason, (row.where or row.source)[:MOST_OF_A_PLACE])
+
+    @property
+    def losses(self) -> str:
+        """The dropped rows by reason, each with the place of the first, in one line."""
+        return "; ".join(
+            f"{count:,} x {reason} (first: {self.first_dropped[reason]})"
+            for reason, count in sorted(self.dropped.items())
+        )
 
     def add(self, documents: Sequence[Document]) -> list[str]:
         """Add documents in their order, and return the SHA-256 of each text in hex."""

@@ -8,74 +8,150 @@ used here.
 
 from __future__ import annotations
 
+import codecs
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from finephrase_dagster.corpora.columns import Columns
-from finephrase_dagster.corpora.document import CorpusError, Dropped, Row
+from finephrase_dagster.corpora.document import CorpusError
 from finephrase_dagster.corpora.table import missing_column
 
 PAGES = ("text/html", "application/xhtml+xml")
+LARGEST_PAGE = 64 << 20  # bytes, of a record and of the page that it holds compressed
 _PROTOCOLS = ["HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/2", "HTTP/3"]
 _TYPES = ("conversion", "response")
-_HEADERS = ("WARC-", "Content-")
+_HEADERS = ("warc-", "content-")
+_BLANK_LINES = 2  # after each record
+_ENCODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
+_UNREADABLE = ("br", "zstd", "compress")  # encodings that are named where pages are counted
 
 logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # rows without text are counted
 
+Values = dict[str, Any]
 
-def warc_rows(file: BinaryIO, columns: Columns, where: str, start: int) -> Iterator[Row]:
-    """Yield the rows after the first `start` ones, whose text is not extracted.
+
+def warc_rows(file: BinaryIO, names: Sequence[str], url: str, start: int) -> Iterator[tuple[str, str, Values | str]]:
+    """Yield the page, the place and the columns of each row after the first `start` ones, or why it has none.
+
+    Args:
+        file: the open file.
+        names: the columns: `text`, or a record's header in upper or lower case.
+        url: the file's path or URL.
+        start: the number of rows to skip; their text is not extracted.
 
     Raises:
-        CorpusError: the file is cut off or not a WARC file, a column cannot exist in a record, or a row has text but
-            no id.
+        CorpusError: the file is cut off or not a WARC file, a record has a wrong length, or a column cannot exist.
     """
-    from warcio.archiveiterator import ArchiveIterator
     from warcio.exceptions import ArchiveLoadFailed
 
-    for name in columns.names:
-        if name != "text" and not name.startswith(_HEADERS):
-            raise missing_column(where, name, ["text", "the headers of its records, such as WARC-Record-ID"])
-    records = number = 0
+    for name in names:
+        if name != "text" and not name.lower().startswith(_HEADERS):
+            raise missing_column(url, name, ["text", "the headers of its records, such as WARC-Record-ID"])
+    number = 0
     # Arrow notices when a compressed file is cut off; warcio does not.
-    stream: Any = io.BufferedReader(pa.CompressedInputStream(file, "gzip")) if where.endswith(".gz") else file
+    stream: Any = io.BufferedReader(pa.CompressedInputStream(file, "gzip")) if url.endswith(".gz") else file
     try:
-        # HTTP headers are parsed below, so that a response with broken ones does not end the file.
-        for record in ArchiveIterator(stream, no_record_parse=True):
-            block = record.raw_stream.read() if record.length is not None else b""
-            if str(len(block)) != record.rec_headers.get_header("Content-Length"):
-                raise CorpusError(f"{where}: is cut off or broken after {number} rows; replace the file")
-            records += 1
+        for record, block in _records(stream, url):
             if record.rec_type not in _TYPES:
                 continue
             number += 1
-            if number > start:
-                yield _row(record, block, columns, where, number)
-        if not records:
-            raise CorpusError(f"{where}: has no record; replace the file")
+            if number <= start:
+                continue
+            headers = record.rec_headers
+            page = headers.get_header("WARC-Target-URI") or url
+            if isinstance(text := _text(record, block), Reason):
+                yield page, f"{url}: row {number}", str(text)
+            else:
+                yield page, f"{url}: row {number}", {"text": text, **_named(headers, names)}
     except ArchiveLoadFailed as error:
         flaw = str(error).strip().splitlines()[0]
-        raise CorpusError(f"{where}: cannot be read ({flaw}); replace the file") from error
+        raise CorpusError(f"{url}: cannot be read ({flaw}); replace the file") from error
 
 
-def _row(record: Any, block: bytes, columns: Columns, where: str, number: int) -> Row:
-    headers = dict(record.rec_headers.headers)
-    page = headers.get("WARC-Target-URI", where)
-    text: str | None = block.decode("utf-8", "surrogateescape")
-    if record.rec_type == "response":
-        response = _response(record, block)
-        status = (response.http_headers and response.http_headers.get_statuscode()) or ""
-        if not status.startswith("2"):
-            return Dropped(source=page, reason="response is not successful")
-        declared = response.http_headers.get_header("Content-Type") or ""
-        if (headers.get("WARC-Identified-Payload-Type") or declared.split(";")[0].strip().lower()) not in PAGES:
-            return Dropped(source=page, reason="not an HTML page")
-        text = _main_text(response.content_stream().read())
-    return columns.row({**headers, "text": text}, page, number)
+class Reason(str):
+    """Why a record has no text."""
+
+
+def _named(headers: Any, names: Sequence[str]) -> Values:
+    """Return the headers that are columns; their names are compared without case."""
+    return {name: headers.get_header(name) for name in names if name != "text"}
+
+
+def _records(stream: Any, url: str) -> Iterator[tuple[Any, bytes]]:
+    """Yield the records of a file with their blocks, each after the next one was found where it must begin.
+
+    Raises:
+        CorpusError: a record does not end where its length says, so that its block would be cut or hold another.
+    """
+    from warcio.archiveiterator import ArchiveIterator
+
+    class Strict(ArchiveIterator):
+        def _consume_blanklines(self) -> tuple[bytes | None, int]:
+            """Return the line after the blank ones, and the bytes of these; see warcio."""
+            size = blank = 0
+            while line := self.reader.readline():
+                if line.strip():
+                    break
+                size, blank = size + len(line), blank + 1
+            self.ends_well = blank >= _BLANK_LINES and (not line or line.startswith(b"WARC/"))
+            return line or None, size
+
+    count, last = 0, None
+    # HTTP headers are parsed below, so that a response with broken ones does not end the file.
+    records = Strict(stream, no_record_parse=True)
+    while True:
+        try:
+            record = next(records, None)
+        finally:
+            if last is not None and not records.ends_well:
+                name = last[0].rec_headers.get_header("WARC-Record-ID")
+                raise CorpusError(
+                    f"{url}: record {count} ({name}) does not end where its Content-Length says; replace the file, or "
+                    "correct the length"
+                )
+        if last is not None:
+            yield last
+        if record is None:
+            break
+        count += 1
+        stated = record.rec_headers.get_header("Content-Length") or ""
+        block = record.raw_stream.read() if stated.isdecimal() and record.length is not None else b""
+        if not stated.isdecimal() or len(block) != int(stated):
+            raise CorpusError(f"{url}: is cut off or broken in record {count}; replace the file")
+        last = record, block
+    if not count:
+        raise CorpusError(f"{url}: has no record; replace the file")
+
+
+def _text(record: Any, block: bytes) -> str | Reason | None:
+    """Return the text of a record; None if none can be found in it."""
+    if len(block) > LARGEST_PAGE:
+        return Reason(f"record is larger than {LARGEST_PAGE >> 20} MiB")
+    if record.rec_type == "conversion":
+        return block.decode("utf-8", "surrogateescape")
+    response = _response(record, block)
+    status = (response.http_headers and response.http_headers.get_statuscode()) or ""
+    if not status.startswith("2"):
+        return Reason("response is not successful")
+    declared = response.http_headers.get_header("Content-Type") or ""
+    identified = record.rec_headers.get_header("WARC-Identified-Payload-Type")
+    if (identified or declared.split(";")[0].strip().lower()) not in PAGES:
+        return Reason("not an HTML page")
+    encoding = (response.http_headers.get_header("Content-Encoding") or "").strip().lower()
+    if encoding not in _ENCODINGS:
+        if not response.raw_stream.read().lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+            return Reason(f"content encoding {encoding if encoding in _UNREADABLE else 'unknown'} cannot be read")
+        response = _response(record, block)  # some crawlers store pages decoded, with the headers as they were sent
+        response.http_headers.remove_header("Content-Encoding")
+    page = response.content_stream().read(LARGEST_PAGE + 1)
+    if len(page) > LARGEST_PAGE:
+        return Reason(f"page is larger than {LARGEST_PAGE >> 20} MiB")
+    if encoding and page.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+        return Reason("content is not encoded as its headers say")
+    return _main_text(_decoded(page, declared))
 
 
 def _response(record: Any, block: bytes) -> Any:
@@ -91,7 +167,19 @@ def _response(record: Any, block: bytes) -> Any:
     return ArcWarcRecord("warc", "response", record.rec_headers, stream, http, None, len(block))
 
 
-def _main_text(page: bytes) -> str | None:
+def _decoded(page: bytes, content_type: str) -> str | bytes:
+    """Return a page as text by the charset of its HTTP headers; as bytes, for guessing, if that is absent or wrong."""
+    charset = content_type.lower().partition("charset=")[2].split(";")[0].strip(" \t\"'")
+    if page.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return page
+    try:
+        # Browsers read these two as their superset.
+        return page.decode("cp1252" if charset in ("iso-8859-1", "us-ascii") else charset) if charset else page
+    except (LookupError, ValueError):
+        return page
+
+
+def _main_text(page: str | bytes) -> str | None:
     from trafilatura import extract
 
     try:

@@ -20,6 +20,7 @@ from finephrase_dagster.artifacts.folder import stamp_of
 from finephrase_dagster.corpora.document import CorpusError, row_id, text_flaw
 from finephrase_dagster.corpora.jsonl import BLANK_LINE, Place
 from finephrase_dagster.corpora.rows import check_ending, read_rows
+from finephrase_dagster.corpora.table import as_text
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.fields import MOST_SHOWN, shorten
 
@@ -65,6 +66,8 @@ def check_files(files: Sequence[str]) -> None:
             raise InputUnreadable(str(error)) from error
         if is_local:
             stamp(file)
+            if not Path(file).is_file():
+                raise InputUnreadable(f"{file}: is a pipe or device, and input is read twice; write it to a file first")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +131,7 @@ def rows_of(
             if not has_text and len(fields) < MOST_SHOWN:
                 fields |= row.values.keys()
             name = row_id(row.values.get("id"), "id", where)
-            text: Any = row.values.get("text")
+            text: Any = as_text(row.values, "text")
             flaw = text_flaw(text)
             yield InputRow(name, "", str(flaw)) if flaw else InputRow(name, text, None)
     except CorpusError as error:

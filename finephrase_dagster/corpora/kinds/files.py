@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +9,8 @@ from pydantic import Field
 
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.corpora.columns import Columns
-from finephrase_dagster.corpora.document import Dropped, Row
-from finephrase_dagster.corpora.inputs import WARC, described, input_files
-from finephrase_dagster.corpora.reader import Position, Reader
-from finephrase_dagster.corpora.rows import open_file, read_rows
-from finephrase_dagster.corpora.table import check_values
-from finephrase_dagster.corpora.warc import warc_rows
+from finephrase_dagster.corpora.inputs import described, input_files
+from finephrase_dagster.corpora.reader import FilesReader, Reader
 from finephrase_dagster.study.source import TableSource, Text
 
 
@@ -33,11 +28,11 @@ class FilesSource(TableSource):
         return {"read": self.read_fields(), "files": described(input_files(self.paths))}
 
     def reader(self, *, requirements: Path) -> Reader:
-        return FilesReader(self)
+        return ListedFiles(self)
 
 
-class FilesReader:
-    """Reads the files in sorted order; a position is the index of a file and the number of its rows that were read."""
+class ListedFiles(FilesReader):
+    """Reads the files in sorted order."""
 
     def __init__(self, source: FilesSource) -> None:
         """Look up the files.
@@ -45,43 +40,12 @@ class FilesReader:
         Raises:
             StudyError: there are none, or one has an unknown format.
         """
+        super().__init__(Columns(source))
         self._files = input_files(source.paths)
-        self._columns = Columns(source)
-        self._file = self._row = 0
 
     @property
     def identity(self) -> str:
         return fingerprint(self._files)
 
-    def position(self) -> Position:
-        return {"file": self._file, "row": self._row}
-
-    def rows(self, start: Position) -> Iterator[Row]:
-        first, skipped = start.get("file", 0), start.get("row", 0)
-        for index, file in enumerate(self._files[first:], first):
-            self._file, self._row = index, skipped
-            for row in _read_file(file.url, self._columns, skipped):
-                self._row += 1
-                yield row
-            skipped = 0
-
-
-def _read_file(url: str, columns: Columns, start: int) -> Iterator[Row]:
-    """Yield the rows of a file after the first `start` ones.
-
-    Raises:
-        CorpusError: the file cannot be read, lacks a column, or has a row with text but without an id.
-    """
-    if url.endswith(WARC):
-        with open_file(url) as file:
-            yield from warc_rows(file, columns, url, start)
-        return
-    is_checked = start > 0 or url.endswith(".parquet")
-    for row in read_rows(url, columns=columns.names, id_column=columns.id_column, start=start):
-        if row.values is None:
-            yield Dropped(source=url, reason=row.flaw)
-            continue
-        if not is_checked:
-            check_values(row.values, columns.names, url)
-            is_checked = True
-        yield columns.row(row.values, url, row.number)
+    def urls(self) -> list[str]:
+        return [file.url for file in self._files]

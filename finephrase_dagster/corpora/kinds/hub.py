@@ -1,8 +1,8 @@
-"""Hub datasets, streamed by `datasets`, and local folders of the same layout."""
+"""Parquet and JSONL files of hub datasets, streamed, and of local folders of the same layout."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +11,9 @@ from pydantic import Field
 
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.corpora.columns import Columns
-from finephrase_dagster.corpora.document import CorpusError, Row
-from finephrase_dagster.corpora.parquet import table_rows
-from finephrase_dagster.corpora.reader import Position, Reader
-from finephrase_dagster.corpora.table import check_schema, top_columns
+from finephrase_dagster.corpora.document import CorpusError
+from finephrase_dagster.corpora.reader import FilesReader, Reader
 from finephrase_dagster.study.source import TableSource, Text
-
-BATCH = 1_000  # rows in memory at once
 
 
 class HubSource(TableSource):
@@ -48,94 +44,54 @@ class HubSource(TableSource):
         return {"read": self.read_fields()}
 
     def reader(self, *, requirements: Path) -> Reader:
-        return HubReader(self)
+        return HubFiles(self)
 
 
-class HubReader:
-    """Reads the files of a split in order; a position is the index of a file and the number of its rows that were read.
+class HubFiles(FilesReader):
+    """Reads the files of a split in order.
 
-    The library's own state of a stream is not used: a stream that resumes near the beginning of a file reads the
-    complete file before it again.
+    `datasets` finds the files, and ours read them: its own readers guess the types of columns, so that one odd row
+    changes the ids and texts of a file.
     """
 
     def __init__(self, source: HubSource) -> None:
         """Describe the dataset; nothing is opened yet."""
-        self._source = source
-        self._columns = Columns(source)
         self._where = f"{source.dataset}@{source.revision}"
-        self._file = self._row = 0
+        super().__init__(Columns(source), self._where)
+        self._wanted = source
 
     @property
     def identity(self) -> str:
         """The identity of the files: a revision such as `main` may have moved since."""
-        files = self._builder.config.data_files or {}
-        return fingerprint([[str(split), list(urls), urls.origin_metadata] for split, urls in sorted(files.items())])
+        splits = sorted(self._splits.items())
+        return fingerprint([[str(split), list(urls), urls.origin_metadata] for split, urls in splits])
 
-    def position(self) -> Position:
-        return {"file": self._file, "row": self._row}
-
-    def rows(self, start: Position) -> Iterator[Row]:
-        self._file, self._row = start.get("file", 0), start.get("row", 0)
-        stream, skipped = self._stream(), self._row
-        try:
-            for index in range(self._file, stream.num_shards):
-                self._file, self._row = index, skipped
-                number = 0
-                for table in stream.shard(num_shards=stream.num_shards, index=index).iter(BATCH):
-                    check_schema(table.schema, self._columns.names, self._where)
-                    unread = table.slice(max(skipped - number, 0))
-                    number += len(table)
-                    for row in table_rows(unread, self._row + 1):
-                        self._row += 1
-                        yield self._columns.row(row.values or {}, self._where, row.number)
-                skipped = 0
-        except CorpusError:
-            raise
-        except Exception as error:  # a stream can break in many ways
-            raise CorpusError(
-                f"dataset {self._where}: broke off after row {self._row} of file {self._file + 1} "
-                f"({_first_line(error)}); run again"
-            ) from error
+    def urls(self) -> list[str]:
+        files = self._splits.get(self._wanted.split)
+        if files is None:
+            raise self._error(f"its splits are {', '.join(map(str, self._splits)) or 'none'}")
+        return list(files)
 
     @cached_property
-    def _builder(self) -> Any:
-        return self._opened(lambda: self._load())
-
-    def _stream(self) -> Any:
-        """Return the split as Arrow tables, with the needed columns only if the format can read them separately."""
-        split = self._source.split
-        stream = self._opened(lambda: self._builder.as_streaming_dataset(split=split))
-        if stream.features is not None:
-            check_schema(stream.features.arrow_schema, self._columns.names, self._where)
-        if hasattr(self._builder.config, "columns") and stream.features is not None:
-            # By default the library's batch size is that of the first row group, which may be empty.
-            wanted = {"columns": top_columns(self._columns.names, stream.features), "batch_size": BATCH}
-            stream = self._opened(lambda: self._load(**wanted).as_streaming_dataset(split=split))
-        return stream.with_format("arrow")
-
-    def _load(self, **options: Any) -> Any:
-        from datasets import load_dataset_builder
-
-        source = self._source
-        if source.files is not None:
-            options["data_files"] = {source.split: list(source.files)}
-        return load_dataset_builder(source.dataset, source.subset, revision=source.revision, **options)
-
-    def _opened(self, attempt: Any) -> Any:
-        """Return the result of an attempt to open the dataset.
+    def _splits(self) -> Mapping[Any, Any]:
+        """The files of the subset, by split.
 
         Raises:
-            CorpusError: the attempt failed; the message has the next step.
+            CorpusError: the dataset cannot be opened; the message has the next step.
         """
+        from datasets import load_dataset_builder
+
+        source = self._wanted
+        options = {"data_files": {source.split: list(source.files)}} if source.files is not None else {}
         try:
-            return attempt()
-        except Exception as error:  # the library raises many kinds: offline, unknown name, subset or split
-            source = self._source
-            raise CorpusError(
-                f"dataset {self._where}, subset {source.subset or 'default'}, split {source.split}: cannot be opened "
-                f"({_first_line(error)}); check its name and the network, or unset HF_HUB_OFFLINE"
-            ) from error
+            builder = load_dataset_builder(source.dataset, source.subset, revision=source.revision, **options)
+        except Exception as error:  # the library raises many kinds: offline, unknown name, subset or file
+            raise self._error(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        files: Mapping[Any, Any] = builder.config.data_files or {}
+        return files
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    def _error(self, flaw: str) -> CorpusError:
+        return CorpusError(
+            f"dataset {self._where}, subset {self._wanted.subset or 'default'}, split {self._wanted.split}: cannot be "
+            f"opened ({flaw}); check its name, subset, split and files, and the network, or unset HF_HUB_OFFLINE"
+        )
