@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finephrase_dagster.artifacts.artifact import build_manifest
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.artifacts.processor import known_variables
-from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_sampling
+from finephrase_dagster.artifacts.provenance import other_versions
+from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_sampling, scorer_recipe, student_recipe
+from finephrase_dagster.rephrase import dataset as dataset_module
+from finephrase_dagster.rephrase.dataset import Dataset
+from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.study.generator import Generator, Sampling
+from finephrase_dagster.study.spec import Evaluation
+from finephrase_dagster.study.student import Student
 from rephrase_parts import prompt
 
+STUDENT = Student(
+    layers=2,
+    hidden=16,
+    ffn=32,
+    heads=2,
+    kv_heads=2,
+    batch_sequences=2,
+    learning_rate=1e-3,
+    final_learning_rate=1e-4,
+)
 PROMPT = prompt("faq", "Ask about [[DOCUMENT]]")
 
 
@@ -88,3 +106,45 @@ def test_sampling_that_draws_otherwise_is_another_dataset(sampling: dict[str, An
 def test_an_engine_receives_only_variables_that_do_not_change_what_it_computes() -> None:
     environment = {"PATH": "/bin", "VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_BATCH_INVARIANT": "1", "VLLM_NEXT_YEAR": "1"}
     assert known_variables(environment) == {"PATH": "/bin", "VLLM_LOGGING_LEVEL": "DEBUG"}
+
+
+def test_a_resumed_dataset_records_the_libraries_of_both_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Dataset(folder=folder_at(tmp_path), recipe={"stage": "synthetic"})
+    for version in ("0.1", "0.1", "0.2"):
+        monkeypatch.setattr(dataset_module, "installed", lambda stage, version=version: {"vllm": version})
+        one.begin()
+    assert one.made_with() == [{"vllm": "0.1"}, {"vllm": "0.2"}]
+
+
+def test_libraries_are_reported_and_are_not_part_of_the_identity() -> None:
+    manifest = build_manifest({"stage": "training"}, {}, [])
+    other = build_manifest({"stage": "training"}, {"made_with": [{"torch": "0.1"}]}, [])
+    assert (manifest["fingerprint"], manifest["version"]) == (other["fingerprint"], other["version"])
+    assert other_versions("training", manifest["made_with"]) == []
+    assert other_versions("training", other["made_with"])[0].startswith("torch 0.1 (installed: ")
+
+
+@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"attention": "eager"}, {"weight_decay": 0.2}], ids=str)
+def test_what_changes_a_students_weights_is_in_its_recipe(change: dict[str, Any]) -> None:
+    changed = STUDENT.model_copy(update=change)
+    assert fingerprint(student_recipe(changed, "transformers")) != fingerprint(student_recipe(STUDENT, "transformers"))
+
+
+@pytest.mark.parametrize("change", [{"tensor": 2}, {"pipeline": 2}], ids=str)
+def test_how_nanotron_splits_a_student_is_in_its_recipe(change: dict[str, Any]) -> None:
+    changed = STUDENT.model_copy(update=change)
+    assert fingerprint(student_recipe(changed, "nanotron")) != fingerprint(student_recipe(STUDENT, "nanotron"))
+
+
+def test_a_precision_that_is_the_default_is_the_same_student() -> None:
+    explicit = STUDENT.model_copy(update={"precision": "float32"})
+    assert fingerprint(student_recipe(explicit, "transformers")) == fingerprint(student_recipe(STUDENT, "transformers"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "counts"), [({"dtype": "float32"}, True), ({"gpu_memory_utilization": 0.5}, False)], ids=str
+)
+def test_only_engine_settings_that_change_scores_are_in_their_recipe(engine: dict[str, Any], counts: bool) -> None:
+    plain = Evaluation(items="embedded", tasks=("piqa",), backend="vllm")
+    changed = plain.model_copy(update={"engine": engine})
+    assert (scorer_recipe(changed) != scorer_recipe(plain)) is counts

@@ -22,11 +22,12 @@ from typing import Any
 from finephrase_dagster.artifacts.claim import META, claim_folder
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, seal, sha256_file
 from finephrase_dagster.artifacts.key import ItemKey
+from finephrase_dagster.artifacts.provenance import installed
 from finephrase_dagster.errors import FinephraseError
 
 MANIFEST = f"{META}/manifest.json"
 FOLDERS, LABELS = "artifacts", "studies"
-NESTED_FACTS = ("sampling", "run")
+NESTED_FACTS = ("sampling", "run", "made_with")
 """Fields of a manifest with fields of their own that other stages and plans need."""
 
 
@@ -261,6 +262,7 @@ def build_manifest(
         "fingerprint": name,
         "version": version or fingerprint([name, hashed])[:SHORT],
         "recipe": plain(recipe),
+        "made_with": [installed(str(recipe.get("stage")))],
         **facts,
         "files": list(files),
     }

@@ -13,7 +13,12 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.cost import Cost, Estimator
 from finephrase_dagster.plan.measured import Measured
 from finephrase_dagster.plan.published import Published
-from finephrase_dagster.plan.warnings import failed_audit_warnings, repetition_warnings, study_warnings
+from finephrase_dagster.plan.warnings import (
+    failed_audit_warnings,
+    repetition_warnings,
+    study_warnings,
+    version_warnings,
+)
 from finephrase_dagster.study.file import StudyError
 
 FIGURES = ("documents", "input_tokens", "output_tokens", "gpu_hours", "dollars", "wall_hours", "disk_bytes")
@@ -160,6 +165,7 @@ def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
     warnings = [
         *_unreadable_sources(planned),
         *failed_audit_warnings(graph, state),
+        *version_warnings(graph, state),
         *repetition_warnings(lineage.study, estimator.expected),
         *study_warnings(lineage, published, gpus=terms.gpus),
         *_ideal_throughput(planned, terms),

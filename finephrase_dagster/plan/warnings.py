@@ -8,6 +8,7 @@ from pathlib import Path
 from finephrase_dagster.artifacts.graph import Item, State, current_facts
 from finephrase_dagster.artifacts.key import AUDIT, MIXTURE
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.provenance import other_versions
 from finephrase_dagster.corpora.kinds.hub import HubSource
 from finephrase_dagster.plan.expectation import Expectations
 from finephrase_dagster.plan.published import Published
@@ -42,6 +43,18 @@ def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]
             f"{len(downstream) - len(mixtures) - 1} partitions downstream cannot be made until the prompt, the "
             "generator or the gate changes"
         )
+
+
+def version_warnings(graph: Mapping[str, Item], states: Mapping[str, State]) -> Iterator[str]:
+    """Yield a warning for each set of libraries that has changed since artifacts were made with it."""
+    changed: dict[str, list[str]] = {}
+    for name, item in graph.items():
+        facts = current_facts(item) if states[name].status == "current" else None
+        if others := other_versions(item.key.kind.code, (facts or {}).get("made_with", ())):
+            changed.setdefault(", ".join(others), []).append(name)
+    for libraries, names in changed.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"{names[0]}{more}: made with {libraries}; they stay current, delete their folders to make them again"
 
 
 def repetition_warnings(study: Study, expected: Expectations) -> Iterator[str]:

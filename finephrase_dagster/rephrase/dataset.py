@@ -18,6 +18,7 @@ from finephrase_dagster.artifacts.artifact import MANIFEST, build_manifest
 from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.fingerprint import differences, fingerprint, plain
 from finephrase_dagster.artifacts.folder import Folder
+from finephrase_dagster.artifacts.provenance import installed
 from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_folder
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.location import folder_at
@@ -101,11 +102,18 @@ class Dataset:
                 self.folder.remove(name)
 
     def begin(self) -> None:
-        """Write down the recipe of the rows that the folder will hold."""
-        begun = self._read(RECIPE)
-        if begun is None or begun["fingerprint"] != self.fingerprint:
-            content = {"fingerprint": self.fingerprint, "recipe": plain(self.recipe)}
+        """Write down the recipe of the rows that the folder will hold, and the libraries of each run that adds rows."""
+        begun, now = self._read(RECIPE), installed("synthetic")
+        same = begun is not None and begun["fingerprint"] == self.fingerprint
+        made_with = self.made_with() if same else []
+        if not same or now not in made_with:
+            made_with = [*made_with, now]
+            content = {"fingerprint": self.fingerprint, "recipe": plain(self.recipe), "made_with": made_with}
             self.folder.write(RECIPE, json_bytes(content))
+
+    def made_with(self) -> list[dict[str, str]]:
+        """Return the versions of the libraries of each run that added rows, without repetitions."""
+        return list((self._read(RECIPE) or {}).get("made_with", []))
 
     def _holds_rows(self) -> bool:
         if self.folder.names(DATA_FILES) or self.folder.names(f"{CHUNKS}/*.parquet"):
@@ -182,7 +190,7 @@ def write_manifest(
     content = file.getvalue()
     dataset.folder.write(REJECTED, content)
     meta_files = [{"path": REJECTED, "bytes": len(content), "sha256": sha256_bytes(content)}]
-    facts = {**counts.facts(), **facts, "meta_files": meta_files}
+    facts = {**counts.facts(), **facts, "made_with": dataset.made_with(), "meta_files": meta_files}
     manifest = build_manifest(dataset.recipe, facts, counts.files, content=[*counts.files, *meta_files])
     dataset.folder.write(MANIFEST, json_bytes(manifest))
     return manifest
