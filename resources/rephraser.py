@@ -156,7 +156,7 @@ def _kept_engine(job: RephraseJob, log: Callable[[str], None]) -> Engine:
     """Return a running engine for a job, which an earlier job may have started."""
     assert job.engine is not None
     generator = job.engine.generator
-    key = fingerprint([str(job.engine.model), generator.context, generator.engine])
+    key = fingerprint([job.model, str(job.engine.model), generator.context, generator.engine])
     engine = _engines.get(key)
     if engine is None or not engine.running:
         if engine is not None:
