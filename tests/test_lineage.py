@@ -94,6 +94,7 @@ def test_at_first_only_the_sources_and_the_model_can_be_made(lineage: Lineage) -
         "sources/corpus/package_readmes",
         "sources/corpus/language_reference",
         "generators/model/rephraser",
+        "generators/model/free",
     }
     assert set(result.values()) == {"missing", "waiting"}
 
@@ -115,6 +116,7 @@ def test_editing_a_prompt_makes_its_partitions_stale_and_nothing_else(completed:
     assert {name for name, status in result.items() if status == "stale"} == {
         "synthetic/rephraser__package_readmes/faq",
         "synthetic/rephraser__language_reference/faq",
+        "synthetic/free__package_readmes/faq",
     }
     waiting = {name for name, status in result.items() if status == "waiting"}
     assert not [name for name in waiting if "readmes_raw" in name or "reference_raw" in name]

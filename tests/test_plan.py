@@ -121,7 +121,7 @@ def test_a_complete_study_has_nothing_to_do(completed: Lineage) -> None:
     assert result["total"]["partitions"] == 0
     assert result["total"]["wall_hours"] == 0
     assert result["total"]["exists"]["partitions"] == len(result["items"])
-    assert result["stages"]["synthetic"]["exists"]["output_tokens"] == 8 * 9_000
+    assert result["stages"]["synthetic"]["exists"]["output_tokens"] == 9 * 9_000
 
 
 def test_an_edited_prompt_makes_its_partitions_and_their_dependants_stale_with_the_reason(completed: Lineage) -> None:
@@ -149,7 +149,7 @@ def test_an_edited_prompt_makes_its_partitions_and_their_dependants_stale_with_t
 def test_measured_figures_replace_published_ones(completed: Lineage) -> None:
     """The measurements are four datasets of 9,000 tokens at 300 tokens per second, without a GPU."""
     synthetic = plan(edit(completed, "table")).as_json()["stages"]["synthetic"]
-    assert "throughput: measured here over 72,000 tokens, without a GPU" in synthetic["basis"]
+    assert "throughput: measured here over 81,000 tokens, without a GPU" in synthetic["basis"]
     assert "completions: measured here on 180 documents" in synthetic["basis"]
     assert synthetic["output_tokens"] == 2 * 100 * 100  # of 100 documents each, 100 tokens a completion
     assert synthetic["gpu_hours"] == 0
@@ -383,7 +383,7 @@ def test_the_web_ui_shows_the_plan_without_making_anything(completed: Lineage) -
     assert checks["priced"].passed
     event = result.get_asset_materialization_events()[0]
     metadata = event.step_materialization_data.materialization.metadata
-    assert "| synthetic | 2 | 6 |" in str(metadata["plan"].value)
+    assert "| synthetic | 2 | 7 |" in str(metadata["plan"].value)
     assert "`synthetic/rephraser__package_readmes/table`: prompt.template" in str(metadata["stale"].value)
     assert sorted(path for path in lineage.paths.data.rglob("*")) == before
 

@@ -37,10 +37,10 @@ def written(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     return path
 
 
-def test_the_demo_study_lists_five_mixtures_and_ten_students() -> None:
+def test_the_demo_study_lists_six_mixtures_and_twelve_students() -> None:
     study = read_study(DEMO, catalogue())
-    assert len(study.mixtures) == 5
-    assert len(study.student_runs) == 10
+    assert len(study.mixtures) == 6
+    assert len(study.student_runs) == 12
     assert study.prompts == ("faq", "math", "table", "tutorial")
     assert next(iter(study.student_runs)) == "readmes_raw__nano__data0_model0"
 
@@ -54,7 +54,7 @@ def test_specs_are_frozen() -> None:
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "an unknown prompt": (lambda f: f["cells"][0].update(prompts=["poem"]), r"cells\[0\]\.prompts: there is no 'poem'"),
     "a prompt listed twice": (lambda f: f["prompts"].append("faq"), "prompts: faq is listed more than once"),
-    "a cell listed twice": (lambda f: f["cells"].append(f["cells"][0]), r"cells\[2\]: .* is listed more than once"),
+    "a cell listed twice": (lambda f: f["cells"].append(f["cells"][0]), r"cells\[3\]: .* is listed more than once"),
     "an unknown source": (lambda f: f["cells"][0].update(source="web"), r"cells\[0\]\.source: there is no 'web'"),
     "an unknown dataset": (
         lambda f: f["mixtures"]["readmes_raw"]["components"].update(web=1),
@@ -66,7 +66,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a weight that gets no window": (
         lambda f: f["mixtures"]["faq_and_raw"]["components"].update(package_readmes=1e6),
-        "rephraser__package_readmes/faq: gets none of the 625 windows of 256 tokens; raise its weight",
+        "rephraser__package_readmes/faq: gets none of the 312 windows of 256 tokens; raise its weight",
     ),
     "a final rate above the rate": (
         lambda f: f["students"]["nano"].update(final_learning_rate=1),
@@ -193,7 +193,7 @@ def test_the_docs_have_a_heading_for_every_field_that_a_message_refers_to() -> N
 
 def test_whole_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    text = DEMO.read_text(encoding="utf-8").replace("160_000", "16e4").replace("2.0e-3", "2e-3")
+    text = DEMO.read_text(encoding="utf-8").replace("80_000", "8e4").replace("2.0e-3", "2e-3")
     path.write_text(text, encoding="utf-8")
     assert read_study(path, catalogue()) == read_study(DEMO, catalogue())
 

@@ -38,6 +38,8 @@ def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]
             if downstream & set(other.needs) and not (name in other.needs and other.despite_audits):
                 downstream.add(other.name)
         mixtures = sorted(other for other in downstream if graph[other].key.kind is MIXTURE)
+        if not mixtures and any(name in other.needs and other.despite_audits for other in graph.values()):
+            continue  # all that use the dataset do so despite its audit
         yield (
             f"{name}: did not pass ({', '.join(failed) or 'its gates'}); {', '.join(mixtures) or 'nothing'} and "
             f"{len(downstream) - len(mixtures) - 1} partitions downstream cannot be made until the prompt, the "
