@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 from pathlib import Path
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
@@ -39,8 +41,9 @@ def write_packaged_model(folder: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=FILE, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars of a few seconds
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=FILE, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=FILE).save_pretrained(folder)
