@@ -45,5 +45,5 @@ def write_packaged_model(folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             source.parent, gguf_file=FILE, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         )
-    model.save_pretrained(folder)
+        model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=FILE).save_pretrained(folder)
