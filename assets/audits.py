@@ -49,7 +49,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         report = audit_dataset(dataset.folder, check=lineage.prompts[prompt].check, settings=lineage.study.gates)
         artifact.materialize(lambda folder: _write_report(folder, dataset, report))
         with warehouse.connect() as connection:
-            record_audit(connection, artifact, cell.name, report.gates)
+            record_audit(connection, artifact)
         warehouse.record(artifact)
         figures: dict[str, Any] = {gate.name: round(gate.value, 4) for gate in report.gates}
         for gate in report.gates:

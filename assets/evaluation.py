@@ -13,7 +13,7 @@ from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, needs_same
 from finephrase_dagster.orchestration.placement import evaluating
-from finephrase_dagster.results.leaderboard import compose_leaderboard, record_run_scores
+from finephrase_dagster.results.leaderboard import compose_leaderboard, record_run_scores, record_study
 from resources.evaluator import Evaluator
 from resources.tracking import Tracking
 from resources.warehouse import Warehouse
@@ -97,6 +97,7 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         artifact = lineage.leaderboard()
         with warehouse.connect() as connection:
+            record_study(lineage, connection)
             board = compose_leaderboard(lineage, connection)
         artifact.materialize(board.write)
         warehouse.record(artifact)
@@ -104,12 +105,13 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
         flat = [
             {**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row["categories"]} for row in board.rows
         ]
+        best = next((row for row in flat if row["macro"] is not None), None)
         early = [{**look, "regret": json.dumps(look["regret"])} for look in board.early]
         return materialized(
             artifact,
             rows=len(flat),
-            best=flat[0]["mixture"] if flat else None,
-            best_macro=flat[0]["macro"] if flat else None,
+            best=best and best["mixture"],
+            best_macro=best and best["macro"],
             preview=records(flat),
             early=records(early) if early else None,
             mlflow=dg.MetadataValue.url(link) if link else None,

@@ -1,4 +1,4 @@
-"""The warehouse as a resource: one DuckDB file, open only while something is read or written."""
+"""The warehouse as a resource: one DuckDB file, which nobody who reads it blocks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 
 import dagster as dg
 import duckdb
-from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
 from finephrase_dagster.artifacts.artifact import Artifact
-from finephrase_dagster.results.warehouse import create_tables, record_manifests
+from finephrase_dagster.results.warehouse import record_manifests, writing
 
 
 class Warehouse(dg.ConfigurableResource):
@@ -22,10 +21,8 @@ class Warehouse(dg.ConfigurableResource):
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield a connection to the database with all tables; wait while another process uses the file."""
-        Path(self.database).parent.mkdir(parents=True, exist_ok=True)
-        with DuckDBResource(database=self.database).get_connection() as connection:
-            create_tables(connection)
+        """Yield a connection to a copy of the database, which replaces the file when the block ends."""
+        with writing(Path(self.database)) as connection:
             yield connection
 
     def record(self, *artifacts: Artifact) -> None:

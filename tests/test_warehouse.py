@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
 
 import duckdb
 import pytest
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import SCORES, ItemKey
-from finephrase_dagster.results.warehouse import create_tables, leaderboard, record_scores
+from finephrase_dagster.results.warehouse import create_tables, leaderboard, mark_current, record_scores, writing
 from finephrase_dagster.study.student import Seeds, StudentRun
 
 CATEGORIES = {"GK": 0.1, "RC": 0.2}
@@ -92,3 +96,77 @@ def test_without_all_tasks_the_micro_score_ranks(connection: duckdb.DuckDBPyConn
         ("better", None),
         ("worse", None),
     ]
+
+
+def tables_of(path: Path, study: str = "demo", recipe: str = "a") -> Artifact:
+    with writing(path) as opened:
+        artifact = record(opened, run_of("raw"), recipe, 0.1)
+        mark_current(opened, study, [artifact])
+    return artifact
+
+
+def macros(path: Path, study: str) -> list[float]:
+    with duckdb.connect(str(path), read_only=True) as opened:
+        rows = opened.execute("SELECT score FROM current_scores WHERE name = 'macro' AND study = ?", [study]).fetchall()
+    return [score for (score,) in rows]
+
+
+def test_a_program_that_has_the_warehouse_open_neither_waits_nor_lets_a_writer_wait(tmp_path: Path) -> None:
+    path = tmp_path / "warehouse.duckdb"
+    tables_of(path)
+    code = f"import duckdb; c = duckdb.connect({str(path)!r}); print('open', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as reader:
+        assert reader.stdout
+        assert reader.stdout.readline() == "open\n"
+        tables_of(path, study="other")
+        assert macros(path, "other") == [0.1]
+        reader.communicate("\n")
+    assert macros(path, "other") == [0.1]
+
+
+def test_a_failed_writer_leaves_the_warehouse_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "warehouse.duckdb"
+    tables_of(path)
+    before = path.read_bytes()
+    with pytest.raises(ZeroDivisionError), writing(path) as opened:
+        record(opened, run_of("faq"), "b", 0.2)
+        raise ZeroDivisionError
+    assert path.read_bytes() == before
+    assert {file.name for file in tmp_path.iterdir()} <= {path.name, f"{path.name}.lock"}
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 5000])
+def test_a_damaged_warehouse_is_kept_aside_and_begun_again(
+    tmp_path: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "warehouse.duckdb"
+    tables_of(path)
+    path.write_bytes(damage(path.read_bytes()))
+    tables_of(path)
+    assert macros(path, "demo") == [0.1]
+    if path.with_name("warehouse.duckdb.damaged").exists():
+        assert "finephrase results rebuild" in caplog.text
+
+
+def test_the_current_scores_are_those_that_a_study_refers_to_now(tmp_path: Path) -> None:
+    path = tmp_path / "warehouse.duckdb"
+    tables_of(path, recipe="earlier")
+    tables_of(path, recipe="today")
+    tables_of(path, study="other", recipe="earlier")
+    assert macros(path, "demo") == [0.1]
+    assert macros(path, "other") == [0.1]
+    with duckdb.connect(str(path), read_only=True) as opened:
+        assert opened.execute("SELECT count(*) FROM scores WHERE name = 'macro'").fetchone() == (2,)
+
+
+def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "warehouse.duckdb"
+
+    def write(number: int) -> None:
+        with writing(path) as opened:
+            record(opened, run_of(f"mixture_{number}"), str(number), 0.1)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(24)))
+    with duckdb.connect(str(path), read_only=True) as opened:
+        assert opened.execute("SELECT count(DISTINCT run) FROM scores").fetchone() == (24,)

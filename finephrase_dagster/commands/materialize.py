@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from finephrase_dagster.artifacts.lineage import Lineage
     from finephrase_dagster.orchestration.materialize import Outcome
 
+TRAINING = "training/"
+
 LogFormat = Literal["text", "json"]
 
 
@@ -52,13 +54,16 @@ def materialize(
     lineage = read_lineage(paths)
     home = dagster_home()
     with _store_failures_explained():
-        from finephrase_dagster.orchestration.stores import refuse_unusable
+        from finephrase_dagster.orchestration.stores import TRACKING_URI, refuse_unusable
 
         refuse_unusable(paths, home)
+        lost_tracking = not os.environ.get(TRACKING_URI) and not paths.tracking_store.exists()
         import dagster as dg
 
         from finephrase_dagster.definitions import defs
-        from finephrase_dagster.orchestration.materialize import materialize_study
+        from finephrase_dagster.orchestration.materialize import materialize_study, record_students
+        from finephrase_dagster.results.leaderboard import record_study
+        from finephrase_dagster.results.warehouse import writing
         from resources.rephraser import engines_kept
 
         with (
@@ -67,6 +72,11 @@ def materialize(
             _watching(lineage, log, live=log_format is None) as log_line,
         ):
             outcome = materialize_study(lineage, defs, instance, engines_kept=engines_kept, log=log_line)
+            if lost_tracking and any(name.startswith(TRAINING) for name in outcome.reused):
+                log_line(f"MLflow's store {paths.tracking_store} did not exist; the students are recorded again")
+                record_students(lineage, defs, instance, log=log_line)
+            with writing(paths.warehouse) as connection:
+                record_study(lineage.snapshot(), connection)
     stopped = f", {len(outcome.stopped)} stopped early" if outcome.stopped else ""
     log(f"{len(outcome.made)} partitions materialized, {len(outcome.reused)} reused{stopped}")
     if not outcome.complete:

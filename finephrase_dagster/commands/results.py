@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from finephrase_dagster.artifacts.artifact import NotMaterialized
-from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, paths_of
-from finephrase_dagster.commands.terminal import print_json, print_table
+from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, dagster_home, paths_of
+from finephrase_dagster.commands.terminal import clock, complain, print_json, print_table
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.results.analyses import analyses
 from finephrase_dagster.results.analysis import LeaderboardRow, row_name
-from finephrase_dagster.study.paths import materialize_command
+from finephrase_dagster.study.paths import materialize_command, require_clone
 
 if TYPE_CHECKING:
     from finephrase_dagster.artifacts.lineage import Lineage
@@ -57,6 +57,61 @@ def leaderboard(study: StudyOption = None, as_json: JsonOption = False) -> None:
         print_json(_read(artifact.folder / "leaderboard.json"))
     else:
         print_leaderboard(lineage)
+
+
+@app.command()
+def rebuild(study: StudyOption = None, as_json: JsonOption = False) -> None:
+    """Record in the warehouse what exists of a study: manifests, audits and scores.
+
+    The warehouse is made from the artifacts on disk, so it can be deleted at any time. Nothing is computed again.
+
+    \b
+    Examples:
+      finephrase results rebuild
+      finephrase results rebuild --study studies/mine.yaml
+    """
+    from finephrase_dagster.catalogue import read_lineage
+    from finephrase_dagster.results.leaderboard import record_study
+    from finephrase_dagster.results.warehouse import writing
+
+    lineage = read_lineage(paths_of(study)).snapshot()
+    with writing(lineage.paths.warehouse) as connection:
+        added = record_study(lineage, connection)
+    if as_json:
+        print_json({"warehouse": str(lineage.paths.warehouse), "study": lineage.study.name, "recorded": added})
+    else:
+        typer.echo(f"{added} artifacts of the study {lineage.study.name} recorded in {lineage.paths.warehouse}")
+
+
+@app.command()
+def mlflow(study: StudyOption = None) -> None:
+    """Record a study's students and their scores in MLflow again, for example on a new server.
+
+    The checkpoints and scores that exist are read, and nothing is computed again. A student that MLflow has already
+    keeps its run. `MLFLOW_TRACKING_URI` names the server.
+
+    \b
+    Examples:
+      MLFLOW_TRACKING_URI=http://127.0.0.1:5000 finephrase results mlflow
+    """
+    from finephrase_dagster.catalogue import read_lineage
+
+    require_clone("finephrase results mlflow")
+    lineage = read_lineage(paths_of(study))
+    home = dagster_home()
+    import dagster as dg
+
+    from finephrase_dagster.definitions import defs
+    from finephrase_dagster.orchestration.materialize import record_students
+    from finephrase_dagster.orchestration.stores import refuse_unusable
+
+    refuse_unusable(lineage.paths, home)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        outcome = record_students(lineage, defs, instance, log=clock())
+    for name, message in outcome.failed.items():
+        complain(f"failed: {name}: {message}")
+    if outcome.failed:
+        raise typer.Exit(1)
 
 
 def print_leaderboard(lineage: Lineage) -> None:

@@ -20,6 +20,7 @@ from itertools import groupby
 import dagster as dg
 
 from finephrase_dagster.artifacts.graph import Item, items, state
+from finephrase_dagster.artifacts.key import CHECKPOINT, PRE_DECAY_CHECKPOINT, SCORES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processes import is_running, this_process
 from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_artifact
@@ -76,6 +77,17 @@ def materialize_study(
                     for names in partitions.runs(asset, chosen):
                         _run(asset, [chosen[name] for name in names], definitions, instance, outcome, log)
                         raise_if_interrupted()
+    return outcome
+
+
+def record_students(
+    lineage: Lineage, definitions: dg.Definitions, instance: dg.DagsterInstance, *, log: Callable[[str], None]
+) -> Outcome:
+    """Run the assets of the students and scores that exist: they reuse their artifacts and record them in MLflow."""
+    outcome, lineage = Outcome(), lineage.snapshot()
+    for item in items(lineage):
+        if item.key.kind in (PRE_DECAY_CHECKPOINT, CHECKPOINT, SCORES) and state(item).status == "current":
+            _run(item.asset, [item], definitions, instance, outcome, log)
     return outcome
 
 

@@ -46,6 +46,7 @@ def tracking_uri(paths: Paths) -> str:
     """
     uri = os.environ.get(TRACKING_URI)
     if not uri:
+        _refuse_path(paths.data, "FINEPHRASE_DATA")
         return f"sqlite:///{paths.tracking_store}"
     if is_server(uri) and "@" in uri:
         raise InvalidStore(
@@ -86,6 +87,7 @@ def refuse_unusable(paths: Paths, dagster_home: Path) -> None:
     """
     tracking = tracking_uri(paths)
     settings = dagster_home / "dagster.yaml"
+    _refuse_path(dagster_home, "DAGSTER_HOME")
     if (dagster := _dagster_uri(settings)) is not None:
         _refuse_unusable_database(dagster, str(settings))
     if is_postgres(tracking):
@@ -117,6 +119,15 @@ def server_failure(error: BaseException | None) -> str | None:
             return " ".join(str(error.orig).split())
         error = error.__cause__ or error.__context__
     return None
+
+
+def _refuse_path(folder: Path, variable: str) -> None:
+    """Refuse a folder whose SQLite files Dagster and MLflow would look for elsewhere: they write its path into URLs."""
+    if found := [sign for sign in "%?" if sign in str(folder)]:
+        raise InvalidStore(
+            f"{variable} is {folder}: a folder of databases cannot have {found[0]!r} in its path. "
+            f"Rename the folder, or set {variable} to another one."
+        )
 
 
 def _dagster_uri(settings: Path) -> str | None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from finephrase_dagster.artifacts.artifact import Artifact, Contents, write_json
-from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Contents, write_json
+from finephrase_dagster.artifacts.graph import items
+from finephrase_dagster.artifacts.key import AUDIT, SCORES
+from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.results.comparison import Interval, Variant, compared
 from finephrase_dagster.results.early import look_early
-from finephrase_dagster.results.warehouse import leaderboard, record_scores
+from finephrase_dagster.results.warehouse import (
+    leaderboard,
+    mark_current,
+    record_audit,
+    record_manifests,
+    record_scores,
+    recorded,
+)
 
 Manifests = Mapping[str, Mapping[str, Any]]
 """Manifests of benchmark scores by student run."""
@@ -56,6 +66,33 @@ def compose_leaderboard(lineage: Lineage, connection: duckdb.DuckDBPyConnection)
             for look in look_early(_curves(manifests))
         ],
     )
+
+
+def record_study(lineage: Lineage, connection: duckdb.DuckDBPyConnection) -> int:
+    """Record the artifacts of a study that exist and are not recorded yet, and that the study refers to them now.
+
+    Returns:
+        The number of artifacts that were not recorded before.
+    """
+    complete = list(_complete(lineage))
+    known = recorded(connection)
+    added = [one for one in complete if (one.fingerprint, one.key.asset, one.key.partition or "") not in known]
+    record_manifests(connection, added)
+    for artifact in added:
+        if artifact.key.kind is AUDIT:
+            record_audit(connection, artifact)
+        elif artifact.key.kind is SCORES:
+            record_run_scores(lineage, artifact, connection)
+    mark_current(connection, lineage.study.name, complete)
+    return len(added)
+
+
+def _complete(lineage: Lineage) -> Iterator[Artifact]:
+    """Yield the complete artifacts that a study refers to."""
+    for item in items(lineage):
+        with contextlib.suppress(ArtifactMissing, StoppedEarly):
+            if (artifact := item.artifact()).complete:
+                yield artifact
 
 
 def record_run_scores(lineage: Lineage, artifact: Artifact, connection: duckdb.DuckDBPyConnection) -> None:

@@ -1,20 +1,29 @@
 """The warehouse: one DuckDB file with every manifest, audit and score of an installation.
 
 Rows are keyed by the fingerprint and the name of the artifact that they describe: recording an artifact twice changes
-nothing, and rows of earlier recipes are kept. Queries name the fingerprints that they need. The artifacts on disk
-are the source of truth; the warehouse can be rebuilt from them.
+nothing, and rows of earlier recipes are kept. The table `current` lists the artifacts that each study refers to now;
+the views `current_scores` and `current_audits` show only their rows. The artifacts on disk are the source of truth, and
+`record_study` rebuilds the rows of a study from them.
+
+A writer changes a copy of the file and puts it in place of the file. So a person or a program that has the file open
+keeps reading the earlier state and never blocks a run.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
+from filelock import FileLock, Timeout
 
 from finephrase_dagster.artifacts.artifact import Artifact
-from finephrase_dagster.audit.audit import GateResult
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.student import StudentRun
 
 _TABLES = """
@@ -29,10 +38,102 @@ CREATE TABLE IF NOT EXISTS scores (
     model_seed INTEGER, kind VARCHAR, name VARCHAR, score DOUBLE, items INTEGER,
     PRIMARY KEY (fingerprint, run, kind, name));
 ALTER TABLE scores ADD COLUMN IF NOT EXISTS decay_from VARCHAR;
+CREATE TABLE IF NOT EXISTS current (
+    study VARCHAR, fingerprint VARCHAR, asset VARCHAR, part VARCHAR, PRIMARY KEY (study, asset, part));
+CREATE VIEW IF NOT EXISTS current_scores AS
+    SELECT current.study, scores.* FROM scores JOIN current ON scores.fingerprint = current.fingerprint
+        AND current.asset = 'evaluation/benchmark_scores' AND scores.run = current.part;
+CREATE VIEW IF NOT EXISTS current_audits AS
+    SELECT current.study, audits.* FROM audits JOIN current ON audits.fingerprint = current.fingerprint
+        AND current.asset = 'audits/' || audits.cell || '_audit' AND audits.prompt = current.part;
 """
+
+WRITER_SECONDS = 60.0
+"""How long a writer waits for another one. Writing takes milliseconds, so the other one hangs."""
+
+
+class WarehouseBusy(FinephraseError, retryable=True):
+    """Another process has been writing the warehouse for too long."""
 
 
 _NO_MEANS: dict[str, float | None] = {"macro": None, "macro_sd": None, "micro": None}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield a connection to a copy of the warehouse, which replaces the file when the block ends without an error.
+
+    A file that cannot be read is moved to `<name>.damaged`, and a new one is begun.
+
+    Raises:
+        WarehouseBusy: another process has held the lock of the writers for a minute.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock", timeout=WRITER_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise WarehouseBusy(
+            f"another process has been writing {path} for more than {WRITER_SECONDS:.0f} s. Find it with "
+            f"`fuser {lock.lock_file}`, and end it if it hangs."
+        ) from error
+    draft = path.with_name(f"{path.name}.draft")
+    try:
+        connection = _connect_copy(path, draft)
+        with connection:
+            yield connection
+        draft.replace(path)
+    finally:
+        for unfinished in (draft, draft.with_name(f"{draft.name}.wal")):
+            unfinished.unlink(missing_ok=True)
+        lock.release()
+
+
+def _connect_copy(path: Path, draft: Path) -> duckdb.DuckDBPyConnection:
+    """Return a connection to a copy of a warehouse, with all tables."""
+    if path.exists():
+        shutil.copyfile(path, draft)
+        try:
+            connection = duckdb.connect(str(draft))
+            try:
+                create_tables(connection)
+                _read_all(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        except duckdb.Error as error:
+            damaged = path.with_name(f"{path.name}.damaged")
+            path.replace(damaged)
+            draft.unlink(missing_ok=True)
+            reason = next(iter(str(error).splitlines()), "")[:200]
+            logging.getLogger(__name__).warning(
+                "%s cannot be read (%s). It is now %s, and a new one is begun; `finephrase results rebuild` fills it "
+                "from the artifacts of a study.", path, reason, damaged.name,
+            )  # fmt: skip
+    connection = duckdb.connect(str(draft))
+    create_tables(connection)
+    return connection
+
+
+def _read_all(connection: duckdb.DuckDBPyConnection) -> None:
+    """Read every row, because DuckDB notices a damaged block only then."""
+    for table in ("manifests", "audits", "scores", "current"):
+        connection.execute(f"SELECT bit_xor(hash(stored)) FROM {table} AS stored").fetchall()
+
+
+def mark_current(connection: duckdb.DuckDBPyConnection, study: str, artifacts: Iterable[Artifact]) -> None:
+    """Record which artifacts a study refers to now, in place of those that it referred to before."""
+    rows = [(study, artifact.fingerprint, artifact.key.asset, artifact.key.partition or "") for artifact in artifacts]
+    connection.execute("DELETE FROM current WHERE study = ?", [study])
+    if rows:
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        connection.execute("INSERT INTO current SELECT unnest(?), unnest(?), unnest(?), unnest(?)", columns)
+
+
+def recorded(connection: duckdb.DuckDBPyConnection) -> set[tuple[str, str, str]]:
+    """Return the fingerprint, asset and partition of each recorded manifest."""
+    return set(connection.execute("SELECT fingerprint, asset, part FROM manifests").fetchall())
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
@@ -60,13 +161,24 @@ def record_manifests(connection: duckdb.DuckDBPyConnection, artifacts: Iterable[
         )
 
 
-def record_audit(
-    connection: duckdb.DuckDBPyConnection, artifact: Artifact, cell: str, results: Iterable[GateResult]
-) -> None:
+def record_audit(connection: duckdb.DuckDBPyConnection, artifact: Artifact) -> None:
     """Record the result of each gate for a synthetic dataset."""
+    cell = f"{artifact.key.generator}__{artifact.key.source}"
+    results = artifact.manifest()["gates"]
     connection.executemany(
         "INSERT OR REPLACE INTO audits VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [[artifact.fingerprint, cell, artifact.key.prompt, r.name, r.value, r.threshold, r.passed] for r in results],
+        [
+            [
+                artifact.fingerprint,
+                cell,
+                artifact.key.prompt,
+                gate["name"],
+                gate["value"],
+                gate["threshold"],
+                gate["passed"],
+            ]
+            for gate in results
+        ],
     )
 
 
