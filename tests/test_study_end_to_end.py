@@ -21,7 +21,12 @@ import pytest
 
 from finephrase_dagster.artifacts.graph import items, state
 from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.orchestration.materialize import record_students
+from finephrase_dagster.results.leaderboard import record_study
+from finephrase_dagster.results.warehouse import writing
+from finephrase_dagster.study.paths import REPOSITORY
 from installation import CELL, Installation, install, small_study
+from resources.tracking import Tracking
 
 pytestmark = pytest.mark.slow
 
@@ -332,3 +337,38 @@ def test_a_run_that_is_interrupted_again_and_again_completes_when_it_is_run_agai
     with made.instance() as instance:
         unfinished = [run for run in instance.get_runs() if not run.is_finished]
     assert unfinished == []
+
+
+def test_a_deleted_warehouse_is_rebuilt_and_the_documented_query_gives_the_leaderboards_figures(
+    own: Installation,
+) -> None:
+    text = (REPOSITORY / "docs" / "operating.md").read_text()
+    query = text.split("```sql\n")[1].split("```")[0].replace("'demo'", f"'{own.lineage.study.name}'")
+    own.paths.warehouse.unlink()
+    with writing(own.paths.warehouse) as connection:
+        assert record_study(own.lineage, connection) == len(list(items(own.lineage)))
+        assert record_study(own.lineage, connection) == 0
+    rows = json.loads((own.lineage.leaderboard().folder / "leaderboard.json").read_text())
+    with duckdb.connect(str(own.paths.warehouse), read_only=True) as connection:
+        told = connection.execute(query).fetchall()
+    assert [(row["mixture"], row["student"]) for row in rows if row["decay_from"] is None] == [row[:2] for row in told]
+    assert [row["macro"] for row in rows if row["decay_from"] is None] == pytest.approx([row[2] for row in told])
+
+
+def test_a_deleted_mlflow_store_is_filled_from_the_artifacts_once(own: Installation) -> None:
+    shutil.rmtree(own.paths.tracking_store.parent)
+    tracking = Tracking(
+        uri=f"sqlite:///{own.paths.tracking_store}",
+        experiment=f"finephrase/{own.lineage.study.name}",
+        artifacts=str(own.paths.tracking_store.parent / "artifacts"),
+        web_url="http://127.0.0.1:5000",
+    )
+    with own.instance() as instance:
+        for _ in range(2):
+            outcome = record_students(own.lineage, build_defs(own.lineage), instance, log=print)
+            assert not outcome.failed
+    for run in own.lineage.study.student_runs:
+        run_id = tracking.finished(own.lineage.checkpoint(run))
+        assert run_id is not None
+        metrics = tracking.client().get_run(run_id).data.metrics
+        assert metrics["macro"] == own.lineage.scores(run).manifest()["macro"]
