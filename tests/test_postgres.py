@@ -9,7 +9,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,31 @@ def test_an_invalid_tracking_uri_is_refused_without_being_repeated(
     with pytest.raises(InvalidStore, match="MLFLOW_TRACKING_URI") as refused:
         tracking_uri(paths)
     assert "sesame" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["50%", "what?", "a%20b"])
+def test_a_folder_whose_sqlite_files_would_be_looked_for_elsewhere_is_refused(
+    name: str, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(InvalidStore, match=r"FINEPHRASE_DATA is .* Rename the folder"):
+        tracking_uri(replace(paths, data=tmp_path / name))
+    shutil.copytree(REPOSITORY / "dagster_home", tmp_path / name, ignore=shutil.ignore_patterns("storage", "logs"))
+    with pytest.raises(InvalidStore, match=r"DAGSTER_HOME is .* Rename the folder"):
+        refuse_unusable(paths, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a b", "a#b", "[a]", "ä", "a&b=c;d"])
+def test_mlflow_keeps_its_file_in_any_other_folder(name: str, paths: Paths, tmp_path: Path) -> None:
+    tracking = Tracking(
+        uri=tracking_uri(replace(paths, data=tmp_path / name)),
+        experiment="e",
+        artifacts=str(tmp_path / name / "files"),
+        web_url="http://127.0.0.1:5000",
+    )
+    tracking.client().create_experiment("e")
+    assert [file.name for file in tmp_path.rglob("*.db")] == ["mlflow.db"]
+    assert (tmp_path / name / "mlflow" / "mlflow.db").is_file()
 
 
 def test_a_missing_database_causes_a_warning_without_its_password(tmp_path: Path) -> None:
