@@ -11,7 +11,7 @@ EXTRAS = {
     "sources": ("datasets", "trafilatura", "warcio"),
     "engine": ("safetensors", "torch", "transformers", "vllm"),
     "train": ("accelerate", "lighteval", "tokenizers"),
-    "dagster": ("dagster", "dagster_duckdb", "dagster_postgres", "mlflow", "sqlalchemy"),
+    "dagster": ("dagster", "dagster_postgres", "mlflow", "sqlalchemy"),
     "kubernetes": ("dagster_k8s", "dagster_pipes", "kubernetes"),
 }
 """The modules that each extra brings and the base installation lacks."""
