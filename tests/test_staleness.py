@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from finephrase_dagster.artifacts.artifact import Contents
+from finephrase_dagster.artifacts.folder import LocalFolder
 from finephrase_dagster.artifacts.graph import Item, items, states
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.verification import verify_folder
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 
@@ -295,3 +297,9 @@ def test_a_renamed_study_is_labelled_anew_and_nothing_is_made(finished: Paths, t
     assert sorted((data / "artifacts").rglob("*")) == made
     label = data / "studies" / "tiny" / "synthetic" / "author__readmes" / "faq"
     assert label.resolve() == lineage.dataset(lineage.study.cells[0], "faq").folder.resolve()
+
+
+def test_every_artifact_is_verified_once_however_many_names_it_has(finished: Paths) -> None:
+    artifacts = len(list((finished.data / "artifacts").glob("*/*")))
+    for folder in (finished.data, finished.data / "studies" / "small"):
+        assert len(list(verify_folder(LocalFolder(folder)))) == artifacts

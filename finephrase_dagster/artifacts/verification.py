@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -102,15 +103,22 @@ def find_flaws(
     return flaws
 
 
-def verify_folder(folder: Folder) -> Iterator[dict[str, Any]]:
-    """Yield `folder`, `files`, `bytes` and `flaws` of the artifacts in a folder, all of whose files are hashed."""
+def verify_folder(folder: Folder, seen: set[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield `folder`, `files`, `bytes` and `flaws` of the artifacts in a folder, all of whose files are hashed.
+
+    An artifact to which several names lead is verified once; `seen` has the paths of those that were.
+    """
+    seen = set() if seen is None else seen
+    if (path := os.path.realpath(str(folder))) in seen:
+        return
+    seen.add(path)
     try:
         manifest = json.loads(folder.read(MANIFEST))
         listed = [*manifest["files"], *manifest.get("meta_files", ())]
         flaws = find_flaws(folder, manifest, every_hash=True)
     except FileNotFoundError:
         for name in folder.folders():
-            yield from verify_folder(folder.below(name))
+            yield from verify_folder(folder.below(name), seen)
         return
     except (ValueError, KeyError, TypeError) as error:
         listed, flaws = [], [Flaw(MANIFEST, f"is not a manifest ({error})", f"Restore it. {REMAKE}")]
