@@ -153,7 +153,10 @@ def test_a_disk_without_room_fails_with_a_remedy_and_leaves_nothing_half_written
         (["plan", "--gpus", "0"], "--gpus: 0 is less than 1. See: finephrase plan --help"),
         (["plan", "--gpus", "two"], "--gpus: 'two' is not a whole number. See: finephrase plan --help"),
         (["rephrase"], "Missing option '--input'. See: finephrase rephrase --help"),
-        (["results"], "Name a command: finephrase results leaderboard"),
+        (
+            ["results"],
+            "Name a command: finephrase results leaderboard, finephrase results rebuild, finephrase results mlflow",
+        ),
     ],
 )
 def test_a_usage_error_is_one_line_with_the_next_action(arguments: list[str], message: str) -> None:

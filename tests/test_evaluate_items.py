@@ -297,7 +297,9 @@ def test_a_file_whose_items_have_no_answer_is_refused(items: Path) -> None:
 
 def test_a_line_that_is_not_an_object_is_named(items: Path) -> None:
     (items / "gsm8k" / "test.jsonl").write_text("[1, 2]\n", encoding="utf-8")
-    with pytest.raises(ItemsError, match=r"gsm8k/test.jsonl, line 1: not a JSON object"):
+    with pytest.raises(
+        ItemsError, match=r"gsm8k/test.jsonl: no line is a JSON object; row 1 is not a JSON object but a list"
+    ):
         selected("gsm8k", items)
 
 

@@ -56,6 +56,7 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
         yield one
 
 
+@pytest.mark.slow
 def test_a_real_engine_counts_the_tokens_of_documents(engine: Engine, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", [[("long", "A sentence of some words. " * 60), ("short", "Short.")]])
     bytes_recipe = {**recipe("plain"), "truncation": TRUNCATION_BYTES}

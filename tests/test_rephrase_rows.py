@@ -569,7 +569,9 @@ def test_an_empty_folder_and_an_unreadable_file_are_named(tmp_path: Path, run: R
     with pytest.raises(NoRows):
         run(tmp_path / "corpus", datasets(tmp_path / "data"))
     (tmp_path / "corpus" / "shard-00000.parquet").write_text("no")
-    with pytest.raises(InputUnreadable, match=r"shard-00000\.parquet: cannot be read"):
+    with pytest.raises(
+        InputUnreadable, match=r"shard-00000\.parquet: does not begin like a file with the ending of its name"
+    ):
         run(tmp_path / "corpus", datasets(tmp_path / "data"))
 
 

@@ -188,7 +188,11 @@ def _file_rows(task: str, path: Path) -> list[RawRow]:
     try:
         rows = list(read_rows(str(path)))
     except Exception as error:  # a damaged Parquet file fails in many ways
-        raise ItemsError(f"task {task}: {path} cannot be read ({error}). Copy it again.") from error
+        raise ItemsError(
+            f"task {task}: {error}"
+            if str(path) in str(error)
+            else f"task {task}: {path} cannot be read ({error}). Copy it again."
+        ) from error
     unit = "row" if path.suffix == ".parquet" else "line"
     for row in rows:
         if row.values is None:

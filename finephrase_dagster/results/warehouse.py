@@ -118,8 +118,13 @@ def _connect_copy(path: Path, draft: Path) -> duckdb.DuckDBPyConnection:
 
 def _read_all(connection: duckdb.DuckDBPyConnection) -> None:
     """Read every row, because DuckDB notices a damaged block only then."""
-    for table in ("manifests", "audits", "scores", "current"):
-        connection.execute(f"SELECT bit_xor(hash(stored)) FROM {table} AS stored").fetchall()
+    for query in (
+        "SELECT bit_xor(hash(manifests)) FROM manifests",
+        "SELECT bit_xor(hash(audits)) FROM audits",
+        "SELECT bit_xor(hash(scores)) FROM scores",
+        "SELECT bit_xor(hash(current)) FROM current",
+    ):
+        connection.execute(query).fetchall()
 
 
 def mark_current(connection: duckdb.DuckDBPyConnection, study: str, artifacts: Iterable[Artifact]) -> None:
