@@ -12,6 +12,8 @@ from finephrase_dagster.plan.plan import Plan, Terms, plan
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.plan.text import plan_markdown, stale_markdown
 
+COSTS = ("gpu_hours", "dollars", "wall_hours")
+
 
 class Pricing(dg.Config):
     """The assumptions that costs are computed with."""
@@ -47,7 +49,8 @@ def build_plan(lineage: Lineage) -> list[dg.AssetsDefinition]:
             metadata={
                 "to_do": total["partitions"],
                 "exists": total["exists"]["partitions"],
-                **{name: total[name] for name in ("gpu_hours", "dollars", "wall_hours", "disk_bytes")},
+                **({} if result.unknown else {name: total[name] for name in COSTS}),  # a part is not the sum
+                "disk_bytes": total["disk_bytes"],
                 "plan": dg.MetadataValue.md(plan_markdown(result)),
                 "stale": dg.MetadataValue.md(stale_markdown(result)),
                 **({"warnings": dg.MetadataValue.md(_listed(result.warnings))} if result.warnings else {}),

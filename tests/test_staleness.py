@@ -19,6 +19,7 @@ from finephrase_dagster.artifacts.graph import Item, items, states
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.verification import verify_folder
 from finephrase_dagster.catalogue import read_lineage
+from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 
 STUDY = """
@@ -303,3 +304,38 @@ def test_every_artifact_is_verified_once_however_many_names_it_has(finished: Pat
     artifacts = len(list((finished.data / "artifacts").glob("*/*")))
     for folder in (finished.data, finished.data / "studies" / "small"):
         assert len(list(verify_folder(LocalFolder(folder)))) == artifacts
+
+
+def code_versions(paths: Paths, edits: list[tuple[str, str]], study: Path) -> dict[str, str | None]:
+    """Return the code version that Dagster sees of every asset of the edited study."""
+    study.write_text(edited(paths.study.read_text(), edits))
+    graph = build_defs(read_lineage(replace(paths, study=study))).resolve_asset_graph()
+    return {key.to_user_string(): graph.get(key).code_version for key in graph.get_all_asset_keys()}
+
+
+CELL = {"synthetic/writer__readmes", "audits/writer__readmes_audit", "tokens/writer__readmes_tokens"}
+CELLS = CELL | {name.replace("readmes", "reference") for name in CELL}
+NEW_CODE: list[tuple[str, set[str]]] = [
+    ("a comment", NOTHING),
+    ("the study's description", NOTHING),
+    ("the license of a generator", NOTHING),
+    ("the throughput of a generator", NOTHING),
+    ("a flag of the engine's memory", NOTHING),
+    ("the order of tasks", NOTHING),
+    ("another temperature", CELLS),
+    ("more tokens per completion", CELLS),
+    ("a flag that changes logits", CELLS),
+    ("a threshold", {"audits/writer__readmes_audit", "audits/writer__reference_audit"}),
+    ("a task added", {"evaluation/benchmark_scores"}),
+    ("another backend", {"evaluation/benchmark_scores"}),
+]
+
+
+@pytest.mark.parametrize(("edit", "expected"), NEW_CODE, ids=[row[0] for row in NEW_CODE])
+def test_a_setting_that_all_partitions_of_an_asset_share_is_part_of_its_code_version(
+    edit: str, expected: set[str], finished: Paths, tmp_path: Path
+) -> None:
+    edits = next(row[1] for row in EDITS if row[0] == edit)
+    before = code_versions(finished, [], tmp_path / "before.yaml")
+    after = code_versions(finished, edits, tmp_path / "after.yaml")
+    assert {name for name in after if after[name] != before[name]} == expected

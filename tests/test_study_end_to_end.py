@@ -175,6 +175,21 @@ def stale(installation: Installation) -> set[str]:
         }
 
 
+def test_dagster_shows_a_cell_as_stale_whose_sampling_changed_until_it_is_materialized(own: Installation) -> None:
+    cell = {f"{asset}/{prompt}" for asset in CELL_ASSETS for prompt in ("faq", "table")}
+    fields = small_study()
+    for temperature in (0.9, 1.0):  # the second is what the model's own settings say already
+        fields["generators"]["rephraser"]["sampling"] = {"temperature": temperature}
+        own.write(fields)
+        assert stale(own) == cell
+    outcome, _ = own.materialize()
+    assert set(outcome.made) == cell, "reused, and recorded with the new settings"
+    assert stale(own) == set()
+
+
+CELL_ASSETS = (f"synthetic/{CELL}", f"audits/{CELL}_audit", f"tokens/{CELL}_tokens")
+
+
 def test_an_edited_prompt_recomputes_what_depends_on_it_and_nothing_else(own: Installation) -> None:
     assert stale(own) == set()
     path = own.paths.prompts / "table.md"

@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
-from finephrase_dagster.artifacts.key import Kind
+from finephrase_dagster.artifacts.engine_flags import distribution_flags
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
+from finephrase_dagster.artifacts.key import AUDIT, EARLY_SCORES, SCORES, Kind
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.artifacts.versions import CODE
+from finephrase_dagster.artifacts.recipe import scorer_recipe
+from finephrase_dagster.artifacts.versions import CLEANING, CODE, TRUNCATION
 from finephrase_dagster.orchestration.partitions import asset_key, cell_tags, static
 from finephrase_dagster.orchestration.placement import Placement, preparing
 from finephrase_dagster.orchestration.retries import retried
@@ -69,7 +72,7 @@ def stage_asset(
         owners=[f"team:{owner}"],
         tags=cell_tags(lineage, cell) if cell else {},
         metadata={"dagster/column_schema": _column_schema(columns)} if columns else {},
-        code_version=CODE.get(kind.code),
+        code_version=_code_version(lineage, kind, cell),
         skippable=single_run,
     )
     check_specs = [
@@ -88,6 +91,35 @@ def stage_asset(
         )(retried(body))
 
     return declare
+
+
+def _code_version(lineage: Lineage, kind: Kind, cell: Cell | None) -> str | None:
+    """Return the version of the code and of the settings that all partitions of an asset share.
+
+    Dagster marks an asset as stale when it changes. A cell's settings count for all assets of the cell, because Dagster
+    itself would mark only the first of them. Settings of single partitions are versioned by their inputs.
+    """
+    study, code = lineage.study, CODE.get(kind.code)
+    settings: dict[str, Any] = {}
+    if cell is not None:
+        generator = study.generators[cell.generator]
+        settings["generator"] = {
+            "sampling": generator.sampling.model_dump(exclude_none=True),
+            "engine": distribution_flags(generator.engine),
+            "cleaning": CLEANING,
+            "truncation": TRUNCATION,
+            **{name: getattr(generator, name) for name in ("context", "max_tokens", "guided", "keep_raw", "date")},
+        }
+    if kind is AUDIT:
+        settings["gates"] = study.gates
+    if kind in (SCORES, EARLY_SCORES) and (suite := study.evaluation):
+        settings["suite"] = {
+            "tasks": sorted(suite.tasks),
+            "shots": suite.shots,
+            "samples": suite.samples,
+            **scorer_recipe(suite),
+        }
+    return f"{code}-{fingerprint(settings)[:SHORT]}" if settings else code
 
 
 def _column_schema(columns: Columns) -> dg.TableSchema:

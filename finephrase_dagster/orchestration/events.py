@@ -152,6 +152,16 @@ def _observed(instance: dg.DagsterInstance, prompts: Iterable[str]) -> dict[tupl
     return versions
 
 
+def is_recorded(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None, *, version: str, code: str | None
+) -> bool:
+    """Return whether the latest materialization of a partition has a data version and a code version."""
+    record = instance.get_latest_data_version_record(key, False, partition)
+    event = record.event_log_entry.asset_materialization if record else None
+    tags = (event.tags or {}) if event else {}
+    return tags.get(DATA_VERSION_TAG) == version and tags.get(CODE_VERSION_TAG) == code
+
+
 def recorded_version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> str | None:
     """Return the current data version of a partition; None if Dagster has none."""
     version, _ = _version(instance, key, partition)

@@ -26,7 +26,7 @@ from finephrase_dagster.artifacts.processes import is_running, this_process
 from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_artifact
 from finephrase_dagster.orchestration.automation.observer import changed_prompts
 from finephrase_dagster.orchestration.automation.runs import UNFINISHED, Partitions, range_tags
-from finephrase_dagster.orchestration.events import recorded_version
+from finephrase_dagster.orchestration.events import is_recorded
 from finephrase_dagster.orchestration.jobs import job_of
 from finephrase_dagster.orchestration.launcher import PROCESS_TAG
 from finephrase_dagster.orchestration.progress import RunEnded, RunStarted, Settled, report
@@ -73,7 +73,11 @@ def materialize_study(
             with engines_kept():
                 for asset, of_asset in groupby(of_stage, key=lambda item: item.asset):
                     lineage.forget_missing()
-                    chosen = {item.partition or "": item for item in of_asset if _is_due(item, instance, outcome, log)}
+                    chosen = {
+                        item.partition or "": item
+                        for item in of_asset
+                        if _is_due(item, definitions, instance, outcome, log)
+                    }
                     for names in partitions.runs(asset, chosen):
                         _run(asset, [chosen[name] for name in names], definitions, instance, outcome, log)
                         raise_if_interrupted()
@@ -118,7 +122,13 @@ def noting_interrupts() -> Iterator[Callable[[], None]]:
             signal.set_wakeup_fd(before)
 
 
-def _is_due(item: Item, instance: dg.DagsterInstance, outcome: Outcome, log: Callable[[str], None]) -> bool:
+def _is_due(
+    item: Item,
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    outcome: Outcome,
+    log: Callable[[str], None],
+) -> bool:
     """Return whether an item must run; if not, record the reason in the outcome."""
     current = state(item)
     if current.status == "waiting":
@@ -126,7 +136,7 @@ def _is_due(item: Item, instance: dg.DagsterInstance, outcome: Outcome, log: Cal
     elif current.status == "stopped":
         log(f"{item.name}: {current.reasons[0]}")
         outcome.stopped.append(item.name)
-    elif current.status == "current" and _is_recorded(item, instance):
+    elif current.status == "current" and _is_recorded(item, definitions, instance):
         try:
             check_artifact(item.artifact())
             outcome.reused.append(item.name)
@@ -141,8 +151,11 @@ def _is_due(item: Item, instance: dg.DagsterInstance, outcome: Outcome, log: Cal
     return False
 
 
-def _is_recorded(item: Item, instance: dg.DagsterInstance) -> bool:
-    return recorded_version(instance, dg.AssetKey(item.key.path), item.partition) == item.artifact().version
+def _is_recorded(item: Item, definitions: dg.Definitions, instance: dg.DagsterInstance) -> bool:
+    """Return whether Dagster shows the item as current."""
+    key = dg.AssetKey(item.key.path)
+    code = definitions.resolve_asset_graph().get(key).code_version
+    return is_recorded(instance, key, item.partition, version=item.artifact().version, code=code)
 
 
 def _run(
