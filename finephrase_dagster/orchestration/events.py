@@ -143,7 +143,8 @@ def _observed(instance: dg.DagsterInstance, prompts: Iterable[str]) -> dict[tupl
     latest = instance.event_log_storage.get_latest_storage_id_by_partition(TEMPLATE, kind, set(prompts))
     if not latest:
         return {}
-    records = instance.get_event_records(dg.EventRecordsFilter(kind, TEMPLATE, storage_ids=list(latest.values())))
+    chosen = dg.AssetRecordsFilter(TEMPLATE, storage_ids=list(latest.values()))
+    records = instance.fetch_observations(chosen, limit=len(latest)).records
     versions = {}
     for record in records:
         version = extract_data_version_from_entry(record.event_log_entry)
