@@ -237,9 +237,8 @@ NOT_YAML = {
         + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
         "has more than 1,000,000 values",
     ),
-    "a day that does not exist": ("a: 1\nb: 2026-13-45", r"study\.yaml:2: .*'2026-13-45' looks like .* timestamp"),
-    "an object": ("a: !!python/object:os.system {}", r"study\.yaml:1: .*could not determine a constructor"),
-    "a tag that lies": ("a: !!bool maybe", r"study\.yaml:1: .*'maybe' looks like a bool but is none"),
+    "an object": ("a: !!python/object:os.system {}", r"study\.yaml:1: .*the tag .* cannot be used here"),
+    "a tag that lies": ("a: !!bool maybe", r"study\.yaml:1: .*the tag .* cannot be used here"),
     "too many digits": (f"a: 1{'0' * 5000}", r"study\.yaml:1: .* looks like a int"),
     "a control character": ("a: 1\nb: \x07", r"study\.yaml:2: .*special characters"),
 }

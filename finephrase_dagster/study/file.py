@@ -39,7 +39,6 @@ MOST_LINES = 50  # of a message
 DOCS = "docs/study-file.md"
 
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
-_FLOAT = "tag:yaml.org,2002:float"
 
 
 class StudyError(FinephraseError, exit_status=2):
@@ -47,10 +46,23 @@ class StudyError(FinephraseError, exit_status=2):
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that reads every key as a text, refuses a key that is repeated, and knows 1e9 as a number.
+    """A safe loader for YAML 1.2's core schema that reads every key as a text and refuses a key that is repeated.
 
-    Plain YAML reads the name 1_7 as a number, `on` as true and 1e9 as a text, and lets the last of equal keys win.
+    PyYAML itself follows YAML 1.1, where `no` is false, 010 is 8, 10:00 is 600 and 1e9 is a text. Here the first is
+    a text, the second is refused, the third is a text and the fourth a number; 10_000 stays a number. Explicit tags
+    such as `!!set` are refused.
     """
+
+    merged = 0
+    """Fields that merge keys (`<<`) have copied so far."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if getattr(event, "tag", None) not in (None, "!"):
+            raise yaml.MarkedYAMLError(
+                problem=f"the tag {event.tag!r} cannot be used here; remove it", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -69,21 +81,63 @@ class _Loader(yaml.SafeLoader):
             key.tag = _TEXT
         return node
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge the fields of `<<` into a mapping, each name once, so that repeated merges do not multiply."""
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                for part in value.value if isinstance(value, yaml.SequenceNode) else (value,):
+                    if isinstance(part, yaml.MappingNode):
+                        self.flatten_mapping(part)
+                        self.merged += len(part.value)
+                if self.merged > LARGEST_TREE:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"merge keys (<<) copy more than {LARGEST_TREE:,} fields; use fewer",
+                        problem_mark=key.start_mark,
+                    )
+        super().flatten_mapping(node)
+        node.value = list({key.value: (key, value) for key, value in node.value}.values())
+
+    def construct_scalar_value(self, node: yaml.ScalarNode) -> Any:
+        """Return a number, a truth value or null as YAML 1.2 reads it; 20e9 tokens are a whole number."""
+        text = str(node.value)
+        match node.tag.rpartition(":")[2]:
+            case "null":
+                return None
+            case "bool":
+                return text.lower() == "true"
+            case "int":
+                if re.match(r"[-+]?0[0-9_]", text):
+                    problem = f"{describe(text)} begins with 0; write the number without it, or a text in quotes"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+                return int(text, 0)
+        value = float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+        return int(value) if "e" in text.lower() and value.is_integer() else value
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            value = super().construct_object(node, deep)
+            return super().construct_object(node, deep)
         except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
-            # such as a date that does not exist, or a tag that does not fit the value
             kind = node.tag.rpartition(":")[2]
             problem = f"{describe(node.value)} looks like a {kind} but is none; put it in quotes if it is a text"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
-        # 20e9 tokens are a whole number.
-        return int(value) if node.tag == _FLOAT and "e" in node.value.lower() and value.is_integer() else value
 
 
-_Loader.add_implicit_resolver(
-    _FLOAT, re.compile(r"[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
-)
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _form, _first in (
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+(_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_form})$"), _first)
+    if _tag != "merge":
+        _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_scalar_value)
+_Loader.add_constructor(_MERGE, yaml.SafeLoader.construct_yaml_str)  # `<<` as a value is a text
 
 
 def read_study(path: Path, catalogue: Catalogue) -> Study:
