@@ -102,7 +102,7 @@ def test_an_instance_without_settings_is_named(tmp_path: Path, data: str) -> Non
 def study_of(folder: Path, jsonl: str) -> tuple[Path, Path]:
     """A study whose only source is a JSONL file, and an instance's home beside it."""
     (folder / "source.jsonl").write_text(jsonl)
-    text = (REPOSITORY / "studies" / "demo.yaml").read_text()
+    text = (REPOSITORY / "studies" / "demo.yaml").read_text().replace("model: embedded\n", f"model: {folder}/nowhere\n")
     start, end = text.index("  package_readmes: {kind"), text.index("  language_reference: {kind")
     study = folder / "study.yaml"
     study.write_text(

@@ -98,7 +98,12 @@ def test_the_catalogue_is_filtered_by_the_format_of_a_prompt(pages: Pages, page:
 
 def test_a_cells_page_names_its_generator_source_and_prompts(pages: Pages, page: Page) -> None:
     page.goto(f"{pages.dagster}/assets/synthetic/{CELL}")
-    for text in ("text that every installation has", "trained here", "what it asks for", "the completion, cleaned"):
+    for text in (
+        "text that every installation has",
+        "finephrase-tiny-model",
+        "what it asks for",
+        "the completion, cleaned",
+    ):
         page.get_by_text(text).first.wait_for()
     for tag in ("finephrase/generator: rephraser", "finephrase/source: package_readmes", "format/faq", "family/own"):
         shown(page, tag).wait_for()

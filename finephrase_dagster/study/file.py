@@ -137,7 +137,7 @@ for _tag, _form, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_form})$"), _first)
     if _tag != "merge":
         _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_scalar_value)
-_Loader.add_constructor(_MERGE, yaml.SafeLoader.construct_yaml_str)  # `<<` as a value is a text
+_Loader.add_constructor(_MERGE, lambda _, node: node.value)  # `<<` as a value is a text
 
 
 def read_study(path: Path, catalogue: Catalogue) -> Study:
