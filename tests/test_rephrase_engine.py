@@ -191,11 +191,9 @@ def test_a_killed_driver_takes_its_engine_along_and_the_next_run_resumes(
     tmp_path: Path, model: Path, engine: Engine
 ) -> None:
     write_corpus(tmp_path / "corpus", [documents(60), documents(20, start=60)])
-    data = tmp_path / "data"
+    data, summaries = tmp_path / "data", "artifacts/synthetic/*/__meta__/chunks/part-*.parquet"
     driver = drive(tmp_path, model)
-    assert happens(
-        lambda: len(list(data.glob("artifacts/synthetic/*/part-*.parquet"))) >= 3 or driver.poll() is not None, 120
-    )
+    assert happens(lambda: len(list(data.glob(summaries))) >= 3 or driver.poll() is not None, 120)
     url = (tmp_path / "engine.url").read_text()
     processes = group_of(url)
     assert len(processes) >= 3, "a guard, a server and its engine"
@@ -204,7 +202,9 @@ def test_a_killed_driver_takes_its_engine_along_and_the_next_run_resumes(
     assert happens(lambda: not any(is_alive(pid) for pid in processes)), "the engine outlived its driver"
     assert not listens(url)
     assert not list(data.rglob("manifest.json"))
-    kept = {path: path.stat().st_mtime_ns for path in data.glob("artifacts/synthetic/*/part-*.parquet")}
+    # A chunk is finished when its summary is written, after its data file.
+    finished = [path.parents[2] / path.name for path in data.glob(summaries)]
+    kept = {path: path.stat().st_mtime_ns for path in finished}
     assert 3 <= len(kept) < 32
 
     wanted = datasets(data, spec=generator(max_tokens=80))

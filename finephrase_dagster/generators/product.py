@@ -29,6 +29,11 @@ def make_generator(spec: Generator, folder: Path) -> Contents:
         model.symlink_to(Path(found.folder).resolve())
     return Contents(
         files=[] if model.is_symlink() else sorted(path for path in model.rglob("*") if path.is_file()),
-        facts={"resolved": asdict(found), "sampling": read_sampling(model), "clock": read_clock(model)},
+        facts={
+            "resolved": asdict(found),
+            "model_bytes": found.bytes,
+            "sampling": read_sampling(model),
+            "clock": read_clock(model),
+        },
         version=found.content[:SHORT],
     )

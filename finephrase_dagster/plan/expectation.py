@@ -108,7 +108,8 @@ class Expectations:
         model = self._model(name)
         measured = self._measured.generation(model) if model else None
         known = generator.throughput or self._of_same_model(generator.model)
-        parameters = generator.parameters or self._parameters(name)
+        size = number(_manifest(lambda: self._lineage.generator(name)), "model_bytes")
+        parameters = generator.parameters or (size / 2 if size else None)  # at two bytes each
         small = generator.is_packaged or (parameters is not None and parameters < SMALL)
         if measured is not None and (measured.on_gpu or small):
             where = "" if measured.on_gpu else ", without a GPU"
@@ -118,11 +119,6 @@ class Expectations:
         if generator.is_packaged:
             return Rate(tokens_per_second=PACKAGED.tokens_per_second, on_gpu=False), "observed on two cores"
         return self._of_nearest(parameters) if parameters else (None, "unknown")
-
-    def _parameters(self, generator: str) -> float | None:
-        """Return about how many parameters the model on disk has, at two bytes each; None if it is not on disk."""
-        manifest = _manifest(lambda: self._lineage.generator(generator))
-        return manifest["resolved"]["bytes"] / 2 if manifest else None
 
     def _of_same_model(self, model: str) -> Throughput | None:
         """Return the registry's throughput of a model, whatever its revision."""
