@@ -156,6 +156,8 @@ def endpoint() -> Iterator[Endpoint]:
 @contextlib.contextmanager
 def daemon(installation: Installation, **environment: str) -> Iterator[psutil.Process]:
     """Run the daemon on an installation's code location; it has observed the prompts when the block begins."""
+    with installation.instance():
+        pass  # creates Dagster's databases, which several processes cannot do at once
     log = (installation.root / "daemon.log").open("wb")
     process = subprocess.Popen(
         [

@@ -375,7 +375,9 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     write_copy(tmp_path, "gsm8k")
     path = tmp_path / "gsm8k" / "main" / "test-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ItemsError, match=r"task gsm8k: .*test-00000-of-00001.parquet cannot be read .*Copy it again"):
+    with pytest.raises(
+        ItemsError, match=r"task gsm8k: .*test-00000-of-00001.parquet: cannot be read .*; replace the file"
+    ):
         selection("gsm8k", tmp_path)
 
 

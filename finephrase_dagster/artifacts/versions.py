@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 CODE: Final = {
-    "sources": "2",
+    "sources": "3",
     "generators": "3",
     "synthetic": "4",
     "audits": "2",

@@ -247,6 +247,7 @@ class Ledger:
             "rejected": [[status, reason, count] for (status, reason), count in causes.items()],
             "example": next(([place, row.id] for place, row in completed.items()), None),
         }
+        journal.sync()  # so that the journal has all rows of a data file whose summary is not written
         table = self._table(list(completed.values())) if completed else None
         self._published.publish(name, table, list(rejected.values()), part)
         self.published += 1
@@ -264,8 +265,8 @@ class Ledger:
     def _unpublished_journals(self) -> list[str]:
         """Return the journals without a summary, and delete the others.
 
-        A writer that was killed between the two leaves both. The summary counts: in an object store the journal may
-        lack the rows since its last upload, which are in the published file.
+        A writer that was killed while it removed a journal leaves both. The summary counts: in an object store, parts
+        of the journal may be gone.
         """
         journals = self.folder.journals()
         with self._writing():
