@@ -37,7 +37,7 @@ class GateResult:
     passed: bool
     failing: int
     detail: str
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[FailingRow, ...] = ()
 
 

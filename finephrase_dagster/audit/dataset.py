@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from finephrase_dagster.errors import FinephraseError
 REJECTED = f"{META}/rejected.parquet"
 CHUNK_ROWS = 8_192
 REQUIRED_FIELDS = ("rows_in", "completed", "skipped", "failed", "files")
+ROW_FIELDS = tuple(column.name for column in fields(AuditedRow))
 OPTIONAL_COLUMNS: tuple[Need, ...] = ("finish_reason", "source_text")
 
 
@@ -137,7 +139,7 @@ def read_excerpts(dataset: AuditedDataset, ids: Iterable[str]) -> dict[str, str]
 
 def _rows(batch: pa.RecordBatch) -> list[AuditedRow]:
     names = set(batch.schema.names)
-    columns = [batch[name].to_pylist() if name in names else repeat(None) for name in AuditedRow._fields]
+    columns = [batch[name].to_pylist() if name in names else repeat(None) for name in ROW_FIELDS]
     return [AuditedRow(str(id), text or "", *others) for id, text, *others in zip(*columns, strict=False)]
 
 

@@ -7,12 +7,14 @@ schema, the asset checks and the documentation read names, sentences and default
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 Bound = Literal["at least", "at most"]
 Need = Literal["manifest", "check", "finish_reason", "source_text"]
@@ -20,15 +22,52 @@ Settings = Mapping[str, Any]
 
 EXAMPLES = 3
 EXCERPT = 240  # characters of a completion in an example
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 
 
-class AuditedRow(NamedTuple):
-    """One completion of a dataset."""
+@dataclass(frozen=True)
+class AuditedRow:
+    """One completion of a dataset, with what several gates need of it, computed once.
+
+    Attributes:
+        source_text: the document that it was made from, if the dataset offers it.
+    """
 
     id: str
     text: str
     finish_reason: str | None = None
     source_text: str | None = None
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines that are not blank, without surrounding white space."""
+        return _lines(self.text)
+
+    @cached_property
+    def sentences(self) -> list[str]:
+        """The sentences; a line ends a sentence."""
+        return _sentences(self.lines)
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The words in lower case, without punctuation."""
+        return _words(self.text)
+
+    @cached_property
+    def source_lines(self) -> list[str]:
+        """As `lines`, of the source; empty without one."""
+        return _lines(self.source_text or "")
+
+    @cached_property
+    def source_sentences(self) -> list[str]:
+        """As `sentences`, of the source."""
+        return _sentences(self.source_lines)
+
+    @cached_property
+    def source_words(self) -> list[str]:
+        """As `words`, of the source."""
+        return _words(self.source_text or "")
 
 
 class FailingRow(NamedTuple):
@@ -70,30 +109,46 @@ class Measurement:
         detail: one sentence for people.
         failing: how many rows fail.
         examples: the first of them.
-        figures: further numbers for people, by name.
+        figures: further results for people by name, as JSON values: numbers, and lists for curves and histograms.
     """
 
     value: float
     detail: str
     failing: int = 0
     examples: Sequence[FailingRow] = ()
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Measure(ABC):
-    """Computes one gate's value over a dataset that is read in chunks."""
+    """Computes one gate's value over a dataset that is read in chunks, by one process or several.
+
+    Several processes each read a part of the rows; their measures are pickled and merged, in the order of the rows. The
+    result is the same for any number of processes. Memory does not grow with the number of rows.
+    """
 
     def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
         self.dataset = dataset
         self.settings = settings
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the dataset out: what is merged into does not need the other's."""
+        return {name: value for name, value in vars(self).items() if name != "dataset"}
 
     @abstractmethod
     def add(self, rows: Sequence[AuditedRow]) -> None:
         """Take in the next rows."""
 
     @abstractmethod
+    def merge(self, later: Self) -> None:
+        """Take in what another process measured of later rows."""
+
+    @abstractmethod
     def result(self) -> Measurement:
         """Return the measurement; called once, after the last chunk."""
+
+    def flaw(self, row: AuditedRow) -> str | None:
+        """Return why a row fails the gate, or None; called after `result`, for any row, in any order."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +159,7 @@ class Gate:
         sentence: what the value is, for people.
         bound: whether the value must be at least or at most the setting `threshold`.
         defaults: every setting with its default; always has `threshold`.
+        forms: defaults that differ for the completions of a form (a prompt's `check`), by the form.
         measure: makes the `Measure` of one dataset.
         blocking: whether a dataset that fails it may not be trained on.
         needs: what the dataset must offer; without it the gate is skipped.
@@ -116,10 +172,51 @@ class Gate:
     measure: Callable[[AuditedDataset, Settings], Measure]
     blocking: bool = True
     needs: tuple[Need, ...] = ()
+    forms: Mapping[str, Settings] = field(default_factory=dict)
 
     def passes(self, value: float, threshold: float) -> bool:
         """Return whether a value meets a threshold."""
         return value >= threshold if self.bound == "at least" else value <= threshold
+
+
+FindFlaw = Callable[[AuditedRow, AuditedDataset, Settings], str | None]
+
+
+class RowShare(Measure):
+    """Counts the rows with a flaw."""
+
+    def __init__(self, bound: Bound, find_flaw: FindFlaw, dataset: AuditedDataset, settings: Settings) -> None:
+        super().__init__(dataset, settings)
+        self._bound, self._find_flaw = bound, find_flaw
+        self._rows = 0
+        self._flaws = Counter[str]()
+        self._examples: list[FailingRow] = []
+
+    def add(self, rows: Sequence[AuditedRow]) -> None:
+        self._rows += len(rows)
+        for row in rows:
+            if (flaw := self.flaw(row)) is not None:
+                self._flaws[flaw] += 1
+                if len(self._examples) < EXAMPLES:
+                    self._examples.append(FailingRow(row.id, flaw))
+
+    def merge(self, later: Self) -> None:
+        self._rows += later._rows
+        self._flaws += later._flaws
+        self._examples = [*self._examples, *later._examples][:EXAMPLES]
+
+    def flaw(self, row: AuditedRow) -> str | None:
+        return self._find_flaw(row, self.dataset, self.settings)
+
+    def result(self) -> Measurement:
+        flawed = self._flaws.total()
+        counted, verb = (self._rows - flawed, "pass") if self._bound == "at least" else (flawed, "fail")
+        detail = f"{counted:,} of {self._rows:,} completions {verb}"
+        if flawed:
+            flaw, times = self._flaws.most_common(1)[0]
+            detail += f" (most common flaw, {times:,} times: {flaw})"
+        value = counted / self._rows if self._rows else 0.0
+        return Measurement(value=value, detail=detail, failing=flawed, examples=self._examples)
 
 
 def row_gate(
@@ -128,41 +225,38 @@ def row_gate(
     sentence: str,
     bound: Bound,
     defaults: Settings,
-    find_flaw: Callable[[AuditedRow, AuditedDataset, Settings], str | None],
+    find_flaw: FindFlaw,
     needs: tuple[Need, ...] = (),
+    blocking: bool = True,
+    forms: Mapping[str, Settings] | None = None,
 ) -> Gate:
     """Return a gate that judges each row by itself; its value is a share of the rows.
 
     Args:
         bound: "at most" limits the share of rows with a flaw, "at least" demands a share of rows without one.
-        find_flaw: returns the reason why a row fails, or None if it passes.
+        find_flaw: returns the reason why a row fails, or None if it passes; a function of a module, so that a measure
+            can be sent to another process.
     """
 
-    class RowShare(Measure):
-        """Counts the rows with a flaw."""
+    return Gate(
+        name=name,
+        sentence=sentence,
+        bound=bound,
+        defaults=defaults,
+        measure=partial(RowShare, bound, find_flaw),
+        needs=needs,
+        blocking=blocking,
+        forms=forms or {},
+    )
 
-        def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
-            super().__init__(dataset, settings)
-            self._rows = 0
-            self._flaws = Counter[str]()
-            self._examples: list[FailingRow] = []
 
-        def add(self, rows: Sequence[AuditedRow]) -> None:
-            self._rows += len(rows)
-            for row in rows:
-                if (flaw := find_flaw(row, self.dataset, self.settings)) is not None:
-                    self._flaws[flaw] += 1
-                    if len(self._examples) < EXAMPLES:
-                        self._examples.append(FailingRow(row.id, flaw))
+def _lines(text: str) -> list[str]:
+    return [stripped for line in text.splitlines() if (stripped := line.strip())]
 
-        def result(self) -> Measurement:
-            flawed = self._flaws.total()
-            counted, verb = (self._rows - flawed, "pass") if bound == "at least" else (flawed, "fail")
-            detail = f"{counted:,} of {self._rows:,} completions {verb}"
-            if flawed:
-                flaw, times = self._flaws.most_common(1)[0]
-                detail += f" (most common flaw, {times:,} times: {flaw})"
-            value = counted / self._rows if self._rows else 0.0
-            return Measurement(value=value, detail=detail, failing=flawed, examples=self._examples)
 
-    return Gate(name=name, sentence=sentence, bound=bound, defaults=defaults, measure=RowShare, needs=needs)
+def _sentences(lines: Sequence[str]) -> list[str]:
+    return [sentence for line in lines for sentence in _SENTENCE_END.split(line) if sentence]
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from struct import Struct
 
 import numpy as np
@@ -49,6 +51,25 @@ class HashFile:
                 chosen.append(hashes[hashes % np.uint64(groups) == group] if groups > 1 else hashes)
             yield np.unique(np.concatenate(chosen), return_counts=True)
 
+    def merge(self, other: HashFile) -> None:
+        """Add what was added to another."""
+        self._write()
+        other._write()
+        other._file.seek(0)
+        shutil.copyfileobj(other._file, self._file)
+
+    def __getstate__(self) -> str:
+        """Copy the hashes to a file that the process which receives this object takes over."""
+        self._write()
+        self._file.seek(0)
+        with tempfile.NamedTemporaryFile(delete=False) as copy:
+            shutil.copyfileobj(self._file, copy)
+        return copy.name
+
+    def __setstate__(self, path: str) -> None:
+        self._file, self._hashes = Path(path).open("r+b"), []  # noqa: SIM115 - lives as long as this object
+        Path(path).unlink()
+
     def _write(self) -> None:
         self._file.seek(0, 2)
         self._file.write(np.array(self._hashes, np.uint64).tobytes())
@@ -60,8 +81,15 @@ class RepeatedIds:
 
     def __init__(self) -> None:
         self._hashes = HashFile()
-        self.add = self._hashes.add
         self.count = 0
+
+    def add(self, names: Iterable[str]) -> None:
+        """Add ids."""
+        self._hashes.add(names)
+
+    def merge(self, other: RepeatedIds) -> None:
+        """Add what was added to another."""
+        self._hashes.merge(other._hashes)
 
     def find(self, names: Iterable[str]) -> Iterator[str]:
         """Count the repeated ids, and yield the first of them, given all ids a second time."""

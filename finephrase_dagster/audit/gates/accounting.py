@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Self
 
 from finephrase_dagster.audit.gate import (
     EXAMPLES,
@@ -28,6 +29,10 @@ class Discrepancies(Measure):
     def add(self, rows: Sequence[AuditedRow]) -> None:
         self._rows += len(rows)
         self._repeated.add(row.id for row in rows)
+
+    def merge(self, later: Self) -> None:
+        self._rows += later._rows
+        self._repeated.merge(later._repeated)
 
     def result(self) -> Measurement:
         statuses = Counter[str]()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from finephrase_dagster.audit.gate import (
     EXAMPLES,
@@ -34,6 +35,7 @@ class OpeningShare(Measure):
     def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
         super().__init__(dataset, settings)
         self._rows = 0
+        self._common = ""
         self._hashes = HashFile()
         self._remembered: dict[str, Opening] = {}
 
@@ -48,7 +50,24 @@ class OpeningShare(Measure):
             if len(opening.ids) < EXAMPLES:
                 opening.ids.append(row.id)
         self._rows += len(rows)
-        if len(self._remembered) > 2 * REMEMBERED:  # forget those that were rare since they were first seen
+        self._forget()
+
+    def merge(self, later: Self) -> None:
+        self._hashes.merge(later._hashes)
+        for text, other in later._remembered.items():
+            opening = self._remembered.setdefault(text, Opening(text, self._rows + other.since))
+            opening.count += other.count
+            opening.ids = [*opening.ids, *other.ids][:EXAMPLES]
+        self._rows += later._rows
+        self._forget()
+
+    def flaw(self, row: AuditedRow) -> str | None:
+        alike = row.text[: self.settings["characters"]] == self._common
+        return f"begins with {self._common!r}" if alike else None
+
+    def _forget(self) -> None:
+        """Forget openings that were rare since they were first seen, if there are too many."""
+        if len(self._remembered) > 2 * REMEMBERED:
             kept = {text: one for text, one in self._remembered.items() if one.count > self._expected(one)}
             self._remembered = kept
 
@@ -62,6 +81,7 @@ class OpeningShare(Measure):
             if len(hashes) and times.max() > count:
                 count, common = int(times.max()), int(hashes[times.argmax()])
         opening = next((one for text, one in self._remembered.items() if short_hash(text) == common), Opening("", 0))
+        self._common = opening.text
         return Measurement(
             value=count / self._rows if self._rows else 0.0,
             detail=f"{count:,} of {self._rows:,} completions begin with {opening.text!r}; "

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import Self
 
 from finephrase_dagster.audit.gate import EXAMPLES, AuditedRow, FailingRow, Gate, Measure, Measurement
 
@@ -11,6 +12,9 @@ class CompletedShare(Measure):
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
         """Ignore the rows: the manifest has the counts."""
+
+    def merge(self, later: Self) -> None:
+        """Do nothing: the manifest has the counts."""
 
     def result(self) -> Measurement:
         manifest, rejected = self.dataset.manifest or {}, iter(self.dataset.rejected)
