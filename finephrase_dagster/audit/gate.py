@@ -163,6 +163,9 @@ class Gate:
         measure: makes the `Measure` of one dataset.
         blocking: whether a dataset that fails it may not be trained on.
         needs: what the dataset must offer; without it the gate is skipped.
+        by_row: whether `flaw` decides for a row alone; it may then be called on a measure that was given no rows, with
+            all settings but `threshold`. Rows that fail such a gate can be generated again or dropped.
+        version: of its code; raised when a change of the code changes values or flaws.
     """
 
     name: str
@@ -173,6 +176,8 @@ class Gate:
     blocking: bool = True
     needs: tuple[Need, ...] = ()
     forms: Mapping[str, Settings] = field(default_factory=dict)
+    by_row: bool = False
+    version: int = 1
 
     def passes(self, value: float, threshold: float) -> bool:
         """Return whether a value meets a threshold."""
@@ -229,6 +234,7 @@ def row_gate(
     needs: tuple[Need, ...] = (),
     blocking: bool = True,
     forms: Mapping[str, Settings] | None = None,
+    version: int = 1,
 ) -> Gate:
     """Return a gate that judges each row by itself; its value is a share of the rows.
 
@@ -247,6 +253,8 @@ def row_gate(
         needs=needs,
         blocking=blocking,
         forms=forms or {},
+        by_row=True,
+        version=version,
     )
 
 
