@@ -161,7 +161,10 @@ WRONG = {
     ),
     "a field of fields": (changed(origin="[a, b]") + PLACEHOLDER, "faq.md:5: origin: must be one plain value"),
     "a key of keys": (HEADER.replace("origin: a", "[a, b]: a") + PLACEHOLDER, "faq.md:5: .*plain text"),
-    "a field twice": (HEADER.replace("check:", "name: faq\ncheck:") + PLACEHOLDER, "faq.md:7: name: is also in line 2"),
+    "a field twice": (
+        HEADER.replace("check:", "name: faq\ncheck:") + PLACEHOLDER,
+        "faq.md:7: .*'name' is defined twice",
+    ),
     "no placeholder": (HEADER + "\nWrite.", rf"faq.md:{FIRST + 1}: the template contains .* 0 times; write it once"),
     "nothing below": (HEADER, rf"faq.md:{FIRST}: the template contains .* 0 times"),
     "two placeholders": (

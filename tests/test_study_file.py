@@ -228,18 +228,18 @@ NOT_YAML = {
     "a tab": ("\ttabs: 1", r"study\.yaml:1: not valid YAML"),
     "two documents": ("a: 1\n---\nb: 1\n", "another document"),
     "an unknown alias": ("a: *b", r"study\.yaml:1: .*undefined alias 'b'"),
-    "an alias of itself": ("a: &a {b: *a}", "nested more than 20 levels deep, perhaps by an alias"),
+    "an alias of itself": ("a: &a {b: *a}", "nested more than 20 levels deep"),
     "a list as a name": ("[a]: 1", r"study\.yaml:1: .*a name must be plain text"),
     "deep nesting": (f"a: {'[' * 50}{']' * 50}", "nested more than 20 levels deep"),
     "endless nesting": (f"a: {'[' * 5000}{']' * 5000}", "nested more than 20 levels deep"),
     "a billion values": (
         "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
         + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
-        "has more than 1,000,000 values",
+        "has more than 25,000 names and values",
     ),
     "an object": ("a: !!python/object:os.system {}", r"study\.yaml:1: .*the tag .* cannot be used here"),
     "a tag that lies": ("a: !!bool maybe", r"study\.yaml:1: .*the tag .* cannot be used here"),
-    "too many digits": (f"a: 1{'0' * 5000}", r"study\.yaml:1: .* looks like a int"),
+    "too many digits": (f"a: 1{'0' * 5000}", r"study\.yaml:1: .* is a number beyond what a computer can hold"),
     "a control character": ("a: 1\nb: \x07", r"study\.yaml:2: .*special characters"),
 }
 
@@ -258,11 +258,11 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     folder, latin, large = tmp_path / "folder", tmp_path / "latin.yaml", tmp_path / "large.yaml"
     folder.mkdir()
     latin.write_bytes(b"name: demo\ndescription: caf\xe9\n")
-    large.write_bytes(b"# \n" * 3_000_000)
+    large.write_bytes(b"# \n" * 400_000)
     for path, message in {
         folder: "is a folder; name a file in it",
         latin: "latin.yaml:2: is not UTF-8; save the file as UTF-8",
-        large: "is larger than 8 MiB",
+        large: "is larger than 1 MiB",
         latin / "study.yaml": "cannot be read .*check the path and its permissions",
         tmp_path / ("x" * 300): "cannot be read .*File name too long",
         tmp_path / "nul\0": "cannot be read",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import yaml
 from pydantic import Field
 
 from finephrase_dagster.study.fields import Spec
+from finephrase_dagster.study.loader import load_yaml, read_bounded
 from finephrase_dagster.study.paths import SHIPPED
 
 PUBLISHED = SHIPPED / "studies" / "figures.yaml"
@@ -54,7 +54,7 @@ class Published(Spec):
 
     @classmethod
     def read(cls, path: Path = PUBLISHED) -> Published:
-        return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return cls.model_validate(load_yaml(read_bounded(path)))
 
     def completion(self, source: str, prompt: str, generator: str) -> tuple[float, str] | None:
         """Return the mean tokens per completion of the most similar run, and how similar it is; None without runs."""

@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.fields import NAME_ADAPTER, NAME_RULE, Name, similar
+from finephrase_dagster.study.loader import InvalidYaml, compose_yaml, read_bounded
 from finephrase_dagster.study.turns import PLACEHOLDER, Position, TemplateError, Turn, parse_turns, positions
 
 Family = Literal["own", "nemotron_cc", "beyond_web", "rewire", "other"]
@@ -208,7 +209,9 @@ def _prompt_files(folder: Path) -> list[Path]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bounded(path)
+    except InvalidYaml as error:
+        raise PromptError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         known = ", ".join(other.stem for other in _prompt_files(path.parent)) or "none"
         raise PromptError(f"prompt {path.stem!r}: no such file: {path}; known prompts: {known}") from error
@@ -252,27 +255,19 @@ def _grammar(path: Path, fields: dict[str, _Field]) -> str | None:
 def _fields(path: Path, header: str) -> dict[str, _Field]:
     """Return the fields of the front matter as they are written: `no` and `2026-01-01` are texts."""
     try:
-        # YAML is composed and not constructed, because tags could make values that no field can have.
-        node = yaml.compose(header, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line if mark else header.count("\n", 0, getattr(error, "position", 0))
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        node = compose_yaml(header)
+    except InvalidYaml as error:
         raise PromptError(
-            f"{path}:{line + 2}: the front matter is not valid YAML: {problem}; write one 'name: value' per line, and "
-            "values with colons or brackets in quotes"
+            f"{path}:{(error.line or 1) + 1}: the front matter is not valid YAML: {error}; write one "
+            "'name: value' per line, and values with colons or brackets in quotes"
         ) from error
     if not isinstance(node, yaml.MappingNode) or not node.value:
         raise PromptError(f"{path}:2: the front matter has no fields; begin with 'name: {path.stem}'")
     fields: dict[str, _Field] = {}
     for key, value in node.value:
         line = key.start_mark.line + 2
-        if not isinstance(key, yaml.ScalarNode):
-            raise PromptError(f"{path}:{line}: names of fields must be plain text; write 'name: value'")
         if not isinstance(value, yaml.ScalarNode):
             raise PromptError(f"{path}:{line}: {key.value}: must be one plain value; put it in quotes")
-        if key.value in fields:
-            raise PromptError(f"{path}:{line}: {key.value}: is also in line {fields[key.value].line}; remove one")
         fields[key.value] = _Field(None if value.tag == "tag:yaml.org,2002:null" else value.value, line)
     return fields
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from finephrase_dagster.study.catalogue import Catalogue, catalogue_of
+from finephrase_dagster.study.catalogue import Catalogue, Gates, catalogue_of
 from finephrase_dagster.study.component import Component, cell_name
 from finephrase_dagster.study.fields import (
     LARGEST_GRID,
@@ -23,7 +23,6 @@ from finephrase_dagster.study.fields import (
     repeated,
     shorten,
 )
-from finephrase_dagster.study.gates import Gates
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.grid import matching
 from finephrase_dagster.study.source import SourceSpec
