@@ -21,7 +21,14 @@ from pydantic import Field
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import EARLY_STUDENT, PRE_DECAY_CHECKPOINT
-from finephrase_dagster.orchestration.stores import exclusive, is_postgres, is_server, printable, with_driver
+from finephrase_dagster.orchestration.stores import (
+    bypass_proxies,
+    exclusive,
+    is_postgres,
+    is_server,
+    printable,
+    with_driver,
+)
 from finephrase_dagster.train.job import LossCallback, LossPoint
 from resources.stream import Send, Stream, Unreachable, within
 
@@ -69,6 +76,8 @@ class Tracking(dg.ConfigurableResource):
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # a new store logs every table that it creates
         if self.uri.startswith(SQLITE):
             Path(self.uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        if is_server(self.uri):
+            bypass_proxies(self.uri)
         if is_postgres(self.uri):
             _create_tables(self.uri)
         return MlflowClient(tracking_uri=with_driver(self.uri))

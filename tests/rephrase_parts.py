@@ -248,6 +248,7 @@ class LocalServer:
         self.alive: Callable[[], bool] = lambda: True
         self.redirect: tuple[int, str] | None = None  # status and location of all answers to GET
         self.answer: Callable[[dict[str, Any]], Answer | None] = lambda request: completion()
+        self.retry_after: str | None = None  # of all answers that are errors
         self.count: Callable[[str], int] | None = None  # tokens of messages, if it has /tokenize
         self.counted: list[str] = []
 
@@ -286,6 +287,8 @@ def local_server() -> Iterator[LocalServer]:
                 return
             body = json.dumps(answer[1]).encode()
             self.send_response(answer[0])
+            if server.retry_after and answer[0] >= 400:
+                self.send_header("Retry-After", server.retry_after)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

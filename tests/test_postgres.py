@@ -28,6 +28,7 @@ from finephrase_dagster.orchestration.stores import (
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 from installation import Installation, small_study
 from postgres_server import PostgresServer
+from rephrase_parts import local_server
 from resources.tracking import Tracking
 
 SECRETS = {
@@ -158,6 +159,21 @@ def test_mlflow_keeps_its_file_in_any_other_folder(name: str, paths: Paths, tmp_
     tracking.client().create_experiment("e")
     assert [file.name for file in tmp_path.rglob("*.db")] == ["mlflow.db"]
     assert (tmp_path / name / "mlflow" / "mlflow.db").is_file()
+
+
+def test_mlflows_server_is_reached_without_a_proxy_of_the_environment(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_server() as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:1")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.setenv(name, "example.org")
+        refuse_unusable(paths, REPOSITORY / "dagster_home")
+        Tracking(uri=server.url, experiment="e", artifacts="", web_url="").client().search_experiments()
+        assert len(server.headers) == 2
+        assert os.environ["no_proxy"] == "example.org,127.0.0.1"
 
 
 def test_a_missing_database_causes_a_warning_without_its_password(tmp_path: Path) -> None:

@@ -169,6 +169,19 @@ def test_the_limit_of_a_server_that_throttles_every_row_once_stays_high(server: 
     assert at_once["most"] >= 16
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_names_when_it_is_back_is_not_asked_before(server: LocalServer, status: int) -> None:
+    times: list[float] = []
+
+    def answer(request: dict[str, Any]) -> Answer:
+        times.append(time.monotonic())
+        return completion() if len(times) > 1 else failure(status, "restarting")
+
+    server.answer, server.retry_after = answer, "0.6"
+    assert completed(ask([server], ["word"])) == {"word"}
+    assert times[1] - times[0] >= 0.6
+
+
 @pytest.mark.slow
 def test_a_row_that_is_always_throttled_is_given_up(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten_pauses(monkeypatch, throttled_row=0.5)

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import yaml
+from urllib.parse import urlsplit
 
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.rephrase.connection import fetch
+from finephrase_dagster.study.loader import InvalidYaml, load_yaml, read_bounded
 from finephrase_dagster.study.paths import Paths
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
@@ -71,6 +70,14 @@ def is_postgres(uri: str) -> bool:
 def with_driver(uri: str) -> str:
     """Return a PostgreSQL URI with the installed driver; any other URI unchanged."""
     return _POSTGRES.sub(f"{DRIVER}:", uri)
+
+
+def bypass_proxies(uri: str) -> None:
+    """Keep MLflow's client, which reads proxies from the environment, from using one: no other client here does."""
+    host = urlsplit(uri).hostname or ""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = [one for one in os.environ.get(name, "").split(",") if one]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, host]))
 
 
 def printable(uri: str) -> str:
@@ -133,8 +140,8 @@ def _refuse_path(folder: Path, variable: str) -> None:
 def _dagster_uri(settings: Path) -> str | None:
     """Return the URI of Dagster's PostgreSQL database; None if its settings name none."""
     try:
-        fields = yaml.safe_load(settings.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        fields = load_yaml(read_bounded(settings))
+    except (OSError, ValueError, InvalidYaml) as error:
         raise InvalidStore(f"{settings} cannot be read: {error}") from error
     storage = fields.get("storage") if isinstance(fields, Mapping) else None
     postgres = storage.get("postgres") if isinstance(storage, Mapping) else None
@@ -198,9 +205,7 @@ def _refuse_unusable_database(uri: str, named_by: str) -> None:
 
 def _refuse_unusable_server(uri: str) -> None:
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS).close()
-    except urllib.error.HTTPError:
-        return  # a server answers, even if it has no such page
+        fetch(f"{uri.rstrip('/')}/health", CONNECT_SECONDS)  # any answer will do, also that there is no such page
     except (OSError, ValueError) as error:
         raise StoreUnusable(
             f"MLflow's server {uri} does not answer ({error}). Check that it runs, or correct {TRACKING_URI}."

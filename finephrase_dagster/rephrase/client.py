@@ -36,7 +36,7 @@ RETRY_STATUS = frozenset({408, 409, 425})
 
 
 class _Throttled(Exception):
-    """HTTP 429; `retry_after` is the server's own number of seconds, if it gave one."""
+    """HTTP 429, or 503 with `Retry-After`; `retry_after` is that number of seconds, if the server gave one."""
 
     def __init__(self, reason: str, retry_after: float | None) -> None:
         super().__init__(reason)
@@ -238,7 +238,9 @@ class Client:
                 f"{endpoint} does not know the path or the model ({reason}); correct the endpoint's URL or the model's "
                 "name"
             )
-        if status == 429:
+        if status == 429 or (
+            status == 503 and response.retry_after
+        ):  # 503: busy or being restarted, as the server knows
             endpoint.record_throttled(now, response.retry_after)
             endpoint.last_failure = reason
             raise _Throttled(reason, response.retry_after)

@@ -69,8 +69,8 @@ def compose_yaml(text: str) -> yaml.Node | None:
 
 def _run(text: str, step: Any) -> Any:
     if separator := re.search("[\x85\u2028\u2029]", text):
-        problem = f"U+{ord(separator[0]):04X} is a line break in YAML 1.1 and none in YAML 1.2; remove it"
-        raise InvalidYaml(problem, text.count("\n", 0, separator.start()) + 1)
+        flaw = f"U+{ord(separator[0]):04X} is a line break in YAML 1.1 and none in YAML 1.2; remove it"
+        raise InvalidYaml(flaw, text.count("\n", 0, separator.start()) + 1)
     try:
         return step(_Loader(text))
     except yaml.YAMLError as error:
