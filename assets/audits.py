@@ -15,7 +15,6 @@ from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import needs_same
-from finephrase_dagster.results.warehouse import record_audit
 from finephrase_dagster.study.spec import Cell
 from finephrase_dagster.train.admission import is_overridden
 from resources.warehouse import Warehouse
@@ -48,8 +47,6 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         dataset.manifest()
         report = audit_dataset(dataset.folder, check=lineage.prompts[prompt].check, settings=lineage.study.gates)
         artifact.materialize(lambda folder: _write_report(folder, dataset, report))
-        with warehouse.connect() as connection:
-            record_audit(connection, artifact)
         warehouse.record(artifact)
         figures: dict[str, Any] = {gate.name: round(gate.value, 4) for gate in report.gates}
         for gate in report.gates:

@@ -13,7 +13,7 @@ from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, needs_same
 from finephrase_dagster.orchestration.placement import evaluating
-from finephrase_dagster.results.leaderboard import compose_leaderboard, record_run_scores, record_study
+from finephrase_dagster.results.leaderboard import compose_leaderboard, record_study
 from resources.evaluator import Evaluator
 from resources.tracking import Tracking
 from resources.warehouse import Warehouse
@@ -53,8 +53,6 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         checkpoint.manifest()
         scores = artifact.materialize(lambda folder: evaluator.evaluate(lineage, run, folder, log=log.info))
         warehouse.record(artifact)
-        with warehouse.connect() as connection:
-            record_run_scores(lineage, artifact, connection)
         run_id, link = tracked(context, tracking, lineage, checkpoint)
         if run_id:
             tracking.attempt(artifact, lambda: _track(tracking, run_id, scores), warn=log.warning)

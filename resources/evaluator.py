@@ -69,7 +69,8 @@ class Evaluator(dg.ConfigurableResource):
 
 
 def _means(scores: dict[str, Any]) -> dict[str, Any]:
-    return {name: scores[name] for name in ("macro", "micro", "categories")}
+    tasks = {task: score["mean"] for task, score in scores["tasks"].items()}
+    return {**{name: scores[name] for name in ("macro", "micro", "categories")}, "tasks": tasks}
 
 
 def _kept_models(checkpoint: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import duckdb
 from pydantic import Field
 
 from finephrase_dagster.artifacts.artifact import Artifact
-from finephrase_dagster.results.warehouse import record_manifests, writing
+from finephrase_dagster.results.warehouse import key_of, record_manifests, writing
 
 
 class Warehouse(dg.ConfigurableResource):
@@ -28,4 +28,4 @@ class Warehouse(dg.ConfigurableResource):
     def record(self, *artifacts: Artifact) -> None:
         """Record the manifests of complete artifacts."""
         with self.connect() as connection:
-            record_manifests(connection, artifacts)
+            record_manifests(connection, ((key_of(artifact), artifact.manifest()) for artifact in artifacts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +16,16 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from finephrase_dagster.artifacts.artifact import Artifact
-from finephrase_dagster.artifacts.key import DATASET, SCORES, ItemKey
+from finephrase_dagster.artifacts.key import DATASET, ItemKey
 from finephrase_dagster.rephrase.connection import Server
 from finephrase_dagster.rephrase.render import ByteRenderer, Renderer
-from finephrase_dagster.results.warehouse import create_tables, leaderboard, record_manifests, record_scores
+from finephrase_dagster.results.external import record_external
+from finephrase_dagster.results.scored_runs import read_runs
+from finephrase_dagster.results.warehouse import create_tables
 from finephrase_dagster.study import file
 from finephrase_dagster.study.fields import Name
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.prompt import PromptError, read_prompts
-from finephrase_dagster.study.student import Seeds, StudentRun
 from rephrase_parts import PROMPTS, write_tokenizer
 
 ROOT = Path("/data")
@@ -110,16 +112,18 @@ def test_a_document_is_never_interpreted(document: str, prompt: str, tokenizer: 
 
 @pytest.mark.parametrize("text", ["'; DROP TABLE scores; --", "raw' OR '1'='1", 'a"b', "%", "?"])
 def test_a_value_is_never_part_of_a_statement(text: str, tmp_path: Path) -> None:
-    run = StudentRun(mixture=text, student=text, seeds=Seeds(data=0, model=0))
-    artifact = Artifact(key=ItemKey(kind=SCORES, run=run.name), recipe={"of": text}, root=tmp_path)
-    artifact.folder.mkdir(parents=True)
-    artifact.publish([], {"said": text})
+    with (tmp_path / "scores.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["runname", "steps", "gsm8k"], [text, 5, 0.5], [f"mix-{text}", 5, 0.25]])
     with duckdb.connect() as connection:
         create_tables(connection)
-        record_manifests(connection, [artifact])
-        record_scores(connection, artifact, run, tasks={text: (0.5, 1)}, categories={text: 0.5}, micro=0.5, macro=0.5)
-        (row,) = leaderboard(connection, [artifact])
-        assert (row["mixture"], row["tasks"]) == (text, {text: 0.5})
+        record_external(connection, text, tmp_path)
+        runs = read_runs(connection, [text])
+        assert {(run.study, run.mixture, run.scores["gsm8k"]) for run in runs} == {
+            (text, text, 0.5),
+            (text, f"mix-{text}", 0.25),
+        }
+        rows = connection.execute("SELECT mixture FROM scores WHERE name = 'gsm8k' AND score = 0.5").fetchall()
+        assert rows == [(text,)]
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:

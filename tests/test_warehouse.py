@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 import duckdb
 import pytest
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import SCORES, ItemKey
-from finephrase_dagster.results.warehouse import create_tables, leaderboard, mark_current, record_scores, writing
+from finephrase_dagster.results.leaderboard import ranked
+from finephrase_dagster.results.scored_runs import read_runs
+from finephrase_dagster.results.warehouse import create_tables, key_of, mark_current, record_manifests, writing
 from finephrase_dagster.study.student import Seeds, StudentRun
 
 CATEGORIES = {"GK": 0.1, "RC": 0.2}
@@ -31,27 +34,33 @@ def run_of(mixture: str, seed: int = 0) -> StudentRun:
     return StudentRun(mixture=mixture, student="nano", seeds=Seeds(data=seed, model=seed))
 
 
-def scores_of(run: StudentRun, recipe: str) -> Artifact:
-    return Artifact(key=ItemKey(kind=SCORES, run=run.name), recipe={"of": recipe}, root=Path())
+Score = tuple[StudentRun, str, float | None, float | None]
+"""A run, its recipe, its macro and its micro score."""
 
 
-def record(
-    connection: duckdb.DuckDBPyConnection, run: StudentRun, recipe: str, macro: float | None, micro: float | None = 0.1
-) -> Artifact:
-    artifact = scores_of(run, recipe)
-    record_scores(
-        connection, artifact, run, tasks={"gsm8k": (0.1, 24)}, categories=CATEGORIES, micro=micro, macro=macro
-    )
-    return artifact
+def record(connection: duckdb.DuckDBPyConnection, scores: list[Score], study: str = "demo") -> None:
+    """Record the scores that a study refers to now, and no others."""
+    current = []
+    for run, recipe, macro, micro in scores:
+        artifact = Artifact(key=ItemKey(kind=SCORES, run=run.name), recipe={"of": recipe}, root=Path())
+        point = {"step": 9, "macro": macro, "micro": micro, "categories": CATEGORIES, "tasks": {"gsm8k": 0.1}}
+        manifest = {"version": recipe, "curve": [point], "tasks": {"gsm8k": {"n": 24}}}
+        record_manifests(connection, [(key_of(artifact), manifest)])
+        names = {"mixture": run.mixture, "student": run.student, "seed": "0", "decay_from": run.decay_from}
+        current.append((key_of(artifact), {**names, "parameters": None, "evaluation": "", "samples": None}))
+    mark_current(connection, study, current)
+
+
+def rows_of(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    return ranked(read_runs(connection, ["demo"]))
 
 
 def test_the_best_macro_score_comes_first_with_its_deviation_over_seeds(connection: duckdb.DuckDBPyConnection) -> None:
-    scores = [
-        record(connection, run_of("raw"), "a", 0.1),
-        record(connection, run_of("faq", 0), "b", 0.2),
-        record(connection, run_of("faq", 1), "c", 0.4),
-    ]
-    first, second = leaderboard(connection, scores)
+    record(
+        connection,
+        [(run_of("raw"), "a", 0.1, 0.1), (run_of("faq", 0), "b", 0.2, 0.1), (run_of("faq", 1), "c", 0.4, 0.1)],
+    )
+    first, second = rows_of(connection)
     assert (first["mixture"], first["seeds"]) == ("faq", 2)
     assert first["macro"] == pytest.approx(0.3)
     assert first["macro_sd"] == pytest.approx(0.2 / 2**0.5)
@@ -63,51 +72,58 @@ def test_a_decay_variant_does_not_count_as_a_seed_of_the_run_from_scratch(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
     decayed = StudentRun(mixture="faq", student="nano", seeds=Seeds(data=0, model=0), decay_from="raw")
-    scores = [record(connection, run_of("faq"), "a", 0.1), record(connection, decayed, "b", 0.3)]
-    rows = leaderboard(connection, scores)
+    record(connection, [(run_of("faq"), "a", 0.1, 0.1), (decayed, "b", 0.3, 0.1)])
+    rows = rows_of(connection)
     assert [(row["decay_from"], row["seeds"], row["macro"]) for row in rows] == [("raw", 1, 0.3), (None, 1, 0.1)]
 
 
 def test_recording_twice_changes_nothing(connection: duckdb.DuckDBPyConnection) -> None:
-    scores = [record(connection, run_of("raw"), "a", 0.1)]
-    before = leaderboard(connection, scores)
-    record(connection, run_of("raw"), "a", 0.1)
-    assert leaderboard(connection, scores) == before
+    record(connection, [(run_of("raw"), "a", 0.1, 0.1)])
+    before = rows_of(connection)
+    record(connection, [(run_of("raw"), "a", 0.1, 0.1)])
+    assert rows_of(connection) == before
+    assert connection.execute("SELECT count(*) FROM manifests").fetchone() == (1,)
 
 
 def test_two_mixtures_with_equal_recipes_are_both_recorded(connection: duckdb.DuckDBPyConnection) -> None:
-    scores = [record(connection, run_of("raw"), "same", 0.1), record(connection, run_of("control"), "same", 0.1)]
-    assert {row["mixture"] for row in leaderboard(connection, scores)} == {"raw", "control"}
+    record(connection, [(run_of("raw"), "same", 0.1, 0.1), (run_of("control"), "same", 0.1, 0.1)])
+    assert {row["mixture"] for row in rows_of(connection)} == {"raw", "control"}
 
 
 def test_scores_of_earlier_recipes_do_not_count(connection: duckdb.DuckDBPyConnection) -> None:
-    record(connection, run_of("raw"), "earlier", 0.9)
-    (row,) = leaderboard(connection, [record(connection, run_of("raw"), "today", 0.1)])
+    record(connection, [(run_of("raw"), "earlier", 0.9, 0.1)])
+    record(connection, [(run_of("raw"), "today", 0.1, 0.1)])
+    (row,) = rows_of(connection)
     assert row["macro"] == pytest.approx(0.1)
     assert row["seeds"] == 1
 
 
 def test_without_all_tasks_the_micro_score_ranks(connection: duckdb.DuckDBPyConnection) -> None:
-    scores = [
-        record(connection, run_of("worse"), "a", None, 0.1),
-        record(connection, run_of("better"), "b", None, 0.2),
-    ]
-    assert [(row["mixture"], row["macro"]) for row in leaderboard(connection, scores)] == [
-        ("better", None),
-        ("worse", None),
+    record(connection, [(run_of("worse"), "a", None, 0.1), (run_of("better"), "b", None, 0.2)])
+    assert [(row["mixture"], row["macro"]) for row in rows_of(connection)] == [("better", None), ("worse", None)]
+
+
+def test_scores_are_rows_with_their_names_steps_and_items(connection: duckdb.DuckDBPyConnection) -> None:
+    record(connection, [(run_of("raw"), "a", 0.3, None)])
+    query = (
+        "SELECT kind, name, score, items FROM scores WHERE study = 'demo' AND mixture = 'raw' AND final ORDER BY 1, 2"
+    )
+    assert connection.execute(query).fetchall() == [
+        ("category", "GK", 0.1, None),
+        ("category", "RC", 0.2, None),
+        ("mean", "macro", 0.3, None),
+        ("task", "gsm8k", 0.1, 24),
     ]
 
 
-def tables_of(path: Path, study: str = "demo", recipe: str = "a") -> Artifact:
+def tables_of(path: Path, study: str = "demo", recipe: str = "a") -> None:
     with writing(path) as opened:
-        artifact = record(opened, run_of("raw"), recipe, 0.1)
-        mark_current(opened, study, [artifact])
-    return artifact
+        record(opened, [(run_of("raw"), recipe, 0.1, 0.1)], study)
 
 
 def macros(path: Path, study: str) -> list[float]:
     with duckdb.connect(str(path), read_only=True) as opened:
-        rows = opened.execute("SELECT score FROM current_scores WHERE name = 'macro' AND study = ?", [study]).fetchall()
+        rows = opened.execute("SELECT score FROM scores WHERE name = 'macro' AND study = ?", [study]).fetchall()
     return [score for (score,) in rows]
 
 
@@ -129,7 +145,7 @@ def test_a_failed_writer_leaves_the_warehouse_as_it_was(tmp_path: Path) -> None:
     tables_of(path)
     before = path.read_bytes()
     with pytest.raises(ZeroDivisionError), writing(path) as opened:
-        record(opened, run_of("faq"), "b", 0.2)
+        record(opened, [(run_of("faq"), "b", 0.2, 0.1)])
         raise ZeroDivisionError
     assert path.read_bytes() == before
     assert {file.name for file in tmp_path.iterdir()} <= {path.name, f"{path.name}.lock"}
@@ -156,7 +172,7 @@ def test_the_current_scores_are_those_that_a_study_refers_to_now(tmp_path: Path)
     assert macros(path, "demo") == [0.1]
     assert macros(path, "other") == [0.1]
     with duckdb.connect(str(path), read_only=True) as opened:
-        assert opened.execute("SELECT count(*) FROM scores WHERE name = 'macro'").fetchone() == (2,)
+        assert opened.execute("SELECT count(*) FROM manifests").fetchone() == (2,)
 
 
 def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
@@ -164,7 +180,7 @@ def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
 
     def write(number: int) -> None:
         with writing(path) as opened:
-            record(opened, run_of(f"mixture_{number}"), str(number), 0.1)
+            record(opened, [(run_of(f"mixture_{number}"), str(number), 0.1, 0.1)], f"study_{number}")
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(24)))

@@ -44,6 +44,11 @@ class Kind:
         partition = {self.partitioned_by} if self.partitioned_by else set()
         return partition | ({"generator", "source"} if "{cell}" in self.path[1] else set())
 
+    @property
+    def asset(self) -> str:
+        """The asset's path as text; `{cell}` stands for the cell's name."""
+        return "/".join(self.path)
+
     def asset_path(self, cell: str | None = None) -> tuple[str, ...]:
         """Return the path of the asset, or of a cell's asset."""
         return _asset_path(self.path, cell)

@@ -108,6 +108,11 @@ class Lineage:
         return self.study.sequence
 
     @property
+    def vocabulary(self) -> int:
+        """Entries of the students' tokenizer; those of Llama 3.2 where the study does not train it."""
+        return (self.study.tokenizer.vocabulary if self.study.tokenizer else None) or 128_256
+
+    @property
     def evaluation(self) -> Evaluation:
         """The benchmark suite, of a study that trains."""
         assert self.study.evaluation is not None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,11 +60,57 @@ def leaderboard(study: StudyOption = None, as_json: JsonOption = False) -> None:
         print_leaderboard(lineage)
 
 
+@app.command("import")
+def import_(
+    scores: Annotated[Path, typer.Option(metavar="CSV", help="Scores by run and step (benchmark-results.csv).")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="What to call the study here.")],
+    generations: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Generation runs with proxies (rephrasing_metadata.json).")
+    ] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Throughput by model (throughput_sweep.csv).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take in a published study, so that its runs stand next to one's own, marked as external.
+
+    Importing under the same name again replaces what was imported before.
+
+    \b
+    Examples:
+      finephrase results import --scores benchmark-results.csv --name playbook
+      finephrase results import --scores benchmark-results.csv --generations rephrasing_metadata.json --name playbook
+    """
+    from finephrase_dagster.results.external import TOLERANCE, import_study
+
+    files = {"scores": scores, "generations": generations, "sweep": sweep}
+    paths = paths_of(None)
+    imported = import_study(paths.warehouse, name, {kind: path for kind, path in files.items() if path is not None})
+    if as_json:
+        print_json(asdict(imported))
+        return
+    typer.echo(
+        f"{imported.runs} runs with {imported.points} scored steps, {imported.generations} generation runs and "
+        f"{imported.settings} models of a sweep recorded as study {imported.name} in {paths.warehouse}"
+    )
+    if imported.incomplete:
+        typer.echo(f"without a final score, so not ranked: {', '.join(imported.incomplete)}")
+    if imported.missing:
+        typer.echo(f"{imported.missing} task scores are 0 or empty: they count as missing, and so do their means")
+    if imported.broken_proxies:
+        typer.echo(f"proxy scores that contradict themselves, not counted: {', '.join(imported.broken_proxies)}")
+    if imported.deviation > TOLERANCE:
+        complain(
+            f"warning: means in {scores} differ by up to {imported.deviation:.2g} from those of their tasks, which are "
+            "used"
+        )
+
+
 @app.command()
 def rebuild(study: StudyOption = None, as_json: JsonOption = False) -> None:
-    """Record in the warehouse what exists of a study: manifests, audits and scores.
+    """Record in the warehouse what exists of a study, and the studies that were imported.
 
-    The warehouse is made from the artifacts on disk, so it can be deleted at any time. Nothing is computed again.
+    The warehouse is made from the files on disk, so it can be deleted at any time. Nothing is computed again.
 
     \b
     Examples:
@@ -71,16 +118,27 @@ def rebuild(study: StudyOption = None, as_json: JsonOption = False) -> None:
       finephrase results rebuild --study studies/mine.yaml
     """
     from finephrase_dagster.catalogue import read_lineage
+    from finephrase_dagster.results.external import record_kept
     from finephrase_dagster.results.leaderboard import record_study
     from finephrase_dagster.results.warehouse import writing
 
     lineage = read_lineage(paths_of(study)).snapshot()
     with writing(lineage.paths.warehouse) as connection:
         added = record_study(lineage, connection)
+        external = record_kept(lineage.paths.data, connection)
     if as_json:
-        print_json({"warehouse": str(lineage.paths.warehouse), "study": lineage.study.name, "recorded": added})
+        print_json(
+            {
+                "warehouse": str(lineage.paths.warehouse),
+                "study": lineage.study.name,
+                "recorded": added,
+                "external": external,
+            }
+        )
     else:
         typer.echo(f"{added} artifacts of the study {lineage.study.name} recorded in {lineage.paths.warehouse}")
+        if external:
+            typer.echo(f"imported studies recorded again: {', '.join(external)}")
 
 
 @app.command()

@@ -139,7 +139,7 @@ class Estimator:
             documents=round(size.documents),
             input_tokens=round(size.tokens),
             hours=_hours(size.tokens / pace),
-            disk_bytes=round(size.tokens * (2 if self._vocabulary <= 65_536 else 4)),
+            disk_bytes=round(size.tokens * (2 if self._lineage.vocabulary <= 65_536 else 4)),
             basis=(f"size: {size.basis}", f"time: {basis}"),
         )
 
@@ -160,7 +160,7 @@ class Estimator:
         run = self._study.student_runs[item.key.run or ""]
         student = self._study.students[run.student]
         tokens, share = self._training_tokens(item, run)
-        parameters = student.parameters(self._vocabulary)
+        parameters = student.parameters(self._lineage.vocabulary)
         rate = self._measured.training(student) if self._study.trainer == "transformers" else None
         small = parameters < SMALL and self._study.trainer == "transformers"
         if rate is not None and (rate.on_gpu or small):  # nobody trains a large student without a GPU
@@ -228,7 +228,7 @@ class Estimator:
         student = self._study.students[self._study.student_runs[item.key.run or ""].student]
         evaluation = self._lineage.evaluation
         tokens = len(evaluation.tasks) * evaluation.samples * CHOICES * QUERY_TOKENS
-        parameters = student.parameters(self._vocabulary)
+        parameters = student.parameters(self._lineage.vocabulary)
         if parameters < SMALL:
             took = self._measured.seconds(item.key.kind)
             basis = "time: measured here" if took else "time: observed on two cores"
@@ -266,11 +266,6 @@ class Estimator:
     def _stable_steps(self, run: str) -> int:
         student = self._study.students[self._study.student_runs[run].student]
         return self._study.steps(run) - round(student.decay_fraction * self._study.steps(run))
-
-    @property
-    def _vocabulary(self) -> int:
-        tokenizer = self._study.tokenizer
-        return (tokenizer.vocabulary if tokenizer else None) or 128_256
 
 
 def _component(item: Item) -> Component:

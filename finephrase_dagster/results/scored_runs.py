@@ -1,0 +1,138 @@
+"""Scored runs: students with their scores by step, in one shape for one's own studies and for published ones."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from finephrase_dagster.artifacts.key import MIXTURE, SCORES
+
+Curve = Mapping[int, Mapping[str, float]]
+"""Scores by step and name: tasks, categories, `macro` and `micro`. What is missing is absent, never 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRun:
+    """One student run with its scores.
+
+    Attributes:
+        fingerprint: of the artifact or the file that the scores are read from.
+        seed: the label of its random seed; None if it is unknown.
+        decay_from: the mixture whose run it continues before the decay; None for a run from scratch.
+        external: whether the run belongs to an imported study.
+        complete: whether it was scored at its last step.
+        parameters: size of the student; None if it is unknown.
+        tokens: training tokens at its last step; None if they are unknown.
+        mix_in: the share of each original text in the mixture; None if it is unknown.
+        original: whether the mixture holds nothing but original text; None if it is unknown.
+        epochs: how often the student saw the component that was repeated most; None if it is unknown.
+        evaluation: what computed the scores, and on which items.
+        samples: the Parquet file with the score of each item; None if there is none.
+    """
+
+    study: str
+    run: str
+    fingerprint: str
+    mixture: str
+    student: str
+    seed: str | None
+    decay_from: str | None
+    external: bool
+    complete: bool
+    parameters: int | None
+    tokens: int | None
+    mix_in: Mapping[str, float] | None
+    original: bool | None
+    epochs: float | None
+    evaluation: str
+    samples: Path | None
+    curve: Curve
+
+    @property
+    def step(self) -> int:
+        """The last step at which it was scored."""
+        return max(self.curve)
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """The scores at the last step, by name."""
+        return self.curve[self.step]
+
+
+def read_runs(connection: duckdb.DuckDBPyConnection, studies: Collection[str] | None = None) -> list[ScoredRun]:
+    """Return the scored runs of some studies, or of all, by study and in the order of their names."""
+    rows = connection.execute(
+        "SELECT study, external, fingerprint, asset, part, names, manifest FROM facts WHERE asset IN (?, ?) "
+        "ORDER BY study, part",
+        [SCORES.asset, MIXTURE.asset],
+    ).fetchall()
+    mixtures: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
+    scored = []
+    for study, external, fingerprint, asset, part, names, manifest in rows:
+        if studies is not None and study not in studies:
+            continue
+        if asset == MIXTURE.asset:
+            mixtures[study, part] = _mixture(json.loads(manifest), json.loads(names))
+        else:
+            scored.append((study, external, fingerprint, part, json.loads(names), json.loads(manifest)))
+    return [
+        ScoredRun(
+            study=study,
+            run=run,
+            fingerprint=fingerprint,
+            external=external,
+            mixture=names["mixture"],
+            student=names["student"],
+            seed=names["seed"],
+            decay_from=names["decay_from"],
+            complete=names.get("complete", True),
+            parameters=names["parameters"],
+            evaluation=names["evaluation"],
+            samples=Path(names["samples"]) if names["samples"] else None,
+            curve={point["step"]: point_scores(point) for point in manifest["curve"]},
+            **{**_UNKNOWN_MIXTURE, **mixtures[study, names["mixture"]], **_given(names, "tokens", "epochs")},
+        )
+        for study, external, fingerprint, run, names, manifest in scored
+    ]
+
+
+_UNKNOWN_MIXTURE = {"tokens": None, "mix_in": None, "original": None, "epochs": None}
+
+
+def _given(names: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+    return {field: names[field] for field in fields if names.get(field) is not None}
+
+
+def point_scores(point: Mapping[str, Any]) -> dict[str, float]:
+    """Return all scores of a point of a curve by name."""
+    means = {name: point[name] for name in ("macro", "micro") if point.get(name) is not None}
+    return {**point.get("tasks", {}), **point["categories"], **means}
+
+
+def _mixture(manifest: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a mixture's manifest says about comparability, with the study's names for its components."""
+    described = names["components"]
+    shares: dict[str, float] = {}
+    for part in manifest["components"]:
+        component = described[part["version"]]
+        if component["original"]:
+            shares[component["name"]] = round(part["weight"], 6)
+    epochs = [part["epochs"] for part in manifest["components"]]
+    return {
+        "tokens": manifest["tokens"],
+        "mix_in": dict(sorted(shares.items())),
+        "original": all(described[part["version"]]["original"] for part in manifest["components"]),
+        "epochs": None if None in epochs else max(epochs),
+    }
+
+
+def common_scores(runs: Sequence[ScoredRun]) -> dict[str, list[float]]:
+    """Return the last scores of some runs by name; only names that all of them have."""
+    names = set.intersection(*(set(run.scores) for run in runs))
+    return {name: [run.scores[name] for run in runs] for name in runs[0].scores if name in names}

@@ -1,0 +1,131 @@
+"""The tables of the warehouse: four that are written, and views that show the manifests as rows.
+
+`manifests` holds one row per artifact, also of earlier recipes; `current` lists the artifacts that each study refers
+to now, with what its names for them mean. The views join the two: they have the columns `study` and `fingerprint`, and
+only what a study has now.
+"""
+
+from __future__ import annotations
+
+VERSION = 2
+"""Changes with the tables. A warehouse of another version is begun again from the artifacts."""
+
+WRITTEN = {
+    "schema": "version INTEGER",
+    "manifests": "fingerprint VARCHAR, asset VARCHAR, part VARCHAR, version VARCHAR, manifest JSON, "
+    "recorded_at TIMESTAMP DEFAULT current_timestamp, PRIMARY KEY (fingerprint, asset, part)",
+    "current": "study VARCHAR, fingerprint VARCHAR, asset VARCHAR, part VARCHAR, external BOOLEAN, names JSON, "
+    "PRIMARY KEY (study, asset, part)",
+    "verdicts": "study VARCHAR, baseline VARCHAR, mixture VARCHAR, student VARCHAR, metric VARCHAR, verdict VARCHAR, "
+    "difference DOUBLE, low DOUBLE, high DOUBLE, p_value DOUBLE, noise_sd DOUBLE, degrees_of_freedom DOUBLE, "
+    "noise_source VARCHAR, matched BOOLEAN, rule VARCHAR, fingerprint VARCHAR, verdict_json JSON, "
+    "recorded_at TIMESTAMP DEFAULT current_timestamp, "
+    "PRIMARY KEY (study, baseline, mixture, student, metric, rule, fingerprint)",
+}
+"""The columns of each table that is written."""
+
+
+def _facts(*paths: str) -> str:
+    """Return columns from fields of the manifest: `path type`, or `path type column`."""
+    columns = []
+    for path in paths:
+        field, kind, *name = path.split()
+        column = name[0] if name else field.rpartition(".")[2]
+        columns.append(f"(manifest->>'$.{field}')::{kind} AS {column}")
+    return ", ".join(columns)
+
+
+def _names(*names: str) -> str:
+    """Return columns from what the study's names mean."""
+    return ", ".join(f"names->>'$.{name}' AS {name}" for name in names)
+
+
+_OF_RUN = "run, mixture, student, data_seed, model_seed, seed, decay_from"
+_RUN = (
+    "part AS run, names->>'$.mixture' AS mixture, names->>'$.student' AS student, "
+    "(names->>'$.data_seed')::INTEGER AS data_seed, (names->>'$.model_seed')::INTEGER AS model_seed, "
+    "names->>'$.seed' AS seed, names->>'$.decay_from' AS decay_from"
+)
+_CELL = _names("generator", "source", "prompt")
+
+
+def _scores(kind: str, field: str) -> str:
+    """Return a list of the scores of one kind at a point of the curve, each with its name."""
+    return (
+        f"list_transform(json_keys(point, '$.{field}'), lambda name: {{'kind': '{kind}', 'name': name, "
+        f"'score': json_extract(point, '$.{field}.\"' || name || '\"')::DOUBLE}})"
+    )
+
+
+VIEWS = {
+    "facts": "SELECT study, external, fingerprint, asset, part, names, manifest FROM current "
+    "JOIN manifests USING (fingerprint, asset, part)",
+    "generations": f"SELECT study, external, fingerprint, {_CELL}, "
+    + _facts(
+        "rows_in BIGINT",
+        "completed BIGINT",
+        "skipped BIGINT",
+        "failed BIGINT",
+        "prompt_tokens BIGINT",
+        "completion_tokens BIGINT",
+        "run.tokens_per_second DOUBLE",
+        "run.gpu_hours DOUBLE",
+        "run.dollars DOUBLE",
+        "training_run VARCHAR",
+        "proxies JSON",
+        "proxies_valid BOOLEAN",
+    )
+    + " FROM facts WHERE asset LIKE 'synthetic/%'",
+    "audits": f"SELECT study, fingerprint, {_CELL}, gate->>'$.name' AS gate, (gate->>'$.value')::DOUBLE AS value, "
+    "(gate->>'$.threshold')::DOUBLE AS threshold, (gate->>'$.passed')::BOOLEAN AS passed "
+    "FROM (SELECT *, unnest((manifest->'$.gates')::JSON[]) AS gate FROM facts WHERE asset LIKE 'audits/%')",
+    "mixtures": "SELECT study, external, fingerprint, part AS mixture, "
+    + _facts("tokens BIGINT budget")
+    + ", coalesce(names->'$.components'->(component->>'$.version')->>'$', component->>'$.name') AS component, "
+    "(component->>'$.weight')::DOUBLE AS weight, (component->>'$.tokens')::BIGINT AS tokens, "
+    "(component->>'$.epochs')::DOUBLE AS epochs FROM "
+    "(SELECT *, unnest((manifest->'$.components')::JSON[]) AS component FROM facts WHERE asset = 'mixtures/mixture')",
+    "checkpoints": f"SELECT study, external, fingerprint, {_RUN}, "
+    + _facts(
+        "parameters BIGINT",
+        "steps BIGINT",
+        "tokens BIGINT",
+        "seconds DOUBLE",
+        "gpus INTEGER",
+        "tokens_per_second DOUBLE",
+        "final_loss DOUBLE",
+    )
+    + " FROM facts WHERE asset = 'training/checkpoint'",
+    "scores": f"SELECT study, external, fingerprint, {_OF_RUN}, step, step = last_step AS final, score.kind, "
+    "score.name, score.score, json_extract(manifest, '$.tasks.\"' || score.name || '\".n')::INTEGER AS items, samples "
+    "FROM "
+    f"(SELECT *, unnest(list_concat({_scores('task', 'tasks')}, {_scores('category', 'categories')}, "
+    "[{'kind': 'mean', 'name': 'micro', 'score': (point->>'$.micro')::DOUBLE}, "
+    "{'kind': 'mean', 'name': 'macro', 'score': (point->>'$.macro')::DOUBLE}])) AS score FROM "
+    f"(SELECT study, external, fingerprint, {_RUN}, (point->>'$.step')::BIGINT AS step, point, manifest, "
+    "(manifest->>'$.curve[#-1].step')::BIGINT AS last_step, names->>'$.samples' AS samples FROM "
+    "(SELECT *, unnest((manifest->'$.curve')::JSON[]) AS point FROM facts "
+    "WHERE asset = 'evaluation/benchmark_scores'))) WHERE score.score IS NOT NULL",
+    "throughput": "SELECT study, external, fingerprint, generator, 'generation' AS basis, "
+    "source || '/' || prompt AS settings, tokens_per_second FROM generations WHERE tokens_per_second IS NOT NULL "
+    "UNION ALL SELECT study, external, fingerprint, part, 'sweep', setting->>'$.settings', "
+    "(setting->>'$.tokens_per_second')::DOUBLE FROM (SELECT *, unnest((manifest->'$.settings')::JSON[]) AS setting "
+    "FROM facts WHERE asset = 'throughput/sweep')",
+    "costs": "SELECT study, external, fingerprint, asset, part, "
+    "coalesce((manifest->>'$.seconds')::DOUBLE, (manifest->>'$.run.wall_seconds')::DOUBLE) AS seconds, "
+    "coalesce(share * (manifest->>'$.run.gpu_hours')::DOUBLE, (manifest->>'$.gpus')::DOUBLE * "
+    "(manifest->>'$.seconds')::DOUBLE / 3600) AS gpu_hours, share * (manifest->>'$.run.dollars')::DOUBLE AS dollars "
+    "FROM (SELECT *, least(1, (manifest->>'$.completion_tokens')::DOUBLE / "
+    "(manifest->>'$.run.completion_tokens')::DOUBLE) AS share FROM facts)",
+}
+"""The query of each view; a view may use those before it."""
+
+STATEMENTS = "".join(
+    (
+        *(f"CREATE TABLE IF NOT EXISTS {name} ({columns});\n" for name, columns in WRITTEN.items()),
+        *(f"CREATE OR REPLACE VIEW {name} AS {query};\n" for name, query in VIEWS.items()),
+    )
+)
+
+READ_ALL = tuple(f"SELECT bit_xor(hash({name})) FROM {name}" for name in WRITTEN)
+"""Queries that read every row."""
