@@ -22,7 +22,7 @@ from finephrase_dagster.rephrase.render import ByteRenderer, Renderer
 from finephrase_dagster.results.external import record_external
 from finephrase_dagster.results.scored_runs import read_runs
 from finephrase_dagster.results.warehouse import create_tables
-from finephrase_dagster.study import file
+from finephrase_dagster.study import loader
 from finephrase_dagster.study.fields import Name
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.prompt import PromptError, read_prompts
@@ -138,7 +138,7 @@ def test_the_sources_take_nothing_from_outside_for_code(path: Path) -> None:
         given_as = {word.arg: ast.unparse(word.value) for word in call.keywords}
         last = name.rpartition(".")[2]
         assert not re.fullmatch(r"yaml\.\w*(load|load_all|full_load|unsafe_load)\w*", name) or (
-            name == "yaml.safe_load" or (name == "yaml.load" and path.name == "file.py")
+            name == "yaml.safe_load" or (name == "yaml.load" and path.name == "loader.py")
         ), f"{path}:{call.lineno}: {name}"
         assert not re.match(r"(pickle|cPickle|dill|marshal|shelve|joblib|cloudpickle)\.", name), f"{path}:{call.lineno}"
         assert name not in ("eval", "exec", "os.system", "os.popen"), f"{path}:{call.lineno}"
@@ -152,9 +152,9 @@ def test_the_sources_take_nothing_from_outside_for_code(path: Path) -> None:
 
 
 def test_study_files_are_read_by_a_safe_loader() -> None:
-    assert issubclass(file._Loader, yaml.SafeLoader)
+    assert issubclass(loader._Loader, yaml.SafeLoader)
     with pytest.raises(yaml.YAMLError):
-        yaml.load("!!python/object/apply:os.getcwd []", Loader=file._Loader)  # noqa: S506 - it is what is tested
+        yaml.load("!!python/object/apply:os.getcwd []", Loader=loader._Loader)  # noqa: S506 - it is what is tested
 
 
 @pytest.mark.parametrize(
