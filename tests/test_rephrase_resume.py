@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from finephrase_dagster.commands.main import app
-from finephrase_dagster.corpora import ids
+from finephrase_dagster.corpora import column
 from finephrase_dagster.corpora.ids import RepeatedIds
 from finephrase_dagster.rephrase import chunks, job, reader
 from finephrase_dagster.rephrase.dataset import read_dataset
@@ -223,8 +223,8 @@ def test_the_reader_yields_what_is_needed_and_counts_the_rest(missing: set[int],
 @given(st.lists(st.text(max_size=2), max_size=40), st.integers(1, 8))
 def test_repeated_ids_are_found(names: Sequence[str], at_once: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ids, "_SORTED_AT_ONCE", at_once)
-        patch.setattr(ids, "_HASHES_AT_ONCE", 3)
+        patch.setattr(column, "_SORTED_AT_ONCE", at_once)
+        patch.setattr(column, "_KEPT", 3)
         repeated = RepeatedIds()
         for name in names:
             repeated.add([name])

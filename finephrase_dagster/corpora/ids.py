@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from struct import Struct
 
 import numpy as np
+
+from finephrase_dagster.corpora.column import Column
 
 ID_BYTES = 16  # bytes of an id's hash; a trillion ids collide with a probability of about 10^-14
 _HALVES = Struct(">QQ")
 _TABLES = 256  # tables grow one at a time, so that growing copies only a small part of the set
 _FIRST_SLOTS = 64
-_HASHES_AT_ONCE, _SORTED_AT_ONCE = 1 << 14, 1 << 21  # kept until written; sorted in memory
 _MOST_FOUND = 1_000  # repeated ids that are named
 _FULLEST = 0.65  # share of used slots above which a table grows, because probing becomes slow
 
@@ -26,54 +24,12 @@ def id_hash(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=ID_BYTES).digest()
 
 
-class HashFile:
-    """The hashes of hundreds of millions of texts, in a temporary file of 8 bytes each."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
-        self._hashes: list[int] = []
+class HashFile(Column):
+    """The hashes of hundreds of millions of texts."""
 
     def add(self, texts: Iterable[str]) -> None:
         """Add texts."""
-        self._hashes += map(short_hash, texts)
-        if len(self._hashes) >= _HASHES_AT_ONCE:
-            self._write()
-
-    def counts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield different hashes, a group at a time, and how often each was added."""
-        self._write()
-        groups = self._file.tell() // 8 // _SORTED_AT_ONCE + 1
-        for group in range(groups):
-            self._file.seek(0)
-            chosen = [np.empty(0, np.uint64)]
-            while data := self._file.read(8 * _SORTED_AT_ONCE):
-                hashes = np.frombuffer(data, np.uint64)
-                chosen.append(hashes[hashes % np.uint64(groups) == group] if groups > 1 else hashes)
-            yield np.unique(np.concatenate(chosen), return_counts=True)
-
-    def merge(self, other: HashFile) -> None:
-        """Add what was added to another."""
-        self._write()
-        other._write()
-        other._file.seek(0)
-        shutil.copyfileobj(other._file, self._file)
-
-    def __getstate__(self) -> str:
-        """Copy the hashes to a file that the process which receives this object takes over."""
-        self._write()
-        self._file.seek(0)
-        with tempfile.NamedTemporaryFile(delete=False) as copy:
-            shutil.copyfileobj(self._file, copy)
-        return copy.name
-
-    def __setstate__(self, path: str) -> None:
-        self._file, self._hashes = Path(path).open("r+b"), []  # noqa: SIM115 - lives as long as this object
-        Path(path).unlink()
-
-    def _write(self) -> None:
-        self._file.seek(0, 2)
-        self._file.write(np.array(self._hashes, np.uint64).tobytes())
-        self._hashes.clear()
+        self.extend(np.fromiter(map(short_hash, texts), np.uint64))
 
 
 class RepeatedIds:

@@ -1,0 +1,120 @@
+"""Completions that begin with the same sentence: the generator fills in a template instead of rephrasing.
+
+One training set of Qwen3 began 115 of 1,000 completions with one sentence, and one of SmolLM2 at most 3, so the
+default threshold lies between them. A first sentence that fewer than three completions share is chance.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+
+from finephrase_dagster.audit.common_text import CommonShare
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, Settings
+from finephrase_dagster.audit.repetition import repetition
+from finephrase_dagster.audit.row_sample import RowSample
+from finephrase_dagster.corpora.column import Column
+
+LENGTHS = range(2, 61, 2)  # characters of the prefixes that are counted
+HEAD = 600  # characters among which the first sentence is looked for
+FEWEST, MANY = 3, 24  # a sentence of fewer words and bytes is continued; scripts without spaces have few words
+_SEPARATOR_ROW = re.compile(r"\n[ \t]*\|?(?:[ \t]*:?-+:?[ \t]*\|)+[ \t:-]*\n")
+_END = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]*_]*\s+|(?<=[\u3002\uff01\uff1f])|\n")
+_TAG = re.compile(r"<[^<>\n]{1,200}>")
+_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+_WEIGHTS = np.random.default_rng(0).integers(0, 2**64, LENGTHS[-1], np.uint64) | np.uint64(1)
+
+
+def first_sentence(text: str) -> str:
+    """Return the words of a completion's first sentence, in lower case.
+
+    A sentence of one or two words, such as "Sure!" or a heading, is continued with the next one. A table's header is
+    continued with its first row: tables about different things often have the same columns. HTML tags and the numbers
+    of lists are left out.
+    """
+    head = text.lstrip()[:HEAD].lower()
+    if "<" in head:
+        head = _TAG.sub(" ", head)
+    if head.startswith("|"):
+        head = _SEPARATOR_ROW.sub(" ", head, count=1)
+    words: list[str] = []
+    start = 0
+    while start < len(head) and len(words) < FEWEST and len("".join(words).encode(errors="replace")) < MANY:
+        end = _END.search(head, start)
+        stop, after = end.span() if end else (len(head), len(head))
+        sentence = _WORD.findall(head, start, stop)
+        words += sentence if len(sentence) != 1 or not sentence[0].isdigit() else []  # a number of a list
+        start = max(after, start + 1)
+    return " ".join(words)
+
+
+class PrefixCurve:
+    """Counts the different beginnings of texts, and the most common one, for each of several lengths."""
+
+    def __init__(self) -> None:
+        self._hashes = [Column() for _ in LENGTHS]
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Add texts."""
+        longest = LENGTHS[-1]
+        heads = np.array([text[:longest] for text in texts], f"<U{longest}")
+        codes = heads.view(np.uint32).reshape(len(texts), longest).astype(np.uint64)
+        codes += np.arange(longest) < np.array([len(text) for text in texts])[:, None]  # an end is not a zero byte
+        hashes = np.cumsum(codes * _WEIGHTS, axis=1, dtype=np.uint64)
+        for length, column in zip(LENGTHS, self._hashes, strict=True):
+            column.extend(hashes[:, length - 1])
+
+    def merge(self, later: Self) -> None:
+        """Add what was added to another."""
+        for column, other in zip(self._hashes, later._hashes, strict=True):
+            column.merge(other)
+
+    def points(self) -> dict[str, list[int]]:
+        """Return the curve: the lengths, and the distinct prefixes and the count of the most common one at each."""
+        curve: dict[str, list[int]] = {"length": list(LENGTHS), "distinct": [], "most_common": []}
+        for column in self._hashes:
+            sizes = [(len(hashes), int(times.max(initial=0))) for hashes, times in column.counts()]
+            curve["distinct"].append(sum(distinct for distinct, _ in sizes))
+            curve["most_common"].append(max(most for _, most in sizes))
+        return curve
+
+
+class Collapse(CommonShare):
+    """Counts the completions by their first sentence, and measures how much they repeat each other."""
+
+    place = "first sentence"
+    fewest = 3
+
+    def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
+        super().__init__(dataset, settings)
+        self._curve = PrefixCurve()
+        self._sample = RowSample(settings["sampled_rows"])
+
+    def part(self, row: AuditedRow) -> str:
+        return first_sentence(row.text)
+
+    def add(self, rows: Sequence[AuditedRow]) -> None:
+        super().add(rows)
+        self._curve.add([row.text for row in rows])
+        self._sample.add(rows)
+
+    def merge(self, later: Self) -> None:
+        super().merge(later)
+        self._curve.merge(later._curve)
+        self._sample.merge(later._sample)
+
+    def result(self) -> Measurement:
+        measured = super().result()
+        figures: dict[str, Any] = {"prefixes": self._curve.points(), **repetition(self._sample.rows())}
+        return replace(measured, figures={**measured.figures, **figures})
+
+
+GATE = Gate(
+    name="collapse",
+    sentence="the share of completions that begin with the most common first sentence, which at least three must share",
+    bound="at most",
+    defaults={"threshold": 0.05, "common": 0.02, "sampled_rows": 10_000},
+    measure=Collapse,
+)

@@ -1,0 +1,46 @@
+"""Measuring gates in tests: by one process or by several, in any order, with the flaw of every row."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Measure, Measurement
+from finephrase_dagster.audit.gates import gates
+
+
+def measured(
+    name: str, texts: Mapping[str, str] | Sequence[str], *, parts: int = 1, chunk: int = 100, **settings: Any
+) -> tuple[Measurement, dict[str, str]]:
+    """Return a gate's measurement of texts by id (or `d0`, `d1`, ...), and the flaws of the rows that fail by id."""
+    by_id = texts if isinstance(texts, Mapping) else {f"d{index}": text for index, text in enumerate(texts)}
+    rows = [AuditedRow(id, text) for id, text in by_id.items()]
+    gate, dataset = gates()[name], AuditedDataset(files=[])
+    bounds = [len(rows) * part // parts for part in range(parts + 1)]
+    measures: list[Measure] = []
+    for start, stop in pairwise(bounds):
+        measure = gate.measure(dataset, {**gate.defaults, **settings})
+        for first in range(start, stop, chunk):
+            measure.add(rows[first : min(first + chunk, stop)])
+        measures.append(measure)
+    for later in measures[1:]:
+        measures[0].merge(pickle.loads(pickle.dumps(later)))  # noqa: S301 - made here
+    measurement = measures[0].result()
+    return measurement, {row.id: flaw for row in rows if (flaw := measures[0].flaw(row)) is not None}
+
+
+def essays(count: int, seed: int = 0, words: int = 120) -> list[str]:
+    """Return texts of made-up words that have nothing in common but the language."""
+    draw = random.Random(seed)
+    syllables = ["ka", "ro", "mi", "ten", "sul", "vor", "ne", "pla", "gri", "dos", "um", "el", "sha", "fi", "bru"]
+    lexicon = ["".join(draw.choices(syllables, k=draw.randint(1, 3))) for _ in range(3000)]
+    texts = []
+    for _ in range(count):
+        sentences = []
+        while sum(map(len, sentences)) < words:
+            sentences.append(draw.choices(lexicon, k=draw.randint(5, 18)))
+        texts.append(" ".join(" ".join(sentence).capitalize() + "." for sentence in sentences))
+    return texts
