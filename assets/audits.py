@@ -15,6 +15,7 @@ from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import needs_same
+from finephrase_dagster.study.catalogue import settings_for
 from finephrase_dagster.study.spec import Cell
 from finephrase_dagster.train.admission import is_overridden
 from resources.warehouse import Warehouse
@@ -45,7 +46,8 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         prompt = context.partition_key
         dataset, artifact = lineage.dataset(cell, prompt), lineage.audit(cell, prompt)
         dataset.manifest()
-        report = audit_dataset(dataset.folder, check=lineage.prompts[prompt].check, settings=lineage.study.gates)
+        check = lineage.prompts[prompt].check
+        report = audit_dataset(dataset.folder, check=check, settings=settings_for(lineage.study.gates, check))
         artifact.materialize(lambda folder: _write_report(folder, dataset, report))
         warehouse.record(artifact)
         figures: dict[str, Any] = {gate.name: round(gate.value, 4) for gate in report.gates}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.gates import gates
@@ -55,9 +56,9 @@ def catalogue(*, prompts: Path = PROMPTS, registries: Path = STUDIES) -> Catalog
     )
 
 
-def _gates() -> Mapping[str, Mapping[str, float]]:
+def _gates() -> Mapping[str, Mapping[str, Any]]:
     """Return the default settings of each gate by its name."""
-    return {name: gate.defaults for name, gate in gates().items()}
+    return {name: gate.all_defaults for name, gate in gates().items()}
 
 
 def _tasks() -> Mapping[str, str | None]:

@@ -44,6 +44,7 @@ from finephrase_dagster.artifacts.recorded import have_same_rows, recorded_field
 from finephrase_dagster.artifacts.snapshot import remembered
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.study.catalogue import settings_for
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import EMBEDDED, hub_reference
 from finephrase_dagster.study.file import StudyError
@@ -181,11 +182,9 @@ class Lineage:
     @remembered
     def audit(self, cell: Cell, prompt: str) -> Artifact:
         """Return the audit of one synthetic dataset."""
-        recipe = {
-            "dataset": self.dataset(cell, prompt).version,
-            "check": self.prompts[prompt].check,
-            "gates": self.study.gates,
-        }
+        check = self.prompts[prompt].check
+        gates = settings_for(self.study.gates, check)
+        recipe = {"dataset": self.dataset(cell, prompt).version, "check": check, "gates": gates}
         return self._artifact(audit_key(cell.component(prompt)), recipe)
 
     @remembered

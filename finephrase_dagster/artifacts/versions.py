@@ -12,7 +12,7 @@ CODE: Final = {
     "sources": "3",
     "generators": "3",
     "synthetic": "4",
-    "audits": "2",
+    "audits": "3",
     "tokenizer": "2",
     "tokens": "2",
     "mixtures": "2",

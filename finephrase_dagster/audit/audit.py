@@ -5,15 +5,24 @@ Nothing is repaired or filtered here. The gates are in `audit/gates/`, one file 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.audit.dataset import AuditError, open_dataset, read_chunks, read_excerpts
+from finephrase_dagster.audit.dataset import AuditError, compare_files, open_dataset, read_chunks
 from finephrase_dagster.audit.forms import FORMS
-from finephrase_dagster.audit.gate import AuditedDataset, Bound, FailingRow, Gate, Measurement, Settings
+from finephrase_dagster.audit.gate import EXCERPT, AuditedDataset, AuditedRow, Bound, FailingRow, Measure, Settings
 from finephrase_dagster.audit.gates import gates
+from finephrase_dagster.audit.parallel import run_all, sensible_processes
+from finephrase_dagster.audit.source_texts import SourceTexts, join_sources
+from finephrase_dagster.audit.span import Span, divide
+from finephrase_dagster.study.catalogue import complete_gates, settings_for
+from finephrase_dagster.study.fields import InvalidFields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +36,7 @@ class GateResult:
         detail: one sentence for people.
         figures: further numbers for people, by name.
         examples: at most three failing rows, if the gate failed.
+        seconds: processor time that it took.
     """
 
     name: str
@@ -39,6 +49,7 @@ class GateResult:
     detail: str
     figures: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[FailingRow, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +59,15 @@ class AuditReport:
     Attributes:
         rows: completions in the data files.
         skipped: gates that could not run, each with what the dataset lacks.
+        without_source: completions whose source was not found, if sources were given.
+        reading_seconds: processor time for reading the files.
     """
 
     rows: int
     gates: tuple[GateResult, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    without_source: int = 0
+    reading_seconds: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -64,27 +79,47 @@ class AuditReport:
         results = [
             {**asdict(gate), "examples": [example._asdict() for example in gate.examples]} for gate in self.gates
         ]
-        return {"passed": self.passed, "rows": self.rows, "gates": results, "skipped": dict(self.skipped)}
+        return {
+            "passed": self.passed,
+            "rows": self.rows,
+            "gates": results,
+            "skipped": dict(self.skipped),
+            "without_source": self.without_source,
+            "reading_seconds": self.reading_seconds,
+        }
+
+
+Paths = str | Path | Sequence[str | Path]
 
 
 def audit_dataset(
-    path: str | Path, *, check: str | None = None, settings: Mapping[str, Settings] | None = None
+    path: Paths,
+    *,
+    check: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    source: Paths = (),
+    processes: int | None = None,
 ) -> AuditReport:
     """Run the quality gates over a synthetic dataset.
 
     Args:
-        path: the folder of a finished dataset, such as `out/faq`; or a Parquet file with the columns `id` and `text`.
-            Gates that need more than the file has are skipped and listed in the report.
+        path: the folder of a finished dataset, such as `out/faq`; or Parquet and JSONL (plain, .gz, .zst) files with
+            the column `text`, and where they have them `id`, `finish_reason` and `source_text`. Without ids a row's
+            number is its id. Gates that need more than the files have are skipped and listed in the report.
         check: the form that the completions must have, such as "faq" (a prompt file's field `check`); without it the
             gate `form` is skipped.
-        settings: settings by gate that replace the gates' defaults, such as `{"form": {"threshold": 0.9}}`.
+        settings: settings by gate that replace the gates' defaults, such as `{"form": {"threshold": 0.9}}`; a single
+            value is the threshold.
+        source: files, or the folder of a corpus, with the columns `id` and `text`: the documents that the completions
+            were made from.
+        processes: how many processes read the rows. Default: one per core, fewer for small files.
 
     Returns:
         The report: `passed`, `rows`, `skipped`, and `gates` with the columns `name`, `value`, `threshold`, `bound`,
-        `blocking`, `passed`, `failing`, `detail`, `figures` and `examples`.
+        `blocking`, `passed`, `failing`, `detail`, `figures`, `examples` and `seconds`.
 
     Raises:
-        AuditError: the folder holds no complete dataset, the file cannot be read, or there is no such form, gate or
+        AuditError: the folder holds no complete dataset, a file cannot be read, or there is no such form, gate or
             setting.
 
     Example:
@@ -92,54 +127,192 @@ def audit_dataset(
         >>> [gate.name for gate in report.gates if not gate.passed]  # doctest: +SKIP
         ['form']
     """
-    if check is not None and check not in FORMS:
-        raise AuditError(f"check {check!r}: no such form; use one of {', '.join(FORMS)}")
-    resolved = resolve_settings(settings or {})
-    dataset = open_dataset(Path(path), check=check)
-    missing = {name: [need for need in gate.needs if need not in dataset.offers] for name, gate in gates().items()}
-    measures = {name: gate.measure(dataset, resolved[name]) for name, gate in gates().items() if not missing[name]}
-    rows = 0
-    for chunk in read_chunks(dataset):
+    with Audit(path, check=check, settings=settings, source=source, processes=processes) as audit:
+        return audit.report
+
+
+class Audit:
+    """An audit, while its temporary files exist: the report, and after it the rows that fail.
+
+    Attributes:
+        dataset: what is audited.
+        settings: the settings of every gate.
+        parts: the rows that each process reads, with their sources.
+        measures: the finished measure of each gate.
+        report: the results of all gates.
+    """
+
+    def __init__(
+        self,
+        path: Paths,
+        *,
+        check: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        source: Paths = (),
+        processes: int | None = None,
+    ) -> None:
+        """Run all gates; see `audit_dataset`."""
+        if check is not None and check not in FORMS:
+            raise AuditError(f"check {check!r}: no such form; use one of {', '.join(FORMS)}")
+        self.settings = resolve_settings(settings or {}, check)
+        dataset = self.dataset = open_dataset(_listed(path), check=check)
+        size = sum(file.size for file in dataset.files)
+        spans = divide(dataset.files, processes or sensible_processes(size)) or [[]]
+        sources: Sequence[SourceTexts | None] = [None] * len(spans)
+        self._folder = tempfile.TemporaryDirectory(prefix="finephrase-audit-")
+        try:
+            if paths := _listed(source):
+                sources = join_sources(paths, spans, Path(self._folder.name))
+                dataset.offers |= {"source_text"}
+            self.parts = list(zip(spans, sources, strict=True))
+            self._run()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def __enter__(self) -> Audit:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.cleanup()
+
+    def _run(self) -> None:
+        dataset = self.dataset
+        results = run_all(_measure, [(dataset, self.settings, *part) for part in self.parts])
+        first, *others = results
+        seconds, self.measures = first.seconds, first.measures
+        for measure in self.measures.values():
+            measure.dataset = dataset
+        dataset.problems[:] = dict.fromkeys(problem for one in results for problem in one.problems)
+        for other in others:
+            seconds.update(other.seconds)
+            for name, measure in self.measures.items():
+                with timed(seconds, name):
+                    measure.merge(other.measures[name])
+        rows, sourceless = sum(one.rows for one in results), sum(one.without_source for one in results)
+        if rows and sourceless == rows:
+            raise AuditError("--source: has none of the ids of the rows; check that both have the same column id")
+        judged = []
+        for name, measure in self.measures.items():
+            with timed(seconds, name):
+                measured = measure.result()
+            gate, settings = gates()[name], self.settings[name]
+            passed = gate.passes(measured.value, settings["threshold"])
+            result = GateResult(
+                name=name,
+                value=measured.value,
+                threshold=settings["threshold"],
+                bound=gate.bound,
+                blocking=settings["blocking"],
+                passed=passed,
+                failing=measured.failing,
+                detail=f"{measured.detail}; required: {gate.bound} {settings['threshold']:g}",
+                figures=measured.figures,
+                examples=() if passed else tuple(measured.examples),
+            )
+            judged.append(replace(result, seconds=round(seconds[name], 3)))
+        self.report = AuditReport(
+            rows=rows,
+            gates=tuple(self._with_excerpts(judged)),
+            skipped={name: f"needs {' and '.join(needs)}" for name, needs in _missing(dataset).items() if needs},
+            without_source=sourceless,
+            reading_seconds=round(seconds[READING], 3),
+        )
+
+    def _with_excerpts(self, results: Sequence[GateResult]) -> Iterator[GateResult]:
+        """Yield results of which every example has the beginning of its text."""
+        wanted = {row.id for result in results for row in result.examples if not row.text}
+        excerpts: dict[str, str] = {}
+        if wanted:
+            for chunk in read_chunks(replace(self.dataset, problems=[]), self.dataset.files):
+                excerpts |= {row.id: row.text[:EXCERPT] for row in chunk if row.id in wanted}
+                if len(excerpts) == len(wanted):
+                    break
+        for result in results:
+            texts = (row if row.text else row._replace(text=excerpts.get(row.id, "")) for row in result.examples)
+            yield replace(result, examples=tuple(texts))
+
+
+READING = "reading"
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What one process measured: the measures by gate, and processor seconds by gate and for `READING`."""
+
+    rows: int
+    without_source: int
+    measures: Mapping[str, Measure]
+    seconds: Counter[str]
+    problems: Sequence[str]
+
+
+@contextmanager
+def timed(seconds: Counter[str], name: str) -> Iterator[None]:
+    """Add the processor time of the block."""
+    started = time.process_time()
+    yield
+    seconds[name] += time.process_time() - started
+
+
+def read_part(
+    dataset: AuditedDataset, spans: Sequence[Span], sources: SourceTexts | None
+) -> Iterator[list[AuditedRow]]:
+    """Yield the rows of a part in chunks, with their sources if there are any."""
+    for chunk in read_chunks(dataset, spans):
+        if sources is not None:
+            texts = sources.texts([row.id for row in chunk])
+            chunk = [
+                AuditedRow(row.id, row.text, row.finish_reason, text) for row, text in zip(chunk, texts, strict=True)
+            ]
+        yield chunk
+
+
+def _measure(
+    dataset: AuditedDataset,
+    settings: Mapping[str, Settings],
+    spans: Sequence[Span],
+    sources: SourceTexts | None,
+) -> PartResult:
+    """Measure a part of a dataset with all gates that can run."""
+    measures = {
+        name: gates()[name].measure(dataset, settings[name]) for name, needs in _missing(dataset).items() if not needs
+    }
+    rows = without_source = 0
+    seconds = Counter[str]()
+    started = time.process_time()
+    for chunk in read_part(dataset, spans, sources):
+        seconds[READING] += time.process_time() - started
         rows += len(chunk)
-        for measure in measures.values():
-            measure.add(chunk)
-    results = [
-        _judge(gates()[name], measure.result(), resolved[name]["threshold"], dataset)
-        for name, measure in measures.items()
-    ]
-    skipped = {name: f"needs {' and '.join(needs)}" for name, needs in missing.items() if needs}
-    return AuditReport(rows=rows, gates=tuple(results), skipped=skipped)
+        if "source_text" in dataset.offers:
+            without_source += sum(row.source_text is None for row in chunk)
+        for name, measure in measures.items():
+            with timed(seconds, name):
+                measure.add(chunk)
+        started = time.process_time()
+    compare_files(dataset, spans)
+    seconds[READING] += time.process_time() - started
+    return PartResult(rows, without_source, measures, seconds, dataset.problems)
 
 
-def resolve_settings(settings: Mapping[str, Settings]) -> dict[str, dict[str, Any]]:
-    """Return the settings of every gate, with defaults where none are given.
+def _missing(dataset: AuditedDataset) -> dict[str, list[str]]:
+    """Return what the dataset lacks of each gate's needs."""
+    return {name: [need for need in gate.needs if need not in dataset.offers] for name, gate in gates().items()}
+
+
+def _listed(paths: Paths) -> list[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else list(paths)
+
+
+def resolve_settings(settings: Mapping[str, Any], check: str | None) -> dict[str, dict[str, Any]]:
+    """Return the settings of every gate for a form, with defaults where none are given.
 
     Raises:
-        AuditError: there is no such gate or setting.
+        AuditError: there is no such gate or setting, or a value is wrong.
     """
-    if unknown := sorted(set(settings) - set(gates())):
-        raise AuditError(f"no gate is called {unknown[0]!r}; the gates are {', '.join(gates())}")
-    for name, given in settings.items():
-        if unknown := sorted(set(given) - set(gates()[name].defaults)):
-            known = ", ".join(gates()[name].defaults)
-            raise AuditError(f"the gate {name!r} has no setting {unknown[0]!r}; its settings are {known}")
-    return {name: {**gate.defaults, **settings.get(name, {})} for name, gate in gates().items()}
-
-
-def _judge(gate: Gate, measured: Measurement, threshold: float, dataset: AuditedDataset) -> GateResult:
-    """Compare a measurement with its threshold; a gate that failed gets examples."""
-    passed = gate.passes(measured.value, threshold)
-    examples = () if passed else tuple(measured.examples)
-    excerpts = read_excerpts(dataset, [row.id for row in examples])
-    return GateResult(
-        name=gate.name,
-        value=measured.value,
-        threshold=threshold,
-        bound=gate.bound,
-        blocking=gate.blocking,
-        passed=passed,
-        failing=measured.failing,
-        detail=f"{measured.detail}; required: {gate.bound} {threshold:g}",
-        figures=measured.figures,
-        examples=tuple(row._replace(text=excerpts.get(row.id, "")) for row in examples),
-    )
+    try:
+        return settings_for(
+            complete_gates(settings, {name: gate.all_defaults for name, gate in gates().items()}), check
+        )
+    except InvalidFields as error:
+        raise AuditError(f"gates: {error}") from error

@@ -1,12 +1,12 @@
-"""Read a synthetic dataset for its audit: manifest, rejected rows, and the completions in chunks."""
+"""Open what is audited: the folder of a finished dataset, or any Parquet and JSONL files with a column `text`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import fields
-from itertools import repeat
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +15,84 @@ import pyarrow.parquet as pq
 
 from finephrase_dagster.artifacts.artifact import MANIFEST, META
 from finephrase_dagster.artifacts.fingerprint import seal, sha256_file
-from finephrase_dagster.audit.gate import EXCERPT, AuditedDataset, AuditedRow, Need
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Need
+from finephrase_dagster.audit.span import Span, chunks
+from finephrase_dagster.corpora.document import CorpusError
+from finephrase_dagster.corpora.inputs import input_files
+from finephrase_dagster.corpora.rows import check_ending, open_file, read_rows
+from finephrase_dagster.corpora.table import missing_column
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.study.file import StudyError
 
 REJECTED = f"{META}/rejected.parquet"
-CHUNK_ROWS = 8_192
+BATCH_ROWS = 8_192
 REQUIRED_FIELDS = ("rows_in", "completed", "skipped", "failed", "files")
-ROW_FIELDS = tuple(column.name for column in fields(AuditedRow))
 OPTIONAL_COLUMNS: tuple[Need, ...] = ("finish_reason", "source_text")
+PEEKED = 100  # rows of a JSONL file that show which columns it has
 
 
 class AuditError(FinephraseError, exit_status=2):
-    """The path is not a complete synthetic dataset, or a setting is wrong; the message says what to do."""
+    """What is to be audited cannot be read, or a setting is wrong; the message says what to do."""
 
 
-def open_dataset(path: Path, *, check: str | None) -> AuditedDataset:
-    """Open a finished dataset's folder, or a single Parquet file with the columns `id` and `text`.
+def open_dataset(paths: Sequence[str | Path], *, check: str | None) -> AuditedDataset:
+    """Open a finished dataset's folder, or several folders and files together.
+
+    Only a single folder with a manifest is compared with it; of several, the files that their manifests list are read.
 
     Raises:
-        AuditError: the folder has no readable manifest, or the file cannot be read.
+        AuditError: a folder has no readable manifest and no files, or a file cannot be read.
     """
-    offers: set[Need] = {"check"} if check else set()
-    if path.is_dir():
-        manifest = _read_manifest(path)
-        dataset = AuditedDataset(
-            files=[path / file["path"] for file in manifest["files"]],
-            manifest=manifest,
-            check=check,
-            offers=frozenset({*offers, "manifest", "finish_reason"}),
-        )
-        listed = {file["path"] for file in manifest["files"]}
-        unlisted = sorted({file.name for file in path.glob("part-*.parquet")} - listed)
-        dataset.problems += [f"{name} is not in the manifest" for name in unlisted]
-        if "seal" in manifest and manifest["seal"] != seal(manifest):
-            dataset.problems.append(f"{MANIFEST} was edited")
-        dataset.rejected = RejectedRows(path / REJECTED, dataset.problems)
-        dataset.ids = RowIds(dataset)
-        return dataset
     try:
-        names = pq.read_schema(path).names
-    except (OSError, pa.ArrowException) as error:
-        raise AuditError(
-            f"{path}: not a dataset's folder or a readable Parquet file ({error}); check the path"
-        ) from error
-    if missing := {"id", "text"} - set(names):
-        raise AuditError(f"{path}: no column {', '.join(sorted(missing))}; an audit needs the columns id and text")
-    return AuditedDataset(
-        files=[path], check=check, offers=frozenset({*offers, *(name for name in OPTIONAL_COLUMNS if name in names)})
-    )
+        if len(paths) == 1 and _is_dataset(paths[0]):
+            return _open_folder(Path(paths[0]), check)
+        urls = [url for path in paths for url in _urls(path)]
+        files = [_open_file(url, f"{url}:" if len(urls) > 1 else "") for url in dict.fromkeys(urls)]
+    except (CorpusError, StudyError) as error:
+        raise AuditError(str(error)) from error
+    offers: set[Need] = {name for name in OPTIONAL_COLUMNS if all(name in file.columns for file in files)}
+    return AuditedDataset(files=files, check=check, offers=frozenset({*offers, *_check(check)}))
 
 
-def read_chunks(dataset: AuditedDataset) -> Iterator[list[AuditedRow]]:
-    """Yield a dataset's rows in chunks, and record in `dataset.problems` where its files differ from the manifest."""
-    listed = {file["path"]: file for file in dataset.manifest["files"]} if dataset.manifest else {}
-    columns = ["id", "text", *(name for name in OPTIONAL_COLUMNS if name in dataset.offers)]
-    for path in dataset.files:
-        rows = 0
+def open_sources(paths: Sequence[str | Path]) -> list[Span]:
+    """Open files, or folders of files such as a corpus, with the columns `id` and `text`.
+
+    Raises:
+        AuditError: one of them cannot be read, or lacks a column.
+    """
+    try:
+        files = [_open_file(url, "") for path in paths for url in _urls(path)]
+        for file in files:
+            if file.id_column is None and file.columns:
+                raise missing_column(file.url, "id", file.columns)
+    except (CorpusError, StudyError) as error:
+        raise AuditError(f"--source {error}") from error
+    return [replace(file, columns=("id", "text")) for file in files]
+
+
+def read_chunks(dataset: AuditedDataset, spans: Sequence[Span]) -> Iterator[list[AuditedRow]]:
+    """Yield the rows of spans in chunks; a file of a manifest that cannot be read is one of the dataset's problems.
+
+    Raises:
+        AuditError: another file cannot be read.
+    """
+    for span in spans:
         try:
-            with pq.ParquetFile(path) as file:
-                if missing := set(columns) - set(file.schema_arrow.names):
-                    raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
-                for batch in file.iter_batches(CHUNK_ROWS, columns=columns):
-                    rows += len(batch)
-                    yield _rows(batch)
-        except (OSError, pa.ArrowException) as error:
-            if not dataset.manifest:
-                raise AuditError(f"{path}: cannot be read ({error}); write it again") from error
-            dataset.problems.append(_unreadable(path.name, error))
+            yield from chunks(span.rows())
+        except CorpusError as error:
+            if dataset.manifest is None:
+                raise AuditError(str(error)) from error
+            dataset.problems.append(str(error).replace(span.url, Path(span.url).name))
+
+
+def compare_files(dataset: AuditedDataset, spans: Sequence[Span]) -> None:
+    """Record in `dataset.problems` which files differ from the manifest, of those that begin in these spans."""
+    entries = {file["path"]: file for file in dataset.manifest["files"]} if dataset.manifest else {}
+    for path in (Path(span.url) for span in spans if not span.start):
+        if (entry := entries.get(path.name)) is None:
             continue
-        if entry := listed.get(path.name):
-            if rows != entry["rows"]:
+        with contextlib.suppress(OSError, pa.ArrowException):  # reading its rows reports it
+            if (rows := pq.read_metadata(path).num_rows) != entry["rows"]:
                 dataset.problems.append(f"{path.name} has {rows} rows, the manifest lists {entry['rows']}")
             if sha256_file(path) != entry["sha256"]:
                 dataset.problems.append(f"{path.name} has another sha256 than the manifest lists")
@@ -99,10 +107,11 @@ class RejectedRows:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         try:
             with pq.ParquetFile(self._path) as file:
-                for batch in file.iter_batches(CHUNK_ROWS, columns=["id", "status", "reason"]):
+                for batch in file.iter_batches(BATCH_ROWS, columns=["id", "status", "reason"]):
                     yield from batch.to_pylist()
         except (OSError, pa.ArrowException) as error:
-            if (problem := _unreadable(REJECTED, error)) not in self._problems:
+            problem = f"{REJECTED} cannot be read ({str(error).splitlines()[0]})"
+            if problem not in self._problems:
                 self._problems.append(problem)
 
 
@@ -113,34 +122,75 @@ class RowIds:
         self._dataset = dataset
 
     def __iter__(self) -> Iterator[str]:
-        for path in self._dataset.files:
-            with contextlib.suppress(OSError, pa.ArrowException), pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(CHUNK_ROWS, columns=["id"]):
-                    yield from map(str, batch["id"].to_pylist())
+        for span in self._dataset.files:
+            with contextlib.suppress(CorpusError):  # reading the texts reports it
+                yield from (name for name, _ in span.ids())
         for row in self._dataset.rejected:
             yield str(row["id"])
 
 
-def read_excerpts(dataset: AuditedDataset, ids: Iterable[str]) -> dict[str, str]:
-    """Return the beginnings of some completions, by id."""
-    excerpts: dict[str, str] = {}
-    missing = set(ids)
-    for path in dataset.files:
-        if not missing:
-            break
-        with contextlib.suppress(OSError, pa.ArrowException), pq.ParquetFile(path) as file:  # read_chunks reports them
-            for batch in file.iter_batches(CHUNK_ROWS, columns=["id", "text"]):
-                for row in _rows(batch):
-                    if row.id in missing:
-                        excerpts[row.id] = row.text[:EXCERPT]
-                        missing.remove(row.id)
-    return excerpts
+def _open_folder(folder: Path, check: str | None) -> AuditedDataset:
+    manifest = _read_manifest(folder)
+    listed = {file["path"] for file in manifest["files"]}
+    columns = ("id", "text", "finish_reason")
+    dataset = AuditedDataset(
+        files=[
+            Span(url=str(path), columns=columns, size=path.stat().st_size if path.exists() else 0)
+            for path in (folder / file["path"] for file in manifest["files"])
+        ],
+        manifest=manifest,
+        check=check,
+        offers=frozenset({"manifest", "finish_reason", *_check(check)}),
+    )
+    unlisted = sorted({file.name for file in folder.glob("part-*.parquet")} - listed)
+    dataset.problems += [f"{name} is not in the manifest" for name in unlisted]
+    if "seal" in manifest and manifest["seal"] != seal(manifest):
+        dataset.problems.append(f"{MANIFEST} was edited")
+    dataset.rejected = RejectedRows(folder / REJECTED, dataset.problems)
+    dataset.ids = RowIds(dataset)
+    return dataset
 
 
-def _rows(batch: pa.RecordBatch) -> list[AuditedRow]:
-    names = set(batch.schema.names)
-    columns = [batch[name].to_pylist() if name in names else repeat(None) for name in ROW_FIELDS]
-    return [AuditedRow(str(id), text or "", *others) for id, text, *others in zip(*columns, strict=False)]
+def _open_file(url: str, prefix: str) -> Span:
+    """Return a file as one span, with those of the columns that it has."""
+    check_ending(url)
+    with open_file(url) as file:
+        if url.endswith(".parquet"):
+            with pq.ParquetFile(file) as table:
+                present = table.schema_arrow.names
+        else:
+            rows = islice(read_rows(url), PEEKED)
+            present = list({name: None for row in rows for name in row.values or {}})
+        file.seek(0, 2)
+        size = file.tell()
+    if "text" not in present and (present or url.endswith(".parquet")):
+        raise missing_column(url, "text", present)
+    return Span(
+        url=url,
+        columns=tuple(name for name in ("id", "text", *OPTIONAL_COLUMNS) if name in present),
+        id_column="id" if "id" in present else None,
+        prefix=prefix,
+        size=size,
+    )
+
+
+def _urls(path: str | Path) -> list[str]:
+    """Return the files of an input, in order."""
+    if _is_dataset(path):
+        return [str(Path(path) / file["path"]) for file in _read_manifest(Path(path))["files"]]
+    if inner := sorted(meta.parent.name for meta in Path(path).glob(f"*/{META}")):
+        raise AuditError(f"{path}: holds the datasets {', '.join(inner)}; audit one of them, such as {path}/{inner[0]}")
+    return [file.url for file in input_files([str(path)])] if Path(path).is_dir() else [str(path)]
+
+
+def _is_dataset(path: str | Path) -> bool:
+    """Whether a path is the folder of a dataset, or of one that is not finished; an empty folder is one."""
+    folder = Path(path)
+    return folder.is_dir() and ((folder / META).exists() or not any(folder.iterdir()))
+
+
+def _check(check: str | None) -> set[Need]:
+    return {"check"} if check else set()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -157,7 +207,3 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if missing:
         raise AuditError(f"{path}: missing {', '.join(missing)}, so this is not the manifest of a synthetic dataset")
     return manifest
-
-
-def _unreadable(name: str, error: Exception) -> str:
-    return f"{name} cannot be read ({str(error).splitlines()[0]})"

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 Bound = Literal["at least", "at most"]
@@ -83,7 +82,7 @@ class AuditedDataset:
     """What is known about a dataset, apart from its rows.
 
     Attributes:
-        files: its data files.
+        files: its data files, each as one span (`audit/span.py`).
         manifest: the content of its manifest; None for a bare file.
         rejected: iterates over the rows of `rejected.parquet` (`id`, `status`, `reason`), any number of times.
         ids: iterates over the ids of all rows, for a gate that needs them again.
@@ -92,7 +91,7 @@ class AuditedDataset:
         offers: which of the gates' needs it meets.
     """
 
-    files: Sequence[Path]
+    files: Sequence[Any]
     manifest: Mapping[str, Any] | None = None
     rejected: Iterable[Mapping[str, Any]] = ()
     ids: Iterable[str] = ()
@@ -158,10 +157,10 @@ class Gate:
     Attributes:
         sentence: what the value is, for people.
         bound: whether the value must be at least or at most the setting `threshold`.
-        defaults: every setting with its default; always has `threshold`.
+        defaults: every setting with its default: a number, true or false, a text or None; always has `threshold`.
         forms: defaults that differ for the completions of a form (a prompt's `check`), by the form.
         measure: makes the `Measure` of one dataset.
-        blocking: whether a dataset that fails it may not be trained on.
+        blocking: whether a dataset that fails it may not be trained on, unless a study sets `blocking`.
         needs: what the dataset must offer; without it the gate is skipped.
         by_row: whether `flaw` decides for a row alone; it may then be called on a measure that was given no rows, with
             all settings but `threshold`. Rows that fail such a gate can be generated again or dropped.
@@ -178,6 +177,12 @@ class Gate:
     forms: Mapping[str, Settings] = field(default_factory=dict)
     by_row: bool = False
     version: int = 1
+
+    @property
+    def all_defaults(self) -> dict[str, Any]:
+        """Every setting with its default, as `study/gates.py` completes them."""
+        defaults = {**self.defaults, "threshold": float(self.defaults["threshold"]), "blocking": self.blocking}
+        return {**defaults, "forms": {form: dict(settings) for form, settings in self.forms.items()}}
 
     def passes(self, value: float, threshold: float) -> bool:
         """Return whether a value meets a threshold."""
