@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from finephrase_dagster.audit.audit import AuditReport, GateResult, audit_datase
 from finephrase_dagster.audit.dataset import AuditError
 from finephrase_dagster.audit.gates import __path__ as gate_folders
 from finephrase_dagster.audit.gates import gates
-from finephrase_dagster.study.paths import REPOSITORY
 
 SETTINGS = {
     "completed": {"threshold": 0.9},
@@ -94,17 +92,6 @@ def test_a_good_dataset_passes_every_gate(tmp_path: Path) -> None:
     assert gate(audited, "completed").value == 0.95
     assert all(not result.examples for result in audited.gates)
     assert json.loads(json.dumps(audited.as_json()))["passed"] is True
-
-
-def test_the_page_of_the_study_file_lists_every_gate_with_its_defaults() -> None:
-    page = (REPOSITORY / "docs" / "study-file.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (at least|at most) (\S+) \| (.*?) ?\|$", page, re.MULTILINE)
-    expected = []
-    for gate in gates().values():
-        assert gate.blocking
-        others = ", ".join(f"`{name}`: {value}" for name, value in gate.defaults.items() if name != "threshold")
-        expected.append((gate.name, gate.sentence, gate.bound, f"{gate.defaults['threshold']}", others))
-    assert rows == expected
 
 
 def test_too_few_completed_documents_fail_with_the_rejected_ones_as_examples(tmp_path: Path) -> None:
@@ -189,7 +176,7 @@ def test_the_most_common_opening_is_found_however_many_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: int
 ) -> None:
     monkeypatch.setattr("finephrase_dagster.audit.common_text.REMEMBERED", remembered)
-    monkeypatch.setattr("finephrase_dagster.audit.dataset.CHUNK_ROWS", 3)
+    monkeypatch.setattr("finephrase_dagster.audit.span.CHUNK_ROWS", 3)
     texts = [f"{'The same opening' if i % 3 else f'{i} of its own'} {i}" for i in range(30)]
     result = gate(audited_faq(write_dataset(tmp_path, texts)), "common_opening")
     assert (result.value, result.failing, result.figures) == (20 / 30, 20, {"distinct_openings": 11})
@@ -256,8 +243,8 @@ def test_a_bare_parquet_file_is_audited_by_the_gates_that_it_has_columns_for(tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"settings": {"forms": {"threshold": 1}}}, "no gate is called 'forms'"),
-        ({"settings": {"form": {"min": 1}}}, "the gate 'form' has no setting 'min'; its settings are threshold"),
+        ({"settings": {"forms": {"threshold": 1}}}, "gates: forms: there is no 'forms'; did you mean form"),
+        ({"settings": {"form": {"min": 1}}}, "gates: form.min: there is no 'min'; known: threshold"),
         ({"check": "sonnet"}, "check 'sonnet': no such form; use one of faq"),
     ],
 )
@@ -269,7 +256,7 @@ def test_an_unknown_gate_setting_or_form_is_refused(tmp_path: Path, arguments: d
 def test_a_dataset_that_spans_several_chunks_is_measured_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("finephrase_dagster.audit.dataset.CHUNK_ROWS", 3)
+    monkeypatch.setattr("finephrase_dagster.audit.span.CHUNK_ROWS", 3)
     report = audited_faq(write_dataset(tmp_path, [*(faq(i) for i in range(17)), "", ""], truncated=1))
     assert (report.rows, gate(report, "empty").failing) == (19, 2)
     assert gate(report, "form").value == 17 / 19

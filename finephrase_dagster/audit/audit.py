@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -185,7 +185,8 @@ class Audit:
             measure.dataset = dataset
         dataset.problems[:] = dict.fromkeys(problem for one in results for problem in one.problems)
         for other in others:
-            seconds.update(other.seconds)
+            for name, more in other.seconds.items():
+                seconds[name] += more
             for name, measure in self.measures.items():
                 with timed(seconds, name):
                     measure.merge(other.measures[name])
@@ -243,12 +244,12 @@ class PartResult:
     rows: int
     without_source: int
     measures: Mapping[str, Measure]
-    seconds: Counter[str]
+    seconds: dict[str, float]
     problems: Sequence[str]
 
 
 @contextmanager
-def timed(seconds: Counter[str], name: str) -> Iterator[None]:
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Add the processor time of the block."""
     started = time.process_time()
     yield
@@ -279,7 +280,7 @@ def _measure(
         name: gates()[name].measure(dataset, settings[name]) for name, needs in _missing(dataset).items() if not needs
     }
     rows = without_source = 0
-    seconds = Counter[str]()
+    seconds = defaultdict[str, float](float)
     started = time.process_time()
     for chunk in read_part(dataset, spans, sources):
         seconds[READING] += time.process_time() - started

@@ -82,7 +82,8 @@ def read_chunks(dataset: AuditedDataset, spans: Sequence[Span]) -> Iterator[list
         except CorpusError as error:
             if dataset.manifest is None:
                 raise AuditError(str(error)) from error
-            dataset.problems.append(str(error).replace(span.url, Path(span.url).name))
+            flaw = str(error).removeprefix(f"{span.url}: ")
+            dataset.problems.append(f"{Path(span.url).name} cannot be read ({flaw})")
 
 
 def compare_files(dataset: AuditedDataset, spans: Sequence[Span]) -> None:

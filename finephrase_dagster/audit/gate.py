@@ -161,6 +161,8 @@ class Gate:
         forms: defaults that differ for the completions of a form (a prompt's `check`), by the form.
         measure: makes the `Measure` of one dataset.
         blocking: whether a dataset that fails it may not be trained on, unless a study sets `blocking`.
+        reason: why the default threshold is what it is; one sentence.
+        remedy: what to do about a dataset that fails; one or two sentences.
         needs: what the dataset must offer; without it the gate is skipped.
         by_row: whether `flaw` decides for a row alone; it may then be called on a measure that was given no rows, with
             all settings but `threshold`. Rows that fail such a gate can be generated again or dropped.
@@ -172,6 +174,8 @@ class Gate:
     bound: Bound
     defaults: Settings
     measure: Callable[[AuditedDataset, Settings], Measure]
+    reason: str = ""
+    remedy: str = ""
     blocking: bool = True
     needs: tuple[Need, ...] = ()
     forms: Mapping[str, Settings] = field(default_factory=dict)
@@ -236,6 +240,8 @@ def row_gate(
     bound: Bound,
     defaults: Settings,
     find_flaw: FindFlaw,
+    reason: str = "",
+    remedy: str = "",
     needs: tuple[Need, ...] = (),
     blocking: bool = True,
     forms: Mapping[str, Settings] | None = None,
@@ -255,6 +261,8 @@ def row_gate(
         bound=bound,
         defaults=defaults,
         measure=partial(RowShare, bound, find_flaw),
+        reason=reason,
+        remedy=remedy,
         needs=needs,
         blocking=blocking,
         forms=forms or {},

@@ -49,6 +49,7 @@ def run_all(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> l
             pipe = subprocess.PIPE
             process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, start_new_session=True)
             processes.append(process)
+            assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError), process.stdin as file:  # `_result` reports it
                 pickle.dump((os.getpid(), function, task), file)
         return [_result(process) for process in processes]
@@ -59,6 +60,7 @@ def run_all(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> l
 
 
 def _result(process: subprocess.Popen[bytes]) -> Any:
+    assert process.stdout is not None
     answer = process.stdout.read()
     if process.wait() or not answer:
         cause = f"signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"

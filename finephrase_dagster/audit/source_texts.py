@@ -124,10 +124,9 @@ def _write_index(files: Sequence[Span], folder: Path) -> None:
     if not offset:
         raise AuditError(f"{files[0].url}: has no texts; name another --source")
     entries = np.memmap(folder / "places", _ENTRY, "r")
-    groups = len(entries) // _SORTED_AT_ONCE + 1
-    width = np.uint64(2**64 // groups + 1)
+    bits = (len(entries) // _SORTED_AT_ONCE).bit_length()  # of a hash, that decide when it is sorted
     with (folder / "index").open("wb") as index:
-        for group in range(groups):
+        for group in range(2**bits):
             blocks = (entries[start : start + _SORTED_AT_ONCE] for start in range(0, len(entries), _SORTED_AT_ONCE))
-            chosen = np.concatenate([block[block["hash"] // width == group] for block in blocks])
+            chosen = np.concatenate([block[block["hash"] >> 1 >> (63 - bits) == group] for block in blocks])
             index.write(chosen[np.argsort(chosen["hash"], kind="stable")].tobytes())

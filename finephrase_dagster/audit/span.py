@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -140,9 +139,9 @@ def _cut(file: Span, cuts: Sequence[int]) -> list[Span]:
             places += [(rows * cut // file.size, 0) for cut in cuts]
         elif cuts and file.url.endswith(JSON_ENDINGS):
             places += list(_line_ends(Path(file.url), cuts))
+    ends = [*(start for start, _ in places[1:]), None]
     spans = [
-        replace(file, start=start, offset=offset, end=following[0])
-        for (start, offset), following in pairwise([*places, (None, 0)])
+        replace(file, start=start, offset=offset, end=end) for (start, offset), end in zip(places, ends, strict=True)
     ]
     return [span for span in spans if span.end is None or span.end > span.start]
 

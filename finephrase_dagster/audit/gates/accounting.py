@@ -72,6 +72,9 @@ GATE = Gate(
     sentence="the number of places where rows, files and manifest disagree",
     bound="at most",
     defaults={"threshold": 0},
+    reason="Rows that nobody accounts for cannot be trusted, so nothing may disagree.",
+    remedy="Compare the files with `finephrase verify`. Restore the folder from its copy, or rephrase into a new "
+    "folder; never edit it.",
     measure=Discrepancies,
     needs=("manifest",),
 )

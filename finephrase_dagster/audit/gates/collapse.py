@@ -116,5 +116,8 @@ GATE = Gate(
     sentence="the share of completions that begin with the most common first sentence, which at least three must share",
     bound="at most",
     defaults={"threshold": 0.05, "common": 0.02, "sampled_rows": 10_000},
+    reason="More than one in twenty completions that begin with the same sentence are a template, not a text.",
+    remedy="Read the sentence. Change the wording of the prompt, raise the temperature, or take another generator; with "
+    "the report's curve, compare how many beginnings differ.",
     measure=Collapse,
 )

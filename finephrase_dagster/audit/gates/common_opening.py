@@ -22,6 +22,10 @@ GATE = Gate(
     bound="at most",
     defaults={"threshold": 0.5, "characters": 10},
     forms=dict.fromkeys(("faq", "qa_pairs", "math", "table", "tutorial", "list", "dialogue"), _LONG),
+    reason="Of the study's math completions, 76 % of Qwen3-1.7B's begin alike, against 32 % of SmolLM2-1.7B's, the "
+    "better generator.",
+    remedy="Read the most common beginnings. Change the wording of the prompt, raise the temperature, or take "
+    "another generator.",
     measure=OpeningShare,
     version=2,
 )

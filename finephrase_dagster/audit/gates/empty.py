@@ -12,5 +12,8 @@ GATE = row_gate(
     sentence="the share of completions without text",
     bound="at most",
     defaults={"threshold": 0.01},
+    reason="A generator that understood its prompt writes something for nearly every document.",
+    remedy="Look at the documents of the empty completions. Raise `max_tokens` if the model thinks before it "
+    "writes, or correct the prompt.",
     find_flaw=_flaw,
 )

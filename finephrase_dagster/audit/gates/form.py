@@ -13,6 +13,9 @@ GATE = row_gate(
     sentence="the share of completions that have the form the prompt asks for",
     bound="at least",
     defaults={"threshold": 0.8},
+    reason="Below four in five, a dataset is no longer what the name of its prompt promises.",
+    remedy="Read the most common flaw. Say in the prompt what is wrong, generate with `guided: true`, or take a "
+    "stronger generator.",
     find_flaw=_flaw,
     needs=("check",),
 )

@@ -12,6 +12,8 @@ GATE = row_gate(
     sentence="the share of completions that were cut off at max_tokens",
     bound="at most",
     defaults={"threshold": 0.05},
+    reason="A completion that was cut has no ending to learn from.",
+    remedy="Raise `max_tokens`, ask for a shorter text in the prompt, or shorten long documents.",
     find_flaw=_flaw,
     needs=("finish_reason",),
 )
