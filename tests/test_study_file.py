@@ -299,7 +299,7 @@ def test_gates_that_a_study_leaves_out_have_their_defaults(tmp_path: Path) -> No
     settings = read_study(
         written(tmp_path, lambda f: f.update(gates={"common_opening": {"characters": 40}})), catalogue()
     ).gates
-    assert settings["common_opening"] == {**defaults["common_opening"], "characters": 40}
+    assert settings["common_opening"] == {**defaults["common_opening"], "characters": 40, "forms": {}}
 
 
 TOY_KIND = """

@@ -117,7 +117,7 @@ GATE = Gate(
     bound="at most",
     defaults={"threshold": 0.05, "common": 0.02, "sampled_rows": 10_000},
     reason="More than one in twenty completions that begin with the same sentence are a template, not a text.",
-    remedy="Read the sentence. Change the wording of the prompt, raise the temperature, or take another generator; with "
-    "the report's curve, compare how many beginnings differ.",
+    remedy="Read the sentence. Change the wording of the prompt, raise the temperature, or take another generator. In "
+    "the report, compare how many beginnings differ.",
     measure=Collapse,
 )
