@@ -1,0 +1,186 @@
+"""Completions that copy their source instead of rephrasing it."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finephrase_dagster.audit.gate import (
+    EXAMPLES,
+    AuditedDataset,
+    AuditedRow,
+    FailingRow,
+    Gate,
+    Measure,
+    Measurement,
+    Settings,
+)
+from finephrase_dagster.audit.ngrams import Hashes, ngram_hashes, slices
+
+LENGTH = 5  # words of the n-grams; a common span is at least this long
+_BINS = 20  # of the histogram of copied words
+_QUOTE = 20  # common n-grams of a short completion that quotes one sentence, at most
+_UNIT = 1_000_000  # shares are summed as whole millionths, so that the order of the rows does not matter
+_OWNER = np.uint64(56)  # above these bits, a key has the index of its row
+_RUN = re.compile(b"\x01+")
+_CODE = re.compile(r"^```.*?(?:^```|\Z)|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+
+
+class Overlap(NamedTuple):
+    """What a completion shares with its source.
+
+    Attributes:
+        common: the number of n-grams that both have. Each counts once, so a loop copies little.
+        jaccard: common n-grams as a share of all n-grams of both.
+        copied: common n-grams as a share of those of the completion.
+        span: the number of words of the longest common span; 0 below `LENGTH`.
+    """
+
+    common: int
+    jaccard: float
+    copied: float
+    span: int
+
+
+NOTHING = Overlap(0, 0.0, 0.0, 0)
+
+
+def overlaps(rows: Sequence[AuditedRow]) -> list[Overlap]:
+    """Return what each of at most 256 rows shares with its source."""
+    hashes, owners = ngram_hashes([row.words for row in rows], LENGTH)
+    keys, source_keys = _keys(hashes, owners), _keys(*ngram_hashes([row.source_words for row in rows], LENGTH))
+    distinct, source_distinct = _distinct(keys), _distinct(source_keys)
+    merged = np.concatenate([distinct, source_distinct])
+    merged.sort(kind="stable")  # two sorted runs
+    common = merged[1:][merged[1:] == merged[:-1]]
+    counts, own, of_source = (
+        np.bincount((array >> _OWNER).astype(np.int64), minlength=len(rows))
+        for array in (common, distinct, source_distinct)
+    )
+    totals = own + of_source - counts
+    starts = np.searchsorted(owners, np.arange(len(rows) + 1))
+    ends = np.cumsum(counts)
+    results = [NOTHING] * len(rows)
+    for index in np.flatnonzero(counts):
+        known = set(common[ends[index] - counts[index] : ends[index]].tolist())
+        hits = bytes(map(known.__contains__, keys[starts[index] : starts[index + 1]].tolist()))
+        results[index] = Overlap(
+            common=int(counts[index]),
+            jaccard=float(counts[index] / totals[index]),
+            copied=float(counts[index] / own[index]),
+            span=_longest_span(rows[index], [match.span() for match in _RUN.finditer(hits)]),
+        )
+    return results
+
+
+def _keys(hashes: Hashes, owners: NDArray[np.int64]) -> Hashes:
+    """Return hashes that are equal only within one row."""
+    return hashes >> np.uint64(8) | owners.astype(np.uint64) << _OWNER
+
+
+def _distinct(keys: Hashes) -> Hashes:
+    keys = np.sort(keys)
+    return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+
+
+def _longest_span(row: AuditedRow, runs: Sequence[tuple[int, int]]) -> int:
+    """Return the length of the longest common span; it lies in a run, but not each run is one."""
+    longest = max(end - begin for begin, end in runs) + LENGTH - 1
+    words, source = row.words, f" {' '.join(row.source_words)} "
+
+    def is_common(length: int) -> bool:
+        return any(
+            f" {' '.join(words[place : place + length])} " in source
+            for begin, end in runs
+            for place in range(begin, end + LENGTH - length)
+        )
+
+    if longest == LENGTH or is_common(longest):
+        return longest
+    return bisect_left(range(longest), True, lo=LENGTH, key=lambda length: not is_common(length)) - 1
+
+
+class CopiedShare(Measure):
+    """Counts the rows that copy their source, and how much all rows take from theirs."""
+
+    def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
+        super().__init__(dataset, settings)
+        self._rows = self._copies = self._jaccard = self._copied = self._longest = 0
+        self._bins = [0] * _BINS
+        self._examples: list[FailingRow] = []
+
+    def add(self, rows: Sequence[AuditedRow]) -> None:
+        self._rows += len(rows)
+        for few in slices(rows):
+            for row, overlap in zip(few, overlaps(few), strict=True):
+                self._bins[min(int(overlap.copied * _BINS), _BINS - 1)] += 1
+                if overlap is NOTHING:
+                    continue
+                self._jaccard += round(overlap.jaccard * _UNIT)
+                self._copied += round(overlap.copied * _UNIT)
+                self._longest = max(self._longest, overlap.span)
+                if flaw := self._judge(row, overlap):
+                    self._copies += 1
+                    self._examples = [*self._examples, FailingRow(row.id, flaw)][:EXAMPLES]
+
+    def merge(self, later: Self) -> None:
+        self._rows += later._rows
+        self._copies += later._copies
+        self._jaccard += later._jaccard
+        self._copied += later._copied
+        self._longest = max(self._longest, later._longest)
+        self._bins = [one + other for one, other in zip(self._bins, later._bins, strict=True)]
+        self._examples = [*self._examples, *later._examples][:EXAMPLES]
+
+    def flaw(self, row: AuditedRow) -> str | None:
+        return self._judge(row, overlaps([row])[0])
+
+    def _judge(self, row: AuditedRow, overlap: Overlap) -> str | None:
+        """Return why a row is a copy; code does not count, since nobody can rephrase it."""
+        flaw = self._find(overlap)
+        if flaw and "`" in row.text:
+            prose = replace(row, text=_CODE.sub(" ", row.text))
+            flaw = self._find(overlaps([prose])[0])
+        return flaw
+
+    def _find(self, overlap: Overlap) -> str | None:
+        if overlap.span >= self.settings["span"]:
+            return f"copies {overlap.span} words in a row from the source"
+        if overlap.jaccard >= self.settings["copied"]:
+            return f"almost the same text as the source ({overlap.jaccard:.0%} of both in common)"
+        if overlap.copied >= self.settings["copied"] and overlap.common >= _QUOTE:
+            return f"{overlap.copied:.0%} of the text is copied from the source"
+        return None
+
+    def result(self) -> Measurement:
+        rows = self._rows or 1
+        return Measurement(
+            value=self._copies / rows,
+            detail=f"{self._copies:,} of {self._rows:,} completions copy their source; on average "
+            f"{self._copied / _UNIT / rows:.1%} of the words are copied",
+            failing=self._copies,
+            examples=self._examples,
+            figures={
+                "source_jaccard": self._jaccard / _UNIT / rows,
+                "copied_words": self._copied / _UNIT / rows,
+                "copied_words_histogram": self._bins,
+                "longest_copied_span": self._longest,
+            },
+        )
+
+
+GATE = Gate(
+    name="copying",
+    sentence="the share of completions that copy their source",
+    bound="at most",
+    defaults={"threshold": 0.05, "copied": 0.5, "span": 60},
+    measure=CopiedShare,
+    needs=("source_text",),
+    blocking=False,
+)
