@@ -1,0 +1,274 @@
+"""Completions with quantities that their source does not state."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Sequence, Set
+from functools import cached_property
+from itertools import combinations
+from typing import Self
+
+from finephrase_dagster.audit.gate import (
+    EXAMPLES,
+    AuditedDataset,
+    AuditedRow,
+    FailingRow,
+    Gate,
+    Measure,
+    Measurement,
+    Settings,
+)
+from finephrase_dagster.audit.quantities import (
+    LARGE_WORDS,
+    NUMBER_WORDS,
+    UNITS,
+    Quantity,
+    digit_strings,
+    in_digits,
+    in_words,
+    known_values,
+    listed,
+    quantity,
+    readings,
+)
+
+_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+_ADDRESS = re.compile(r"(?:://|www\.)\S*")
+_LABEL = re.compile(
+    r"\b(?:step|question|example|part|section|chapter|figure|fig|table|tip|phase|stage|level|method|option|problem|"
+    r"exercise|lesson|item|point|rule|reason|no|number|day|week|equation|eq|page|row|column|line|note|scenario|case|task|"
+    r"module|unit|volume|round|activity|scene|act|appendix|footnote|principle|strategy|goal|type|group)s?[\s#.(*]{0,3}\Z",
+    re.IGNORECASE,
+)
+_PARTS_OF_TEXT = frozenset(
+    listed(
+        "ways way steps step reasons reason types type kinds kind parts part main key different important "
+        "major things thing examples example points point categories category options option methods method "
+        "questions question sections approaches factors aspects components elements features simple basic "
+        "common distinct primary essential possible general forms sets tips rules ideas concepts "
+        "characteristics principles sentences words stages phases levels facts topics separate areas "
+        "properties benefits goals lessons tasks times sides terms"
+    )
+)
+_CONNECTIVES = frozenset(listed("of other more such or and to"))
+_DETERMINERS = frozenset(listed("the these those all our its their his her my your both any between into in at number"))
+_ABOUT = re.compile(
+    r"(?:about|around|nearly|almost|roughly|approximately|over|than|some|to|under|least|[~≈]|just|circa|most)\W*\Z",
+    re.IGNORECASE,
+)
+_CHANGE = re.compile(
+    r"\b(?:later|earlier|after|before|between|differ\w*|more|less|fewer|longer|shorter|older|younger|higher|lower|aged?|old|"
+    r"lasted|span\w*|over|remain\w*|left|gap|increase\w*|decrease\w*|rose|fell|grew|gain\w*|since|period|ago|for|within|"
+    r"took|lived|served)\b",
+    re.IGNORECASE,
+)
+_SUM = re.compile(r"\b(?:total\w*|sums?|altogether|combined|together|in all|overall|average|mean)\b", re.IGNORECASE)
+_AFFIX = re.compile(r"\b(?:pre|post|mid|late|early|non|sub|circa|since)\W\Z", re.IGNORECASE)
+_LETTERS = re.compile(r"[^\W\d]+")
+_HAS_WORD = re.compile(r"\w")
+_LAST_WORD = re.compile(r"(\w+)\W*\Z")
+_NEXT_WORD = re.compile(r"\W*([A-Za-z]+)")
+_PERCENT = re.compile(r"[-\s]?(?:%|percent)", re.IGNORECASE)
+_CENTURY = re.compile(r"(?:st|nd|rd|th)[-\s]centur", re.IGNORECASE)
+_FEW = 12  # values of a source of which sums and differences are made: of more, almost any number is one
+_SUFFIXES = frozenset(listed("st nd rd th s x k m mn bn b am pm bc ad ce bce c f h g l w v a")) | UNITS
+_TERM = r"[$€£(]*[0-9][0-9.,]*%?\)*(?:\s[a-z]+)?"
+_EQUATION = re.compile(
+    rf"((?:{_TERM})(?:\s*[-+*/×÷·x−–]\s*{_TERM})+)\s*=\s*[$€£]?([0-9][0-9,]*(?:\.[0-9]+)?)", re.IGNORECASE
+)
+_OPERATORS = str.maketrans({"×": "*", "·": "*", "x": "*", "X": "*", "÷": "/", "−": "-", "–": "-", "%": "/100"})
+_NO_ARITHMETIC = re.compile(r"(?<![0-9)])\s*x\s*|[^0-9.+*/() x×÷·−–%-]", re.IGNORECASE)
+_CONSTANTS = frozenset(map(float, (*range(2, 11), 12, 24, 30, 52, 60, 100, 365, 1000)))
+
+
+class Source:
+    """What a row's source states, found out as far as needed."""
+
+    def __init__(self, row: AuditedRow) -> None:
+        self.row = row
+
+    @cached_property
+    def strings(self) -> frozenset[str]:
+        """The numbers in digits as the source writes them."""
+        return frozenset(digit_strings(self.row.source_text or ""))
+
+    @cached_property
+    def values(self) -> set[float]:
+        """The values of the source's quantities, and the results that the completion computes from them correctly."""
+        known = known_values(self.row.source_text or "", self.row.source_words)
+        if "=" in self.row.text:
+            for equation in _EQUATION.finditer(self.row.text):
+                _add_result(equation, known)
+        return known
+
+
+def find_invented(row: AuditedRow) -> Quantity | None:
+    """Return the first quantity of a completion that its source does not state."""
+    text, source = row.text, Source(row)
+    for pattern, mark in ((_CODE, "`"), (_ADDRESS, "://"), (_ADDRESS, "www.")):
+        if mark in text:
+            text = pattern.sub(lambda match: " " * len(match[0]), text)
+    for match in in_digits(text):
+        if match[0] in source.strings or match[0] in ("0", "1") or _is_label(text, match):
+            continue
+        candidate = quantity(match)
+        if not _is_known(text, candidate, source):
+            return candidate
+    for candidate in in_words(text, NUMBER_WORDS.intersection(row.words)):
+        if _is_counted(text, candidate) and not _is_known(text, candidate, source):
+            return candidate
+    return None
+
+
+def _is_label(text: str, match: re.Match[str]) -> bool:
+    """Return whether a number in digits belongs to a name, or numbers a part of the text."""
+    start, end = match.span()
+    before, after = text[max(start - 2, 0) : start], text[end : end + 2]
+    if before[-1:].isalpha() or before[-1:] in ("_", "#", "^", "\\") or (before[-1:] == "[" and after[:1] == "]"):
+        return True
+    if before[:1].isalpha() and before[1:] in ("-", "/", ".", "="):
+        return not _AFFIX.search(text, max(start - 6, 0), start)
+    if after[:1].isalpha() or after[:1] == "_":
+        suffix = _LETTERS.match(text, end)
+        return suffix is not None and suffix[0].lower() not in _SUFFIXES
+    if end - start > 3:
+        return False
+    following = _NEXT_WORD.match(text, end)
+    if following and following[1].lower() in _PARTS_OF_TEXT:  # 5 tips
+        return True
+    line = text.rfind("\n", 0, start) + 1
+    if (after[:1] in (".", ")", ":", "|", "]", "*", "\\") or after == " |") and not after[1:].isdigit():
+        return not _HAS_WORD.search(text, line, start) or _LABEL.search(text, max(line, start - 15), start) is not None
+    return _LABEL.search(text, max(line, start - 15), start) is not None
+
+
+def _is_counted(text: str, candidate: Quantity) -> bool:
+    """Return whether a number in words states a quantity: large, with a unit, or of no parts of a text."""
+    words = re.split(r"[-\s]+", candidate.text.lower())
+    after = _NEXT_WORD.match(text, candidate.end)
+    following = after[1].lower() if after else ""
+    if len(words) == 1 and words[0] not in NUMBER_WORDS:
+        return False  # an ordinal, "hundreds"
+    if following in UNITS or not LARGE_WORDS.isdisjoint(words):
+        return candidate.values[0] > 1
+    before = _LAST_WORD.search(text, max(candidate.start - 15, 0), candidate.start)
+    if candidate.values[0] <= 2 or (before and before[1].lower() in _DETERMINERS):
+        return False
+    return bool(following) and following not in _PARTS_OF_TEXT | _CONNECTIVES
+
+
+def _is_known(text: str, candidate: Quantity, source: Source) -> bool:
+    if not candidate.values:
+        return candidate.text in (source.row.source_text or "")
+    return any(
+        value in source.values or _is_rewritten(text, candidate, value, source.values) for value in candidate.values
+    ) or _is_derived(text, candidate, source.values)
+
+
+def _is_rewritten(text: str, candidate: Quantity, value: float, known: Set[float]) -> bool:
+    """Return whether a value is one of the source as a share, a decade, a century, or rounded."""
+    after = text[candidate.end : candidate.end + 12].lower()
+    if (_PERCENT.match(after) and value / 100 in known) or (value < 1 and value * 100 in known):
+        return True
+    if after.startswith("s") and any(one // 10 * 10 in (value, value + 1900) for one in known):
+        return True
+    if _CENTURY.match(after) and any(1000 <= one <= 2100 and (one - 1) // 100 + 1 == value for one in known):
+        return True
+    decimals = len(candidate.text.partition(".")[2].rstrip("0"))
+    if any(one != int(one) and round(one, decimals) == value for one in known):
+        return True
+    if value >= 1e5 or (value >= 10 and _ABOUT.search(text, max(candidate.start - 16, 0), candidate.start)):
+        digits = f"{value:.0f}"
+        step = 10.0 ** (len(digits) - len(digits.rstrip("0")))
+        return any(abs(one - value) < step and abs(one - value) <= value / 10 for one in known)
+    return False
+
+
+def _is_derived(text: str, candidate: Quantity, known: Set[float]) -> bool:
+    """Return whether the line offers a value as a sum or difference of two of a source with few values."""
+    end = text.find("\n", candidate.end)
+    line = text[text.rfind("\n", 0, candidate.start) + 1 : end if end >= 0 else None]
+    values = [one for one in known if one > 1]
+    years = [one for one in values if 1000 <= one <= 2100]
+    if _CHANGE.search(line) and not _PERCENT.match(text, candidate.end):
+        numbers = values if len(values) <= _FEW else years[:_FEW]
+        if any(abs(one - other) in candidate.values for one, other in combinations(numbers, 2)):
+            return True
+    if len(values) > _FEW or not _SUM.search(line):
+        return False
+    value, pairs = candidate.values[0], combinations(values, 2)
+    return value == sum(values) or any(value in (one + other, (one + other) / 2) for one, other in pairs)
+
+
+def _add_result(equation: re.Match[str], known: set[float]) -> None:
+    """Add the result of a correct equation whose numbers are known, and the constants that it uses."""
+    numbers = {value for text in digit_strings(equation[1]) for value in readings(text)[:1]}
+    if not numbers - _CONSTANTS <= known:
+        return
+    expression = _NO_ARITHMETIC.sub("", equation[1].replace(",", "")).translate(_OPERATORS)
+    try:
+        result = _evaluate(ast.parse(expression.strip(), mode="eval").body)
+    except (SyntaxError, ZeroDivisionError, KeyError, TypeError):
+        return
+    stated = readings(equation[2])
+    if stated and abs(result - stated[0]) <= 0.5 * 10.0 ** -len(equation[2].partition(".")[2]):
+        known |= {stated[0], *(numbers & _CONSTANTS)}
+
+
+def _evaluate(node: ast.expr) -> float:
+    if isinstance(node, ast.Constant):
+        return float(str(node.value))
+    if isinstance(node, ast.BinOp):
+        left, right = _evaluate(node.left), _evaluate(node.right)
+        return {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}[
+            type(node.op)
+        ](left, right)
+    raise TypeError
+
+
+class InventedShare(Measure):
+    """Counts the rows with quantities that their source does not state."""
+
+    def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
+        super().__init__(dataset, settings)
+        self._rows = self._failing = 0
+        self._examples: list[FailingRow] = []
+
+    def add(self, rows: Sequence[AuditedRow]) -> None:
+        self._rows += len(rows)
+        for row in rows:
+            if flaw := self.flaw(row):
+                self._failing += 1
+                self._examples = [*self._examples, FailingRow(row.id, flaw)][:EXAMPLES]
+
+    def merge(self, later: Self) -> None:
+        self._rows += later._rows
+        self._failing += later._failing
+        self._examples = [*self._examples, *later._examples][:EXAMPLES]
+
+    def flaw(self, row: AuditedRow) -> str | None:
+        if (first := find_invented(row)) is None:
+            return None
+        excerpt = " ".join(row.text[max(first.start - 30, 0) : first.end + 30].split())
+        return f"the source does not state {first.text} ({excerpt!r})"
+
+    def result(self) -> Measurement:
+        return Measurement(
+            value=self._failing / self._rows if self._rows else 0.0,
+            detail=f"{self._failing:,} of {self._rows:,} completions state a quantity that is not in their source",
+            failing=self._failing,
+            examples=self._examples,
+        )
+
+
+GATE = Gate(
+    name="invented_quantities",
+    sentence="the share of completions with quantities that their source does not state",
+    bound="at most",
+    defaults={"threshold": 0.1},
+    measure=InventedShare,
+    needs=("source_text",),
+    blocking=False,
+)
