@@ -18,13 +18,14 @@ def listed(text: str) -> list[str]:
 
 UNITS = frozenset(
     listed(
-        "% percent percentage pct $ dollar dollars usd € euro euros eur £ gbp ¥ yen km kilometer kilometers kilometre "
-        "kilometres m meter meters metre metres cm centimeter centimeters centimetre centimetres mm millimeter millimeters "
-        "millimetre millimetres mile miles ft foot feet inch inches kg kilogram kilograms g gram grams mg milligram "
-        "milligrams ton tons tonne tonnes l liter liters litre litres ml milliliter milliliters second seconds sec secs "
-        "minute minutes min mins hour hours hr hrs day days week weeks month months year years yr yrs kb kilobyte "
-        "kilobytes mb megabyte megabytes gb gigabyte gigabytes tb terabyte terabytes hz hertz khz mhz ghz watt watts kw "
-        "kilowatt kilowatts volt volts degrees times"
+        "% percent percentage pct $ dollar dollars usd € euro euros eur £ gbp ¥ yen km kilometer kilometers "
+        "kilometre kilometres m meter meters metre metres cm centimeter centimeters centimetre centimetres mm "
+        "millimeter millimeters millimetre millimetres mile miles ft foot feet inch inches kg kilogram "
+        "kilograms g gram grams mg milligram milligrams ton tons tonne tonnes l liter liters litre litres ml "
+        "milliliter milliliters second seconds sec secs minute minutes min mins hour hours hr hrs day days "
+        "week weeks month months year years yr yrs kb kilobyte kilobytes mb megabyte megabytes gb gigabyte "
+        "gigabytes tb terabyte terabytes hz hertz khz mhz ghz watt watts kw kilowatt kilowatts volt volts "
+        "degrees times"
     )
 )
 """Words that make a small number in words a quantity, and letters that may follow a number in digits."""

@@ -70,6 +70,7 @@ _LETTERS = re.compile(r"[^\W\d]+")
 _HAS_WORD = re.compile(r"\w")
 _LAST_WORD = re.compile(r"(\w+)\W*\Z")
 _NEXT_WORD = re.compile(r"\W*([A-Za-z]+)")
+_ALONE = re.compile(r"\W*[|:]\s*[\w-]+[*.]*\s*(?:\||\n|\Z)")  # in a cell, or as an answer
 _PERCENT = re.compile(r"[-\s]?(?:%|percent)", re.IGNORECASE)
 _CENTURY = re.compile(r"(?:st|nd|rd|th)[-\s]centur", re.IGNORECASE)
 _FEW = 12  # values of a source of which sums and differences are made: of more, almost any number is one
@@ -151,7 +152,8 @@ def _is_counted(text: str, candidate: Quantity) -> bool:
     following = after[1].lower() if after else ""
     if len(words) == 1 and words[0] not in NUMBER_WORDS:
         return False  # an ordinal, "hundreds"
-    if following in UNITS or not LARGE_WORDS.isdisjoint(words):
+    alone = _ALONE.match(text, max(candidate.start - 3, 0)) is not None
+    if alone or following in UNITS or not LARGE_WORDS.isdisjoint(words):
         return candidate.values[0] > 1
     before = _LAST_WORD.search(text, max(candidate.start - 15, 0), candidate.start)
     if candidate.values[0] <= 2 or (before and before[1].lower() in _DETERMINERS):
