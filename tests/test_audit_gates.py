@@ -235,7 +235,9 @@ def test_a_bare_parquet_file_is_audited_by_the_gates_that_it_has_columns_for(tmp
     assert report.skipped == {
         "accounting": "needs manifest",
         "completed": "needs manifest",
+        "copying": "needs source_text",
         "form": "needs check",
+        "invented_quantities": "needs source_text",
         "truncated": "needs finish_reason",
     }
 

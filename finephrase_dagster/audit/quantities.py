@@ -136,7 +136,8 @@ def in_words(text: str, words: Iterable[str]) -> Iterator[Quantity]:
         match = _SPELLED.match(lower, start)
         if match and start >= end:
             end = match.end()
-            if not _FOLLOWS_DIGITS.search(lower, max(start - 3, 0), start):  # 1.2 thousand
+            is_scale = match[0].startswith(tuple(_SCALES)) and _FOLLOWS_DIGITS.search(lower, max(start - 3, 0), start)
+            if not is_scale:  # as in 1.2 thousand
                 yield Quantity(text[start:end], start, end, _spelled(match[0]))
 
 

@@ -69,7 +69,7 @@ _AFFIX = re.compile(r"\b(?:pre|post|mid|late|early|non|sub|circa|since)\W\Z", re
 _LETTERS = re.compile(r"[^\W\d]+")
 _HAS_WORD = re.compile(r"\w")
 _LAST_WORD = re.compile(r"(\w+)\W*\Z")
-_NEXT_WORD = re.compile(r"\W*([A-Za-z]+)")
+_NEXT_WORD = re.compile(r"[-*_ \u00a0]*([A-Za-z]+)")
 _ALONE = re.compile(r"\W*[|:]\s*[\w-]+[*.]*\s*(?:\||\n|\Z)")  # in a cell, or as an answer
 _PERCENT = re.compile(r"[-\s]?(?:%|percent)", re.IGNORECASE)
 _CENTURY = re.compile(r"(?:st|nd|rd|th)[-\s]centur", re.IGNORECASE)
@@ -270,6 +270,11 @@ GATE = Gate(
     sentence="the share of completions with quantities that their source does not state",
     bound="at most",
     defaults={"threshold": 0.1},
+    reason="A reader checks numbers first; in real text that is repeated, cut and reformatted, fewer than 1 in 1,000 "
+    "completions are found to invent one.",
+    remedy="Read the completions with their sources. Ask for the facts of the document in the prompt, lower the "
+    "temperature, or take a larger generator. Set `blocking: true` where numbers must be right.",
+    by_row=True,
     measure=InventedShare,
     needs=("source_text",),
     blocking=False,
