@@ -23,6 +23,8 @@ EXAMPLES = 3
 EXCERPT = 240  # characters of a completion in an example
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+_IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # and kana
+_ANY_WORD = re.compile(rf"[^\W{_IDEOGRAPHS}]+(?:['\u2019][^\W{_IDEOGRAPHS}]+)*|[{_IDEOGRAPHS}]")
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class AuditedRow:
 
     @cached_property
     def words(self) -> list[str]:
-        """The words in lower case, without punctuation."""
-        return _words(self.text)
+        """The words in lower case, without punctuation; see `split_words`."""
+        return split_words(self.text)
 
     @cached_property
     def source_lines(self) -> list[str]:
@@ -66,7 +68,7 @@ class AuditedRow:
     @cached_property
     def source_words(self) -> list[str]:
         """As `words`, of the source."""
-        return _words(self.source_text or "")
+        return split_words(self.source_text or "")
 
 
 class FailingRow(NamedTuple):
@@ -279,5 +281,6 @@ def _sentences(lines: Sequence[str]) -> list[str]:
     return [sentence for line in lines for sentence in _SENTENCE_END.split(line) if sentence]
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+def split_words(text: str) -> list[str]:
+    """Return the words of a text in lower case; each character of Chinese and Japanese is one."""
+    return (_WORD if text.isascii() else _ANY_WORD).findall(text.lower())

@@ -12,18 +12,17 @@ from typing import Any, Self
 import numpy as np
 
 from finephrase_dagster.audit.common_text import CommonShare
-from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, Settings
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, Settings, split_words
 from finephrase_dagster.audit.repetition import repetition
 from finephrase_dagster.audit.row_sample import RowSample
 from finephrase_dagster.corpora.column import Column
 
 LENGTHS = range(2, 61, 2)  # characters of the prefixes that are counted
 HEAD = 600  # characters among which the first sentence is looked for
-FEWEST, MANY = 3, 24  # a sentence of fewer words and bytes is continued; scripts without spaces have few words
+FEWEST = 3  # a sentence of fewer words is continued with the next one
 _SEPARATOR_ROW = re.compile(r"\n[ \t]*\|?(?:[ \t]*:?-+:?[ \t]*\|)+[ \t:-]*\n")
 _END = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]*_]*\s+|(?<=[\u3002\uff01\uff1f])|\n")
 _TAG = re.compile(r"<[^<>\n]{1,200}>")
-_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _WEIGHTS = np.random.default_rng(0).integers(0, 2**64, LENGTHS[-1], np.uint64) | np.uint64(1)
 
 
@@ -41,10 +40,10 @@ def first_sentence(text: str) -> str:
         head = _SEPARATOR_ROW.sub(" ", head, count=1)
     words: list[str] = []
     start = 0
-    while start < len(head) and len(words) < FEWEST and len("".join(words).encode(errors="replace")) < MANY:
+    while start < len(head) and len(words) < FEWEST:
         end = _END.search(head, start)
         stop, after = end.span() if end else (len(head), len(head))
-        sentence = _WORD.findall(head, start, stop)
+        sentence = split_words(head[start:stop])
         words += sentence if len(sentence) != 1 or not sentence[0].isdigit() else []  # a number of a list
         start = max(after, start + 1)
     return " ".join(words)
