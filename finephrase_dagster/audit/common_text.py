@@ -129,6 +129,7 @@ class CommonShare(Measure):
     def result(self) -> Measurement:
         limit = max(self._rows * self.settings.get("common", self.settings["threshold"]), self.fewest - 1)
         distinct, texts = self._counts.count(limit)
+        self._counts = TextCounts()
         self._common = {one.text: one for one in texts if one.text and one.count > limit}
         first = texts[0] if texts and texts[0].count >= self.fewest else CommonText("", 0)
         examples = [FailingRow(id, self._reason(one)) for one in self._common.values() for id in one.ids]

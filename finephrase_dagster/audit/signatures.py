@@ -103,7 +103,7 @@ class Signatures:
 
     def forget(self) -> None:
         """Delete the signatures, and keep the ids."""
-        self._bands = []
+        self._bands, self.id_hashes = [], Column()
 
     def _columns(self) -> list[Column]:
         return [*self._bands, self._ids, self._id_sizes, self.id_hashes]

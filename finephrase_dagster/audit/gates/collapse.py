@@ -107,6 +107,7 @@ class Collapse(CommonShare):
     def result(self) -> Measurement:
         measured = super().result()
         figures: dict[str, Any] = {"prefixes": self._curve.points(), **repetition(self._sample.rows())}
+        self._curve, self._sample = PrefixCurve(), RowSample(0)  # so that `flaw` can be sent to other processes
         return replace(measured, figures={**measured.figures, **figures})
 
 

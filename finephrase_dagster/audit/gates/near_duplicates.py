@@ -59,11 +59,11 @@ class NearDuplicates(Measure):
             for one, other in ((some[alike], others[alike]), (others[alike], some[alike])):
                 first = partner[one] < 0
                 partner[one[first]], similarity[one[first]] = other[first], value[alike][first]
-        self._signatures.forget()
         positions = np.flatnonzero(partner >= 0)
         examples = positions[:EXAMPLES]
         positions = positions[np.argsort(self._signatures.id_hashes.read()[positions], kind="stable")]
         self._hashes = self._signatures.id_hashes.read()[positions]
+        self._signatures.forget()
         self._partners, self._similarities = partner[positions], similarity[positions]
         count = len(positions)
         return Measurement(
@@ -93,5 +93,9 @@ GATE = Gate(
     sentence="the share of completions that are nearly the same as another completion of the dataset",
     bound="at most",
     defaults={"threshold": 0.05, "similarity": 0.5},
+    reason="Of README texts from 336 packages under 3 % have a near-duplicate; more than 5 % train a student on the same "
+    "text again.",
+    remedy="Compare the failing rows with the rows that they repeat. If their sources repeat each other too, deduplicate "
+    "the source; otherwise change the prompt, raise the temperature, or take another generator.",
     measure=NearDuplicates,
 )
