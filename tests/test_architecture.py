@@ -47,6 +47,7 @@ BORROWS |= {
 }
 RECURRING = {
     "__init__": "every package",
+    "audit": "the gates over a synthetic dataset",
     "catalogue": "what a study file may name",
     "checkpoint": "a student's weights, in two formats",
     "cluster": "a cluster of GPUs",

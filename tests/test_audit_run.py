@@ -117,7 +117,8 @@ def sourced(folder: Path, ids: Sequence[str], source_ids: Sequence[str], parts: 
     kind = OrderedSources if set(ids) <= set(source_ids) and sorted(ids) == list(ids) else IndexedSources
     assert all(isinstance(one, kind) for one in sources)
     return [
-        one.texts([name for span in part for name, _ in span.ids()]) for part, one in zip(divided, sources, strict=True)
+        one.lookup()([name for span in part for name, _ in span.ids()])
+        for part, one in zip(divided, sources, strict=True)
     ]
 
 

@@ -139,6 +139,7 @@ class Audit:
         settings: the settings of every gate.
         parts: the rows that each process reads, with their sources.
         measures: the finished measure of each gate.
+        folder: its temporary files.
         report: the results of all gates.
     """
 
@@ -159,22 +160,23 @@ class Audit:
         size = sum(file.size for file in dataset.files)
         spans = divide(dataset.files, processes or sensible_processes(size)) or [[]]
         sources: Sequence[SourceTexts | None] = [None] * len(spans)
-        self._folder = tempfile.TemporaryDirectory(prefix="finephrase-audit-")
+        self._temporary = tempfile.TemporaryDirectory(prefix="finephrase-audit-")
+        self.folder = Path(self._temporary.name)
         try:
             if paths := _listed(source):
-                sources = join_sources(paths, spans, Path(self._folder.name))
+                sources = join_sources(paths, spans, self.folder)
                 dataset.offers |= {"source_text"}
             self.parts = list(zip(spans, sources, strict=True))
             self._run()
         except BaseException:
-            self._folder.cleanup()
+            self._temporary.cleanup()
             raise
 
     def __enter__(self) -> Audit:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._folder.cleanup()
+        self._temporary.cleanup()
 
     def _run(self) -> None:
         dataset = self.dataset
@@ -260,9 +262,10 @@ def read_part(
     dataset: AuditedDataset, spans: Sequence[Span], sources: SourceTexts | None
 ) -> Iterator[list[AuditedRow]]:
     """Yield the rows of a part in chunks, with their sources if there are any."""
+    lookup = sources.lookup() if sources else None
     for chunk in read_chunks(dataset, spans):
-        if sources is not None:
-            texts = sources.texts([row.id for row in chunk])
+        if lookup is not None:
+            texts = lookup([row.id for row in chunk])
             chunk = [
                 AuditedRow(row.id, row.text, row.finish_reason, text) for row, text in zip(chunk, texts, strict=True)
             ]

@@ -61,7 +61,7 @@ def open_sources(paths: Sequence[str | Path]) -> list[Span]:
         AuditError: one of them cannot be read, or lacks a column.
     """
     try:
-        files = [_open_file(url, "") for path in paths for url in _urls(path)]
+        files = [_open_file(url, "") for path in paths for url in _listed(path)]
         for file in files:
             if file.id_column is None and file.columns:
                 raise missing_column(file.url, "id", file.columns)
@@ -154,8 +154,8 @@ def _open_folder(folder: Path, check: str | None) -> AuditedDataset:
 
 def _open_file(url: str, prefix: str) -> Span:
     """Return a file as one span, with those of the columns that it has."""
-    check_ending(url)
     with open_file(url) as file:
+        check_ending(url)
         if url.endswith(".parquet"):
             with pq.ParquetFile(file) as table:
                 present = table.schema_arrow.names
@@ -181,6 +181,11 @@ def _urls(path: str | Path) -> list[str]:
         return [str(Path(path) / file["path"]) for file in _read_manifest(Path(path))["files"]]
     if inner := sorted(meta.parent.name for meta in Path(path).glob(f"*/{META}")):
         raise AuditError(f"{path}: holds the datasets {', '.join(inner)}; audit one of them, such as {path}/{inner[0]}")
+    return _listed(path)
+
+
+def _listed(path: str | Path) -> list[str]:
+    """Return the files of a folder, such as a corpus; or the file itself, if that is what the path names."""
     return [file.url for file in input_files([str(path)])] if Path(path).is_dir() else [str(path)]
 
 

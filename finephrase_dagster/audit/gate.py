@@ -143,6 +143,10 @@ class Measure(ABC):
     def merge(self, later: Self) -> None:
         """Take in what another process measured of later rows."""
 
+    def failing_others(self) -> Iterable[FailingRow]:
+        """Return what fails and is no completion, such as a document without one; called after `result`."""
+        return ()
+
     @abstractmethod
     def result(self) -> Measurement:
         """Return the measurement; called once, after the last chunk."""

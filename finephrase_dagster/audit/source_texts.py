@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from struct import Struct
@@ -20,11 +20,15 @@ _SORTED_AT_ONCE = 1 << 22
 _ENTRY, _PACKED = np.dtype([("hash", "<u8"), ("offset", "<u8"), ("bytes", "<u8")]), Struct("<QQQ")
 
 
-class SourceTexts(Protocol):
-    """Gives the source of each row."""
+Lookup = Callable[[Sequence[str]], list[str | None]]
+"""Returns the sources of rows by their ids, None for one that is missing; called for all rows in their order."""
 
-    def texts(self, ids: Sequence[str]) -> list[str | None]:
-        """Return the sources of the next rows, by their ids; None for one that is missing."""
+
+class SourceTexts(Protocol):
+    """The sources of consecutive rows."""
+
+    def lookup(self) -> Lookup:
+        """Begin with the first row."""
 
 
 def join_sources(paths: Sequence[str | Path], parts: Sequence[Sequence[Span]], folder: Path) -> list[SourceTexts]:
@@ -51,47 +55,47 @@ def join_sources(paths: Sequence[str | Path], parts: Sequence[Sequence[Span]], f
     return [IndexedSources(folder) for _ in parts]
 
 
-@dataclass
+@dataclass(frozen=True)
 class OrderedSources:
     """Sources in the order of the rows; the first span begins with that of the first row."""
 
     files: Sequence[Span]
 
-    def __post_init__(self) -> None:
-        self._rows: Iterator[tuple[str, str]] | None = None
-        self._last = ("", "")
+    def lookup(self) -> Lookup:
+        rows = ((row.id, row.text) for span in self.files for row in span.rows())
+        present, text = "", ""
 
-    def texts(self, ids: Sequence[str]) -> list[str | None]:
-        if self._rows is None:
-            self._rows = ((row.id, row.text) for span in self.files for row in span.rows())
-        found = []
-        for name in ids:
-            while self._last[0] != name:
-                self._last = next(self._rows)
-            found.append(self._last[1] or None)
-        return found
+        def texts(ids: Sequence[str]) -> list[str | None]:
+            nonlocal present, text
+            found = []
+            for name in ids:
+                while present != name:
+                    present, text = next(rows)
+                found.append(text or None)
+            return found
+
+        return texts
 
 
-@dataclass
+@dataclass(frozen=True)
 class IndexedSources:
     """Sources in a file, with an index that is sorted by the hashes of their ids."""
 
     folder: Path
 
-    def __post_init__(self) -> None:
-        self._index: np.ndarray | None = None
-        self._file = -1
+    def lookup(self) -> Lookup:
+        index = np.memmap(self.folder / "index", _ENTRY, "r")
+        file = (self.folder / "texts").open("rb")
 
-    def texts(self, ids: Sequence[str]) -> list[str | None]:
-        if self._index is None:
-            self._index = np.memmap(self.folder / "index", _ENTRY, "r")
-            self._file = os.open(self.folder / "texts", os.O_RDONLY)
-        hashes = np.array([short_hash(name) for name in ids], np.uint64)
-        places = np.minimum(np.searchsorted(self._index["hash"], hashes), len(self._index) - 1)
-        return [
-            os.pread(self._file, size, offset).decode() if wanted == present else None
-            for wanted, (present, offset, size) in zip(hashes.tolist(), self._index[places].tolist(), strict=True)
-        ]
+        def texts(ids: Sequence[str]) -> list[str | None]:
+            hashes = np.array([short_hash(name) for name in ids], np.uint64)
+            places = np.minimum(np.searchsorted(index["hash"], hashes), len(index) - 1)
+            return [
+                os.pread(file.fileno(), size, offset).decode() if wanted == present else None
+                for wanted, (present, offset, size) in zip(hashes.tolist(), index[places].tolist(), strict=True)
+            ]
+
+        return texts
 
 
 def _starts(files: Sequence[Span], parts: Sequence[Sequence[Span]]) -> list[list[Span]] | None:

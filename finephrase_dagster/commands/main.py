@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from finephrase_dagster.commands.audit import audit
 from finephrase_dagster.commands.expand import expand
 from finephrase_dagster.commands.extras import missing_extra
 from finephrase_dagster.commands.materialize import materialize
@@ -100,6 +101,7 @@ def _options(
 
 app.command(short_help="Run what is missing or stale in a study.")(materialize)
 app.command(cls=ManyValues, short_help="Rewrite documents with a language model.")(rephrase)
+app.command(short_help="Check the quality of a synthetic dataset.")(audit)
 app.command(short_help="Show what would run, and what it would cost.")(plan)
 app.command(short_help="Print a study file in full.")(expand)
 app.command(short_help="Check the files of datasets and other artifacts.")(verify)

@@ -38,6 +38,11 @@ class RepeatedIds:
     def __init__(self) -> None:
         self._hashes = HashFile()
         self.count = 0
+        self._candidates: set[int] = set()
+
+    def __contains__(self, name: str) -> bool:
+        """Whether an id is one of the first thousand that `find` counted."""
+        return bool(self._candidates) and short_hash(name) in self._candidates
 
     def add(self, names: Iterable[str]) -> None:
         """Add ids."""
@@ -49,7 +54,8 @@ class RepeatedIds:
 
     def find(self, names: Iterable[str]) -> Iterator[str]:
         """Count the repeated ids, and yield the first of them, given all ids a second time."""
-        candidates: set[int] = set()
+        candidates = self._candidates
+        candidates.clear()
         self.count = 0
         for hashes, times in self._hashes.counts():
             repeated = hashes[times > 1]

@@ -17,6 +17,8 @@ from finephrase_dagster.audit.gate import (
 )
 from finephrase_dagster.corpora.ids import RepeatedIds
 
+REPEATED = "occurs more than once"
+
 
 class Discrepancies(Measure):
     """Compares the manifest with the rows that are in the files."""
@@ -34,6 +36,9 @@ class Discrepancies(Measure):
         self._rows += later._rows
         self._repeated.merge(later._repeated)
 
+    def flaw(self, row: AuditedRow) -> str | None:
+        return REPEATED if row.id in self._repeated else None
+
     def result(self) -> Measurement:
         statuses = Counter[str]()
         for row in self.dataset.rejected:
@@ -47,7 +52,7 @@ class Discrepancies(Measure):
             value=len(discrepancies),
             detail="; ".join(discrepancies) or "every document is accounted for and every file matches the manifest",
             failing=self._repeated.count if repeated else 0,
-            examples=[FailingRow(id, "occurs more than once") for id in repeated],
+            examples=[FailingRow(id, REPEATED) for id in repeated],
         )
 
     def _miscounts(self, statuses: Counter[str]) -> Iterator[str]:

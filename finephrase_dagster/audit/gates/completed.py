@@ -1,6 +1,6 @@
 """Documents for which the generator wrote a completion."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Self
 
@@ -16,11 +16,13 @@ class CompletedShare(Measure):
     def merge(self, later: Self) -> None:
         """Do nothing: the manifest has the counts."""
 
+    def failing_others(self) -> Iterator[FailingRow]:
+        for row in self.dataset.rejected:
+            yield FailingRow(str(row["id"]), f"{row['status']}: {row['reason']}")
+
     def result(self) -> Measurement:
-        manifest, rejected = self.dataset.manifest or {}, iter(self.dataset.rejected)
-        examples = [
-            FailingRow(str(row["id"]), f"{row['status']}: {row['reason']}") for row in islice(rejected, EXAMPLES)
-        ]
+        manifest, rejected = self.dataset.manifest or {}, iter(self.failing_others())
+        examples = list(islice(rejected, EXAMPLES))
         completed, rows_in = manifest["completed"], manifest["rows_in"]
         return Measurement(
             value=completed / rows_in if rows_in else 0.0,
