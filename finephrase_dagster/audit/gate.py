@@ -203,7 +203,7 @@ FindFlaw = Callable[[AuditedRow, AuditedDataset, Settings], str | None]
 
 
 class RowShare(Measure):
-    """Counts the rows with a flaw."""
+    """Counts the rows with a flaw, by kind: a flaw's text up to a colon; what follows is of the row."""
 
     def __init__(self, bound: Bound, find_flaw: FindFlaw, dataset: AuditedDataset, settings: Settings) -> None:
         super().__init__(dataset, settings)
@@ -216,7 +216,7 @@ class RowShare(Measure):
         self._rows += len(rows)
         for row in rows:
             if (flaw := self.flaw(row)) is not None:
-                self._flaws[flaw] += 1
+                self._flaws[flaw.partition(":")[0]] += 1
                 if len(self._examples) < EXAMPLES:
                     self._examples.append(FailingRow(row.id, flaw))
 
@@ -232,11 +232,13 @@ class RowShare(Measure):
         flawed = self._flaws.total()
         counted, verb = (self._rows - flawed, "pass") if self._bound == "at least" else (flawed, "fail")
         detail = f"{counted:,} of {self._rows:,} completions {verb}"
-        if flawed:
-            flaw, times = self._flaws.most_common(1)[0]
+        flaws = sorted(self._flaws.items(), key=lambda one: (-one[1], one[0]))
+        if flaws:
+            flaw, times = flaws[0]
             detail += f" (most common flaw, {times:,} times: {flaw})"
         value = counted / self._rows if self._rows else 0.0
-        return Measurement(value=value, detail=detail, failing=flawed, examples=self._examples)
+        figures = {"flaws": dict(flaws)} if flaws else {}
+        return Measurement(value=value, detail=detail, failing=flawed, examples=self._examples, figures=figures)
 
 
 def row_gate(

@@ -1,0 +1,38 @@
+"""Mark-up of chat templates that leaked into completions: special tokens, tags of thoughts, labels of turns."""
+
+import re
+
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
+
+_MARKUP = re.compile(
+    r"<[|\uff5c][^|\uff5c<>\n]{1,40}[|\uff5c]>|\[/?(?:INST|THINK|TOOL_CALLS|AVAILABLE_TOOLS)\]|<</?SYS>>"
+    r"|</?(?:think|thinking|start_of_turn|end_of_turn|tool_call|tool_response|bos|eos|pad|unk)>"
+    r"|^\s*\#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System)s?:|\A\s*<s>|</s>\s*\Z"
+    r"|^(?:assistant|user|system)$",
+    re.MULTILINE,
+)
+_TURN = re.compile(r"^[*_]{0,2}(?:assistant|human|ai)[*_]{0,2} ?:", re.MULTILINE | re.IGNORECASE)
+# One of these is in every text that the expressions match: searching them first is many times faster.
+_HINTS = ("<|", "|>", "\uff5c>", "INST]", "THINK]", "_CALLS]", "_TOOLS]", "SYS>>", "think>", "thinking>", "_of_turn>")
+_HINTS += ("tool_call>", "tool_response>", "<bos>", "<eos>", "eos>", "<pad>", "<unk>", "## ", "##", "<s>", "</s>")
+_LABELS = ("ssistant", "ASSISTANT", "uman:", "HUMAN:", "user\n", "system\n", "AI:", "ai:")
+
+
+def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
+    text, source = row.text, row.source_text or ""
+    if not any(hint in text for hint in _HINTS + _LABELS):
+        return None
+    marks = [match.group().strip() for match in _MARKUP.finditer(text)]
+    if dataset.check != "dialogue":  # where anybody may speak
+        marks += [match.group() for match in _TURN.finditer(text)]
+    mark = next((mark for mark in marks if mark not in source), None)
+    return f"mark-up of a chat template: {mark!r}" if mark else None
+
+
+GATE = row_gate(
+    name="chat_markup",
+    sentence="the share of completions with mark-up of a chat template",
+    bound="at most",
+    defaults={"threshold": 0.01},
+    find_flaw=_flaw,
+)

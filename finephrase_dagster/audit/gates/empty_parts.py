@@ -1,0 +1,79 @@
+"""Completions with list items, table cells or headings that have no content."""
+
+import re
+
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
+
+_ITEM = re.compile(r"^[ \t]*(?:(?P<bullet>[*+\u2022-])|(?:\d{1,3}|[A-Z])[.)])(?:[ \t]+[*_]{2,4})?[ \t]*$", re.MULTILINE)
+_ANOTHER = r"(?![*+\u2022-](?:\s|$)|(?:\d{1,3}|[A-Z])[.)](?:\s|$)|\#{1,6}\s)"  # an item or a heading
+_CONTENT = re.compile(rf"\n(?:[ \t]*\n)*[ \t]+{_ANOTHER}\S|\n{_ANOTHER}\S")
+_PARAGRAPH = re.compile(rf"\s*\n{_ANOTHER}\S")
+_HEADING = re.compile(r"^(#{1,6})[ \t]+\S.*$", re.MULTILINE)
+_LABELLED = re.compile(r"#+\s+[a-z]|.*[\[\].?!:]")  # a comment of code, or a heading that is content itself: a link, a question
+_BARE_HEADING = re.compile(r"(?:\A|\n[ \t]*\n)(#{1,6})[ \t]*$", re.MULTILINE)  # under a line of text, it underlines it
+_FENCE = re.compile(r"^(```|~~~).*?(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
+_SEPARATOR = re.compile(r"\|?[ :|-]*-[ :|-]*\|?")
+_MOST_EMPTY = 0.34  # of a table's cells; some have nothing to say
+
+
+def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
+    text = row.text
+    if "\n" not in text.strip():
+        return None
+    if "```" in text or "~~~" in text:
+        text = _FENCE.sub("code", text)
+    return _list_flaw(text) or ("#" in text and _heading_flaw(text)) or ("|" in text and _table_flaw(text)) or None
+
+
+def _list_flaw(text: str) -> str | None:
+    for mark in _ITEM.finditer(text):
+        content = _CONTENT if mark["bullet"] else _PARAGRAPH  # "1." may stand above its paragraph
+        if not content.match(text, mark.end()) and (mark.group().strip() != "-" or _is_list(text)):
+            return f"an empty list item: {mark.group().strip()!r}"
+    return None
+
+
+def _is_list(text: str) -> bool:
+    """Return whether a dash begins items of this text; alone on a line, it may also underline a heading."""
+    return re.search(r"^[ \t]*-[ \t]+\S", text, re.MULTILINE) is not None
+
+
+def _heading_flaw(text: str) -> str | None:
+    if bare := _BARE_HEADING.search(text):
+        return f"an empty heading: {bare[1]!r}"
+    headings = list(_HEADING.finditer(text))
+    for heading, following in zip(headings, [*headings[1:], None], strict=False):
+        if following and len(following[1]) > len(heading[1]):
+            continue
+        body = text[heading.end() : following.start() if following else len(text)]
+        if not body.strip() and not _LABELLED.match(heading.group()):
+            return f"a heading without a body: {heading.group()[:60]!r}"
+    return None
+
+
+def _table_flaw(text: str) -> str | None:
+    lines = [line.strip() for line in text.splitlines()]
+    for number, line in enumerate(lines):
+        if "|" not in line or not _SEPARATOR.fullmatch(line) or not number or "|" not in lines[number - 1]:
+            continue
+        end = next((at for at in range(number + 1, len(lines)) if "|" not in lines[at]), len(lines))
+        rows = [_cells(one) for one in lines[number + 1 : end]]
+        if any(not any(cells) for cells in rows):
+            return "an empty table row"
+        total, empty = sum(map(len, rows)), sum(not cell for cells in rows for cell in cells)
+        if total and empty / total > _MOST_EMPTY:
+            return f"empty table cells: {empty} of {total}"
+    return None
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip(" *_-") for cell in line.strip("|").split("|")]
+
+
+GATE = row_gate(
+    name="empty_parts",
+    sentence="the share of completions with list items, table cells or headings that have no content",
+    bound="at most",
+    defaults={"threshold": 0.05},
+    find_flaw=_flaw,
+)

@@ -1,0 +1,154 @@
+"""Completions that repeat a line, a sentence or a phrase more than their source does, often to the end."""
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Self
+
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
+
+_LABEL = re.compile(r"^(?:[\W_]*(?:\d{1,4}[.):]|[A-Za-z][.):](?=\s+\S)|[-*+#>\u2022]|(?:step|question|answer|q|a)\s*\d*\s*:))+\s*", re.I)
+_RUN_OF_LETTERS = re.compile(r"([^_]{1,12}?)\1{11,}")
+_ENDING = 12  # characters at the end of a line
+_SPAN = 4  # words of the sequences that show where a phrase may be repeated
+_LONG = 40  # characters of a line without spaces that counts as long
+_FEWEST_WORDS = 4  # of a line or sentence whose repetition counts wherever it is; a shorter one may be a label
+_PROSE_ENDS, _PROSE_WORDS = ".!?\u2026\"\u201d)", 5
+_SCATTERED = 4  # times that it occurs, apart from a run
+_MANY = 24  # times in a row that a number occurs
+_SHORT_RUN = 6  # times in a row that a shorter line occurs
+_BINS = 20  # of the histogram of compression ratios, compressed by uncompressed size
+_SAMPLED = 4  # one row in so many is compressed
+
+
+def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
+    share, lines = settings["repeated"], row.lines
+    if len({line[-_ENDING:] for line in lines}) < len(lines) or _is_count(lines):
+        # Only then may lines be alike without their labels.
+        lines = [line if line[:2].isalpha() and line[:4] != "Step" else _LABEL.sub("", line) for line in lines]
+    return (
+        _repeated("a line", lines, row.source_lines, share)
+        or _repeated("a sentence", row.sentences, row.source_sentences, share)
+        or _repeated_phrase(row)
+        or _repeated_letters(row)
+    )
+
+
+def _repeated(what: str, units: Sequence[str], source: Sequence[str], share: float) -> str | None:
+    """Return which line or sentence is repeated: in a row, often, or so that it makes up much of the text."""
+    if len(set(units)) == len(units):
+        return None
+    counts = {unit: count for unit, count in Counter(units).items() if count > 1}
+    own = Counter(unit for unit in source if unit in counts or _LABEL.sub("", unit) in counts)
+    extra = {unit: count - max(own[unit], 1) for unit, count in counts.items() if count > own[unit]}
+    for unit, run in ((unit, len(list(group))) for unit, group in groupby(units)):
+        if unit in extra and run >= (3 if _is_long(unit) else _SHORT_RUN) and run > own[unit]:
+            return f"repeats {what}: {unit[:80]!r}, {run} times in a row{_to_the_end(unit, units)}"
+    long = {unit: count for unit, count in extra.items() if _is_long(unit)}
+    prose = {unit: count for unit, count in long.items() if unit[-1] in _PROSE_ENDS and unit.count(" ") >= _PROSE_WORDS}
+    for repeated, least in ((prose, share), (long, 2 * share)):  # code and lists of links have repeated lines
+        unit = max(repeated, key=lambda one: repeated[one] * len(one), default="")
+        part = sum(count * len(one) for one, count in repeated.items()) / sum(map(len, units))
+        if part >= least or (repeated is prose and repeated.get(unit, 0) >= _SCATTERED - 1 and part >= share / 2):
+            return f"repeats {what}: {unit[:80]!r}, {counts[unit]} times{_to_the_end(unit, units)}"
+    unit = max(extra, key=lambda one: extra[one], default="")
+    if extra and extra[unit] >= _SHORT_RUN and sum(extra.values()) >= 0.5 * len(units):
+        return f"repeats {what}: {unit[:80]!r}, {counts[unit]} times{_to_the_end(unit, units)}"
+    return None
+
+
+def _is_long(unit: str) -> bool:
+    return (unit.count(" ") >= _FEWEST_WORDS - 1 or len(unit) >= _LONG) and any(map(str.isalpha, unit))
+
+
+def _to_the_end(unit: str, units: Sequence[str]) -> str:
+    return " to the end" if unit in units[-3:] else ""
+
+
+def _is_count(lines: Sequence[str]) -> bool:
+    """Return whether the last lines only count: "1.", "2.", "3."."""
+    return len(lines) > _SHORT_RUN and all(len(line) < _ENDING for line in lines[-_SHORT_RUN:])
+
+
+def _repeated_phrase(row: AuditedRow) -> str | None:
+    """Return which words follow each other again and again without a break."""
+    words = row.words
+    # Of three repetitions, two are an even number of words apart: half of the sequences show whether there are any.
+    half = list(zip(words[::2], words[1::2], words[2::2], words[3::2], strict=False))
+    if len(half) == len(set(half)):
+        return None
+    spans = list(zip(*(words[place:] for place in range(_SPAN)), strict=False))
+    if max(Counter(spans).values()) < 3:
+        return None
+    last: dict[tuple[str, ...], int] = {}
+    periods = []  # by place, how many words before the same words were
+    for place, span in enumerate(spans):
+        periods.append(place - last.get(span, place))
+        last[span] = place
+    place = 0
+    for period, group in groupby(periods):
+        length = len(list(group))
+        times = (length + _SPAN - 1) // period + 1 if period else 0
+        if times >= (6 if period == 1 else 4 if period < _SPAN else 3):
+            phrase = " ".join(words[place : place + period])
+            if (times >= _MANY or any(map(str.isalpha, phrase))) and _is_repetition(phrase, times, row):
+                return f"repeats a phrase: {phrase[:80]!r}, {times} times in a row"
+        place += length
+    return None
+
+
+def _is_repetition(phrase: str, times: int, row: AuditedRow) -> bool:
+    """Return whether a repeated phrase is prose, and not cells of a table or what the source repeats too."""
+    if times >= _MANY:
+        return True
+    if " ".join([phrase] * times) in " ".join(row.source_words):
+        return False
+    return "|" not in row.text or f"{phrase} {phrase}" in " ".join(
+        " ".join(re.findall(r"\w+(?:['\u2019]\w+)*", line.lower())) for line in row.lines if "|" not in line
+    )
+
+
+def _repeated_letters(row: AuditedRow) -> str | None:
+    """Return which letters are repeated within a word."""
+    word = max(row.words, key=len, default="")
+    match = _RUN_OF_LETTERS.search(word) if len(word) >= _LONG else None
+    if match is None or match.group() in (row.source_text or "").lower():
+        return None
+    return f"repeats letters: {match[1]!r}, {len(match.group()) // len(match[1])} times in a row"
+
+
+class Loops(RowShare):
+    """Counts the rows with a loop, and measures how well a sample of the rows compresses."""
+
+    def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
+        super().__init__("at most", _flaw, dataset, settings)
+        self._ratios = [0] * _BINS
+
+    def add(self, rows: Sequence[AuditedRow]) -> None:
+        super().add(rows)
+        for row in rows:
+            # Compressing takes longer than all else here. The ids decide which rows are in the sample.
+            text = row.text.encode("utf-8", "surrogatepass")
+            if text and zlib.crc32(row.id.encode("utf-8", "surrogatepass")) % _SAMPLED == 0:
+                self._ratios[min(len(zlib.compress(text, 1)) * _BINS // len(text), _BINS - 1)] += 1
+
+    def merge(self, later: Self) -> None:
+        super().merge(later)
+        self._ratios = [one + other for one, other in zip(self._ratios, later._ratios, strict=True)]
+
+    def result(self) -> Measurement:
+        measured = super().result()
+        return replace(measured, figures={**measured.figures, "compression_histogram": self._ratios})
+
+
+GATE = Gate(
+    name="loops",
+    sentence="the share of completions that repeat a line, a sentence or a phrase again and again",
+    bound="at most",
+    defaults={"threshold": 0.05, "repeated": 0.2},
+    measure=Loops,
+    by_row=True,
+)

@@ -1,0 +1,108 @@
+"""Completions that give back the instruction of their prompt instead of following it."""
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
+from finephrase_dagster.study.paths import SHIPPED
+from finephrase_dagster.study.prompt import read_prompt
+from finephrase_dagster.study.turns import PLACEHOLDER
+
+SPAN = 7  # words in a row that no text has in common with a prompt by chance
+_SHORT = 4  # words of the shortest sentence of a prompt that is searched
+_RUN = re.compile(b"\x01{%d,}" % SPAN)
+_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+_SENTENCE = re.compile(r"[^.!?\n]+")
+_TEXT = r"(?:text|passage|document|article|paragraph|content|source|input|excerpt|page)s?"
+_VERB = (
+    r"(?:re-?write|rephrase|paraphrase|summari[sz]e|convert|turn|transform|reformulate|restructure|create|generate|write"
+    r"|produce|make|compose|explain|teach|translate|improve|use|extract|read|analy[sz]e|consider|take|given|using|gather"
+    r"|answer|continue|expand|simplify|edit|proofread|style|format|list|describe)"
+)
+_ASIDE = r"(?:[\w,;:'\"-]+ ){0,14}?"
+_INSTRUCTION = re.compile(
+    rf"(?:please )?{_VERB} {_ASIDE}(?:(?:the|this|that|from|following|above|given|provided|below|original) {_ASIDE}{_TEXT}"
+    rf"(?: (?:above|below|provided|given|into|as|in|so that|for|to|using))|{_TEXT} (?:above|below))\b"
+    rf"|(?:please )?{_VERB} {_ASIDE}(?:the (?:following|above|given|provided) {_TEXT})\b"
+    r"|(?:please )?(?:reply|respond|answer|output|return) (?:only |just )?with (?:only |just )?(?:the|an?|your) (?:[\w-]+ ){1,8}?"
+    r"(?:only|alone|and nothing else)\b"
+    r"|(?:please )?(?:reply|respond|output|return) (?:only|just)\b"
+    r"|(?:do not|don't) (?:include|add|write|use|provide|output) (?:any |an |additional )?(?:\w+ )?(?:explanations?|comments?"
+    r"|commentary|introduction|preamble|other text|additional text|extra text)"
+    r"|(?:your|the) task is to (?:re-?write|rephrase|paraphrase|summari[sz]e|convert|turn|transform|create a (?:table|tutorial|faq|list))"
+    r"|you are an? (?:\w+ ){0,4}?(?:assistant|editor|rewriter|paraphraser|tutor|expert in)\b"
+    r"|you will be given an? (?:\w+ )?" + _TEXT + r"|(?:state|write) (?:the|a) (?:problem|solution) (?:in full|to the problem)"
+    r"|write (?:one|each|your) (?:\w+ ){0,2}?(?:question|answer)s? (?:\w+ )?(?:on a line|to reply|that can be)"
+)
+# One of these is in every text that the expression matches: searching them first is many times faster.
+_HINTS = ("above", "below", "following", "given", "provided", "reply", "respond", "output", "return", "do not", "don't")
+_HINTS += ("task is", "you are a", "write", "text", "passage", "document", "article", "problem", "original")
+_HOLE = re.compile(r"\[\[?(?:DOCUMENT|TEXT|INPUT|SOURCE)\]?\]|\{\{?\s*(?:document|text|input|source|passage)\s*\}?\}|<(?:text|document)>")
+
+
+class Template(NamedTuple):
+    """What of a prompt is searched: its words, its sequences of words, and its short sentences."""
+
+    words: frozenset[str]
+    spans: frozenset[str]
+    sentences: tuple[str, ...]
+
+
+@cache
+def _template(own: str) -> Template:
+    """Return what is searched of a dataset's own prompt and of all packaged prompts."""
+    texts = [own]
+    for path in sorted((SHIPPED / "prompts").glob("[!.]*.md")):
+        if path.stem != "README":
+            prompt = read_prompt(path)
+            texts.append(f"{prompt.system or ''}\n{prompt.template}")
+    sentences = [_WORD.findall(text.lower()) for one in texts for text in _SENTENCE.findall(one.replace(PLACEHOLDER, "\n"))]
+    spans = {" ".join(words[at : at + SPAN]) for words in sentences for at in range(len(words) - SPAN + 1)}
+    short = dict.fromkeys(" ".join(words) for words in sentences if _SHORT <= len(words) < SPAN)
+    return Template(frozenset(word for words in sentences for word in words), frozenset(spans), tuple(short))
+
+
+def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
+    words = row.words
+    template = _template(_own_prompt(dataset))
+    for run in _RUN.finditer(bytes(map(template.words.__contains__, words))):
+        for at in range(run.start(), run.end() - SPAN + 1):
+            if (span := " ".join(words[at : at + SPAN])) in template.spans and not _is_in_source(span, row):
+                return f"gives back the prompt: {span!r}"
+    text = " ".join(words)
+    for sentence in template.sentences:
+        if sentence in text and not _is_in_source(sentence, row):
+            return f"gives back the prompt: {sentence!r}"
+    if hole := _HOLE.search(row.text) if "{" in row.text or "[" in row.text or "<" in row.text else None:
+        if hole.group() not in (row.source_text or ""):
+            return f"gives back a placeholder of a prompt: {hole.group()!r}"
+    return _instruction(row) if any(hint in text for hint in _HINTS) else None
+
+
+def _instruction(row: AuditedRow) -> str | None:
+    """Return the first sentence that instructs to write a text."""
+    for sentence in row.sentences:
+        lower = sentence.lower().lstrip(" *_#>-\"'(\u201c0123456789.").replace("\u2019", "'")
+        match = _INSTRUCTION.match(lower)
+        if match and not _is_in_source(" ".join(_WORD.findall(match.group())), row):
+            return f"gives an instruction instead of following one: {sentence[:80]!r}"
+    return None
+
+
+def _is_in_source(span: str, row: AuditedRow) -> bool:
+    return bool(row.source_text) and span in " ".join(row.source_words)
+
+
+def _own_prompt(dataset: AuditedDataset) -> str:
+    prompt = (dataset.manifest or {}).get("recipe", {}).get("prompt", {})
+    return f"{prompt.get('system') or ''}\n{prompt.get('template', '')}" if isinstance(prompt, dict) else ""
+
+
+GATE = row_gate(
+    name="prompt_echo",
+    sentence="the share of completions that give back the instruction of their prompt",
+    bound="at most",
+    defaults={"threshold": 0.02},
+    find_flaw=_flaw,
+)
