@@ -32,6 +32,14 @@ def measured(
     return measurement, {row.id: flaw for row in rows if (flaw := measures[0].flaw(row)) is not None}
 
 
+def flaw(name: str, text: str, *, source: str | None = None, check: str | None = None, **settings: Any) -> str | None:
+    """Return why one completion fails a gate that judges each row by itself; None if it passes."""
+    gate = gates()[name]
+    form = gate.forms.get(check, {}) if check else {}
+    measure = gate.measure(AuditedDataset(files=[], check=check), {**gate.defaults, **form, **settings})
+    return measure.flaw(AuditedRow("d0", text, source_text=source))
+
+
 def essays(count: int, seed: int = 0, words: int = 120) -> list[str]:
     """Return texts of made-up words that have nothing in common but the language."""
     draw = random.Random(seed)

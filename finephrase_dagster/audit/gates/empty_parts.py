@@ -9,7 +9,9 @@ _ANOTHER = r"(?![*+\u2022-](?:\s|$)|(?:\d{1,3}|[A-Z])[.)](?:\s|$)|\#{1,6}\s)"  #
 _CONTENT = re.compile(rf"\n(?:[ \t]*\n)*[ \t]+{_ANOTHER}\S|\n{_ANOTHER}\S")
 _PARAGRAPH = re.compile(rf"\s*\n{_ANOTHER}\S")
 _HEADING = re.compile(r"^(#{1,6})[ \t]+\S.*$", re.MULTILINE)
-_LABELLED = re.compile(r"#+\s+[a-z]|.*[\[\].?!:]")  # a comment of code, or a heading that is content itself: a link, a question
+_LABELLED = re.compile(
+    r"#+\s+[a-z]|.*[\[\].?!:]"
+)  # a comment of code, or a heading that is content itself: a link, a question
 _BARE_HEADING = re.compile(r"(?:\A|\n[ \t]*\n)(#{1,6})[ \t]*$", re.MULTILINE)  # under a line of text, it underlines it
 _FENCE = re.compile(r"^(```|~~~).*?(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
 _SEPARATOR = re.compile(r"\|?[ :|-]*-[ :|-]*\|?")
@@ -74,6 +76,9 @@ GATE = row_gate(
     name="empty_parts",
     sentence="the share of completions with list items, table cells or headings that have no content",
     bound="at most",
+    blocking=False,
     defaults={"threshold": 0.05},
+    reason="An empty item or cell shows that the generator filled a form without having anything to say.",
+    remedy="Read the examples. Ask for fewer parts in the prompt, or generate with `guided: true`.",
     find_flaw=_flaw,
 )

@@ -35,5 +35,7 @@ GATE = row_gate(
     sentence="the share of completions with damaged characters",
     bound="at most",
     defaults={"threshold": 0.01},
+    reason="Damaged characters come from the source or the decoding, and cannot be repaired later.",
+    remedy="Compare a failing row with its source. Read the source with the right encoding, and generate again.",
     find_flaw=_flaw,
 )

@@ -10,13 +10,16 @@ from typing import Self
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
 
-_LABEL = re.compile(r"^(?:[\W_]*(?:\d{1,4}[.):]|[A-Za-z][.):](?=\s+\S)|[-*+#>\u2022]|(?:step|question|answer|q|a)\s*\d*\s*:))+\s*", re.I)
+_LABEL = re.compile(
+    r"^(?:[\W_]*(?:\d{1,4}[.):]|[A-Za-z][.):](?=\s+\S)|[-*+#>\u2022]|(?:step|question|answer|q|a)\s*\d*\s*:))+\s*", re.I
+)
 _RUN_OF_LETTERS = re.compile(r"([^_]{1,12}?)\1{11,}")
 _ENDING = 12  # characters at the end of a line
 _SPAN = 4  # words of the sequences that show where a phrase may be repeated
 _LONG = 40  # characters of a line without spaces that counts as long
 _FEWEST_WORDS = 4  # of a line or sentence whose repetition counts wherever it is; a shorter one may be a label
-_PROSE_ENDS, _PROSE_WORDS = ".!?\u2026\"\u201d)", 5
+_PROSE_ENDS, _PROSE_WORDS = '.!?\u2026"\u201d)', 5
+_ONCE = 0.3  # of the text: a single repetition
 _SCATTERED = 4  # times that it occurs, apart from a run
 _MANY = 24  # times in a row that a number occurs
 _SHORT_RUN = 6  # times in a row that a shorter line occurs
@@ -52,7 +55,9 @@ def _repeated(what: str, units: Sequence[str], source: Sequence[str], share: flo
     for repeated, least in ((prose, share), (long, 2 * share)):  # code and lists of links have repeated lines
         unit = max(repeated, key=lambda one: repeated[one] * len(one), default="")
         part = sum(count * len(one) for one, count in repeated.items()) / sum(map(len, units))
-        if part >= least or (repeated is prose and repeated.get(unit, 0) >= _SCATTERED - 1 and part >= share / 2):
+        if part >= (least if sum(repeated.values()) > 1 else max(least, _ONCE)) or (
+            repeated is prose and repeated.get(unit, 0) >= _SCATTERED - 1 and part >= share / 2
+        ):
             return f"repeats {what}: {unit[:80]!r}, {counts[unit]} times{_to_the_end(unit, units)}"
     unit = max(extra, key=lambda one: extra[one], default="")
     if extra and extra[unit] >= _SHORT_RUN and sum(extra.values()) >= 0.5 * len(units):
@@ -149,6 +154,8 @@ GATE = Gate(
     sentence="the share of completions that repeat a line, a sentence or a phrase again and again",
     bound="at most",
     defaults={"threshold": 0.05, "repeated": 0.2},
+    reason="A loop teaches a model to repeat itself; one in twenty is already more than a sound generator writes.",
+    remedy="Read the examples. Raise the temperature a little, lower `max_tokens`, or take a stronger generator.",
     measure=Loops,
     by_row=True,
 )

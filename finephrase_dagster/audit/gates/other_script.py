@@ -37,7 +37,11 @@ GATE = row_gate(
     name="other_script",
     sentence="the share of completions with words in a script that their source does not use",
     bound="at most",
+    blocking=False,
     defaults={"threshold": 0.02},
+    reason="Small multilingual models switch into another script now and then; more than one row in fifty"
+    " shows that they lose the text.",
+    remedy="Lower the temperature, or take a generator that knows the language of the sources.",
     find_flaw=_flaw,
     needs=("source_text",),
 )

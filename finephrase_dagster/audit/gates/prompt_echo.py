@@ -16,29 +16,42 @@ _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _SENTENCE = re.compile(r"[^.!?\n]+")
 _TEXT = r"(?:text|passage|document|article|paragraph|content|source|input|excerpt|page)s?"
 _VERB = (
-    r"(?:re-?write|rephrase|paraphrase|summari[sz]e|convert|turn|transform|reformulate|restructure|create|generate|write"
-    r"|produce|make|compose|explain|teach|translate|improve|use|extract|read|analy[sz]e|consider|take|given|using|gather"
+    r"(?:re-?write|rephrase|paraphrase|summari[sz]e|convert|turn|transform|reformulate|restructure|create"
+    r"|generate|write"
+    r"|produce|make|compose|explain|teach|translate|improve|use|extract|read|analy[sz]e|consider|take|given"
+    r"|using|gather"
     r"|answer|continue|expand|simplify|edit|proofread|style|format|list|describe)"
 )
 _ASIDE = r"(?:[\w,;:'\"-]+ ){0,14}?"
 _INSTRUCTION = re.compile(
-    rf"(?:please )?{_VERB} {_ASIDE}(?:(?:the|this|that|from|following|above|given|provided|below|original) {_ASIDE}{_TEXT}"
+    rf"(?:please )?{_VERB} {_ASIDE}(?:(?:the|this|that|from|following|above|given|provided|below|original)"
+    rf" {_ASIDE}{_TEXT}"
     rf"(?: (?:above|below|provided|given|into|as|in|so that|for|to|using))|{_TEXT} (?:above|below))\b"
     rf"|(?:please )?{_VERB} {_ASIDE}(?:the (?:following|above|given|provided) {_TEXT})\b"
-    r"|(?:please )?(?:reply|respond|answer|output|return) (?:only |just )?with (?:only |just )?(?:the|an?|your) (?:[\w-]+ ){1,8}?"
+    r"|(?:please )?(?:reply|respond|answer|output|return) (?:only |just )?with (?:only |just )?(?:the|an?"
+    r"|your) (?:[\w-]+ ){1,8}?"
     r"(?:only|alone|and nothing else)\b"
     r"|(?:please )?(?:reply|respond|output|return) (?:only|just)\b"
-    r"|(?:do not|don't) (?:include|add|write|use|provide|output) (?:any |an |additional )?(?:\w+ )?(?:explanations?|comments?"
+    r"|(?:do not|don't) (?:include|add|write|use|provide|output) (?:any |an |additional )?(?:\w+"
+    r" )?(?:explanations?|comments?"
     r"|commentary|introduction|preamble|other text|additional text|extra text)"
-    r"|(?:your|the) task is to (?:re-?write|rephrase|paraphrase|summari[sz]e|convert|turn|transform|create a (?:table|tutorial|faq|list))"
+    r"|(?:your|the) task is to (?:re-?write|rephrase|paraphrase|summari[sz]e|convert|turn|transform|create a"
+    r" (?:table|tutorial|faq|list))"
     r"|you are an? (?:\w+ ){0,4}?(?:assistant|editor|rewriter|paraphraser|tutor|expert in)\b"
-    r"|you will be given an? (?:\w+ )?" + _TEXT + r"|(?:state|write) (?:the|a) (?:problem|solution) (?:in full|to the problem)"
+    r"|you will be given an? (?:\w+ )?"
+    + _TEXT
+    + r"|(?:state|write) (?:the|a) (?:problem|solution) (?:in full|to the problem)"
     r"|write (?:one|each|your) (?:\w+ ){0,2}?(?:question|answer)s? (?:\w+ )?(?:on a line|to reply|that can be)"
 )
 # One of these is in every text that the expression matches: searching them first is many times faster.
-_HINTS = ("above", "below", "following", "given", "provided", "reply", "respond", "output", "return", "do not", "don't")
-_HINTS += ("task is", "you are a", "write", "text", "passage", "document", "article", "problem", "original")
-_HOLE = re.compile(r"\[\[?(?:DOCUMENT|TEXT|INPUT|SOURCE)\]?\]|\{\{?\s*(?:document|text|input|source|passage)\s*\}?\}|<(?:text|document)>")
+_HINTS = (  # noqa: SIM905 - a list of words
+    "above;below;following;given;provided;reply;respond;output;return;do not;don't;task is;you are a;"
+    "write;text;passage;document;article;problem;original"
+).split(";")
+_HOLE = re.compile(
+    r"\[\[?(?:DOCUMENT|TEXT|INPUT|SOURCE)\]?\]|\{\{?\s*(?:document|text|input|source|passage)\s*\}?\}"
+    r"|<(?:text|document)>"
+)
 
 
 class Template(NamedTuple):
@@ -57,7 +70,9 @@ def _template(own: str) -> Template:
         if path.stem != "README":
             prompt = read_prompt(path)
             texts.append(f"{prompt.system or ''}\n{prompt.template}")
-    sentences = [_WORD.findall(text.lower()) for one in texts for text in _SENTENCE.findall(one.replace(PLACEHOLDER, "\n"))]
+    sentences = [
+        _WORD.findall(text.lower()) for one in texts for text in _SENTENCE.findall(one.replace(PLACEHOLDER, "\n"))
+    ]
     spans = {" ".join(words[at : at + SPAN]) for words in sentences for at in range(len(words) - SPAN + 1)}
     short = dict.fromkeys(" ".join(words) for words in sentences if _SHORT <= len(words) < SPAN)
     return Template(frozenset(word for words in sentences for word in words), frozenset(spans), tuple(short))
@@ -74,9 +89,9 @@ def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str |
     for sentence in template.sentences:
         if sentence in text and not _is_in_source(sentence, row):
             return f"gives back the prompt: {sentence!r}"
-    if hole := _HOLE.search(row.text) if "{" in row.text or "[" in row.text or "<" in row.text else None:
-        if hole.group() not in (row.source_text or ""):
-            return f"gives back a placeholder of a prompt: {hole.group()!r}"
+    hole = _HOLE.search(row.text) if "{" in row.text or "[" in row.text or "<" in row.text else None
+    if hole and hole.group() not in (row.source_text or ""):
+        return f"gives back a placeholder of a prompt: {hole.group()!r}"
     return _instruction(row) if any(hint in text for hint in _HINTS) else None
 
 
@@ -104,5 +119,7 @@ GATE = row_gate(
     sentence="the share of completions that give back the instruction of their prompt",
     bound="at most",
     defaults={"threshold": 0.02},
+    reason="An instruction that is given back is no text of the wanted form, and is the same in every row.",
+    remedy="Put the document before the instruction, shorten the prompt, or take a stronger generator.",
     find_flaw=_flaw,
 )

@@ -6,31 +6,41 @@ from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, 
 
 _BEGINNING = 400  # characters; a refusal comes first
 _DO = (
-    r"(?:assist|help|provide|fulfil+|comply|generate|create|write|rewrite|rephrase|answer|complete|continue|process|access"
-    r"|summari[sz]e|discuss|engage|do that|do this|see|view|open|read|browse|produce|translate|convert|respond|participate)"
+    r"(?:assist|help|provide|fulfil+|comply|generate|create|write|rewrite|rephrase|answer|complete|continue"
+    r"|process|access"
+    r"|summari[sz]e|discuss|engage|do that|do this|see|view|open|read|browse|produce|translate|convert"
+    r"|respond|participate)"
 )
-_CANNOT = r"(?:can(?:no|')t|can not|could(?: no|n')t|am not able to|'m not able to|am unable to|'m unable to|won't|will not)"
+_CANNOT = (
+    r"(?:can(?:no|')t|can not|could(?: no|n')t|am not able to|'m not able to|am unable to|'m unable to|won't|will not)"
+)
 _REFUSAL = re.compile(
-    rf"\b(?:sorry|apologi[sz]e|apologies|unfortunately|regret)\b[^\n]{{0,80}}?\bi(?: {_CANNOT}|'m (?:not able|unable) to)"
+    rf"\b(?:sorry|apologi[sz]e|apologies|unfortunately|regret)\b[^\n]{{0,80}}?\bi(?: {_CANNOT}|'m (?:not"
+    rf" able|unable) to)"
     rf" (?:\w+ ){{0,2}}?{_DO}\b"
     rf"|(?:\A|[.!?\n]\s*|\bbut )i(?: {_CANNOT}|'m (?:not able|unable) to) (?:\w+ )?{_DO} (?:\w+ ){{0,3}}?"
-    r"(?:with (?:that|this|your)|(?:that|this|your|the) (?:request|question|task|text|content|topic|prompt|document|article)"
+    r"(?:with (?:that|this|your)|(?:that|this|your|the) (?:request|question|task|text|content|topic|prompt"
+    r"|document|article)"
     r"|(?:such|explicit|harmful|medical|legal) )"
     r"|\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b[^\n]{0,40}?\bi\b"
     r"|\bi(?: am|'m) (?:just |only )?an? (?:ai|artificial intelligence|(?:large )?language model)\b"
     r"|\bi (?:don't|do not) have (?:access to|the ability to|enough information)\b"
-    r"|(?:\A|[.!?\n]\s*)(?:could you |can you )?please (?:provide|share|paste|give)(?: me)?(?: with)? (?:the|your|me the|a) "
+    r"|(?:\A|[.!?\n]\s*)(?:could you |can you )?please (?:provide|share|paste|give)(?: me)?(?: with)? (?:the"
+    r"|your|me the|a) "
     r"(?:\w+ ){0,3}?(?:text|document|article|passage|content|information|details|context)\b"
     r"|\byou (?:haven't|have not|didn't|did not) (?:provided?|included?|shared?|given?|give) (?:\w+ ){0,3}?"
     r"(?:text|document|article|passage|content)\b"
-    r"|\bit (?:seems|looks) (?:like|that|as if) (?:there is no|you (?:forgot|haven't|have not|didn't|did not))\b"
-    r"|\A[\W_]*i(?:'m| am) (?:ready|here|happy) to (?:help|assist)[^?\n]{0,40}[.!] (?:what|which|how|please|could|can)\b"
+    r"|\bit (?:seems|looks)(?: like| that| as if)? (?:there is no|you (?:forgot|haven't|have not|didn't|did not))\b"
+    r"|\A[\W_]*i(?:'m| am) (?:ready|here|happy) to (?:help|assist)[^?\n]{0,40}[.!] (?:what|which|how|please"
+    r"|could|can)\b"
 )
 
 # One of these is in every text that the expression matches: searching them first is many times faster.
-_HINTS = ("sorry", "apolog", "unfortunately", "regret", "can't", "cannot", "can not", "able to", "won't", "will not")
-_HINTS += ("couldn't", "could not", "language model", "intelligence", " ai", "do not have", "don't have", "please", "you have", "you didn't")
-_HINTS += ("you did", "it seems", "it looks", "to help")
+_HINTS = (  # noqa: SIM905 - a list of words
+    "sorry;apolog;unfortunately;regret;can't;cannot;can not;able to;won't;will not;couldn't;could not;"
+    "language model;intelligence; ai;do not have;don't have;please;you have;you didn't;you did;it seems;"
+    "it looks;to help"
+).split(";")
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
@@ -46,5 +56,8 @@ GATE = row_gate(
     sentence="the share of completions that refuse the task",
     bound="at most",
     defaults={"threshold": 0.01},
+    reason="A refusal has nothing of its source in it.",
+    remedy="Read the examples. Change the wording of the prompt, or leave out the documents that the"
+    " generator refuses.",
     find_flaw=_flaw,
 )

@@ -1,0 +1,175 @@
+"""Gates that find completions that do not do what the prompt asks: echoes, announcements, refusals, wrong lengths."""
+
+from __future__ import annotations
+
+import pytest
+
+from audit_parts import essays, flaw, measured
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow
+from finephrase_dagster.audit.gates import gates
+from finephrase_dagster.study.paths import SHIPPED
+from finephrase_dagster.study.prompt import read_prompt
+from finephrase_dagster.study.turns import PLACEHOLDER
+from test_degeneration import CODE, FAQ, PROSE, SOUND
+
+PROMPTS = {path.stem: read_prompt(path) for path in (SHIPPED / "prompts").glob("[!R]*.md")}
+TEMPLATES = {name: prompt.template.replace(PLACEHOLDER, "").strip() for name, prompt in PROMPTS.items()}
+TUTORIAL = (
+    "# Bake bread at home\n\n1. Mix 500 g of flour with water and salt, since they need time.\n2. Let the dough rest "
+    "overnight below a cloth. Use what you have at hand; the given times are for a warm kitchen.\n3. Bake it for 40 "
+    "minutes. Here is a tip: listen to the crust. When it cools, it crackles.\n\nKeep the bread in a paper bag."
+)
+OTHERS = [
+    *SOUND.values(),
+    TUTORIAL,
+    "I hope that spring comes early, the farmer said. Sure, it will, said his wife. Here are the seeds.",
+    "# Write a letter\n\n1. Write the date at the top.\n2. Answer the questions of the last letter.\n3. Use ink.",
+    "Of course the following winter was hard. Below is the valley, above is the mountain.",
+    "To convert the document into another format, open it and choose Export. The article explains it with an example.",
+]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_prompt_that_is_given_back_is_found_whole_or_in_part(name: str) -> None:
+    sentences = [one for one in TEMPLATES[name].replace("\n", " ").split(". ") if len(one.split()) >= 5]
+    for echo in (TEMPLATES[name], sentences[0], sentences[-1], TEMPLATES[name].upper(), " ".join(sentences[-2:])):
+        assert flaw("prompt_echo", f"{PROSE}\n\n{echo}"), echo
+        assert flaw("prompt_echo", f"{echo}\n{FAQ}"), echo
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "Rewrite the text above so that a child understands it.",
+        "Please summarize the following article in three sentences.",
+        "Turn the passage below into a table.",
+        "Based on what you know, answer.\nCreate a FAQ from the document above.",
+        "Respond only with the table.",
+        "Do not include any explanations.",
+        "You are a helpful assistant.",
+        "Your task is to rewrite the text.",
+        "**Instruction**: [[DOCUMENT]]",
+        "Here comes {document}",
+    ],
+)
+def test_a_generic_instruction_is_found(instruction: str) -> None:
+    assert flaw("prompt_echo", f"{instruction}\n\n{PROSE}")
+    assert flaw("prompt_echo", f"{PROSE}\n\n{instruction}")
+
+
+@pytest.mark.parametrize("text", [*OTHERS, *essays(10)])
+def test_sound_text_is_no_echo_no_announcement_and_no_refusal(text: str) -> None:
+    assert [flaw(gate, text) for gate in ("prompt_echo", "announcements", "refusals")] == [None, None, None]
+
+
+def test_a_prompt_of_ones_own_is_known_from_the_manifest_and_what_the_source_says_is_no_echo() -> None:
+    template = "[[DOCUMENT]]\n\nCompose seven limericks about whatever the villagers above complain of."
+    dataset = AuditedDataset(files=[], manifest={"recipe": {"prompt": {"template": template, "system": None}}})
+    gate = gates()["prompt_echo"]
+    measure = gate.measure(dataset, gate.defaults)
+    echo = f"{PROSE} Compose seven limericks about whatever the villagers above complain of."
+    assert "seven limericks" in str(measure.flaw(AuditedRow("a", echo)))
+    assert measure.flaw(AuditedRow("a", echo, source_text=echo)) is None
+    assert flaw("prompt_echo", echo) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sure! {}",
+        "Certainly, here is the text:\n\n{}",
+        "Here is a table of the key facts:\n\n{}",
+        "Here's a rewritten version of the text\n\n{}",
+        "**Here are the questions and answers:**\n\n{}",
+        "Below is a short tutorial on the subject.\n\n{}",
+        "I have rewritten the passage in plain words:\n{}",
+        "Okay, I will summarize the article.\n{}",
+        "Based on the text, here are five questions.\n{}",
+        "I'd be happy to help.\n\n{}",
+        "{}\n\nI hope this helps!",
+        "{}\n\nLet me know if you need anything else.",
+        "{}\n\nFeel free to ask if you have questions.",
+        "{}\n\nNote: This table was created from the provided text.",
+        "{}\n\nThe above table covers the main facts.",
+        "{}\n\nWould you like me to add more questions?",
+    ],
+)
+@pytest.mark.parametrize("content", [PROSE, FAQ, SOUND["table"], TUTORIAL], ids=["prose", "faq", "table", "tutorial"])
+def test_talk_to_the_user_around_the_content_is_found(text: str, content: str) -> None:
+    announced = text.format(content)
+    assert "talks to the user" in str(flaw("announcements", announced))
+    assert flaw("announcements", announced, source=f"A chat.\n{announced}") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't assist with that request.",
+        "I am unable to rewrite this text.",
+        "As an AI language model, I do not have opinions.",
+        "I’m sorry, I can’t help with that.",
+        "Unfortunately, I cannot provide a table, since the document has no facts.",
+        "I don't have access to the document.",
+        "Please provide the text that you would like me to rewrite.",
+        "It seems you forgot to include the article.",
+        "You haven't provided any text.",
+        "I'm ready to help. What would you like to know?",
+    ],
+)
+def test_a_refusal_is_found(text: str) -> None:
+    assert "refuses" in str(flaw("refusals", text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\"I'm sorry, but I can't come to the feast,\" said the fox.",
+        "I cannot say that the book is bad. I am not able to judge poems.",
+        "Q: Can a stone float?\nA: It cannot, unfortunately. Please provide your own boat.",
+        CODE,
+    ],
+)
+def test_regret_is_no_refusal(text: str) -> None:
+    assert flaw("refusals", text) is None
+
+
+def test_lengths_are_compared_with_the_source() -> None:
+    source = " ".join(["word"] * 300)
+    assert flaw("length", "Only a few words.", source=source) == "too short: 4 words from a source of 300"
+    assert flaw("length", "Only a few words.", source="A short source of eight words, no more.") is None
+    assert flaw("length", "word " * 40, source=source * 20) is None
+    assert flaw("length", "word " * 2000, source=source) == "too long: 2000 words from a source of 300"
+    assert flaw("length", "word " * 600, source="A short source.") is None
+    assert flaw("length", "word " * 17, source=source)
+    assert flaw("length", "word " * 17, source=source, check="math") is None
+
+
+def test_the_compression_of_a_dataset_is_a_figure() -> None:
+    gate = gates()["length"]
+    rows = [AuditedRow(f"d{n}", "word " * 50 * n, source_text="word " * 100) for n in (1, 2, 4)]
+    one, first, second = (gate.measure(AuditedDataset(files=[]), gate.defaults) for _ in range(3))
+    one.add(rows)
+    first.add(rows[:1])
+    second.add(rows[1:])
+    first.merge(second)
+    assert first.result() == one.result()
+    assert one.result().figures["compression"] == pytest.approx(350 / 300)
+    assert sum(one.result().figures["ratio_histogram"]) == 3
+
+
+@pytest.mark.parametrize("gate", ["loops", "prompt_echo", "announcements", "refusals", "empty_parts", "encoding"])
+def test_several_processes_count_as_one_does(gate: str) -> None:
+    texts = [
+        *OTHERS,
+        "Sure! " + PROSE,
+        "I can't help with that.",
+        "Done.\n" * 9,
+        "Rewrite the text above.",
+        "1.\n2.\n",
+        "\x07",
+    ]
+    one = measured(gate, texts)
+    assert one[1]
+    for parts, chunk in ((2, 3), (5, 1)):
+        several = measured(gate, texts, parts=parts, chunk=chunk)
+        assert (several[0].value, several[0].figures, several[1]) == (one[0].value, one[0].figures, one[1])
