@@ -238,6 +238,8 @@ def test_a_bare_parquet_file_is_audited_by_the_gates_that_it_has_columns_for(tmp
         "copying": "needs source_text",
         "form": "needs check",
         "invented_quantities": "needs source_text",
+        "length": "needs source_text",
+        "other_script": "needs source_text",
         "truncated": "needs finish_reason",
     }
 

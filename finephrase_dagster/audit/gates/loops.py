@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
+from operator import eq
 from typing import Self
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
@@ -89,19 +90,19 @@ def _repeated_phrase(row: AuditedRow) -> str | None:
     if max(Counter(spans).values()) < 3:
         return None
     last: dict[tuple[str, ...], int] = {}
-    periods = []  # by place, how many words before the same words were
+    periods = set()  # how many words before the same words were
     for place, span in enumerate(spans):
-        periods.append(place - last.get(span, place))
+        periods.add(place - last.get(span, place))
         last[span] = place
-    place = 0
-    for period, group in groupby(periods):
-        length = len(list(group))
-        times = (length + _SPAN - 1) // period + 1 if period else 0
+    for period in sorted(periods - {0}):
+        same = bytes(map(eq, words, words[period:]))
+        length = max(map(len, same.split(b"\0")))
+        times = length // period + 1
         if times >= (6 if period == 1 else 4 if period < _SPAN else 3):
+            place = same.index(b"\1" * length)
             phrase = " ".join(words[place : place + period])
             if (times >= _MANY or any(map(str.isalpha, phrase))) and _is_repetition(phrase, times, row):
                 return f"repeats a phrase: {phrase[:80]!r}, {times} times in a row"
-        place += length
     return None
 
 
