@@ -44,12 +44,14 @@ class Published(Spec):
     Attributes:
         input_tokens: mean tokens per request, by source.
         output_tokens: mean tokens per completion, by source, prompt and generator.
+        seed_spread: standard deviations over seeds, by student and score; `results/noise.py` uses them.
     """
 
     input_tokens: Mapping[str, float]
     output_tokens: Mapping[str, Mapping[str, Mapping[str, float]]]
     training: TrainingFigure
     early_looks: tuple[EarlyFigure, ...] = Field(min_length=1)
+    seed_spread: Mapping[str, Mapping[str, float]]
     gpu_hour_dollars: float = Field(ge=0)
 
     @classmethod

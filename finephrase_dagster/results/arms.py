@@ -1,0 +1,107 @@
+"""Arms: the runs of one mixture on one student, over seeds; and whether two arms can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from finephrase_dagster.results.noise import Sample
+from finephrase_dagster.results.scored_runs import ScoredRun
+from finephrase_dagster.study.student import MANY_EPOCHS
+
+ALIKE = 1.25
+"""Up to this ratio of epochs, two mixtures repeat their text equally often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One mixture, student and variant, with its runs: one per seed, all scored at their last step."""
+
+    runs: tuple[ScoredRun, ...]
+
+    @property
+    def first(self) -> ScoredRun:
+        """A run, which stands for what all of them have in common."""
+        return self.runs[0]
+
+    @property
+    def mixture(self) -> str:
+        return self.first.mixture
+
+    @property
+    def student(self) -> str:
+        return self.first.student
+
+    def sample(self, metric: str) -> Sample | None:
+        """Return the scores of the runs; None if one of them lacks the metric."""
+        values = [run.scores.get(metric) for run in self.runs]
+        known = tuple(value for value in values if value is not None)
+        return Sample(known) if len(known) == len(values) else None
+
+
+def arms(runs: Iterable[ScoredRun]) -> list[Arm]:
+    """Return the arms of the runs that were scored at their last step, in the order of their first runs."""
+    groups: dict[object, list[ScoredRun]] = {}
+    for run in runs:
+        if run.complete:
+            groups.setdefault((run.study, run.mixture, run.student, run.decay_from, run.step), []).append(run)
+    return [Arm(runs=tuple(group)) for group in groups.values()]
+
+
+def mismatches(first: Arm, second: Arm) -> list[str]:
+    """Return in what two arms differ apart from the data that is compared; what is unknown is no difference."""
+    one, other = first.first, second.first
+    fields = {
+        "student": (one.student, other.student),
+        "tokens": (one.tokens, other.tokens),
+        "step": (one.step, other.step),
+        "evaluation": (one.evaluation, other.evaluation),
+        "decay": (one.decay_from or "from scratch", other.decay_from or "from scratch"),
+    }
+    found = [
+        f"{name}: {_shown(theirs)} against {_shown(baseline)}"
+        for name, (baseline, theirs) in fields.items()
+        if None not in (baseline, theirs) and baseline != theirs
+    ]
+    if not _same_mix_in(one, other):
+        found.append(f"mix-in: {_mix(other)} against {_mix(one)}")
+    if not _same_repetition(one, other):
+        found.append(f"repetition: {other.epochs:.1f} epochs against {one.epochs:.1f}")
+    return found
+
+
+def unknowns(first: Arm, second: Arm) -> list[str]:
+    """Return what cannot be checked, because it is not known of both arms."""
+    fields = {"tokens": "tokens", "mix-in": "mix_in", "repetition": "epochs"}
+    one, other = first.first, second.first
+    return [name for name, field in fields.items() if getattr(one, field) is None or getattr(other, field) is None]
+
+
+def _same_mix_in(one: ScoredRun, other: ScoredRun) -> bool:
+    """Return whether two mixtures have the same original text next to their synthetic part.
+
+    Original text alone has no synthetic part: it is compared with other original text, and with mixtures that add
+    synthetic text to nothing but original text that it has too.
+    """
+    if one.mix_in is None or other.mix_in is None or (one.original and other.original):
+        return True
+    if one.original or other.original:
+        alone, mixed = (one, other) if one.original else (other, one)
+        return set(mixed.mix_in or ()) <= set(alone.mix_in or ())
+    return dict(one.mix_in) == dict(other.mix_in)
+
+
+def _same_repetition(one: ScoredRun, other: ScoredRun) -> bool:
+    """Return whether repetition cannot explain a difference: it is equal, or harmless in both mixtures."""
+    if one.epochs is None or other.epochs is None:
+        return True
+    low, high = sorted((max(one.epochs, 1.0), max(other.epochs, 1.0)))
+    return high <= MANY_EPOCHS or high <= ALIKE * low
+
+
+def _shown(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _mix(run: ScoredRun) -> str:
+    return ", ".join(f"{100 * share:g} % {name}" for name, share in (run.mix_in or {}).items()) or "no original text"

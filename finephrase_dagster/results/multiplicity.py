@@ -1,0 +1,101 @@
+"""Many comparisons at once: p-values and bounds that hold for a family of them.
+
+Against one baseline: Dunnett's test, for unequal numbers of seeds and unequal variances as in Hasler & Hothorn (2008):
+the multivariate t distribution with the correlations that the common baseline causes, and each comparison's own degrees
+of freedom. All pairs: Tukey's, as in Games & Howell. Exploration: the false discovery rate of Benjamini & Hochberg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.polynomial.hermite_e import hermegauss
+from numpy.polynomial.legendre import leggauss
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import ndtr
+from scipy.stats import chi2, false_discovery_control, studentized_range
+from scipy.stats import t as student_t
+
+Question = Literal["baseline", "pairs", "exploration"]
+LEVEL = 0.05
+NEGLIGIBLE = 1e-3
+"""Below this probability, that two statistics exceed a bound is too rare to count."""
+Loadings = tuple[tuple[float, ...], ...]
+"""Per baseline, the root of the share that its mean has in the variance of each comparison with it."""
+
+
+def adjusted(
+    question: Question, statistics: Sequence[float], freedoms: Sequence[float], loadings: Loadings, arms: int
+) -> tuple[list[float], list[float]]:
+    """Return the p-value of each comparison and the factor of its standard error in its interval.
+
+    Args:
+        statistics: differences in standard errors.
+        freedoms: degrees of freedom of each.
+        arms: the number of mixtures, among which are all pairs.
+    """
+    pairs = list(zip(np.abs(statistics).tolist(), freedoms, strict=True))
+    if question == "baseline":
+        family = tuple(tuple(round(loading, 2) for loading in group) for group in loadings)
+        return [exceedance(value, freedom, family) for value, freedom in pairs], [
+            critical(round(freedom, 2), family) for freedom in freedoms
+        ]
+    if question == "pairs":
+        return [float(studentized_range.sf(2**0.5 * value, arms, freedom)) for value, freedom in pairs], [
+            _tukey(arms, round(freedom, 2)) for freedom in freedoms
+        ]
+    raw = [float(2 * student_t.sf(value, freedom)) for value, freedom in pairs]
+    found = [float(p) for p in false_discovery_control(raw)] if raw else []
+    chosen = max(1, sum(p <= LEVEL for p in found))  # Benjamini & Yekutieli 2005: intervals of what was selected
+    return found, [float(student_t.ppf(1 - LEVEL * chosen / len(raw) / 2, freedom)) for freedom in freedoms]
+
+
+def exceedance(bound: float, freedom: float, family: Loadings) -> float:
+    """Return the probability that some statistic of a family exceeds a bound although no mixture differs."""
+    bonferroni = float(2 * student_t.sf(bound, freedom)) * sum(map(len, family))
+    if bonferroni < NEGLIGIBLE or family == ((family[0][0],),):
+        return bonferroni
+    shares, weights = _scales(freedom)
+    inside = np.ones_like(shares)
+    for group in family:
+        inside *= _all_inside(bound * shares, group)
+    return float(np.clip(1 - weights @ inside, 0.0, 1.0))
+
+
+@cache
+def critical(freedom: float, family: Loadings) -> float:
+    """Return the bound that some statistic of a family exceeds with probability `LEVEL`."""
+    single = float(student_t.ppf(1 - LEVEL / 2, freedom))
+    comparisons = sum(map(len, family))
+    if comparisons == 1:
+        return single
+    bonferroni = float(student_t.ppf(1 - LEVEL / 2 / comparisons, freedom))
+    return float(brentq(lambda bound: exceedance(bound, freedom, family) - LEVEL, 0.9 * single, 1.1 * bonferroni))
+
+
+@cache
+def _tukey(arms: int, freedom: float) -> float:
+    return float(studentized_range.ppf(1 - LEVEL, arms, freedom)) / 2**0.5
+
+
+@cache
+def _scales(freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return nodes and weights over the estimated standard deviation, as a share of the true one."""
+    nodes, weights = leggauss(48)
+    return np.sqrt(chi2.ppf((nodes + 1) / 2, freedom) / freedom), weights / 2
+
+
+def _all_inside(bounds: NDArray[np.float64], group: Sequence[float]) -> NDArray[np.float64]:
+    """Return the probability that all statistics with one baseline lie within each bound, given its estimated scale."""
+    nodes, weights = hermegauss(24)
+    inside = np.ones((len(bounds), len(nodes)))
+    loadings, counts = np.unique(np.asarray(group), return_counts=True)
+    for loading, count in zip(loadings, counts, strict=True):
+        rest = np.sqrt(max(1 - loading**2, 1e-6))
+        center, width = loading * nodes[None, :] / rest, bounds[:, None] / rest
+        inside *= (ndtr(width - center) - ndtr(-width - center)) ** count
+    return inside @ weights / np.sqrt(2 * np.pi)

@@ -1,0 +1,293 @@
+"""Verdicts: whether a mixture beats a baseline, loses to it, ties with it, or what would decide.
+
+The student is the replicate: the interval of a difference comes from the variance over seeds (`noise.py`) and, where
+the scores of items are known, from the variance over items (`items.py`). Intervals and p-values hold for all
+comparisons of a question together (`multiplicity.py`). Arms that differ in more than their data are flagged and not
+ranked (`arms.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, Literal
+
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
+from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.results.arms import Arm, arms, mismatches, unknowns
+from finephrase_dagster.results.decision import seeds_to_decide
+from finephrase_dagster.results.items import Values, item_variance, read_items
+from finephrase_dagster.results.multiplicity import Question, adjusted
+from finephrase_dagster.results.noise import Noise, Sample, noise_of, published_spread
+from finephrase_dagster.results.scored_runs import ScoredRun
+
+RULE = "1"
+"""Changes whenever the same scores may get another verdict."""
+SMALLEST_SHARE = 0.03
+"""The smallest difference of interest, as a share of the baseline's score."""
+NO_NOISE = "unknown: no mixture of this student has a second seed, and no student of this size was published"
+
+Word = Literal["beats", "loses", "ties", "undecided"]
+Interval = tuple[float, float]
+
+
+class NotComparable(FinephraseError, exit_status=2):
+    """There is no such baseline or metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The comparison of one mixture with a baseline.
+
+    Attributes:
+        baseline: the arm that it is compared with.
+        arm: the mixture's arm.
+        difference: the mixture's mean score minus the baseline's; None if one has no score.
+        interval: of the difference, at 95 % for all comparisons of the question together; None without noise.
+        p_value: for all comparisons of the question together; None without noise.
+        noise: of the seeds; None if it is unknown.
+        item_variance: of the difference over benchmark items; None if their scores are unknown.
+        mismatches: in what the arms differ apart from their data; a pair with mismatches is not ranked.
+        unknown: what could not be checked.
+        smallest: the smallest difference of interest.
+        seeds_to_decide: how many more seeds per mixture would probably decide; None if decided or unknown.
+    """
+
+    baseline: Arm
+    arm: Arm
+    metric: str
+    verdict: Word
+    difference: float | None
+    interval: Interval | None
+    p_value: float | None
+    noise: Noise | None
+    item_variance: float | None
+    mismatches: tuple[str, ...]
+    unknown: tuple[str, ...]
+    smallest: float | None
+    seeds_to_decide: int | None
+    question: Question = "baseline"
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the scores that the verdict is drawn from."""
+        runs = (*self.baseline.runs, *self.arm.runs)
+        return fingerprint(sorted(f"{run.study} {run.run} {run.fingerprint}" for run in runs))[:SHORT]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the verdict as `finephrase results compare --json` lists it."""
+        noise = self.noise
+        return {
+            "mixture": self.arm.mixture,
+            "baseline": self.baseline.mixture,
+            "student": self.arm.student,
+            "decay_from": self.arm.first.decay_from,
+            "metric": self.metric,
+            "verdict": self.verdict,
+            "difference": self.difference,
+            "interval": self.interval and list(self.interval),
+            "p_value": self.p_value,
+            "noise": {
+                "sd": noise and noise.sd,
+                "degrees_of_freedom": noise and noise.degrees_of_freedom,
+                "source": noise.source if noise else NO_NOISE,
+            },
+            "parts": {
+                "seeds_sd": noise and noise.variance**0.5,
+                "items_sd": None if self.item_variance is None else self.item_variance**0.5,
+            },
+            "seeds": {"baseline": len(self.baseline.runs), "mixture": len(self.arm.runs)},
+            "matched": not self.mismatches,
+            "mismatches": list(self.mismatches),
+            "unknown": list(self.unknown),
+            "smallest_difference": self.smallest,
+            "seeds_to_decide": self.seeds_to_decide,
+            "question": self.question,
+            "rule": RULE,
+            "inputs": self.fingerprint,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """A comparison before it is adjusted for the others."""
+
+    baseline: Arm
+    arm: Arm
+    first: Sample | None
+    second: Sample | None
+    noise: Noise | None
+    items: tuple[float, int] | None
+    mismatches: tuple[str, ...]
+    pool_freedom: int
+
+    @property
+    def ranked(self) -> bool:
+        return self.noise is not None and not self.mismatches
+
+    @property
+    def difference(self) -> float | None:
+        return self.second.mean - self.first.mean if self.first and self.second else None
+
+    @property
+    def variance(self) -> float:
+        assert self.noise
+        return self.noise.variance + (self.items[0] if self.items else 0.0)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the variance over seeds and items, rounded so that equal pairs share a bound."""
+        assert self.noise
+        terms = [(self.noise.variance, self.noise.degrees_of_freedom)]
+        if self.items:
+            terms.append((self.items[0], self.items[1] - 1))
+        return round(self.variance**2 / sum(term**2 / freedom for term, freedom in terms), 2)
+
+    @property
+    def statistic(self) -> float:
+        assert self.difference is not None
+        return self.difference / self.variance**0.5
+
+
+def compare(
+    runs: Iterable[ScoredRun],
+    baseline: str,
+    *,
+    metric: str = "macro",
+    student: str | None = None,
+    question: Question = "baseline",
+) -> list[Verdict]:
+    """Return the verdict on each mixture against a baseline, for each student that the baseline trained.
+
+    Args:
+        runs: scored runs of one study or of several.
+        baseline: the name of a mixture.
+        metric: a task, a category, `macro` or `micro`.
+        student: compares only the mixtures of this student; default: of all students.
+        question: what is asked, which decides how the number of comparisons counts: all mixtures against this baseline,
+            all pairs, or exploration, where a share of 5 % of the findings may be false.
+
+    Raises:
+        NotComparable: there is no such baseline, student or metric; the message lists what there is.
+    """
+    every = [arm for arm in arms(runs) if student in (None, arm.student)]
+    bases = [arm for arm in every if arm.mixture == baseline and arm.first.decay_from is None]
+    _check(baseline, metric, student, every, bases)
+    items = cache(lambda arm: read_items([run.samples for run in arm.runs if run.samples]))
+    pairs = [
+        _pair(base, arm, metric, every, items)
+        for base in bases
+        for arm in every
+        if arm.student == base.student and arm is not base
+    ]
+    family = [pair for pair in pairs if pair.ranked]
+    loadings = [
+        tuple(_loading(pair) for pair in family if pair.baseline is base)
+        for base in bases
+        if any(pair.baseline is base for pair in family)
+    ]
+    statistics, freedoms = [pair.statistic for pair in family], [pair.freedom for pair in family]
+    adjustments = adjusted(question, statistics, freedoms, tuple(loadings), len(family) + 1)
+    by_pair = {id(pair): (p, factor) for pair, p, factor in zip(family, *adjustments, strict=True)}
+    return [_verdict(pair, by_pair.get(id(pair)), len(family), metric, question) for pair in pairs]
+
+
+def _check(baseline: str, metric: str, student: str | None, every: Sequence[Arm], bases: Sequence[Arm]) -> None:
+    if student and not every:
+        raise NotComparable(f"no run has the student {student!r}")
+    mixtures = sorted({arm.mixture for arm in every})
+    if not bases:
+        near = get_close_matches(baseline, mixtures, 3) or mixtures[:5]
+        raise NotComparable(f"there are no scores of a mixture {baseline!r}. Name another one: {', '.join(near)}")
+    metrics = sorted({name for arm in every for name in arm.first.scores})
+    if metric not in metrics:
+        raise NotComparable(f"there are no scores {metric!r}. Choose from {', '.join(metrics)}")
+
+
+def _pair(base: Arm, arm: Arm, metric: str, every: Sequence[Arm], items: Any) -> _Pair:
+    """Return the comparison of two arms, with the noise of their student."""
+    samples = {id(one): one.sample(metric) for one in every if one.student == base.student}
+    pool = [sample for sample in samples.values() if sample]
+    first, second = samples[id(base)], samples[id(arm)]
+    noise = spread = None
+    if first and second:
+        spread = published_spread(base.student, base.first.parameters, metric)
+        noise = noise_of(first, second, pool, spread)
+    return _Pair(
+        baseline=base,
+        arm=arm,
+        first=first,
+        second=second,
+        noise=noise,
+        items=_items(base, arm, metric, items) if noise else None,
+        mismatches=tuple(mismatches(base, arm)),
+        pool_freedom=sum(sample.freedom for sample in pool),
+    )
+
+
+def _items(base: Arm, arm: Arm, metric: str, items: Any) -> tuple[float, int] | None:
+    if any(run.samples is None for run in (*base.runs, *arm.runs)):
+        return None
+    first: Values | None = items(base)
+    second: Values | None = items(arm)
+    return item_variance(first, second, metric) if first and second else None
+
+
+def _loading(pair: _Pair) -> float:
+    assert pair.noise
+    return (pair.noise.parts[0] / pair.variance) ** 0.5
+
+
+def _verdict(
+    pair: _Pair, adjustment: tuple[float, float] | None, comparisons: int, metric: str, question: Question
+) -> Verdict:
+    difference, smallest = pair.difference, SMALLEST_SHARE * abs(pair.first.mean) if pair.first else None
+    word: Word = "undecided"
+    interval = p_value = None
+    if pair.noise and difference is not None:
+        p_value, factor = adjustment or _alone(pair)
+        width = factor * pair.variance**0.5
+        interval = (difference - width, difference + width)
+    if adjustment and interval and smallest is not None:
+        word = _word(interval, smallest)
+    more = None
+    if word == "undecided" and pair.ranked and difference is not None and smallest is not None:
+        assert pair.noise
+        more = seeds_to_decide(
+            difference,
+            pair.noise,
+            pool_freedom=pair.pool_freedom,
+            comparisons=comparisons,
+            smallest=smallest,
+        )
+    return Verdict(
+        baseline=pair.baseline,
+        arm=pair.arm,
+        metric=metric,
+        verdict=word,
+        difference=difference,
+        interval=interval,
+        p_value=p_value,
+        noise=pair.noise,
+        item_variance=pair.items[0] if pair.items else None,
+        mismatches=pair.mismatches,
+        unknown=tuple(unknowns(pair.baseline, pair.arm)),
+        smallest=smallest,
+        seeds_to_decide=more,
+        question=question,
+    )
+
+
+def _alone(pair: _Pair) -> tuple[float, float]:
+    """Return the p-value of a comparison that is not ranked, and the factor of its standard error."""
+    (p_value,), (factor,) = adjusted("exploration", [pair.statistic], [pair.freedom], (), 2)
+    return p_value, factor
+
+
+def _word(interval: Interval, smallest: float) -> Word:
+    low, high = interval
+    if low > 0 or high < 0:
+        return "beats" if low > 0 else "loses"
+    return "ties" if -smallest < low and high < smallest else "undecided"
