@@ -112,10 +112,10 @@ def main() -> None:
         rates = of_design(seeds, sds, draws, draw)
         print(f"{name}: {rates}", flush=True)
         result["designs"][name] = rates  # type: ignore[index]
-    for seeds, arms in ((2, 2), (3, 2), (3, 5), (5, 9)):
-        rate = power(seeds, arms, draws, draw)
-        print(f"power with {seeds} seeds, {arms} mixtures: {rate} (promised {POWER})", flush=True)
-        result["power"][f"{seeds} seeds, {arms} mixtures"] = rate  # type: ignore[index]
+    for count, arms in ((2, 2), (3, 2), (3, 5), (5, 9)):
+        rate = power(count, arms, draws, draw)
+        print(f"power with {count} seeds, {arms} mixtures: {rate} (promised {POWER})", flush=True)
+        result["power"][f"{count} seeds, {arms} mixtures"] = rate  # type: ignore[index]
     print(json.dumps({**result, "promised_power": POWER, "seconds": round(time.monotonic() - started, 1)}))
 
 

@@ -58,6 +58,7 @@ RECURRING = {
     "hub": "the Hugging Face hub",
     "job": "one request that a stage carries to where it runs",
     "materialize": "making what is missing or stale",
+    "noise": "how far scores move with random seeds",
     "order": "the order in which a student reads its data",
     "plan": "the plan of a study",
     "problems": "a generator's mathematical problems and those of a study file",

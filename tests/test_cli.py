@@ -155,8 +155,8 @@ def test_a_disk_without_room_fails_with_a_remedy_and_leaves_nothing_half_written
         (["rephrase"], "Missing option '--input'. See: finephrase rephrase --help"),
         (
             ["results"],
-            "Name a command: finephrase results leaderboard, finephrase results import, finephrase results rebuild, "
-            "finephrase results mlflow",
+            "Name a command: finephrase results leaderboard, finephrase results compare, finephrase results import, "
+            "finephrase results rebuild, finephrase results mlflow",
         ),
     ],
 )

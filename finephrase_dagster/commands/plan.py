@@ -97,6 +97,8 @@ def _print_plan(plan: Plan, every_item: bool) -> None:
             typer.echo(f"{name}: {'; '.join(stage['basis'])}")
     for line in _item_lines(figures["items"], every_item):
         typer.echo(line)
+    for sight in plan.sights:
+        typer.echo(f"seeds: {sight}")
     for warning in plan.warnings:
         typer.echo(f"warning: {warning}")
     for unknown in plan.unknown:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,10 +16,15 @@ from finephrase_dagster.commands.terminal import clock, complain, print_json, pr
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.results.analyses import analyses
 from finephrase_dagster.results.analysis import LeaderboardRow, row_name
+from finephrase_dagster.results.multiplicity import Question
 from finephrase_dagster.study.paths import materialize_command, require_clone
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
     from finephrase_dagster.artifacts.lineage import Lineage
+    from finephrase_dagster.results.verdict import Verdict
+    from finephrase_dagster.study.paths import Paths
 
 
 class NoScores(FinephraseError):
@@ -58,6 +63,108 @@ def leaderboard(study: StudyOption = None, as_json: JsonOption = False) -> None:
         print_json(_read(artifact.folder / "leaderboard.json"))
     else:
         print_leaderboard(lineage)
+
+
+@app.command()
+def compare(
+    baseline: Annotated[str, typer.Option(metavar="MIXTURE", help="The mixture that the others are compared with.")],
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="An imported study; default: the study of --study."),
+    ] = None,
+    student: Annotated[str | None, typer.Option(metavar="NAME", help="Compare this student's mixtures only.")] = None,
+    metric: Annotated[str, typer.Option(metavar="NAME", help="A task, a category, macro or micro.")] = "macro",
+    question: Annotated[
+        Question,
+        typer.Option(
+            help="What is asked, so that many comparisons do not find differences by chance: each mixture against the "
+            "baseline (Dunnett), all pairs (Tukey), or exploration (5 % of the findings may be false)."
+        ),
+    ] = "baseline",
+    study: StudyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print whether each mixture beats a baseline, loses to it, ties with it, or is undecided.
+
+    Mixtures that differ from the baseline in more than their data (tokens, mix-in, repetition, evaluation) are listed
+    as not comparable. Undecided comparisons come with the seeds per mixture that would probably decide, and their cost.
+
+    \b
+    Examples:
+      finephrase results compare --baseline readmes_raw
+      finephrase results compare --baseline fw_edu_hq --name playbook --student 1.7b --json
+    """
+    from finephrase_dagster.results.scored_runs import read_runs
+    from finephrase_dagster.results.verdict import RULE
+    from finephrase_dagster.results.verdict import compare as compare_runs
+    from finephrase_dagster.results.warehouse import record_verdicts, writing
+
+    paths = paths_of(study)
+    with writing(paths.warehouse) as connection:
+        lineage, name = _named_study(paths, name, connection)
+        verdicts = compare_runs(
+            read_runs(connection, [name]), baseline, metric=metric, student=student, question=question
+        )
+        rows = [{**verdict.as_json(), "cost_to_decide": _cost_to_decide(verdict, lineage)} for verdict in verdicts]
+        record_verdicts(connection, name, rows)
+    if as_json:
+        print_json({"study": name, "baseline": baseline, "metric": metric, "rule": RULE, "comparisons": rows})
+    else:
+        print_comparisons(rows, metric)
+
+
+def _named_study(paths: Paths, name: str | None, connection: DuckDBPyConnection) -> tuple[Lineage | None, str]:
+    """Return a study of one's own with what exists of it recorded, or the name of an imported one."""
+    from finephrase_dagster.catalogue import read_lineage
+    from finephrase_dagster.results.leaderboard import record_study
+
+    recorded = dict(connection.execute("SELECT DISTINCT study, external FROM current").fetchall())
+    if name is not None and recorded.get(name):
+        return None, name
+    lineage = read_lineage(paths).snapshot()
+    if name not in (None, lineage.study.name):
+        names = ", ".join(sorted({*recorded, lineage.study.name}))
+        if name not in recorded:
+            raise OptionWrong(f"there is no study {name!r}. Choose from {names}, or run: finephrase results import")
+        return None, str(name)
+    record_study(lineage, connection)
+    return lineage, lineage.study.name
+
+
+def _cost_to_decide(verdict: Verdict, lineage: Lineage | None) -> dict[str, float] | None:
+    from finephrase_dagster.plan.seeds import seed_cost
+
+    cost = seed_cost(verdict, lineage) if verdict.seeds_to_decide else None
+    return cost.times(verdict.seeds_to_decide or 0) if cost else None
+
+
+def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str) -> None:
+    """Print verdicts as a table, and below it what each undecided one needs."""
+    columns = ["mixture", "student", "verdict", f"difference in {metric}", "95 % interval", "p", "noise", "seeds"]
+    print_table(columns, map(_comparison_cells, rows), names=3)
+    for source in dict.fromkeys(row["noise"]["source"] for row in rows):
+        typer.echo(f"noise: {source}")
+    for row in rows:
+        if row["mismatches"]:
+            typer.echo(f"{row['mixture']}: not comparable: {'; '.join(row['mismatches'])}")
+        elif more := row["seeds_to_decide"]:
+            cost = row["cost_to_decide"]
+            price = f" ({cost['gpu_hours']:,.0f} GPU-hours, {cost['dollars']:,.0f} dollars)" if cost else ""
+            typer.echo(f"{row['mixture']}: {more} more seeds per mixture would probably decide{price}")
+
+
+def _comparison_cells(row: Mapping[str, Any]) -> list[str]:
+    interval, p_value = row["interval"], row["p_value"]
+    return [
+        row["mixture"],
+        row["student"],
+        row["verdict"] if row["matched"] else "not comparable",
+        "-" if row["difference"] is None else f"{row['difference']:+.4f}",
+        f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-",
+        "-" if p_value is None else f"{p_value:.3f}",
+        _score(row["noise"]["sd"]),
+        f"{row['seeds']['mixture']} and {row['seeds']['baseline']}",
+    ]
 
 
 @app.command("import")

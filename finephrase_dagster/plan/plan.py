@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.cost import Cost, Estimator
 from finephrase_dagster.plan.measured import Measured
 from finephrase_dagster.plan.published import Published
+from finephrase_dagster.plan.seeds import Sight, sights
 from finephrase_dagster.plan.warnings import (
     failed_audit_warnings,
     repetition_warnings,
@@ -57,6 +58,7 @@ class Plan:
         file: the study file.
         data: the folder of all artifacts.
         warnings: what a person should know before starting anything.
+        sights: the smallest difference that the study's seeds can show, by student.
     """
 
     study: str
@@ -65,6 +67,7 @@ class Plan:
     terms: Terms
     items: tuple[Planned, ...]
     warnings: tuple[str, ...]
+    sights: tuple[Sight, ...]
 
     @property
     def dollars(self) -> float:
@@ -96,6 +99,7 @@ class Plan:
             "stages": {stage: self._summary([p for p in self.items if p.item.stage == stage]) for stage in used},
             "total": self._summary(self.items),
             "warnings": list(self.warnings),
+            "visible_differences": [asdict(sight) for sight in self.sights],
             "unknown": list(self.unknown),
             "items": [
                 {
@@ -177,6 +181,7 @@ def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
         terms=terms,
         items=planned,
         warnings=tuple(warnings),
+        sights=tuple(sights(lineage)),
     )
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+Question = Literal["baseline", "pairs", "exploration"]
+"""What many comparisons are for: mixtures against one baseline, all pairs of mixtures, or a first look."""
 
 LeaderboardRow = Mapping[str, Any]
 """The scores of one mixture, student and variant; see `comparison.compared`."""

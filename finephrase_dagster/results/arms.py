@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from finephrase_dagster.results.noise import Sample
+from finephrase_dagster.results.noise import Replicates
 from finephrase_dagster.results.scored_runs import ScoredRun
 from finephrase_dagster.study.student import MANY_EPOCHS
 
@@ -13,7 +13,7 @@ ALIKE = 1.25
 """Up to this ratio of epochs, two mixtures repeat their text equally often."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Arm:
     """One mixture, student and variant, with its runs: one per seed, all scored at their last step."""
 
@@ -32,11 +32,11 @@ class Arm:
     def student(self) -> str:
         return self.first.student
 
-    def sample(self, metric: str) -> Sample | None:
+    def replicates(self, metric: str) -> Replicates | None:
         """Return the scores of the runs; None if one of them lacks the metric."""
         values = [run.scores.get(metric) for run in self.runs]
         known = tuple(value for value in values if value is not None)
-        return Sample(known) if len(known) == len(values) else None
+        return Replicates(known) if len(known) == len(values) else None
 
 
 def arms(runs: Iterable[ScoredRun]) -> list[Arm]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
@@ -20,7 +19,8 @@ from scipy.special import ndtr
 from scipy.stats import chi2, false_discovery_control, studentized_range
 from scipy.stats import t as student_t
 
-Question = Literal["baseline", "pairs", "exploration"]
+from finephrase_dagster.results.analysis import Question
+
 LEVEL = 0.05
 NEGLIGIBLE = 1e-3
 """Below this probability, that two statistics exceed a bound is too rare to count."""
@@ -89,13 +89,20 @@ def _scales(freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.sqrt(chi2.ppf((nodes + 1) / 2, freedom) / freedom), weights / 2
 
 
+@cache
+def _normal_nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return nodes and weights of the standard normal distribution."""
+    nodes, weights = hermegauss(24)
+    return nodes, weights / np.sqrt(2 * np.pi)
+
+
 def _all_inside(bounds: NDArray[np.float64], group: Sequence[float]) -> NDArray[np.float64]:
     """Return the probability that all statistics with one baseline lie within each bound, given its estimated scale."""
-    nodes, weights = hermegauss(24)
+    nodes, weights = _normal_nodes()
     inside = np.ones((len(bounds), len(nodes)))
     loadings, counts = np.unique(np.asarray(group), return_counts=True)
     for loading, count in zip(loadings, counts, strict=True):
         rest = np.sqrt(max(1 - loading**2, 1e-6))
         center, width = loading * nodes[None, :] / rest, bounds[:, None] / rest
         inside *= (ndtr(width - center) - ndtr(-width - center)) ** count
-    return inside @ weights / np.sqrt(2 * np.pi)
+    return inside @ weights

@@ -32,7 +32,7 @@ SAME_SIZE = 0.1
 
 
 @dataclass(frozen=True)
-class Sample:
+class Replicates:
     """The scores of one mixture's students, one per seed."""
 
     values: tuple[float, ...]
@@ -89,7 +89,7 @@ class Noise:
 
 
 def noise_of(
-    first: Sample, second: Sample, pool: Sequence[Sample], published: tuple[float, str] | None
+    first: Replicates, second: Replicates, pool: Sequence[Replicates], published: tuple[float, str] | None
 ) -> Noise | None:
     """Return the noise of the difference of two means; None if it is unknown.
 
@@ -122,7 +122,7 @@ def noise_of(
     return None
 
 
-def _moderated(sample: Sample, pooled: float) -> float:
+def _moderated(sample: Replicates, pooled: float) -> float:
     return (MODERATION * pooled + sample.freedom * sample.variance) / (MODERATION + sample.freedom)
 
 
@@ -135,7 +135,9 @@ def welch_freedom(variances: tuple[float, float], seeds: tuple[int, int]) -> flo
     return sum(parts) ** 2 / sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
 
 
-def _pooled_freedom(first: Sample, second: Sample, pool: Sequence[Sample], freedom: int, pooled: float) -> float:
+def _pooled_freedom(
+    first: Replicates, second: Replicates, pool: Sequence[Replicates], freedom: int, pooled: float
+) -> float:
     """Return Satterthwaite's degrees of freedom of a sum of variances, of which the pool is a part."""
     to_pool = sum(MODERATION / (MODERATION + sample.freedom) / sample.seeds for sample in (first, second))
     weights = {id(sample): to_pool * sample.freedom / freedom for sample in pool}

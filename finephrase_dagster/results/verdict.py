@@ -16,11 +16,12 @@ from typing import Any, Literal
 
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.results.analysis import Question
 from finephrase_dagster.results.arms import Arm, arms, mismatches, unknowns
 from finephrase_dagster.results.decision import seeds_to_decide
 from finephrase_dagster.results.items import Values, item_variance, read_items
-from finephrase_dagster.results.multiplicity import Question, adjusted
-from finephrase_dagster.results.noise import Noise, Sample, noise_of, published_spread
+from finephrase_dagster.results.multiplicity import adjusted
+from finephrase_dagster.results.noise import Noise, Replicates, noise_of, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun
 
 RULE = "1"
@@ -116,8 +117,8 @@ class _Pair:
 
     baseline: Arm
     arm: Arm
-    first: Sample | None
-    second: Sample | None
+    first: Replicates | None
+    second: Replicates | None
     noise: Noise | None
     items: tuple[float, int] | None
     mismatches: tuple[str, ...]
@@ -208,7 +209,7 @@ def _check(baseline: str, metric: str, student: str | None, every: Sequence[Arm]
 
 def _pair(base: Arm, arm: Arm, metric: str, every: Sequence[Arm], items: Any) -> _Pair:
     """Return the comparison of two arms, with the noise of their student."""
-    samples = {id(one): one.sample(metric) for one in every if one.student == base.student}
+    samples = {id(one): one.replicates(metric) for one in every if one.student == base.student}
     pool = [sample for sample in samples.values() if sample]
     first, second = samples[id(base)], samples[id(arm)]
     noise = spread = None

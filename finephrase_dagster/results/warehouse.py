@@ -164,3 +164,26 @@ def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         raise NoWarehouse(f"the warehouse {path} cannot be read ({str(error).splitlines()[0]}). {remedy}") from error
     with connection:
         yield connection
+
+
+def record_verdicts(connection: duckdb.DuckDBPyConnection, study: str, verdicts: Iterable[Mapping[str, Any]]) -> None:
+    """Record verdicts in the form of `Verdict.as_json`; the same comparison by the same rule is one row."""
+    rows = [
+        [
+            study,
+            *(verdict[name] for name in ("baseline", "mixture", "student", "metric", "verdict", "difference")),
+            *(verdict["interval"] or [None, None]),
+            verdict["p_value"],
+            *(verdict["noise"][name] for name in ("sd", "degrees_of_freedom", "source")),
+            *(verdict[name] for name in ("matched", "rule", "inputs")),
+            json.dumps(verdict),
+        ]
+        for verdict in verdicts
+    ]
+    if rows:
+        connection.executemany(
+            "INSERT OR REPLACE INTO verdicts (study, baseline, mixture, student, metric, verdict, difference, low, "
+            "high, p_value, noise_sd, degrees_of_freedom, noise_source, matched, rule, fingerprint, verdict_json) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )

@@ -1,0 +1,149 @@
+"""What a study's seeds can show: the smallest difference in sight before launch, and the cost of more seeds."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from finephrase_dagster.artifacts.graph import items
+from finephrase_dagster.artifacts.key import CHECKPOINT, SCORES
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.plan.cost import Estimator
+from finephrase_dagster.plan.measured import Measured
+from finephrase_dagster.plan.published import Published
+from finephrase_dagster.results.arms import arms
+from finephrase_dagster.results.decision import POWER, visible_difference
+from finephrase_dagster.results.noise import published_spread
+from finephrase_dagster.results.scored_runs import ScoredRun, read_runs
+from finephrase_dagster.results.verdict import Verdict
+from finephrase_dagster.results.warehouse import NoWarehouse, reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """The smallest difference in macro score that a study finds for one student.
+
+    Attributes:
+        mixtures: how many are compared, the baseline among them.
+        seeds: of the mixture that has fewest.
+        in_sd: the difference in standard deviations of one seed; None if the noise stays unknown.
+        sd: that standard deviation; None if it is unknown before launch.
+        difference: in macro score; None if one of the two is unknown.
+        source: where `sd` comes from.
+    """
+
+    student: str
+    mixtures: int
+    seeds: int
+    in_sd: float | None
+    sd: float | None
+    difference: float | None
+    source: str
+
+    def __str__(self) -> str:
+        several = f"{self.mixtures} mixtures with at least {self.seeds} seed{'s' * (self.seeds > 1)} each"
+        if self.in_sd is None:
+            return (
+                f"{self.student}, {several}: no difference can be told from noise, which one seed does not show. Add "
+                "seeds, 3 or more for each mixture"
+            )
+        chance = f"with a chance of {100 * POWER:g} %"
+        if self.difference is None:
+            return (
+                f"{self.student}, {several}: sees a difference to the baseline of {self.in_sd:.1f} standard deviations "
+                f"of a seed {chance}; how large that is shows after training"
+            )
+        return (
+            f"{self.student}, {several}: sees a difference to the baseline of {self.difference:.4f} macro {chance} "
+            f"(one seed: ± {self.sd:.4f}, {self.source})"
+        )
+
+
+def sights(lineage: Lineage) -> list[Sight]:
+    """Return the smallest difference that a study finds for each of its students."""
+    study = lineage.study
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for run in study.student_runs.values():
+        if run.decay_from is None:
+            counts[run.student][run.mixture] += 1
+    runs = _scored(lineage)
+    result = []
+    for student, mixtures in counts.items():
+        if len(mixtures) < 2:
+            continue
+        seeds = min(mixtures.values())
+        parameters = study.students[student].parameters(lineage.vocabulary)
+        known = _own_spread(run for run in runs if run.student == student) or published_spread(
+            student, parameters, "macro"
+        )
+        sd, source = known or (None, "unknown")
+        in_sd = visible_difference(sd=1.0, seeds=seeds, arms=len(mixtures)) if seeds > 1 or sd is not None else None
+        result.append(
+            Sight(
+                student=student,
+                mixtures=len(mixtures),
+                seeds=seeds,
+                in_sd=in_sd,
+                sd=sd,
+                difference=None if sd is None or in_sd is None else sd * in_sd,
+                source=source,
+            )
+        )
+    return result
+
+
+def _scored(lineage: Lineage) -> list[ScoredRun]:
+    try:
+        with reading(lineage.paths.warehouse) as connection:
+            return read_runs(connection, [lineage.study.name])
+    except NoWarehouse:
+        return []
+
+
+def _own_spread(runs: Iterable[ScoredRun]) -> tuple[float, str] | None:
+    """Return the pooled standard deviation of the students that are scored already."""
+    samples = [sample for arm in arms(runs) if (sample := arm.replicates("macro"))]
+    freedom = sum(sample.freedom for sample in samples)
+    if not freedom:
+        return None
+    variance = sum(sample.freedom * sample.variance for sample in samples) / freedom
+    return variance**0.5, f"measured here with {freedom} degrees of freedom"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedCost:
+    """What one more seed of two mixtures takes."""
+
+    gpu_hours: float
+    dollars: float
+    hours: float
+
+    def times(self, seeds: int) -> dict[str, float]:
+        """Return the figures of several seeds."""
+        return {name: round(seeds * value, 4) for name, value in vars(self).items()}
+
+
+def seed_cost(verdict: Verdict, lineage: Lineage | None) -> SeedCost | None:
+    """Return what one more seed of the mixture and of the baseline costs; None if a student's size is unknown.
+
+    Args:
+        lineage: the study that the runs belong to; None for a published one, whose training figure is scaled.
+    """
+    published = Published.read()
+    runs = verdict.baseline.first, verdict.arm.first
+    gpu_hours = hours = 0.0
+    if lineage is None:
+        for run in runs:
+            if run.parameters is None or run.tokens is None:
+                return None
+            known = published.training
+            gpu_hours += known.gpu_hours * (run.parameters / known.parameters) * (run.tokens / known.tokens)
+    else:
+        estimator = Estimator(lineage, published=published, measured=Measured(lineage.paths.data))
+        names = [run.run for run in runs]
+        for item in items(lineage):
+            if item.key.kind in (CHECKPOINT, SCORES) and item.key.run in names:
+                cost = estimator.cost(item)
+                gpu_hours, hours = gpu_hours + cost.gpu_hours, hours + cost.hours
+    return SeedCost(gpu_hours=gpu_hours, dollars=gpu_hours * published.gpu_hour_dollars, hours=hours)
