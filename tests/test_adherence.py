@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import pytest
 
 from audit_parts import essays, flaw, measured
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow
 from finephrase_dagster.audit.gates import gates
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.paths import SHIPPED
 from finephrase_dagster.study.prompt import read_prompt
 from finephrase_dagster.study.turns import PLACEHOLDER
@@ -173,3 +177,84 @@ def test_several_processes_count_as_one_does(gate: str) -> None:
     for parts, chunk in ((2, 3), (5, 1)):
         several = measured(gate, texts, parts=parts, chunk=chunk)
         assert (several[0].value, several[0].figures, several[1]) == (one[0].value, one[0].figures, one[1])
+
+
+ENGLISH = PROSE
+LANGUAGES = {
+    "de": "Der Fluss trägt Sand von den Bergen bis zum Meer. Wo die Strömung nachlässt, setzt er sich ab.",
+    "fr": "La rivière porte le sable des montagnes jusqu'à la mer. Quand le courant faiblit, il se dépose.",
+    "es": "El río lleva la arena desde las montañas hasta el mar. Donde la corriente es lenta, se deposita.",
+    "it": "Il fiume porta la sabbia dalle montagne fino al mare. Dove la corrente rallenta, essa si posa.",
+    "nl": "De rivier voert zand mee van de bergen naar de zee. Waar de stroming zwakker wordt, blijft het liggen.",
+    "pt": "O rio leva a areia das montanhas até ao mar. Onde a corrente enfraquece, ela deposita-se no fundo.",
+    "pl": "Rzeka niesie piasek z gór aż do morza. Gdzie prąd słabnie, piasek osiada i tworzy mieliznę.",
+    "sv": "Floden för med sig sand från bergen till havet. Där strömmen blir svagare lägger den sig på botten.",
+    "ru": "Река несёт песок с гор к морю. Там, где течение слабеет, он оседает и образует отмель.",
+    "ja": "川は山から海へ砂を運びます。流れが遅くなるところでは、砂がたまって岸ができます。",
+    "zh": "河流把沙子从山上带到大海。在水流变慢的地方，沙子沉积下来，形成沙洲。",
+    "ar": "يحمل النهر الرمال من الجبال إلى البحر. وحيث يضعف التيار تترسب الرمال وتتكون ضفة.",
+    "tr": "Nehir, dağlardan denize kadar kum taşır. Akıntının yavaşladığı yerde kum dibe çöker ve birikir.",
+    "fi": "Joki kuljettaa hiekkaa vuorilta mereen. Siellä missä virta hidastuu, hiekka laskeutuu pohjaan.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_another_language_than_that_of_the_source_is_found_in_both_directions(language: str) -> None:
+    foreign = LANGUAGES[language]
+    assert flaw("language", foreign, source=ENGLISH) == f"in another language: {language} in place of en"
+    assert flaw("language", ENGLISH, source=foreign) == f"in another language: en in place of {language}"
+    assert flaw("language", f"# Sand\n\n1. {foreign}\n2. `x = 1`", source=ENGLISH)
+    assert flaw("language", foreign, source=f"{foreign} {foreign}") is None
+    assert flaw("language", foreign, source=ENGLISH, language=language) is None
+    assert flaw("language", ENGLISH, source=ENGLISH, language=language)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *OTHERS,
+        "| a | b |\n|---|---|\n| 1 | 2 |",
+        "```python\nimport os\nfor x in range(10):\n    print(os.path.join(a, x))\n```",
+        "- Müller\n- García\n- Łukasz\n- São Paulo\n- Köln",
+        "pip install foo-bar\nfoo --bar=baz https://example.org/de/seite",
+        "Yes.",
+        "The German word Schadenfreude means joy at the misfortune of others; the French say joie maligne.",
+        "A bell \x07 rings, half \ud83d of a pair is there, and all of it stays an English sentence.",
+    ],
+)
+def test_code_names_and_short_texts_are_not_another_language(text: str) -> None:
+    assert flaw("language", text, source=ENGLISH) is None
+    assert flaw("language", text, language="en") is None
+
+
+def test_without_sources_most_rows_say_what_is_expected() -> None:
+    texts = [*essays_of(PROSE, 8), LANGUAGES["de"], LANGUAGES["ru"], "Yes."]
+    one, flaws = measured("language", texts)
+    assert flaws == {
+        "d8": "in another language: de in place of en",
+        "d9": "in another language: ru in place of en",
+    }
+    assert (one.failing, one.figures["languages"]) == (2, {"en": 8, "de": 1, "ru": 1, "unknown": 1})
+    for parts, chunk in ((2, 3), (5, 1)):
+        assert measured("language", texts, parts=parts, chunk=chunk) == (one, flaws)
+
+
+def test_a_fasttext_model_by_path_takes_the_place_of_the_packaged_detector(tmp_path: Path) -> None:
+    import fasttext
+
+    (tmp_path / "lines.txt").write_text(f"__label__de {LANGUAGES['de']}\n__label__en {PROSE}\n" * 50)
+    model = str(tmp_path / "model.bin")
+    for _ in range(200):  # this build of fastText begins with memory of any content, and most trainings end with NaN
+        with contextlib.suppress(RuntimeError):
+            options = {"dim": 8, "bucket": 0, "thread": 1, "verbose": 0}
+            fasttext.train_supervised(str(tmp_path / "lines.txt"), **options).save_model(model)
+            break
+    assert flaw("language", LANGUAGES["de"], source=PROSE, model=model) == "in another language: de in place of en"
+    assert flaw("language", PROSE, language="en", model=model) is None
+    with pytest.raises(FinephraseError, match=r"language.model: .*lines.txt is not the file of a fastText model"):
+        flaw("language", PROSE, model=str(tmp_path / "lines.txt"))
+
+
+def essays_of(text: str, count: int) -> list[str]:
+    """Return texts that differ in a number only."""
+    return [f"{number}. {text}" for number in range(count)]

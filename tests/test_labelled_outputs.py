@@ -24,6 +24,7 @@ LABELLED = (
     "empty_parts",
     "encoding",
     "form",
+    "language",
     "loops",
     "other_script",
     "prompt_echo",
