@@ -70,7 +70,7 @@ def _model(path: str) -> Any:
         return fasttext.load_model(path)
     except ImportError as error:
         raise DetectorError(
-            "language.model: fastText is not installed; run: pip install fasttext-numpy2-wheel"
+            "language.model: fastText is not installed; run: pip install 'finephrase-dagster[fasttext]'"
         ) from error
     except ValueError as error:
         raise DetectorError(
