@@ -11,6 +11,7 @@ EXTRAS = {
     "sources": ("datasets", "trafilatura", "warcio"),
     "engine": ("safetensors", "torch", "transformers", "vllm"),
     "train": ("accelerate", "lighteval", "tokenizers"),
+    "fasttext": ("fasttext",),
     "dagster": ("dagster", "dagster_postgres", "mlflow", "sqlalchemy"),
     "kubernetes": ("dagster_k8s", "dagster_pipes", "kubernetes"),
 }

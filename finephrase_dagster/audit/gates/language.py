@@ -64,14 +64,10 @@ def _detect_by_model(text: str, path: str) -> Shares:
 
 @cache
 def _model(path: str) -> Any:
-    try:
-        import fasttext
+    import fasttext
 
+    try:
         return fasttext.load_model(path)
-    except ImportError as error:
-        raise DetectorError(
-            "language.model: fastText is not installed; run: pip install 'finephrase-dagster[fasttext]'"
-        ) from error
     except ValueError as error:
         raise DetectorError(
             f"language.model: {path} is not the file of a fastText model ({error}); correct the path"
