@@ -48,6 +48,10 @@ def audit(
         Path | None,
         typer.Option(metavar="FILE", help="Write a Parquet file with id, gate and reason of each failing row."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with charts, and completions next to their sources."),
+    ] = None,
     gate: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,16 +71,23 @@ def audit(
       finephrase audit out/faq --check faq --source web.jsonl.zst
       finephrase audit rows.parquet --rows failing.parquet --gate form=0.9
     """
+    from finephrase_dagster.artifacts.artifact import atomic_write
     from finephrase_dagster.audit.audit import Audit
     from finephrase_dagster.audit.failing import write_failing_rows
+    from finephrase_dagster.audit.page import audit_page
 
     require_folder("--rows", rows, paths)
+    require_folder("--html", html, paths)
     settings = gate_settings(gate or [])
     with Audit(paths, check=check, settings=settings, source=source or [], processes=processes) as finished:
         report = finished.report
         if rows is not None:
             count = write_failing_rows(finished, rows)
             complain(f"{rows}: {count:,} rows, one per failing row and gate")
+        if html is not None:
+            page = audit_page(finished, ", ".join(paths))
+            with atomic_write(html) as temporary:
+                temporary.write_text(page, encoding="utf-8")
     if as_json:
         print_json(report.as_json())
     else:
