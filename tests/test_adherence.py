@@ -158,7 +158,7 @@ def test_the_compression_of_a_dataset_is_a_figure() -> None:
     first.merge(second)
     assert first.result() == one.result()
     assert one.result().figures["compression"] == pytest.approx(350 / 300)
-    assert sum(one.result().figures["ratio_histogram"]) == 3
+    assert sum(one.result().figures["ratio_histogram"]["counts"]) == 3
 
 
 @pytest.mark.parametrize("gate", ["loops", "prompt_echo", "announcements", "refusals", "empty_parts", "encoding"])

@@ -10,7 +10,7 @@ PUBLISHED_LENGTH, PUBLISHED_ROWS = 10, 10_000
 PUBLISHED = {"Qwen3-1.7B": (40, 7_619), "SmolLM2-1.7B": (1_897, 3_235)}
 """Distinct prefixes of ten characters and the count of the most common one, in 10,000 math completions of the published
 study, by generator."""
-_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 52, 130, 12, 36, 760, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 52, 110, 12, 40, 760, 320
 
 
 def collapse_chart(curve: Mapping[str, Sequence[int]], rows: int) -> str:
@@ -33,9 +33,9 @@ def collapse_chart(curve: Mapping[str, Sequence[int]], rows: int) -> str:
         )
         parts.append(_text(_LEFT - 8, y(share) + 4, f"{100 * share:g} %", "end"))
     for length in range(0, lengths[-1] + 1, 10):
-        parts.append(_text(x(length), _HEIGHT - _BOTTOM + 18, str(length), "middle"))
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 2, "length of the prefix in characters", "middle"))
-    for name, label in (("distinct", "distinct"), ("most_common", "most common")):
+        parts.append(_text(x(length), _HEIGHT - _BOTTOM + 16, str(length), "middle"))
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, "length of the prefix in characters", "middle"))
+    for name, label in (("distinct", "different"), ("most_common", "most common")):
         points = [(x(length), y(count / rows)) for length, count in zip(lengths, curve[name], strict=True)]
         line = " ".join(f"{left:.1f},{top:.1f}" for left, top in points)
         parts.append(f'<polyline class="line {name}" points="{line}"/>')
@@ -50,23 +50,26 @@ def collapse_chart(curve: Mapping[str, Sequence[int]], rows: int) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def histogram(counts: Sequence[int], low: float, high: float, label: str) -> str:
-    """Return counts of equal ranges from `low` to `high` as bars."""
+def histogram(counts: Sequence[int], edges: Sequence[float], label: str) -> str:
+    """Return counts between edges as bars of the same width."""
     width, height, bottom = 340, 130, 20
     most = max([*counts, 1])
     step = width / max(len(counts), 1)
-    edges = [low + (high - low) * index / len(counts) for index in range(len(counts) + 1)]
     bars = [
         f'<rect class="bar" x="{index * step + 0.5:.1f}" y="{(height - bottom) * (1 - count / most):.1f}" '
         f'width="{max(step - 1, 0.5):.1f}" height="{(height - bottom) * count / most:.1f}">'
-        f"<title>{edges[index]:.3g} to {edges[index + 1]:.3g}: {count:,}</title></rect>"
+        f"<title>{_number(edges[index])} to {_number(edges[index + 1])}: {count:,}</title></rect>"
         for index, count in enumerate(counts)
     ]
     axis = f'<line class="axis" x1="0" x2="{width}" y1="{height - bottom}" y2="{height - bottom}"/>'
-    ends = _text(0, height - 4, f"{low:,.4g}", "start") + _text(width, height - 4, f"{high:,.4g}", "end")
+    ends = _text(0, height - 4, _number(edges[0]), "start") + _text(width, height - 4, _number(edges[-1]), "end")
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(bars)}{axis}{ends}</svg>'
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _text(x: float, y: float, text: str, anchor: str, style: str = "tick") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -66,10 +67,15 @@ def _cost(audit: Audit) -> str:
     return cost
 
 
+def _in_order(report: AuditReport) -> list[GateResult]:
+    """Return the gates, those that failed first."""
+    return sorted(report.gates, key=lambda gate: (gate.passed, not gate.blocking))
+
+
 def _gate_table(report: AuditReport) -> str:
     total = report.reading_seconds + sum(gate.seconds for gate in report.gates) or 1.0
     lines = []
-    for gate in sorted(report.gates, key=lambda gate: (gate.passed, not gate.blocking)):
+    for gate in _in_order(report):
         verdict, style = _verdict(gate)
         lines.append(
             f"<tr><td><strong>{_text(gate.name)}</strong><small>{_text(gates()[gate.name].sentence)}</small></td>"
@@ -78,7 +84,10 @@ def _gate_table(report: AuditReport) -> str:
             f'<td class="number">{gate.seconds / total:.1%}</td></tr>'
         )
     notes = [f"Reading the rows took {report.reading_seconds / total:.1%} of the time."]
-    notes += [f"{name} was not run: {lack}." for name, lack in report.skipped.items()]
+    lacks: dict[str, list[str]] = {}
+    for name, lack in report.skipped.items():
+        lacks.setdefault(lack, []).append(name)
+    notes += [f"Not run: {', '.join(names)} ({lack})." for lack, names in lacks.items()]
     return (
         '<h2>Gates</h2>\n<div class="scroll"><table>\n<tr><th>gate</th><th>verdict</th><th class="number">value</th>'
         '<th class="number">required</th><th class="number">failing rows</th>'
@@ -96,14 +105,14 @@ def _verdict(gate: GateResult) -> tuple[str, str]:
 
 def _remedies(report: AuditReport) -> str:
     cards = []
-    for gate in report.gates:
+    for gate in _in_order(report):
         if gate.passed:
             continue
         examples = "".join(f"<li><code>{_text(row.id, 120)}</code>: {_text(row.reason)}</li>" for row in gate.examples)
         cards.append(
             f'<div class="card"><h3 class="{_verdict(gate)[1]}">{_text(gate.name)}</h3>\n<p>{_text(gate.detail)}</p>\n'
             + (f"<ul>{examples}</ul>\n" if examples else "")
-            + f"<p><strong>What to do:</strong> {_text(gates()[gate.name].remedy)}</p></div>"
+            + f"<p><strong>What to do:</strong> {_prose(gates()[gate.name].remedy)}</p></div>"
         )
     return "<h2>What to do</h2>\n" + "\n".join(cards) if cards else ""
 
@@ -129,7 +138,7 @@ def _row(row: ShownRow) -> str:
         f'<span class="flaw"><strong class="bad">{_text(name)}</strong> {_text(reason)}</span>'
         for name, reason in row.flaws.items()
     )
-    words = f"{row.words:,} words" + ("" if row.source_words is None else f" from {row.source_words:,}")
+    words = f"words: {row.words:,}" + ("" if row.source_words is None else f"; of the source: {row.source_words:,}")
     completion = f'<div><h4>Completion</h4><p class="text" dir="auto">{_text(row.text, TEXT_SHOWN)}</p></div>'
     if row.source_text is not None:
         source = f'<div><h4>Source</h4><p class="text" dir="auto">{_text(row.source_text, TEXT_SHOWN)}</p></div>'
@@ -155,21 +164,21 @@ def _histograms(report: AuditReport, shown: Showcase) -> str:
     charts = list(_length_charts(shown.sample))
     for gate in report.gates:
         for name, figure in gate.figures.items():
-            if "histogram" in name and (bins := _bins(figure)):
+            if "histogram" in name and figure:
                 label = (
                     f"{gate.name}: {name.removesuffix('histogram').replace('_', ' ').strip() or 'score'} per completion"
                 )
-                charts.append((label, histogram(*bins, label)))
+                charts.append((label, histogram(*_bins(figure), label)))
     cards = "".join(f'<div class="card"><h3>{_text(label)}</h3>{chart}</div>' for label, chart in charts)
     return f'<h2>Lengths and scores</h2>\n<div class="charts">{cards}</div>' if charts else ""
 
 
-def _bins(figure: Any) -> tuple[Sequence[int], float, float] | None:
-    """Return the counts of a histogram and its ends; a list of counts spans 0 to 1."""
+def _bins(figure: Any) -> tuple[Sequence[int], Sequence[float]]:
+    """Return the counts of a histogram and its edges; a list of counts spans 0 to 1."""
     if isinstance(figure, dict):
-        counts, edges = figure.get("counts"), figure.get("edges") or [0, 1]
-        return (counts, edges[0], edges[-1]) if counts else None
-    return (figure, 0, 1) if figure else None
+        counts, edges = sorted(figure.values(), key=len)
+        return counts, edges
+    return figure, np.linspace(0, 1, len(figure) + 1).tolist()
 
 
 def _length_charts(sample: Sequence[ShownRow]) -> Iterator[tuple[str, str]]:
@@ -182,8 +191,13 @@ def _length_charts(sample: Sequence[ShownRow]) -> Iterator[tuple[str, str]]:
     ):
         if values:
             high = float(np.quantile(values, 0.99)) or 1.0
-            counts, _ = np.histogram(np.minimum(values, high), BINS, (0, high))
-            yield label, histogram(counts.tolist(), 0, high, label)
+            counts, edges = np.histogram(np.minimum(values, high), BINS, (0, high))
+            yield label, histogram(counts.tolist(), edges.tolist(), label)
+
+
+def _prose(text: str) -> str:
+    """Return a sentence of ours for HTML, with code between backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _text(text: str, characters: int = REASON_SHOWN) -> str:

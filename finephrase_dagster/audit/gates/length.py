@@ -47,7 +47,10 @@ class Lengths(RowShare):
         measured = super().result()
         figures = {
             "compression": self._words / self._source_words if self._source_words else None,
-            "ratio_histogram": self._ratios,
+            "ratio_histogram": {
+                "counts": self._ratios,
+                "edges": [0.0, *(2.0 ** (bin - _WIDTH) for bin in range(1, _BINS + 1))],
+            },
         }
         return replace(measured, figures={**measured.figures, **figures})
 
