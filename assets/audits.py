@@ -15,7 +15,6 @@ from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import needs_same
-from finephrase_dagster.study.catalogue import settings_for
 from finephrase_dagster.study.spec import Cell
 from finephrase_dagster.train.admission import is_overridden
 from resources.warehouse import Warehouse
@@ -46,8 +45,12 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         prompt = context.partition_key
         dataset, artifact = lineage.dataset(cell, prompt), lineage.audit(cell, prompt)
         dataset.manifest()
-        check = lineage.prompts[prompt].check
-        report = audit_dataset(dataset.folder, check=check, settings=settings_for(lineage.study.gates, check))
+        report = audit_dataset(
+            dataset.folder,
+            check=lineage.prompts[prompt].check,
+            settings=lineage.gate_settings(cell, prompt),
+            source=lineage.source(cell.source).folder,
+        )
         artifact.materialize(lambda folder: _write_report(folder, dataset, report))
         warehouse.record(artifact)
         figures: dict[str, Any] = {gate.name: round(gate.value, 4) for gate in report.gates}

@@ -27,7 +27,7 @@ BORROWS = {
     "artifacts": {"errors", "study"},
     "corpora": {"errors", "study", "artifacts"},
     "pods": {"errors", "study", "artifacts"},
-    "audit": {"errors", "study", "artifacts", "corpora"},
+    "audit": {"errors", "study", "artifacts", "corpora", "evaluate"},
     "evaluate": {"errors", "study", "artifacts", "corpora"},
     "results": {"errors", "study", "artifacts", "evaluate", "audit"},
     "train": {"errors", "study", "artifacts", "corpora", "pods"},

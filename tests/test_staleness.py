@@ -169,10 +169,10 @@ EDITS: list[tuple[str, list[tuple[str, str]], set[str]]] = [
     ("another model seed", [("model: 0}", "model: 1}")], STUDENTS),
     ("looks on the way", [("shots: 3", "shots: 3, every: 10")], STUDENTS),
     ("another trainer", [("sequence: 256", "sequence: 256\ntrainer: nanotron")], STUDENTS),
-    ("a task added", [("[gsm8k, piqa_cf]", "[gsm8k, piqa_cf, drop]")], SCORES),
-    ("a task taken out", [("[gsm8k, piqa_cf]", "[gsm8k]")], SCORES),
+    ("a task added", [("[gsm8k, piqa_cf]", "[gsm8k, piqa_cf, drop]")], AUDITED),
+    ("a task taken out", [("[gsm8k, piqa_cf]", "[gsm8k]")], AUDITED),
     ("fewer shots", [("shots: 3", "shots: 2")], SCORES),
-    ("more samples", [("samples: 20", "samples: 30")], SCORES),
+    ("more samples", [("samples: 20", "samples: 30")], AUDITED),
     ("another backend", [("samples: 20", "samples: 20, backend: vllm")], SCORES),
 ]
 
@@ -326,7 +326,10 @@ NEW_CODE: list[tuple[str, set[str]]] = [
     ("more tokens per completion", CELLS),
     ("a flag that changes logits", CELLS),
     ("a threshold", {"audits/writer__readmes_audit", "audits/writer__reference_audit"}),
-    ("a task added", {"evaluation/benchmark_scores"}),
+    (
+        "a task added",
+        {"evaluation/benchmark_scores", "audits/writer__readmes_audit", "audits/writer__reference_audit"},
+    ),
     ("another backend", {"evaluation/benchmark_scores"}),
 ]
 

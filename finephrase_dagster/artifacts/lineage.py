@@ -156,8 +156,7 @@ class Lineage:
         if spec.is_packaged:
             recipe |= {"package": PACKAGED.package, "sha256": PACKAGED.sha256}
         elif hub_reference(spec.model) is None:  # wherever the folder is
-            files = sorted(Path(spec.model).glob("*"))
-            recipe = {"files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]}
+            recipe = {"files": _file_stamps(Path(spec.model))}
         return self._artifact(ItemKey(kind=MODEL, generator=name), recipe)
 
     @remembered
@@ -182,10 +181,29 @@ class Lineage:
     @remembered
     def audit(self, cell: Cell, prompt: str) -> Artifact:
         """Return the audit of one synthetic dataset."""
-        check = self.prompts[prompt].check
-        gates = settings_for(self.study.gates, check)
-        recipe = {"dataset": self.dataset(cell, prompt).version, "check": check, "gates": gates}
+        gates = self.gate_settings(cell, prompt)
+        for own in gates.values():  # the contents of folders in place of their paths
+            if "items" in own:
+                own["items"] = self._items_digests(own["items"] or EMBEDDED)
+            if isinstance(model := own.get("model"), str) and Path(model).exists():
+                own["model"] = _file_stamps(Path(model))
+        recipe = {
+            "dataset": self.dataset(cell, prompt).version,
+            "check": self.prompts[prompt].check,
+            "gates": gates,
+        }
         return self._artifact(audit_key(cell.component(prompt)), recipe)
+
+    def gate_settings(self, cell: Cell, prompt: str) -> dict[str, dict[str, Any]]:
+        """Return the settings of every gate for a dataset; items are those of the study's evaluation by default."""
+        gates = settings_for(self.study.gates, self.prompts[prompt].check)
+        if evaluation := self.study.evaluation:
+            tasks = ",".join(sorted(evaluation.tasks))
+            chosen = {"items": evaluation.items, "tasks": tasks, "samples": evaluation.samples}
+            for own in gates.values():
+                if "items" in own and own["items"] is None:
+                    own |= chosen
+        return gates
 
     @remembered
     def tokenizer(self) -> Artifact:
@@ -343,7 +361,7 @@ class Lineage:
             "shots": evaluation.shots,
             "samples": evaluation.samples,
             **scorer_recipe(evaluation),
-            "items": self._items_digests,
+            "items": self._items_digests(evaluation.items),
         }
 
     @remembered
@@ -357,10 +375,15 @@ class Lineage:
         corpus = self.source(source)
         return fingerprint([corpus.version, corpus.facts.get("order")])[:SHORT]
 
-    @cached_property
-    def _items_digests(self) -> str | dict[str, str]:
-        """The hash of the items of each benchmark, by folder; `hub` for the original datasets."""
-        items = self.evaluation.items
+    @remembered
+    def _items_digests(self, items: str) -> str | dict[str, str]:
+        """Return the hash of the items of each benchmark, by folder; `hub` for the original datasets."""
         if items == HUB:  # datasets and revisions are fixed in the code, so its version covers them
             return HUB
         return sha256_folders(self.paths.items if items == EMBEDDED else Path(items))
+
+
+def _file_stamps(path: Path) -> list[list[str | int]]:
+    """Return the name, size and time of each file of a folder, or of a file."""
+    files = sorted(path.glob("*")) if path.is_dir() else [path]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 Bound = Literal["at least", "at most"]
 Need = Literal["manifest", "check", "finish_reason", "source_text"]
 Settings = Mapping[str, Any]
@@ -69,6 +72,16 @@ class AuditedRow:
     def source_words(self) -> list[str]:
         """As `words`, of the source."""
         return split_words(self.source_text or "")
+
+    @cached_property
+    def word_hashes(self) -> NDArray[np.uint64]:
+        """The hashes of the words, with a key of this process."""
+        return hash_words(self.words)
+
+    @cached_property
+    def source_word_hashes(self) -> NDArray[np.uint64]:
+        """As `word_hashes`, of the source."""
+        return hash_words(self.source_words)
 
 
 class FailingRow(NamedTuple):
@@ -290,3 +303,8 @@ def _sentences(lines: Sequence[str]) -> list[str]:
 def split_words(text: str) -> list[str]:
     """Return the words of a text in lower case; each character of Chinese and Japanese is one."""
     return (_WORD if text.isascii() else _ANY_WORD).findall(text.lower())
+
+
+def hash_words(words: Sequence[str]) -> NDArray[np.uint64]:
+    """Return the hashes of words, with a key of this process."""
+    return np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)

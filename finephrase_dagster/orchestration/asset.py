@@ -112,6 +112,7 @@ def _code_version(lineage: Lineage, kind: Kind, cell: Cell | None) -> str | None
         }
     if kind is AUDIT:
         settings["gates"] = study.gates
+        settings["items"] = [sorted(study.evaluation.tasks), study.evaluation.samples] if study.evaluation else None
     if kind in (SCORES, EARLY_SCORES) and (suite := study.evaluation):
         settings["suite"] = {
             "tasks": sorted(suite.tasks),

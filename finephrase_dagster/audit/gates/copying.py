@@ -21,7 +21,7 @@ from finephrase_dagster.audit.gate import (
     Measurement,
     Settings,
 )
-from finephrase_dagster.audit.ngrams import Hashes, ngram_hashes, slices
+from finephrase_dagster.audit.ngrams import HashedWords, Hashes, slices
 
 LENGTH = 5  # words of the n-grams; a common span is at least this long
 _BINS = 20  # of the histogram of copied words
@@ -53,8 +53,9 @@ NOTHING = Overlap(0, 0.0, 0.0, 0)
 
 def overlaps(rows: Sequence[AuditedRow]) -> list[Overlap]:
     """Return what each of at most 256 rows shares with its source."""
-    hashes, owners = ngram_hashes([row.words for row in rows], LENGTH)
-    keys, source_keys = _keys(hashes, owners), _keys(*ngram_hashes([row.source_words for row in rows], LENGTH))
+    hashes, owners = HashedWords([row.word_hashes for row in rows]).ngrams(LENGTH)
+    source_keys = _keys(*HashedWords([row.source_word_hashes for row in rows]).ngrams(LENGTH))
+    keys = _keys(hashes, owners)
     distinct, source_distinct = _distinct(keys), _distinct(source_keys)
     merged = np.concatenate([distinct, source_distinct])
     merged.sort(kind="stable")  # two sorted runs
