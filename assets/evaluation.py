@@ -13,7 +13,7 @@ from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, needs_same
 from finephrase_dagster.orchestration.placement import evaluating
-from finephrase_dagster.results.leaderboard import compose_leaderboard, record_study
+from finephrase_dagster.results.leaderboard import record_study, study_leaderboard
 from resources.evaluator import Evaluator
 from resources.tracking import Tracking
 from resources.warehouse import Warehouse
@@ -96,7 +96,7 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
         artifact = lineage.leaderboard()
         with warehouse.connect() as connection:
             record_study(lineage, connection)
-            board = compose_leaderboard(lineage, connection)
+            board = study_leaderboard(lineage, connection)
         artifact.materialize(board.write)
         warehouse.record(artifact)
         link = tracking.attempt(artifact, tracking.comparison, warn=context.log.warning)

@@ -32,8 +32,10 @@ def row(mixture: str, macro: float | None, **changes: Any) -> dict[str, Any]:
         "epochs": 1.5,
         "categories": {"GK": 0.25},
         "noise": 0.0012,
-        "behind": macro != 0.03,
-        "within_noise": macro == 0.029,
+        "noise_source": "this study",
+        "p_best": 0.5,
+        "verdict": {0.03: "best", 0.029: "ties", None: None}.get(macro, "loses"),
+        "against_original": None,
     }
     return {**fields, **changes}
 
@@ -43,11 +45,11 @@ ROWS = [row("faq", 0.03), row("table", 0.029, epochs=9.4), row("math", 0.01), ro
 
 def test_comparable_mixtures_are_listed_with_their_verdicts() -> None:
     (line,) = analyses()["comparable"].lines(ROWS, [])
-    assert line == "nano, 50 % web: faq, table (within noise), math (behind)"
+    assert line == "nano, 50 % web: faq (best, 50 % best), table (ties, 50 % best), math (loses, 50 % best)"
 
 
 def test_the_noise_of_a_student_is_stated_once() -> None:
-    assert analyses()["noise"].lines(ROWS, []) == ["nano: 0.0012"]
+    assert analyses()["noise"].lines(ROWS, []) == ["nano: 0.0012 (this study)"]
 
 
 def test_text_that_was_seen_many_times_is_named() -> None:

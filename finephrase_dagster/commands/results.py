@@ -15,14 +15,14 @@ from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOp
 from finephrase_dagster.commands.terminal import clock, complain, print_json, print_table
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.results.analyses import analyses
-from finephrase_dagster.results.analysis import LeaderboardRow, row_name
-from finephrase_dagster.results.multiplicity import Question
+from finephrase_dagster.results.analysis import EarlyStep, LeaderboardRow, Question, row_name
 from finephrase_dagster.study.paths import materialize_command, require_clone
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from finephrase_dagster.artifacts.lineage import Lineage
+    from finephrase_dagster.results.leaderboard import Leaderboard
     from finephrase_dagster.results.verdict import Verdict
     from finephrase_dagster.study.paths import Paths
 
@@ -35,19 +35,35 @@ app = typer.Typer(help="Compare the scores of a study's students.")
 
 
 @app.command()
-def leaderboard(study: StudyOption = None, as_json: JsonOption = False) -> None:
+def leaderboard(
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="An imported study; default: the study of --study.")
+    ] = None,
+    study: StudyOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Print a study's mixtures, best first.
 
-    Their scores must exist already: `finephrase materialize` computes them.
+    Their scores must exist already: `finephrase materialize` computes them, `finephrase results import` takes them in.
 
     \b
     Examples:
       finephrase results leaderboard
       finephrase results leaderboard --study studies/mine.yaml --json
+      finephrase results leaderboard --name playbook
     """
     from finephrase_dagster.catalogue import read_lineage
 
-    lineage = read_lineage(paths_of(study))
+    paths = paths_of(study)
+    if name is not None and (board := _external_leaderboard(paths, name)):
+        if as_json:
+            print_json(board.rows)
+        else:
+            print_rows(board.rows, board.early)
+        return
+    lineage = read_lineage(paths)
+    if name not in (None, lineage.study.name):
+        raise OptionWrong(f"there is no study {name!r}; take it in with: finephrase results import --name {name}")
     if not lineage.study.mixtures:
         raise OptionWrong(
             f"study {lineage.paths.study} has no mixtures, and therefore no scores. Name another study with --study."
@@ -63,6 +79,19 @@ def leaderboard(study: StudyOption = None, as_json: JsonOption = False) -> None:
         print_json(_read(artifact.folder / "leaderboard.json"))
     else:
         print_leaderboard(lineage)
+
+
+def _external_leaderboard(paths: Paths, name: str) -> Leaderboard | None:
+    """Return the comparison of a study's runs in the warehouse; None if it has none."""
+    from finephrase_dagster.results.leaderboard import compose_leaderboard
+    from finephrase_dagster.results.scored_runs import read_runs
+    from finephrase_dagster.results.warehouse import reading
+
+    if not paths.warehouse.exists():
+        return None
+    with reading(paths.warehouse) as connection:
+        runs = read_runs(connection, [name])
+    return compose_leaderboard(runs) if runs else None
 
 
 @app.command()
@@ -282,7 +311,11 @@ def mlflow(study: StudyOption = None) -> None:
 def print_leaderboard(lineage: Lineage) -> None:
     """Print the leaderboard of a study whose scores exist, and what may be concluded from it."""
     folder = lineage.leaderboard().folder
-    rows = _read(folder / "leaderboard.json")
+    print_rows(_read(folder / "leaderboard.json"), _read(folder / "early.json"))
+
+
+def print_rows(rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep]) -> None:
+    """Print the rows of a leaderboard, and what may be concluded from them."""
     categories = list(rows[0]["categories"]) if rows else []
     columns = ["mixture", "student", "macro", "± sd", "seeds", "epochs", "micro", *categories]
     print_table(columns, (_cells(row, categories) for row in rows), names=2)
@@ -290,7 +323,6 @@ def print_leaderboard(lineage: Lineage) -> None:
         "macro: mean over six categories of the probability of the right answer's tokens; ± sd: its standard deviation "
         "over seeds; micro: mean over the twelve benchmarks that count."
     )
-    early = _read(folder / "early.json")
     for analysis in analyses().values():
         if lines := analysis.lines(rows, early):
             typer.echo("\n  ".join([analysis.title, *lines]))
@@ -307,9 +339,9 @@ def _cells(row: LeaderboardRow, categories: Iterable[str]) -> list[str]:
         _score(row["macro"]),
         _score(row["macro_sd"]),
         str(row["seeds"]),
-        f"{row['epochs']:.2g}",
+        "-" if row["epochs"] is None else f"{row['epochs']:.2g}",
         _score(row["micro"]),
-        *(_score(row["categories"][category]) for category in categories),
+        *(_score(row["categories"].get(category)) for category in categories),
     ]
 
 

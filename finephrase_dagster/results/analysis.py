@@ -13,7 +13,7 @@ Question = Literal["baseline", "pairs", "exploration"]
 """What many comparisons are for: mixtures against one baseline, all pairs of mixtures, or a first look."""
 
 LeaderboardRow = Mapping[str, Any]
-"""The scores of one mixture, student and variant; see `comparison.compared`."""
+"""The scores of one mixture, student and variant; see `leaderboard.compose_leaderboard`."""
 
 EarlyStep = Mapping[str, Any]
 """How well the scores at one step predict the final ones; see `early.EarlyLook`."""

@@ -19,13 +19,13 @@ from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
 from finephrase_dagster.evaluate.evaluation import SAMPLES
 from finephrase_dagster.evaluate.tasks import benchmarks
-from finephrase_dagster.results.comparison import Interval, Variant, compared
+from finephrase_dagster.results.arms import Arm, arms, mismatches
 from finephrase_dagster.results.early import look_early
+from finephrase_dagster.results.noise import noise_of_one, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun, common_scores, read_runs
+from finephrase_dagster.results.standing import standings
+from finephrase_dagster.results.verdict import compare_arms
 from finephrase_dagster.results.warehouse import key_of, mark_current, record_manifests, recorded
-
-Manifests = Mapping[str, Mapping[str, Any]]
-"""Manifests of benchmark scores by student run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Leaderboard:
     """The compared mixtures and how well early scores predict final ones.
 
     Attributes:
-        rows: one per mixture, student and variant, best first; see `comparison.compared`.
+        rows: one per mixture, student and variant, best first; see `compose_leaderboard`.
         early: one per step at which students were scored before their end; see `early.EarlyLook`.
     """
 
@@ -47,50 +47,118 @@ class Leaderboard:
         return Contents(files=folder.glob("*.json"), facts={"rows": len(self.rows)})
 
 
-def compose_leaderboard(lineage: Lineage, connection: duckdb.DuckDBPyConnection) -> Leaderboard:
+def study_leaderboard(lineage: Lineage, connection: duckdb.DuckDBPyConnection) -> Leaderboard:
     """Compare all finished student runs of a study, which `record_study` has recorded in the warehouse."""
     finishing = set(lineage.finishing_runs())
-    runs = [run for run in read_runs(connection, [lineage.study.name]) if run.run in finishing]
-    mixtures = {name: lineage.mixture_manifest(name) for name in {run.mixture for run in runs}}
-    manifests = {run: lineage.scores(run).manifest() for run in finishing}
+    return compose_leaderboard(run for run in read_runs(connection, [lineage.study.name]) if run.run in finishing)
+
+
+def compose_leaderboard(runs: Iterable[ScoredRun]) -> Leaderboard:
+    """Compare runs by their mixtures.
+
+    Returns:
+        Rows, best macro score first, then by micro score, with
+        `mixture`, `student`, `decay_from` (None: trained from scratch), `seeds` (number of student runs);
+        `macro` (None where tasks are missing), its standard deviation over seeds `macro_sd`, `micro`, `categories` and
+        `tasks`; `macro_interval`: mean of the runs' intervals over items, which more seeds do not narrow;
+        `tokens`, `epochs` of the component that was repeated most, and `mix_in`, the shares of original text;
+        `comparable`: the number of rows, including this one, of the same student, budget and mix-in;
+        `behind` the best of these, and the `verdict` on this row against it, as one of all pairs (`best` for itself);
+        `noise`: sd of one seed, with its `noise_source`; `rank_interval`, `p_best`, `shrunk`: see `standing.py`;
+        `against_original`: the verdict on a mixture with synthetic text against the best original text that matches it.
+    """
+    complete = [run for run in runs if run.complete]
+    every = arms(complete)
+    rows = {id(arm): _row(arm) for arm in every}
+    groups: dict[object, list[Arm]] = {}
+    for arm in every:
+        groups.setdefault(_comparable(arm), []).append(arm)
+    for group in groups.values():
+        _stand(group, every, rows)
+    _against_original(every, rows)
+    ordered = sorted(rows.values(), key=lambda row: (-(row["macro"] or 0.0), -(row["micro"] or 0.0), row["mixture"]))
+    looks = look_early({run.run: _macros(run) for run in complete})
     return Leaderboard(
-        rows=compared(ranked(runs), mixtures, lineage.study.sources, _intervals(lineage, manifests)),
-        early=[
-            {**asdict(look), "regret": {f"{part:g}": lost for part, lost in look.regret.items()}}
-            for look in look_early(_curves(manifests))
-        ],
+        rows=ordered,
+        early=[{**asdict(look), "regret": {f"{part:g}": lost for part, lost in look.regret.items()}} for look in looks],
     )
 
 
-def ranked(runs: Iterable[ScoredRun]) -> list[dict[str, Any]]:
-    """Return the mean scores per mixture, student and variant, best macro score first, then by micro score.
+def _row(arm: Arm) -> dict[str, Any]:
+    """Return the means of an arm, and what does not depend on others."""
+    scores = common_scores(arm.runs)
+    means = {name: fmean(values) for name, values in scores.items()}
+    macros, first = scores.get("macro", []), arm.first
+    intervals = [run.macro_interval for run in arm.runs if run.macro_interval]
+    return {
+        "mixture": arm.mixture,
+        "student": arm.student,
+        "decay_from": first.decay_from,
+        "external": first.external,
+        "seeds": len(arm.runs),
+        "macro": means.get("macro"),
+        "macro_sd": stdev(macros) if len(macros) > 1 else None,
+        "micro": means.get("micro"),
+        "categories": {name: means[name] for name in CATEGORIES if name in means},
+        "tasks": {name: means[name] for name in benchmarks() if name in means},
+        "macro_interval": [fmean(ends) for ends in zip(*intervals, strict=True)] or None,
+        "tokens": first.tokens,
+        "epochs": first.epochs,
+        "mix_in": None if first.mix_in is None else dict(first.mix_in),
+        "against_original": None,
+    }
 
-    Returns:
-        One row per mixture, student and variant: `mixture`, `student`, `decay_from` (None: trained from scratch),
-        `seeds` (number of student runs), `macro` and its sample standard deviation over seeds `macro_sd` (None for one
-        seed), `micro`, `categories`, and `tasks`. `macro` is None where tasks are missing.
-    """
-    arms: dict[Variant, list[ScoredRun]] = {}
-    for run in runs:
-        arms.setdefault((run.mixture, run.student, run.decay_from), []).append(run)
-    rows = []
-    for (mixture, student, decay_from), seeds in arms.items():
-        means = {name: fmean(values) for name, values in common_scores(seeds).items()}
-        macros = common_scores(seeds).get("macro", [])
-        rows.append(
-            {
-                "mixture": mixture,
-                "student": student,
-                "decay_from": decay_from,
-                "seeds": len(seeds),
-                "macro": means.get("macro"),
-                "macro_sd": stdev(macros) if len(macros) > 1 else None,
-                "micro": means.get("micro"),
-                "categories": {name: means[name] for name in CATEGORIES if name in means},
-                "tasks": {name: means[name] for name in benchmarks() if name in means},
-            }
-        )
-    return sorted(rows, key=lambda row: (-(row["macro"] or 0.0), -(row["micro"] or 0.0), row["mixture"]))
+
+def _comparable(arm: Arm) -> object:
+    """Return what arms have in common that differ in their synthetic part alone."""
+    one = arm.first
+    mix_in = None if one.mix_in is None else tuple(one.mix_in.items())
+    return one.study, one.student, one.decay_from, one.tokens, one.step, one.evaluation, mix_in
+
+
+def _stand(group: list[Arm], every: list[Arm], rows: dict[int, dict[str, Any]]) -> None:
+    """Add to the rows of comparable arms where they stand among each other."""
+    for arm in group:
+        rows[id(arm)] |= {"comparable": len(group), **dict.fromkeys(_STANDING)}
+    scored = [(arm, sample) for arm in group if (sample := arm.replicates("macro"))]
+    if not scored:
+        return
+    best = max(scored, key=lambda pair: pair[1].mean)[0]
+    of_student = [arm for arm in every if arm.student == best.student]
+    pool = [sample for arm in of_student if (sample := arm.replicates("macro"))]
+    spread = published_spread(best.student, best.first.parameters, "macro")
+    placed = standings([sample for _, sample in scored], pool, spread) or []
+    for arm, sample in scored:
+        sd, _, source = noise_of_one(sample, pool, spread) or (None, None, None)
+        rows[id(arm)] |= {"noise": sd, "noise_source": source}
+    for (arm, _), standing in zip(scored, placed, strict=False):
+        rows[id(arm)] |= asdict(standing)
+    rows[id(best)] |= {"behind": 0.0, "verdict": "best"}
+    pairs = [(best, arm) for arm, _ in scored if arm is not best]
+    for verdict in compare_arms(pairs, every, question="pairs"):
+        rows[id(verdict.arm)] |= {"behind": -(verdict.difference or 0.0), "verdict": verdict.verdict}
+
+
+_STANDING = ("noise", "noise_source", "rank_interval", "p_best", "shrunk", "behind", "verdict")
+
+
+def _against_original(every: list[Arm], rows: dict[int, dict[str, Any]]) -> None:
+    """Add to the rows with synthetic text the verdict against the best original text that they can be compared with."""
+    students: dict[object, list[Arm]] = {}
+    for arm in every:
+        if arm.first.decay_from is None and rows[id(arm)]["macro"] is not None and arm.first.original is not None:
+            students.setdefault((arm.first.study, arm.student, arm.first.tokens), []).append(arm)
+    for group in students.values():
+        original = sorted((arm for arm in group if arm.first.original), key=lambda arm: -rows[id(arm)]["macro"])
+        if original:
+            pairs = [(_baseline(arm, original), arm) for arm in group if not arm.first.original]
+            for verdict in compare_arms(pairs, every):
+                rows[id(verdict.arm)]["against_original"] = verdict.as_json()
+
+
+def _baseline(arm: Arm, original: list[Arm]) -> Arm:
+    """Return the best mixture of original text that an arm can be compared with; without one, the best of all."""
+    return next((base for base in original if not mismatches(base, arm)), original[0])
 
 
 def record_study(lineage: Lineage, connection: duckdb.DuckDBPyConnection) -> int:
@@ -153,20 +221,6 @@ def _complete(lineage: Lineage) -> Iterator[Artifact]:
                 yield artifact
 
 
-def _intervals(lineage: Lineage, scores: Manifests) -> dict[Variant, list[Interval]]:
-    """Return the intervals of the macro scores by mixture, student and variant."""
-    intervals: dict[Variant, list[Interval]] = {}
-    for name, manifest in scores.items():
-        if manifest["macro_interval"] is not None:
-            run = lineage.study.student_runs[name]
-            low, high = manifest["macro_interval"]
-            intervals.setdefault((run.mixture, run.student, run.decay_from), []).append((low, high))
-    return intervals
-
-
-def _curves(scores: Manifests) -> dict[str, dict[int, float]]:
-    """Return the macro scores by run and step; steps where tasks are missing are left out."""
-    return {
-        run: {point["step"]: point["macro"] for point in manifest["curve"] if point["macro"] is not None}
-        for run, manifest in scores.items()
-    }
+def _macros(run: ScoredRun) -> dict[int, float]:
+    """Return the macro scores of a run by step; steps where tasks are missing are left out."""
+    return {step: scores["macro"] for step, scores in run.curve.items() if "macro" in scores}

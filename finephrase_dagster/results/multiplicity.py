@@ -16,7 +16,7 @@ from numpy.polynomial.legendre import leggauss
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
-from scipy.stats import chi2, false_discovery_control, studentized_range
+from scipy.stats import chi2, false_discovery_control
 from scipy.stats import t as student_t
 
 from finephrase_dagster.results.analysis import Question
@@ -45,8 +45,8 @@ def adjusted(
             critical(round(freedom, 2), family) for freedom in freedoms
         ]
     if question == "pairs":
-        return [float(studentized_range.sf(2**0.5 * value, arms, freedom)) for value, freedom in pairs], [
-            _tukey(arms, round(freedom, 2)) for freedom in freedoms
+        return [range_exceedance(2**0.5 * value, freedom, arms) for value, freedom in pairs], [
+            _tukey(round(freedom, 2), arms) for freedom in freedoms
         ]
     raw = [float(2 * student_t.sf(value, freedom)) for value, freedom in pairs]
     found = [float(p) for p in false_discovery_control(raw)] if raw else []
@@ -77,9 +77,33 @@ def critical(freedom: float, family: Loadings) -> float:
     return float(brentq(lambda bound: exceedance(bound, freedom, family) - LEVEL, 0.9 * single, 1.1 * bonferroni))
 
 
+def range_exceedance(bound: float, freedom: float, arms: int) -> float:
+    """Return the probability that the studentized range of equal mixtures exceeds a bound.
+
+    SciPy's `studentized_range` computes it too, a thousand times slower.
+    """
+    pairs = arms * (arms - 1) / 2
+    bonferroni = float(2 * student_t.sf(bound / 2**0.5, freedom)) * pairs
+    if bonferroni < NEGLIGIBLE or arms == 2:
+        return bonferroni
+    shares, weights = _scales(freedom)
+    nodes, widths = leggauss(96)
+    least = 9 * nodes[None, :]  # the smallest of the means
+    rest = (ndtr(least + bound * shares[:, None]) - ndtr(least)) ** (arms - 1)
+    inside = (arms * np.exp(-(least**2) / 2) / np.sqrt(2 * np.pi) * rest) @ widths * 9
+    return float(np.clip(1 - weights @ inside, 0.0, 1.0))
+
+
 @cache
-def _tukey(arms: int, freedom: float) -> float:
-    return float(studentized_range.ppf(1 - LEVEL, arms, freedom)) / 2**0.5
+def _tukey(freedom: float, arms: int) -> float:
+    """Return the factor of a standard error that the largest difference of equal mixtures exceeds at `LEVEL`."""
+    single = float(student_t.ppf(1 - LEVEL / 2, freedom))
+    if arms == 2:
+        return single
+    most = float(student_t.ppf(1 - LEVEL / arms / (arms - 1), freedom))
+    return float(
+        brentq(lambda bound: range_exceedance(2**0.5 * bound, freedom, arms) - LEVEL, 0.9 * single, 1.1 * most)
+    )
 
 
 @cache

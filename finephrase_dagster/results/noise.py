@@ -122,6 +122,16 @@ def noise_of(
     return None
 
 
+def noise_of_one(
+    sample: Replicates, pool: Sequence[Replicates], published: tuple[float, str] | None
+) -> tuple[float, float, str] | None:
+    """Return the standard deviation of one seed of a mixture, its degrees of freedom and its source."""
+    if sample.seeds >= ENOUGH and sample.variance > 0:
+        return sample.variance**0.5, sample.freedom, f"this study: its own {sample.seeds} seeds"
+    noise = noise_of(sample, sample, pool, published)
+    return (noise.sd, noise.degrees_of_freedom, noise.source) if noise else None
+
+
 def _moderated(sample: Replicates, pooled: float) -> float:
     return (MODERATION * pooled + sample.freedom * sample.variance) / (MODERATION + sample.freedom)
 

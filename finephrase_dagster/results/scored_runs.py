@@ -34,6 +34,7 @@ class ScoredRun:
         epochs: how often the student saw the component that was repeated most; None if it is unknown.
         evaluation: what computed the scores, and on which items.
         samples: the Parquet file with the score of each item; None if there is none.
+        macro_interval: of the macro score at the last step, over items; None if it is unknown.
     """
 
     study: str
@@ -53,6 +54,7 @@ class ScoredRun:
     evaluation: str
     samples: Path | None
     curve: Curve
+    macro_interval: tuple[float, float] | None = None
 
     @property
     def step(self) -> int:
@@ -96,6 +98,7 @@ def read_runs(connection: duckdb.DuckDBPyConnection, studies: Collection[str] | 
             evaluation=names["evaluation"],
             samples=Path(names["samples"]) if names["samples"] else None,
             curve={point["step"]: point_scores(point) for point in manifest["curve"]},
+            macro_interval=tuple(manifest["macro_interval"]) if manifest.get("macro_interval") else None,
             **{**_UNKNOWN_MIXTURE, **mixtures[study, names["mixture"]], **_given(names, "tokens", "epochs")},
         )
         for study, external, fingerprint, run, names, manifest in scored

@@ -176,23 +176,28 @@ def compare(
     every = [arm for arm in arms(runs) if student in (None, arm.student)]
     bases = [arm for arm in every if arm.mixture == baseline and arm.first.decay_from is None]
     _check(baseline, metric, student, every, bases)
+    pairs = [(base, arm) for base in bases for arm in every if arm.student == base.student and arm is not base]
+    return compare_arms(pairs, every, metric=metric, question=question)
+
+
+def compare_arms(
+    pairs: Sequence[tuple[Arm, Arm]], every: Sequence[Arm], *, metric: str = "macro", question: Question = "baseline"
+) -> list[Verdict]:
+    """Return the verdict on the second arm of each pair against the first one; see `compare`.
+
+    Args:
+        every: the arms that the noise of their students is taken from.
+    """
     items = cache(lambda arm: read_items([run.samples for run in arm.runs if run.samples]))
-    pairs = [
-        _pair(base, arm, metric, every, items)
-        for base in bases
-        for arm in every
-        if arm.student == base.student and arm is not base
-    ]
-    family = [pair for pair in pairs if pair.ranked]
-    loadings = [
-        tuple(_loading(pair) for pair in family if pair.baseline is base)
-        for base in bases
-        if any(pair.baseline is base for pair in family)
-    ]
+    compared = [_pair(base, arm, metric, every, items) for base, arm in pairs]
+    family = [pair for pair in compared if pair.ranked]
+    loadings: dict[int, list[float]] = {}
+    for pair in family:
+        loadings.setdefault(id(pair.baseline), []).append(_loading(pair))
     statistics, freedoms = [pair.statistic for pair in family], [pair.freedom for pair in family]
-    adjustments = adjusted(question, statistics, freedoms, tuple(loadings), len(family) + 1)
+    adjustments = adjusted(question, statistics, freedoms, tuple(map(tuple, loadings.values())), len(family) + 1)
     by_pair = {id(pair): (p, factor) for pair, p, factor in zip(family, *adjustments, strict=True)}
-    return [_verdict(pair, by_pair.get(id(pair)), len(family), metric, question) for pair in pairs]
+    return [_verdict(pair, by_pair.get(id(pair)), len(family), metric, question) for pair in compared]
 
 
 def _check(baseline: str, metric: str, student: str | None, every: Sequence[Arm], bases: Sequence[Arm]) -> None:

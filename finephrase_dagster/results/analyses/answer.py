@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from finephrase_dagster.results.analysis import Analysis, EarlyStep, LeaderboardRow
-from finephrase_dagster.results.comparison import Z
+
+ANSWERS = {"beats": "yes", "loses": "no", "ties": "no difference that matters", "undecided": "undecided"}
 
 
 def answer(rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep]) -> list[str]:
-    """Return one sentence per student and budget that has mixtures of both kinds."""
-    groups: dict[tuple[str, int], list[LeaderboardRow]] = {}
+    """Return one sentence per student and budget that has mixtures of both kinds: on the best that can be compared."""
+    best: dict[tuple[str, int], LeaderboardRow] = {}
     for row in rows:
-        if row["macro"] is not None and row["decay_from"] is None:
-            groups.setdefault((row["student"], row["tokens"]), []).append(row)
-    lines = []
-    for (student, tokens), group in groups.items():
-        original = [row for row in group if _is_original(row)]
-        rephrased = [row for row in group if not _is_original(row)]
-        if original and rephrased:
-            lines.append(f"{student}, {tokens:,} tokens: {_sentence(rephrased[0], original[0])}")
-    return lines
+        if against := row["against_original"]:
+            known = best.setdefault((row["student"], row["tokens"]), row)
+            if against["matched"] and not known["against_original"]["matched"]:
+                best[row["student"], row["tokens"]] = row
+    return [
+        f"{student}, {'' if tokens is None else f'{tokens:,} tokens'}: {_sentence(row)}"
+        for (student, tokens), row in best.items()
+    ]
 
 
-def _is_original(row: LeaderboardRow) -> bool:
-    return math.isclose(sum(row["mix_in"].values()), 1, abs_tol=1e-4)
-
-
-def _sentence(rephrased: LeaderboardRow, original: LeaderboardRow) -> str:
-    difference, noise = rephrased["macro"] - original["macro"], rephrased["noise"]
+def _sentence(row: LeaderboardRow) -> str:
+    verdict = row["against_original"]
+    difference, interval = verdict["difference"], verdict["interval"]
     pair = (
-        f"the best mixture with rephrased text, {rephrased['mixture']} ({rephrased['macro']:.4f}), is "
-        f"{abs(difference):.4f} {'ahead of' if difference > 0 else 'behind'} the best original text, "
-        f"{original['mixture']} ({original['macro']:.4f})"
+        f"the best mixture with rephrased text, {row['mixture']} ({row['macro']:.4f}), is {abs(difference):.4f} "
+        f"{'ahead of' if difference > 0 else 'behind'} the original text {verdict['baseline']}"
     )
-    if noise is None:
+    if not verdict["matched"]:
+        return f"not comparable. {pair[0].upper()}{pair[1:]}, but {'; '.join(verdict['mismatches'])}."
+    if interval is None:
         return f"undecided. With one seed, {pair}; only further seeds show what is noise."
-    limit = Z * noise * math.sqrt(1 / rephrased["seeds"] + 1 / original["seeds"])
-    if abs(difference) <= limit:
-        return f"undecided. {pair[0].upper()}{pair[1:]}; seeds alone explain up to {limit:.4f}."
-    verdict = "yes" if difference > 0 else "no"
-    return f"{verdict}. {pair[0].upper()}{pair[1:]}; seeds alone explain only {limit:.4f}."
+    more = verdict["seeds_to_decide"]
+    seeds = f"; about {more} more seeds per mixture would decide" if more else ""
+    return (
+        f"{ANSWERS[verdict['verdict']]}. {pair[0].upper()}{pair[1:]} (95 % interval {interval[0]:+.4f} to "
+        f"{interval[1]:+.4f}){seeds}."
+    )
 
 
 ANALYSIS = Analysis(title="Does rephrased text beat the original text alone?", lines=answer)
