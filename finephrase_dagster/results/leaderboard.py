@@ -133,7 +133,7 @@ def _stand(group: list[Arm], every: list[Arm], rows: dict[int, dict[str, Any]]) 
         rows[id(arm)] |= {"noise": sd, "noise_source": source}
     for (arm, _), standing in zip(scored, placed, strict=False):
         rows[id(arm)] |= asdict(standing)
-    rows[id(best)] |= {"behind": 0.0, "verdict": "best"}
+    rows[id(best)] |= {"behind": 0.0, "verdict": "best" if placed else "undecided"}
     pairs = [(best, arm) for arm, _ in scored if arm is not best]
     for verdict in compare_arms(pairs, every, question="pairs"):
         rows[id(verdict.arm)] |= {"behind": -(verdict.difference or 0.0), "verdict": verdict.verdict}
