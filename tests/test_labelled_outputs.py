@@ -20,6 +20,7 @@ from finephrase_dagster.study.paths import REPOSITORY
 CHARACTERS = 1600  # of a document that the model was given
 LABELLED = (
     "announcements",
+    "arithmetic",
     "chat_markup",
     "empty_parts",
     "encoding",

@@ -228,10 +228,13 @@ class RowShare(Measure):
     def add(self, rows: Sequence[AuditedRow]) -> None:
         self._rows += len(rows)
         for row in rows:
-            if (flaw := self.flaw(row)) is not None:
-                self._flaws[flaw.partition(":")[0]] += 1
-                if len(self._examples) < EXAMPLES:
-                    self._examples.append(FailingRow(row.id, flaw))
+            self._note(row, self.flaw(row))
+
+    def _note(self, row: AuditedRow, flaw: str | None) -> None:
+        if flaw is not None:
+            self._flaws[flaw.partition(":")[0]] += 1
+            if len(self._examples) < EXAMPLES:
+                self._examples.append(FailingRow(row.id, flaw))
 
     def merge(self, later: Self) -> None:
         self._rows += later._rows

@@ -1,0 +1,343 @@
+"""Arithmetic statements in running text, such as "3 boxes × $4 = $12", checked with exact fractions.
+
+A statement that cannot be decided (variables, functions, conversions of units) is left out: what is called wrong is
+wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from typing import NamedTuple
+
+_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
+_WORD = r"[A-Za-z\u00b5\u00b0]{2,}|[mglLshk\u00b0](?![A-Za-z])"
+_UNIT = rf"(?:{_WORD})(?:[ -](?:{_WORD})){{0,2}}(?: ?/ ?(?:{_WORD}))?"
+_OPERAND = rf"[(\[ ]*[-+]? ?(?:{_NUMBER})(?: ?%(?! ?[\d(]))?(?: ?(?:{_UNIT}))? *[)\]]*(?: ?\^ ?\d+)?"
+_OPERATOR = r" *[-+*/%] *"
+_EQUALS = r" *(?:=|\u2248) *"
+_SIDE = rf"{_OPERAND}(?:{_OPERATOR}{_OPERAND})*"
+_STATEMENT = re.compile(rf"{_SIDE}(?:{_EQUALS}{_SIDE})+")
+_TOKEN = re.compile(rf"(?P<number>{_NUMBER})(?P<percent> ?%(?! ?[\d(]))?|(?P<mark>[-+*/%^()\[\]])|(?P<word>{_WORD})")
+
+_PLAIN = [
+    (re.compile(pattern, re.IGNORECASE), plain)
+    for pattern, plain in (
+        (r"\\(?:d|t)?frac\{([^{}]+)\}\{([^{}]+)\}", r"((\1)/(\2))"),
+        (r"\\(?:text|mathrm|textbf|boxed|mathbf)\{([^{}]*)\}", r" \1 "),
+        (r"\\(?:times|cdot)|[\u00d7\u00b7\u2219\u2217]", "*"),
+        (r"\\div|\u00f7", "/"),
+        (
+            r"\\approx|\u2245|\u2243| (?:is|equals)? ?(?:approximately|about|roughly|around)"
+            r" (?=[$\u20ac\u00a3]?\d)",
+            " \u2248 ",
+        ),
+        (r"\\(?:left|right)(?=[()\[\]])|\\[,;!%$ ]|\\[()\[\]]|[$\u20ac\u00a3]|(?<![\d)])\*\*(?=\S)|\*\*(?!\d)|`", ""),
+        (r"(?<=[\d)])\*\*(?=[\d(])", "^"),
+        (r"[\u2212\u2013]", "-"),
+        (r"\u00b2", "^2"),
+        (r"\u00b3", "^3"),
+        (r"(?<=\d)\u00bd", " 1/2"),
+        (r"\u00bd", "1/2"),
+        (r"(?<=\d)\u00bc", " 1/4"),
+        (r"\u00bc", "1/4"),
+        (r"(?<=\d)\u00be", " 3/4"),
+        (r"\u00be", "3/4"),
+        (r"(?<![\d./])(\d+) (\d+)/(\d+)(?![\d.])", r"(\1+\2/\3)"),
+        (r"(?<=[\d)%])( ?)x( ?)(?=[\d(])(?<!0x)", r"\1*\2"),
+        (r"(?<=[\d)])\(", "*("),
+        (r"(%|\d/\d+\)?) of (?=\d)", r"\1 * "),
+        (r"(?<=[\d)%a-z]) percent\b", "%"),
+    )
+]
+_NUMBER_END = rf"(?<=[\d)%])((?: (?:{_WORD})){{0,2}})"
+_OPERATOR_WORDS = [
+    (re.compile(rf"{_NUMBER_END} (?:{words}) (?=[(\d])", re.IGNORECASE), rf"\1 {sign} ")
+    for words, sign in (("plus|added to", "+"), ("minus", "-"), ("times|multiplied by", "*"), ("divided by", "/"))
+]
+_EQUALS_WORDS = re.compile(
+    rf"((?:{_NUMBER})[^=\n.;:?!]{{0,40}}? ?[-+*/] ?[^=\n.;:?!]{{0,30}}?[\d)%](?:"
+    rf" (?:{_WORD})){{0,2}}?),? (?:which )?"
+    r"(?:is equal to|equals|is|gives(?: you| us)?|makes|comes to|adds up to) (?=\d)",
+    re.IGNORECASE,
+)
+_PHRASES = [
+    (re.compile(rf"\b{words} ({_NUMBER}) and ({_NUMBER}) (?:is|equals|=) (?=\d)", re.IGNORECASE), rf"\1 {sign} \2 = ")
+    for words, sign in (("sum of", "+"), ("product of", "*"), ("difference (?:of|between)", "-"), ("quotient of", "/"))
+]
+# Few lines have a statement: those with one of these signs, or words as in "5 plus 3 is 8". Others are not rewritten.
+_SPOKEN = re.compile(
+    r"\d(?:(?: [^\W\d]+){0,2} (?:plus|minus|times|multiplied|divided|added)\b| ?(?:%|percent) of \d|"
+    r" ?[-+*/\u00d7\u00f7\u2212] ?\d)"
+    r"|(?:um|uct|ence|ient) (?:of|between) \d"
+)
+_NUMBERS = re.compile(r"\d\D+\d")
+_SOME_OPERATOR = re.compile(r"[-+*/^%x\u00d7\u00f7\u00b7\u2219\u2212\u2013\\\u00b2\u00b3\u00bd\u00bc\u00be]")
+_OPEN_BEFORE = re.compile(
+    r"(?:[*/^<>_{\\!&|#~\u221a+%]|[<>!=:+*/-]=|[a-zA-Z\d)] ?-"
+    r"|\b(?:log|ln|sin|cos|tan|sqrt|mod|max|min|exp|abs|root(?: of)?|base|lim|[a-z]) ?)\(*$"
+)
+_OPEN_AFTER = re.compile(
+    r" ?(?:[*/^=<>!_]|[-+] ?\(?[A-Za-z]\b|\(?[A-Za-z]\b(?!['\u2019])(?! [a-z])|[-+*/] ?\()|[A-Za-z\d]"
+)
+_LOOSE_AFTER = re.compile(
+    r"[^\n]{0,40}?\b(?:remainder|rounded|round|rounds|left over|leftover|whole|approximately|about|mod"
+    r"|nearest|R ?\d)\b|\.{3}|\u2026"
+)
+_CONVERTED = frozenset(
+    re.findall(
+        r"\w+",
+        "second minute hour day week month year decade mm cm m km inch foot feet yard mile g gram kg"
+        " kilogram mg oz ounce lb "
+        "pound ton tonne ml l liter litre gallon pint cup cent penny pennies dime quarter nickel dollar"
+        " dozen s h min sec hr",
+    )
+)
+_FACTORS = frozenset(
+    map(
+        Fraction, (3, 4, 5, 7, 10, 12, 16, 24, 25, 30, 36, 52, 60, 100, 365, 1000, 1440, 2000, 3600, 5280, 10**4, 10**6)
+    )
+)
+_MOST_POWER = 64
+
+
+class Equation(NamedTuple):
+    """An arithmetic statement and whether it holds."""
+
+    text: str
+    correct: bool
+
+
+class Side(NamedTuple):
+    """One side of a statement: the values that it may have, and what it is made of.
+
+    Attributes:
+        values: more than one if a percentage can be read in several ways.
+        first: its first number, with which a running total goes on.
+        unit: the place value of its last digit, if it is a single number.
+    """
+
+    values: tuple[Fraction, ...]
+    first: Fraction
+    unit: Fraction | None
+    loose_unit: Fraction
+    words: frozenset[str]
+    has_decimals: bool
+    is_sum: bool
+
+
+def equations(text: str) -> Iterator[Equation]:
+    """Yield the arithmetic statements of a text that can be decided."""
+    signs, spoken = "=" in text or "\u2248" in text, bool(_SPOKEN.search(text))
+    if not (signs or spoken):
+        return
+    for line in text.splitlines():
+        if "=" in line or "\u2248" in line:
+            may_have = _SOME_OPERATOR.search(line) and _NUMBERS.search(line)
+        else:
+            may_have = _SPOKEN.search(line) if spoken else None
+        if may_have:
+            plain = _plain(line)
+            for match in _STATEMENT.finditer(plain):
+                yield from _judge(plain, match)
+
+
+def _plain(line: str) -> str:
+    """Return a line with mathematical signs in place of LaTeX, typographic signs and words."""
+    line = re.sub(r"^\s*(?:[-*\u2022+]|\d+[.)])\s+", "", line)
+    for pattern, plain in _PLAIN:
+        line = pattern.sub(plain, line)
+    for pattern, sign in (*_PHRASES, *_OPERATOR_WORDS):
+        line = pattern.sub(sign, line)
+    return _EQUALS_WORDS.sub(r"\1 = ", line)
+
+
+def _judge(line: str, match: re.Match[str]) -> Iterator[Equation]:
+    parts = re.split(r"(=|\u2248)", match.group())
+    sides = [_side(part) for part in parts[::2]]
+    if _is_open(line[: match.start()], match.group()):
+        sides[0] = None
+    after = line[match.end() :]
+    if _OPEN_AFTER.match(after):
+        sides[-1] = None
+    for place, (left, right) in enumerate(pairwise(sides)):
+        if (
+            left is None
+            or right is None
+            or not (_has_operator(parts[2 * place]) or _has_operator(parts[2 * place + 2]))
+        ):
+            continue
+        is_loose = parts[2 * place + 1] != "=" or (right is sides[-1] and bool(_LOOSE_AFTER.match(after)))
+        if _equal(left, right, is_loose):
+            yield Equation("".join(parts[2 * place : 2 * place + 3]).strip(), True)
+        elif not is_loose and not _may_convert(left, right):
+            yield Equation("".join(parts[2 * place : 2 * place + 3]).strip(), False)
+
+
+def _is_open(before: str, statement: str) -> bool:
+    """Return whether a statement's first side begins before it, as with a variable or a function."""
+    first = statement.lstrip(" ([")
+    spaced = before.endswith(" ") or statement[0] == " "
+    before = before.rstrip(" ")
+    if not before or re.search(r"(?<![<>!=:+*/-])=$", before):
+        return False
+    if first[0] in "+-" and (first[1] == " " or not spaced):
+        return before[-1].isalnum() or before[-1] in ")]"
+    return (not spaced and (before[-1].isalnum() or before[-1] in "._]")) or bool(_OPEN_BEFORE.search(before))
+
+
+def _has_operator(part: str) -> bool:
+    return bool(re.search(r"[\d)\]%a-zA-Z] *[-+*/^%] *[(\[ ]*[-+]?[\d.]", part))
+
+
+def _equal(left: Side, right: Side, is_loose: bool) -> bool:
+    """Return whether two sides are equal, as exactly as their digits say, or the right one goes on from the"
+    " left one."""
+    for one, other in ((left, right), (right, left)):
+        unit = other.loose_unit if is_loose and other.unit is not None else other.unit
+        for a in one.values:
+            for b in other.values:
+                if a == b or (unit is not None and (unit < 1 or is_loose) and abs(a - b) < unit):
+                    return True
+                if one.has_decimals and other.unit == 1 and abs(a - b) * 100 < min(abs(b), Fraction(50)):
+                    return True
+    return any(_is_close(a, right.first) for a in left.values) and right.unit is None
+
+
+def _is_close(a: Fraction, b: Fraction) -> bool:
+    return abs(a - b) * 200 <= abs(b)
+
+
+def _may_convert(left: Side, right: Side) -> bool:
+    """Return whether the sides differ by a factor between units of time, length, weight or money."""
+    if not (left.words | right.words) & _CONVERTED:
+        return False
+    if any(abs(a / b) in _FACTORS or abs(b / a) in _FACTORS for a in left.values for b in right.values if a and b):
+        return True
+    ours, theirs = left.words & _CONVERTED, right.words & _CONVERTED
+    return bool(ours and theirs and ours.isdisjoint(theirs)) or (left.is_sum and len(ours) > 1)
+
+
+def _side(text: str) -> Side | None:
+    """Return a side of a statement, or None if it cannot be computed."""
+    text = re.sub(r"(?<=[a-zA-Z]) ?/ ?(?=[a-zA-Z])", " ", text)  # miles/hour
+    tokens = list(_TOKEN.finditer(text))
+    numbers = [match["number"] for match in tokens if match["number"]]
+    if not numbers:
+        return None
+    words = frozenset(
+        word.lower().removesuffix("s") if len(word) > 2 else word for match in tokens if (word := match["word"])
+    )
+    marks = _balanced([match for match in tokens if not match["word"]])
+    values = []
+    for reading in ("fraction", "plain", "of") if any(match["percent"] for match in tokens) else ("fraction",):
+        try:
+            value = _Parser(marks, reading).value()
+        except (ValueError, ZeroDivisionError, OverflowError):
+            return None
+        values.append(value)
+    single = len(numbers) == 1 and not _has_operator(text)
+    digits = numbers[-1].replace(",", "")
+    decimals = len(digits.partition(".")[2])
+    unit = Fraction(1, 10**decimals)
+    zeros = len(digits) - len(digits.rstrip("0")) if not decimals and digits.strip("0") else 0
+    return Side(
+        tuple(dict.fromkeys(values)),
+        _number(numbers[0]),
+        unit if single else None,
+        unit * 10**zeros,
+        words,
+        any("." in number for number in numbers) and not single,
+        any(match["mark"] in ("+", "-") for match in marks),
+    )
+
+
+def _balanced(tokens: Sequence[re.Match[str]]) -> list[re.Match[str]]:
+    """Return tokens without the brackets that have no partner; they belong to the sentence."""
+    keep, stack = set(range(len(tokens))), []
+    for place, token in enumerate(tokens):
+        if token["mark"] in ("(", "["):
+            stack.append(place)
+        elif token["mark"] in (")", "]"):
+            if stack:
+                stack.pop()
+            else:
+                keep.discard(place)
+    keep -= set(stack)
+    return [token for place, token in enumerate(tokens) if place in keep]
+
+
+def _number(digits: str) -> Fraction:
+    return Fraction(digits.replace(",", ""))
+
+
+class _Parser:
+    """Computes a sum of products of powers, by recursive descent."""
+
+    def __init__(self, tokens: Sequence[re.Match[str]], percent: str) -> None:
+        self._tokens, self._percent, self._place = tokens, percent, 0
+
+    def value(self) -> Fraction:
+        value = self._sum()
+        if self._place != len(self._tokens):
+            raise ValueError("tokens are left")
+        return value
+
+    def _peek(self) -> str:
+        return self._tokens[self._place]["mark"] or "" if self._place < len(self._tokens) else ""
+
+    def _sum(self) -> Fraction:
+        value = self._product()
+        while (sign := self._peek()) in ("+", "-"):
+            self._place += 1
+            start = self._place
+            term = self._product()
+            alone = self._place == start + 1 and bool(self._tokens[start]["percent"])
+            if alone and self._percent == "of":  # "50 - 10%" takes off a tenth of what was there
+                term = value * term
+            value = value + term if sign == "+" else value - term
+        return value
+
+    def _product(self) -> Fraction:
+        value = self._power()
+        while (sign := self._peek()) in ("*", "/", "%"):
+            self._place += 1
+            factor = self._power()
+            value = value * factor if sign == "*" else value / factor if sign == "/" else value % factor
+        return value
+
+    def _power(self) -> Fraction:
+        base = self._atom()
+        if self._peek() == "^":
+            self._place += 1
+            exponent = self._atom()
+            if exponent.denominator != 1 or abs(exponent) > _MOST_POWER:
+                raise ValueError("no whole power")
+            return base ** int(exponent)
+        return base
+
+    def _atom(self) -> Fraction:
+        if self._place >= len(self._tokens):
+            raise ValueError("a number is missing")
+        token = self._tokens[self._place]
+        self._place += 1
+        if token["number"]:
+            value = _number(token["number"])
+            return value / 100 if token["percent"] and self._percent != "plain" else value
+        if token["mark"] in ("+", "-"):
+            value = self._atom()
+            return -value if token["mark"] == "-" else value
+        if token["mark"] in ("(", "["):
+            value = self._sum()
+            if self._peek() not in (")", "]"):
+                raise ValueError("a bracket is open")
+            self._place += 1
+            return value
+        raise ValueError("no number")
+
+
+def numbers(text: str) -> set[Fraction]:
+    """Return the numbers of a text, without signs and units."""
+    return {_number(match) for match in re.findall(_NUMBER, text)}

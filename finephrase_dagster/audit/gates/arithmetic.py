@@ -1,0 +1,75 @@
+"""Completions with an arithmetic statement that is wrong, such as "12 + 7 = 20"."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Self
+
+from finephrase_dagster.audit.equations import Equation, equations, numbers
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
+
+_DIGIT = re.compile(r"\d")
+_ANSWER = re.compile(r"^[\W_]*(?:final )?answer[\W_]*:(?P<answer>.*)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
+
+
+def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
+    return _judge(row, dataset, list(equations(row.text)))
+
+
+def _judge(row: AuditedRow, dataset: AuditedDataset, found: Sequence[Equation]) -> str | None:
+    if wrong := next((equation.text for equation in found if not equation.correct), None):
+        return f"a wrong equation: {wrong!r}"
+    if dataset.check == "math" and found and (match := _ANSWER.search(row.text)):
+        answer, worked = numbers(match["answer"]), numbers(row.text[: match.start()])
+        if answer and worked.isdisjoint(answer):
+            return f"an answer that the solution does not have: {match['answer'].strip()[:60]!r}"
+    return None
+
+
+class Equations(RowShare):
+    """Counts the rows with a wrong statement, and how many rows calculate at all."""
+
+    def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
+        super().__init__("at most", _flaw, dataset, settings)
+        self._with_correct = self._without_digit = self._equations = self._correct = 0
+
+    def add(self, rows: Sequence[AuditedRow]) -> None:
+        self._rows += len(rows)
+        for row in rows:
+            found = list(equations(row.text))
+            self._note(row, _judge(row, self.dataset, found))
+            correct = sum(equation.correct for equation in found)
+            self._equations += len(found)
+            self._correct += correct
+            self._with_correct += correct > 0
+            self._without_digit += not _DIGIT.search(row.text)
+
+    def merge(self, later: Self) -> None:
+        super().merge(later)
+        self._with_correct += later._with_correct
+        self._without_digit += later._without_digit
+        self._equations += later._equations
+        self._correct += later._correct
+
+    def result(self) -> Measurement:
+        measured, rows = super().result(), self._rows or 1
+        figures = {
+            "rows_with_correct_equation": self._with_correct / rows,
+            "equations": self._equations,
+            "correct_equations": self._correct / self._equations if self._equations else None,
+            "rows_without_digit": self._without_digit / rows,
+        }
+        return replace(measured, figures={**measured.figures, **figures})
+
+
+GATE = Gate(
+    name="arithmetic",
+    sentence="the share of completions with a wrong arithmetic statement",
+    bound="at most",
+    defaults={"threshold": 0.05},
+    forms={"math": {"threshold": 0.1}},
+    reason="Students learn wrong sums as well as right ones; a sound generator calculates wrongly in fewer rows.",
+    remedy="Read the wrong equations. Take a generator that calculates better, or lower the temperature.",
+    measure=Equations,
+    by_row=True,
+)

@@ -1,0 +1,213 @@
+"""Arithmetic statements in running text: which are found, and which of them are wrong."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audit_parts import flaw, measured
+from finephrase_dagster.audit.equations import equations
+
+RIGHT = [
+    "12 + 7 = 19",
+    "3 boxes × $4 = $12",
+    "$1,250 + $750 = $2,000",
+    "10 / 3 = 3.33",
+    "10 ÷ 3 ≈ 3.3",
+    "20 / 3 = 6.66",
+    "22/7 ≈ 3.14",
+    "1/2 + 1/4 = 3/4",
+    "1 1/2 + 2 = 3 1/2",
+    "15% of 200 = 30",
+    "200 × 15% = 30",
+    "30 / 200 = 15%",
+    "(30/200) × 100 = 15%",
+    "100% - 20% = 80%",
+    "$50 - 20% = $40",
+    "10 + 5 = 15 - 3 = 12",
+    "2 + 3 + 4 = 5 + 4 = 9",
+    "2(3 + 4) = 14",
+    "(5 + 3) × 2 = 16",
+    "5 apples + 3 apples = 8 apples",
+    "2 hours × 60 minutes = 120 minutes",
+    "60 miles / 2 hours = 30 miles/hour",
+    "The sum of 5 and 3 is 8.",
+    "5 plus 3 equals 8",
+    "12 times 4 is 48.",
+    "20 divided by 4 gives 5",
+    "\\frac{1}{2} \\times 10 = 5",
+    "$5 \\times 3 = 15$",
+    "2^3 = 8",
+    "2**3 = 8",
+    "3² = 9",
+    "17 % 5 = 2",
+    "**5 + 3 = 8**",
+    "- 5 + 3 = 8",
+    "1. 5 + 3 = 8.",
+    "Step 1: 5 + 3 = 8, then 8 - 2 = 6.",
+    "Total cost: (12 × $3) + $4 = $40.",
+    "0.1 + 0.2 = 0.3",
+    "7 - 10 = -3",
+    "-3 + 5 = 2",
+    "1,000,000 / 4 = 250,000",
+    "2.5 × 4 = 10",
+    "9.99 × 3 = 30",
+    "x = 4 + 5 = 9",
+    "2x3 = 6",
+    "5 x 3 = 15",
+    "half of them; 50% of 80 is 40",
+    "4 weeks × 7 days/week = 28 days",
+    "6 × 6 = 36 square feet",
+    "24 hours - 8 hours = 16 hours",
+    "3 dozen = 3 × 12 = 36",
+    "5/6 - 1/3 = 1/2",
+    "0.75 × 100 = 75%",
+    "25 - 5 = 20 apples remain",
+    "$3.50 × 4 = $14.00",
+    "100 / 8 = 12.5 ≈ 13",
+    "7 ÷ 2 = 3.5",
+    "So 45 - 12 = 33 and 33 + 7 = 40",
+    "It costs 5 + 3 = 8 dollars (2 + 2 = 4).",
+    "8 × 7 = 56, 56 + 4 = 60",
+]
+WRONG = [
+    "12 + 7 = 20",
+    "3 boxes × $4 = $13",
+    "$1,250 + $750 = $2,100",
+    "10 / 3 = 3.43",
+    "1/2 + 1/4 = 2/4",
+    "15% of 200 = 35",
+    "200 × 15% = 35",
+    "100% - 20% = 70%",
+    "10 + 5 = 16 - 3 = 13",
+    "2(3 + 4) = 10",
+    "5 apples + 3 apples = 9 apples",
+    "60 miles / 2 hours = 35 miles/hour",
+    "The sum of 5 and 3 is 9.",
+    "5 plus 3 equals 9",
+    "12 times 4 is 46.",
+    "20 divided by 4 gives 6",
+    "\\frac{1}{2} \\times 10 = 6",
+    "$5 \\times 3 = 16$",
+    "2^3 = 6",
+    "**5 + 3 = 9**",
+    "1. 5 + 3 = 9.",
+    "Step 1: 5 + 3 = 8, then 8 - 2 = 5.",
+    "0.1 + 0.2 = 0.4",
+    "7 - 10 = 3",
+    "1,000,000 / 4 = 25,000",
+    "2.5 × 4 = 11",
+    "24 hours - 8 hours = 14 hours",
+    "$3.50 × 4 = $14.50",
+    "9 - 4 = 6",
+    "5 x 3 = 16",
+    "25 - 5 = 21 apples remain",
+    "So 45 - 12 = 33 and 33 + 7 = 41",
+    "8 × 7 = 54",
+    "12.50 + 7.25 = 19.76",
+    "4 * 12 = 50 eggs",
+    "100 - 37 = 73",
+]
+# Variables, functions, versions, conversions of units, remainders: nobody can say from the line alone.
+UNDECIDED = [
+    "x + 5 = 8",
+    "2x + 3 = 7",
+    "a[1] + 2 = 5",
+    "Python 3.11 = good",
+    "1 hour = 60 minutes",
+    "3 hours = 180 minutes",
+    "log 100 + 1 = 3",
+    "sqrt(16) + 1 = 5",
+    "f(2) + 3 = 9",
+    "if x == 5 + 3:",
+    "2020-01-02 = a date",
+    "E = mc^2",
+    "version 2.0 - 3.1 is 4 years old",
+    "5! = 120",
+    "0x10 + 1 = 17",
+    "n - 5 + 3 = 8",
+    "size = 3 * n + 2",
+    ">>> 7 // 2 = 3",
+    "A1 + 5 = 7",
+    "10 mod 3 = 1",
+    "5 + 3 > 7",
+    "3 + y = 10 + 2",
+    "chapter 3 is 5 pages",
+    "10-15 = range",
+    "width=5, height=3",
+    "y = 2 * 3 + x",
+    "3 × 25 cents = $0.75",
+    "17 / 5 = 3 remainder 2",
+    "30 minutes + 1 hour = 1.5 hours",
+]
+OPERATORS = {"+": "+", "-": "-", "*": "\u00d7", "/": "/"}
+UNITS = ["", " apples", " km", " boxes of eggs"]
+
+
+@pytest.mark.parametrize("line", RIGHT)
+def test_a_right_statement_is_found_and_right(line: str) -> None:
+    found = list(equations(line))
+    assert found
+    assert all(equation.correct for equation in found), found
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_wrong_statement_is_found(line: str) -> None:
+    assert any(not equation.correct for equation in equations(line))
+    assert "a wrong equation" in str(flaw("arithmetic", f"Problem: How many?\n\nSolution:\n{line}\n\nAnswer: 5."))
+
+
+@pytest.mark.parametrize("line", UNDECIDED)
+def test_what_cannot_be_decided_is_left_out(line: str) -> None:
+    assert list(equations(line)) == []
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    numbers=st.lists(st.decimals(min_value=1, max_value=9999, places=2), min_size=2, max_size=4),
+    signs=st.lists(st.sampled_from("+-*"), min_size=3, max_size=3),
+    unit=st.sampled_from(UNITS),
+    money=st.booleans(),
+    commas=st.booleans(),
+    error=st.integers(-500, 500),
+)
+def test_the_result_of_a_calculation_decides(
+    numbers: list[Fraction], signs: list[str], unit: str, money: bool, commas: bool, error: int
+) -> None:
+    exact = [Fraction(str(number)) for number in numbers]
+    value = eval(" ".join(f"{sign} exact[{n}]" for n, sign in enumerate(["", *signs][: len(exact)])))
+    stated = value + error
+    form = ",.8f" if commas else ".8f"
+    written = [f"{'$' if money else ''}{number:{',' if commas else ''}}{unit}" for number in numbers]
+    left = written[0] + "".join(f" {OPERATORS[sign]} {one}" for sign, one in zip(signs, written[1:], strict=False))
+    line = f"So {left} = {'-' if stated < 0 else ''}{'$' if money else ''}{format(abs(float(stated)), form)}{unit}."
+    if abs(value) < 10**7:
+        assert [equation.correct for equation in equations(line)] == [error == 0], line
+
+
+def test_rows_with_a_wrong_statement_are_counted_with_what_is_right() -> None:
+    texts = ["2 + 2 = 4", "2 + 2 = 5. Then 5 - 1 = 4.", "Nothing to calculate.", "Take 3 of them."]
+    one, flaws = measured("arithmetic", texts)
+    assert flaws == {"d1": "a wrong equation: '2 + 2 = 5'"}
+    assert one.value == 0.25
+    assert one.figures == {
+        "flaws": {"a wrong equation": 1},
+        "rows_with_correct_equation": 0.5,
+        "equations": 3,
+        "correct_equations": 2 / 3,
+        "rows_without_digit": 0.25,
+    }
+    assert measured("arithmetic", texts, parts=3, chunk=1) == (one, flaws)
+
+
+def test_the_answer_of_a_problem_is_one_of_the_numbers_of_its_solution() -> None:
+    problem = "Problem: Ann has 3 bags of 4 nuts. How many nuts?\nSolution: 3 \u00d7 4 = 12.\nAnswer: {}"
+    assert flaw("arithmetic", problem.format("12 nuts"), check="math") is None
+    assert flaw("arithmetic", problem.format("15 nuts"), check="math") == (
+        "an answer that the solution does not have: '15 nuts'"
+    )
+    assert flaw("arithmetic", problem.format("15 nuts")) is None
+    assert flaw("arithmetic", problem.replace(" \u00d7 4 = 12", "").format("12 nuts"), check="math") is None
