@@ -31,7 +31,7 @@ from finephrase_dagster.generators.sampling import read_sampling
 from finephrase_dagster.rephrase.clean import clean
 from finephrase_dagster.rephrase.engine import CPU_FLAGS, FLAGS, Engine, environment
 from finephrase_dagster.rephrase.render import Renderer
-from finephrase_dagster.rephrase.requests import request_seed
+from finephrase_dagster.rephrase.rollouts import request_seed
 
 DOCUMENT_TOKENS = 200
 WARM_UP_DOCUMENTS = 32

@@ -31,7 +31,7 @@ BORROWS = {
     "evaluate": {"errors", "study", "artifacts", "corpora"},
     "results": {"errors", "study", "artifacts", "evaluate", "audit"},
     "train": {"errors", "study", "artifacts", "corpora", "pods"},
-    "rephrase": {"errors", "study", "artifacts", "corpora", "pods", "generators", "catalogue"},
+    "rephrase": {"errors", "study", "artifacts", "corpora", "pods", "generators", "catalogue", "audit"},
     "generators": {"errors", "study", "artifacts", "corpora", "audit", "train"},
     "plan": {"errors", "study", "artifacts", "corpora", "results"},
     "catalogue": {"errors", "study", "artifacts", "corpora", "audit", "evaluate"},

@@ -26,7 +26,7 @@ from finephrase_dagster.rephrase import guard
 from finephrase_dagster.rephrase.dataset import read_dataset
 from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineFlagRefused, arguments, last_errors
 from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
-from finephrase_dagster.rephrase.requests import request_seed
+from finephrase_dagster.rephrase.rollouts import request_seed
 from finephrase_dagster.study.generator import Sampling
 from rephrase_parts import (
     PROMPTS,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from finephrase_dagster.artifacts.folder import Journal, LocalFolder
 from finephrase_dagster.rephrase.dataset import Dataset, read_dataset
 from finephrase_dagster.rephrase.ledger import Ledger
-from finephrase_dagster.rephrase.outcome import Completed, Rejected, journal_line
+from finephrase_dagster.rephrase.outcome import Completed, Rejected, Rollout, journal_line, with_discarded
 
 
 def completed(name: str) -> Completed:
@@ -91,7 +91,10 @@ class MortalFolder(LocalFolder):
 
 
 def work(folder: LocalFolder, sent: list[int], layout: str) -> None:
-    """Finish a dataset of `ROWS` rows, every fourth of which fails, or be killed."""
+    """Finish a dataset of `ROWS` rows, or be killed: every fourth row fails, every third is drawn twice.
+
+    What is sent is `10 * row`, and 1 more for a second rollout.
+    """
     dataset = Dataset(folder=folder, recipe={"rows": "of a test"})
     with folder.claim():
         if dataset.manifest():
@@ -102,9 +105,14 @@ def work(folder: LocalFolder, sent: list[int], layout: str) -> None:
             ledger.publish_left_over()
             for row in range(ROWS):
                 if not ledger.is_done(0, row, f"d{row}"):
-                    sent.append(row)
-                    outcome = completed(f"d{row}") if row % 4 else Rejected(id=f"d{row}", status="failed", reason="no")
-                    ledger.record(ledger.assign(0), row, outcome)
+                    chunk, outcome = ledger.assign(0), completed(f"d{row}")
+                    if row % 3 == 0 and 0 not in ledger.drawn(f"d{row}"):
+                        sent.append(10 * row)
+                        ledger.record_rollout(chunk, row, 0, Rollout(outcome, ("form",)))
+                    sent.append(10 * row + 1)
+                    if row % 4 == 0:
+                        outcome = Rejected(id=f"d{row}", status="failed", reason="no")
+                    ledger.record(chunk, row, with_discarded(outcome, [(1, 1, 1)] if row % 3 == 0 else []))
                     ledger.publish_full()
             ledger.close(0)
             ledger.publish_full()
@@ -119,6 +127,7 @@ def check(path: Path) -> None:
     assert sorted(finished.table()["id"].to_pylist()) == sorted(f"d{row}" for row in range(ROWS) if row % 4)
     assert sorted(finished.rejected()["id"].to_pylist()) == ["d0", "d4", "d8"]
     assert (finished.manifest["completed"], finished.manifest["failed"]) == (8, 3)
+    assert finished.manifest["discarded"] == {"rollouts": 4, "prompt_tokens": 4, "completion_tokens": 4}
 
 
 @pytest.mark.slow
@@ -132,7 +141,7 @@ def test_every_row_is_there_once_wherever_the_writer_is_killed(tmp_path: Path, l
         except Killed:
             work(LocalFolder(path), sent, layout)
             check(path)
-            assert len(sent) <= ROWS + 1  # the row that was being recorded is sent again
+            assert len(sent) <= ROWS + 4 + 1  # the request that was being recorded is sent again
             continue
         check(path)
         break
@@ -159,4 +168,4 @@ def test_a_torn_or_damaged_journal_costs_the_rows_of_the_damaged_lines_alone(dat
                 journal.write_bytes(content)
         work(LocalFolder(path), sent, "an order")
         check(path)
-        assert len(sent) - before <= ROWS
+        assert len(sent) - before <= ROWS + 4

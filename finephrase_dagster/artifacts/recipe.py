@@ -13,7 +13,7 @@ from typing import Any
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.processor import fast_precision
 from finephrase_dagster.artifacts.versions import CLEANING, CODE, NANOTRON, TRUNCATION
-from finephrase_dagster.study.generator import Generator, Sampling
+from finephrase_dagster.study.generator import Generator, Keep, Sampling
 from finephrase_dagster.study.prompt import Prompt, PromptError
 from finephrase_dagster.study.spec import Evaluation
 from finephrase_dagster.study.student import Student
@@ -41,6 +41,7 @@ def dataset_recipe(
     keep_raw: bool = False,
     endpoint_model: str | None = None,
     day: Mapping[str, Any] | None = None,
+    rollouts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the recipe of one prompt's dataset.
 
@@ -59,6 +60,7 @@ def dataset_recipe(
         endpoint_model: the name by which servers of others were asked for a generator whose weights `model` identifies;
             nobody here knows which weights they have.
         day: see `resolve_day`.
+        rollouts: see `rollout_recipe`.
 
     Raises:
         PromptError: completions are to be guided, and the prompt has no grammar.
@@ -85,7 +87,29 @@ def dataset_recipe(
         **({"keep_raw": True} if keep_raw else {}),
         **({"endpoint_model": endpoint_model} if endpoint_model else {}),
         **(day or {}),
+        **({"rollouts": rollouts} if rollouts else {}),
     }
+
+
+def rollout_recipe(
+    rollouts: int, keep: Keep, *, check: str, gates: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """Return how a row's rollouts are drawn, judged and chosen; None where a row is drawn once.
+
+    Args:
+        rollouts: how often a row is drawn at most.
+        keep: which rollout is kept.
+        check: the prompt's form.
+        gates: the settings of all gates for completions of that form. Only gates that judge each row by itself count.
+    """
+    if rollouts == 1:
+        return None
+    used = {name: gate for name, gate in gates.items() if gate["by_row"] and (gate["blocking"] or keep == "best")}
+    kept = {
+        name: {setting: value for setting, value in gate.items() if setting not in ("threshold", "by_row")}
+        for name, gate in used.items()
+    }
+    return {"most": rollouts, "keep": keep, "check": check, "gates": kept}
 
 
 def resolve_day(clock: object, day: str, *, endpoints: bool) -> dict[str, Any]:

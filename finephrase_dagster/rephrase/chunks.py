@@ -29,7 +29,7 @@ from finephrase_dagster.rephrase.dataset import (
     read_parquet,
     sha256_bytes,
 )
-from finephrase_dagster.rephrase.outcome import Rejected, count_rules
+from finephrase_dagster.rephrase.outcome import NONE, Rejected, count_rules
 
 FOOTER = b"finephrase"
 PARTS = f"{META}/parts.json"
@@ -128,7 +128,7 @@ class PublishedChunks:
             parts = {part["path"]: part for part in json.loads(self._folder.read(PARTS))}
         except (OSError, ValueError, TypeError, KeyError):
             return {}
-        return {path: {**part, "others": [], "rejected": []} for path, part in parts.items()}
+        return {path: {**part, "others": [], "rejected": [], "rollouts": []} for path, part in parts.items()}
 
     def _part_of(self, path: str) -> dict[str, Any]:
         """Return what the footer of a data file's summary holds, without the rows' places in the input."""
@@ -144,6 +144,8 @@ class PublishedChunks:
             "layout": "",
             "others": [],
             "rejected": [],
+            "discarded": NONE,
+            "rollouts": [],
         }
 
     def _footer(self, name: str, content: bytes) -> dict[str, Any]:

@@ -62,10 +62,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class FailedRow:
-    """A row without a completion: the reason as text, and its kind (`http_400`, `unanswered`, `no_text`, ...)."""
+    """A row without a completion: the reason, its kind (`http_400`, `unanswered`, `no_text`, ...), and its tokens."""
 
     reason: str
     kind: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 def read_completion(body: bytes) -> Completion | FailedRow:
@@ -86,19 +88,19 @@ def read_completion(body: bytes) -> Completion | FailedRow:
         detail = f" ({error})" if isinstance(error, _WrongCount) else ""
         raise NotACompletion(f"HTTP 200, but not a chat completion{detail}: {read_error(body)}") from error
     if refusal and not text:
-        return FailedRow(f"the model refused to answer: {refusal}", "refusal")
+        return FailedRow(f"the model refused to answer: {refusal}", "refusal", *tokens)
     reason = FINISH_REASONS.get(given.lower(), OTHER)
     name = reason.name or readable(given, 50)
     problem = f"finish_reason {name}: {reason.meaning}"
     if reason.outcome == "retried":
         raise NotACompletion(problem)
     if reason.outcome == "failed":
-        return FailedRow(problem, "finish_reason")
+        return FailedRow(problem, "finish_reason", *tokens)
     if not text.strip():
         reasoned = message.get("reasoning") or message.get("reasoning_content")
         if name == "length":
-            return FailedRow(ONLY_THOUGHT if reasoned else f"{NO_TEXT}, but used up max_tokens", "no_text")
-        return FailedRow(f"{NO_TEXT}, only reasoning" if reasoned else NO_TEXT, "no_text")
+            return FailedRow(ONLY_THOUGHT if reasoned else f"{NO_TEXT}, but used up max_tokens", "no_text", *tokens)
+        return FailedRow(f"{NO_TEXT}, only reasoning" if reasoned else NO_TEXT, "no_text", *tokens)
     return Completion(text=text, finish_reason=name, prompt_tokens=tokens[0], completion_tokens=tokens[1])
 
 

@@ -22,6 +22,7 @@ from finephrase_dagster.artifacts.provenance import installed
 from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_folder
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.location import folder_at
+from finephrase_dagster.rephrase.outcome import NONE, Discarded
 
 REJECTED = f"{META}/rejected.parquet"
 CHUNKS = f"{META}/chunks"
@@ -53,6 +54,11 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.recipe)
+
+    @property
+    def has_rollouts(self) -> bool:
+        """Whether rows may be drawn several times."""
+        return "rollouts" in self.recipe
 
     @property
     def keeps_raw(self) -> bool:
@@ -146,6 +152,7 @@ class RowCounts:
 
     Attributes:
         cleaned: number of completions by the cleaning rule that removed something.
+        discarded: number of rollouts that were not kept, their prompt tokens and their completion tokens.
         files: `path`, `rows` and `sha256` of each data file.
         rejected: number of rows by status and reason.
     """
@@ -156,6 +163,7 @@ class RowCounts:
     completion_tokens: int = 0
     documents_cut: int = 0
     cleaned: Counter[str] = field(default_factory=Counter)
+    discarded: Discarded = NONE
     files: list[dict[str, Any]] = field(default_factory=list)
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -175,7 +183,8 @@ class RowCounts:
         names = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens", "documents_cut")
         reasons = {f"{status}: {why}": count for (status, why), count in self.rejected.most_common(MOST_REASONS)}
         counts = {name: getattr(self, name) for name in names}
-        return {**counts, "cleaned": dict(sorted(self.cleaned.items())), "reasons": reasons}
+        discarded = dict(zip(("rollouts", "prompt_tokens", "completion_tokens"), self.discarded, strict=True))
+        return {**counts, "cleaned": dict(sorted(self.cleaned.items())), "discarded": discarded, "reasons": reasons}
 
 
 def write_manifest(

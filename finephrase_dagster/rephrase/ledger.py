@@ -27,11 +27,16 @@ from finephrase_dagster.rephrase.outcome import (
     Completed,
     Outcome,
     Rejected,
+    Rollout,
+    add_rollout,
     count_rules,
     journal_header,
     journal_line,
     read_journal,
     read_layout,
+    read_rollouts,
+    rollout_line,
+    total_discarded,
 )
 
 COMPLETED_SCHEMA = pa.schema(
@@ -48,6 +53,7 @@ COMPLETED_SCHEMA = pa.schema(
     ]
 )
 RAW = pa.field("raw", pa.string())
+ROLLOUTS = pa.field("rollouts", pa.int64())
 
 
 @dataclass
@@ -59,6 +65,7 @@ class Chunk:
     assigned: int = 0
     recorded: int = 0
     closed: bool = False
+    begun: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -69,7 +76,14 @@ class Ledger:
     """The rows of one dataset, in a folder that the caller has claimed."""
 
     def __init__(
-        self, folder: Folder, prompt: str, *, chunk_rows: int, keep_raw: bool = False, layout: str = ""
+        self,
+        folder: Folder,
+        prompt: str,
+        *,
+        chunk_rows: int,
+        keep_raw: bool = False,
+        has_rollouts: bool = False,
+        layout: str = "",
     ) -> None:
         """Read what earlier runs finished.
 
@@ -78,12 +92,14 @@ class Ledger:
             prompt: the prompt's name.
             chunk_rows: input rows per output file.
             keep_raw: whether rows also hold the completion before cleaning.
+            has_rollouts: whether rows may be drawn several times; each then holds how often it was.
             layout: the hash of the input rows in order (`Survey.layout`); "": rows are known by their ids alone.
         """
         self.folder = folder
         self.prompt = prompt
         self._chunk_rows = chunk_rows
-        self._schema = COMPLETED_SCHEMA.append(RAW) if keep_raw else COMPLETED_SCHEMA
+        added = [*([RAW] if keep_raw else []), *([ROLLOUTS] if has_rollouts else [])]
+        self._schema = pa.schema([*COMPLETED_SCHEMA, *added])
         self._layout = layout
         self._open: dict[int, Chunk] = {}
         self._chunks: list[Chunk] = []
@@ -98,6 +114,7 @@ class Ledger:
         self.example: str | None = None  # the id of a completed row
         self._example_place: tuple[int, int] | None = None
         self._done = DoneRows()
+        self._drawn: dict[str, dict[int, Rollout]] = {}
         self._read_done()
 
     @property
@@ -115,6 +132,10 @@ class Ledger:
         if self._example_place and self._example_place[0] == shard and row <= self._example_place[1]:
             return min(needed, self._example_place[1])
         return needed
+
+    def drawn(self, name: str) -> Mapping[int, Rollout]:
+        """Return the rollouts that earlier runs drew for a row that is not done, by number."""
+        return self._drawn.get(name, {})
 
     def assign(self, shard: int) -> Chunk:
         """Return the chunk for the next row of an input file."""
@@ -138,10 +159,12 @@ class Ledger:
 
     def record(self, chunk: Chunk, row: int, outcome: Outcome) -> None:
         """Record the outcome of a row of the chunk's input file. From here on the row is not sent again."""
-        line = journal_line(row, outcome)
-        with self._writing():
-            chunk.journal.append(line if chunk.recorded else journal_header(self._layout) + line)
+        self._append(chunk, journal_line(row, outcome))
         chunk.recorded += 1
+
+    def record_rollout(self, chunk: Chunk, row: int, number: int, rollout: Rollout) -> None:
+        """Record a rollout of a row that is drawn again. This rollout is not sent again."""
+        self._append(chunk, rollout_line(row, number, rollout))
 
     def publish_full(self) -> None:
         """Publish the chunks whose rows are all done."""
@@ -185,6 +208,7 @@ class Ledger:
             counts.completion_tokens += part["completion_tokens"]
             counts.documents_cut += part["documents_cut"]
             counts.cleaned.update(part["cleaned"])
+            counts.discarded = total_discarded([counts.discarded, part["discarded"]])
             for status, reason, count in part["rejected"]:
                 counts.rejected[status, reason] += count
         counts.files.sort(key=lambda file: file["path"])
@@ -211,6 +235,11 @@ class Ledger:
         """Delete the records of a dataset without completions, so that the next run sends its rows again."""
         with self._writing():
             self._published.remove()
+
+    def _append(self, chunk: Chunk, line: bytes) -> None:
+        with self._writing():
+            chunk.journal.append(line if chunk.begun else journal_header(self._layout) + line)
+        chunk.begun = True
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -246,6 +275,8 @@ class Ledger:
             "others": stretches_of(rejected),
             "rejected": [[status, reason, count] for (status, reason), count in causes.items()],
             "example": next(([place, row.id] for place, row in completed.items()), None),
+            "discarded": total_discarded(row.discarded for row in rows.values()),
+            "rollouts": [line for line in read_rollouts(content) if line[0] not in rows],
         }
         journal.sync()  # so that the journal has all rows of a data file whose summary is not written
         table = self._table(list(completed.values())) if completed else None
@@ -279,6 +310,8 @@ class Ledger:
         """Read which rows are in files and journals."""
         for name, part in self._published.parts.items():
             shard, _ = place_of(name)
+            for line in part["rollouts"]:
+                add_rollout(self._drawn, line)
             if self._layout and part["layout"] == self._layout:
                 self._done.add(shard, [*part["completed"], *part["others"]])
                 if part["rows"] and self._example_place is None:
@@ -293,6 +326,9 @@ class Ledger:
             content = journal.read()
             journal.close()
             rows = dict(read_journal(content))
+            for line in read_rollouts(content):
+                if line[0] not in rows:
+                    add_rollout(self._drawn, line)
             if self._layout and read_layout(content) == self._layout:
                 self._done.add(place_of(name)[0], stretches_of(rows))
             else:

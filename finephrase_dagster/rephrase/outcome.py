@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import orjson
+
+Discarded = Sequence[int]
+"""The number of a row's rollouts that are not its outcome, their prompt tokens and their completion tokens."""
+NONE: Discarded = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,12 @@ class Completed:
     document_sha256: str
     cleaned: str = ""
     raw: str | None = None
+    discarded: Discarded = NONE
+
+    @property
+    def rollouts(self) -> int:
+        """How often the row was drawn."""
+        return 1 + self.discarded[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,21 +51,43 @@ class Rejected:
     id: str
     status: Literal["skipped", "failed"]
     reason: str
+    discarded: Discarded = NONE
 
 
 Outcome = Completed | Rejected
 
 
+class Rollout(NamedTuple):
+    """One of several outcomes that were drawn for a row, and the gates that it fails."""
+
+    outcome: Outcome
+    flaws: tuple[str, ...]
+
+
+def with_discarded(outcome: Outcome, discarded: Iterable[Discarded]) -> Outcome:
+    """Return an outcome to which rollouts that were not kept are added."""
+    return replace(outcome, discarded=total_discarded([outcome.discarded, *discarded]))
+
+
+def total_discarded(discarded: Iterable[Discarded]) -> tuple[int, int, int]:
+    """Return the sums of what rows discarded."""
+    rollouts, prompt_tokens, completion_tokens = map(sum, zip(NONE, *discarded, strict=True))
+    return rollouts, prompt_tokens, completion_tokens
+
+
 def journal_line(position: int, outcome: Outcome) -> bytes:
     """Return the line of an outcome; `position` is the row's index in its input file."""
-    content = orjson.dumps([position, outcome])
-    return b"%08x %b\n" % (zlib.crc32(content), content)
+    return _line(orjson.dumps([position, outcome]))
+
+
+def rollout_line(position: int, number: int, rollout: Rollout) -> bytes:
+    """Return the line of a rollout after which the row is drawn again; `number` counts its rollouts from 0."""
+    return _line(orjson.dumps([position, rollout.outcome, number, rollout.flaws]))
 
 
 def journal_header(layout: str) -> bytes:
     """Return the first line of a journal, which holds the layout of the input that its positions refer to."""
-    content = orjson.dumps({"layout": layout})
-    return b"%08x %b\n" % (zlib.crc32(content), content)
+    return _line(orjson.dumps({"layout": layout}))
 
 
 def read_layout(journal: bytes) -> str:
@@ -67,14 +99,32 @@ def read_layout(journal: bytes) -> str:
 def read_journal(journal: bytes) -> Iterator[tuple[int, Outcome]]:
     """Yield position and outcome of each undamaged line."""
     for content in _contents(journal):
-        if isinstance(content, list):
-            position, fields = content
-            yield position, Rejected(**fields) if "status" in fields else Completed(**fields)
+        if isinstance(content, list) and len(content) == 2:
+            yield content[0], _outcome(content[1])
+
+
+def read_rollouts(journal: bytes) -> Iterator[list[Any]]:
+    """Yield the undamaged lines of rollouts as JSON: position, outcome, number, flaws."""
+    return (content for content in _contents(journal) if isinstance(content, list) and len(content) == 4)
+
+
+def add_rollout(drawn: dict[str, dict[int, Rollout]], line: Sequence[Any]) -> None:
+    """Add a rollout that `read_rollouts` returned to those of its row, by the row's id and by number."""
+    _, fields, number, flaws = line
+    drawn.setdefault(fields["id"], {})[number] = Rollout(_outcome(fields), tuple(flaws))
 
 
 def count_rules(cleaned: Iterable[str]) -> dict[str, int]:
     """Return how often each cleaning rule removed something, given the field `cleaned` of rows."""
     return Counter(rule for rules in cleaned if rules for rule in rules.split(","))
+
+
+def _outcome(fields: dict[str, Any]) -> Outcome:
+    return Rejected(**fields) if "status" in fields else Completed(**fields)
+
+
+def _line(content: bytes) -> bytes:
+    return b"%08x %b\n" % (zlib.crc32(content), content)
 
 
 def _contents(journal: bytes) -> Iterator[Any]:

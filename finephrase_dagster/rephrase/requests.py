@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -15,10 +14,9 @@ from finephrase_dagster.artifacts.recipe import base_seed, request_parameters
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
 from finephrase_dagster.rephrase.outcome import Rejected
 from finephrase_dagster.rephrase.render import CountedRenderer, Rendered, RendererLike
+from finephrase_dagster.rephrase.rollouts import request_seed
 from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.window import CountTokens, RowRequest
-
-SEED_BITS = 53  # JSON carries integers of this size exactly everywhere
 
 
 class RequestSource:
@@ -93,6 +91,8 @@ class RequestSource:
             document_cut=rendered.document_cut,
             chunk=chunk,
             position=position,
+            document=document.text,
+            drawn=self._ledgers[prompt].drawn(document.id),
         )
         return row._replace(fit=partial(self._fit, row, document)) if rendered.is_estimate else row
 
@@ -111,9 +111,3 @@ class RequestSource:
         if (seed := self._seeds[prompt]) is not None:
             request["seed"] = request_seed(seed, document.id, prompt)
         return orjson.dumps(request)
-
-
-def request_seed(seed: int, row: str, prompt: str) -> int:
-    """Return the seed of one request, derived from the dataset's seed, the row's id and the prompt's name."""
-    digest = hashlib.sha256(f"{seed}\0{prompt}\0{row}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8]) >> (64 - SEED_BITS)

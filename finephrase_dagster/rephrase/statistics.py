@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finephrase_dagster.rephrase.completion import Completion
+from finephrase_dagster.rephrase.completion import Completion, FailedRow
+from finephrase_dagster.rephrase.outcome import NONE, Completed, Discarded, Outcome, total_discarded
 
 SAMPLE_SECONDS = 8.0
 
@@ -21,9 +22,11 @@ class RunStatistics:
         total: rows times prompts; 0 if not known.
         done_before: of these, finished by earlier runs.
         skipped: rows without text.
-        completed: requests with a completion, and its tokens in `prompt_tokens` and `completion_tokens`.
+        completed: rows with a completion.
+        prompt_tokens, completion_tokens: of completions, including the discarded ones.
+        discarded: rollouts that were not kept, their prompt tokens and their completion tokens.
         failures: failed rows by the kind of their last failure.
-        sent: requests sent, retries not counted.
+        sent: requests sent, retries not counted, rollouts each.
         retries: further attempts by their cause.
         chunks: output files written.
         restarts: restarts of engines.
@@ -39,6 +42,7 @@ class RunStatistics:
     completed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    discarded: Discarded = NONE
     failures: Counter[str] = field(default_factory=Counter)
     sent: int = 0
     retries: Counter[str] = field(default_factory=Counter)
@@ -101,9 +105,17 @@ class RunStatistics:
         if not self.in_flight:
             self._busy += time.monotonic() - self._busy_since
 
-    def record_completion(self, completion: Completion) -> None:
-        """Record a completed request."""
-        self.completed += 1
+    def record_outcome(self, outcome: Outcome, failure: FailedRow | None) -> None:
+        """Record that a row is done."""
+        if isinstance(outcome, Completed):
+            self.completed += 1
+        elif failure is not None:
+            self.failures[failure.kind] += 1
+        if outcome.discarded is not NONE:
+            self.discarded = total_discarded([self.discarded, outcome.discarded])
+
+    def record_tokens(self, completion: Completion) -> None:
+        """Record the tokens of a completed request."""
         self.prompt_tokens += completion.prompt_tokens
         self.completion_tokens += completion.completion_tokens
 
@@ -141,7 +153,7 @@ class RunStatistics:
         hours = (gpus or 0) * (seconds if self.done else 0.0) / 3600
         tokens = self.completion_tokens
         return {
-            "requests": self.done - self.skipped,
+            "requests": self.sent,
             "done_before": self.done_before,
             "repeated_requests": self.retries.total(),
             "engine_restarts": self.restarts,
@@ -151,6 +163,7 @@ class RunStatistics:
             "other_seconds": round(max(0.0, seconds - busy - self.start_seconds), 3),
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": tokens,
+            "discarded_completion_tokens": self.discarded[2],
             "tokens_per_second": round(self.tokens_per_second, 1),
             "requests_per_second": round(self.requests_per_second, 2),
             "prefix_cache_hit_rate": self._share("prefix_hits", "prefix_queries"),

@@ -28,6 +28,7 @@ from finephrase_dagster.rephrase.ledger import Ledger
 from finephrase_dagster.rephrase.reader import InputRow, InputRows
 from finephrase_dagster.rephrase.render import RendererLike
 from finephrase_dagster.rephrase.requests import RequestSource
+from finephrase_dagster.rephrase.rollouts import RolloutRule
 from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.survey import RowSet, Survey
@@ -119,6 +120,7 @@ class RephraseStep(PipelineStep):
             prompt,
             chunk_rows=self._settings.chunk_rows,
             keep_raw=dataset.keeps_raw,
+            has_rollouts=dataset.has_rollouts,
             layout=self._survey.layout,
         )
         try:
@@ -156,7 +158,8 @@ class RephraseStep(PipelineStep):
                     key=None if any(engine.restartable for engine in engines) else os.environ.get(API_KEY) or None,
                 )
                 raw, opening = dataset.keeps_raw, renderer.opening
-                window = Window(client, ledgers, self._settings, statistics, keep_raw=raw, opening=opening)
+                rules = {name: RolloutRule(one.recipe) for name, one in datasets.items() if one.has_rollouts}
+                window = Window(client, ledgers, self._settings, statistics, rules, keep_raw=raw, opening=opening)
                 window.run(itertools.chain([first], requests), earlier_request=source.earlier_request)
                 statistics.record_engine_counters(before, read_counters(engines))
         for ledger in ledgers.values():

@@ -13,6 +13,7 @@ from typing import Any
 
 from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.rephrase.dataset import REJECTED, Dataset, LedgerError, RowCounts, read_parquet, write_manifest
+from finephrase_dagster.rephrase.outcome import total_discarded
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 
 TASKS = f"{META}/tasks"
@@ -70,6 +71,7 @@ def _merge(dataset: Dataset, survey: Survey, tasks: int) -> dict[str, Any]:
         for name in COUNTS:
             setattr(counts, name, getattr(counts, name) + manifest[name])
         counts.cleaned.update(manifest["cleaned"])
+        counts.discarded = total_discarded([counts.discarded, list(manifest["discarded"].values())])
         rejected = read_parquet(part.folder.read(REJECTED))
         counts.rejected += Counter(zip(rejected["status"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
         tables.append(rejected)

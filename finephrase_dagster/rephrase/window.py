@@ -18,7 +18,8 @@ from finephrase_dagster.rephrase.client import Client, UnresolvedRow
 from finephrase_dagster.rephrase.completion import NO_TEXT, ONLY_THOUGHT, Completion, FailedRow, readable
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
 from finephrase_dagster.rephrase.loop import run_in_own_loop
-from finephrase_dagster.rephrase.outcome import Completed, Rejected
+from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected, Rollout
+from finephrase_dagster.rephrase.rollouts import BY_CHANCE, RolloutRule
 from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
 
@@ -30,7 +31,7 @@ SYNC_SECONDS = 0.5
 
 
 class RowRequest(NamedTuple):
-    """The request of one row and prompt, and the ledger's place for its outcome."""
+    """The request of one row and prompt, the ledger's place for its outcome, and the rollouts drawn before."""
 
     prompt: str
     id: str
@@ -39,6 +40,8 @@ class RowRequest(NamedTuple):
     document_cut: bool
     chunk: Chunk
     position: int
+    document: str
+    drawn: Mapping[int, Rollout]
     fit: Fit | None = None
 
 
@@ -56,6 +59,7 @@ class Window:
         ledgers: Mapping[str, Ledger],
         settings: ExecutionSettings,
         statistics: RunStatistics,
+        rules: Mapping[str, RolloutRule],
         *,
         keep_raw: bool,
         opening: str = "",
@@ -67,6 +71,7 @@ class Window:
             ledgers: by prompt, where outcomes are recorded.
             settings: concurrency, and what is called twice a second.
             statistics: where rows are counted.
+            rules: by prompt, where rows may be drawn several times.
             keep_raw: whether to record completions as they were before cleaning, too.
             opening: the beginning of a thought that the chat template writes in the model's place.
         """
@@ -75,6 +80,8 @@ class Window:
         self._ledgers = ledgers
         self._settings = settings
         self._statistics = statistics
+        self._rules = rules
+        self._redrawn: deque[RowRequest] = deque()
         self._keep_raw = keep_raw
         self._unresolved: deque[tuple[RowRequest, UnresolvedRow]] = deque()
         self._again = 0  # how many of them are tried again in any case
@@ -122,19 +129,23 @@ class Window:
             try:
                 if row.fit is not None:
                     row = await row.fit(self._client.count_tokens)
-                result = await self._client.complete(row.request, unresolved)
+                result = await self._client.complete(self._request(row), unresolved)
             finally:
                 statistics.record_returned()
-            if isinstance(result, Completion):
-                self._record_completion(row, result)
-            elif isinstance(result, FailedRow):
-                self._record_failure(row, result)
-            else:
+            if isinstance(result, UnresolvedRow):
                 self._unresolved.append((row, result))
                 await self._resolve(at_most=self._client.max_unresolved - 1)
+            else:
+                self._record(row, result)
+
+    def _request(self, row: RowRequest) -> bytes:
+        rule = self._rules.get(row.prompt)
+        return rule.request(row.request, row.id, rule.next(row.drawn) or 0) if rule else row.request
 
     def _next(self) -> tuple[RowRequest, UnresolvedRow | None] | None:
-        """Return an unresolved row, if there has been a success since its last attempt, else the next row."""
+        """Return a row that is drawn again, an unresolved row after a success since its last attempt, or the next."""
+        if self._redrawn:
+            return self._redrawn.popleft(), None
         if self._unresolved and (self._again or self._unresolved[0][1].sent < self._client.last_success):
             self._again = max(0, self._again - 1)
             return self._unresolved.popleft()
@@ -148,34 +159,48 @@ class Window:
                 await self._client.prove(self._unresolved[-1][1], earlier_request=self._earlier_request)
                 self._again = len(self._unresolved)
 
-    def _record_completion(self, row: RowRequest, completion: Completion) -> None:
-        text = completion.text
-        if self._opening and (completion.finish_reason == "length" or not is_unfinished_thought(self._opening + text)):
-            text = self._opening + text
-        text, rules = clean(text)
-        if not text or (completion.finish_reason == "length" and is_unfinished_thought(text)):
-            reason = ONLY_THOUGHT if text else f"{NO_TEXT} once it is cleaned"
-            self._record_failure(row, FailedRow(reason, "no_text"))
-            return
-        outcome = Completed(
-            id=row.id,
-            text=text,
-            finish_reason=completion.finish_reason,
-            prompt_tokens=completion.prompt_tokens,
-            completion_tokens=completion.completion_tokens,
-            document_cut=row.document_cut,
-            document_sha256=row.sha256,
-            cleaned=",".join(rules),
-            raw=completion.text if self._keep_raw else None,
-        )
-        self._ledgers[row.prompt].record(row.chunk, row.position, outcome)
-        self._statistics.record_completion(completion)
-        self._statistics.record_sample(row.id, row.prompt, text, prompts=len(self._ledgers))
+    def _record(self, row: RowRequest, result: Completion | FailedRow) -> None:
+        """Record a row's outcome, or a rollout after which the row is drawn again."""
+        if isinstance(result, Completion):
+            self._statistics.record_tokens(result)
+        outcome, failure = self._outcome(row, result)
+        ledger = self._ledgers[row.prompt]
+        if rule := self._rules.get(row.prompt):
+            number, rollout = rule.next(row.drawn) or 0, rule.judge(outcome, row.document, failure)
+            drawn = {**row.drawn, number: rollout}
+            if rule.next(drawn) is not None and (failure is None or failure.kind in BY_CHANCE):
+                ledger.record_rollout(row.chunk, row.position, number, rollout)
+                self._redrawn.append(row._replace(drawn=drawn))
+                return
+            outcome = rule.keep(drawn)
+        ledger.record(row.chunk, row.position, outcome)
+        self._statistics.record_outcome(outcome, failure)
+        if isinstance(outcome, Completed):
+            self._statistics.record_sample(row.id, row.prompt, outcome.text, prompts=len(self._ledgers))
 
-    def _record_failure(self, row: RowRequest, result: FailedRow) -> None:
-        outcome = Rejected(id=row.id, status="failed", reason=readable(result.reason))
-        self._ledgers[row.prompt].record(row.chunk, row.position, outcome)
-        self._statistics.failures[result.kind] += 1
+    def _outcome(self, row: RowRequest, result: Completion | FailedRow) -> tuple[Outcome, FailedRow | None]:
+        """Return a request's outcome, and its failure if it has no usable completion."""
+        if isinstance(result, Completion):
+            text = result.text
+            if self._opening and (result.finish_reason == "length" or not is_unfinished_thought(self._opening + text)):
+                text = self._opening + text
+            text, rules = clean(text)
+            if text and not (result.finish_reason == "length" and is_unfinished_thought(text)):
+                completed = Completed(
+                    id=row.id,
+                    text=text,
+                    finish_reason=result.finish_reason,
+                    prompt_tokens=result.prompt_tokens,
+                    completion_tokens=result.completion_tokens,
+                    document_cut=row.document_cut,
+                    document_sha256=row.sha256,
+                    cleaned=",".join(rules),
+                    raw=result.text if self._keep_raw else None,
+                )
+                return completed, None
+            reason = ONLY_THOUGHT if text else f"{NO_TEXT} once it is cleaned"
+            result = FailedRow(reason, "no_text", result.prompt_tokens, result.completion_tokens)
+        return Rejected(id=row.id, status="failed", reason=readable(result.reason)), result
 
     async def _publish(self) -> None:
         """Write finished chunks as files, in another thread."""

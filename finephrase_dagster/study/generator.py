@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -49,6 +49,12 @@ def _check_day(day: str) -> str:
 
 Day = Annotated[str, AfterValidator(_check_day)]
 
+Keep = Literal["best", "first_passing"]
+"""Which of a row's rollouts a dataset keeps."""
+
+Rollouts = Annotated[int, Field(ge=1, le=100)]
+"""How often a row is drawn at most."""
+
 
 class Sampling(Spec):
     """How completions are sampled; a value that is left out comes from the model's own generation_config.json."""
@@ -74,6 +80,11 @@ class Generator(Spec):
     max_tokens: int = Field(ge=1, description="most tokens of a completion")
     sampling: Sampling = Sampling()
     guided: bool = Field(default=False, description="whether the prompts' grammars decide the form of completions")
+    rollouts: Rollouts = Field(default=1, description="how often a row that fails gates is drawn at most")
+    keep: Keep = Field(
+        default="first_passing",
+        description="`first_passing`: stop at the first rollout that passes; `best`: draw all, keep the best",
+    )
     keep_raw: bool = Field(default=False, description="also keep each completion before cleaning, in the column `raw`")
     parameters: float | None = Field(default=None, gt=0, description="for plans; not part of the identity")
     license: str | None = Field(default=None, description="of the completions; not part of the identity")
