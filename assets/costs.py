@@ -18,7 +18,8 @@ def of_dataset(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """
     run = manifest["run"]
     generated = run["completion_tokens"]
-    share = min(1.0, manifest["completion_tokens"] / generated) if generated else 0.0
+    its = manifest["completion_tokens"] + manifest["discarded"]["completion_tokens"]
+    share = min(1.0, its / generated) if generated else 0.0
     shared = {name: run[name] for name in ("gpu_hours", "dollars") if run.get(name) is not None}
     return {
         "tokens_per_second": run["tokens_per_second"],

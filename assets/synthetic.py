@@ -29,6 +29,7 @@ COLUMNS = {
     "document_cut": ("bool", "whether the document was cut to fit the context"),
     "cleaned": ("string", "the cleaning rules that removed something"),
 }
+ROLLOUTS = {"rollouts": ("int", "how often the row was drawn; the best rollout is kept")}
 
 COUNTS = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens", "documents_cut")
 
@@ -45,6 +46,7 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         CORPUS: dict.fromkeys(prompts, cell.source),
         MODEL: dict.fromkeys(prompts, cell.generator),
     }
+    most, _ = lineage.study.rollouts_of(cell)
     inputs = {asset_key(kind): partitions for kind, partitions in upstream.items()}
 
     @stage_asset(
@@ -55,7 +57,7 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         kinds={"vllm", "parquet"},
         owner="generation",
         partitions=prompts,
-        columns=COLUMNS,
+        columns=COLUMNS if most == 1 else COLUMNS | ROLLOUTS,
         deps=[needs(kind, _by_input(partitions)) for kind, partitions in upstream.items()],
         placement=rephrasing(lineage.study.generators[cell.generator]),
         single_run=True,
@@ -104,6 +106,7 @@ def _result(lineage: Lineage, cell: Cell, prompt: str, artifact: Artifact) -> dg
         preview=pairs_markdown(pairs[:1], GLANCE),
         share_completed=round(completed / manifest["rows_in"], 4) if manifest["rows_in"] else None,
         **{name: manifest[name] for name in COUNTS},
+        **{f"discarded_{name}": count for name, count in manifest["discarded"].items() if count},
         tokens_per_completion=round(manifest["completion_tokens"] / completed, 1) if completed else None,
         **of_dataset(manifest),
         more_rows=dg.MetadataValue.md(pairs_markdown(pairs)),

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 10.0
 REPORTED = (
     *("fingerprint", "rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens"),
-    *("documents_cut", "cleaned", "reasons", "run"),
+    *("documents_cut", "cleaned", "discarded", "reasons", "run"),
 )
 """Fields of a manifest that the command reports."""
 
@@ -87,6 +87,23 @@ GuidedOption = Annotated[
         help="Whether the prompts' grammars decide the form of completions. Default: as the generator says, or free.",
     ),
 ]
+RolloutsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=100,
+        metavar="N",
+        help="Draw a row that fails a gate for single rows (form, truncated, ...) again, up to N times in all, each time "
+        "with another seed. Default: as the generator says, or 1.",
+    ),
+]
+KeepOption = Annotated[
+    Literal["best", "first_passing"] | None,
+    typer.Option(
+        help="first_passing: stop at the first rollout that passes; best: draw all N and keep the one with the fewest "
+        "flaws. Default: as the generator says, or first_passing."
+    ),
+]
 ConcurrencyOption = Annotated[int, typer.Option(min=1, max=20_000, metavar="N", help="Maximum requests in flight.")]
 ChunkRowsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Input rows per output file.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, max=2**62, metavar="N", help="Process only the first N rows.")]
@@ -140,6 +157,8 @@ def rephrase(
     temperature: TemperatureOption = None,
     seed: SeedOption = None,
     guided: GuidedOption = None,
+    rollouts: RolloutsOption = None,
+    keep: KeepOption = None,
     concurrency: ConcurrencyOption = 256,
     chunk_rows: ChunkRowsOption = 5000,
     limit: LimitOption = None,
@@ -184,6 +203,8 @@ def rephrase(
         temperature=temperature,
         seed=seed,
         guided=guided,
+        rollouts=rollouts,
+        keep=keep,
         keep_raw=keep_raw,
         paths=paths_of(study),
         limit=limit,
@@ -237,6 +258,9 @@ def rephrased_text(report: dict[str, Any]) -> str:
         if dataset["cleaned"]:
             rules = ", ".join(f"{rule} {count:,}" for rule, count in dataset["cleaned"].items())
             lines.append(f"  completions from which cleaning removed something: {rules}")
+        if dataset["discarded"]["rollouts"]:
+            rollouts, _, tokens = dataset["discarded"].values()
+            lines.append(f"  {rollouts:,} rollouts with {tokens:,} completion tokens were discarded")
         lines.append(f"  {dataset['folder']}")
     run = next(iter(report["datasets"].values()))["run"]
     lines.append(

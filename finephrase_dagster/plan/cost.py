@@ -104,15 +104,17 @@ class Estimator:
             filled = source.tokens / source.documents + around if source.documents else 0.0
         filled = min(filled, generator.context - generator.max_tokens)
         rate, basis = self.expected.rate(dataset.generator or "")
-        seconds = size.tokens / rate.tokens_per_second if rate else 0.0
+        draws = self.expected.draws(dataset)
+        drawn = () if draws == 1 else (f"rollouts: {draws:.2f} per row",)
+        seconds = draws * size.tokens / rate.tokens_per_second if rate else 0.0
         return Cost(
             documents=round(size.documents),
-            input_tokens=round(size.documents * filled),
-            output_tokens=round(size.tokens),
+            input_tokens=round(draws * size.documents * filled),
+            output_tokens=round(draws * size.tokens),
             gpu_hours=seconds / 3600 if rate and rate.on_gpu else 0.0,
             hours=seconds / 3600 if rate and not rate.on_gpu else 0.0,
             disk_bytes=round(size.tokens * BYTES_PER_TOKEN * COMPRESSED),
-            basis=(f"completions: {size.basis}", f"throughput: {basis}"),
+            basis=(f"completions: {size.basis}", f"throughput: {basis}", *drawn),
             unknown=None
             if rate
             else f"generators.{dataset.generator}: unknown throughput; add 'throughput' or 'parameters' to the study",

@@ -32,6 +32,7 @@ EMBEDDED = {
 """Roughly: documents, and bytes per document."""
 SMALL = 50e6  # parameters; smaller models are trained and served without a GPU
 ASSUMED_DOCUMENT = 1_000  # tokens per document of an unknown source
+ASSUMED_FAILING = 0.2  # the share of rollouts that fail a gate, until a dataset was made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,15 @@ class Expectations:
         source, generator = self.size(Component(source=dataset.source)), self._study.generators[dataset.generator]
         mean, basis = self._completion(dataset.source, dataset.generator, dataset.prompt)
         return Size(documents=source.documents, tokens=source.documents * min(mean, generator.max_tokens), basis=basis)
+
+    def draws(self, dataset: Component) -> float:
+        """Return how often a row of a synthetic dataset is drawn on average."""
+        made = _manifest(lambda: self._lineage.component(dataset)) or {}
+        completed, discarded = number(made, "completed"), number(made.get("discarded"), "rollouts")
+        if completed and discarded is not None:
+            return 1 + discarded / completed
+        most, keep = self._study.rollouts_of(self._study.cell(dataset.cell or ""))
+        return most if keep == "best" else sum(ASSUMED_FAILING**number for number in range(most))
 
     def _source_size(self, name: str) -> Size:
         source = self._study.sources[name]

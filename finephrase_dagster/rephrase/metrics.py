@@ -125,6 +125,8 @@ class RunMetrics(Collector):
         yield self._counter("rows_skipped", "Rows without text, counted once per prompt; never sent.", run.skipped)
         yield self._counter("prompt_tokens", "Prompt tokens of completed requests.", run.prompt_tokens)
         yield self._counter("completion_tokens", "Completion tokens of completed requests.", run.completion_tokens)
+        yield self._counter("rollouts_discarded", "Completions of rows of which another one was kept.", run.discarded[0])
+        yield self._counter("completion_tokens_discarded", "Completion tokens of discarded rollouts.", run.discarded[2])
         yield self._counter("chunks_written", "Output files written.", run.chunks)
         yield self._counter("engine_restarts", "Engine restarts.", run.restarts)
         yield self._counter("engine_busy_seconds", "Seconds with at least one request in flight.", run.engine_seconds)

@@ -14,7 +14,7 @@ from finephrase_dagster.artifacts.markdown import markdown_table
 README = "README.md"
 MARK = "<!-- Written by `finephrase rephrase`, which replaces this file. Delete this line to keep your changes. -->"
 DATA_FILES = "*.parquet"
-HEADER = ("prompt", "model", "completed rows", "skipped", "failed", "completion tokens")
+HEADER = ("prompt", "model", "completed rows", "skipped", "failed", "completion tokens", "discarded tokens")
 COUNTS = ("completed", "skipped", "failed", "completion_tokens")
 TEMPLATE = """---
 {configs}---
@@ -29,6 +29,8 @@ One configuration per prompt.
 ```python
 datasets.load_dataset("path/to/this/folder", "{example}")
 ```
+
+Discarded tokens are those of rollouts that were not kept: a row that failed a gate was drawn again.
 
 `<prompt>/` holds the data files. `<prompt>/__meta__/` holds `manifest.json` (recipe, counts, hashes) and
 `rejected.parquet` (the rows without a completion, each with the reason).
@@ -55,7 +57,7 @@ def readme_text(manifests: dict[str, dict[str, Any]]) -> str:
     loadable = [name for name, manifest in manifests.items() if manifest["files"]]
     configs = [{"config_name": name, "data_files": f"{name}/{DATA_FILES}"} for name in loadable]
     rows = [
-        (name, str(manifest["recipe"].get("model")), *(f"{manifest[count]:,}" for count in COUNTS))
+        (name, str(manifest["recipe"].get("model")), *(f"{count:,}" for count in _counts(manifest)))
         for name, manifest in manifests.items()
     ]
     return TEMPLATE.format(
@@ -66,10 +68,14 @@ def readme_text(manifests: dict[str, dict[str, Any]]) -> str:
     )
 
 
+def _counts(manifest: dict[str, Any]) -> list[int]:
+    return [*(manifest[name] for name in COUNTS), manifest["discarded"]["completion_tokens"]]
+
+
 def _manifest(folder: Folder) -> dict[str, Any] | None:
     try:
         manifest = json.loads(folder.read(MANIFEST))
     except (OSError, ValueError):
         return None
-    needed = {"files", "recipe", *COUNTS}
+    needed = {"files", "recipe", "discarded", *COUNTS}
     return manifest if isinstance(manifest, dict) and needed <= manifest.keys() else None

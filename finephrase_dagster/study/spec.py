@@ -23,7 +23,7 @@ from finephrase_dagster.study.fields import (
     repeated,
     shorten,
 )
-from finephrase_dagster.study.generator import Generator
+from finephrase_dagster.study.generator import Generator, Keep, Rollouts
 from finephrase_dagster.study.grid import matching
 from finephrase_dagster.study.source import SourceSpec
 from finephrase_dagster.study.student import EarlyStop, Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
@@ -40,6 +40,8 @@ class Cell(Spec):
     prompts: tuple[Name, ...] | None = Field(
         default=None, min_length=1, description="default: all prompts of the study"
     )
+    rollouts: Rollouts | None = Field(default=None, description="default: as the generator says")
+    keep: Keep | None = Field(default=None, description="default: as the generator says")
 
     @property
     def name(self) -> str:
@@ -273,6 +275,11 @@ class Study(Spec):
     def prompts_of(self, cell: Cell) -> tuple[str, ...]:
         """Return the prompts of a cell."""
         return self.prompts if cell.prompts is None else cell.prompts
+
+    def rollouts_of(self, cell: Cell) -> tuple[int, Keep]:
+        """Return how often a row of a cell is drawn at most, and which rollout is kept."""
+        generator = self.generators[cell.generator]
+        return cell.rollouts or generator.rollouts, cell.keep or generator.keep
 
     def cell(self, name: str) -> Cell:
         """Return the cell with the name `<generator>__<source>`."""
