@@ -93,8 +93,8 @@ RolloutsOption = Annotated[
         min=1,
         max=100,
         metavar="N",
-        help="Draw a row that fails a gate for single rows (form, truncated, ...) again, up to N times in all, each time "
-        "with another seed. Default: as the generator says, or 1.",
+        help="Draw a row that fails a gate for single rows (form, truncated, ...) again with another seed, up to N "
+        "times in all. Default: as the generator says, or 1.",
     ),
 ]
 KeepOption = Annotated[

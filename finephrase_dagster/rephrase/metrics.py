@@ -125,7 +125,7 @@ class RunMetrics(Collector):
         yield self._counter("rows_skipped", "Rows without text, counted once per prompt; never sent.", run.skipped)
         yield self._counter("prompt_tokens", "Prompt tokens of completed requests.", run.prompt_tokens)
         yield self._counter("completion_tokens", "Completion tokens of completed requests.", run.completion_tokens)
-        yield self._counter("rollouts_discarded", "Completions of rows of which another one was kept.", run.discarded[0])
+        yield self._counter("rollouts_discarded", "Rollouts of rows that were not kept.", run.discarded[0])
         yield self._counter("completion_tokens_discarded", "Completion tokens of discarded rollouts.", run.discarded[2])
         yield self._counter("chunks_written", "Output files written.", run.chunks)
         yield self._counter("engine_restarts", "Engine restarts.", run.restarts)
