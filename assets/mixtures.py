@@ -15,7 +15,7 @@ from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import mixtures_by_dataset, needs
 from finephrase_dagster.study.spec import Study
 from finephrase_dagster.study.student import MANY_EPOCHS
-from finephrase_dagster.train.admission import check_audits
+from finephrase_dagster.train.admission import check_mixture
 from finephrase_dagster.train.mixture import mix
 from resources.warehouse import Warehouse
 
@@ -43,15 +43,19 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
     )
     def mixture(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
-        check_audits(lineage, name, context.log.info)
+        used = check_mixture(lineage, name, context.log.warning)
         artifact, parts, sequence = lineage.mixture(name), lineage.parts(name), lineage.sequence
         weights = {version: part.weight for version, part in parts.items()}
         spec = lineage.study.mixtures[name].model_copy(update={"components": weights})
         tokens = {version: check_artifact(part.tokens) for version, part in parts.items()}
         names = {version: part.name for version, part in parts.items()}
+        despite = {"reason": spec.despite_audits, "failed": used} if used else None
         artifact.materialize(
             lambda folder: Contents(
-                facts=asdict(mix(folder, mixture=spec, sequence=sequence, components=tokens, names=names)),
+                facts={
+                    **asdict(mix(folder, mixture=spec, sequence=sequence, components=tokens, names=names)),
+                    "despite_audits": despite,
+                },
                 files=folder.glob("*.parquet"),
             )
         )
@@ -62,6 +66,7 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
             rows=manifest["windows"],
             tokens=manifest["tokens"],
             preview=records(manifest["components"]),
+            despite_audits=spec.despite_audits if used else None,
             largest_epochs=max(component["epochs"] for component in manifest["components"]),
         )
         return result._replace(check_results=[_repetition(manifest["components"])])

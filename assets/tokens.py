@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 
 from finephrase_dagster.artifacts.artifact import Contents
-from finephrase_dagster.artifacts.key import CORPUS, CORPUS_TOKENS, DATASET, DATASET_TOKENS, TOKENIZER
+from finephrase_dagster.artifacts.key import AUDIT, CORPUS, CORPUS_TOKENS, DATASET, DATASET_TOKENS, TOKENIZER
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.verification import artifact_files, check_artifact
 from finephrase_dagster.corpora.shards import read_corpus
@@ -16,6 +16,7 @@ from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, needs_same
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.spec import Cell
+from finephrase_dagster.train.admission import check_dataset
 from finephrase_dagster.train.tokenizer import make_tokenizer
 from finephrase_dagster.train.tokens import tokenise
 from resources.warehouse import Warehouse
@@ -76,14 +77,16 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         lineage,
         DATASET_TOKENS,
         cell,
-        description=f"The synthetic datasets of `{cell.name}` as tokens.",
+        description=f"The synthetic datasets of `{cell.name}` as tokens, of those that may be used: their audit passed, "
+        "or a mixture gives a reason.",
         kinds={"datatrove", "dataset"},
         owner="training",
         partitions=prompts,
-        deps=[needs_same(DATASET, prompts, cell=cell), dg.AssetDep(asset_key(TOKENIZER))],
+        deps=[*(needs_same(kind, prompts, cell=cell) for kind in (DATASET, AUDIT)), dg.AssetDep(asset_key(TOKENIZER))],
     )
     def cell_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         prompt = context.partition_key
+        check_dataset(lineage, cell.component(prompt))
         files = artifact_files(lineage.dataset(cell, prompt))
         return _tokenize(lineage, cell.component(prompt), files, warehouse, context)
 

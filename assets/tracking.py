@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.train.job import LossCallback
 from resources.tracking import RunDescription, Tracking
 
+TAG_CHARACTERS = 5_000  # of a tag's value that MLflow's stores keep
 METRICS = ("tokens", "tokens_per_second", "final_loss")
 
 
@@ -70,6 +71,7 @@ def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifa
             "dagster.run_id": context.run_id,
             "dagster.asset": artifact.key.asset,
             "dagster.partition": artifact.key.run,
+            **_override(mixture.get("despite_audits")),
         },
         params={
             **student.model_dump(),
@@ -80,6 +82,14 @@ def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifa
             **{f"weight.{component['name']}": component["weight"] for component in mixture["components"]},
         },
     )
+
+
+def _override(despite: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the tags that say why a mixture uses datasets that failed their audit, and which."""
+    if not despite:
+        return {}
+    failed = "; ".join(f"{name}: {', '.join(gates)}" for name, gates in despite["failed"].items())
+    return {"finephrase.despite_audits": despite["reason"], "finephrase.failed_audits": failed[:TAG_CHARACTERS]}
 
 
 def _sample_completions(lineage: Lineage, mixture: str) -> str:

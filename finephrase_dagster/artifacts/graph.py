@@ -32,14 +32,14 @@ class Item:
         needs: the names of the items whose versions are in its recipe.
         artifact: returns its artifact; raises `ArtifactMissing` while an input is incomplete.
         labels: the folder of the study's labels.
-        despite_audits: whether it is a mixture that is made even if audits that it needs did not pass.
+        audits: the names of the audits that must have passed before it is made.
     """
 
     key: ItemKey
     needs: tuple[str, ...]
     artifact: Callable[[], Artifact]
     labels: Path
-    despite_audits: bool = False
+    audits: tuple[str, ...] = ()
 
     @property
     def stage(self) -> str:
@@ -111,13 +111,18 @@ def _mixture_items(lineage: Lineage) -> Iterator[Item]:
     assert study.tokenizer is not None
     texts = study.tokenizer.sources if study.tokenizer.trained_here else ()
     yield _item(lineage, TOKENIZER, map(_corpus, texts), lineage.tokenizer)
-    for component in study.datasets.values():
-        yield _item(lineage, tokens_key(component), (dataset_key(component), TOKENIZER), lineage.tokens, component)
+    overridden = {
+        dataset for mixture in study.mixtures.values() if mixture.despite_audits for dataset in mixture.components
+    }
+    for dataset, component in study.datasets.items():
+        tokens = _item(lineage, tokens_key(component), (dataset_key(component), TOKENIZER), lineage.tokens, component)
+        is_gated = component.generator is not None and dataset not in overridden
+        yield replace(tokens, audits=(audit_key(component).name,) if is_gated else ())
     for name in study.mixtures:
         components = study.components(name).values()
         audits = [audit_key(component) for component in components if component.generator is not None]
         mixture = _item(lineage, _mixture(name), [*map(tokens_key, components), *audits], lineage.mixture, name)
-        yield replace(mixture, despite_audits=study.mixtures[name].despite_audits)
+        yield replace(mixture, audits=() if study.mixtures[name].despite_audits else tuple(key.name for key in audits))
 
 
 def _student_items(lineage: Lineage) -> Iterator[Item]:
@@ -188,24 +193,26 @@ def state(item: Item) -> State:
 
 
 def ready(graph: Mapping[str, Item]) -> list[Item]:
-    """Return the items that can be made now: missing or stale, all inputs current, and no failed audit among them."""
+    """Return the items that can be made now: missing or stale, all inputs current, and their audits passed."""
     able = []
     for item in graph.values():
         try:
             status = state(item).status
         except StudyError:  # the files of a source do not exist
             continue
-        if status in ("missing", "stale") and not failed_audits(item, graph):
+        if status in ("missing", "stale") and all(_passed(graph[audit]) for audit in item.audits):
             able.append(item)
     return able
 
 
 def failed_audits(item: Item, graph: Mapping[str, Item]) -> list[str]:
-    """Return the names of the audits that an item needs and that did not pass; its mixture cannot be made."""
-    if item.despite_audits:
-        return []
-    audits = [graph[need] for need in item.needs if graph[need].key.kind is keys.AUDIT]
-    return [audit.name for audit in audits if (current_facts(audit) or {}).get("passed") is False]
+    """Return the names of the audits that did not pass and that an item cannot be made without."""
+    return [audit for audit in item.audits if _passed(graph[audit]) is False]
+
+
+def _passed(audit: Item) -> bool | None:
+    """Return whether an audit passed; None if it is not current."""
+    return (current_facts(audit) or {}).get("passed")
 
 
 def states(graph: Mapping[str, Item]) -> dict[str, State]:

@@ -62,12 +62,13 @@ class StoppedEarly(FinephraseError):
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A component of a mixture: the name that the study gives it, its share, its tokens, and its audit's version."""
+    """A component of a mixture: the name that the study gives it, its share, its tokens, its audit, if that failed."""
 
     name: str
     weight: float
     tokens: Artifact
     audit: str | None
+    failed: bool = False
 
 
 class Lineage:
@@ -245,7 +246,8 @@ class Lineage:
         for name, weight in self.study.mixtures[mixture].weights.items():
             component = self.study.datasets[name]
             tokens, audit = self.tokens(component), self.component_audit(component)
-            part = Part(name=name, weight=weight, tokens=tokens, audit=audit.version if audit else None)
+            failed = audit is not None and audit.facts.get("passed") is False
+            part = Part(name=name, weight=weight, tokens=tokens, audit=audit.version if audit else None, failed=failed)
             if equal := parts.get(tokens.version):
                 part = replace(equal, name=f"{equal.name}, {name}", weight=equal.weight + weight)
             parts[tokens.version] = part
@@ -255,10 +257,16 @@ class Lineage:
     def mixture(self, name: str) -> Artifact:
         """Return a mixture of datasets."""
         mixture = self.study.mixtures[name]
+        parts = {
+            version: {
+                "weight": part.weight,
+                "audit": part.audit,
+                **({"despite_audit": True} if part.failed and mixture.despite_audits else {}),
+            }
+            for version, part in self.parts(name).items()
+        }
         recipe = {
-            "components": {
-                version: {"weight": part.weight, "audit": part.audit} for version, part in self.parts(name).items()
-            },
+            "components": parts,
             "tokens": mixture.tokens,
             "seed": mixture.seed,
             "sequence": self.sequence,

@@ -13,14 +13,14 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import dagster as dg
 
-from finephrase_dagster.artifacts.graph import Item, items, state
-from finephrase_dagster.artifacts.key import CHECKPOINT, PRE_DECAY_CHECKPOINT, SCORES
+from finephrase_dagster.artifacts.graph import Item, failed_audits, items, state
+from finephrase_dagster.artifacts.key import AUDIT, CHECKPOINT, PRE_DECAY_CHECKPOINT, SCORES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processes import is_running, this_process
 from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_artifact
@@ -31,6 +31,8 @@ from finephrase_dagster.orchestration.jobs import job_of
 from finephrase_dagster.orchestration.launcher import PROCESS_TAG
 from finephrase_dagster.orchestration.progress import RunEnded, RunStarted, Settled, report
 from finephrase_dagster.orchestration.retries import NO_SPACE, ONCE_TAG
+from finephrase_dagster.study.component import Component
+from finephrase_dagster.train.admission import AuditNotPassed, check_mixture, is_overridden, refusal
 
 
 @dataclass
@@ -68,6 +70,7 @@ def materialize_study(
         instance.report_runless_asset_event(observation)
     lineage = lineage.snapshot()
     outcome, partitions = Outcome(), Partitions(items(lineage))
+    graph = {item.name: item for item in items(lineage)}
     with noting_interrupts() as raise_if_interrupted:
         for _, of_stage in groupby(items(lineage), key=lambda item: item.stage):
             with engines_kept():
@@ -76,11 +79,15 @@ def materialize_study(
                     chosen = {
                         item.partition or "": item
                         for item in of_asset
-                        if _is_due(item, definitions, instance, outcome, log)
+                        if _is_admitted(item, lineage, graph, outcome)
+                        and _is_due(item, definitions, instance, outcome, log)
                     }
                     for names in partitions.runs(asset, chosen):
                         _run(asset, [chosen[name] for name in names], definitions, instance, outcome, log)
                         raise_if_interrupted()
+                    for item in graph.values():
+                        if item.asset == asset and (reason := _failed_audit(lineage, item)):
+                            outcome.failed[item.name] = reason
     return outcome
 
 
@@ -120,6 +127,29 @@ def noting_interrupts() -> Iterator[Callable[[], None]]:
             yield raise_if_interrupted
         finally:
             signal.set_wakeup_fd(before)
+
+
+def _is_admitted(item: Item, lineage: Lineage, graph: Mapping[str, Item], outcome: Outcome) -> bool:
+    """Return whether no failed audit forbids an item that is missing; if one does, record it in the outcome."""
+    if not failed_audits(item, graph) or state(item).status == "current":
+        return True
+    if item.key.mixture is None:
+        outcome.waiting.append(item.name)
+        return False
+    try:
+        check_mixture(lineage, item.key.mixture, lambda line: None)
+    except AuditNotPassed as error:
+        outcome.failed[item.name] = str(error)
+    return False
+
+
+def _failed_audit(lineage: Lineage, item: Item) -> str | None:
+    """Return why the dataset of an audit may not be used, with the next action; None if there is no reason."""
+    key = item.key
+    if key.kind is not AUDIT or state(item).status != "current":
+        return None
+    dataset = Component(source=key.source or "", generator=key.generator, prompt=key.prompt)
+    return None if is_overridden(lineage.study, dataset.name) else refusal(lineage, dataset)
 
 
 def _is_due(

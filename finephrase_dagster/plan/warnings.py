@@ -35,10 +35,10 @@ def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]
         ]
         downstream = {name}
         for other in graph.values():  # upstream first
-            if downstream & set(other.needs) and not (name in other.needs and other.despite_audits):
+            if name in other.audits or (downstream - {name}) & set(other.needs):
                 downstream.add(other.name)
         mixtures = sorted(other for other in downstream if graph[other].key.kind is MIXTURE)
-        if not mixtures and any(name in other.needs and other.despite_audits for other in graph.values()):
+        if not mixtures and any(name in other.needs and not other.audits for other in graph.values()):
             continue  # all that use the dataset do so despite its audit
         yield (
             f"{name}: did not pass ({', '.join(failed) or 'its gates'}); {', '.join(mixtures) or 'nothing'} and "

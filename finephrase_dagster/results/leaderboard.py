@@ -61,7 +61,8 @@ def compose_leaderboard(runs: Iterable[ScoredRun]) -> Leaderboard:
         `mixture`, `student`, `decay_from` (None: trained from scratch), `seeds` (number of student runs);
         `macro` (None where tasks are missing), its standard deviation over seeds `macro_sd`, `micro`, `categories` and
         `tasks`; `macro_interval`: mean of the runs' intervals over items, which more seeds do not narrow;
-        `tokens`, `epochs` of the component that was repeated most, and `mix_in`, the shares of original text;
+        `tokens`, `epochs` of the component that was repeated most, `mix_in`, the shares of original text, and
+        `despite_audits`, the reason for using datasets that failed their audit;
         `comparable`: the number of rows, including this one, of the same student, budget and mix-in;
         `behind` the best of these, and the `verdict` on this row against it, as one of all pairs (`best` for itself);
         `noise`: sd of one seed, with its `noise_source`; `rank_interval`, `p_best`, `shrunk`: see `standing.py`;
@@ -105,6 +106,7 @@ def _row(arm: Arm) -> dict[str, Any]:
         "tokens": first.tokens,
         "epochs": first.epochs,
         "mix_in": None if first.mix_in is None else dict(first.mix_in),
+        "despite_audits": first.despite_audits,
         "against_original": None,
     }
 

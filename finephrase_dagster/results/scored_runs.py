@@ -32,6 +32,7 @@ class ScoredRun:
         mix_in: the share of each original text in the mixture; None if it is unknown.
         original: whether the mixture holds nothing but original text; None if it is unknown.
         epochs: how often the student saw the component that was repeated most; None if it is unknown.
+        despite_audits: why the mixture uses datasets that failed their audit; None if it uses none.
         evaluation: what computed the scores, and on which items.
         samples: the Parquet file with the score of each item; None if there is none.
         macro_interval: of the macro score at the last step, over items; None if it is unknown.
@@ -51,6 +52,7 @@ class ScoredRun:
     mix_in: Mapping[str, float] | None
     original: bool | None
     epochs: float | None
+    despite_audits: str | None
     evaluation: str
     samples: Path | None
     curve: Curve
@@ -105,7 +107,7 @@ def read_runs(connection: duckdb.DuckDBPyConnection, studies: Collection[str] | 
     ]
 
 
-_UNKNOWN_MIXTURE = {"tokens": None, "mix_in": None, "original": None, "epochs": None}
+_UNKNOWN_MIXTURE = dict.fromkeys(("tokens", "mix_in", "original", "epochs", "despite_audits"))
 
 
 def _given(names: Mapping[str, Any], *fields: str) -> dict[str, Any]:
@@ -132,6 +134,7 @@ def _mixture(manifest: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str,
         "mix_in": dict(sorted(shares.items())),
         "original": all(described[part["version"]]["original"] for part in manifest["components"]),
         "epochs": None if None in epochs else max(epochs),
+        "despite_audits": (manifest.get("despite_audits") or {}).get("reason"),
     }
 
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Name, Seed, Spec, check_heads
+from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Name, Seed, Spec, check_heads, describe
 
 MANY_EPOCHS = 4
 """Up to so many epochs, repeated text is about as good as new text (Muennighoff et al., arXiv 2305.16264)."""
@@ -35,6 +35,16 @@ class Tokenizer(Spec):
         return self
 
 
+def _require_reason(reason: Any) -> Any:
+    if not isinstance(reason, str) or not reason.strip():
+        message = f"is {describe(reason)}; write the reason, such as 'measures what a dataset without a form costs'"
+        raise ValueError(message if reason else f"{message}, or remove the field")
+    return reason
+
+
+Reason = Annotated[str, BeforeValidator(_require_reason)]
+
+
 class Mixture(Spec):
     """A weighted mixture of datasets, up to a budget of tokens.
 
@@ -45,7 +55,9 @@ class Mixture(Spec):
     components: Mapping[str, Annotated[float, Field(gt=0, le=1e9)]] = Field(min_length=1)
     tokens: int = Field(ge=1, description="tokens that a student is trained on")
     seed: Seed = Field(default=0, description="draws the windows of components")
-    despite_audits: bool = Field(default=False, description="also use datasets that failed their audit")
+    despite_audits: Reason | None = Field(
+        default=None, description="the reason why datasets that failed their audit are used, too"
+    )
 
     @property
     def weights(self) -> dict[str, float]:

@@ -1,17 +1,25 @@
-"""Admission: a mixture takes only datasets whose audit passed."""
+"""Admission: a dataset is tokenized and mixed only if its audit passed, or if a mixture says why it is used anyway."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.spec import Study
+
+REMEDY = (
+    "look at {folder}/failing.parquet; then improve the prompt or the generator, draw failing rows again ('rollouts: 4' "
+    "in the generator), move the gate's threshold ('gates'), or use the dataset anyway with a reason (a mixture's "
+    "'despite_audits: \"...\"')"
+)
 
 
 class AuditNotPassed(FinephraseError):
-    """A mixture contains a dataset that did not pass its audit; the message names the gates."""
+    """A dataset did not pass its audit; the message names the gates and what to do."""
 
 
 def is_overridden(study: Study, dataset: str) -> bool:
@@ -20,32 +28,59 @@ def is_overridden(study: Study, dataset: str) -> bool:
     return bool(users) and all(mixture.despite_audits for mixture in users)
 
 
-def check_audits(lineage: Lineage, mixture: str, log: Callable[[str], None]) -> None:
-    """Check that every synthetic dataset of a mixture passed its audit, unless the mixture sets `despite_audits`.
+def failed_gates(audit: Mapping[str, Any]) -> list[str]:
+    """Return the blocking gates that a dataset failed, with value and threshold, given its audit's manifest."""
+    return [
+        f"{gate['name']} is {gate['value']:.3g}, required is {gate['bound']} {gate['threshold']:.3g}"
+        for gate in audit["gates"]
+        if gate["blocking"] and not gate["passed"]
+    ]
+
+
+def refusal(lineage: Lineage, component: Component) -> str | None:
+    """Return why a dataset may not be used, with the next action; None for a corpus, or if its audit passed.
+
+    Raises:
+        AuditNotPassed: it has not been audited.
+    """
+    audit = lineage.component_audit(component)
+    if audit is None:
+        return None
+    try:
+        manifest = audit.manifest()
+    except ArtifactMissing as error:
+        raise AuditNotPassed(f"{component.name} has no audit; materialize {audit.name} first") from error
+    if manifest["passed"]:
+        return None
+    failed = "; ".join(failed_gates(manifest))
+    return f"{component.name} did not pass its audit ({failed}): {REMEDY.format(folder=audit.folder)}"
+
+
+def check_dataset(lineage: Lineage, component: Component) -> None:
+    """Raise AuditNotPassed unless a dataset passed its audit, or a mixture uses it anyway."""
+    study = lineage.study
+    if any(component.name in mixture.components and mixture.despite_audits for mixture in study.mixtures.values()):
+        return
+    if reason := refusal(lineage, component):
+        raise AuditNotPassed(reason)
+
+
+def check_mixture(lineage: Lineage, name: str, log: Callable[[str], None]) -> dict[str, list[str]]:
+    """Return the gates that datasets of a mixture failed, by dataset, if it says why it uses them anyway.
 
     A blocking check in Dagster stops only what is downstream in the same run, so the mixture checks for itself.
 
     Raises:
-        AuditNotPassed: an audit is missing or did not pass.
+        AuditNotPassed: an audit is missing, or did not pass and the mixture gives no reason.
     """
-    for name, component in lineage.study.components(mixture).items():
-        audit = lineage.component_audit(component)
-        if audit is None:
+    mixture, used = lineage.study.mixtures[name], {}
+    for dataset, component in lineage.study.components(name).items():
+        if (reason := refusal(lineage, component)) is None:
             continue
-        try:
-            manifest = audit.manifest()
-        except ArtifactMissing as error:
-            raise AuditNotPassed(f"mixture {mixture}: {name} has no audit; materialize {audit.name} first") from error
-        if not manifest["passed"]:
-            failed = ", ".join(
-                f"{gate['name']} is {gate['value']:.3g}, required is {gate['bound']} {gate['threshold']:.3g}"
-                for gate in manifest["gates"]
-                if gate["blocking"] and not gate["passed"]
-            )
-            if lineage.study.mixtures[mixture].despite_audits:
-                log(f"mixture {mixture}: uses {name} although it did not pass its audit ({failed})")
-                continue
-            raise AuditNotPassed(
-                f"mixture {mixture}: {name} did not pass its audit ({failed}); improve the prompt or the generator, "
-                "remove the dataset from the mixture, or set its field despite_audits"
-            )
+        if not mixture.despite_audits:
+            raise AuditNotPassed(f"mixture {name}: {reason}")
+        audit = lineage.component_audit(component)
+        assert audit is not None
+        used[dataset] = failed_gates(audit.manifest())
+        log(f"mixture {name}: uses {dataset} despite its audit ({'; '.join(used[dataset])}): {mixture.despite_audits}")
+    return used
