@@ -77,8 +77,8 @@ def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         lineage,
         DATASET_TOKENS,
         cell,
-        description=f"The synthetic datasets of `{cell.name}` as tokens, of those that may be used: their audit passed, "
-        "or a mixture gives a reason.",
+        description=f"The synthetic datasets of `{cell.name}` as tokens: of those that passed their audit, or that a "
+        "mixture uses for a reason it states.",
         kinds={"datatrove", "dataset"},
         owner="training",
         partitions=prompts,

@@ -197,7 +197,7 @@ def test_a_failed_audit_is_named_with_what_cannot_be_made_because_of_it(tmp_path
     (warning,) = [warning for warning in plan(lineage).warnings if "did not pass" in warning]
     assert warning.startswith("audits/rephraser__package_readmes_audit/faq: did not pass (form); mixtures/mixture/")
     assert "mixtures/mixture/faq_and_raw" in warning
-    assert "13 partitions downstream" in warning  # three mixtures of two students each, their scores, the leaderboard
+    assert "14 partitions downstream" in warning  # tokens, three mixtures of two students with scores, the leaderboard
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"fingerprint": "other", "version": "1", "recipe": {}}'])

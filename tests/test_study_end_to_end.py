@@ -228,7 +228,9 @@ def test_a_mixture_refuses_a_dataset_that_did_not_pass_its_audit(own: Installati
     assert not outcome.complete
     audits = {f"audits/{CELL}_audit/{prompt}" for prompt in ("faq", "table")}
     assert set(outcome.failed) == {*audits, "mixtures/mixture/faq_and_raw"}
-    assert all("blocking asset check failed" in outcome.failed[audit] for audit in audits)
+    assert all(
+        "form is" in outcome.failed[audit] and "required is at least 1" in outcome.failed[audit] for audit in audits
+    )
     message = outcome.failed["mixtures/mixture/faq_and_raw"]
     assert f"{CELL}/faq did not pass its audit" in message
     assert "form is" in message

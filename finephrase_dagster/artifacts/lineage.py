@@ -37,6 +37,7 @@ from finephrase_dagster.artifacts.recipe import (
     resolve_day,
     resolve_precision,
     resolve_sampling,
+    rollout_recipe,
     scorer_recipe,
     student_recipe,
 )
@@ -44,7 +45,6 @@ from finephrase_dagster.artifacts.recorded import have_same_rows, recorded_field
 from finephrase_dagster.artifacts.snapshot import remembered
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.study.catalogue import settings_for
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import EMBEDDED, hub_reference
 from finephrase_dagster.study.file import StudyError
@@ -176,8 +176,14 @@ class Lineage:
             keep_raw=generator.keep_raw,
             endpoint_model=cell.generator if self.paths.endpoints else None,
             day=resolve_day(model.facts.get("clock"), generator.date, endpoints=bool(self.paths.endpoints)),
+            rollouts=self._rollouts(cell, prompt),
         )
         return self._artifact(dataset_key(cell.component(prompt)), recipe)
+
+    def _rollouts(self, cell: Cell, prompt: str) -> dict[str, Any] | None:
+        check = self.prompts[prompt].check
+        most, keep = self.study.rollouts_of(cell)
+        return rollout_recipe(most, keep, check=check, gates=self.study.gates_for(cell, prompt, check))
 
     @remembered
     def audit(self, cell: Cell, prompt: str) -> Artifact:
@@ -197,7 +203,7 @@ class Lineage:
 
     def gate_settings(self, cell: Cell, prompt: str) -> dict[str, dict[str, Any]]:
         """Return the settings of every gate for a dataset; items are those of the study's evaluation by default."""
-        gates = settings_for(self.study.gates, self.prompts[prompt].check)
+        gates = self.study.gates_for(cell, prompt, self.prompts[prompt].check)
         if evaluation := self.study.evaluation:
             tasks = ",".join(sorted(evaluation.tasks))
             chosen = {"items": evaluation.items, "tasks": tasks, "samples": evaluation.samples}

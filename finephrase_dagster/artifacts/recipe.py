@@ -100,11 +100,13 @@ def rollout_recipe(
         rollouts: how often a row is drawn at most.
         keep: which rollout is kept.
         check: the prompt's form.
-        gates: the settings of all gates for completions of that form. Only gates that judge each row by itself count.
+        gates: the settings of all gates for completions of that form. Only gates count that judge each row by itself,
+            and need neither a model nor benchmark items.
     """
     if rollouts == 1:
         return None
-    used = {name: gate for name, gate in gates.items() if gate["by_row"] and (gate["blocking"] or keep == "best")}
+    light = {name: gate for name, gate in gates.items() if gate["by_row"] and not {"model", "items"} & gate.keys()}
+    used = {name: gate for name, gate in light.items() if gate["blocking"] or keep == "best"}
     kept = {
         name: {setting: value for setting, value in gate.items() if setting not in ("threshold", "by_row")}
         for name, gate in used.items()

@@ -203,9 +203,11 @@ class Gate:
 
     @property
     def all_defaults(self) -> dict[str, Any]:
-        """Every setting with its default, as `study/gates.py` completes them."""
+        """Every setting with its default, as `study/catalogue.py` completes them."""
         defaults = {**self.defaults, "threshold": float(self.defaults["threshold"]), "blocking": self.blocking}
-        return {**defaults, "forms": {form: dict(settings) for form, settings in self.forms.items()}}
+        facts = {"version": self.version, "by_row": self.by_row}
+        forms = {form: dict(settings) for form, settings in self.forms.items()}
+        return {**defaults, **facts, "forms": forms, "prompts": {}}
 
     def passes(self, value: float, threshold: float) -> bool:
         """Return whether a value meets a threshold."""

@@ -219,14 +219,10 @@ def rephrase(
     with progress(len(job.prompts), log) as show, serve_metrics(metrics_port, model=job.model, log=log) as watch:
         engines = partial(job.open_engines, leases=devices, log=log)
         manifests = execute(job, engines=engines, log=log, watch=watch, show=show, report=report_rows)
-    report = {
-        "output": output,
-        "seconds": round(time.monotonic() - started, 3),
-        "datasets": {
-            name: {"folder": job.targets[name].folder, **{field: manifest[field] for field in REPORTED}}
-            for name, manifest in manifests.items()
-        },
-    }
+    report: dict[str, Any] = {"output": output, "seconds": round(time.monotonic() - started, 3), "datasets": {}}
+    for name, manifest in manifests.items():
+        fields = {field: manifest[field] for field in REPORTED}
+        report["datasets"][name] = {"folder": job.targets[name].folder, **fields}
     typer.echo(json.dumps(report, indent=2) if as_json else rephrased_text(report))
 
 

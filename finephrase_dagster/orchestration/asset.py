@@ -110,8 +110,11 @@ def _code_version(lineage: Lineage, kind: Kind, cell: Cell | None) -> str | None
             "truncation": TRUNCATION,
             **{name: getattr(generator, name) for name in ("context", "max_tokens", "guided", "keep_raw", "date")},
         }
+        most, keep = study.rollouts_of(cell)
+        if most > 1:
+            settings["rollouts"] = most, keep, study.gates, cell.gates
     if kind is AUDIT:
-        settings["gates"] = study.gates
+        settings["gates"] = study.gates, cell.gates if cell else {}
         settings["items"] = [sorted(study.evaluation.tasks), study.evaluation.samples] if study.evaluation else None
     if kind in (SCORES, EARLY_SCORES) and (suite := study.evaluation):
         settings["suite"] = {

@@ -13,6 +13,7 @@ from finephrase_dagster.corpora.document import CorpusError, row_id
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.dataset import FinishedDataset, read_dataset
 from finephrase_dagster.rephrase.job import build_job, execute
+from finephrase_dagster.study.generator import Keep
 
 Documents = str | Path | Sequence[str | Path | Mapping[str, Any]]
 
@@ -34,6 +35,8 @@ class RephraseOptions(TypedDict, total=False):
     max_tokens: int
     temperature: float
     seed: int
+    rollouts: int
+    keep: Keep
     keep_raw: bool
     limit: int
     concurrency: int

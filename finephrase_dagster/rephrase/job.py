@@ -49,6 +49,7 @@ from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.step import Engines, RephraseStep
 from finephrase_dagster.rephrase.survey import Survey, saved_survey, survey_input
+from finephrase_dagster.study.generator import Keep
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.spec import Cell
@@ -312,6 +313,8 @@ def build_job(
     temperature: float | None = None,
     seed: int | None = None,
     guided: bool | None = None,
+    rollouts: int | None = None,
+    keep: Keep | None = None,
     keep_raw: bool = False,
     paths: Paths | None = None,
     log: Callable[[str], None] = lambda line: None,
@@ -327,6 +330,8 @@ def build_job(
         prompts: names of prompts; the dataset of each is written to `<output>/<prompt>`.
         output: a folder or a URL.
         guided: whether the prompts' grammars decide the form of completions; None: as the generator says.
+        rollouts: how often a row that fails gates is drawn at most; None: as the generator says, or 1.
+        keep: which rollout is kept; None: as the generator says, or "first_passing".
         paths: the study file and the folders; default: those that the environment names.
         log: receives a line when an endpoint is waited for.
         execution: further fields of `RephraseJob`: `limit`, `concurrency`, `chunk_rows`, `gpus`, `gpu_hour_dollars`,
@@ -352,11 +357,11 @@ def build_job(
         source = generator_source(generator, paths, max_tokens, overrides, guided)
     else:
         source = endpoint_source(endpoints, str(model), tokenizer, context, max_tokens, overrides, bool(guided), log)
-    recipes = {
-        name: plain(dataset_recipe(rows=None, prompt=text, keep_raw=keep_raw, **source.recipe))
-        for name, text in texts.items()
-    }
-    targets = {name: Target(folder=folders[name], recipe=recipe) for name, recipe in recipes.items()}
+    targets = {}
+    for name, text in texts.items():
+        drawn = source.rollout_recipe(text, rollouts, keep)
+        recipe = dataset_recipe(rows=None, prompt=text, keep_raw=keep_raw, rollouts=drawn, **source.recipe)
+        targets[name] = Target(folder=folders[name], recipe=plain(recipe))
     try:
         return RephraseJob(
             files=tuple(files), prompts=texts, targets=targets, output=output, **source.fields, **execution

@@ -14,17 +14,25 @@ from pydantic import BaseModel, ConfigDict
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.fingerprint import SHORT, sha256_file
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.artifacts.recipe import ENDPOINT_DAY, resolve_day, resolve_precision, resolve_sampling
+from finephrase_dagster.artifacts.recipe import (
+    ENDPOINT_DAY,
+    resolve_day,
+    resolve_precision,
+    resolve_sampling,
+    rollout_recipe,
+)
 from finephrase_dagster.artifacts.versions import TRUNCATION, TRUNCATION_BYTES
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.generators.template_clock import read_clock
 from finephrase_dagster.rephrase.connection import API_KEY, Server
 from finephrase_dagster.rephrase.engine import DeviceLease
 from finephrase_dagster.rephrase.model_list import read_context
+from finephrase_dagster.study.catalogue import settings_for
 from finephrase_dagster.study.fields import similar
 from finephrase_dagster.study.file import read_registry
-from finephrase_dagster.study.generator import Generator
+from finephrase_dagster.study.generator import Generator, Keep
 from finephrase_dagster.study.paths import ENDPOINTS, Paths
+from finephrase_dagster.study.prompt import Prompt
 
 MAX_TOKENS = 2048
 DEFAULT_DAY = Generator.model_fields["date"].default
@@ -53,10 +61,30 @@ class EngineSpec(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Where completions come from: fields of the job, and arguments of `dataset_recipe`."""
+    """Where completions come from: fields of the job, arguments of `dataset_recipe`, and how often rows are drawn.
+
+    `gates` has the settings of all gates; without a study, None: their defaults.
+    """
 
     fields: dict[str, Any]
     recipe: dict[str, Any]
+    rollouts: int = 1
+    keep: Keep = "first_passing"
+    gates: Mapping[str, Mapping[str, Any]] | None = None
+
+    def rollout_recipe(self, prompt: Prompt, rollouts: int | None, keep: Keep | None) -> dict[str, Any] | None:
+        """Return how a row of a prompt's dataset is drawn several times; None if it is drawn once.
+
+        Args:
+            rollouts, keep: what replaces the generator's own values, if not None.
+        """
+        if (most := rollouts or self.rollouts) == 1:
+            return None
+        from finephrase_dagster.audit.gates import gates
+
+        known = self.gates or {name: gate.all_defaults for name, gate in gates().items()}
+        settings = settings_for(known, prompt.check, prompt.name)
+        return rollout_recipe(most, keep or self.keep, check=prompt.check, gates=settings)
 
 
 def generator_source(
@@ -89,6 +117,9 @@ def generator_source(
             "day": resolve_day(manifest.get("clock"), generator.date, endpoints=False),
             "guided": generator.guided,
         },
+        rollouts=generator.rollouts,
+        keep=generator.keep,
+        gates=lineage.study.gates,
     )
 
 

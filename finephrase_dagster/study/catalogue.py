@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -14,8 +14,10 @@ from finephrase_dagster.study.fields import InvalidFields, Problem, describe, no
 from finephrase_dagster.study.prompt import Check
 from finephrase_dagster.study.source import SourceSpec
 
-FORMS = "forms"
-"""The key of a gate's settings that holds what differs for a form: settings by a prompt's `check`."""
+FORMS, PROMPTS = "forms", "prompts"
+"""The keys of a gate's settings that hold what differs for a form (a prompt's `check`) and for a prompt."""
+FACTS = ("version", "by_row")
+"""What is known of a gate's code, among its settings; a study cannot set it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Catalogue:
         prompts: the names of all prompt files.
         source_kinds: the class of each kind of source.
         gates: each gate's settings with their defaults. Every gate has `threshold` (one that is at most 1 by default
-            is a share), `blocking`, and `forms`: settings that differ by form.
+            is a share), `blocking`, `FACTS`, and `forms` and `prompts`: settings that differ by form and by prompt.
         tasks: each benchmark's category; None for a benchmark that is evaluated but counts for no mean.
     """
 
@@ -62,36 +64,53 @@ def catalogue_of(info: ValidationInfo) -> Catalogue:
     return info.context
 
 
-def complete_gates(section: Mapping[Any, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the settings of every gate: given ones, over the gates' own defaults.
+def complete_gates(
+    section: Mapping[Any, Any], defaults: Mapping[str, Mapping[str, Any]], prompts: Collection[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Return the settings of every gate: given ones, over defaults.
 
-    A setting that is given replaces the default of all forms, unless the form's own is given under `forms`.
+    A setting that is given replaces the default of all forms and prompts, unless their own is given, too.
 
     Args:
-        section: settings by gate. A single value is the threshold.
-        defaults: all settings of each gate; `forms` holds those that differ by form.
+        section: settings by gate, and by prompt as settings by gate. A single value is the threshold.
+        defaults: all settings of each gate; `forms` and `prompts` hold those that differ by form and by prompt.
+        prompts: the names of the prompts.
 
     Raises:
-        InvalidFields: an unknown gate, setting or form, or a value that a setting cannot have.
+        InvalidFields: an unknown gate, setting, form or prompt, or a value that a setting cannot have.
     """
-    if problems := list(_problems(section, defaults)):
+    if problems := list(_problems(section, defaults, prompts)):
         raise InvalidFields(problems)
-    complete = {}
-    for name, known in defaults.items():
-        given = _plain(_settings(section.get(name, {})))
-        own = {form: _plain(_settings(entry)) for form, entry in given.pop(FORMS, {}).items()}
-        kept = {
-            form: {key: value for key, value in of.items() if key not in given} for form, of in known[FORMS].items()
-        }
-        forms = {form: {**kept.get(form, {}), **own.get(form, {})} for form in {**kept, **own}}
-        complete[name] = {**known, **given, FORMS: {form: settings for form, settings in forms.items() if settings}}
-    return complete
+    given = {name: _plain(_settings(section.get(name, {}))) for name in defaults}
+    for prompt in section.keys() - defaults.keys():
+        for name, entry in section[prompt].items():
+            given[name][PROMPTS] = {**given[name].get(PROMPTS, {}), prompt: entry}
+    return {name: _over(known, given[name]) for name, known in defaults.items()}
 
 
-def settings_for(gates: Mapping[str, Mapping[str, Any]], check: str | None) -> dict[str, dict[str, Any]]:
-    """Return each gate's settings for the completions of one form, from complete settings."""
-    merged = {name: {**settings, **settings[FORMS].get(check, {})} for name, settings in gates.items()}
-    return {name: {key: value for key, value in settings.items() if key != FORMS} for name, settings in merged.items()}
+def _over(known: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return all settings of a gate, given some of them."""
+    narrower = {}
+    for kind in (FORMS, PROMPTS):
+        own = {key: _plain(_settings(entry)) for key, entry in given.pop(kind, {}).items()}
+        for key, settings in known.get(kind, {}).items():
+            own[key] = {**{name: value for name, value in settings.items() if name not in given}, **own.get(key, {})}
+        narrower[kind] = {key: settings for key, settings in own.items() if settings}
+    return {**known, **given, **narrower}
+
+
+def settings_for(
+    gates: Mapping[str, Mapping[str, Any]], check: str | None, prompt: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return each gate's settings for the completions of one form or prompt, from complete settings."""
+    merged = {
+        name: {**settings, **settings.get(FORMS, {}).get(check, {}), **settings.get(PROMPTS, {}).get(prompt, {})}
+        for name, settings in gates.items()
+    }
+    return {
+        name: {key: value for key, value in settings.items() if key not in (FORMS, PROMPTS)}
+        for name, settings in merged.items()
+    }
 
 
 def _settings(entry: Any) -> dict[str, Any]:
@@ -103,25 +122,36 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: float(value) if key == "threshold" else value for key, value in settings.items()}
 
 
-def _problems(section: Mapping[Any, Any], defaults: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
+def _problems(
+    section: Mapping[Any, Any], defaults: Mapping[str, Mapping[str, Any]], prompts: Collection[str]
+) -> Iterator[Problem]:
     for name, entry in section.items():
-        if name not in defaults:
-            yield Problem((name,), no_such_name(name, defaults))
+        if name in defaults:
+            yield from _gate_problems((name,), entry, defaults[name], prompts)
+        elif name not in prompts:
+            yield Problem((name,), no_such_name(name, [*defaults, *prompts]))
+        elif not isinstance(entry, Mapping):
+            yield Problem((name,), f"is {describe(entry)}; must be settings by gate, such as {{form: 0.9}}")
+        else:
+            yield from (Problem((name, *path), message) for path, message in _problems(entry, defaults, ()))
+
+
+def _gate_problems(
+    path: tuple[Any, ...], entry: Any, known: Mapping[str, Any], prompts: Collection[str]
+) -> Iterator[Problem]:
+    yield from _setting_problems(path, entry, known)
+    for kind, names in ((FORMS, get_args(Check)), (PROMPTS, prompts)):
+        narrower = entry.get(kind, {}) if isinstance(entry, Mapping) else {}
+        if not isinstance(narrower, Mapping):
+            yield Problem((*path, kind), f"is {describe(narrower)}; must be settings by name: {', '.join(names)}")
             continue
-        forms = entry.get(FORMS, {}) if isinstance(entry, Mapping) else {}
-        yield from _setting_problems((name,), entry, defaults[name])
-        if not isinstance(forms, Mapping):
-            yield Problem(
-                (name, FORMS), f"is {describe(forms)}; must be settings by form: {', '.join(get_args(Check))}"
-            )
-            continue
-        for form, own in forms.items():
-            if form not in get_args(Check):
-                yield Problem((name, FORMS, form), no_such_name(form, get_args(Check)))
-            elif isinstance(own, Mapping) and FORMS in own:
-                yield Problem((name, FORMS, form, FORMS), "a form has no forms; remove it")
+        for name, own in narrower.items():
+            if name not in names:
+                yield Problem((*path, kind, name), no_such_name(name, names))
+            elif isinstance(own, Mapping) and (nested := {FORMS, PROMPTS} & own.keys()):
+                yield Problem((*path, kind, name, *nested), "cannot be nested; remove it")
             else:
-                yield from _setting_problems((name, FORMS, form), own, defaults[name])
+                yield from _setting_problems((*path, kind, name), own, known)
 
 
 def _setting_problems(path: tuple[Any, ...], entry: Any, known: Mapping[str, Any]) -> Iterator[Problem]:
@@ -129,7 +159,10 @@ def _setting_problems(path: tuple[Any, ...], entry: Any, known: Mapping[str, Any
         place = (*path, setting) if isinstance(entry, Mapping) else path
         if setting not in known:
             yield Problem(place, no_such_name(setting, known))
-        elif setting != FORMS and (requirement := _unmet_requirement(setting, value, known[setting])):
+        elif setting in FACTS:
+            if value != known[setting]:
+                yield Problem(place, "cannot be set; remove it")
+        elif setting not in (FORMS, PROMPTS) and (requirement := _unmet_requirement(setting, value, known[setting])):
             yield Problem(place, f"is {describe(value)}; must be {requirement}")
 
 
@@ -153,9 +186,20 @@ def _unmet_requirement(setting: str, value: Any, default: Any) -> str | None:
 
 
 def _complete(section: Any, info: ValidationInfo) -> Any:
-    return complete_gates(section, catalogue_of(info).gates) if isinstance(section, Mapping) else section
+    if not isinstance(section, Mapping):
+        return section
+    catalogue = catalogue_of(info)
+    return complete_gates(section, catalogue.gates, info.data.get("prompts") or catalogue.prompts)
+
+
+def _check(section: Any, info: ValidationInfo) -> Any:
+    if isinstance(section, Mapping):
+        complete_gates(section, catalogue_of(info).gates, catalogue_of(info).prompts)
+    return section
 
 
 Gates = Annotated[Mapping[str, Mapping[str, Any]], BeforeValidator(_complete)]
 """The section `gates` of a study: what a dataset must pass before a mixture may use it, as settings of every gate by
-its name. A study file may give a number, the threshold, instead of settings."""
+its name. A study file may give a number, the threshold, instead of settings, and settings by prompt."""
+CellGates = Annotated[Mapping[str, Any], BeforeValidator(_check)]
+"""The section `gates` of a cell, as it is written; `complete_gates` sets it over that of its study."""

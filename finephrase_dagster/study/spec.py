@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from finephrase_dagster.study.catalogue import Catalogue, Gates, catalogue_of
+from finephrase_dagster.study.catalogue import (
+    Catalogue,
+    CellGates,
+    Gates,
+    catalogue_of,
+    complete_gates,
+    settings_for,
+)
 from finephrase_dagster.study.component import Component, cell_name
 from finephrase_dagster.study.fields import (
     LARGEST_GRID,
@@ -42,6 +49,10 @@ class Cell(Spec):
     )
     rollouts: Rollouts | None = Field(default=None, description="default: as the generator says")
     keep: Keep | None = Field(default=None, description="default: as the generator says")
+    gates: CellGates = Field(default_factory=dict, description="quality thresholds that differ from the study's")
+
+    def __hash__(self) -> int:
+        return hash((self.generator, self.source))
 
     @property
     def name(self) -> str:
@@ -159,6 +170,8 @@ class Study(Spec):
             yield from _unknown(("cells", index, "generator"), [cell.generator], self.generators)
             yield from _unknown(("cells", index, "source"), [cell.source], self.sources)
             yield from _unknown(("cells", index, "prompts"), cell.prompts or (), self.prompts)
+            prompts = [name for name in cell.gates if name not in self.gates]
+            yield from _unknown(("cells", index, "gates"), prompts, self.prompts_of(cell))
         for name, mixture in self.mixtures.items():
             for component in mixture.components:
                 yield from _unknown(("mixtures", name, "components", component), [component], self.datasets)
@@ -275,6 +288,11 @@ class Study(Spec):
     def prompts_of(self, cell: Cell) -> tuple[str, ...]:
         """Return the prompts of a cell."""
         return self.prompts if cell.prompts is None else cell.prompts
+
+    def gates_for(self, cell: Cell, prompt: str, check: str | None) -> dict[str, dict[str, Any]]:
+        """Return the settings of every gate for the dataset of one prompt of a cell, given the prompt's form."""
+        gates = complete_gates(cell.gates, self.gates, self.prompts) if cell.gates else self.gates
+        return settings_for(gates, check, prompt)
 
     def rollouts_of(self, cell: Cell) -> tuple[int, Keep]:
         """Return how often a row of a cell is drawn at most, and which rollout is kept."""

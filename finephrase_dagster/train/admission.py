@@ -12,9 +12,9 @@ from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.spec import Study
 
 REMEDY = (
-    "look at {folder}/failing.parquet; then improve the prompt or the generator, draw failing rows again ('rollouts: 4' "
-    "in the generator), move the gate's threshold ('gates'), or use the dataset anyway with a reason (a mixture's "
-    "'despite_audits: \"...\"')"
+    "look at {folder}/failing.parquet; then improve the prompt or the generator, draw failing rows again (the "
+    "generator's 'rollouts: 4'), move the gate's threshold ('gates'), or use the dataset anyway for a reason that you "
+    "state (the mixture's 'despite_audits: \"...\"')"
 )
 
 
