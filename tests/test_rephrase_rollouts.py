@@ -17,7 +17,9 @@ from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.rephrase.dataset import FinishedDataset, read_dataset
 from finephrase_dagster.rephrase.engine import EngineFailed
 from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
-from finephrase_dagster.rephrase.rollouts import request_seed
+from finephrase_dagster.rephrase.outcome import Completed
+from finephrase_dagster.rephrase.rollouts import RolloutRule, request_seed
+from finephrase_dagster.study.catalogue import settings_for
 from finephrase_dagster.study.generator import Keep
 from rephrase_parts import (
     PROMPTS,
@@ -191,3 +193,19 @@ def test_a_gate_that_decides_by_row_needs_nothing_but_the_row_and_its_source() -
     by_row = {name: gate for name, gate in gates().items() if gate.by_row}
     assert {"form", "truncated", "empty"} <= set(by_row)
     assert {need for gate in by_row.values() for need in gate.needs} <= {"check", "finish_reason", "source_text"}
+    known = {name: gate.all_defaults for name, gate in gates().items()}
+    rule = rollout_recipe(2, "best", check="qa_pairs", gates=settings_for(known, "qa_pairs"))
+    assert rule
+    assert {"form", "loops", "truncated"} <= rule["gates"].keys()
+    text = "word " * 400
+    row = Completed(
+        id="a",
+        text=text,
+        finish_reason="length",
+        prompt_tokens=9,
+        completion_tokens=9,
+        document_cut=False,
+        document_sha256="",
+    )
+    flaws = RolloutRule({**recipe("plain"), "rollouts": rule}).judge(row, "A short source.", None).flaws
+    assert {"form", "loops", "truncated"} <= set(flaws)
