@@ -70,6 +70,11 @@ class Part:
     audit: str | None
     failed: bool = False
 
+    def recipe(self, despite_audit: bool) -> dict[str, Any]:
+        """Return its part of the mixture's recipe; a mixture may use it although its audit failed."""
+        despite = {"despite_audit": True} if self.failed and despite_audit else {}
+        return {"weight": self.weight, "audit": self.audit, **despite}
+
 
 class Lineage:
     """The artifacts of a study in one data folder. No recipe contains a name that a study chooses."""
@@ -176,14 +181,13 @@ class Lineage:
             keep_raw=generator.keep_raw,
             endpoint_model=cell.generator if self.paths.endpoints else None,
             day=resolve_day(model.facts.get("clock"), generator.date, endpoints=bool(self.paths.endpoints)),
-            rollouts=self._rollouts(cell, prompt),
+            rollouts=rollout_recipe(
+                *self.study.rollouts_of(cell),
+                check=self.prompts[prompt].check,
+                gates=self.study.gates_for(cell, prompt, self.prompts[prompt].check),
+            ),
         )
         return self._artifact(dataset_key(cell.component(prompt)), recipe)
-
-    def _rollouts(self, cell: Cell, prompt: str) -> dict[str, Any] | None:
-        check = self.prompts[prompt].check
-        most, keep = self.study.rollouts_of(cell)
-        return rollout_recipe(most, keep, check=check, gates=self.study.gates_for(cell, prompt, check))
 
     @remembered
     def audit(self, cell: Cell, prompt: str) -> Artifact:
@@ -194,11 +198,7 @@ class Lineage:
                 own["items"] = self._items_digests(own["items"] or EMBEDDED)
             if isinstance(model := own.get("model"), str) and Path(model).exists():
                 own["model"] = _file_stamps(Path(model))
-        recipe = {
-            "dataset": self.dataset(cell, prompt).version,
-            "check": self.prompts[prompt].check,
-            "gates": gates,
-        }
+        recipe = {"dataset": self.dataset(cell, prompt).version, "check": self.prompts[prompt].check, "gates": gates}
         return self._artifact(audit_key(cell.component(prompt)), recipe)
 
     def gate_settings(self, cell: Cell, prompt: str) -> dict[str, dict[str, Any]]:
@@ -263,16 +263,9 @@ class Lineage:
     def mixture(self, name: str) -> Artifact:
         """Return a mixture of datasets."""
         mixture = self.study.mixtures[name]
-        parts = {
-            version: {
-                "weight": part.weight,
-                "audit": part.audit,
-                **({"despite_audit": True} if part.failed and mixture.despite_audits else {}),
-            }
-            for version, part in self.parts(name).items()
-        }
+        despite = bool(mixture.despite_audits)
         recipe = {
-            "components": parts,
+            "components": {version: part.recipe(despite) for version, part in self.parts(name).items()},
             "tokens": mixture.tokens,
             "seed": mixture.seed,
             "sequence": self.sequence,
