@@ -52,11 +52,11 @@ class ScoredRun:
     mix_in: Mapping[str, float] | None
     original: bool | None
     epochs: float | None
-    despite_audits: str | None
     evaluation: str
     samples: Path | None
     curve: Curve
     macro_interval: tuple[float, float] | None = None
+    despite_audits: str | None = None
 
     @property
     def step(self) -> int:

@@ -11,4 +11,4 @@ def lines(rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep]) -> list[st
     return [f"{mixture}: {reason}" for mixture, reason in reasons.items()]
 
 
-ANALYSIS = Analysis(title="Mixtures that use datasets despite a failed audit", lines=lines)
+ANALYSIS = Analysis(title="Mixtures that use datasets despite a failed audit:", lines=lines)
