@@ -143,13 +143,18 @@ def _gate_problems(
     for kind, names in ((FORMS, get_args(Check)), (PROMPTS, prompts)):
         narrower = entry.get(kind, {}) if isinstance(entry, Mapping) else {}
         if not isinstance(narrower, Mapping):
-            yield Problem((*path, kind), f"is {describe(narrower)}; must be settings by name: {', '.join(names)}")
+            yield Problem(
+                (*path, kind),
+                f"is {describe(narrower)}; must be settings by {kind.removesuffix('s')}: {', '.join(names)}",
+            )
             continue
         for name, own in narrower.items():
             if name not in names:
                 yield Problem((*path, kind, name), no_such_name(name, names))
             elif isinstance(own, Mapping) and (nested := {FORMS, PROMPTS} & own.keys()):
-                yield Problem((*path, kind, name, *nested), "cannot be nested; remove it")
+                yield Problem(
+                    (*path, kind, name, *nested), f"a {kind.removesuffix('s')} has no {' or '.join(nested)}; remove it"
+                )
             else:
                 yield from _setting_problems((*path, kind, name), own, known)
 
