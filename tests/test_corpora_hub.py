@@ -66,6 +66,13 @@ def test_a_subset_split_or_file_that_is_not_there_is_refused(tmp_path: Path, wro
         read(hub(tmp_path, **wrong))
 
 
+def test_a_subset_whose_name_is_no_text_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    write_fineweb(tmp_path, [3])
+    (tmp_path / "README.md").write_text(CONFIGS.replace("config_name: default", "config_name: off"))
+    with pytest.raises(CorpusError, match=r"a name such as no or 010 in its README.md .*: put it in quotes there"):
+        read(hub(tmp_path))
+
+
 def test_fineweb_edu_by_subset_and_by_files(tmp_path: Path) -> None:
     write_fineweb(tmp_path, [30, 30])
     sample = tmp_path / "sample" / "10BT"

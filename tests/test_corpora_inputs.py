@@ -104,6 +104,15 @@ def test_a_pattern_without_files_of_a_known_format_is_refused_with_what_to_do(tr
             names(tree, pattern)
 
 
+@pytest.mark.parametrize("pattern", ["odd.jsonl", "*.jsonl", ""], ids=["named", "pattern", "folder"])
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_is_no_file_is_refused_and_not_passed_over(tree: Path, kind: str, pattern: str) -> None:
+    odd = tree / "odd.jsonl"
+    os.mkfifo(odd) if kind == "pipe" else odd.symlink_to(tree / "gone.jsonl")
+    with pytest.raises(StudyError, match=r"odd.jsonl: is not a file but a pipe, a device or a broken link"):
+        names(tree, pattern)
+
+
 def test_a_change_of_a_file_shows(tree: Path) -> None:
     (before,) = input_files([str(tree / "a.jsonl")])
     (tree / "a.jsonl").write_text("a.json.")

@@ -73,7 +73,11 @@ def _local(pattern: str) -> Iterator[InputFile]:
     for match in map(Path, matches):
         inside = match.rglob("*") if match.is_dir() else [match]
         for path in inside:
-            if path.is_file() and (path == match or _is_listed(path.relative_to(match).parts)):
+            if not path.is_dir() and (path == match or _is_listed(path.relative_to(match).parts)):
+                if not path.is_file():
+                    raise StudyError(
+                        f"path {path}: is not a file but a pipe, a device or a broken link; write its content into a file"
+                    )
                 status = path.stat()
                 yield InputFile(str(path), status.st_size, str(status.st_mtime_ns))
 

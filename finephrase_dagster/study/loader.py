@@ -77,6 +77,8 @@ def _run(text: str, step: Any) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        if str(problem).startswith("but "):
+            problem = f"{error.context} {problem}"  # type: ignore[attr-defined]
         raise InvalidYaml(problem, line + 1) from error
     except (ValueError, OverflowError) as error:  # an escape that is no character
         raise InvalidYaml(error) from error

@@ -86,7 +86,10 @@ class HubFiles(FilesReader):
         try:
             builder = load_dataset_builder(source.dataset, source.subset, revision=source.revision, **options)
         except Exception as error:  # the library raises many kinds: offline, unknown name, subset or file
-            raise self._error(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+            flaw = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if isinstance(error, TypeError):  # datasets reads YAML 1.1
+                flaw += "; a name such as no or 010 in its README.md may not be a text: put it in quotes there"
+            raise self._error(flaw) from error
         files: Mapping[Any, Any] = builder.config.data_files or {}
         return files
 
