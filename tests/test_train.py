@@ -445,14 +445,6 @@ def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(study: Study, t
 
 
 @pytest.mark.slow
-def test_document_masking_changes_the_weights(
-    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path
-) -> None:
-    study.train(tmp_path, student=STUDENT.model_copy(update={"document_masking": False}))
-    assert weights(tmp_path) != weights(trained[0])
-
-
-@pytest.mark.slow
 def test_a_killed_run_of_another_seed_is_never_resumed(
     study: Study, trained: tuple[Path, TrainingFacts], killed: Path
 ) -> None:
