@@ -84,7 +84,7 @@ def documented() -> dict[tuple[str, str], tuple[str, str]]:
     """Return outcome and "in the recipe" of every row of the table, by stage and setting."""
     text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
     section = text.partition("### By experiment")[2].partition("\n#")[0]
-    rows = re.findall(r"^\| (checkpoint|scores) \| (.+?) \| (.+?) \| (.+?) \|$", section, re.MULTILINE)
+    rows = re.findall(r"^\| (dataset|checkpoint|scores) \| (.+?) \| (.+?) \| (.+?) \|$", section, re.MULTILINE)
     return {(stage, setting): (outcome, counts) for stage, setting, outcome, counts in rows}
 
 
@@ -197,7 +197,7 @@ def of(stage: str) -> list[tuple[str, str]]:
 
 
 def test_every_row_of_the_documented_table_is_carried_out() -> None:
-    assert documented().keys() == CHANGES.keys()
+    assert {row for row in documented() if row[0] != "dataset"} == CHANGES.keys()
 
 
 @pytest.mark.parametrize("row", of("checkpoint"), ids=lambda row: row[1])

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -40,6 +41,7 @@ from rephrase_parts import (
     write_corpus,
     write_model,
 )
+from test_identity_experiments import documented
 
 TESTS = Path(__file__).parent
 
@@ -138,6 +140,50 @@ def test_a_request_with_the_same_seed_has_the_same_completion(engine: Engine) ->
 
     assert drawn(request_seed(1, "row", "faq")) == drawn(request_seed(1, "row", "faq"))
     assert drawn(request_seed(1, "row", "faq")) != drawn(request_seed(1, "row", "table"))
+
+
+GENERATION: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "concurrency": ({}, {"concurrency": 1}),
+    "chunk size": ({}, {"chunk_rows": 2}),
+    "`temperature`": ({"sampling": Sampling(seed=7, temperature=0.5)}, {}),
+    "`top_p`": ({"sampling": Sampling(seed=7, top_p=0.5)}, {}),
+    "`top_k`": ({"sampling": Sampling(seed=7, top_k=2)}, {}),
+    "sampling seed": ({"sampling": Sampling(seed=8)}, {}),
+    "`max_tokens`": ({"max_tokens": 12}, {}),
+    "`context`": ({"context": 256}, {}),
+}
+"""By row of the table in docs/architecture.md: the changed fields of a generator, and of a job's execution."""
+
+
+@pytest.mark.slow
+def test_a_setting_of_the_generation_is_in_the_recipe_exactly_if_it_may_change_completions(
+    engine: Engine, tmp_path: Path
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [documents(8, words=150)])
+    endpoints = (engine.start().url,)
+
+    def completed(name: str, fields: dict[str, Any], execution: dict[str, Any]) -> tuple[dict[str, str], str]:
+        target = Target(folder=str(tmp_path / name), recipe=recipe("plain", generator(**fields)))
+        job = RephraseJob(
+            files=(str(corpus / "shard-00000.parquet"),),
+            prompts={"plain": PROMPTS["plain"]},
+            targets={"plain": target},
+            model="tiny",
+            endpoints=endpoints,
+            **execution,
+        )
+        manifest = execute(job)["plain"]
+        return {row["id"]: row["text"] for row in read_dataset(tmp_path / name).rows}, manifest["fingerprint"]
+
+    texts, fingerprint = completed("unchanged", {}, {})
+    rows = {setting: row for (stage, setting), row in documented().items() if stage == "dataset"}
+    assert rows.keys() == GENERATION.keys()
+    for number, (setting, (fields, execution)) in enumerate(GENERATION.items()):
+        others, changed = completed(str(number), fields, execution)
+        equal = sum(texts[name] == others[name] for name in texts)
+        # Requests that share a batch are summed in another order, which now and then draws another token.
+        outcome = "rounding" if equal >= len(texts) - 1 else "other"
+        assert (setting, outcome, "yes" if changed != fingerprint else "no") == (setting, *rows[setting])
 
 
 @pytest.mark.slow
