@@ -76,7 +76,7 @@ def _local(pattern: str) -> Iterator[InputFile]:
             if not path.is_dir() and (path == match or _is_listed(path.relative_to(match).parts)):
                 if not path.is_file():
                     raise StudyError(
-                        f"path {path}: is not a file but a pipe, a device or a broken link; write its content into a file"
+                        f"path {path}: is not a file but a pipe, a device or a broken link; replace it by a file"
                     )
                 status = path.stat()
                 yield InputFile(str(path), status.st_size, str(status.st_mtime_ns))
