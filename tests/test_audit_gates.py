@@ -236,6 +236,8 @@ def test_a_bare_parquet_file_is_audited_by_the_gates_that_it_has_columns_for(tmp
         "accounting": "needs manifest",
         "completed": "needs manifest",
         "copying": "needs source_text",
+        "dclm_score": "needs model",
+        "edu_score": "needs model",
         "form": "needs check",
         "invented_quantities": "needs source_text",
         "length": "needs source_text",

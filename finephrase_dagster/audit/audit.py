@@ -206,7 +206,7 @@ class Audit:
                 value=measured.value,
                 threshold=settings["threshold"],
                 bound=gate.bound,
-                blocking=settings["blocking"],
+                blocking=settings.get("blocking", False),
                 passed=passed,
                 failing=measured.failing,
                 detail=f"{measured.detail}; required: {gate.bound} {settings['threshold']:g}",
@@ -217,7 +217,7 @@ class Audit:
         self.report = AuditReport(
             rows=rows,
             gates=tuple(self._with_excerpts(judged)),
-            skipped={name: f"needs {' and '.join(needs)}" for name, needs in _missing(dataset).items() if needs},
+            skipped=_lacking(dataset, self.settings),
             without_source=sourceless,
             reading_seconds=round(seconds[READING], 3),
         )
@@ -279,9 +279,8 @@ def _measure(
     sources: SourceTexts | None,
 ) -> PartResult:
     """Measure a part of a dataset with all gates that can run."""
-    measures = {
-        name: gates()[name].measure(dataset, settings[name]) for name, needs in _missing(dataset).items() if not needs
-    }
+    lacking = _lacking(dataset, settings)
+    measures = {name: gate.measure(dataset, settings[name]) for name, gate in gates().items() if name not in lacking}
     rows = without_source = 0
     seconds = defaultdict[str, float](float)
     started = time.process_time()
@@ -299,9 +298,14 @@ def _measure(
     return PartResult(rows, without_source, measures, seconds, dataset.problems)
 
 
-def _missing(dataset: AuditedDataset) -> dict[str, list[str]]:
-    """Return what the dataset lacks of each gate's needs."""
-    return {name: [need for need in gate.needs if need not in dataset.offers] for name, gate in gates().items()}
+def _lacking(dataset: AuditedDataset, settings: Mapping[str, Settings]) -> dict[str, str]:
+    """Return for each gate that cannot run what it needs: of the dataset, or a model."""
+    lacking = {}
+    for name, gate in gates().items():
+        offers = dataset.offers | ({"model"} if settings[name].get("model") else set())
+        if needs := [need for need in gate.needs if need not in offers]:
+            lacking[name] = f"needs {' and '.join(needs)}"
+    return lacking
 
 
 def _listed(paths: Paths) -> list[str | Path]:

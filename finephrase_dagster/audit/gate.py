@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bound = Literal["at least", "at most"]
-Need = Literal["manifest", "check", "finish_reason", "source_text"]
+Need = Literal["manifest", "check", "finish_reason", "source_text", "model"]
 Settings = Mapping[str, Any]
 
 EXAMPLES = 3
@@ -182,7 +182,9 @@ class Gate:
         blocking: whether a dataset that fails it may not be trained on, unless a study sets `blocking`.
         reason: why the default threshold is what it is; one sentence.
         remedy: what to do about a dataset that fails; one or two sentences.
-        needs: what the dataset must offer; without it the gate is skipped.
+        needs: what the dataset must offer, and "model" if the setting `model` must name one; without it the gate is
+            skipped.
+        recorded: whether it is only recorded: it always passes, and no study can make it block.
         by_row: whether `flaw` decides for a row alone; it may then be called on a measure that was given no rows, with
             all settings but `threshold`. Rows that fail such a gate can be generated again or dropped.
         version: of its code; raised when a change of the code changes values or flaws.
@@ -198,19 +200,23 @@ class Gate:
     blocking: bool = True
     needs: tuple[Need, ...] = ()
     forms: Mapping[str, Settings] = field(default_factory=dict)
+    recorded: bool = False
     by_row: bool = False
     version: int = 1
 
     @property
     def all_defaults(self) -> dict[str, Any]:
         """Every setting with its default, as `study/catalogue.py` completes them."""
-        defaults = {**self.defaults, "threshold": float(self.defaults["threshold"]), "blocking": self.blocking}
+        blocking = {} if self.recorded else {"blocking": self.blocking}
+        defaults = {**self.defaults, "threshold": float(self.defaults["threshold"]), **blocking}
         facts = {"version": self.version, "by_row": self.by_row}
         forms = {form: dict(settings) for form, settings in self.forms.items()}
         return {**defaults, **facts, "forms": forms, "prompts": {}}
 
     def passes(self, value: float, threshold: float) -> bool:
         """Return whether a value meets a threshold."""
+        if self.recorded:
+            return True
         return value >= threshold if self.bound == "at least" else value <= threshold
 
 

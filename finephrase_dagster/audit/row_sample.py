@@ -7,21 +7,28 @@ from collections.abc import Sequence
 from finephrase_dagster.audit.gate import AuditedRow
 from finephrase_dagster.corpora.ids import short_hash
 
+_Kept = tuple[int, str, str, str]  # the hash, the id, the text and its source
+
 
 class RowSample:
     """Keeps the completions whose ids have the lowest hashes: the same ones in any order and number of processes."""
 
-    def __init__(self, rows: int) -> None:
-        """Keep at most so many rows."""
-        self._most = rows
+    def __init__(self, rows: int, *, sources: bool = False) -> None:
+        """Keep at most so many rows, with their sources if those are needed."""
+        self._most, self._sources = rows, sources
         self._limit = 2**64
-        self._kept: list[tuple[int, str, str]] = []
+        self._kept: list[_Kept] = []
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
         """Take in rows; those without text are left out."""
         hashes = map(short_hash, [row.id for row in rows])
-        kept = [(hash, row.id, row.text) for hash, row in zip(hashes, rows, strict=True) if hash <= self._limit]
-        self._keep([one for one in kept if one[2].strip()])
+        self._keep(
+            [
+                (hash, row.id, row.text, (row.source_text or "") if self._sources else "")
+                for hash, row in zip(hashes, rows, strict=True)
+                if hash <= self._limit and row.text.strip()
+            ]
+        )
 
     def merge(self, later: RowSample) -> None:
         """Take in the rows of another sample of the same dataset."""
@@ -29,9 +36,10 @@ class RowSample:
 
     def rows(self) -> list[AuditedRow]:
         """Return the rows, in the order of their hashes."""
-        return [AuditedRow(id, text) for _, id, text in sorted(self._kept)[: self._most]]
+        kept = sorted(self._kept)[: self._most]
+        return [AuditedRow(id, text, source_text=source or None) for _, id, text, source in kept]
 
-    def _keep(self, rows: list[tuple[int, str, str]]) -> None:
+    def _keep(self, rows: list[_Kept]) -> None:
         self._kept += rows
         if len(self._kept) > 2 * self._most:
             self._kept = sorted(self._kept)[: self._most]

@@ -20,6 +20,7 @@ LACKING = {
     "check": "--check FORM",
     "finish_reason": "a column finish_reason",
     "source_text": "--source FILE, or a column source_text",
+    "model": "a model: --gate NAME.model=MODEL",
 }
 """What to give the command so that a gate can run, by what the dataset lacks."""
 
