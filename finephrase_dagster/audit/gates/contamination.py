@@ -225,5 +225,4 @@ GATE = Gate(
     remedy="Compare `output_only` with `both` in the figures: only the former were added by rephrasing. Drop the rows "
     "that fail, and look at the prompt if there are many.",
     measure=ContaminatedShare,
-    by_row=True,
 )
