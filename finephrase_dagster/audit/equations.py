@@ -67,14 +67,18 @@ _PHRASES = [
     (re.compile(rf"\b{words} ({_NUMBER}) and ({_NUMBER}) (?:is|equals|=) (?=\d)", re.IGNORECASE), rf"\1 {sign} \2 = ")
     for words, sign in (("sum of", "+"), ("product of", "*"), ("difference (?:of|between)", "-"), ("quotient of", "/"))
 ]
-# Few lines have a statement: those with one of these signs, or words as in "5 plus 3 is 8". Others are not rewritten.
-_SPOKEN = re.compile(
-    r"\d(?:(?: [^\W\d]+){0,2} (?:plus|minus|times|multiplied|divided|added)\b| ?(?:%|percent) of \d|"
-    r" ?[-+*/\u00d7\u00f7\u2212] ?\d)"
-    r"|(?:um|uct|ence|ient) (?:of|between) \d"
+# Few lines have a statement: those with a sign and a calculation, or with words as in "5 plus 3 is 8". Only they are
+# read closely.
+_OPERATORS = r"[-+*/^%x\u00d7\u00f7\u00b7\u2219\u2212\u2013\\\u00b2\u00b3]"
+_CANDIDATE = re.compile(
+    rf"[\d\u00bc-\u00be](?:[^\n=\u2248]{{0,30}}?{_OPERATORS}[^\n=\u2248]{{0,50}}(?:=|\u2248|approx)"
+    r"|(?: [^\W\d]+){0,2} (?:plus|minus|times|multiplied|divided|added)\b| ?(?:%|percent) of \d"
+    r"| ?[-+*/\u00d7\u00f7\u2212] ?\d)"
+    rf"|[=\u2248] ?[^\n\w]{{0,4}}[\d\u00bc-\u00be][^\n=\u2248]{{0,30}}?{_OPERATORS}[^\n=\u2248]{{0,5}}[\d\u00bc-\u00be]"
 )
-_NUMBERS = re.compile(r"\d\D+\d")
-_SOME_OPERATOR = re.compile(r"[-+*/^%x\u00d7\u00f7\u00b7\u2219\u2212\u2013\\\u00b2\u00b3\u00bd\u00bc\u00be]")
+_END = re.compile(r"\.\s|\n")
+_PHRASE = re.compile(r"(?:sum|product|difference|quotient) (?:of|between) \d")
+_PHRASE_HINTS = ("um of ", "uct of ", "ence between ", "ence of ", "ient of ")
 _OPEN_BEFORE = re.compile(
     r"(?:[*/^<>_{\\!&|#~\u221a+%]|[<>!=:+*/-]=|[a-zA-Z\d)] ?-"
     r"|\b(?:log|ln|sin|cos|tan|sqrt|mod|max|min|exp|abs|root(?: of)?|base|lim|[a-z]) ?)\(*$"
@@ -130,16 +134,13 @@ class Side(NamedTuple):
 
 def equations(text: str) -> Iterator[Equation]:
     """Yield the arithmetic statements of a text that can be decided."""
-    signs, spoken = "=" in text or "\u2248" in text, bool(_SPOKEN.search(text))
-    if not (signs or spoken):
-        return
-    for line in text.splitlines():
-        if "=" in line or "\u2248" in line:
-            may_have = _SOME_OPERATOR.search(line) and _NUMBERS.search(line)
-        else:
-            may_have = _SPOKEN.search(line) if spoken else None
-        if may_have:
-            plain = _plain(line)
+    end = -1
+    patterns = (_CANDIDATE, _PHRASE) if any(hint in text for hint in _PHRASE_HINTS) else (_CANDIDATE,)
+    for candidate in sorted(match.start() for pattern in patterns for match in pattern.finditer(text)):
+        if candidate > end:
+            start = max(text.rfind("\n", 0, candidate), text.rfind(". ", 0, candidate)) + 1
+            end = next((place.start() for place in _END.finditer(text, candidate)), len(text))
+            plain = _plain(text[start:end])
             for match in _STATEMENT.finditer(plain):
                 yield from _judge(plain, match)
 

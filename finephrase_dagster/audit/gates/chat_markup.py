@@ -11,18 +11,22 @@ _MARKUP = re.compile(
     r"|^(?:assistant|user|system)$",
     re.MULTILINE,
 )
-_TURN = re.compile(r"^[*_]{0,2}(?:assistant|human|ai)[*_]{0,2} ?:", re.MULTILINE | re.IGNORECASE)
+_TURN = re.compile(r"^[*_]{0,2}(?:[aA]ssistant|ASSISTANT|[hH]uman|HUMAN|AI)[*_]{0,2} ?:", re.MULTILINE)
 # One of these is in every text that the expressions match: searching them first is many times faster.
-_HINTS = (  # noqa: SIM905 - a list of words
-    "<|;|>;\uff5c>;INST];THINK];_CALLS];_TOOLS];SYS>>;think>;thinking>;_of_turn>;tool_call>;tool_response>;"
-    "<bos>;<eos>;eos>;<pad>;<unk>;## ;##;<s>;</s>"
-).split(";")
-_LABELS = ("ssistant;ASSISTANT;uman:;HUMAN:;user\n;system\n;AI:;ai:").split(";")  # noqa: SIM905 - a list of words
+_HINTS = {
+    "<": ("<|", "<\uff5c", "SYS>>", "think", "_turn>", "tool_", "<bos>", "eos>", "<pad>", "<unk>", "<s>", "</s>"),
+    "]": ("INST]", "THINK]", "_CALLS]", "_TOOLS]"),
+    "##": ("struction", "esponse", "## Input", "##Input", "Human", "ssistant", "User", "System"),
+    "\n": ("user\n", "system\n"),
+    "ssistant": ("",),
+    "uman": ("",),
+    "AI": ("AI:", "AI**"),
+}
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
     text, source = row.text, row.source_text or ""
-    if not any(hint in text for hint in _HINTS + _LABELS):
+    if not any(sign in text and any(hint in text for hint in hints) for sign, hints in _HINTS.items()):
         return None
     marks = [match.group().strip() for match in _MARKUP.finditer(text)]
     if dataset.check != "dialogue":  # where anybody may speak

@@ -23,7 +23,8 @@ from finephrase_dagster.errors import FinephraseError
 Shares = Mapping[str, int]
 """The languages of a text with their shares in percent; empty if the text does not show them, as code and numbers."""
 
-_SOURCE = 1000  # characters of a source whose language is detected
+_SOURCE = 400  # characters of a source whose language is detected
+_EDGE = 450  # characters at the beginning and at the end of a completion whose language is detected
 _LETTERS = 45  # bytes of words that show a language; a few names do not
 _QUOTED = 10  # percent of a source in a language that the completion may then have, too
 _PART = 40  # percent of a text in another language, from which the text is partly in it
@@ -74,6 +75,10 @@ def _model(path: str) -> Any:
         ) from error
 
 
+def _edges(text: str) -> str:
+    return text if len(text) <= 2 * _EDGE else f"{text[:_EDGE]} {text[-_EDGE:]}"
+
+
 def _main(shares: Shares) -> str:
     return max(shares, key=lambda one: shares[one], default="")
 
@@ -106,7 +111,7 @@ class Languages(Measure):
         self._rows += len(rows)
         for row in rows:
             expected = self._expected(row)
-            shares = self._detect(row.text) if expected else self._detect_prose(row)
+            shares = self._detect(_edges(row.text)) if expected else self._detect_prose(row)
             language = _main(shares)
             self._languages[language or "unknown"] += 1
             if expected:
@@ -130,7 +135,7 @@ class Languages(Measure):
 
     def flaw(self, row: AuditedRow) -> str | None:
         if expected := self._expected(row):
-            return self._judge(row, self._detect(row.text), expected)
+            return self._judge(row, self._detect(_edges(row.text)), expected)
         common, language = self._common(), _main(self._detect_prose(row))
         return (
             f"in another language: {language} in place of {common}"
@@ -143,7 +148,7 @@ class Languages(Measure):
 
     def _detect_prose(self, row: AuditedRow) -> Shares:
         """Detect the languages without code, links and names, which show no language."""
-        return self._detect(_NOT_PROSE.sub(" ", row.text))
+        return self._detect(_edges(_NOT_PROSE.sub(" ", row.text)))
 
     def _expected(self, row: AuditedRow) -> Shares:
         wanted: str | None = self.settings["language"]

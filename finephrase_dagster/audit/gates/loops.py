@@ -83,18 +83,13 @@ def _repeated_phrase(row: AuditedRow) -> str | None:
     """Return which words follow each other again and again without a break."""
     words = row.words
     # Of three repetitions, two are an even number of words apart: half of the sequences show whether there are any.
-    half = list(zip(words[::2], words[1::2], words[2::2], words[3::2], strict=False))
-    if len(half) == len(set(half)):
-        return None
-    spans = list(zip(*(words[place:] for place in range(_SPAN)), strict=False))
-    if max(Counter(spans).values()) < 3:
-        return None
     last: dict[tuple[str, ...], int] = {}
-    periods = set()  # how many words before the same words were
-    for place, span in enumerate(spans):
-        periods.add(place - last.get(span, place))
+    distances = set()
+    for place, span in enumerate(zip(words[::2], words[1::2], words[2::2], words[3::2], strict=False)):
+        if span in last:
+            distances.add(2 * (place - last[span]))
         last[span] = place
-    for period in sorted(periods - {0}):
+    for period in sorted({period for distance in distances for period in (distance, distance // 2)} - {0}):
         same = bytes(map(eq, words, words[period:]))
         length = max(map(len, same.split(b"\0")))
         times = length // period + 1

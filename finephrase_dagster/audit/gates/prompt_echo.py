@@ -1,6 +1,7 @@
 """Completions that give back the instruction of their prompt instead of following it."""
 
 import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -44,10 +45,24 @@ _INSTRUCTION = re.compile(
     r"|write (?:one|each|your) (?:\w+ ){0,2}?(?:question|answer)s? (?:\w+ )?(?:on a line|to reply|that can be)"
 )
 # One of these is in every text that the expression matches: searching them first is many times faster.
-_HINTS = (  # noqa: SIM905 - a list of words
-    "above;below;following;given;provided;reply;respond;output;return;do not;don't;task is;you are a;"
-    "write;text;passage;document;article;problem;original"
-).split(";")
+_TEXTS = ("text", "passage", "document", "article", "paragraph", "content", "source", "input", "excerpt", "page")
+_PLACES = ("above", "below", "following", "given", "provided", "into", "original")
+_HINTS = (
+    "only",
+    "alone",
+    "nothing else",
+    "do not",
+    "don't",
+    "task is to",
+    "you are a",
+    "you will be",
+    "write ",
+    "in full",
+    "state ",
+)
+_FIRST = frozenset(
+    re.findall(r"[\w']+", _VERB.replace("-?", "").replace("[sz]", "s") + " please reply respond output return")
+) | {*("do", "don't", "your", "the", "you", "summarize", "analyze", "rewrite", "re", "an", "now")}
 _HOLE = re.compile(
     r"\[\[?(?:DOCUMENT|TEXT|INPUT|SOURCE)\]?\]|\{\{?\s*(?:document|text|input|source|passage)\s*\}?\}"
     r"|<(?:text|document)>"
@@ -59,7 +74,7 @@ class Template(NamedTuple):
 
     words: frozenset[str]
     spans: frozenset[str]
-    sentences: tuple[str, ...]
+    sentences: Mapping[str, Sequence[str]]  # by their longest word
 
 
 @cache
@@ -74,8 +89,11 @@ def _template(own: str) -> Template:
         _WORD.findall(text.lower()) for one in texts for text in _SENTENCE.findall(one.replace(PLACEHOLDER, "\n"))
     ]
     spans = {" ".join(words[at : at + SPAN]) for words in sentences for at in range(len(words) - SPAN + 1)}
-    short = dict.fromkeys(" ".join(words) for words in sentences if _SHORT <= len(words) < SPAN)
-    return Template(frozenset(word for words in sentences for word in words), frozenset(spans), tuple(short))
+    short: dict[str, list[str]] = {}
+    for words in sentences:
+        if _SHORT <= len(words) < SPAN:
+            short.setdefault(max(words, key=len), []).append(" ".join(words))
+    return Template(frozenset(word for words in sentences for word in words), frozenset(spans), short)
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
@@ -86,18 +104,22 @@ def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str |
             if (span := " ".join(words[at : at + SPAN])) in template.spans and not _is_in_source(span, row):
                 return f"gives back the prompt: {span!r}"
     text = " ".join(words)
-    for sentence in template.sentences:
+    for sentence in (one for word in template.sentences.keys() & set(words) for one in template.sentences[word]):
         if sentence in text and not _is_in_source(sentence, row):
             return f"gives back the prompt: {sentence!r}"
     hole = _HOLE.search(row.text) if "{" in row.text or "[" in row.text or "<" in row.text else None
     if hole and hole.group() not in (row.source_text or ""):
         return f"gives back a placeholder of a prompt: {hole.group()!r}"
-    return _instruction(row) if any(hint in text for hint in _HINTS) else None
+    refers = any(place in text for place in _PLACES) and any(one in text for one in _TEXTS)
+    return _instruction(row) if refers or any(hint in text for hint in _HINTS) else None
 
 
 def _instruction(row: AuditedRow) -> str | None:
     """Return the first sentence that instructs to write a text."""
     for sentence in row.sentences:
+        first = _WORD.search(sentence[:40].lower())
+        if (first is None or first.group() not in _FIRST) and not sentence[:1].isdigit():
+            continue
         lower = sentence.lower().lstrip(" *_#>-\"'(\u201c0123456789.").replace("\u2019", "'")
         match = _INSTRUCTION.match(lower)
         if match and not _is_in_source(" ".join(_WORD.findall(match.group())), row):
