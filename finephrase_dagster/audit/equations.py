@@ -136,10 +136,10 @@ def equations(text: str) -> Iterator[Equation]:
     """Yield the arithmetic statements of a text that can be decided."""
     end = -1
     patterns = (_CANDIDATE, _PHRASE) if any(hint in text for hint in _PHRASE_HINTS) else (_CANDIDATE,)
-    for candidate in sorted(match.start() for pattern in patterns for match in pattern.finditer(text)):
-        if candidate > end:
-            start = max(text.rfind("\n", 0, candidate), text.rfind(". ", 0, candidate)) + 1
-            end = next((place.start() for place in _END.finditer(text, candidate)), len(text))
+    for candidate, found in sorted(match.span() for pattern in patterns for match in pattern.finditer(text)):
+        if found > end:
+            start = max(text.rfind("\n", 0, candidate), text.rfind(". ", 0, candidate), end) + 1
+            end = next((place.start() for place in _END.finditer(text, found)), len(text))
             plain = _plain(text[start:end])
             for match in _STATEMENT.finditer(plain):
                 yield from _judge(plain, match)
