@@ -1,7 +1,7 @@
 """Time and memory of the audit: `finephrase audit` with all gates that need no model, over completions with sources.
 
-Completions are questions and answers of about 1,500 characters made of sentences of Python's documentation, one in ten
-of them of its source; sources are as long. Ids differ, and sources are joined by id: `--order same` (the order of the
+Completions are questions and answers of about 1,500 characters made of prose sentences of Python's documentation, one in
+ten of them of its source; sources are as long. Ids differ, and sources are joined by id: `--order same` (the order of the
 completions) or `shuffled`. Memory is the most that the command and its processes had resident together, and shared
 pages count for each. `--shorter` is a second dataset of rows of 300 characters, of which only the memory matters.
 
@@ -30,6 +30,7 @@ from memory import memory
 from finephrase_dagster.artifacts.fingerprint import sha256_file
 
 PART_ROWS = 50_000
+PROSE = re.compile(r"[A-Z][\w\s,;:'\u2019()\"-]{20,300}[.!?]")
 CHARACTERS, SHORTER_CHARACTERS = 1_500, 300
 TARGET_SECONDS, TARGET_MB = 240, 3_000
 EVERY_SECONDS = 0.2
@@ -93,7 +94,7 @@ def write_dataset(folder: Path, source: Path, rows: int, characters: int, *, shu
     """Write a finished dataset and its sources."""
     draw = random.Random(rows)
     text = " ".join(" ".join(topics.values()).split())
-    sentences = [part for part in re.split(r"(?<=[.!?])\s+", text) if 20 < len(part) < 300]
+    sentences = [part for part in re.split(r"(?<=[.!?])\s+", text) if PROSE.fullmatch(part)]
     count = round(characters * len(sentences) / sum(map(len, sentences)))
     (folder / "__meta__").mkdir(parents=True)
     files = []
@@ -120,9 +121,14 @@ def faq(draw: random.Random, sentences: list[str], source: list[str], number: in
     chosen = [draw.choice(source if draw.random() < 0.1 else sentences) for _ in source]
     pairs = [chosen[start : start + 4] for start in range(0, len(chosen), 4)]
     return "\n\n".join(
-        f"Q: What does {' '.join(pair[0].split()[:6])} mean in case {number + index}?\nA: {' '.join(pair)}"
+        f"Q: What does {' '.join(pair[0].split()[:6])} mean for {name(number + index)}?\nA: {' '.join(pair)}"
         for index, pair in enumerate(pairs)
     )
+
+
+def name(number: int) -> str:
+    """Return a made-up name for a number."""
+    return "".join("bcdfghklmnprstvz"[int(digit, 16)] + "aeio"[int(digit, 16) % 4] for digit in f"{number:x}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from finephrase_dagster.audit.audit import AuditReport, audit_dataset, resolve_settings
 from finephrase_dagster.audit.dataset import AuditError, open_dataset, open_sources
+from finephrase_dagster.audit.gate import split_words
 from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.audit.source_texts import IndexedSources, OrderedSources, join_sources
 from finephrase_dagster.audit.span import divide
@@ -227,3 +229,9 @@ def test_every_gate_states_the_time_that_it_took(tmp_path: Path) -> None:
     assert report.reading_seconds > 0
     assert sum(gate.seconds for gate in report.gates) > 0
     assert {gate.name for gate in report.gates} <= set(gates())
+
+
+@given(st.one_of(st.text(), st.text(alphabet="ab'_ 1.\n\t\x1c\x85\u2019\u201c\u2014\x01\u4e2d\u00e9-", max_size=40)))
+def test_words_are_those_of_the_pattern(text: str) -> None:
+    wide = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+    assert split_words(text) == re.findall(rf"[^\W{wide}]+(?:['\u2019][^\W{wide}]+)*|[{wide}]", text.lower())
