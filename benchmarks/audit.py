@@ -1,9 +1,9 @@
 """Time and memory of the audit: `finephrase audit` with all gates that need no model, over completions with sources.
 
-Completions are questions and answers of about 1,500 characters made of prose sentences of Python's documentation, one in
-ten of them of its source; sources are as long. Ids differ, and sources are joined by id: `--order same` (the order of the
-completions) or `shuffled`. Memory is the most that the command and its processes had resident together, and shared
-pages count for each. `--shorter` is a second dataset of rows of 300 characters, of which only the memory matters.
+Completions are questions and answers of about 1,500 characters, made of prose sentences of Python's documentation, one
+in ten of them of the source, which is as long. Sources are joined by id: `--order same` (as the completions) or
+`shuffled`. Memory is the most that the command and its processes had resident together; shared pages count for each.
+`--shorter` is a second dataset of rows of 300 characters, of which only the memory matters.
 
     python benchmarks/audit.py [--rows 1000000] [--shorter 10000000] [--order same] [--processes 2]
 """

@@ -27,7 +27,7 @@ EXCERPT = 240  # characters of a completion in an example
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # and kana
 _WORD = re.compile(rf"[^\W{_IDEOGRAPHS}]+(?:['\u2019][^\W{_IDEOGRAPHS}]+)*|[{_IDEOGRAPHS}]")
-_MARKS = "\u2018\u201c\u201d\u2013\u2014\u2026\u2022\u00a0"  # common ones, which are not letters
+MARKS = "\u2018\u201c\u201d\u2013\u2014\u2026\u2022\u00a0"  # common ones, which are not letters
 _CURLY = "\x01"  # in place of a curly apostrophe
 _APOSTROPHES, _NO_LETTERS = b"'\x01", b" '\x01"
 _LETTERS = bytes(ord(char.lower()) if char.isalnum() or char in "_'\x01" else 32 for char in map(chr, range(128)))
@@ -312,14 +312,21 @@ def _lines(text: str) -> list[str]:
 
 
 def _sentences(lines: Sequence[str]) -> list[str]:
-    return [sentence for line in lines for sentence in _SENTENCE_END.split(line) if sentence]
+    sentences = []
+    for line in lines:
+        if line.isprintable() and "  " not in line:  # single spaces alone: faster than the pattern
+            ends = line.replace(". ", ".\n").replace("! ", "!\n").replace("? ", "?\n")
+            sentences += ends.split("\n")
+        else:
+            sentences += [sentence for sentence in _SENTENCE_END.split(line) if sentence]
+    return sentences
 
 
 def split_words(text: str) -> list[str]:
     """Return the words of a text in lower case; each character of Chinese and Japanese is one."""
     plain = text
     if not text.isascii():
-        for mark in _MARKS:
+        for mark in MARKS:
             plain = plain.replace(mark, " ")
         plain = plain.replace("\u2019", _CURLY)
     if not plain.isascii() or _CURLY in text:
