@@ -7,7 +7,7 @@ from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, 
 _MARKUP = re.compile(
     r"<[|\uff5c][^|\uff5c<>\n]{1,40}[|\uff5c]>|\[/?(?:INST|THINK|TOOL_CALLS|AVAILABLE_TOOLS)\]|<</?SYS>>"
     r"|</?(?:think|thinking|start_of_turn|end_of_turn|tool_call|tool_response|bos|eos|pad|unk)>"
-    r"|^\s*\#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System)s?:|\A\s*<s>|</s>\s*\Z"
+    r"|^\s*\#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System)s?:|\A\s*</?s>|</s>\s*\Z"
     r"|^(?:assistant|user|system)$",
     re.MULTILINE,
 )

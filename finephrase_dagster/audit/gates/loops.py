@@ -103,12 +103,17 @@ def _repeated_phrase(row: AuditedRow) -> str | None:
 
 def _is_repetition(phrase: str, times: int, row: AuditedRow) -> bool:
     """Return whether a repeated phrase is prose, and not cells of a table or what the source repeats too."""
-    if times >= _MANY:
-        return True
     if " ".join([phrase] * times) in " ".join(row.source_words):
         return False
-    return "|" not in row.text or f"{phrase} {phrase}" in " ".join(
-        " ".join(re.findall(r"\w+(?:['\u2019]\w+)*", line.lower())) for line in row.lines if "|" not in line
+    return (
+        times >= _MANY
+        or "|" not in row.text
+        or f"{phrase} {phrase}"
+        in " ".join(
+            " ".join(re.findall(r"\w+(?:['\u2019]\w+)*", line.lower()))
+            for line in row.lines
+            if line[0] != "|" and " | " not in line
+        )
     )
 
 
