@@ -7,15 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import fasttext
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.key import AUDIT, ItemKey
 from finephrase_dagster.audit.audit import AuditError, GateResult, audit_dataset
 from finephrase_dagster.audit.gate import AuditedDataset
 from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.audit.proxy import ScoringModelError
+from finephrase_dagster.results.warehouse import create_tables, key_of, mark_current, record_manifests
 
 PLAIN, DULL = "Plants turn light into sugar, and so they grow.", "BUY NOW cheap click here click"
 LABELS = ((PLAIN, "__label__hq"), (DULL, "__label__cc"))
@@ -118,3 +122,20 @@ def test_a_model_that_cannot_be_used_is_refused(fasttext_model: str, settings: d
     chosen = {**gate.defaults, **settings, "model": settings["model"].replace("MODEL", fasttext_model)}
     with pytest.raises(ScoringModelError, match=message):
         gate.measure(AuditedDataset(files=[]), chosen).result()
+
+
+def test_the_figures_of_a_gate_can_be_asked_for_by_name() -> None:
+    connection = duckdb.connect()
+    create_tables(connection)
+    key = ItemKey(kind=AUDIT, generator="writer", source="web", prompt="faq")
+    artifact = Artifact(key=key, recipe={}, root=Path())
+    places = {"output_only": 3, "source_only": 0, "both": 1}
+    gates = [
+        {"name": "edu_score", "value": 2.5, "figures": {"edu_score_difference": -0.5}},
+        {"name": "contamination", "value": 0.1, "failing": 4, "figures": {"contaminated": {"gsm8k": places}}},
+    ]
+    record_manifests(connection, [(key_of(artifact), {"version": "a", "gates": gates})])
+    mark_current(connection, "demo", [(key_of(artifact), {"generator": "writer", "source": "web", "prompt": "faq"})])
+    query = """SELECT prompt, failing, (figures->>'$.edu_score_difference')::DOUBLE,
+        (figures->>'$.contaminated.gsm8k.output_only')::INTEGER FROM audits ORDER BY gate"""
+    assert connection.execute(query).fetchall() == [("faq", 4, None, 3), ("faq", None, -0.5, None)]

@@ -206,7 +206,7 @@ class Audit:
                 value=measured.value,
                 threshold=settings["threshold"],
                 bound=gate.bound,
-                blocking=settings.get("blocking", False),
+                blocking=settings["blocking"],
                 passed=passed,
                 failing=measured.failing,
                 detail=f"{measured.detail}; required: {gate.bound} {settings['threshold']:g}",

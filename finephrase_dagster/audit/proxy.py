@@ -1,7 +1,7 @@
 """Proxies: scores of completions and their sources that a model gives. They are cheap, and do not predict the result.
 
 In the published study, the mean score of the completions says next to nothing about the student that was trained on
-them (`finephrase results proxies` prints the correlations). So a proxy is recorded and never decides.
+them. So a proxy is recorded and never decides.
 """
 
 from __future__ import annotations

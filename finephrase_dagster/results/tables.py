@@ -77,7 +77,8 @@ VIEWS = {
     )
     + " FROM facts WHERE asset LIKE 'synthetic/%'",
     "audits": f"SELECT study, fingerprint, {_CELL}, gate->>'$.name' AS gate, (gate->>'$.value')::DOUBLE AS value, "
-    "(gate->>'$.threshold')::DOUBLE AS threshold, (gate->>'$.passed')::BOOLEAN AS passed "
+    "(gate->>'$.threshold')::DOUBLE AS threshold, (gate->>'$.passed')::BOOLEAN AS passed, "
+    "(gate->>'$.blocking')::BOOLEAN AS blocking, (gate->>'$.failing')::BIGINT AS failing, gate->'$.figures' AS figures "
     "FROM (SELECT *, unnest((manifest->'$.gates')::JSON[]) AS gate FROM facts WHERE asset LIKE 'audits/%')",
     "mixtures": "SELECT study, external, fingerprint, part AS mixture, "
     + _facts("tokens BIGINT budget")

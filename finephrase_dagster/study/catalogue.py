@@ -102,9 +102,17 @@ def _over(known: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def settings_for(
     gates: Mapping[str, Mapping[str, Any]], check: str | None, prompt: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Return each gate's settings for the completions of one form or prompt, from complete settings."""
+    """Return each gate's settings for the completions of one form or prompt, from complete settings.
+
+    A gate without the setting `blocking` never blocks.
+    """
     merged = {
-        name: {**settings, **settings.get(FORMS, {}).get(check, {}), **settings.get(PROMPTS, {}).get(prompt, {})}
+        name: {
+            "blocking": False,
+            **settings,
+            **settings.get(FORMS, {}).get(check, {}),
+            **settings.get(PROMPTS, {}).get(prompt, {}),
+        }
         for name, settings in gates.items()
     }
     return {
