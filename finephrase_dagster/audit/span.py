@@ -93,7 +93,11 @@ class Span:
                 f"{self._place(row)} has no text in column {column!r} but {type(text).__name__}; convert the column to "
                 "strings"
             )
-        return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return _SURROGATE.sub("\ufffd", text)
+        return text
 
     def _place(self, row: FileRow) -> str:
         return f"{self.url}: row {row.number}"

@@ -3,7 +3,7 @@
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import eq
@@ -34,19 +34,19 @@ def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str |
         # Only then may lines be alike without their labels.
         lines = [line if line[:2].isalpha() and line[:4] != "Step" else _LABEL.sub("", line) for line in lines]
     return (
-        _repeated("a line", lines, row.source_lines, share)
-        or _repeated("a sentence", row.sentences, row.source_sentences, share)
+        _repeated("a line", lines, lambda: row.source_lines, share)
+        or _repeated("a sentence", row.sentences, lambda: row.source_sentences, share)
         or _repeated_phrase(row)
         or _repeated_letters(row)
     )
 
 
-def _repeated(what: str, units: Sequence[str], source: Sequence[str], share: float) -> str | None:
+def _repeated(what: str, units: Sequence[str], source: Callable[[], Sequence[str]], share: float) -> str | None:
     """Return which line or sentence is repeated: in a row, often, or so that it makes up much of the text."""
     if len(set(units)) == len(units):
         return None
     counts = {unit: count for unit, count in Counter(units).items() if count > 1}
-    own = Counter(unit for unit in source if unit in counts or _LABEL.sub("", unit) in counts)
+    own = Counter(unit for unit in source() if unit in counts or _LABEL.sub("", unit) in counts)
     extra = {unit: count - max(own[unit], 1) for unit, count in counts.items() if count > own[unit]}
     for unit, run in ((unit, len(list(group))) for unit, group in groupby(units)):
         if unit in extra and run >= (3 if _is_long(unit) else _SHORT_RUN) and run > own[unit]:
@@ -90,6 +90,9 @@ def _repeated_phrase(row: AuditedRow) -> str | None:
             distances.add(2 * (place - last[span]))
         last[span] = place
     for period in sorted({period for distance in distances for period in (distance, distance // 2)} - {0}):
+        # In a run of three, the words at every period-th place are the same from whichever place on.
+        if not all(any(map(eq, words[first::period], words[first + period :: period])) for first in (0, 1)):
+            continue
         same = bytes(map(eq, words, words[period:]))
         length = max(map(len, same.split(b"\0")))
         times = length // period + 1
