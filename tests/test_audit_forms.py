@@ -30,6 +30,7 @@ WHOLE = {
     "qa_pairs": PAIR,
     "list": LIST,
     "dialogue": DIALOGUE,
+    "paragraphs": '# Queues\n\nA queue keeps items in order. It is fair.\n\nA stack is not: "last in, first out."',
     "prose": "One sentence.",
 }
 ALSO = {"faq": {"faq", "qa_pairs", "dialogue"}}
@@ -60,7 +61,7 @@ def test_an_empty_completion_does_not_have_the_form(format: str, text: str) -> N
     assert not has_form(format, text)
 
 
-@pytest.mark.parametrize("format", [format for format in WHOLE if format != "prose"])
+@pytest.mark.parametrize("format", [format for format in WHOLE if format not in ("paragraphs", "prose")])
 def test_an_announcement_before_or_after_breaks_the_form(format: str) -> None:
     assert not has_form(format, f"Here is what you asked for:\n\n{WHOLE[format]}")
     if format != "tutorial":  # a last step may have paragraphs of its own
@@ -88,6 +89,12 @@ def test_an_announcement_before_or_after_breaks_the_form(format: str) -> None:
         ("list", "* One fact\n  that goes on.\n\n  And on.\n* Another fact\ngoes on, too.\n    - a detail"),
         ("list", "\u2022 One\n\u2022 Two"),
         ("list", "-\n  One\n- Two"),
+        ("table", "| | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | |\n\nQ: What?\nA: It."),
+        ("paragraphs", "\u6811\u5f88\u9ad8\u3002\u5b83\u4eec\u5f88\u8001\u3002"),
+        (
+            "paragraphs",
+            "Trees are tall.\n\nNote: they are old.\n\n\u201cSo am I!\u201d said Ida (she was nine). Was she?",
+        ),
         ("dialogue", "**Ida:** What?\n**Ole:** That.\n**Ida:** Why?\n**Ole:** So."),
         ("dialogue", "Dr. Ida Berg-Li (smiling): What?\nStudent 1:\nThat.\nDr. Ida Berg-Li: Why?\nStudent 1: So."),
         ("dialogue", "\u674e: \u4ec0\u4e48\n\u738b: \u8fd9\n\u674e: \u597d\n\u738b: \u597d"),
@@ -119,7 +126,14 @@ def test_markdown_marks_do_not_break_the_form(format: str, text: str) -> None:
         ("table", "| a | b |\n| --- |\n| 1 | 2 |\n\nQ: What?\nA: It.", "different numbers of cells"),
         ("table", "| a | b |\n| --- | --- |\n| 1 | 2 | 3 |\n\nQ: What?\nA: It.", "different numbers of cells"),
         ("table", "| a |\n| --- |\n| 1 |\n\nQ: What?\nA: It.", "fewer than two columns"),
-        ("table", "| a | b |\n| --- | --- |\n| | |\n\nQ: What?\nA: It.", "no filled row"),
+        ("table", "| a | b |\n| --- | --- |\n| | |\n\nQ: What?\nA: It.", "an empty row"),
+        ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |\n|  |  |\n\nQ: What?\nA: It.", "an empty row"),
+        ("table", "| a | b |\n| --- | --- |\n| 1 |  |\n| 2 |  |\n\nQ: What?\nA: It.", "an empty column"),
+        ("table", "| a |  |\n| --- | --- |\n| 1 | 2 |\n\nQ: What?\nA: It.", "a column without a title"),
+        ("paragraphs", "Trees are tall. They are old.\n\n- Oak\n- Elm", "a list"),
+        ("paragraphs", "Trees are tall. They are old.\n| a | b |\n|---|---|", "a table"),
+        ("paragraphs", "Ida: Trees are tall.\nOle: They are old.", "labelled lines"),
+        ("paragraphs", "Only one sentence.", "fewer than two sentences"),
         ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |", "no question below"),
         ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |\nQ: What?", "not one question and one answer"),
         ("table", "| a | b |\n| --- | --- |\n| 1 | 2 |\nof it\nQ: What?\nA: It.", "begins with something other"),

@@ -34,6 +34,7 @@ _UNDERLINE = re.compile(r"=+|-+")
 _STEP = re.compile(rf"{_DRESS}(?:Step[ ])?(?P<number>\d+)[*_]{{0,2}}[.):](?P<rest>.*)", re.IGNORECASE)
 _ITEM_MARK = re.compile(r"\s*(?:[-*+\u2022]|\d{1,3}[.)])(?:\s+|$)")
 _NUMBERED_PAIR = re.compile(rf"{_ITEM_MARK.pattern}{_DRESS}[QA]", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f\u0964\u061f][\"'\u201d\u2019)*_\]]*(?=\s|$|[^\x00-\u2fff])")
 _SPEAKER = re.compile(
     rf"{_DRESS}(?P<speaker>[^\W\d_][\w.'\u2019-]*(?:[ ][\w.'\u2019-]+){{0,3}})[*_]{{0,2}}(?:[ ]?\([^()]*\))?"
     r"[*_]{0,2}[ ]?:[*_]{0,2}(?!//)(?P<rest>.*)"
@@ -105,8 +106,12 @@ def _table_flaw(lines: list[str]) -> str | None:
         return "rows with different numbers of cells"
     if any(all(_SEPARATOR_CELL.fullmatch(cell) for cell in row) for row in rows):
         return "a second separator row"
-    if not any(any(row) for row in rows):
-        return "no filled row"
+    if not all(any(row) for row in rows):
+        return "an empty row"
+    if len(rows) > 1 and any(not any(row[place] for row in rows) for place in range(len(header))):
+        return "an empty column"
+    if not all(header[1:]):  # the title of the first column may be left out
+        return "a column without a title"
     rest = "\n".join(lines[size:]).strip().splitlines()
     if not rest:
         return "no question below the table"
@@ -141,6 +146,18 @@ def _tutorial_flaw(lines: list[str]) -> str | None:
 
 def _prose_flaw(lines: list[str]) -> str | None:
     return None if any(_words(line) for line in lines) else "no words"
+
+
+def _paragraphs_flaw(lines: list[str]) -> str | None:
+    """Require sentences in paragraphs: no list, no table, no labelled lines. Headings are allowed."""
+    filled = [line.strip() for line in lines if line.strip()]
+    if sum(line.startswith("|") for line in filled) > 1:
+        return "a table in place of paragraphs"
+    if sum(_ITEM_MARK.match(line) is not None for line in filled) > 1:
+        return "a list in place of paragraphs"
+    if 2 * sum(_SPEAKER.fullmatch(line) is not None for line in filled) >= len(filled):
+        return "labelled lines in place of paragraphs"
+    return None if sum(len(_SENTENCE_END.findall(line)) for line in filled) > 1 else "fewer than two sentences"
 
 
 def _qa_pairs_flaw(lines: list[str]) -> str | None:
@@ -207,6 +224,7 @@ FORMS: dict[str, Callable[[list[str]], str | None]] = {
     "qa_pairs": _qa_pairs_flaw,
     "list": _list_flaw,
     "dialogue": _dialogue_flaw,
+    "paragraphs": _paragraphs_flaw,
     "prose": _prose_flaw,
 }
 

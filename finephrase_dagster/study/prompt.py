@@ -38,7 +38,7 @@ from finephrase_dagster.study.loader import InvalidYaml, compose_yaml, read_boun
 from finephrase_dagster.study.turns import PLACEHOLDER, Position, TemplateError, Turn, parse_turns, positions
 
 Family = Literal["own", "nemotron_cc", "beyond_web", "rewire", "other"]
-Check = Literal["faq", "math", "table", "tutorial", "qa_pairs", "list", "dialogue", "prose"]
+Check = Literal["faq", "math", "table", "tutorial", "qa_pairs", "list", "dialogue", "paragraphs", "prose"]
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 GRAMMAR = ".ebnf"
