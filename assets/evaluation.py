@@ -14,6 +14,7 @@ from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, needs_same
 from finephrase_dagster.orchestration.placement import evaluating
 from finephrase_dagster.results.leaderboard import record_study, study_leaderboard
+from finephrase_dagster.results.warehouse import record_verdicts
 from resources.evaluator import Evaluator
 from resources.tracking import Tracking
 from resources.warehouse import Warehouse
@@ -97,11 +98,14 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
         with warehouse.connect() as connection:
             record_study(lineage, connection)
             board = study_leaderboard(lineage, connection)
+            verdicts = [row["against_original"] for row in board.rows if row["against_original"]]
+            record_verdicts(connection, lineage.study.name, verdicts)
         artifact.materialize(board.write)
         warehouse.record(artifact)
         link = tracking.attempt(artifact, tracking.comparison, warn=context.log.warning)
         flat = [
-            {**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row["categories"]} for row in board.rows
+            {**{k: v for k, v in row.items() if not isinstance(v, dict | list | tuple)}, **row["categories"]}
+            for row in board.rows
         ]
         best = next((row for row in flat if row["macro"] is not None), None)
         early = [{**look, "regret": json.dumps(look["regret"])} for look in board.early]

@@ -102,6 +102,26 @@ def power(seeds: int, arms: int, draws: int, draw: np.random.Generator) -> float
     return round(sum(word == "beats" for word in found) / draws, 4)
 
 
+def promises(draws: int, draw: np.random.Generator) -> dict[str, float]:
+    """Return how often `seeds_to_decide` is right, and how often it promises to be.
+
+    From each undecided pair of mixtures a second study is drawn, with the seeds that it asks for, in which what the first
+    one saw is true.
+    """
+    chances: list[float] = []
+    decided = 0
+    while len(chances) < draws:
+        (first,) = compare(study([BASE, BASE + 3 * SD], [3, 3], [SD] * 2, draw), "0")
+        if first.verdict != "undecided" or not first.decision or not first.noise or first.difference is None:
+            continue
+        seeds = [3 + first.decision.seeds] * 2
+        sds = [variance**0.5 for variance in first.noise.variances]
+        (second,) = compare(study([BASE, BASE + first.difference], seeds, sds, draw), "0")
+        decided += second.verdict != "undecided"
+        chances.append(first.decision.chance)
+    return {"promised": round(float(np.mean(chances)), 4), "decided": round(decided / draws, 4)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=1000, help="simulated studies per design")
@@ -116,6 +136,8 @@ def main() -> None:
         rate = power(count, arms, draws, draw)
         print(f"power with {count} seeds, {arms} mixtures: {rate} (promised {POWER})", flush=True)
         result["power"][f"{count} seeds, {arms} mixtures"] = rate  # type: ignore[index]
+    result["seeds_to_decide"] = promises(draws, draw)
+    print(f"seeds to decide: {result['seeds_to_decide']}", flush=True)
     print(json.dumps({**result, "promised_power": POWER, "seconds": round(time.monotonic() - started, 1)}))
 
 

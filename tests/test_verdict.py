@@ -172,7 +172,7 @@ def test_many_comparisons_widen_each_interval() -> None:
 def test_arms_that_differ_in_more_than_their_data_are_flagged_and_not_ranked(change: Any, words: str) -> None:
     verdict = verdict_of([*arm("raw", RAW), *arm("faq", [0.9, 0.91, 0.92], **change), *arm("table", RAW)])
     assert verdict.mismatches == (words,)
-    assert (verdict.verdict, verdict.seeds_to_decide) == ("undecided", None)
+    assert (verdict.verdict, verdict.decision) == ("undecided", None)
     assert verdict.interval is not None  # it is shown, but decides nothing
 
 
@@ -193,10 +193,10 @@ def test_harmless_repetition_matches_and_what_is_unknown_is_named() -> None:
 def test_an_undecided_comparison_says_how_many_seeds_would_decide() -> None:
     near, far = ([0.104, 0.107, 0.101], [0.105, 0.1065, 0.1035])
     verdicts = [verdict_of([*arm("raw", RAW), *arm("faq", macros)]) for macros in (near, far)]
-    more = [verdict.seeds_to_decide for verdict in verdicts if verdict.verdict == "undecided"]
+    more = [verdict.decision for verdict in verdicts if verdict.verdict == "undecided"]
     assert more
-    assert all(seeds is not None and 0 < seeds < 30 for seeds in more)
-    assert verdict_of([*arm("raw", RAW), *arm("faq", [0.2, 0.21, 0.22])]).seeds_to_decide is None
+    assert all(decision and 0 < decision.seeds < 30 and decision.chance >= POWER for decision in more)
+    assert verdict_of([*arm("raw", RAW), *arm("faq", [0.2, 0.21, 0.22])]).decision is None
 
 
 @pytest.mark.parametrize("seeds", [3, 8])

@@ -163,8 +163,8 @@ def _named_study(paths: Paths, name: str | None, connection: DuckDBPyConnection)
 def _cost_to_decide(verdict: Verdict, lineage: Lineage | None) -> dict[str, float] | None:
     from finephrase_dagster.plan.seeds import seed_cost
 
-    cost = seed_cost(verdict, lineage) if verdict.seeds_to_decide else None
-    return cost.times(verdict.seeds_to_decide or 0) if cost else None
+    cost = seed_cost(verdict, lineage) if verdict.decision else None
+    return cost.times(verdict.decision.seeds) if cost and verdict.decision else None
 
 
 def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str) -> None:

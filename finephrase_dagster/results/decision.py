@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from scipy.optimize import brentq
 from scipy.special import ndtr
 from scipy.stats import nct
@@ -14,9 +16,17 @@ POWER = 0.8
 MOST_SEEDS = 200
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """More seeds per mixture, and the chance that they decide."""
+
+    seeds: int
+    chance: float
+
+
 def seeds_to_decide(
     difference: float, noise: Noise, *, pool_freedom: int, comparisons: int, smallest: float
-) -> int | None:
+) -> Decision | None:
     """Return how many more seeds per mixture decide with probability `POWER`, if the true difference is this one.
 
     Args:
@@ -29,24 +39,23 @@ def seeds_to_decide(
         None if `MOST_SEEDS` do not suffice.
     """
 
-    def suffices(more: int) -> bool:
+    def with_more(more: int) -> Decision:
         seeds = noise.seeds[0] + more, noise.seeds[1] + more
         freedom = _freedom(noise.variances, seeds, pool_freedom + 2 * more)
         parts = noise.variances[0] / seeds[0], noise.variances[1] / seeds[1]
         bound = _bound(comparisons, (parts[0] / sum(parts)) ** 0.5, freedom)
-        return max(
-            chance_of_difference(difference, sum(parts), freedom, bound),
-            _chance_of_tie(difference, sum(parts), bound, smallest),
-        ) >= POWER  # fmt: skip
+        found = chance_of_difference(difference, sum(parts), freedom, bound)
+        return Decision(seeds=more, chance=max(found, _chance_of_tie(difference, sum(parts), bound, smallest)))
 
-    few = next((more for more in range(1, 9) if suffices(more)), None)
-    if few is not None or not suffices(MOST_SEEDS):
-        return few
+    few = map(with_more, range(1, 9))
+    first = next((decision for decision in few if decision.chance >= POWER), None)
+    if first or with_more(MOST_SEEDS).chance < POWER:
+        return first
     low, high = 8, MOST_SEEDS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if suffices(middle) else (middle, high)
-    return high
+        low, high = (low, middle) if with_more(middle).chance >= POWER else (middle, high)
+    return with_more(high)
 
 
 def visible_difference(*, sd: float, seeds: int, arms: int) -> float:

@@ -18,7 +18,7 @@ from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.results.analysis import Question
 from finephrase_dagster.results.arms import Arm, arms, mismatches, unknowns
-from finephrase_dagster.results.decision import seeds_to_decide
+from finephrase_dagster.results.decision import Decision, seeds_to_decide
 from finephrase_dagster.results.items import Values, item_variance, read_items
 from finephrase_dagster.results.multiplicity import adjusted
 from finephrase_dagster.results.noise import Noise, Replicates, noise_of, published_spread
@@ -53,7 +53,7 @@ class Verdict:
         mismatches: in what the arms differ apart from their data; a pair with mismatches is not ranked.
         unknown: what could not be checked.
         smallest: the smallest difference of interest.
-        seeds_to_decide: how many more seeds per mixture would probably decide; None if decided or unknown.
+        decision: how many more seeds per mixture would probably decide; None if decided or unknown.
     """
 
     baseline: Arm
@@ -68,7 +68,7 @@ class Verdict:
     mismatches: tuple[str, ...]
     unknown: tuple[str, ...]
     smallest: float | None
-    seeds_to_decide: int | None
+    decision: Decision | None
     question: Question = "baseline"
 
     @property
@@ -104,7 +104,8 @@ class Verdict:
             "mismatches": list(self.mismatches),
             "unknown": list(self.unknown),
             "smallest_difference": self.smallest,
-            "seeds_to_decide": self.seeds_to_decide,
+            "seeds_to_decide": self.decision and self.decision.seeds,
+            "chance_to_decide": self.decision and self.decision.chance,
             "question": self.question,
             "rule": RULE,
             "inputs": self.fingerprint,
@@ -281,7 +282,7 @@ def _verdict(
         mismatches=pair.mismatches,
         unknown=tuple(unknowns(pair.baseline, pair.arm)),
         smallest=smallest,
-        seeds_to_decide=more,
+        decision=more,
         question=question,
     )
 
