@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
-from scipy.stats import nct
 
-from finephrase_dagster.results.multiplicity import critical
-from finephrase_dagster.results.noise import ENOUGH, PUBLISHED_FREEDOM, Noise, welch_freedom
+from finephrase_dagster.results.multiplicity import Loadings, critical
+from finephrase_dagster.results.noise import ENOUGH, PUBLISHED_FREEDOM, Noise, moderated
 
 POWER = 0.8
 """The chance of a decision that `seeds_to_decide` and `visible_difference` promise."""
 MOST_SEEDS = 200
+DRAWS = 500
+GRID = np.array([1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 11, 16, 25, 50, 150, 1e6])
+"""Degrees of freedom for which bounds are computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +29,13 @@ class Decision:
 
 
 def seeds_to_decide(
-    difference: float, noise: Noise, *, pool_freedom: int, comparisons: int, smallest: float
+    difference: float, noise: Noise, *, others: tuple[int, float], comparisons: int, smallest: float
 ) -> Decision | None:
     """Return how many more seeds per mixture decide with probability `POWER`, if the true difference is this one.
 
     Args:
         noise: of the difference with the seeds that there are.
-        pool_freedom: degrees of freedom of all variances of the student now.
+        others: degrees of freedom and pooled variance of the other mixtures of the student.
         comparisons: the number of comparisons with the baseline.
         smallest: the smallest difference of interest: below it, a tie is a decision too.
 
@@ -41,11 +45,9 @@ def seeds_to_decide(
 
     def with_more(more: int) -> Decision:
         seeds = noise.seeds[0] + more, noise.seeds[1] + more
-        freedom = _freedom(noise.variances, seeds, pool_freedom + 2 * more)
-        parts = noise.variances[0] / seeds[0], noise.variances[1] / seeds[1]
-        bound = _bound(comparisons, (parts[0] / sum(parts)) ** 0.5, freedom)
-        found = chance_of_difference(difference, sum(parts), freedom, bound)
-        return Decision(seeds=more, chance=max(found, _chance_of_tie(difference, sum(parts), bound, smallest)))
+        outlook = Outlook.of(noise.variances, seeds, others, comparisons)
+        chance = max(outlook.chance_of_difference(difference), outlook.chance_of_tie(difference, smallest))
+        return Decision(seeds=more, chance=chance)
 
     few = map(with_more, range(1, 9))
     first = next((decision for decision in few if decision.chance >= POWER), None)
@@ -66,33 +68,66 @@ def visible_difference(*, sd: float, seeds: int, arms: int) -> float:
         seeds: the seeds of each mixture.
         arms: the number of mixtures, the baseline among them.
     """
-    variances = sd**2, sd**2
-    freedom = _freedom(variances, (seeds, seeds), arms * (seeds - 1))
-    bound = _bound(max(1, arms - 1), 0.7, freedom)
-    variance = 2 * sd**2 / seeds
-
-    def lacking(difference: float) -> float:
-        return chance_of_difference(difference, variance, freedom, bound) - POWER
-
-    return float(brentq(lacking, 0.0, 40 * bound * variance**0.5))
+    others = (arms - 2) * (seeds - 1), sd**2
+    outlook = Outlook.of((sd**2, sd**2), (seeds, seeds), others, max(1, arms - 1))
+    return float(brentq(lambda size: outlook.chance_of_difference(size) - POWER, 0.0, outlook.sure))
 
 
-def chance_of_difference(difference: float, variance: float, freedom: float, bound: float) -> float:
-    """Return the probability that an interval excludes 0 on the side of the true difference."""
-    return float(1 - nct.cdf(bound, freedom, abs(difference) / variance**0.5))
+@dataclass(frozen=True)
+class Outlook:
+    """What intervals a design gives: over studies with other seeds, and thus other estimates of the noise.
+
+    Attributes:
+        error: the true standard deviation of a difference of means.
+        widths: half the width of the interval in each of many such studies.
+    """
+
+    error: float
+    widths: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, variances: tuple[float, float], seeds: tuple[int, int], others: tuple[int, float], comparisons: int
+    ) -> Outlook:
+        """Return the outlook of a comparison whose true variances are known; the arguments are as in `moderated`."""
+        true = variances[0] / seeds[0] + variances[1] / seeds[1]
+        freedoms = seeds[0] - 1, seeds[1] - 1, others[0]
+        draw = np.random.default_rng(0)
+        first, second, rest = (
+            variance * draw.chisquare(freedom, DRAWS) / freedom if freedom else np.zeros(DRAWS)
+            for variance, freedom in zip((*variances, others[1]), freedoms, strict=True)
+        )
+        total = sum(freedoms)
+        if min(seeds) >= ENOUGH:
+            estimated, degrees = moderated((first, second), seeds, (others[0], rest))
+            variance, loading = estimated[0] / seeds[0] + estimated[1] / seeds[1], 0.0
+        else:
+            pooled = (
+                (first * freedoms[0] + second * freedoms[1] + rest * freedoms[2]) / total if total else variances[0]
+            )
+            variance = np.broadcast_to(pooled * (1 / seeds[0] + 1 / seeds[1]), (DRAWS,))
+            degrees, loading = float(total or PUBLISHED_FREEDOM), (variances[0] / seeds[0] / true) ** 0.5
+        bounds = _bounds(np.broadcast_to(degrees, (DRAWS,)), ((round(loading, 1),) * comparisons,))
+        return cls(error=true**0.5, widths=bounds * np.sqrt(variance))
+
+    @property
+    def sure(self) -> float:
+        """A difference that is found with near certainty."""
+        return float(self.widths.max()) + 5 * self.error
+
+    def chance_of_difference(self, difference: float) -> float:
+        """Return the probability that the interval excludes 0 on the side of the true difference."""
+        return float(ndtr((abs(difference) - self.widths) / self.error).mean())
+
+    def chance_of_tie(self, difference: float, smallest: float) -> float:
+        """Return the probability that the interval lies within the smallest difference of interest."""
+        room = np.maximum(0.0, smallest - self.widths)
+        inside = ndtr((room - difference) / self.error) - ndtr((-room - difference) / self.error)
+        return float(inside[room > 0].sum() / len(room))
 
 
-def _chance_of_tie(difference: float, variance: float, bound: float, smallest: float) -> float:
-    sd = variance**0.5
-    room = smallest - bound * sd
-    return float(max(0.0, ndtr((room - difference) / sd) - ndtr((-room - difference) / sd))) if room > 0 else 0.0
-
-
-def _freedom(variances: tuple[float, float], seeds: tuple[int, int], pooled: int) -> float:
-    return welch_freedom(variances, seeds) if min(seeds) >= ENOUGH else float(pooled or PUBLISHED_FREEDOM)
-
-
-def _bound(comparisons: int, loading: float, freedom: float) -> float:
-    """Return the bound of a family of equal comparisons; roughly the same ones share it, as it takes time."""
-    rounded = round(freedom, 1) if freedom < 5 else float(round(freedom)) if freedom < 20 else 5.0 * round(freedom / 5)
-    return critical(rounded, ((round(loading, 1),) * comparisons,))
+def _bounds(freedoms: NDArray[np.float64], family: Loadings) -> NDArray[np.float64]:
+    """Return the bounds of a family by degrees of freedom, between those of a grid, as one takes time."""
+    low, high = np.searchsorted(GRID, [freedoms.min(), freedoms.max()])
+    grid = GRID[max(0, low - 1) : high + 1]
+    return np.interp(1 / freedoms, 1 / grid[::-1], [critical(float(freedom), family) for freedom in grid[::-1]])

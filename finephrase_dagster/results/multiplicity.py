@@ -1,8 +1,8 @@
 """Many comparisons at once: p-values and bounds that hold for a family of them.
 
-Against one baseline: Dunnett's test, for unequal numbers of seeds and unequal variances as in Hasler & Hothorn (2008):
-the multivariate t distribution with the correlations that the common baseline causes, and each comparison's own degrees
-of freedom. All pairs: Tukey's, as in Games & Howell. Exploration: the false discovery rate of Benjamini & Hochberg.
+Against one baseline: Dunnett's test, with the correlations that the common baseline causes; where each mixture has its
+own variance, Dunnett's T3, which leaves the correlations out and takes each comparison's own degrees of freedom. All
+pairs: Tukey's, as in Games & Howell. Exploration: the false discovery rate of Benjamini & Hochberg.
 """
 
 from __future__ import annotations
@@ -29,24 +29,32 @@ Loadings = tuple[tuple[float, ...], ...]
 
 
 def adjusted(
-    question: Question, statistics: Sequence[float], freedoms: Sequence[float], loadings: Loadings, arms: int
+    question: Question,
+    statistics: Sequence[float],
+    freedoms: Sequence[float],
+    loadings: Loadings,
+    own: Sequence[bool],
+    arms: int,
 ) -> tuple[list[float], list[float]]:
     """Return the p-value of each comparison and the factor of its standard error in its interval.
 
     Args:
         statistics: differences in standard errors.
         freedoms: degrees of freedom of each.
+        own: whether its variance is that of its own two mixtures.
         arms: the number of mixtures, among which are all pairs.
     """
     pairs = list(zip(np.abs(statistics).tolist(), freedoms, strict=True))
     if question == "baseline":
-        family = tuple(tuple(round(loading, 2) for loading in group) for group in loadings)
-        return [exceedance(value, freedom, family) for value, freedom in pairs], [
-            critical(round(freedom, 2), family) for freedom in freedoms
+        common = tuple(tuple(round(loading, 2) for loading in group) for group in loadings)
+        separate = ((0.0,) * len(pairs),)
+        families = [separate if is_own else common for is_own in own]
+        return [exceedance(value, freedom, family) for (value, freedom), family in zip(pairs, families, strict=True)], [
+            critical(freedom, family) for freedom, family in zip(freedoms, families, strict=True)
         ]
     if question == "pairs":
         return [range_exceedance(2**0.5 * value, freedom, arms) for value, freedom in pairs], [
-            _tukey(round(freedom, 2), arms) for freedom in freedoms
+            _tukey(freedom, arms) for freedom in freedoms
         ]
     raw = [float(2 * student_t.sf(value, freedom)) for value, freedom in pairs]
     found = [float(p) for p in false_discovery_control(raw)] if raw else []

@@ -21,7 +21,7 @@ from finephrase_dagster.results.arms import Arm, arms, mismatches, unknowns
 from finephrase_dagster.results.decision import Decision, seeds_to_decide
 from finephrase_dagster.results.items import Values, item_variance, read_items
 from finephrase_dagster.results.multiplicity import adjusted
-from finephrase_dagster.results.noise import Noise, Replicates, noise_of, published_spread
+from finephrase_dagster.results.noise import Noise, Replicates, noise_of, pool_of, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun
 
 RULE = "1"
@@ -123,7 +123,7 @@ class _Pair:
     noise: Noise | None
     items: tuple[float, int] | None
     mismatches: tuple[str, ...]
-    pool_freedom: int
+    others: tuple[int, float]
 
     @property
     def ranked(self) -> bool:
@@ -140,12 +140,12 @@ class _Pair:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of the variance over seeds and items, rounded so that equal pairs share a bound."""
+        """Degrees of freedom of the variance over seeds and items, rounded so that alike pairs share a bound."""
         assert self.noise
         terms = [(self.noise.variance, self.noise.degrees_of_freedom)]
         if self.items:
             terms.append((self.items[0], self.items[1] - 1))
-        return round(self.variance**2 / sum(term**2 / freedom for term, freedom in terms), 2)
+        return round(self.variance**2 / sum(term**2 / freedom for term, freedom in terms), 1)
 
     @property
     def statistic(self) -> float:
@@ -196,7 +196,8 @@ def compare_arms(
     for pair in family:
         loadings.setdefault(id(pair.baseline), []).append(_loading(pair))
     statistics, freedoms = [pair.statistic for pair in family], [pair.freedom for pair in family]
-    adjustments = adjusted(question, statistics, freedoms, tuple(map(tuple, loadings.values())), len(family) + 1)
+    own = [pair.noise is not None and pair.noise.own for pair in family]
+    adjustments = adjusted(question, statistics, freedoms, tuple(map(tuple, loadings.values())), own, len(family) + 1)
     by_pair = {id(pair): (p, factor) for pair, p, factor in zip(family, *adjustments, strict=True)}
     return [_verdict(pair, by_pair.get(id(pair)), len(family), metric, question) for pair in compared]
 
@@ -230,7 +231,7 @@ def _pair(base: Arm, arm: Arm, metric: str, every: Sequence[Arm], items: Any) ->
         noise=noise,
         items=_items(base, arm, metric, items) if noise else None,
         mismatches=tuple(mismatches(base, arm)),
-        pool_freedom=sum(sample.freedom for sample in pool),
+        others=pool_of([sample for sample in pool if sample is not first and sample is not second]),
     )
 
 
@@ -265,7 +266,7 @@ def _verdict(
         more = seeds_to_decide(
             difference,
             pair.noise,
-            pool_freedom=pair.pool_freedom,
+            others=pair.others,
             comparisons=comparisons,
             smallest=smallest,
         )
@@ -289,7 +290,7 @@ def _verdict(
 
 def _alone(pair: _Pair) -> tuple[float, float]:
     """Return the p-value of a comparison that is not ranked, and the factor of its standard error."""
-    (p_value,), (factor,) = adjusted("exploration", [pair.statistic], [pair.freedom], (), 2)
+    (p_value,), (factor,) = adjusted("exploration", [pair.statistic], [pair.freedom], (), (), 2)
     return p_value, factor
 
 
