@@ -19,6 +19,7 @@ from finephrase_dagster.orchestration.events import quoted
 
 CHARACTERS = 600
 GLANCE = 400  # characters per text, so that one document with its completion is shown in place
+ROWS_PER_GATE = 5  # failing rows that are shown
 SHARDS = "shard-*.parquet"
 
 
@@ -65,6 +66,25 @@ def failing(examples: Iterable[FailingRow]) -> str:
         f"**{example.id}**: {example.reason}" + (f"\n\n{_quoted(example.text, CHARACTERS)}" if example.text else "")
         for example in examples
     )
+
+
+def failing_rows(listed: Path, dataset: Path) -> str:
+    """Return the first failing rows of each gate with their texts, as Markdown.
+
+    Args:
+        listed: the Parquet file with the id, the gate and the reason of each failing row.
+        dataset: the folder of the dataset.
+    """
+    query = "SELECT gate, id, reason FROM read_parquet(?) QUALIFY row_number() OVER (PARTITION BY gate) <= ? ORDER BY 1"
+    rows = duckdb.execute(query, [str(listed), ROWS_PER_GATE]).fetchall()
+    parts = [str(part) for part in dataset.glob("part-*.parquet")]
+    wanted = sorted({id_ for _, id_, _ in rows})
+    query = "SELECT id, text FROM read_parquet(?) WHERE list_contains(?, id)"
+    texts = dict(duckdb.execute(query, [parts, wanted]).fetchall()) if parts and wanted else {}
+    by_gate: dict[str, list[FailingRow]] = {}
+    for gate, id_, reason in rows:
+        by_gate.setdefault(gate, []).append(FailingRow(id_, reason, texts.get(id_, "")))
+    return "\n\n".join(f"### {gate}\n\n{failing(examples)}" for gate, examples in by_gate.items())
 
 
 @lru_cache(maxsize=8)  # the prompts of a cell show the same documents, and the folder of a corpus never changes
