@@ -71,7 +71,7 @@ def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifa
             "dagster.run_id": context.run_id,
             "dagster.asset": artifact.key.asset,
             "dagster.partition": artifact.key.run,
-            **_override(mixture.get("despite_audits")),
+            **override_tags(mixture.get("despite_audits")),
         },
         params={
             **student.model_dump(),
@@ -84,7 +84,7 @@ def _about(context: dg.AssetExecutionContext, lineage: Lineage, artifact: Artifa
     )
 
 
-def _override(despite: Mapping[str, Any] | None) -> dict[str, str]:
+def override_tags(despite: Mapping[str, Any] | None) -> dict[str, str]:
     """Return the tags that say why a mixture uses datasets that failed their audit, and which."""
     if not despite:
         return {}

@@ -302,6 +302,49 @@ def test_gates_that_a_study_leaves_out_have_their_defaults(tmp_path: Path) -> No
     assert settings["common_opening"] == {**defaults["common_opening"], "characters": 40, "forms": {}}
 
 
+def test_gates_of_a_cell_and_of_a_prompt_replace_those_of_the_study(tmp_path: Path) -> None:
+    def change(fields: dict[str, Any]) -> None:
+        fields["gates"] = {"form": 0.9, "faq": {"form": 0.5, "loops": {"blocking": False}}}
+        fields["cells"][0] |= {"gates": {"form": 0.7, "table": {"form": 0.1}}, "rollouts": 3}
+
+    study = read_study(written(tmp_path, change), catalogue())
+    first, *others = study.cells
+    assert study.rollouts_of(first) == (3, "first_passing")
+    thresholds = {
+        (cell, prompt): study.gates_for(cell, prompt, None)["form"]["threshold"]
+        for cell in study.cells
+        for prompt in ("faq", "table", "math")
+    }
+    assert [thresholds[first, prompt] for prompt in ("faq", "table", "math")] == [0.7, 0.1, 0.7]
+    assert all(thresholds[other, "faq"] == 0.5 and thresholds[other, "math"] == 0.9 for other in others)
+    assert not study.gates_for(first, "faq", None)["loops"]["blocking"]
+    assert study.gates_for(first, "math", None)["loops"]["blocking"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f["gates"].update(faq={"frm": 1}), "gates.faq.frm: there is no 'frm'; did you mean form"),
+        (lambda f: f["gates"].update(sonnet={"form": 1}), "gates.sonnet: there is no 'sonnet'"),
+        (lambda f: f["gates"].update(faq=0.5), "gates.faq: is 0.5; must be settings by gate"),
+        (lambda f: f["gates"].update(form={"version": 9}), "gates.form.version: cannot be set; remove it"),
+        (lambda f: f["cells"][0].update(gates={"form": 2}), r"cells\[0\].gates.form: is 2; must be a share"),
+        (lambda f: f["cells"][0].update(gates={"continue": {"form": 1}}), r"cells\[0\].gates: there is no 'continue'"),
+        (lambda f: f["cells"][0].update(rollouts=0), r"cells\[0\].rollouts: is 0; must be greater than or equal to 1"),
+        (
+            lambda f: f["mixtures"]["faq_and_raw"].update(despite_audits=True),
+            "mixtures.faq_and_raw.despite_audits: is true; write the reason, such as '",
+        ),
+        (lambda f: f["mixtures"]["faq_and_raw"].update(despite_audits=" "), "write the reason"),
+    ],
+)
+def test_wrong_gates_and_overrides_without_a_reason_are_refused(
+    change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StudyError, match=message):
+        read_study(written(tmp_path, change), catalogue())
+
+
 TOY_KIND = """
 from typing import Any, Literal
 

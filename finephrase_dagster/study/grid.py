@@ -24,6 +24,7 @@ from finephrase_dagster.study.fields import (
     Spec,
     describe,
 )
+from finephrase_dagster.study.generator import Keep, Rollouts
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -38,6 +39,9 @@ class CellGrid(Spec):
     prompts: tuple[Name, ...] | None = Field(
         default=None, min_length=1, description="default: all prompts of the study"
     )
+    rollouts: Rollouts | None = None
+    keep: Keep | None = None
+    gates: Mapping[str, Any] | None = None
 
     @model_validator(mode="after")
     def _check_names(self) -> CellGrid:
@@ -64,7 +68,10 @@ class CellGrid(Spec):
         for source in self.sources or (self.source,):
             for generator in self.generators or (self.generator,):
                 cell: dict[str, Any] = {"generator": generator, "source": source}
-                yield cell if self.prompts is None else {**cell, "prompts": list(self.prompts)}
+                if self.prompts is not None:
+                    cell["prompts"] = list(self.prompts)
+                shared = {name: getattr(self, name) for name in ("rollouts", "keep", "gates")}
+                yield cell | {name: value for name, value in shared.items() if value is not None}
 
 
 class MixtureGrid(Spec):
