@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from finephrase_dagster.artifacts import provenance
 from finephrase_dagster.artifacts.artifact import build_manifest
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.fingerprint import fingerprint
@@ -109,11 +110,13 @@ def test_an_engine_receives_only_variables_that_do_not_change_what_it_computes()
 
 
 def test_a_resumed_dataset_records_the_libraries_of_both_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Dataset(folder=folder_at(tmp_path), recipe={"stage": "synthetic"})
+    one, lines = Dataset(folder=folder_at(tmp_path), recipe={"stage": "synthetic"}), []
     for version in ("0.1", "0.1", "0.2"):
-        monkeypatch.setattr(dataset_module, "installed", lambda stage, version=version: {"vllm": version})
-        one.begin()
+        for module in (dataset_module, provenance):
+            monkeypatch.setattr(module, "installed", lambda stage, version=version: {"vllm": version})
+        one.begin(lines.append)
     assert one.made_with() == [{"vllm": "0.1"}, {"vllm": "0.2"}]
+    assert lines == [f"{one.folder}: earlier rows were made with vllm 0.1 (installed: 0.2); the manifest lists both"]
 
 
 def test_libraries_are_reported_and_are_not_part_of_the_identity() -> None:

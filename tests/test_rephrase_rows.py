@@ -18,10 +18,9 @@ from finephrase_dagster.artifacts import folder
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.claim import FolderBusy
 from finephrase_dagster.artifacts.fingerprint import sha256_file, sha256_text
-from finephrase_dagster.rephrase.dataset import LedgerError
+from finephrase_dagster.rephrase.dataset import LedgerError, NothingCompleted
 from finephrase_dagster.rephrase.engine import EngineFailed, EngineLike
 from finephrase_dagster.rephrase.reader import InputUnreadable
-from finephrase_dagster.rephrase.step import NothingCompleted
 from finephrase_dagster.rephrase.survey import DuplicateId, NoRows
 from finephrase_dagster.study.generator import Sampling
 from rephrase_parts import (

@@ -13,7 +13,7 @@ import pytest
 from datatrove.executor.local import LocalPipelineExecutor
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
-from finephrase_dagster.rephrase.dataset import LedgerError, RecipeChanged
+from finephrase_dagster.rephrase.dataset import LedgerError, NothingCompleted, RecipeChanged
 from finephrase_dagster.rephrase.job import RephraseJob, Target
 from finephrase_dagster.rephrase.reader import InputReader
 from finephrase_dagster.rephrase.survey import Survey, survey_input
@@ -113,6 +113,21 @@ def test_a_failed_task_resumes_and_nothing_is_merged_before(
     server.answer = lambda request: completion()
     execute(pipeline(job, surveyed), tmp_path / "logs", 1)
     assert len(server.requests) - asked == 120 - 70
+    assert merge_tasks(wanted, survey=surveyed, tasks=3)["plain"]["completed"] == 60
+
+
+def test_tasks_that_completed_nothing_are_not_merged_and_try_every_row_again(
+    tmp_path: Path, server: LocalServer, surveyed: Survey
+) -> None:
+    job = job_of(tmp_path / "out", surveyed.files, server.url)
+    wanted = job.datasets(surveyed.digest)
+    server.answer = lambda request: failure(400, "no such field")
+    execute(pipeline(job, surveyed), tmp_path / "logs", 1)
+    with pytest.raises(NothingCompleted, match=r"reason is: HTTP 400: no such field\. Remove the cause, then run"):
+        merge_tasks(wanted, survey=surveyed, tasks=3)
+    assert not any(dataset.manifest() for dataset in wanted.values())
+    server.answer = lambda request: completion()
+    execute(pipeline(job, surveyed), tmp_path / "logs", 1)
     assert merge_tasks(wanted, survey=surveyed, tasks=3)["plain"]["completed"] == 60
 
 

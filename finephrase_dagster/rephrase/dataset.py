@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from finephrase_dagster.artifacts.artifact import MANIFEST, build_manifest
 from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.fingerprint import differences, fingerprint, plain
 from finephrase_dagster.artifacts.folder import Folder
-from finephrase_dagster.artifacts.provenance import installed
+from finephrase_dagster.artifacts.provenance import installed, other_versions
 from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_folder
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.location import folder_at
@@ -34,6 +34,16 @@ REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("status", pa.string()), ("rea
 
 class LedgerError(FinephraseError):
     """A dataset's files do not add up, or are damaged; the message says what to do."""
+
+
+class NothingCompleted(FinephraseError):
+    """Rows failed and none has a completion; no manifest is written, and the next run tries all of them again."""
+
+    @classmethod
+    def of(cls, counts: Iterable[RowCounts]) -> NothingCompleted:
+        """Return the error for the datasets of a run."""
+        remedy = "Remove the cause, then run the command again: it tries every row again."
+        return cls(f"{no_completion(counts)} {remedy}")
 
 
 class RecipeChanged(FinephraseError, exit_status=2):
@@ -107,11 +117,16 @@ class Dataset:
             for name in (*self.folder.names(f"{CHUNKS}/*.parquet"), MANIFEST):
                 self.folder.remove(name)
 
-    def begin(self) -> None:
-        """Write down the recipe of the rows that the folder will hold, and the libraries of each run that adds rows."""
+    def begin(self, log: Callable[[str], None] = lambda line: None) -> None:
+        """Write down the recipe of the rows that the folder will hold, and the libraries of each run that adds rows.
+
+        `log` receives a line if earlier rows were made with other libraries.
+        """
         begun, now = self._read(RECIPE), installed("synthetic")
         same = begun is not None and begun["fingerprint"] == self.fingerprint
         made_with = self.made_with() if same else []
+        if others := other_versions("synthetic", made_with):
+            log(f"{self.folder}: earlier rows were made with {', '.join(others)}; the manifest lists both")
         if not same or now not in made_with:
             made_with = [*made_with, now]
             content = {"fingerprint": self.fingerprint, "recipe": plain(self.recipe), "made_with": made_with}
@@ -185,6 +200,18 @@ class RowCounts:
         counts = {name: getattr(self, name) for name in names}
         discarded = dict(zip(("rollouts", "prompt_tokens", "completion_tokens"), self.discarded, strict=True))
         return {**counts, "cleaned": dict(sorted(self.cleaned.items())), "discarded": discarded, "reasons": reasons}
+
+
+def is_without_completions(counts: Collection[RowCounts]) -> bool:
+    """Return whether rows failed, and no row of any dataset has a completion."""
+    return any(count.failed for count in counts) and not any(count.completed for count in counts)
+
+
+def no_completion(counts: Iterable[RowCounts]) -> str:
+    """Return the sentence for datasets without completions."""
+    rejected = sum((count.rejected for count in counts), Counter[tuple[str, str]]())
+    reason = max((key for key in rejected if key[0] == "failed"), key=rejected.__getitem__)[1]
+    return f"no row has a completion. The most common reason is: {reason.rstrip('.')}."
 
 
 def write_manifest(

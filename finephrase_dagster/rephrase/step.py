@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,11 +17,16 @@ from typing import Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.client import Client
 from finephrase_dagster.rephrase.connection import API_KEY
 from finephrase_dagster.rephrase.counters import read_counters
-from finephrase_dagster.rephrase.dataset import Dataset, LedgerError, RowCounts
+from finephrase_dagster.rephrase.dataset import (
+    Dataset,
+    LedgerError,
+    NothingCompleted,
+    is_without_completions,
+    no_completion,
+)
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.ledger import Ledger
 from finephrase_dagster.rephrase.reader import InputRow, InputRows
@@ -34,11 +38,6 @@ from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 from finephrase_dagster.rephrase.tasks import task_dataset
 from finephrase_dagster.rephrase.window import Window
-
-
-class NothingCompleted(FinephraseError):
-    """Rows failed and none has a completion; no manifest is written."""
-
 
 Engines = contextlib.AbstractContextManager[Sequence[EngineLike]]
 
@@ -113,7 +112,7 @@ class RephraseStep(PipelineStep):
 
     @contextlib.contextmanager
     def _ledger(self, prompt: str, dataset: Dataset) -> Iterator[Ledger]:
-        dataset.begin()
+        dataset.begin(self._settings.log)
         self._survey.save(dataset.folder)
         ledger = Ledger(
             dataset.folder,
@@ -187,8 +186,10 @@ class RephraseStep(PipelineStep):
         if rows.hash is not None:
             facts["row_sum"] = f"{rows.hash.sum % 2**256:x}"
         counts = {name: ledgers[name].count_rows(rows.count) for name in datasets}
-        if rows.hash is None:
-            _check_some_completed(datasets, counts, ledgers)
+        if rows.hash is None and is_without_completions(counts.values()):  # of tasks, the merge decides
+            for ledger in ledgers.values():
+                ledger.forget_rejected()
+            raise NothingCompleted.of(counts.values())
         lines = []
         for name, dataset in datasets.items():
             count = counts[name]
@@ -199,26 +200,8 @@ class RephraseStep(PipelineStep):
             )
             if count.failed and not count.completed:
                 remedy = "Remove the cause, then run the command again with --retry-failed."
-                self._settings.log(f"{name}: {_no_completion([count])} {remedy}")
+                self._settings.log(f"{name}: {no_completion([count])} {remedy}")
         self._settings.report("\n".join(lines))  # one call: where lines become events of a store, each costs a commit
-
-
-def _check_some_completed(
-    datasets: Mapping[str, Dataset], counts: Mapping[str, RowCounts], ledgers: Mapping[str, Ledger]
-) -> None:
-    """Raise NothingCompleted if rows failed and none has a completion; the next run tries all of them again."""
-    if any(count.failed for count in counts.values()) and not any(count.completed for count in counts.values()):
-        for ledger in ledgers.values():
-            ledger.forget_rejected()
-        raise NothingCompleted(
-            f"{_no_completion(counts.values())} Remove the cause, then run the command again: it tries every row again."
-        )
-
-
-def _no_completion(counts: Iterable[RowCounts]) -> str:
-    rejected = sum((count.rejected for count in counts), Counter[tuple[str, str]]())
-    reason = max((key for key in rejected if key[0] == "failed"), key=rejected.__getitem__)[1]
-    return f"no row has a completion. The most common reason is: {reason.rstrip('.')}."
 
 
 def _next_needed(ledgers: Sequence[Ledger], shard: int, row: int) -> int:

@@ -6,18 +6,31 @@ lock and manifest, so that a task that was killed resumes. `merge_tasks` merges 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+import pyarrow as pa
+
 from finephrase_dagster.artifacts.claim import META
-from finephrase_dagster.rephrase.dataset import REJECTED, Dataset, LedgerError, RowCounts, read_parquet, write_manifest
+from finephrase_dagster.rephrase.dataset import (
+    REJECTED,
+    Dataset,
+    LedgerError,
+    NothingCompleted,
+    RowCounts,
+    is_without_completions,
+    read_parquet,
+    write_manifest,
+)
 from finephrase_dagster.rephrase.outcome import total_discarded
 from finephrase_dagster.rephrase.survey import RowSet, Survey
 
 TASKS = f"{META}/tasks"
-COUNTS = ("completed", "prompt_tokens", "completion_tokens", "documents_cut")
+COUNTS = ("rows_in", "completed", "prompt_tokens", "completion_tokens", "documents_cut")
 
 
 def task_dataset(dataset: Dataset, rank: int, tasks: int) -> Dataset:
@@ -43,42 +56,62 @@ def merge_tasks(datasets: Mapping[str, Dataset], *, survey: Survey, tasks: int) 
     Raises:
         LedgerError: a task is not finished, or the parts do not cover the input.
         RecipeChanged: a part was written with another recipe, or for another number of tasks.
+        NothingCompleted: rows failed, and no row of any dataset has a completion.
     """
-    manifests = {}
-    for name, dataset in datasets.items():
-        with dataset.folder.claim():
-            manifests[name] = dataset.manifest() or _merge(dataset, survey, tasks)
-    return manifests
+    with contextlib.ExitStack() as claims:
+        for dataset in datasets.values():
+            claims.enter_context(dataset.folder.claim())
+        manifests = {name: dataset.manifest() for name, dataset in datasets.items()}
+        parts = {
+            name: [task_dataset(datasets[name], rank, tasks) for rank in range(tasks)]
+            for name, manifest in manifests.items()
+            if manifest is None
+        }
+        counts = {name: _counts(some) for name, some in parts.items()}
+        if is_without_completions(counts.values()):
+            for part in chain.from_iterable(parts.values()):
+                part.folder.clear()
+            raise NothingCompleted.of(counts.values())
+        merged = {name: _merge(datasets[name], counts[name], some, survey) for name, some in parts.items()}
+    return {name: manifest or merged[name] for name, manifest in manifests.items()}
 
 
-def _merge(dataset: Dataset, survey: Survey, tasks: int) -> dict[str, Any]:
-    parts = [task_dataset(dataset, rank, tasks) for rank in range(tasks)]
-    manifests = [_manifest(part) for part in parts]
-    total = sum(int(manifest["row_sum"], 16) for manifest in manifests) % 2**256
-    rows = RowSet(sum(manifest["rows_in"] for manifest in manifests), total)
-    if rows.digest != survey.digest:
-        raise LedgerError(
-            f"{dataset.folder}: the {tasks} tasks read {rows.rows} rows, which are not the {survey.rows} rows of the "
-            f"input. Give the tasks the surveyed files, delete {TASKS} and run the tasks again."
-        )
-    dataset.begin()
-    counts = RowCounts(rows_in=rows.rows)
-    tables = []
-    for part, manifest in zip(parts, manifests, strict=True):
-        for file in manifest["files"]:
-            dataset.folder.take(part.folder, file["path"])
+def _counts(parts: Sequence[Dataset]) -> RowCounts:
+    """Return the counts of all parts together."""
+    counts = RowCounts(rows_in=0)
+    for part in parts:
+        manifest = _manifest(part)
         counts.files += manifest["files"]
         for name in COUNTS:
             setattr(counts, name, getattr(counts, name) + manifest[name])
         counts.cleaned.update(manifest["cleaned"])
         counts.discarded = total_discarded([counts.discarded, list(manifest["discarded"].values())])
-        rejected = read_parquet(part.folder.read(REJECTED))
+        rejected = _rejected(part)
         counts.rejected += Counter(zip(rejected["status"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
-        tables.append(rejected)
-    manifest = write_manifest(dataset, counts, tables, {"run": _total_cost(manifests)})
+    return counts
+
+
+def _merge(dataset: Dataset, counts: RowCounts, parts: Sequence[Dataset], survey: Survey) -> dict[str, Any]:
+    manifests = [_manifest(part) for part in parts]
+    total = sum(int(manifest["row_sum"], 16) for manifest in manifests) % 2**256
+    rows = RowSet(counts.rows_in, total)
+    if rows.digest != survey.digest:
+        raise LedgerError(
+            f"{dataset.folder}: the {len(parts)} tasks read {rows.rows} rows, which are not the {survey.rows} rows of "
+            f"the input. Give the tasks the surveyed files, delete {TASKS} and run the tasks again."
+        )
+    dataset.begin()
+    for part, manifest in zip(parts, manifests, strict=True):
+        for file in manifest["files"]:
+            dataset.folder.take(part.folder, file["path"])
+    merged = write_manifest(dataset, counts, map(_rejected, parts), {"run": _total_cost(manifests)})
     for part in parts:
         part.folder.clear()
-    return manifest
+    return merged
+
+
+def _rejected(part: Dataset) -> pa.Table:
+    return read_parquet(part.folder.read(REJECTED))
 
 
 def _manifest(part: Dataset) -> dict[str, Any]:
