@@ -71,7 +71,8 @@ def _current(result: Plan) -> dg.AssetCheckResult:
         check_name="current",
         passed=not total["partitions"],
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{total['stale']} stale, {total['missing']} missing, {total['exists']['partitions']} current",
+        description=f"{total['stale']} stale, {total['missing']} missing, {total['exists']['partitions']} current, "
+        f"{total['failed']} audits failed",
         metadata={"stale": dg.MetadataValue.md(stale_markdown(result))},
     )
 

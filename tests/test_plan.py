@@ -194,7 +194,13 @@ def test_a_failed_audit_is_named_with_what_cannot_be_made_because_of_it(tmp_path
             return Contents(files=[folder / "content.txt"], facts=facts)
 
         item.artifact().materialize(make)
-    (warning,) = [warning for warning in plan(lineage).warnings if "did not pass" in warning]
+    figures = plan(lineage).as_json()
+    (warning,) = [warning for warning in figures["warnings"] if "did not pass" in warning]
+    listed = [item for item in figures["items"] if item["stage"] == "audits"]
+    not_passed = [item["name"] for item in listed if item["reasons"] == ["did not pass (form)"]]
+    assert not_passed == [item["name"] for item in listed if "readmes_audit/faq" in item["name"]]
+    audits = figures["stages"]["audits"]
+    assert (audits["failed"], audits["exists"]["partitions"]) == (len(not_passed), len(listed) - len(not_passed))
     assert warning.startswith("audits/rephraser__package_readmes_audit/faq: did not pass (form); mixtures/mixture/")
     assert "mixtures/mixture/faq_and_raw" in warning
     assert "14 partitions downstream" in warning  # tokens, three mixtures of two students with scores, the leaderboard
@@ -323,6 +329,12 @@ def test_an_unknown_cost_is_never_taken_for_zero(tmp_path: Path) -> None:
     study = study_with(tmp_path)
     result = plan(read_lineage(Paths(data=tmp_path / "data", study=study)))
     assert [what.partition(":")[0] for what in result.unknown] == ["sources.web", "generators.unknown"]
+    figures = result.as_json()
+    for stage in (figures["total"], figures["stages"]["synthetic"]):
+        assert (stage["dollars"], stage["gpu_hours"], stage["wall_hours"]) == (None, None, None)
+        assert stage["unpriced"] > 0
+    assert figures["total"]["known"]["wall_hours"] > 0
+    assert {item["dollars"] is None for item in figures["items"] if item["unknown"]} == {True}
     done = finephrase("plan", "--study", str(study), "--max-dollars", "1e9", FINEPHRASE_DATA=str(tmp_path / "data"))
     assert done.returncode == 1
     assert "error: the cost cannot be computed: sources.web: unknown size" in done.stderr

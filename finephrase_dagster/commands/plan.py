@@ -84,10 +84,15 @@ def _print_plan(plan: Plan, every_item: bool) -> None:
     typer.echo(f"{figures['study']}: {figures['file']}, artifacts in {figures['data']}")
     print_table(COLUMNS, stage_rows(figures))
     if not figures["total"]["partitions"]:
-        typer.echo("Nothing to do: everything exists and is current.")
+        failed = figures["total"]["failed"]
+        typer.echo(
+            f"Nothing to do, but {failed} audits did not pass."
+            if failed
+            else "Nothing to do: everything exists and is current."
+        )
     if stopped := figures["total"]["stopped"]:
         typer.echo(f"{stopped} partitions belong to students that were stopped early; --items lists them.")
-    if figures["total"]["gpu_hours"]:
+    if figures["total"]["known"]["gpu_hours"]:
         typer.echo(
             f"{figures['gpus']} GPU{'s' * (figures['gpus'] > 1)} at {figures['gpu_hour_dollars']:g} dollars per hour, "
             f"working {100 * figures['goodput']:g} % of the time; the stages run one after another."

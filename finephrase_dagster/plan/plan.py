@@ -16,12 +16,15 @@ from finephrase_dagster.plan.published import Published
 from finephrase_dagster.plan.seeds import Sight, sights
 from finephrase_dagster.plan.warnings import (
     failed_audit_warnings,
+    failed_gates,
     repetition_warnings,
     study_warnings,
     version_warnings,
 )
 from finephrase_dagster.study.file import StudyError
 
+PRICED = ("gpu_hours", "dollars", "wall_hours")
+"""The figures that are null where a part of them is unknown."""
 FIGURES = ("documents", "input_tokens", "output_tokens", "gpu_hours", "dollars", "wall_hours", "disk_bytes")
 
 
@@ -42,11 +45,12 @@ class Terms:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """An item with its state and its cost."""
+    """An item with its state and its cost; `failed_gates` names those that a complete audit did not pass."""
 
     item: Item
     state: State
     cost: Cost
+    failed_gates: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,9 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Return the plan as `finephrase plan --json` prints it.
 
-        `stages` and `total` sum up what would run, each with what `exists` already; `items` lists every item.
+        `stages` and `total` sum up what would run, each with what `exists` already, without the `failed` audits;
+        `items` lists every item. Of what would run, `unpriced` items have an unknown cost: then `known` has the sums of
+        the others, and the sum is null.
         """
         used = [stage for stage in STAGES if any(planned.item.stage == stage for planned in self.items)]
         return {
@@ -108,8 +114,12 @@ class Plan:
                     "asset": planned.item.asset,
                     "partition": planned.item.partition,
                     "state": planned.state.status,
-                    "reasons": list(planned.state.reasons),
+                    "reasons": [
+                        *planned.state.reasons,
+                        *([f"did not pass ({planned.failed_gates})"] if planned.failed_gates else []),
+                    ],
                     **self._figures(planned.cost),
+                    **(dict.fromkeys(PRICED) if planned.cost.unknown else {}),
                     "basis": list(planned.cost.basis),
                     "unknown": planned.cost.unknown,
                 }
@@ -123,14 +133,19 @@ class Plan:
             for status in ("stale", "missing", "current", "stopped")
         }
         to_do = [*by_status["stale"], *by_status["missing"]]
+        passed = [planned for planned in by_status["current"] if not planned.failed_gates]
+        total, unpriced = self._total(to_do), sum(planned.cost.unknown is not None for planned in to_do)
         basis = dict.fromkeys(line for planned in to_do or some for line in planned.cost.basis)
         return {
-            **self._total(to_do),
-            "unpriced": sum(planned.cost.unknown is not None for planned in to_do),
+            **total,
+            **(dict.fromkeys(PRICED) if unpriced else {}),
+            "known": {name: total[name] for name in PRICED},
+            "unpriced": unpriced,
             "stale": len(by_status["stale"]),
             "missing": len(by_status["missing"]),
             "stopped": len(by_status["stopped"]),
-            "exists": self._total(by_status["current"]),
+            "failed": len(by_status["current"]) - len(passed),
+            "exists": self._total(passed),
             "basis": list(basis),
         }
 
@@ -165,7 +180,10 @@ def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
     graph = {item.name: item for item in items(lineage)}
     state = states(graph)
     estimator = Estimator(lineage, published=published, measured=Measured(data))
-    planned = tuple(Planned(item=item, state=state[name], cost=estimator.cost(item)) for name, item in graph.items())
+    planned = tuple(
+        Planned(item=item, state=state[name], cost=estimator.cost(item), failed_gates=failed_gates(item))
+        for name, item in graph.items()
+    )
     warnings = [
         *_unreadable_sources(planned),
         *failed_audit_warnings(graph, state),

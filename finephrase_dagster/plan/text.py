@@ -45,20 +45,20 @@ def _cells(name: str, stage: Mapping[str, Any]) -> list[str]:
     return [
         name,
         f"{stage['partitions']:,}",
-        f"{stage['exists']['partitions']:,}",
+        f"{stage['exists']['partitions']:,}" + (f" + {stage['failed']:,} failed" if stage["failed"] else ""),
         _short(stage["documents"]),
         _short(stage["input_tokens"]),
         _short(stage["output_tokens"]),
         _priced(stage, "gpu_hours", 1),
         _priced(stage, "dollars", 0),
-        _duration(stage["wall_hours"]),
+        _duration(stage["known"]["wall_hours"]),
         f"{_short(stage['disk_bytes'])}B" if stage["disk_bytes"] else "-",
     ]
 
 
 def _priced(stage: Mapping[str, Any], figure: str, digits: int) -> str:
     """Return a figure, with a question mark if the cost of some items is unknown."""
-    known = f"{stage[figure]:,.{digits}f}" if stage[figure] else ""
+    known = f"{stage['known'][figure]:,.{digits}f}" if stage["known"][figure] else ""
     return f"{known} + ?".removeprefix(" + ") if stage["unpriced"] else known or "-"
 
 

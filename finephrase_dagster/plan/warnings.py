@@ -20,19 +20,24 @@ from finephrase_dagster.study.student import MANY_EPOCHS
 BRANCHES = ("main", "master")
 
 
+def failed_gates(item: Item) -> str | None:
+    """Return the names of the gates that the dataset of a complete audit did not pass; None if it is no such audit."""
+    if item.key.kind is not AUDIT or (current_facts(item) or {}).get("passed") is not False:
+        return None
+    gates = item.artifact().manifest().get("gates")
+    names = [
+        str(gate.get("name"))
+        for gate in (gates if isinstance(gates, list) else [])
+        if isinstance(gate, dict) and not gate.get("passed")
+    ]
+    return ", ".join(names) or "its gates"
+
+
 def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]) -> Iterator[str]:
     """Yield a warning for each failed audit, with what cannot be made because of it."""
     for name, item in graph.items():
-        if item.key.kind is not AUDIT or states[name].status != "current":
+        if states[name].status != "current" or (failed := failed_gates(item)) is None:
             continue
-        if (current_facts(item) or {}).get("passed") is not False:
-            continue
-        gates = item.artifact().manifest().get("gates")
-        failed = [
-            str(gate.get("name"))
-            for gate in (gates if isinstance(gates, list) else [])
-            if isinstance(gate, dict) and not gate.get("passed")
-        ]
         downstream = {name}
         for other in graph.values():  # upstream first
             if name in other.audits or (downstream - {name}) & set(other.needs):
@@ -41,7 +46,7 @@ def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]
         if not mixtures and any(name in other.needs and not other.audits for other in graph.values()):
             continue  # all that use the dataset do so despite its audit
         yield (
-            f"{name}: did not pass ({', '.join(failed) or 'its gates'}); {', '.join(mixtures) or 'nothing'} and "
+            f"{name}: did not pass ({failed}); {', '.join(mixtures) or 'nothing'} and "
             f"{len(downstream) - len(mixtures) - 1} partitions downstream cannot be made until the prompt, the "
             "generator or the gate changes"
         )
