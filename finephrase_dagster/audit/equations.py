@@ -76,6 +76,7 @@ _CANDIDATE = re.compile(
     r"| ?[-+*/\u00d7\u00f7\u2212] ?\d)"
     rf"|[=\u2248] ?[^\n\w]{{0,4}}[\d\u00bc-\u00be][^\n=\u2248]{{0,30}}?{_OPERATORS}[^\n=\u2248]{{0,5}}[\d\u00bc-\u00be]"
 )
+_FIRST = re.compile(r"[\d\u00bc-\u00be=\u2248]")
 _END = re.compile(r"\.\s|\n")
 _PHRASE = re.compile(r"(?:sum|product|difference|quotient) (?:of|between) \d")
 _PHRASE_HINTS = ("um of ", "uct of ", "ence between ", "ence of ", "ient of ")
@@ -135,14 +136,25 @@ class Side(NamedTuple):
 def equations(text: str) -> Iterator[Equation]:
     """Yield the arithmetic statements of a text that can be decided."""
     end = -1
-    patterns = (_CANDIDATE, _PHRASE) if any(hint in text for hint in _PHRASE_HINTS) else (_CANDIDATE,)
-    for candidate, found in sorted(match.span() for pattern in patterns for match in pattern.finditer(text)):
+    spans = list(_candidates(text))
+    if any(hint in text for hint in _PHRASE_HINTS):
+        spans = sorted([*spans, *(match.span() for match in _PHRASE.finditer(text))])
+    for candidate, found in spans:
         if found > end:
             start = max(text.rfind("\n", 0, candidate), text.rfind(". ", 0, candidate), end) + 1
             end = next((place.start() for place in _END.finditer(text, found)), len(text))
             plain = _plain(text[start:end])
             for match in _STATEMENT.finditer(plain):
                 yield from _judge(plain, match)
+
+
+def _candidates(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the places of `_CANDIDATE`: searching its first character alone is many times faster."""
+    end = 0
+    for first in _FIRST.finditer(text):
+        if first.start() >= end and (match := _CANDIDATE.match(text, first.start())):
+            end = match.end()
+            yield match.span()
 
 
 def _plain(line: str) -> str:

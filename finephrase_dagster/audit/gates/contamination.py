@@ -31,7 +31,7 @@ from finephrase_dagster.audit.ngrams import HashedWords, Hashes, slices
 from finephrase_dagster.study.fields import EMBEDDED
 
 SHORTEST, ALONE = 5, 8  # words of a question that counts with its answer, and of a question or answer that counts alone
-_FILTER = np.uint64((1 << 22) - 1)
+_FILTER = np.uint64((1 << 20) - 1)
 _PLACES = ("output_only", "source_only", "both")
 
 

@@ -1,7 +1,7 @@
 """Completions that give back the instruction of their prompt instead of following it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from finephrase_dagster.study.turns import PLACEHOLDER
 
 SPAN = 7  # words in a row that no text has in common with a prompt by chance
 _SHORT = 4  # words of the shortest sentence of a prompt that is searched
-_RUN = re.compile(b"\x01{%d,}" % SPAN)
+_RUN = re.compile(b"\x01{%d,}" % _SHORT)
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _SENTENCE = re.compile(r"[^.!?\n]+")
 _TEXT = r"(?:text|passage|document|article|paragraph|content|source|input|excerpt|page)s?"
@@ -44,22 +44,7 @@ _INSTRUCTION = re.compile(
     + r"|(?:state|write) (?:the|a) (?:problem|solution) (?:in full|to the problem)"
     r"|write (?:one|each|your) (?:\w+ ){0,2}?(?:question|answer)s? (?:\w+ )?(?:on a line|to reply|that can be)"
 )
-# One of these is in every text that the expression matches: searching them first is many times faster.
-_TEXTS = ("text", "passage", "document", "article", "paragraph", "content", "source", "input", "excerpt", "page")
-_PLACES = ("above", "below", "following", "given", "provided", "into", "original")
-_HINTS = (
-    "only",
-    "alone",
-    "nothing else",
-    "do not",
-    "don't",
-    "task is to",
-    "you are a",
-    "you will be",
-    "write ",
-    "in full",
-    "state ",
-)
+# How a sentence begins that the expression matches.
 _FIRST = frozenset(
     re.findall(r"[\w']+", _VERB.replace("-?", "").replace("[sz]", "s") + " please reply respond output return")
 ) | {*("do", "don't", "your", "the", "you", "summarize", "analyze", "rewrite", "re", "an", "now")}
@@ -70,11 +55,10 @@ _HOLE = re.compile(
 
 
 class Template(NamedTuple):
-    """What of a prompt is searched: its words, its sequences of words, and its short sentences."""
+    """What of prompts is searched: their words, and sequences of words and short sentences by their number of words."""
 
     words: frozenset[str]
-    spans: frozenset[str]
-    sentences: Mapping[str, Sequence[str]]  # by their longest word
+    spans: Mapping[int, frozenset[str]]
 
 
 @cache
@@ -88,30 +72,26 @@ def _template(own: str) -> Template:
     sentences = [
         _WORD.findall(text.lower()) for one in texts for text in _SENTENCE.findall(one.replace(PLACEHOLDER, "\n"))
     ]
-    spans = {" ".join(words[at : at + SPAN]) for words in sentences for at in range(len(words) - SPAN + 1)}
-    short: dict[str, list[str]] = {}
+    spans = {SPAN: {" ".join(words[at : at + SPAN]) for words in sentences for at in range(len(words) - SPAN + 1)}}
     for words in sentences:
         if _SHORT <= len(words) < SPAN:
-            short.setdefault(max(words, key=len), []).append(" ".join(words))
-    return Template(frozenset(word for words in sentences for word in words), frozenset(spans), short)
+            spans.setdefault(len(words), set()).add(" ".join(words))
+    known = frozenset(word for words in sentences for word in words)
+    return Template(known, {size: frozenset(texts) for size, texts in spans.items()})
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
     words = row.words
     template = _template(_own_prompt(dataset))
     for run in _RUN.finditer(bytes(map(template.words.__contains__, words))):
-        for at in range(run.start(), run.end() - SPAN + 1):
-            if (span := " ".join(words[at : at + SPAN])) in template.spans and not _is_in_source(span, row):
-                return f"gives back the prompt: {span!r}"
-    text = " ".join(words)
-    for sentence in (one for word in template.sentences.keys() & set(words) for one in template.sentences[word]):
-        if sentence in text and not _is_in_source(sentence, row):
-            return f"gives back the prompt: {sentence!r}"
+        for size, spans in template.spans.items():
+            for at in range(run.start(), run.end() - size + 1):
+                if (span := " ".join(words[at : at + size])) in spans and not _is_in_source(span, row):
+                    return f"gives back the prompt: {span!r}"
     hole = _HOLE.search(row.text) if "{" in row.text or "[" in row.text or "<" in row.text else None
     if hole and hole.group() not in (row.source_text or ""):
         return f"gives back a placeholder of a prompt: {hole.group()!r}"
-    refers = any(place in text for place in _PLACES) and any(one in text for one in _TEXTS)
-    return _instruction(row) if refers or any(hint in text for hint in _HINTS) else None
+    return _instruction(row)
 
 
 def _instruction(row: AuditedRow) -> str | None:
