@@ -32,12 +32,20 @@ def measured(
     return measurement, {row.id: flaw for row in rows if (flaw := measures[0].flaw(row)) is not None}
 
 
-def flaw(name: str, text: str, *, source: str | None = None, check: str | None = None, **settings: Any) -> str | None:
+def flaw(
+    name: str,
+    text: str,
+    *,
+    source: str | None = None,
+    check: str | None = None,
+    finish_reason: str | None = None,
+    **settings: Any,
+) -> str | None:
     """Return why one completion fails a gate that judges each row by itself; None if it passes."""
     gate = gates()[name]
     form = gate.forms.get(check, {}) if check else {}
     measure = gate.measure(AuditedDataset(files=[], check=check), {**gate.defaults, **form, **settings})
-    return measure.flaw(AuditedRow("d0", text, source_text=source))
+    return measure.flaw(AuditedRow("d0", text, finish_reason, source))
 
 
 def essays(count: int, seed: int = 0, words: int = 120) -> list[str]:

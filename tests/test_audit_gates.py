@@ -242,7 +242,6 @@ def test_a_bare_parquet_file_is_audited_by_the_gates_that_it_has_columns_for(tmp
         "invented_quantities": "needs source_text",
         "length": "needs source_text",
         "other_script": "needs source_text",
-        "truncated": "needs finish_reason",
     }
 
 

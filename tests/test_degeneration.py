@@ -80,19 +80,16 @@ def test_a_loop_to_the_end_is_called_one_and_loops_are_counted_by_what_is_repeat
 
 @settings(max_examples=25, deadline=None)
 @given(
-    phrase=st.lists(st.sampled_from(["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]), min_size=2, max_size=9),
+    phrase=st.lists(
+        st.sampled_from(["alpha", "beta", "gamma", "delta", "eta", "mu"]), min_size=1, max_size=6, unique=True
+    ),
     times=st.integers(1, 12),
     before=st.integers(0, 30),
 )
 def test_a_repeated_phrase_is_found_from_the_third_or_fourth_time(phrase: list[str], times: int, before: int) -> None:
-    period = next(p for p in range(1, 10) if (phrase * 3)[p:] == (phrase * 3)[:-p])
     words = [f"word{n}" for n in range(before)] + phrase * times + ["end"]
-    times = times * len(phrase) // period
-    enough = 6 if period == 1 else 4 if period < 4 else 3
-    if times >= enough:
-        assert flaw("loops", " ".join(words))
-    elif times < enough - 1:
-        assert flaw("loops", " ".join(words)) is None
+    enough = 6 if len(phrase) == 1 else 4 if len(phrase) < 4 else 3
+    assert (flaw("loops", " ".join(words)) is not None) == (times >= enough)
 
 
 @pytest.mark.parametrize(
@@ -201,3 +198,40 @@ def test_in_a_dialogue_an_assistant_may_speak() -> None:
     text = "Assistant: How are you?\nAda: Fine, and you?\nAssistant: Well.\nAda: Good."
     assert flaw("chat_markup", text)
     assert flaw("chat_markup", text, check="dialogue") is None
+
+
+STEPS = "# Bake\n\n1. Mix the flour with water.\n2. Let the dough rest for a night.\n3. {}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{PROSE} Then the farmers who live near the river come with",
+        f"{PROSE} They sow early, and",
+        f"{PROSE}\n\nIn summer the banks are dry and the farmers dig small",
+        STEPS.format("Bake the bread in the oven until the crust is"),
+        f"{FAQ}\n\nQ: What do other machines use?\nA: Other machines use both, for example a compiler which",
+        "| A | B |\n|---|---|\n| 1 | 2 |\n| 3 | fo",
+    ],
+)
+def test_a_text_without_finish_reason_that_ends_within_a_sentence_is_cut_off(text: str) -> None:
+    assert "ends within" in str(flaw("truncated", text))
+    assert flaw("truncated", text, finish_reason="stop") is None
+    assert flaw("truncated", text, finish_reason="length") == "cut off at max_tokens"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *SOUND.values(),
+        STEPS.format("Bake it."),
+        f"{PROSE}\n\n- Sand\n- Water\n- The farmers of the river and their children",
+        f"{PROSE}\n\n## See also",
+        f"{PROSE} See https://example.org/the/pages/of/the/river",
+        f"{PROSE}\n\nAuthor: Ida Berg of the river museum in the old town",
+        "A title of several words that is all there is of the text",
+        "Answer: 12 apples and 3 pears are left in the basket",
+    ],
+)
+def test_a_complete_text_without_finish_reason_is_not_cut_off(text: str) -> None:
+    assert flaw("truncated", text) is None

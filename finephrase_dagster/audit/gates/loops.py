@@ -88,6 +88,8 @@ def _repeated_phrase(row: AuditedRow) -> str | None:
     for place, span in enumerate(zip(words[::2], words[1::2], words[2::2], words[3::2], strict=False)):
         if span in last:
             distances.add(2 * (place - last[span]))
+        elif span[0] == span[1] == span[2]:
+            distances.add(1)
         last[span] = place
     for period in sorted({period for distance in distances for period in (distance, distance // 2)} - {0}):
         # In a run of three, the words at every period-th place are the same from whichever place on.
