@@ -178,20 +178,27 @@ def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str) -> None:
             typer.echo(f"{row['mixture']}: not comparable: {'; '.join(row['mismatches'])}")
         elif more := row["seeds_to_decide"]:
             cost = row["cost_to_decide"]
-            price = f" ({cost['gpu_hours']:,.0f} GPU-hours, {cost['dollars']:,.0f} dollars)" if cost else ""
+            price = f" ({_price(cost)})" if cost else ""
             typer.echo(f"{row['mixture']}: {more} more seeds per mixture would probably decide{price}")
 
 
+def _price(cost: Mapping[str, float]) -> str:
+    if cost["gpu_hours"]:
+        return f"{cost['gpu_hours']:,.1f} GPU-hours, {cost['dollars']:,.0f} dollars"
+    return f"{60 * cost['hours']:,.1f} minutes of this machine"
+
+
 def _comparison_cells(row: Mapping[str, Any]) -> list[str]:
-    interval, p_value = row["interval"], row["p_value"]
+    interval, p_value, sd = row["interval"], row["p_value"], row["noise"]["sd"]
+    digits = 6 if sd is not None and sd < 0.0002 else 4  # tiny students score near 0
     return [
         row["mixture"],
         row["student"],
         row["verdict"] if row["matched"] else "not comparable",
-        "-" if row["difference"] is None else f"{row['difference']:+.4f}",
-        f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-",
+        "-" if row["difference"] is None else f"{row['difference']:+.{digits}f}",
+        f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}" if interval else "-",
         "-" if p_value is None else f"{p_value:.3f}",
-        _score(row["noise"]["sd"]),
+        "-" if sd is None else f"{sd:.{digits}f}",
         f"{row['seeds']['mixture']} and {row['seeds']['baseline']}",
     ]
 

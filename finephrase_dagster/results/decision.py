@@ -29,7 +29,7 @@ class Decision:
 
 
 def seeds_to_decide(
-    difference: float, noise: Noise, *, others: tuple[int, float], comparisons: int, smallest: float
+    difference: float, noise: Noise, *, others: tuple[int, float], comparisons: int, smallest: float, items: float = 0.0
 ) -> Decision | None:
     """Return how many more seeds per mixture decide with probability `POWER`, if the true difference is this one.
 
@@ -38,6 +38,7 @@ def seeds_to_decide(
         others: degrees of freedom and pooled variance of the other mixtures of the student.
         comparisons: the number of comparisons with the baseline.
         smallest: the smallest difference of interest: below it, a tie is a decision too.
+        items: the variance of the difference over benchmark items, which more seeds do not reduce.
 
     Returns:
         None if `MOST_SEEDS` do not suffice.
@@ -45,7 +46,7 @@ def seeds_to_decide(
 
     def with_more(more: int) -> Decision:
         seeds = noise.seeds[0] + more, noise.seeds[1] + more
-        outlook = Outlook.of(noise.variances, seeds, others, comparisons)
+        outlook = Outlook.of(noise.variances, seeds, others, comparisons, items)
         chance = max(outlook.chance_of_difference(difference), outlook.chance_of_tie(difference, smallest))
         return Decision(seeds=more, chance=chance)
 
@@ -87,9 +88,14 @@ class Outlook:
 
     @classmethod
     def of(
-        cls, variances: tuple[float, float], seeds: tuple[int, int], others: tuple[int, float], comparisons: int
+        cls,
+        variances: tuple[float, float],
+        seeds: tuple[int, int],
+        others: tuple[int, float],
+        comparisons: int,
+        items: float = 0.0,
     ) -> Outlook:
-        """Return the outlook of a comparison whose true variances are known; the arguments are as in `moderated`."""
+        """Return the outlook of a comparison whose true variances are known; see `moderated` and `seeds_to_decide`."""
         true = variances[0] / seeds[0] + variances[1] / seeds[1]
         freedoms = seeds[0] - 1, seeds[1] - 1, others[0]
         draw = np.random.default_rng(0)
@@ -108,7 +114,7 @@ class Outlook:
             variance = np.broadcast_to(pooled * (1 / seeds[0] + 1 / seeds[1]), (DRAWS,))
             degrees, loading = float(total or PUBLISHED_FREEDOM), (variances[0] / seeds[0] / true) ** 0.5
         bounds = _bounds(np.broadcast_to(degrees, (DRAWS,)), ((round(loading, 1),) * comparisons,))
-        return cls(error=true**0.5, widths=bounds * np.sqrt(variance))
+        return cls(error=(true + items) ** 0.5, widths=bounds * np.sqrt(variance + items))
 
     @property
     def sure(self) -> float:

@@ -269,6 +269,7 @@ def _verdict(
             others=pair.others,
             comparisons=comparisons,
             smallest=smallest,
+            items=pair.items[0] if pair.items else 0.0,
         )
     return Verdict(
         baseline=pair.baseline,
