@@ -1,7 +1,7 @@
 """The rephraser as a resource: it sends a cell's documents through an engine, and keeps engines for later runs.
 
-An engine takes tens of seconds to start. Within `engines_kept`, a process that runs several cells of one generator
-keeps its engine; otherwise an engine stops with its run.
+An engine takes tens of seconds to start. Within `engines_kept`, a process that runs several cells of one model keeps
+its engine; otherwise an engine stops with its run.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class Rephraser(dg.ConfigurableResource):
         from finephrase_dagster.rephrase.metrics import serve_metrics_from_environment
 
         job = self._job(lineage, cell, datasets)
-        with serve_metrics_from_environment(job.model, log=log) as watch:
+        if job.engine and (kept := _engines.get(_engine_key(job))):  # perhaps started for another generator
+            job = job.model_copy(update={"model": kept.model})
+        with serve_metrics_from_environment(cell.generator, log=log) as watch:
             engines = None if job.endpoints else lambda: contextlib.nullcontext([_kept_engine(job, log)])
             try:
                 return execute(job, engines=engines, log=log, watch=watch, show=_Shown(job, log))
@@ -152,11 +154,19 @@ class Rephraser(dg.ConfigurableResource):
         )
 
 
+def _engine_key(job: RephraseJob) -> str:
+    """Return a hash of what determines the engine of a job; generators that only sample differently share one."""
+    from finephrase_dagster.artifacts.recipe import fixed_day
+
+    assert job.engine is not None
+    generator, day = job.engine.generator, fixed_day(next(iter(job.targets.values())).recipe)
+    return fingerprint([str(job.engine.model), generator.context, generator.engine, day])
+
+
 def _kept_engine(job: RephraseJob, log: Callable[[str], None]) -> Engine:
     """Return a running engine for a job, which an earlier job may have started."""
     assert job.engine is not None
-    generator = job.engine.generator
-    key = fingerprint([job.model, str(job.engine.model), generator.context, generator.engine])
+    generator, key = job.engine.generator, _engine_key(job)
     engine = _engines.get(key)
     if engine is None or not engine.running:
         if engine is not None:
