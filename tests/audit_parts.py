@@ -51,8 +51,7 @@ def flaw(
 def essays(count: int, seed: int = 0, words: int = 120) -> list[str]:
     """Return texts of made-up words that have nothing in common but the language."""
     draw = random.Random(seed)
-    syllables = ["ka", "ro", "mi", "ten", "sul", "vor", "ne", "pla", "gri", "dos", "um", "el", "sha", "fi", "bru"]
-    lexicon = ["".join(draw.choices(syllables, k=draw.randint(1, 3))) for _ in range(3000)]
+    lexicon = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(3000)]
     texts = []
     for _ in range(count):
         sentences = []

@@ -42,6 +42,7 @@ def run_all(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> l
     if len(tasks) == 1:
         return [function(*tasks[0])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # the threads of NumPy in each process would wait for one another
     command = [sys.executable, "-c", _PROGRAM]
     processes: list[subprocess.Popen[bytes]] = []
     try:
