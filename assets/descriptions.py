@@ -79,7 +79,7 @@ def of_cell(lineage: Lineage, cell: Cell) -> str:
         ("corpus", f"`{cell.source}`: {source.label}"),
         ("model", f"`{cell.generator}`: {_label(generator)}"),
         ("limits", f"{generator.context:,} tokens of context, {generator.max_tokens:,} of them for the completion"),
-        ("sampling", f"{sampling}; other values are the model's own"),
+        ("sampling of new datasets", f"{sampling}; other values are the model's own. Each dataset names its own"),
     ]
     prompts = [lineage.prompts[name] for name in lineage.study.prompts_of(cell)]
     return (

@@ -96,7 +96,7 @@ def _by_input(inputs: Mapping[str, str]) -> dict[str, list[str]]:
 def _result(lineage: Lineage, cell: Cell, prompt: str, artifact: Artifact) -> dg.MaterializeResult:
     """Return what the page of a dataset shows: counts, cost, example rows, and what it was made of."""
     manifest = artifact.manifest()
-    completed, cost = manifest["completed"], manifest["run"]
+    completed, cost, recipe = manifest["completed"], manifest["run"], manifest["recipe"]
     pairs = completions(artifact.folder, lineage.source(cell.source).folder)
     corpus = lineage.study.sources[cell.source].page
     model = hub_model(lineage.study.generators[cell.generator])
@@ -110,6 +110,7 @@ def _result(lineage: Lineage, cell: Cell, prompt: str, artifact: Artifact) -> dg
         tokens_per_completion=round(manifest["completion_tokens"] / completed, 1) if completed else None,
         **of_dataset(manifest),
         more_rows=dg.MetadataValue.md(pairs_markdown(pairs)),
+        sampling=", ".join(f"{name} {value}" for name, value in recipe["sampling"].items()),
         prompt=prompt_text(lineage.prompts[prompt]),
         corpus=dg.MetadataValue.url(corpus) if corpus else None,
         model=dg.MetadataValue.url(model) if model else None,

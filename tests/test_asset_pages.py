@@ -10,6 +10,9 @@ import pytest
 from assets import descriptions
 from assets.costs import of_dataset, of_training
 from assets.previews import records
+from assets.synthetic import _result
+from finephrase_dagster.artifacts.artifact import Artifact, Contents
+from finephrase_dagster.artifacts.key import DATASET, ItemKey
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.markdown import markdown_table
 from finephrase_dagster.catalogue import read_lineage
@@ -74,13 +77,34 @@ def test_the_selections_in_the_documentation_work(lineage: Lineage, selection: s
 
 def test_a_dataset_has_a_share_of_the_cost_in_proportion_to_its_tokens() -> None:
     bill = {"completion_tokens": 400, "tokens_per_second": 80.0, "gpu_hours": 2.0, "dollars": 5.0}
-    of = {"completion_tokens": 100, "run": bill}
+    of = {"completion_tokens": 100, "run": bill, "discarded": {"completion_tokens": 0}}
     assert of_dataset(of) == {"tokens_per_second": 80.0, "gpu_hours": 0.5, "dollars": 1.25}
+
+
+def test_the_page_of_a_dataset_shows_the_sampling_that_it_was_made_with(lineage: Lineage, tmp_path: Path) -> None:
+    cell = lineage.study.cells[0]
+    key = ItemKey(kind=DATASET, generator=cell.generator, source=cell.source, prompt="faq")
+    sampling = {"temperature": 0.125, "top_p": 1.0, "top_k": -1, "seed": 5}
+    artifact = Artifact(key=key, recipe={"sampling": sampling}, root=tmp_path)
+    counts = dict.fromkeys(("rows_in", "completed", "skipped", "failed", "documents_cut"), 0)
+    tokens = {"prompt_tokens": 0, "completion_tokens": 0}
+    facts = {
+        **counts,
+        **tokens,
+        "discarded": {"rollouts": 0, **tokens},
+        "run": {"completion_tokens": 0, "tokens_per_second": 0.0, "prompts": []},
+    }
+    artifact.materialize(lambda folder: Contents(files=[], facts=facts))
+    page = _result(lineage, cell, "faq", artifact).metadata
+    assert page is not None
+    assert page["sampling"] == "temperature 0.125, top_p 1.0, top_k -1, seed 5"
+    assert "sampling of new datasets" in descriptions.of_cell(lineage, cell)
 
 
 def test_an_unknown_cost_is_left_out() -> None:
     bill = {"completion_tokens": 0, "tokens_per_second": 0.0, "gpu_hours": None, "dollars": None}
-    assert of_dataset({"completion_tokens": 100, "run": bill}) == {"tokens_per_second": 0.0}
+    of = {"completion_tokens": 100, "run": bill, "discarded": {"completion_tokens": 0}}
+    assert of_dataset(of) == {"tokens_per_second": 0.0}
     assert of_training({"gpus": 0, "seconds": 60.0}, gpu_hour_dollars=2.5) == {}
     assert of_training({"gpus": 8, "seconds": 900.0}, gpu_hour_dollars=None) == {"gpu_hours": 2.0}
     assert of_training({"gpus": 8, "seconds": 900.0}, gpu_hour_dollars=2.5) == {"gpu_hours": 2.0, "dollars": 5.0}

@@ -375,7 +375,12 @@ class Lineage:
     def leaderboard(self) -> Artifact:
         """Return the comparison of all student runs."""
         scores = {run: self.scores(run).version for run in self.finishing_runs()}
-        return self._artifact(ItemKey(kind=LEADERBOARD), {"scores": scores})
+        mixtures = sorted({self.study.student_runs[run].mixture for run in scores})
+        corpora = {
+            name: sorted(part for part, of in self.study.components(name).items() if of.generator is None)
+            for name in mixtures
+        }
+        return self._artifact(ItemKey(kind=LEADERBOARD), {"scores": scores, "corpora": corpora})
 
     def _rows_in_order(self, source: str) -> str:
         """Return a hash of the corpus's rows in order. Tokens, and models trained on them, depend on row order."""
