@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.artifacts.processor import known_variables
 from finephrase_dagster.artifacts.provenance import other_versions
 from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_sampling, scorer_recipe, student_recipe
+from finephrase_dagster.evaluate.vllm_scorer import _environment
 from finephrase_dagster.rephrase import dataset as dataset_module
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.location import folder_at
@@ -107,6 +109,17 @@ def test_sampling_that_draws_otherwise_is_another_dataset(sampling: dict[str, An
 def test_an_engine_receives_only_variables_that_do_not_change_what_it_computes() -> None:
     environment = {"PATH": "/bin", "VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_BATCH_INVARIANT": "1", "VLLM_NEXT_YEAR": "1"}
     assert known_variables(environment) == {"PATH": "/bin", "VLLM_LOGGING_LEVEL": "DEBUG"}
+
+
+def test_the_scorer_on_vllm_runs_without_variables_that_may_change_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    before = dict(os.environ)
+    with _environment({"VLLM_LOGGING_LEVEL": "INFO", "VLLM_CPU_KVCACHE_SPACE": "1"}):
+        assert "VLLM_BATCH_INVARIANT" not in os.environ
+        assert (os.environ["VLLM_LOGGING_LEVEL"], os.environ["VLLM_CPU_KVCACHE_SPACE"]) == ("DEBUG", "1")
+        os.environ["SET_BY_THE_ENGINE"] = "1"
+    assert dict(os.environ) == before
 
 
 def test_a_resumed_dataset_records_the_libraries_of_both_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from finephrase_dagster.artifacts.key import CHECKPOINT, ItemKey
 from finephrase_dagster.orchestration.stores import (
     InvalidStore,
     StoreUnusable,
+    open_instance,
     refuse_unusable,
     tracking_uri,
     with_driver,
@@ -159,6 +161,23 @@ def test_mlflow_keeps_its_file_in_any_other_folder(name: str, paths: Paths, tmp_
     tracking.client().create_experiment("e")
     assert [file.name for file in tmp_path.rglob("*.db")] == ["mlflow.db"]
     assert (tmp_path / name / "mlflow" / "mlflow.db").is_file()
+
+
+def test_several_processes_create_dagsters_databases_at_once(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", tmp_path)
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(4)
+
+    def create() -> None:
+        start.wait()
+        open_instance(tmp_path).dispose()
+
+    processes = [context.Process(target=create) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
 
 
 def test_mlflows_server_is_reached_without_a_proxy_of_the_environment(

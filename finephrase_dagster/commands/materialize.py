@@ -54,12 +54,10 @@ def materialize(
     lineage = read_lineage(paths)
     home = dagster_home()
     with _store_failures_explained():
-        from finephrase_dagster.orchestration.stores import TRACKING_URI, refuse_unusable
+        from finephrase_dagster.orchestration.stores import TRACKING_URI, open_instance, refuse_unusable
 
         refuse_unusable(paths, home)
         lost_tracking = not os.environ.get(TRACKING_URI) and not paths.tracking_store.exists()
-        import dagster as dg
-
         from finephrase_dagster.definitions import defs
         from finephrase_dagster.orchestration.materialize import materialize_study, record_students
         from finephrase_dagster.results.leaderboard import record_study
@@ -68,7 +66,7 @@ def materialize(
 
         with (
             _resuming(lineage),
-            dg.DagsterInstance.from_config(str(home)) as instance,
+            open_instance(home) as instance,
             _watching(lineage, log, live=log_format is None) as log_line,
         ):
             outcome = materialize_study(lineage, defs, instance, engines_kept=engines_kept, log=log_line)

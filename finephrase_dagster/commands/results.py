@@ -300,14 +300,12 @@ def mlflow(study: StudyOption = None) -> None:
     require_clone("finephrase results mlflow")
     lineage = read_lineage(paths_of(study))
     home = dagster_home()
-    import dagster as dg
-
     from finephrase_dagster.definitions import defs
     from finephrase_dagster.orchestration.materialize import record_students
-    from finephrase_dagster.orchestration.stores import refuse_unusable
+    from finephrase_dagster.orchestration.stores import open_instance, refuse_unusable
 
     refuse_unusable(lineage.paths, home)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with open_instance(home) as instance:
         outcome = record_students(lineage, defs, instance, log=clock())
     for name, message in outcome.failed.items():
         complain(f"failed: {name}: {message}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from finephrase_dagster.artifacts.processor import known_variables
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.scorer import TokenizedAnswer, load_tokenizer
 
@@ -124,11 +125,17 @@ def vllm_scorer(checkpoint: Path, *, flags: Mapping[str, Any]) -> Iterator[VllmS
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set the environment variables that are not set yet, and remove them afterwards."""
-    new = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(new)
+    """Set the environment variables that are not set yet, without `VLLM_*` that may change scores; then restore it."""
+    before = dict(os.environ)
+    environment = {**variables, **known_variables(before)}
     try:
+        _set(environment)
         yield
     finally:
-        for name in new:
-            os.environ.pop(name, None)
+        _set(before)
+
+
+def _set(environment: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)

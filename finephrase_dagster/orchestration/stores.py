@@ -7,18 +7,22 @@ A password in a URL is never printed.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.connection import fetch
 from finephrase_dagster.study.loader import InvalidYaml, load_yaml, read_bounded
 from finephrase_dagster.study.paths import Paths
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 DRIVER = "postgresql+psycopg2"
@@ -101,6 +105,18 @@ def refuse_unusable(paths: Paths, dagster_home: Path) -> None:
         _refuse_unusable_database(tracking, TRACKING_URI)
     elif is_server(tracking):
         _refuse_unusable_server(tracking)
+
+
+def open_instance(dagster_home: Path) -> dg.DagsterInstance:
+    """Open Dagster's stores, and create those that are missing; processes that do so at once run into each other."""
+    import dagster as dg
+
+    lock = os.open(dagster_home, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return dg.DagsterInstance.from_config(str(dagster_home))
+    finally:
+        os.close(lock)
 
 
 @contextmanager

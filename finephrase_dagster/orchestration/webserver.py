@@ -11,10 +11,12 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.orchestration.stores import open_instance
 
 ALLOWED_HOSTS = "FINEPHRASE_ALLOWED_HOSTS"
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -127,6 +129,8 @@ def main() -> None:
             return start([__spec__.name if part == "dagster_webserver" else part for part in parts], **options)
 
         dev.open_ipc_subprocess = start_ours
+        if home := os.environ.get("DAGSTER_HOME"):
+            open_instance(Path(home)).dispose()  # before webserver and daemon do so at once
         dagster()
         return
     from dagster_webserver import app, cli
