@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finephrase_dagster.corpora.ids import IdSet, id_hash
+from finephrase_dagster.rephrase import survey
 from finephrase_dagster.rephrase.reader import InputReader, InputRow, InputUnreadable, check_files, rows_of
 from finephrase_dagster.rephrase.survey import DuplicateId, NoRows, survey_input
 
@@ -237,3 +238,13 @@ def test_a_growing_set_of_ids_keeps_all_ids() -> None:
     assert len(held) == 60_000
     assert not any(held.add(id_hash(f"d{number}")) for number in range(60_000))
     assert not any(id_hash(f"e{number}") in held for number in range(60_000))
+
+
+def test_a_long_survey_of_the_input_reports_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "NOTICE_SECONDS", 0.0)
+    files = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    for name in files:
+        Path(name).write_text("".join(f'{{"id": "{name}-{row}", "text": "t"}}\n' for row in range(1500)))
+    lines: list[str] = []
+    survey.survey_input(files, log=lines.append)
+    assert lines == [f"reading the input before the first request: {rows:,} rows so far" for rows in (1000, 2500)]

@@ -375,11 +375,8 @@ class Lineage:
     def leaderboard(self) -> Artifact:
         """Return the comparison of all student runs."""
         scores = {run: self.scores(run).version for run in self.finishing_runs()}
-        mixtures = sorted({self.study.student_runs[run].mixture for run in scores})
-        corpora = {
-            name: sorted(part for part, of in self.study.components(name).items() if of.generator is None)
-            for name in mixtures
-        }
+        parts = {run: self.study.components(self.study.student_runs[run].mixture) for run in scores}
+        corpora = {run: sorted(part for part in some if part in self.study.sources) for run, some in parts.items()}
         return self._artifact(ItemKey(kind=LEADERBOARD), {"scores": scores, "corpora": corpora})
 
     def _rows_in_order(self, source: str) -> str:

@@ -244,7 +244,7 @@ def execute(
         InputUnreadable, DuplicateId, NoRows: the input cannot be used.
         EngineFailed, FolderBusy, RecipeChanged, LedgerError: see `RephraseStep.run`.
     """
-    survey = job.saved_survey() or survey_input(job.files, job.limit)
+    survey = job.saved_survey() or survey_input(job.files, job.limit, log)
     job = job.sized(survey, log)
     datasets = job.datasets(survey.digest)
     manifests = {prompt: dataset.manifest() for prompt, dataset in datasets.items()}  # raises for another recipe

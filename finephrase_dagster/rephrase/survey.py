@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
@@ -22,6 +24,7 @@ from finephrase_dagster.rephrase.reader import InputRow, SurveyedFile, rows_of, 
 
 SURVEY = f"{META}/input.json"
 BATCH = 1_000
+NOTICE_SECONDS = 3.0
 
 
 class DuplicateId(FinephraseError, exit_status=2):
@@ -114,19 +117,29 @@ def saved_survey(folder: Folder, files: Sequence[str], limit: int | None) -> Sur
     return None
 
 
-def survey_input(files: Sequence[str], limit: int | None = None) -> Survey:
-    """Read all rows once.
+def survey_input(
+    files: Sequence[str], limit: int | None = None, log: Callable[[str], None] = lambda line: None
+) -> Survey:
+    """Read all rows once; `log` receives a line every few seconds, as no request is sent before the end.
 
     Raises:
         InputUnreadable: a file cannot be read, or a row has no id.
         DuplicateId: two rows have the same id; the message names it.
         NoRows: the files hold no rows.
     """
-    ids = RepeatedIds()
+    ids, noticed = RepeatedIds(), time.monotonic()
+
+    def report(earlier: int, rows: int) -> None:
+        nonlocal noticed
+        if time.monotonic() - noticed > NOTICE_SECONDS:
+            noticed = time.monotonic()
+            log(f"reading the input before the first request: {earlier + rows:,} rows so far")
+
     surveyed: list[SurveyedFile] = []
     for file in files:
-        left = None if limit is None else limit - sum(one.rows for one in surveyed)
-        surveyed.append(_survey_file(file, left, ids))
+        earlier = sum(one.rows for one in surveyed)
+        left = None if limit is None else limit - earlier
+        surveyed.append(_survey_file(file, left, ids, partial(report, earlier)))
     survey = Survey(files=tuple(files), limit=limit, surveyed=tuple(surveyed))
     for name in ids.find(_ids(survey)):
         raise DuplicateId(f"{', '.join(files)}: more than one row has the id {name!r}. Give each row its own id.")
@@ -135,7 +148,7 @@ def survey_input(files: Sequence[str], limit: int | None = None) -> Survey:
     return survey
 
 
-def _survey_file(file: str, limit: int | None, ids: RepeatedIds) -> SurveyedFile:
+def _survey_file(file: str, limit: int | None, ids: RepeatedIds, report: Callable[[int], None]) -> SurveyedFile:
     before, content, order = stamp(file), RowSet(), hashlib.sha256()
     marks: list[tuple[int, int]] = []
     names: list[str] = []
@@ -145,6 +158,7 @@ def _survey_file(file: str, limit: int | None, ids: RepeatedIds) -> SurveyedFile
         if len(names) == BATCH:
             ids.add(names)
             names.clear()
+            report(content.rows)
     ids.add(names)
     total = content.sum % 2**256
     return SurveyedFile(
