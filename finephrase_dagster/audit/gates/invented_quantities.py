@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import operator
 import re
 from collections.abc import Sequence, Set
 from functools import cached_property
 from itertools import combinations
 from typing import Self
 
+from finephrase_dagster.audit.equations import equations, numbers
 from finephrase_dagster.audit.gate import (
     EXAMPLES,
     AuditedDataset,
@@ -31,7 +30,6 @@ from finephrase_dagster.audit.quantities import (
     known_values,
     listed,
     quantity,
-    readings,
 )
 
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
@@ -75,12 +73,7 @@ _PERCENT = re.compile(r"[-\s]?(?:%|percent)", re.IGNORECASE)
 _CENTURY = re.compile(r"(?:st|nd|rd|th)[-\s]centur", re.IGNORECASE)
 _FEW = 12  # values of a source of which sums and differences are made: of more, almost any number is one
 _SUFFIXES = frozenset(listed("st nd rd th s x k m mn bn b am pm bc ad ce bce c f h g l w v a")) | UNITS
-_TERM = r"[$€£(]*[0-9][0-9.,]*%?\)*(?:\s[a-z]+)?"
-_EQUATION = re.compile(
-    rf"((?:{_TERM})(?:\s*[-+*/×÷·x−–]\s*{_TERM})+)\s*=\s*[$€£]?([0-9][0-9,]*(?:\.[0-9]+)?)", re.IGNORECASE
-)
-_OPERATORS = str.maketrans({"×": "*", "·": "*", "x": "*", "X": "*", "÷": "/", "−": "-", "–": "-", "%": "/100"})
-_NO_ARITHMETIC = re.compile(r"(?<![0-9)])\s*x\s*|[^0-9.+*/() x×÷·−–%-]", re.IGNORECASE)
+_EQUALS = re.compile("[=\u2248]")
 _CONSTANTS = frozenset(map(float, (*range(2, 11), 12, 24, 30, 52, 60, 100, 365, 1000)))
 
 
@@ -97,12 +90,18 @@ class Source:
 
     @cached_property
     def values(self) -> set[float]:
-        """The values of the source's quantities, and the results that the completion computes from them correctly."""
-        known = known_values(self.row.source_text or "", self.row.source_words)
-        if "=" in self.row.text:
-            for equation in _EQUATION.finditer(self.row.text):
-                _add_result(equation, known)
-        return known
+        """The values of the source's quantities."""
+        return known_values(self.row.source_text or "", self.row.source_words)
+
+    @cached_property
+    def results(self) -> set[float]:
+        """The results that the completion computes correctly from values that are known, and the constants in them."""
+        results = set[float]()
+        for equation in equations(self.row.text):
+            left, right = (set(map(float, numbers(side))) for side in _EQUALS.split(equation.text, maxsplit=1))
+            if equation.correct and left - _CONSTANTS <= self.values | results:
+                results |= left | right
+        return results
 
 
 def find_invented(row: AuditedRow) -> Quantity | None:
@@ -164,9 +163,13 @@ def _is_counted(text: str, candidate: Quantity) -> bool:
 def _is_known(text: str, candidate: Quantity, source: Source) -> bool:
     if not candidate.values:
         return candidate.text in (source.row.source_text or "")
-    return any(
-        value in source.values or _is_rewritten(text, candidate, value, source.values) for value in candidate.values
-    ) or _is_derived(text, candidate, source.values)
+    known = source.values
+    return (
+        not known.isdisjoint(candidate.values)
+        or any(_is_rewritten(text, candidate, value, known) for value in candidate.values)
+        or _is_derived(text, candidate, known)
+        or not source.results.isdisjoint(candidate.values)
+    )
 
 
 def _is_rewritten(text: str, candidate: Quantity, value: float, known: Set[float]) -> bool:
@@ -202,32 +205,6 @@ def _is_derived(text: str, candidate: Quantity, known: Set[float]) -> bool:
         return False
     value, pairs = candidate.values[0], combinations(values, 2)
     return value == sum(values) or any(value in (one + other, (one + other) / 2) for one, other in pairs)
-
-
-def _add_result(equation: re.Match[str], known: set[float]) -> None:
-    """Add the result of a correct equation whose numbers are known, and the constants that it uses."""
-    numbers = {value for text in digit_strings(equation[1]) for value in readings(text)[:1]}
-    if not numbers - _CONSTANTS <= known:
-        return
-    expression = _NO_ARITHMETIC.sub("", equation[1].replace(",", "")).translate(_OPERATORS)
-    try:
-        result = _evaluate(ast.parse(expression.strip(), mode="eval").body)
-    except (SyntaxError, ZeroDivisionError, KeyError, TypeError):
-        return
-    stated = readings(equation[2])
-    if stated and abs(result - stated[0]) <= 0.5 * 10.0 ** -len(equation[2].partition(".")[2]):
-        known |= {stated[0], *(numbers & _CONSTANTS)}
-
-
-def _evaluate(node: ast.expr) -> float:
-    if isinstance(node, ast.Constant):
-        return float(str(node.value))
-    if isinstance(node, ast.BinOp):
-        left, right = _evaluate(node.left), _evaluate(node.right)
-        return {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}[
-            type(node.op)
-        ](left, right)
-    raise TypeError
 
 
 class InventedShare(Measure):
