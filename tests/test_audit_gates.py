@@ -238,6 +238,7 @@ def test_a_bare_parquet_file_is_audited_by_the_gates_that_it_has_columns_for(tmp
         "copying": "needs source_text",
         "dclm_score": "needs model",
         "edu_score": "needs model",
+        "faithfulness": "needs source_text",
         "form": "needs check",
         "invented_quantities": "needs source_text",
         "length": "needs source_text",

@@ -54,7 +54,12 @@ def test_a_name_or_a_date_that_the_source_lacks_is_found(text: str, unknown: str
 
 
 def test_the_share_of_rows_and_the_coverage_are_the_same_for_merged_measures() -> None:
-    texts = ["By Karl Wiese, for 300 crowns.", "Twelve metres, for 40 ships.", "Nothing.", "In March 1911, by Tromvik."]
+    texts = [
+        "Dug by Karl Wiese, for 300 crowns.",
+        "Twelve metres, 40 ships.",
+        "Nothing.",
+        "In March 1911, Tromvik.",
+    ]
     rows = [row(text, str(number)) for number, text in enumerate(texts)]
     whole, first, second = measure(), measure(), measure()
     whole.add(rows)

@@ -1,8 +1,8 @@
 """Completions with names and dates that their source does not have, and how much of a source they keep.
 
-A name is found within a sentence, where capital letters mean something: words in capitals after a word without. In text
-that writes all nouns so, as German does, only names of several words count. How many of the sources' quantities the
-completions state, and how similar both are in meaning, is measured on a sample.
+A name is found within a sentence, where capital letters mean something: words in capitals after a word without. Text
+that writes all nouns so, as German does, shows none. How many of the sources' quantities the completions state, and how
+similar both are in meaning, is measured on a sample.
 """
 
 from __future__ import annotations
@@ -18,20 +18,28 @@ from finephrase_dagster.audit.quantities import MONTHS, known_values, listed
 from finephrase_dagster.audit.row_sample import RowSample
 
 _CAPITAL = r"[A-Z\u00c0-\u00de][\w-]+(?!['\u2019\w])"
-_NAME = re.compile(rf"[a-z,] ({_CAPITAL}(?: (?:(?:of|the|de|van|von|der|da|di|la|du|al) )*{_CAPITAL})*)")
+_NAME = re.compile(rf"{_CAPITAL}(?: (?:(?:of|the|de|del|van|von|da|di|la) )*{_CAPITAL})*")
+_WORD = re.compile(_CAPITAL)
 _DATE = re.compile(rf"\b(?:({'|'.join(MONTHS)}) \d|\d (?:of )?({'|'.join(MONTHS)})\b)", re.IGNORECASE)
 _NO_SENTENCE = re.compile(r"```.*?```|`[^`\n]*`|^[ \t]*[#|][^\n]*", re.DOTALL | re.MULTILINE)
 _NOUNS_IN_CAPITALS = 0.08  # names per word, above which capital letters do not show a name
 _STEM = 5  # letters by which Germany and Germans are one
-_ORDINARY = frozenset(listed("English Internet Monday Tuesday Wednesday Thursday Friday Saturday Sunday"))
+_MONTHS = frozenset(MONTHS)
+_DAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+_ORDINARY = frozenset(["English", "Internet", *_DAYS, *(month.title() for month in MONTHS)])
 
 
 def names(row: AuditedRow) -> list[list[str]]:
-    """Return the names of a completion, each as its words."""
+    """Return the names of a completion, each as its words; none if it writes all nouns in capitals."""
     text = _NO_SENTENCE.sub(" ", row.text) if any(mark in row.text for mark in "`#|") else row.text
-    found = [re.findall(_CAPITAL, match) for match in _NAME.findall(text)]
+    found = []
+    for match in _NAME.finditer(text):
+        start = match.start()
+        before = text[text.rfind(" ", 0, start - 1) + 1 : start - 1].rpartition("\n")[2].removesuffix(",")
+        if text[start - 1 : start] == " " and before.isalpha() and before.islower():
+            found.append(_WORD.findall(match[0]))
     if len(found) > max(_NOUNS_IN_CAPITALS * len(row.words), 3):
-        found = [name for name in found if len(name) > 1]
+        return []
     return [name for name in found if len(name) > 1 or (name and len(name[0]) > 3)]
 
 
@@ -44,7 +52,7 @@ def _unknown(row: AuditedRow) -> Iterator[str]:
             known = known if known is not None else {word[:_STEM] for word in row.source_words}
             if known.isdisjoint(word.lower()[:_STEM] for word in name):
                 yield " ".join(name)
-    for match in _DATE.finditer(row.text):
+    for match in () if _MONTHS.isdisjoint(row.words) else _DATE.finditer(row.text):
         month = (match[1] or match[2]).lower()
         number = MONTHS.index(month) + 1
         if not re.search(rf"\b{month[:3]}|(?<!\d)0?{number}[-/.]\d|\d[-/.]0?{number}(?!\d)", source):
@@ -92,7 +100,10 @@ def _similarity(rows: Sequence[AuditedRow], model: str) -> dict[str, Any]:
     from finephrase_dagster.audit.embedding import Embedder
 
     embedder = Embedder(model)
-    outputs, sources = embedder.embed([row.text for row in rows]), embedder.embed([row.source_text or "" for row in rows])
+    outputs, sources = (
+        embedder.embed([row.text for row in rows]),
+        embedder.embed([row.source_text or "" for row in rows]),
+    )
     similar = (outputs * sources).sum(axis=1).tolist()
     return {"model": model, "source_similarity": fmean(similar) if similar else None}
 
@@ -102,8 +113,8 @@ GATE = Gate(
     sentence="the share of completions with a name or a date that their source does not have",
     bound="at most",
     defaults={"threshold": 0.25, "model": None, "sampled_rows": 2_000},
-    reason="A name that the source lacks may be common knowledge, or an invention. Of 240 real outputs of a small model "
-    "one in seven has one.",
+    reason="A name that the source lacks may be common knowledge, or an invention. Of 240 real outputs of a small "
+    "model one in eight has one.",
     remedy="Read the completions with their sources. Ask in the prompt for what the document says and nothing else, "
     "lower the temperature, or take a larger generator.",
     measure=Faithfulness,
