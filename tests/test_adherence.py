@@ -52,6 +52,10 @@ def test_a_prompt_that_is_given_back_is_found_whole_or_in_part(name: str) -> Non
         "Do not include any explanations.",
         "You are a helpful assistant.",
         "Your task is to rewrite the text.",
+        "Summarize this article.",
+        "Generate five questions with answers from the text.",
+        "Below is an instruction that describes a task.",
+        "<|im_start|>user",
         "**Instruction**: [[DOCUMENT]]",
         "Here comes {document}",
     ],
@@ -225,6 +229,11 @@ def test_another_language_than_that_of_the_source_is_found_in_both_directions(la
 def test_code_names_and_short_texts_are_not_another_language(text: str) -> None:
     assert flaw("language", text, source=ENGLISH) is None
     assert flaw("language", text, language="en") is None
+
+
+def test_one_short_sentence_shows_its_language() -> None:
+    for short in ("El perro corre por el parque todos los días.", "Dies ist eine kurze Antwort auf die Frage."):
+        assert flaw("language", short, source=ENGLISH), short
 
 
 def test_without_sources_most_rows_say_what_is_expected() -> None:

@@ -209,5 +209,8 @@ def test_the_answer_of_a_problem_is_one_of_the_numbers_of_its_solution() -> None
     assert flaw("arithmetic", problem.format("15 nuts"), check="math") == (
         "an answer that the solution does not have: '15 nuts'"
     )
-    assert flaw("arithmetic", problem.format("15 nuts")) is None
+    assert flaw("arithmetic", problem.format("15 nuts"))
+    assert flaw("arithmetic", "3 \u00d7 4 = 12.\nAnswer: 15") is None
+    assert flaw("arithmetic", "Solution: 38 / 3 = 12.6667.\nAnswer: 12.67 or about 13.") is None
+    assert flaw("arithmetic", "Solution: 1 / 4 = 0.25.\nAnswer: 25%") is None
     assert flaw("arithmetic", problem.replace(" \u00d7 4 = 12", "").format("12 nuts"), check="math") is None

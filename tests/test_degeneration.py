@@ -35,6 +35,8 @@ LINE = "Then the water finds another way around the bank."
         f"{PROSE} And so it went on and on and so it went on and on and so it went on and on and so it went on and on",
         f"{PROSE} www.example.org/{'-hatch' * 40}",
         f"{PROSE} {'ha' * 40}",
+        f"{PROSE} {'!' * 90}",
+        PROSE + "\U0001f600 " * 40,
         "# Heading\n" + "\n\n".join("::" for _ in range(30)),
         "```\n" + "\n".join(f"# {number}." for number in range(30)),
         TABLE + "\n| Quito | no | no |" * 5,

@@ -1,29 +1,39 @@
 """Completions with an arithmetic statement that is wrong, such as "12 + 7 = 20"."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
+from fractions import Fraction
+from itertools import repeat
 from typing import Self
 
 from finephrase_dagster.audit.equations import Equation, equations, numbers
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
 
 _DIGIT = re.compile(r"\d")
+_SOLUTION = re.compile(r"^[\W_]*solution\b", re.IGNORECASE | re.MULTILINE)
 _ANSWER = re.compile(r"^[\W_]*(?:final )?answer[\W_]*:(?P<answer>.*)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
-    return _judge(row, dataset, list(equations(row.text)))
+    return _judge(row, list(equations(row.text)))
 
 
-def _judge(row: AuditedRow, dataset: AuditedDataset, found: Sequence[Equation]) -> str | None:
+def _judge(row: AuditedRow, found: Sequence[Equation]) -> str | None:
     if wrong := next((equation.text for equation in found if not equation.correct), None):
         return f"a wrong equation: {wrong!r}"
-    if dataset.check == "math" and found and (match := _ANSWER.search(row.text)):
+    match = _ANSWER.search(row.text) if found and _SOLUTION.search(row.text) else None
+    if match:
         answer, worked = numbers(match["answer"]), numbers(row.text[: match.start()])
-        if answer and worked.isdisjoint(answer):
+        if answer and not any(map(_is_worked, answer, repeat(worked))):
             return f"an answer that the solution does not have: {match['answer'].strip()[:60]!r}"
     return None
+
+
+def _is_worked(answer: Fraction, worked: Set[Fraction]) -> bool:
+    """Return whether a solution has a number, as it is, as a share of 100, or before it was rounded."""
+    rounded = (value for value in worked if value.denominator != 1)
+    return answer in worked or answer / 100 in worked or any(abs(answer - value) < Fraction(1, 2) for value in rounded)
 
 
 class Equations(RowShare):
@@ -37,7 +47,7 @@ class Equations(RowShare):
         self._rows += len(rows)
         for row in rows:
             found = list(equations(row.text))
-            self._note(row, _judge(row, self.dataset, found))
+            self._note(row, _judge(row, found))
             correct = sum(equation.correct for equation in found)
             self._equations += len(found)
             self._correct += correct

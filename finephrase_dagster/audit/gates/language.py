@@ -25,7 +25,7 @@ Shares = Mapping[str, int]
 
 _SOURCE = 400  # characters of a source whose language is detected
 _EDGE = 450  # characters at the beginning and at the end of a completion whose language is detected
-_LETTERS = 45  # bytes of words that show a language; a few names do not
+_LETTERS, _NAMES = 25, 45  # bytes of words that show a language, and of words that are mostly names
 _QUOTED = 10  # percent of a source in a language that the completion may then have, too
 _PART = 40  # percent of a text in another language, from which the text is partly in it
 _CERTAIN = 0.5  # probability of a fastText model's label
@@ -49,13 +49,18 @@ def detect(text: str, model: str | None = None) -> Shares:
         reliable, letters, languages = pycld2.detect(text)[:3]
     except (pycld2.error, UnicodeEncodeError):  # it takes no control characters and no half surrogates
         reliable, letters, languages = pycld2.detect(_NO_CHARACTER.sub(" ", text))[:3]
-    if not reliable or letters < _LETTERS:
+    if not reliable or letters < _LETTERS or (letters < _NAMES and _is_names(text)):
         return {}
     shares = Counter[str]()
     for _, code, percent, _ in languages:
         if code != "un":
             shares[_ALIKE.get(code, code)] += percent
     return shares
+
+
+def _is_names(text: str) -> bool:
+    words = [word for word in text.split() if word[0].isalpha()]
+    return 2 * sum(word[0].isupper() for word in words) > len(words)
 
 
 def _detect_by_model(text: str, path: str) -> Shares:
@@ -162,7 +167,11 @@ class Languages(Measure):
         return language if count > self._unexpected.total() / 2 else ""
 
     def _judge(self, row: AuditedRow, shares: Shares, expected: Shares) -> str | None:
-        if _other(shares, expected) and (language := _other(self._detect_prose(row), expected)):
+        if not _other(shares, expected):
+            return None
+        if not self.settings["language"]:  # the beginning of a source may be links and names
+            expected = self._detect(_NOT_PROSE.sub(" ", row.source_text or "")) or expected
+        if language := _other(self._detect_prose(row), expected):
             return f"in another language: {language} in place of {_main(expected)}"
         return None
 

@@ -15,6 +15,7 @@ _LABEL = re.compile(
     r"^(?:[\W_]*(?:\d{1,4}[.):]|[A-Za-z][.):](?=\s+\S)|[-*+#>\u2022]|(?:step|question|answer|q|a)\s*\d*\s*:))+\s*", re.I
 )
 _RUN_OF_LETTERS = re.compile(r"([^_]{1,12}?)\1{11,}")
+_TAIL, _RULES = 60, frozenset("-=_*#~.+^| \n\u2500")  # characters of a rule below a heading
 _ENDING = 12  # characters at the end of a line
 _SPAN = 4  # words of the sequences that show where a phrase may be repeated
 _LONG = 40  # characters of a line without spaces that counts as long
@@ -124,6 +125,9 @@ def _is_repetition(phrase: str, times: int, row: AuditedRow) -> bool:
 
 def _repeated_letters(row: AuditedRow) -> str | None:
     """Return which letters are repeated within a word."""
+    tail = set(row.text[-_TAIL:])
+    if len(tail) <= 3 and len(row.text) > _TAIL and not tail <= _RULES:
+        return f"repeats characters: {row.text[-3:]!r} to the end"
     word = max(row.words, key=len, default="")
     match = _RUN_OF_LETTERS.search(word) if len(word) >= _LONG else None
     if match is None or match.group() in (row.source_text or "").lower():

@@ -28,6 +28,10 @@ _INSTRUCTION = re.compile(
     rf"(?:please )?{_VERB} {_ASIDE}(?:(?:the|this|that|from|following|above|given|provided|below|original)"
     rf" {_ASIDE}{_TEXT}"
     rf"(?: (?:above|below|provided|given|into|as|in|so that|for|to|using))|{_TEXT} (?:above|below))\b"
+    rf"|(?:please )?(?:re-?write|rephrase|paraphrase|summari[sz]e|translate) (?:this|the) {_TEXT}\b"
+    rf"|(?:please )?(?:generate|create|write|make|produce|extract|turn|convert) {_ASIDE}(?:from|about|based"
+    rf" on) (?:this|the) {_TEXT}\b"
+    r"|below is an instruction that describes|(?:your|the) task is to (?:write|read|produce|generate|answer|extract)"
     rf"|(?:please )?{_VERB} {_ASIDE}(?:the (?:following|above|given|provided) {_TEXT})\b"
     r"|(?:please )?(?:reply|respond|answer|output|return) (?:only |just )?with (?:only |just )?(?:the|an?"
     r"|your) (?:[\w-]+ ){1,8}?"
@@ -47,7 +51,10 @@ _INSTRUCTION = re.compile(
 # How a sentence begins that the expression matches.
 _FIRST = frozenset(
     re.findall(r"[\w']+", _VERB.replace("-?", "").replace("[sz]", "s") + " please reply respond output return")
-) | {*("do", "don't", "your", "the", "you", "summarize", "analyze", "rewrite", "re", "an", "now")}
+) | {*("do", "don't", "your", "the", "you", "below", "summarize", "analyze", "rewrite", "re", "an", "now")}
+_TURN = re.compile(
+    r"<\|(?:im_start|start_header_id)\|>(?:user|system)|<\|(?:user|system)\|>|\[INST\]|\#{2,3} Instruction:"
+)
 _HOLE = re.compile(
     r"\[\[?(?:DOCUMENT|TEXT|INPUT|SOURCE)\]?\]|\{\{?\s*(?:document|text|input|source|passage)\s*\}?\}"
     r"|<(?:text|document)>"
@@ -88,6 +95,9 @@ def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str |
             for at in range(run.start(), run.end() - size + 1):
                 if (span := " ".join(words[at : at + size])) in spans and not _is_in_source(span, row):
                     return f"gives back the prompt: {span!r}"
+    turn = _TURN.search(row.text) if "<|" in row.text or "INST]" in row.text or "##" in row.text else None
+    if turn and turn.group() not in (row.source_text or ""):
+        return f"gives back a turn of the prompt: {turn.group()!r}"
     hole = _HOLE.search(row.text) if "{" in row.text or "[" in row.text or "<" in row.text else None
     if hole and hole.group() not in (row.source_text or ""):
         return f"gives back a placeholder of a prompt: {hole.group()!r}"
