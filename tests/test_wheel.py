@@ -98,6 +98,28 @@ print(fp.read_dataset("out/faq").rows[0]["text"], fp.audit_dataset("out/faq").ro
     assert (done.stdout.strip(), done.stderr) == ("Some words. 1 0", "")
 
 
+def test_the_command_runs_every_gate_that_needs_no_model(programs: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": f"{n}",
+            "text": f"Q: What is {n}?\nA: It is {n}.",
+            "source_text": f"A text on {n}.",
+            "finish_reason": "stop",
+        }
+        for n in range(50)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ("audit", "rows.jsonl", "--check", "faq", "--json", "--html", "page.html", "--rows", "failing.parquet")
+    done = run(programs / "finephrase", *command, folder=tmp_path)
+    assert done.returncode in (0, 1), done.stderr
+    report = json.loads(done.stdout)
+    assert report["rows"] == 50
+    assert set(report["skipped"].values()) <= {"needs manifest", "needs model"}
+    assert {"loops", "near_duplicates", "diversity", "language", "arithmetic", "contamination"} <= {
+        gate["name"] for gate in report["gates"]
+    }
+
+
 def test_the_command_reads_the_shipped_studies_from_any_folder(programs: Path, tmp_path: Path) -> None:
     done = run(programs / "finephrase", "plan", "--study", "studies/finephrase.yaml", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
