@@ -19,6 +19,7 @@ from finephrase_dagster.commands.extras import missing_extra
 from finephrase_dagster.commands.materialize import materialize
 from finephrase_dagster.commands.plan import plan
 from finephrase_dagster.commands.rephrase import ManyValues, rephrase
+from finephrase_dagster.commands.report import report
 from finephrase_dagster.commands.results import app as results
 from finephrase_dagster.commands.terminal import complain, leave_terminal, silence_libraries
 from finephrase_dagster.commands.ui import ui
@@ -104,6 +105,7 @@ app.command(cls=ManyValues, short_help="Rewrite documents with a language model.
 app.command(short_help="Check the quality of a synthetic dataset.")(audit)
 app.command(short_help="Show what would run, and what it would cost.")(plan)
 app.command(short_help="Print a study file in full.")(expand)
+app.command(short_help="Write a page with a study's answer and its figures.")(report)
 app.command(short_help="Check the files of datasets and other artifacts.")(verify)
 app.command(short_help="Serve the web pages of Dagster and MLflow.")(ui)
 app.add_typer(results, name="results")

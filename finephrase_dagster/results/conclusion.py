@@ -1,0 +1,107 @@
+"""What a study concludes, in sentences: the best recipe, by how much, how sure, at what cost, and what it gave up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from finephrase_dagster.evaluate.benchmark import CATEGORIES
+from finephrase_dagster.results.evidence import Entry, Evidence
+from finephrase_dagster.results.verdict import Verdict
+
+ANSWERS = {"beats": "Yes", "loses": "No", "ties": "It makes no difference", "undecided": "Undecided"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conclusion:
+    """The answer of a study.
+
+    Attributes:
+        word: the verdict on the best mixture that can be compared with the baseline; None: none can.
+        answer: the answer in one sentence.
+        remarks: how sure it is, what it costs, what it gave up, and what was not compared.
+    """
+
+    word: str | None
+    answer: str
+    remarks: tuple[str, ...]
+
+
+def conclude(evidence: Evidence) -> Conclusion:
+    """Compare the best mixture that holds synthetic text with the baseline."""
+    matched = [verdict for verdict in evidence.verdicts if not verdict.mismatches and verdict.difference is not None]
+    candidates = [one for one in matched if evidence.entry(one.arm.mixture).kind != "original"] or matched
+    if not candidates:
+        return Conclusion(
+            word=None,
+            answer=f"No mixture can be compared with {evidence.baseline.mixture}.",
+            remarks=tuple(_uncompared(evidence)),
+        )
+    best = max(candidates, key=lambda verdict: verdict.difference or -math.inf)
+    entry = evidence.entry(best.arm.mixture)
+    remarks = (
+        *_certainty(best, len(matched)),
+        _cost(entry),
+        _given_up(entry, evidence.baseline),
+        *_uncompared(evidence),
+    )
+    return Conclusion(word=best.verdict, answer=_answer(best, entry, evidence), remarks=remarks)
+
+
+def _answer(verdict: Verdict, entry: Entry, evidence: Evidence) -> str:
+    baseline, difference = evidence.baseline, verdict.difference or 0.0
+    side = "ahead of" if difference >= 0 else "behind"
+    return (
+        f"{ANSWERS[verdict.verdict]}. The best comparable mixture, {entry.mixture}, has a macro score of {entry.macro:.4f}"
+        f": {abs(difference):.4f} {side} the baseline, {baseline.mixture} ({baseline.macro:.4f})."
+    )
+
+
+def _certainty(verdict: Verdict, comparisons: int) -> list[str]:
+    if verdict.interval is None or verdict.noise is None:
+        return ["How sure: unknown. No mixture has a second seed, so nothing says which differences are noise."]
+    low, high = verdict.interval
+    lines = [
+        f"How sure: the difference lies between {low:+.4f} and {high:+.4f} (95 % for all {comparisons} comparisons with "
+        f"this baseline together). Noise of seeds: {verdict.noise.sd:.4f}, {verdict.noise.source}."
+    ]
+    if verdict.seeds_to_decide:
+        lines.append(f"What would decide: probably {verdict.seeds_to_decide} more seeds for each of the two mixtures.")
+    return lines
+
+
+def _cost(entry: Entry) -> str:
+    hours = [dataset.gpu_hours for dataset in entry.datasets]
+    if not entry.datasets or None in hours:
+        return "Cost: unknown, since the cost of its synthetic text is not recorded."
+    tokens = sum(dataset.tokens for dataset in entry.datasets)
+    total = math.fsum(value for value in hours if value is not None)
+    return f"Cost: {total:,.4g} GPU-hours for {tokens:,} tokens of synthetic text."
+
+
+def _given_up(entry: Entry, baseline: Entry) -> str:
+    lost = {
+        title: entry.scores[name] - baseline.scores[name]
+        for name, title in CATEGORIES.items()
+        if name in entry.scores and name in baseline.scores and entry.scores[name] < baseline.scores[name]
+    }
+    if not lost:
+        return "What it gave up: no category scores lower than with the baseline."
+    parts = ", ".join(f"{title} ({loss:+.4f})" for title, loss in sorted(lost.items(), key=lambda item: item[1]))
+    return f"What it gave up: {parts}."
+
+
+def _uncompared(evidence: Evidence) -> list[str]:
+    """Say which mixtures differ in more than their data, and which runs were left out."""
+    lines = []
+    unmatched = [verdict for verdict in evidence.verdicts if verdict.mismatches]
+    if unmatched:
+        best = max(unmatched, key=lambda verdict: evidence.entry(verdict.arm.mixture).macro)
+        lines.append(
+            f"Not compared: {len(unmatched)} mixtures differ from the baseline in more than their synthetic text. The "
+            f"highest of them is {best.arm.mixture} ({evidence.entry(best.arm.mixture).macro:.4f}; "
+            f"{'; '.join(best.mismatches)})."
+        )
+    if evidence.left_out:
+        lines.append(f"Left out, because they trained for another number of tokens: {', '.join(evidence.left_out)}.")
+    return lines

@@ -1,0 +1,314 @@
+"""The evidence of one study: its scored mixtures with one student, its synthetic datasets, and what they cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import Any
+
+import duckdb
+
+from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.results.scored_runs import ScoredRun, common_scores, read_runs
+from finephrase_dagster.results.verdict import Verdict, compare
+
+
+class NoEvidence(FinephraseError, exit_status=2):
+    """There are no scored runs of this study, student or mixture; the message lists what there is."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A synthetic dataset, or a run that generated one.
+
+    Attributes:
+        mixtures: the mixtures that hold it.
+        made_for: the mixture that a published generation was made for; None: it was made for any.
+        gpu_hours: None if they are unknown, as is each of the following.
+        proxies: scores of its texts that are cheap to compute; empty if they are unknown or contradict themselves.
+        collapse: number of distinct beginnings by their length, and how many documents share the most common one.
+    """
+
+    generator: str
+    source: str
+    prompt: str
+    mixtures: frozenset[str]
+    made_for: str | None
+    rows: int
+    tokens: int
+    gpu_hours: float | None
+    dollars: float | None
+    tokens_per_second: float | None
+    proxies: Mapping[str, float]
+    collapse: Sequence[Mapping[str, float]] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """The runs of one mixture with one student.
+
+    Attributes:
+        components: the share of each component of the mixture.
+        synthetic: the share of synthetic text; None if it is unknown.
+        datasets: the synthetic datasets that it holds.
+    """
+
+    mixture: str
+    runs: tuple[ScoredRun, ...]
+    components: Mapping[str, float]
+    synthetic: float | None
+    datasets: tuple[Dataset, ...]
+
+    @cached_property
+    def scores(self) -> Mapping[str, float]:
+        """The mean score of its runs at their last step, by name."""
+        return {name: fmean(values) for name, values in common_scores(self.runs).items()}
+
+    @property
+    def macro(self) -> float:
+        """The mean macro score."""
+        return self.scores["macro"]
+
+    @property
+    def kind(self) -> str:
+        """Whether its text is original, synthetic or mixed."""
+        if self.synthetic is None:
+            return "unknown"
+        return "original" if self.synthetic == 0 else "synthetic" if self.synthetic == 1 else "mixed"
+
+    def curve(self, name: str = "macro") -> dict[int, float]:
+        """Return the mean of a score by step, at the steps at which every run was scored."""
+        steps = set.intersection(*({step for step, at in run.curve.items() if name in at} for run in self.runs))
+        return {step: fmean(run.curve[step][name] for run in self.runs) for step in sorted(steps)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a study knows about its mixtures.
+
+    Attributes:
+        student: the student that the mixtures are compared with.
+        entries: its mixtures, best macro score first.
+        other: the entries of the study's other students.
+        baseline: the entry that the others are compared with.
+        verdicts: on each of the others against the baseline.
+        left_out: runs that trained for another number of tokens than most, which no comparison counts.
+    """
+
+    study: str
+    external: bool
+    student: str
+    entries: tuple[Entry, ...]
+    other: Mapping[str, tuple[Entry, ...]]
+    datasets: tuple[Dataset, ...]
+    baseline: Entry
+    verdicts: tuple[Verdict, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int | None:
+        """Size of the student; None if it is unknown."""
+        return self.entries[0].runs[0].parameters
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that each student trained on; None if they are unknown."""
+        return self.entries[0].runs[0].tokens
+
+    @property
+    def runs(self) -> int:
+        """The number of runs of all students."""
+        return sum(len(entry.runs) for entries in (self.entries, *self.other.values()) for entry in entries)
+
+    def entry(self, mixture: str) -> Entry:
+        """Return the entry of a mixture."""
+        return next(entry for entry in self.entries if entry.mixture == mixture)
+
+
+def read_evidence(
+    connection: duckdb.DuckDBPyConnection, study: str, *, student: str | None = None, baseline: str | None = None
+) -> Evidence:
+    """Read the evidence of a study from the warehouse.
+
+    Args:
+        student: the student to compare mixtures with; the one with the most mixtures unless given.
+        baseline: the mixture to compare with. Unless it is given, that of original text alone that most mixtures
+            add synthetic text to.
+
+    Raises:
+        NoEvidence: there are no complete runs of this study, student or baseline.
+    """
+    runs = [run for run in read_runs(connection, [study]) if run.complete and run.decay_from is None]
+    runs = [run for run in runs if "macro" in run.scores]
+    if not runs:
+        known = [name for (name,) in connection.execute("SELECT DISTINCT study FROM current ORDER BY study").fetchall()]
+        raise NoEvidence(
+            f"the study {study!r} has no finished runs with all scores; the warehouse has: {', '.join(known) or 'none'}"
+        )
+    lengths = {
+        name: most_common(run.tokens or run.step for run in runs if run.student == name)
+        for name in {run.student for run in runs}
+    }
+    alike = [run for run in runs if (run.tokens or run.step) == lengths[run.student]]
+    components = _components(connection, study)
+    datasets = _datasets(connection, study, components)
+    entries = _entries(alike, datasets, components)
+    student = student or max(entries, key=lambda name: (len(entries[name]), name))
+    if student not in entries:
+        raise NoEvidence(f"the study {study} has no student {student!r}; it has {', '.join(sorted(entries))}")
+    chosen = {entry.mixture: entry for entry in entries[student]}
+    if baseline is not None and baseline not in chosen:
+        raise NoEvidence(
+            f"the study {study} has no finished runs of the mixture {baseline!r} with the student {student}; it has "
+            f"{', '.join(sorted(chosen)[:20])}"
+        )
+    baseline = baseline or _baseline(entries[student])
+    own = [run for run in alike if run.student == student]
+    return Evidence(
+        study=study,
+        external=runs[0].external,
+        student=student,
+        entries=entries[student],
+        other={name: group for name, group in sorted(entries.items()) if name != student},
+        datasets=tuple(datasets),
+        baseline=chosen[baseline],
+        verdicts=tuple(compare(own, baseline)),
+        left_out=tuple(run.run for run in runs if run not in alike),
+    )
+
+
+def _baseline(entries: Sequence[Entry]) -> str:
+    """Return the mixture of original text alone that most others add synthetic text to; of several the best."""
+    original = {frozenset(entry.runs[0].mix_in or ()) for entry in entries if entry.kind == "original"}
+    counts = Counter(frozenset(entry.runs[0].mix_in or ()) for entry in entries if entry.kind == "mixed")
+    most = max(original, key=lambda names: (counts[names], sorted(names)), default=None)
+    return next(
+        entry.mixture
+        for entry in entries
+        if most is None or (entry.kind == "original" and frozenset(entry.runs[0].mix_in or ()) == most)
+    )
+
+
+def _components(connection: duckdb.DuckDBPyConnection, study: str) -> dict[str, dict[str, float]]:
+    """Return the shares of the components of each mixture."""
+    shares: dict[str, dict[str, float]] = defaultdict(dict)
+    for mixture, component, weight in connection.execute(
+        "SELECT mixture, component, weight FROM mixtures WHERE study = ? ORDER BY ALL", [study]
+    ).fetchall():
+        shares[mixture][component] = weight
+    return shares
+
+
+def _entries(
+    runs: Iterable[ScoredRun], datasets: Sequence[Dataset], components: Mapping[str, Mapping[str, float]]
+) -> dict[str, tuple[Entry, ...]]:
+    """Return the entries by student, best first."""
+    groups: dict[tuple[str, str], list[ScoredRun]] = defaultdict(list)
+    for run in runs:
+        groups[run.student, run.mixture].append(run)
+    entries: dict[str, list[Entry]] = defaultdict(list)
+    for (student, mixture), group in groups.items():
+        entries[student].append(
+            Entry(
+                mixture=mixture,
+                runs=tuple(group),
+                components=components.get(mixture, {}),
+                synthetic=_synthetic_share(group[0]),
+                datasets=tuple(dataset for dataset in datasets if mixture in dataset.mixtures),
+            )
+        )
+    return {
+        name: tuple(sorted(group, key=lambda entry: (-entry.macro, entry.mixture))) for name, group in entries.items()
+    }
+
+
+def _synthetic_share(run: ScoredRun) -> float | None:
+    if run.mix_in is None:
+        return None
+    share = 1 - math.fsum(run.mix_in.values())
+    return 0.0 if abs(share) < 1e-4 else round(share, 4)
+
+
+def _datasets(
+    connection: duckdb.DuckDBPyConnection, study: str, components: Mapping[str, Mapping[str, float]]
+) -> list[Dataset]:
+    """Return the synthetic datasets of a study, each with the mixtures that hold it."""
+    holding: dict[str, set[str]] = defaultdict(set)
+    for mixture, shares in components.items():
+        for component in shares:
+            holding[component].add(mixture)
+    # A published generation names the mixture that it was made for. Its component is the one that fewest others hold.
+    own = {mixture: min(shares, key=lambda name: (len(holding[name]), name)) for mixture, shares in components.items()}
+    curves = _collapse(connection, study)
+    rows = connection.execute(
+        "SELECT generator, source, prompt, completed, completion_tokens, gpu_hours, dollars, tokens_per_second, "
+        "training_run, proxies, proxies_valid FROM generations WHERE study = ? ORDER BY ALL",
+        [study],
+    ).fetchall()
+    return [
+        Dataset(
+            generator=generator,
+            source=source,
+            prompt=prompt,
+            mixtures=frozenset(holding[own.get(training_run) or f"{generator}__{source}/{prompt}"]),
+            made_for=training_run,
+            rows=completed,
+            tokens=tokens,
+            gpu_hours=hours,
+            dollars=dollars,
+            tokens_per_second=speed,
+            proxies={name: float(value) for name, value in json.loads(proxies).items()} if proxies and valid else {},
+            collapse=curves.get((generator, source, prompt), ()),
+        )
+        for generator, source, prompt, completed, tokens, hours, dollars, speed, training_run, proxies, valid in rows
+    ]
+
+
+def _collapse(connection: duckdb.DuckDBPyConnection, study: str) -> dict[tuple[str, str, str], list[dict[str, float]]]:
+    """Return the prefix curves that the gate `collapse` measured, by dataset."""
+    rows = connection.execute(
+        "SELECT names->>'$.generator', names->>'$.source', names->>'$.prompt', manifest->'$.gates' FROM facts "
+        "WHERE study = ? AND asset LIKE 'audits/%'",
+        [study],
+    ).fetchall()
+    curves: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    for generator, source, prompt, gates in rows:
+        for gate in json.loads(gates):
+            if prefixes := gate.get("figures", {}).get("prefixes"):
+                curves[generator, source, prompt] = prefixes
+    return curves
+
+
+def seed_noise(entries: Iterable[Entry], name: str = "macro") -> tuple[float | None, int]:
+    """Return the standard deviation of a score over seeds, pooled over entries, and its degrees of freedom."""
+    spreads = [(len(entry.runs) - 1, stdev(values)) for entry in entries if len(values := _values(entry, name)) > 1]
+    freedom = sum(degrees for degrees, _ in spreads)
+    if not freedom:
+        return None, 0
+    return math.sqrt(math.fsum(degrees * sd**2 for degrees, sd in spreads) / freedom), freedom
+
+
+def _values(entry: Entry, name: str) -> list[float]:
+    return [run.scores[name] for run in entry.runs if name in run.scores]
+
+
+def most_common(values: Iterable[Any]) -> Any:
+    """Return the most common value; of several the smallest."""
+    counts = Counter(values)
+    return min(counts, key=lambda value: (-counts[value], value))
+
+
+def mean_interval(evidence: Evidence, entry: Entry) -> tuple[float | None, float | None]:
+    """Return the 95 % interval of an entry's mean macro score from the student's noise; None without any noise."""
+    from scipy.stats import t
+
+    noise, freedom = seed_noise(evidence.entries)
+    if noise is None:
+        return None, None
+    width = float(t.ppf(0.975, freedom)) * noise / math.sqrt(len(entry.runs))
+    return entry.macro - width, entry.macro + width

@@ -1,0 +1,83 @@
+"""A figure: a question about scored runs, the data that answer it, one sentence of what they show, and a chart.
+
+Each figure is one file in `results/figures/`; `finephrase_dagster.results.figures.figures()` finds it there. Charts are
+declarative: `chart` returns a Vega-Lite specification, which is drawn without a browser. This module stays cheap to
+import: Altair is imported where a chart is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finephrase_dagster.results.evidence import Evidence
+
+if TYPE_CHECKING:
+    import altair as alt
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+
+INK, MUTED, GRID, SURFACE = "#1c2128", "#5d6670", "#e4e7eb", "#ffffff"
+SYNTHETIC, ORIGINAL, BASELINE = "#2f6fd0", "#8a929b", "#c2571a"
+SERIES = (SYNTHETIC, BASELINE, "#2e8b57", "#8656b0", "#b8860b", "#c03a5b", "#3a8fa3")
+DIVERGING = ("#b2472f", "#d98a6f", "#efcdbf", "#eef0f2", "#bfd3ee", "#7aa5dd", "#2f6fd0")
+"""The colours of charts. A page replaces each of them where the reader prefers a dark page."""
+
+WIDTH = 680
+"""Width of a chart's plotting area in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """What a report shows in one place.
+
+    Attributes:
+        order: figures with smaller numbers come first.
+        title: the heading.
+        question: the question that it answers, for readers who know nothing of the study.
+        columns: the headings of its data by field, with units.
+        rows: returns its data; none if the evidence does not suffice.
+        caption: states what the data show, in one or two sentences.
+        chart: draws the data.
+    """
+
+    order: int
+    title: str
+    question: str
+    columns: Mapping[str, str]
+    rows: Callable[[Evidence], list[dict[str, Any]]]
+    caption: Callable[[Rows], str]
+    chart: Callable[[Rows], alt.TopLevelMixin]
+
+
+def styled(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    """Return the specification of a chart in the colours and sizes of the report."""
+    axis = {
+        "domainColor": GRID,
+        "gridColor": GRID,
+        "tickColor": GRID,
+        "labelColor": MUTED,
+        "titleColor": MUTED,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelLimit": 330,
+    }
+    specification: dict[str, Any] = chart.to_dict()
+    specification["config"] = {
+        "background": SURFACE,
+        "padding": {"left": 36, "right": 24, "top": 5, "bottom": 5},  # for readers whose font is wider than ours
+        "font": "Helvetica Neue, Arial, sans-serif",
+        "view": {"stroke": None},
+        "axis": axis,
+        "axisY": {"domain": False, "ticks": False},
+        "header": {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 12, "titleFontWeight": "normal"},
+        "legend": {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 12, "titleFontWeight": "normal"}
+        | {"labelLimit": 260, "symbolLimit": 12, "symbolOpacity": 1},
+        "text": {"color": INK, "fontSize": 11},
+        "rule": {"color": MUTED},
+        "range": {"category": list(SERIES), "diverging": list(DIVERGING)},
+    }
+    return specification

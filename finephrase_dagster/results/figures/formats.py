@@ -1,0 +1,102 @@
+"""What each format does for knowledge and for common sense."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from finephrase_dagster.results.evidence import Entry, Evidence
+from finephrase_dagster.results.figure import INK, SYNTHETIC, WIDTH, Figure, Rows
+
+if TYPE_CHECKING:
+    import altair as alt
+
+KNOWLEDGE, COMMON_SENSE = "GK", "NLU"
+
+
+def rows(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return the mean difference to the baseline by prompt, over the mixtures that hold one dataset."""
+    baseline = evidence.baseline.scores
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for entry in evidence.entries:
+        if len(entry.datasets) == 1 and {KNOWLEDGE, COMMON_SENSE} <= set(entry.scores) & set(baseline):
+            groups[entry.datasets[0].prompt].append(entry)
+    found = [
+        {
+            "prompt": prompt,
+            "knowledge": fmean(entry.scores[KNOWLEDGE] - baseline[KNOWLEDGE] for entry in entries),
+            "common_sense": fmean(entry.scores[COMMON_SENSE] - baseline[COMMON_SENSE] for entry in entries),
+            "macro": fmean(entry.macro - evidence.baseline.macro for entry in entries),
+            "mixtures": len(entries),
+        }
+        for prompt, entries in groups.items()
+    ]
+    return sorted(found, key=lambda row: -row["macro"])
+
+
+def caption(rows: Rows) -> str:
+    """Name the formats that gain on one side and lose on the other."""
+    split = [row["prompt"] for row in rows if row["knowledge"] > 0 > row["common_sense"]]
+    return f"Best format on average over its mixtures: {rows[0]['prompt']} ({rows[0]['macro']:+.4f} macro). " + (
+        f"More knowledge, less common sense than the baseline: {', '.join(split)}."
+        if split
+        else "No format gains knowledge and loses common sense."
+    )
+
+
+def chart(rows: Rows) -> alt.TopLevelMixin:
+    """Draw a point per format, and the baseline as two lines."""
+    import altair as alt
+
+    base = alt.Chart(alt.Data(values=_placed(rows))).encode(
+        x=alt.X("knowledge:Q", title="general knowledge, difference to the baseline"),
+        y=alt.Y("common_sense:Q", title="language understanding, difference to the baseline"),
+    )
+    points = base.mark_circle(color=SYNTHETIC, opacity=0.85).encode(
+        size=alt.Size("mixtures:Q", title="mixtures", scale=alt.Scale(range=[40, 300], zero=False))
+    )
+    right = base.transform_filter("datum.side == 'right'").mark_text(align="left", dx=10, color=INK)
+    left = base.transform_filter("datum.side == 'left'").mark_text(align="right", dx=-10, color=INK)
+    lines = alt.Chart(alt.Data(values=[{"zero": 0}]))
+    across = lines.mark_rule(strokeDash=[2, 3]).encode(y="zero:Q")
+    down = lines.mark_rule(strokeDash=[2, 3]).encode(x="zero:Q")
+    return (across + down + points + right.encode(text="prompt:N") + left.encode(text="prompt:N")).properties(
+        width=WIDTH - 60, height=300
+    )
+
+
+def _placed(rows: Rows) -> list[dict[str, Any]]:
+    """Write a name to the left of its point where the name of a close one stands to the right."""
+    width, height = (_extent([row[field] for row in rows]) for field in ("knowledge", "common_sense"))
+    placed: list[dict[str, Any]] = []
+    for row in rows:
+        close = any(
+            other["side"] == "right"
+            and abs(other["knowledge"] - row["knowledge"]) < width / 6
+            and abs(other["common_sense"] - row["common_sense"]) < height / 20
+            for other in placed
+        )
+        placed.append({**row, "side": "left" if close else "right"})
+    return placed
+
+
+def _extent(values: list[float]) -> float:
+    return (max(values) - min(values)) or 1.0
+
+
+FIGURE = Figure(
+    order=64,
+    title="Knowledge against common sense",
+    question="Does a format that teaches facts cost common sense?",
+    columns={
+        "prompt": "prompt",
+        "knowledge": "general knowledge, difference",
+        "common_sense": "language understanding, difference",
+        "macro": "macro, difference",
+        "mixtures": "mixtures",
+    },
+    rows=rows,
+    caption=caption,
+    chart=chart,
+)
