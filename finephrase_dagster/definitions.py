@@ -24,6 +24,7 @@ from assets.generators import build_generators
 from assets.mixtures import build_mixtures
 from assets.plan import build_plan
 from assets.prompts import build_prompts
+from assets.report import build_report
 from assets.sources import build_sources
 from assets.synthetic import build_synthetic
 from assets.tokens import build_tokens
@@ -96,6 +97,7 @@ def _training(lineage: Lineage) -> list[dg.AssetsDefinition]:
         *build_early(lineage),
         *build_training(lineage),
         *build_evaluation(lineage),
+        *build_report(lineage),
     ]
 
 

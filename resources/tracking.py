@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PAGE_TAG = "finephrase.page"
 FINGERPRINT_TAG = "finephrase.fingerprint"
 TRAINING_VIEW = "workflowType=machine_learning"  # otherwise the pages open as those of chat traces
 UNFINISHED = {PRE_DECAY_CHECKPOINT: " (pre-decay)", EARLY_STUDENT: " (early)"}
@@ -238,6 +239,19 @@ class Tracking(dg.ConfigurableResource):
         """Store text, or any other value as JSON, under a file name."""
         text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False)
         self.client().log_text(run_id, text, name)
+
+    def page(self, name: str, text: str) -> str:
+        """Store a page of the whole study in a run of its own, in place of an earlier one; return the run's address."""
+        client = self.client()
+        experiment = self._experiment_id(client)
+        found = client.search_runs([experiment], filter_string=f"tags.`{PAGE_TAG}` = '{name}'", max_results=1)
+        if found:
+            run_id = found[0].info.run_id
+        else:
+            run_id = client.create_run(experiment, run_name=name, tags={PAGE_TAG: name}).info.run_id
+        self.log_file(run_id, name, text)
+        client.set_terminated(run_id, "FINISHED")
+        return self.link(run_id)
 
     def link(self, run_id: str) -> str:
         """Return the address of the run's web page."""

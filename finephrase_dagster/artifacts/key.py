@@ -72,6 +72,7 @@ SCORES = Kind(path=("evaluation", "benchmark_scores"), stage="evaluation", parti
 LEADERBOARD = Kind(
     path=("results", "leaderboard"), stage="evaluation", partitioned_by=None, group="results", code="leaderboard"
 )
+REPORT = Kind(path=("results", "report"), stage="report", partitioned_by=None, group="results")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -379,7 +379,7 @@ def figure_(
         if as_json:
             print_json(listed)
         else:
-            print_table(["figure", "question"], listed.items(), names=2)
+            typer.echo("\n".join(f"{one:18} {question}" for one, question in listed.items()))
         return
     if figure not in figures():
         raise OptionWrong(f"there is no figure {figure!r}. Choose from {', '.join(figures())}")
@@ -406,6 +406,7 @@ def proxies(
 def _print_figure(figure: str, name: str | None, study: Path | None, as_json: bool) -> None:
     from finephrase_dagster.commands.report import study_name
     from finephrase_dagster.results.evidence import read_evidence
+    from finephrase_dagster.results.figure import as_word
     from finephrase_dagster.results.figures import figures
     from finephrase_dagster.results.warehouse import reading
 
@@ -420,10 +421,5 @@ def _print_figure(figure: str, name: str | None, study: Path | None, as_json: bo
         return
     if not rows:
         raise NoScores(f"the study {evidence.study} has too little data for the figure {figure}: {one.question}")
-    cells = [[_cell(row.get(field)) for field in one.columns] for row in rows]
-    print_table(one.columns.values(), cells)
+    print_table(one.columns.values(), ([as_word(row.get(field)) for field in one.columns] for row in rows))
     typer.echo(one.caption(rows))
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -52,8 +52,8 @@ def _answer(verdict: Verdict, entry: Entry, evidence: Evidence) -> str:
     baseline, difference = evidence.baseline, verdict.difference or 0.0
     side = "ahead of" if difference >= 0 else "behind"
     return (
-        f"{ANSWERS[verdict.verdict]}. The best comparable mixture, {entry.mixture}, has a macro score of {entry.macro:.4f}"
-        f": {abs(difference):.4f} {side} the baseline, {baseline.mixture} ({baseline.macro:.4f})."
+        f"{ANSWERS[verdict.verdict]}. The best comparable mixture, {entry.mixture}, has a macro score of "
+        f"{entry.macro:.4f}: {abs(difference):.4f} {side} the baseline, {baseline.mixture} ({baseline.macro:.4f})."
     )
 
 
@@ -62,8 +62,8 @@ def _certainty(verdict: Verdict, comparisons: int) -> list[str]:
         return ["How sure: unknown. No mixture has a second seed, so nothing says which differences are noise."]
     low, high = verdict.interval
     lines = [
-        f"How sure: the difference lies between {low:+.4f} and {high:+.4f} (95 % for all {comparisons} comparisons with "
-        f"this baseline together). Noise of seeds: {verdict.noise.sd:.4f}, {verdict.noise.source}."
+        f"How sure: the difference lies between {low:+.4f} and {high:+.4f} (95 % for all {comparisons} comparisons "
+        f"with this baseline together). Noise of seeds: {verdict.noise.sd:.4f}, {verdict.noise.source}."
     ]
     if verdict.seeds_to_decide:
         lines.append(f"What would decide: probably {verdict.seeds_to_decide} more seeds for each of the two mixtures.")

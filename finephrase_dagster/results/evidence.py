@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.results.noise import Replicates, noise_of_one, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun, common_scores, read_runs
 from finephrase_dagster.results.verdict import Verdict, compare
 
@@ -148,7 +149,8 @@ def read_evidence(
     if not runs:
         known = [name for (name,) in connection.execute("SELECT DISTINCT study FROM current ORDER BY study").fetchall()]
         raise NoEvidence(
-            f"the study {study!r} has no finished runs with all scores; the warehouse has: {', '.join(known) or 'none'}"
+            f"the warehouse has no finished runs with all scores of the study {study!r}; its studies are "
+            f"{', '.join(known) or 'none'}. Run finephrase materialize, or name another study with --name"
         )
     lengths = {
         name: most_common(run.tokens or run.step for run in runs if run.student == name)
@@ -304,11 +306,14 @@ def most_common(values: Iterable[Any]) -> Any:
 
 
 def mean_interval(evidence: Evidence, entry: Entry) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of an entry's mean macro score from the student's noise; None without any noise."""
+    """Return the 95 % interval of an entry's mean macro score over seeds; None without any noise."""
     from scipy.stats import t
 
-    noise, freedom = seed_noise(evidence.entries)
+    pool = [Replicates(tuple(_values(other, "macro"))) for other in evidence.entries]
+    spread = published_spread(evidence.student, evidence.parameters, "macro")
+    noise = noise_of_one(Replicates(tuple(_values(entry, "macro"))), pool, spread)
     if noise is None:
         return None, None
-    width = float(t.ppf(0.975, freedom)) * noise / math.sqrt(len(entry.runs))
+    sd, freedom, _ = noise
+    width = float(t.ppf(0.975, freedom)) * sd / math.sqrt(len(entry.runs))
     return entry.macro - width, entry.macro + width

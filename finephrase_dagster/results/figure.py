@@ -81,3 +81,14 @@ def styled(chart: alt.TopLevelMixin) -> dict[str, Any]:
         "range": {"category": list(SERIES), "diverging": list(DIVERGING)},
     }
     return specification
+
+
+def as_word(value: Any) -> str:
+    """Return a value of a figure's data as a person reads it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -16,7 +16,7 @@ from typing import Any
 from finephrase_dagster.results import figure
 from finephrase_dagster.results.conclusion import Conclusion, conclude
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import Figure, styled
+from finephrase_dagster.results.figure import Figure, as_word, styled
 from finephrase_dagster.results.figures import figures
 
 PAGE = "report.html"
@@ -73,7 +73,7 @@ class Drawn:
     @property
     def shown(self) -> list[list[str]]:
         """The first rows, as words."""
-        return [[_word(row.get(name)) for name in self.figure.columns] for row in self.rows[:SHOWN_ROWS]]
+        return [[as_word(row.get(name)) for name in self.figure.columns] for row in self.rows[:SHOWN_ROWS]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +138,3 @@ def _write(path: Path, text: str) -> Path:
     draft = path.with_name(f".{path.name}.draft")
     draft.write_text(text, encoding="utf-8")
     return draft.replace(path)
-
-
-def _word(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -20,7 +20,7 @@ PUBLISHED = (
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
     """Return the share of different beginnings by length, of audited datasets and the published two."""
-    own = [
+    own: list[dict[str, Any]] = [
         {
             "dataset": f"{dataset.generator} on {dataset.source}: {dataset.prompt}",
             "length": point["length"],

@@ -16,7 +16,7 @@ BEST = 4
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
     """Return the macro score by share of the training, of the best mixtures and the baseline."""
     target = evidence.baseline.macro
-    found = []
+    found: list[dict[str, Any]] = []
     for entry in dict.fromkeys([*evidence.entries[:BEST], evidence.baseline]):
         curve = entry.curve()
         last = max(curve)

@@ -20,7 +20,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
         if len(entry.datasets) == 1 and len(entry.components) <= 2 and len(set(entry.components.values())) == 1:
             others = sorted(set(entry.components) - {_component(entry, evidence)})
             groups[entry.datasets[0].prompt, entry.datasets[0].source, others[0] if others else "nothing"].append(entry)
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "prompt": prompt,
             "source": source,

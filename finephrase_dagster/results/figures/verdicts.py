@@ -41,8 +41,8 @@ def caption(rows: Rows) -> str:
     counts = Counter(row["verdict"] for row in rows)
     parts = ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word])
     return (
-        f"Of {len(rows)} mixtures that differ from {rows[0]['baseline']} in their synthetic text alone: {parts}. Intervals "
-        f"are 95 % for all of them together; between the dotted lines a difference is too small to matter"
+        f"Of {len(rows)} mixtures that differ from {rows[0]['baseline']} in their synthetic text alone: {parts}. "
+        f"Intervals are 95 % for all of them together; between the dotted lines a difference is too small to matter"
         f" ({rows[0]['smallest'] or 0:.4f})."
         + (f" The first and last {SHOWN // 2} are drawn." if len(rows) > SHOWN else "")
     )
