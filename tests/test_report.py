@@ -6,7 +6,10 @@ import base64
 import csv
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -319,3 +322,23 @@ def test_ones_own_study_and_a_published_one_stand_in_one_page(finished: Installa
     page = render(chapters)
     assert "A published study, read from its files." in page
     assert {drawn.name for drawn in chapters[0].figures} >= {"leaderboard", "verdicts", "categories", "throughput"}
+
+
+def test_a_damaged_warehouse_is_named_and_begun_again(tmp_path: Path) -> None:
+    write_csv(tmp_path / "s.csv", study())
+    (tmp_path / "warehouse.duckdb").write_bytes(b"not a database" * 100)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "finephrase_dagster.commands.main", "results", "import"),
+            *("--scores", str(tmp_path / "s.csv"), "--name", "theirs"),
+        ],
+        env={**os.environ, "FINEPHRASE_DATA": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warning: " in done.stderr
+    assert "warehouse.duckdb cannot be read" in done.stderr
+    assert "No handlers" not in done.stderr

@@ -47,9 +47,17 @@ def silence_libraries() -> None:
     if json_wanted():
         write_json_lines()
         return
-    logging.lastResort = None  # otherwise Python prints the warnings of loggers that nobody has configured
+    logging.lastResort = _OwnWarnings(logging.WARNING)  # for loggers that nobody has configured
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+class _OwnWarnings(logging.Handler):
+    """Prints the warnings of this package, and leaves out those of libraries."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith("finephrase_dagster"):
+            complain(f"warning: {record.getMessage()}")
 
 
 def clock() -> Callable[[str], None]:
