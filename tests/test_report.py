@@ -25,6 +25,7 @@ from finephrase_dagster.results.external import import_study
 from finephrase_dagster.results.figures import figures
 from finephrase_dagster.results.report import SHOWN_ROWS, Drawn, chapter, draw, render, write_report
 from finephrase_dagster.results.warehouse import reading
+from finephrase_dagster.study.paths import REPOSITORY
 from installation import Installation
 from test_published_study import PUBLISHED, needs_published, score_rows, write_csv
 
@@ -342,3 +343,8 @@ def test_a_damaged_warehouse_is_named_and_begun_again(tmp_path: Path) -> None:
     assert "warning: " in done.stderr
     assert "warehouse.duckdb cannot be read" in done.stderr
     assert "No handlers" not in done.stderr
+
+
+def test_the_documentation_lists_every_figure() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs" / "report.md").read_text(), re.MULTILINE)
+    assert listed == list(figures())
