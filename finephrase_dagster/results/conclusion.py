@@ -65,8 +65,8 @@ def _certainty(verdict: Verdict, comparisons: int) -> list[str]:
         f"How sure: the difference lies between {low:+.4f} and {high:+.4f} (95 % for all {comparisons} comparisons "
         f"with this baseline together). Noise of seeds: {verdict.noise.sd:.4f}, {verdict.noise.source}."
     ]
-    if verdict.seeds_to_decide:
-        lines.append(f"What would decide: probably {verdict.seeds_to_decide} more seeds for each of the two mixtures.")
+    if verdict.decision:
+        lines.append(f"What would decide: probably {verdict.decision.seeds} more seeds for each of the two mixtures.")
     return lines
 
 

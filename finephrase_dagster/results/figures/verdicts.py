@@ -26,7 +26,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
             "high": verdict.interval and verdict.interval[1],
             "p_value": verdict.p_value,
             "seeds": len(verdict.arm.runs),
-            "seeds_to_decide": verdict.seeds_to_decide,
+            "seeds_to_decide": verdict.decision and verdict.decision.seeds,
             "baseline": evidence.baseline.mixture,
             "smallest": verdict.smallest,
         }
