@@ -24,7 +24,7 @@ class NoEvidence(FinephraseError, exit_status=2):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Dataset:
+class Generation:
     """A synthetic dataset, or a run that generated one.
 
     Attributes:
@@ -63,7 +63,7 @@ class Entry:
     runs: tuple[ScoredRun, ...]
     components: Mapping[str, float]
     synthetic: float | None
-    datasets: tuple[Dataset, ...]
+    datasets: tuple[Generation, ...]
 
     @cached_property
     def scores(self) -> Mapping[str, float]:
@@ -106,7 +106,7 @@ class Evidence:
     student: str
     entries: tuple[Entry, ...]
     other: Mapping[str, tuple[Entry, ...]]
-    datasets: tuple[Dataset, ...]
+    datasets: tuple[Generation, ...]
     baseline: Entry
     verdicts: tuple[Verdict, ...]
     left_out: tuple[str, ...]
@@ -207,7 +207,7 @@ def _components(connection: duckdb.DuckDBPyConnection, study: str) -> dict[str, 
 
 
 def _entries(
-    runs: Iterable[ScoredRun], datasets: Sequence[Dataset], components: Mapping[str, Mapping[str, float]]
+    runs: Iterable[ScoredRun], datasets: Sequence[Generation], components: Mapping[str, Mapping[str, float]]
 ) -> dict[str, tuple[Entry, ...]]:
     """Return the entries by student, best first."""
     groups: dict[tuple[str, str], list[ScoredRun]] = defaultdict(list)
@@ -238,7 +238,7 @@ def _synthetic_share(run: ScoredRun) -> float | None:
 
 def _datasets(
     connection: duckdb.DuckDBPyConnection, study: str, components: Mapping[str, Mapping[str, float]]
-) -> list[Dataset]:
+) -> list[Generation]:
     """Return the synthetic datasets of a study, each with the mixtures that hold it."""
     holding: dict[str, set[str]] = defaultdict(set)
     for mixture, shares in components.items():
@@ -253,7 +253,7 @@ def _datasets(
         [study],
     ).fetchall()
     return [
-        Dataset(
+        Generation(
             generator=generator,
             source=source,
             prompt=prompt,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
-from finephrase_dagster.results.evidence import Dataset, Entry, Evidence
+from finephrase_dagster.results.evidence import Entry, Evidence, Generation
 from finephrase_dagster.results.figure import MUTED, SYNTHETIC, WIDTH, Figure, Rows
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
     return found
 
 
-def _measured_by(dataset: Dataset, evidence: Evidence) -> Entry | None:
+def _measured_by(dataset: Generation, evidence: Evidence) -> Entry | None:
     """Return the entry that shows what a dataset is worth: the one it was made for, or one that holds no other."""
     for entry in evidence.entries:
         if entry.mixture == dataset.made_for or (dataset.made_for is None and entry.datasets == (dataset,)):
