@@ -64,6 +64,7 @@ RECURRING = {
     "problems": "a generator's mathematical problems and those of a study file",
     "progress": "how far something has come",
     "reader": "reading input rows",
+    "report": "the page of a study's answer and figures",
     "source": "a source of raw text",
     "student": "a student model",
     "tokenizer": "tokenizers",
