@@ -20,8 +20,7 @@ class NoScores(FinephraseError):
     """The study's students have not been evaluated yet."""
 
 
-@app.command("figure")
-def figure_(
+def figure(
     figure: Annotated[
         str | None, typer.Argument(metavar="FIGURE", help="Name of a figure; default: list them.")
     ] = None,
