@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_parts import essays, measured
 from finephrase_dagster.audit.gate import AuditedRow, split_words
+from finephrase_dagster.audit.overlap import PromptOverlap, overlaps
 from finephrase_dagster.audit.signatures import Signatures
 from finephrase_dagster.corpora import column
 
@@ -77,7 +81,7 @@ def test_similar_rows_are_found_by_any_number_of_processes_in_any_order(
     best = {id: max(similarity(text, other) for key, other in texts.items() if key != id) for id, text in texts.items()}
     shuffled = dict(draw.sample(sorted(texts.items()), len(texts)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(column, "_SORTED_AT_ONCE", at_once)
+        patch.setattr(column, "SORTED_AT_ONCE", at_once)
         measurement, flaws = measured("near_duplicates", shuffled, parts=parts, chunk=5)
     assert {id for id, value in best.items() if value > 0.68} <= flaws.keys()
     assert {id for id, value in best.items() if value >= 0.35} >= flaws.keys()
@@ -95,3 +99,24 @@ def test_the_similarity_of_two_texts_is_estimated_without_bias() -> None:
     errors = estimates - [similarity(one, other) for one, other in zip(originals, copies, strict=True)]
     assert abs(errors.mean()) < 0.01
     assert errors.std() < 0.06
+
+
+def test_prompts_that_give_the_same_text_for_a_document_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finephrase_dagster.audit.overlap.SORTED_AT_ONCE", 7)
+    draw = random.Random(4)
+    faq, table = (dict(enumerate(essays(40, seed=seed, words=300))) for seed in (1, 2))
+    table |= {number: edited(faq[number], draw, 0.05) for number in range(10)}
+    table[40] = faq[20]  # another document's
+    paths = {}
+    for name, texts in {"faq": faq, "table": dict(reversed(table.items())), "math": {0: faq[0]}}.items():
+        paths[name] = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"id": [f"d{number}" for number in texts], "text": list(texts.values())}), paths[name])
+    found = {(overlap.first, overlap.second): overlap for overlap in overlaps(paths)}
+    assert (found["faq", "table"].documents, found["faq", "table"].near_duplicates) == (40, 0.25)
+    assert 0.15 < found["faq", "table"].mean_similarity < 0.35
+    assert found["faq", "math"] == PromptOverlap(
+        first="faq", second="math", documents=1, near_duplicates=1.0, mean_similarity=1.0
+    )
+    assert found["table", "math"].documents == 1

@@ -223,7 +223,7 @@ def test_the_reader_yields_what_is_needed_and_counts_the_rest(missing: set[int],
 @given(st.lists(st.text(max_size=2), max_size=40), st.integers(1, 8))
 def test_repeated_ids_are_found(names: Sequence[str], at_once: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(column, "_SORTED_AT_ONCE", at_once)
+        patch.setattr(column, "SORTED_AT_ONCE", at_once)
         patch.setattr(column, "_KEPT", 3)
         repeated = RepeatedIds()
         for name in names:

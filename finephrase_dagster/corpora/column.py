@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-_KEPT, _SORTED_AT_ONCE = 1 << 14, 1 << 21  # numbers kept until they are written; sorted in memory
+_KEPT, SORTED_AT_ONCE = 1 << 14, 1 << 21  # numbers kept until they are written; sorted in memory
 
 
 class Column:
@@ -38,14 +38,14 @@ class Column:
         self._write()
         return np.memmap(self._file, self._dtype, "r", shape=(len(self),)) if len(self) else np.empty(0, self._dtype)
 
-    def groups(self) -> Iterator[NDArray[Any]]:
-        """Yield the positions of all numbers in groups that fit into memory; equal numbers are in one group."""
+    def groups(self, groups: int = 0) -> Iterator[NDArray[Any]]:
+        """Yield the positions of all numbers in so many groups, or as many as fit into memory, by their remainder."""
         numbers = self.read()
-        groups = len(numbers) // _SORTED_AT_ONCE + 1
+        groups = groups or len(numbers) // SORTED_AT_ONCE + 1
         for group in range(groups):
             yield np.concatenate([
-                start + np.flatnonzero(numbers[start : start + _SORTED_AT_ONCE] % self._dtype.type(groups) == group)
-                for start in range(0, len(numbers) + 1, _SORTED_AT_ONCE)
+                start + np.flatnonzero(numbers[start : start + SORTED_AT_ONCE] % self._dtype.type(groups) == group)
+                for start in range(0, len(numbers) + 1, SORTED_AT_ONCE)
             ])  # fmt: skip
 
     def counts(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
