@@ -26,7 +26,7 @@ _SCATTERED = 4  # times that it occurs, apart from a run
 _MANY = 24  # times in a row that a number occurs
 _SHORT_RUN = 6  # times in a row that a shorter line occurs
 _BINS = 20  # of the histogram of compression ratios, compressed by uncompressed size
-_SAMPLED = 4  # one row in so many is compressed
+_SAMPLED = 8  # one row in so many is compressed
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
@@ -84,9 +84,12 @@ def _repeated_phrase(row: AuditedRow) -> str | None:
     """Return which words follow each other again and again without a break."""
     words = row.words
     # Of three repetitions, two are an even number of words apart: half of the sequences show whether there are any.
+    spans = list(zip(words[::2], words[1::2], words[2::2], words[3::2], strict=False))
+    if len(spans) == len(set(spans)) and not any(map(eq, words, words[1:])):
+        return None
     last: dict[tuple[str, ...], int] = {}
     distances = set()
-    for place, span in enumerate(zip(words[::2], words[1::2], words[2::2], words[3::2], strict=False)):
+    for place, span in enumerate(spans):
         if span in last:
             distances.add(2 * (place - last[span]))
         elif span[0] == span[1] == span[2]:
