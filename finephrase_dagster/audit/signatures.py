@@ -19,7 +19,7 @@ BANDS = (
     32  # of 4 values of 16 bits: texts of which half the sequences are the same share a band in 87 %, of 0.6 in 99 %
 )
 VALUES = 4 * BANDS
-_VOCABULARY = 1 << 19  # words whose hashes are kept
+_VOCABULARY = 1 << 16  # words whose hashes are kept
 _ROWS_AT_ONCE, _PAIRS_AT_ONCE = 1 << 10, 1 << 17
 _FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 
@@ -80,8 +80,12 @@ class Signatures:
             keys, next_keys = band.read(), self._bands[(number + 1) % BANDS].read()
             for positions in band.groups():
                 group = keys[positions]
-                _, inverse, times = np.unique(group, return_inverse=True, return_counts=True)
-                shared = positions[times[inverse] > 1]
+                ordered = np.sort(group)
+                repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+                if not len(repeated):
+                    continue
+                places = np.minimum(np.searchsorted(repeated, group), len(repeated) - 1)
+                shared = positions[repeated[places] == group]
                 # Among many rows that share the band, those that also share the next one come together.
                 shared = shared[np.lexsort((hashes[shared], next_keys[shared], keys[shared]))]
                 first = np.flatnonzero(np.diff(keys[shared], prepend=keys[shared[:1]] ^ np.uint64(1)))
