@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import fasttext
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,20 +23,18 @@ from finephrase_dagster.audit.proxy import ScoringModelError
 from finephrase_dagster.results.warehouse import create_tables, key_of, mark_current, record_manifests
 
 PLAIN, DULL = "Plants turn light into sugar, and so they grow.", "BUY NOW cheap click here click"
-LABELS = ((PLAIN, "__label__hq"), (DULL, "__label__cc"))
+TRAINING = """import sys, fasttext
+options = {"dim": 512, "bucket": 0, "lr": 0.5, "thread": 1, "verbose": 0}
+fasttext.train_supervised(sys.argv[1], **options).save_model(sys.argv[2])"""
 
 
 @pytest.fixture(scope="module")
 def fasttext_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("fasttext")
     (folder / "train.txt").write_text(f"__label__hq {PLAIN}\n__label__cc {DULL}\n" * 60)
-    options = {"dim": 8, "bucket": 0, "lr": 0.5, "thread": 1, "verbose": 0}
-    for _ in range(200):  # this build of fastText begins with memory of any content, so a training may fail
-        with contextlib.suppress(RuntimeError):
-            model = fasttext.train_supervised(str(folder / "train.txt"), **options)
-            if all(model.predict(text)[0][0] == label and model.predict(text)[1][0] > 0.98 for text, label in LABELS):
-                break
-    model.save_model(str(folder / "model.bin"))
+    # This build of fastText expects that new memory holds zeros, which only glibc's MALLOC_PERTURB_ makes sure of.
+    command = [sys.executable, "-c", TRAINING, str(folder / "train.txt"), str(folder / "model.bin")]
+    subprocess.run(command, env={**os.environ, "MALLOC_PERTURB_": "255"}, check=True)
     return str(folder / "model.bin")
 
 
@@ -99,6 +98,7 @@ def test_without_a_model_a_proxy_is_skipped_and_with_one_it_never_decides(rows: 
     skipped = audit_dataset(rows).skipped
     assert (skipped["edu_score"], skipped["dclm_score"]) == ("needs model", "needs model")
     assert audited(rows, "dclm_score", model=fasttext_model, threshold=0.99).passed
+    assert audited(rows, "dclm_score", model=fasttext_model, blocking=False).passed
     with pytest.raises(AuditError, match="blocking"):
         audit_dataset(rows, settings={"dclm_score": {"model": fasttext_model, "blocking": True}})
 

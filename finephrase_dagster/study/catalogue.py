@@ -170,6 +170,8 @@ def _gate_problems(
 def _setting_problems(path: tuple[Any, ...], entry: Any, known: Mapping[str, Any]) -> Iterator[Problem]:
     for setting, value in _settings(entry).items():
         place = (*path, setting) if isinstance(entry, Mapping) else path
+        if setting not in known and (setting, value) == ("blocking", False):
+            continue  # as `settings_for` returns it
         if setting not in known and setting != PROMPTS:
             yield Problem(place, no_such_name(setting, [name for name in known if name not in FACTS]))
         elif setting in FACTS:
