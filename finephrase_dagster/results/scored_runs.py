@@ -73,14 +73,12 @@ def read_runs(connection: duckdb.DuckDBPyConnection, studies: Collection[str] | 
     """Return the scored runs of some studies, or of all, by study and in the order of their names."""
     rows = connection.execute(
         "SELECT study, external, fingerprint, asset, part, names, manifest FROM facts WHERE asset IN (?, ?) "
-        "ORDER BY study, part",
-        [SCORES.asset, MIXTURE.asset],
+        "AND (? IS NULL OR list_contains(?, study)) ORDER BY study, part",
+        [SCORES.asset, MIXTURE.asset, *[None if studies is None else list(studies)] * 2],
     ).fetchall()
     mixtures: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
     scored = []
     for study, external, fingerprint, asset, part, names, manifest in rows:
-        if studies is not None and study not in studies:
-            continue
         if asset == MIXTURE.asset:
             mixtures[study, part] = _mixture(json.loads(manifest), json.loads(names))
         else:
