@@ -359,7 +359,7 @@ def test_a_run_that_is_interrupted_again_and_again_completes_when_it_is_run_agai
 def test_a_deleted_warehouse_is_rebuilt_and_the_documented_query_gives_the_leaderboards_figures(
     own: Installation,
 ) -> None:
-    text = (REPOSITORY / "docs" / "operating.md").read_text()
+    text = (REPOSITORY / "docs" / "results.md").read_text()
     query = text.split("```sql\n")[1].split("```")[0].replace("'demo'", f"'{own.lineage.study.name}'")
     own.paths.warehouse.unlink()
     with writing(own.paths.warehouse) as connection:

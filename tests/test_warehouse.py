@@ -15,7 +15,7 @@ import pytest
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import SCORES, ItemKey
-from finephrase_dagster.results.leaderboard import ranked
+from finephrase_dagster.results.leaderboard import compose_leaderboard
 from finephrase_dagster.results.scored_runs import read_runs
 from finephrase_dagster.results.warehouse import create_tables, key_of, mark_current, record_manifests, writing
 from finephrase_dagster.study.student import Seeds, StudentRun
@@ -52,7 +52,7 @@ def record(connection: duckdb.DuckDBPyConnection, scores: list[Score], study: st
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    return ranked(read_runs(connection, ["demo"]))
+    return compose_leaderboard(read_runs(connection, ["demo"])).rows
 
 
 def test_the_best_macro_score_comes_first_with_its_deviation_over_seeds(connection: duckdb.DuckDBPyConnection) -> None:
