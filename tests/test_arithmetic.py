@@ -12,6 +12,12 @@ from audit_parts import flaw, measured
 from finephrase_dagster.audit.equations import equations
 
 RIGHT = [
+    "48/2 = <<48/2=24>>24 clips",
+    "So, 12 - 5 = 7 and 7 + 3 = 10.",
+    "Area = 5 m × 4 m = 20 m²",
+    "Speed = distance / time = 120 km / 2 h = 60 km/h",
+    "19 = 12 + 7",
+    "The average is (80 + 90 + 100) / 3 = 90.",
     "12 + 7 = 19",
     "3 boxes × $4 = $12",
     "$1,250 + $750 = $2,000",
@@ -74,6 +80,12 @@ RIGHT = [
     "8 × 7 = 56, 56 + 4 = 60",
 ]
 WRONG = [
+    "48/2 = <<48/2=26>>26 clips",
+    "So, 12 - 5 = 8 and 8 + 3 = 11.",
+    "12+7=20",
+    "Profit = $120 - $85 = $45",
+    "20 - 5 × 2 = 30",
+    "14 divided by 7 is 3",
     "12 + 7 = 20",
     "3 boxes × $4 = $13",
     "$1,250 + $750 = $2,100",
@@ -113,6 +125,9 @@ WRONG = [
 ]
 # Variables, functions, versions, conversions of units, remainders: nobody can say from the line alone.
 UNDECIDED = [
+    "10:30 + 0:45 = 11:15",
+    "6 feet 2 inches = 74 inches",
+    "10 minutes + 20 minutes = half an hour",
     "x + 5 = 8",
     "2x + 3 = 7",
     "a[1] + 2 = 5",

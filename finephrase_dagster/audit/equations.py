@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
 _WORD = r"[A-Za-z\u00b5\u00b0]{2,}|[mglLshk\u00b0](?![A-Za-z])"
-_UNIT = rf"(?:{_WORD})(?:[ -](?:{_WORD})){{0,2}}(?: ?/ ?(?:{_WORD}))?"
+_NO_UNIT = r"(?!(?:and|then|so|which|or|but|is|are|in|for|at|as|to|if|we|he|she|they)\b)"
+_UNIT = rf"{_NO_UNIT}(?:{_WORD})(?:[ -]{_NO_UNIT}(?:{_WORD})){{0,2}}(?: ?/ ?(?:{_WORD}))?"
 _OPERAND = rf"[(\[ ]*[-+]? ?(?:{_NUMBER})(?: ?%(?! ?[\d(]))?(?: ?(?:{_UNIT}))? *[)\]]*(?: ?\^ ?\d+)?"
 _OPERATOR = r" *[-+*/%] *"
 _EQUALS = r" *(?:=|\u2248) *"
@@ -25,6 +26,7 @@ _TOKEN = re.compile(rf"(?P<number>{_NUMBER})(?P<percent> ?%(?! ?[\d(]))?|(?P<mar
 _PLAIN = [
     (re.compile(pattern, re.IGNORECASE), plain)
     for pattern, plain in (
+        (r"<<[^<>\n]*>>", ""),  # what a calculator wrote
         (r"\\(?:d|t)?frac\{([^{}]+)\}\{([^{}]+)\}", r"((\1)/(\2))"),
         (r"\\(?:text|mathrm|textbf|boxed|mathbf)\{([^{}]*)\}", r" \1 "),
         (r"\\(?:times|cdot)|[\u00d7\u00b7\u2219\u2217]", "*"),
@@ -172,7 +174,7 @@ def _judge(line: str, match: re.Match[str]) -> Iterator[Equation]:
     sides = [_side(part) for part in parts[::2]]
     if _is_open(line[: match.start()], match.group()):
         sides[0] = None
-    after = line[match.end() :]
+    after = line[match.start() + len(match.group().rstrip()) :]
     if _OPEN_AFTER.match(after):
         sides[-1] = None
     for place, (left, right) in enumerate(pairwise(sides)):
