@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
 _WORD = r"[A-Za-z\u00b5\u00b0]{2,}|[mglLshk\u00b0](?![A-Za-z])"
-_NO_UNIT = r"(?!(?:and|then|so|which|or|but|is|are|in|for|at|as|to|if|we|he|she|they)\b)"
+_NO_UNIT = r"(?!(?:and|then|so|which|or|but|is|are|in|for|at|as|to|if|with|remainder|rounded|we|he|she|they)\b)"
 _UNIT = rf"{_NO_UNIT}(?:{_WORD})(?:[ -]{_NO_UNIT}(?:{_WORD})){{0,2}}(?: ?/ ?(?:{_WORD}))?"
 _OPERAND = rf"[(\[ ]*[-+]? ?(?:{_NUMBER})(?: ?%(?! ?[\d(]))?(?: ?(?:{_UNIT}))? *[)\]]*(?: ?\^ ?\d+)?"
 _OPERATOR = r" *[-+*/%] *"
