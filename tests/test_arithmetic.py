@@ -12,6 +12,7 @@ from audit_parts import flaw, measured
 from finephrase_dagster.audit.equations import equations
 
 RIGHT = [
+    "17 / 5 = 3 remainder 2",
     "48/2 = <<48/2=24>>24 clips",
     "So, 12 - 5 = 7 and 7 + 3 = 10.",
     "Area = 5 m × 4 m = 20 m²",
@@ -123,7 +124,7 @@ WRONG = [
     "4 * 12 = 50 eggs",
     "100 - 37 = 73",
 ]
-# Variables, functions, versions, conversions of units, remainders: nobody can say from the line alone.
+# Variables, functions, versions, conversions of units: nobody can say from the line alone.
 UNDECIDED = [
     "10:30 + 0:45 = 11:15",
     "6 feet 2 inches = 74 inches",
@@ -155,7 +156,6 @@ UNDECIDED = [
     "width=5, height=3",
     "y = 2 * 3 + x",
     "3 × 25 cents = $0.75",
-    "17 / 5 = 3 remainder 2",
     "30 minutes + 1 hour = 1.5 hours",
 ]
 OPERATORS = {"+": "+", "-": "-", "*": "\u00d7", "/": "/"}
