@@ -75,7 +75,7 @@ def test_a_first_sentence_is_the_first_that_has_three_words(text: str, sentence:
     assert first_sentence(text) == sentence
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.text("ab\0 é.\n", max_size=70), min_size=1, max_size=30), st.integers(1, 3), st.randoms())
 def test_prefixes_and_first_sentences_are_counted_exactly_by_any_number_of_processes(
     texts: list[str], parts: int, order: random.Random
@@ -97,7 +97,7 @@ def test_prefixes_and_first_sentences_are_counted_exactly_by_any_number_of_proce
     assert measurement.figures == measured("collapse", by_id)[0].figures
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=12), max_size=8))
 def test_sequences_of_words_are_counted_exactly(documents: list[list[str]]) -> None:
     figures = repetition([AuditedRow(str(index), " ".join(words)) for index, words in enumerate(documents)])
