@@ -61,7 +61,8 @@ def test_every_common_first_sentence_fails_its_rows() -> None:
     [
         ("The cat sat. It slept.", "the cat sat"),
         ("# Getting started\n\n1. Install the package. Then go on.", "getting started install the package"),
-        ("Q: What is a queue?\nA: A list.", "q what is a queue"),
+        ("Q: What is a queue?\nA: A list.", "q what is a queue a a list"),
+        ("Q: What is the name of the project?\nA: Ode.", "q what is the name of the project"),
         ("**Sure!** Here is the text.", "sure here is the text"),
         ("| Name | Age |\n| --- | :-: |\n| Ada | 36 |\n| Bob | 41 |", "name age ada 36"),
         ("<p align='center'>\n <img src='x'/>\n</p>\nA tool that sorts. Fast.", "a tool that sorts"),

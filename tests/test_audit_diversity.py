@@ -16,7 +16,7 @@ from audit_parts import essays, measured
 from finephrase_dagster.audit.dataset import AuditError
 from finephrase_dagster.audit.vendi import CHARACTERS, DIMENSIONS, GramMatrix, character_vectors
 
-THRESHOLD = 0.15
+THRESHOLD = 0.1
 
 
 def vendi(vectors: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from finephrase_dagster.corpora.column import Column
 
 LENGTHS = range(2, 61, 2)  # characters of the prefixes that are counted
 HEAD = 600  # characters among which the first sentence is looked for
-FEWEST = 3  # a sentence of fewer words is continued with the next one
+FEWEST, FEWEST_OF_QUESTION = 3, 7  # a sentence of fewer words is continued with the next one
 _SEPARATOR_ROW = re.compile(r"\n[ \t]*\|?(?:[ \t]*:?-+:?[ \t]*\|)+[ \t:-]*\n")
 _END = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]*_]*\s+|(?<=[\u3002\uff01\uff1f])|\n")
 _TAG = re.compile(r"<[^<>\n]{1,200}>")
@@ -29,7 +29,8 @@ _WEIGHTS = np.random.default_rng(0).integers(0, 2**64, LENGTHS[-1], np.uint64) |
 def first_sentence(text: str) -> str:
     """Return the words of a completion's first sentence, in lower case.
 
-    A sentence of one or two words, such as "Sure!" or a heading, is continued with the next one. A table's header is
+    A sentence of one or two words, such as "Sure!" or a heading, is continued with the next one, as is a question of
+    at most six words, such as "Q: What is Python?": many different documents raise it. A table's header is
     continued with its first row: tables about different things often have the same columns. HTML tags and the numbers
     of lists are left out.
     """
@@ -39,12 +40,13 @@ def first_sentence(text: str) -> str:
     if head.startswith("|"):
         head = _SEPARATOR_ROW.sub(" ", head, count=1)
     words: list[str] = []
-    start = 0
-    while start < len(head) and len(words) < FEWEST:
+    start, fewest = 0, FEWEST
+    while start < len(head) and len(words) < fewest:
         end = _END.search(head, start)
         stop, after = end.span() if end else (len(head), len(head))
         sentence = split_words(head[start:stop])
         words += sentence if len(sentence) != 1 or not sentence[0].isdigit() else []  # a number of a list
+        fewest = FEWEST_OF_QUESTION if head[start:stop].rstrip("*_ ").endswith("?") else FEWEST
         start = max(after, start + 1)
     return " ".join(words)
 
