@@ -16,11 +16,12 @@ import pytest
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import AUDIT, ItemKey
-from finephrase_dagster.audit.audit import AuditError, GateResult, audit_dataset
+from finephrase_dagster.audit.audit import AuditError, GateResult, audit_dataset, resolve_settings
 from finephrase_dagster.audit.gate import AuditedDataset
 from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.audit.proxy import ScoringModelError
 from finephrase_dagster.results.warehouse import create_tables, key_of, mark_current, record_manifests
+from finephrase_dagster.study.catalogue import complete_gates, settings_for
 
 PLAIN, DULL = "Plants turn light into sugar, and so they grow.", "BUY NOW cheap click here click"
 TRAINING = """import sys, fasttext
@@ -101,6 +102,12 @@ def test_without_a_model_a_proxy_is_skipped_and_with_one_it_never_decides(rows: 
     assert audited(rows, "dclm_score", model=fasttext_model, blocking=False).passed
     with pytest.raises(AuditError, match="blocking"):
         audit_dataset(rows, settings={"dclm_score": {"model": fasttext_model, "blocking": True}})
+
+
+def test_an_audit_takes_the_settings_that_a_study_completes() -> None:
+    complete = settings_for(complete_gates({}, {name: gate.all_defaults for name, gate in gates().items()}), "faq")
+    assert complete["edu_score"]["blocking"] is False
+    assert resolve_settings(complete, "faq") == complete
 
 
 def test_a_proxy_is_labelled_as_one_that_does_not_predict_the_result() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -29,7 +28,7 @@ _QUOTE = 20  # common n-grams of a short completion that quotes one sentence, at
 _UNIT = 1_000_000  # shares are summed as whole millionths, so that the order of the rows does not matter
 _OWNER = np.uint64(56)  # above these bits, a key has the index of its row
 _RUN = re.compile(b"\x01+")
-_CODE = re.compile(r"^```.*?(?:^```|\Z)|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"^```\w.*?^```", re.DOTALL | re.MULTILINE)
 
 
 class Overlap(NamedTuple):
@@ -143,10 +142,10 @@ class CopiedShare(Measure):
         return self._judge(row, overlaps([row])[0])
 
     def _judge(self, row: AuditedRow, overlap: Overlap) -> str | None:
-        """Return why a row is a copy; code does not count, since nobody can rephrase it."""
+        """Return why a row is a copy; blocks of code do not count, since nobody can rephrase them."""
         flaw = self._find(overlap)
-        if flaw and "`" in row.text:
-            prose = replace(row, text=_CODE.sub(" ", row.text))
+        if flaw and "```" in row.text:
+            prose = AuditedRow(row.id, _CODE.sub(" ", row.text), source_text=row.source_text)
             flaw = self._find(overlaps([prose])[0])
         return flaw
 
