@@ -152,6 +152,7 @@ def test_rows_without_a_source_are_counted(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         ('{"text": "a"}\n{"text": \n', r"rows.jsonl: row 2 is not valid JSON"),
+        ("\n \n", r"rows.jsonl: has no rows to audit"),
         ('{"body": "a"}\n', r"no column 'text'; its columns are body"),
         ('{"text": "a"}\n{"text": ["b"]}\n', r"row 2 has no text in column 'text' but list"),
         ('{"id": "a", "text": "a"}\n{"text": "b"}\n', r"row 2 has no id in column 'id'"),

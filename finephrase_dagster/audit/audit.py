@@ -193,6 +193,8 @@ class Audit:
                 with timed(seconds, name):
                     measure.merge(other.measures[name])
         rows, sourceless = sum(one.rows for one in results), sum(one.without_source for one in results)
+        if not rows and dataset.manifest is None:
+            raise AuditError(f"{dataset.files[0].url}: has no rows to audit; name another file")
         if rows and sourceless == rows:
             raise AuditError("--source: has none of the ids of the rows; check that both have the same column id")
         judged = []
