@@ -22,7 +22,7 @@ from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import needs_same
 from finephrase_dagster.study.spec import Cell
-from finephrase_dagster.train.admission import is_overridden
+from finephrase_dagster.train.admission import DROPPED, is_overridden, write_dropped
 from resources.warehouse import Warehouse
 
 REPORT, FAILING, PAGE = "audit.json", "failing.parquet", "audit.html"
@@ -66,7 +66,8 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
             settings=lineage.gate_settings(cell, prompt),
             source=lineage.source(cell.source).folder,
         )
-        manifest = artifact.materialize(lambda folder: _write_audit(folder, dataset, audit()))
+        drops = lineage.dropping_gates(cell, prompt)
+        manifest = artifact.materialize(lambda folder: _write_audit(folder, dataset, audit(), drops))
         warehouse.record(artifact)
         figures: dict[str, Any] = {gate["name"]: round(gate["value"], 4) for gate in manifest["gates"]}
         for gate in manifest["gates"]:
@@ -77,6 +78,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
             rows=manifest["rows"],
             **figures,
             passed=manifest["passed"],
+            dropped_rows=manifest["dropped"]["rows"] if drops else None,
             failing_rows=dg.MetadataValue.md(rows) if rows else None,
             all_failing_rows=dg.MetadataValue.path(str(artifact.folder / FAILING)),
             page=dg.MetadataValue.path(str(artifact.folder / PAGE)),
@@ -113,13 +115,18 @@ def _skipped(name: str, reason: str) -> dg.AssetCheckResult:
     )
 
 
-def _write_audit(folder: Path, dataset: Artifact, running: Audit) -> Contents:
+def _write_audit(folder: Path, dataset: Artifact, running: Audit, drops: list[str]) -> Contents:
     with running as audit:
         report = audit.report
         write_json(folder / REPORT, report.as_json())
         write_failing_rows(audit, folder / FAILING)
         (folder / PAGE).write_text(audit_page(audit, dataset.name), encoding="utf-8")
-    # Downstream artifacts depend on whether the dataset passed, not on the figures: a gate that is moved without
-    # changing the outcome marks no mixture as stale.
-    version = fingerprint([dataset.version, report.passed])[:SHORT]
-    return Contents(files=[folder / name for name in (REPORT, FAILING, PAGE)], facts=report.as_json(), version=version)
+    names = [REPORT, FAILING, PAGE]
+    dropped: dict[str, dict[str, Any]] = {}
+    if drops:
+        names.append(DROPPED)
+        dropped = {"dropped": write_dropped(folder / FAILING, drops, folder / DROPPED)}
+    # Downstream artifacts depend on whether the dataset passed and on the rows that are dropped, not on the figures: a
+    # gate that is moved without changing the outcome marks no mixture as stale.
+    version = fingerprint([dataset.version, report.passed, *dropped.values()])[:SHORT]
+    return Contents(files=[folder / name for name in names], facts={**report.as_json(), **dropped}, version=version)

@@ -16,7 +16,7 @@ from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, needs_same
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.spec import Cell
-from finephrase_dagster.train.admission import check_dataset
+from finephrase_dagster.train.admission import check_dataset, dropped_rows
 from finephrase_dagster.train.tokenizer import make_tokenizer
 from finephrase_dagster.train.tokens import tokenise
 from resources.warehouse import Warehouse
@@ -99,7 +99,14 @@ def _tokenize(
     artifact, tokenizer = lineage.tokens(dataset), check_artifact(lineage.tokenizer())
 
     def make(folder: Path) -> Contents:
-        facts = tokenise(sorted(files), folder, tokenizer=tokenizer, dataset=dataset.name, log=context.log.info)
+        facts = tokenise(
+            sorted(files),
+            folder,
+            tokenizer=tokenizer,
+            dataset=dataset.name,
+            log=context.log.info,
+            without=dropped_rows(lineage, dataset),
+        )
         return Contents(files=[*folder.glob("*.ds*"), *folder.glob("*.parquet")], facts=asdict(facts))
 
     manifest = artifact.materialize(make)
@@ -109,6 +116,7 @@ def _tokenize(
         artifact,
         rows=documents,
         tokens=tokens,
+        dropped_rows=manifest["dropped"] or None,
         tokens_per_document=round(tokens / documents, 1) if documents else None,
         seconds=manifest["seconds"],
     )

@@ -74,6 +74,22 @@ def test_a_refused_dataset_is_explained_and_used_for_a_reason_alone(tmp_path: Pa
     assert set(again.failed) == set(outcome.failed)
     assert not again.made
 
+    fields["cells"][0]["on_failure"] = "drop_rows"
+    own.write(fields)
+    run(own, f"audits/{CELL}_audit", "faq")
+    run(own, TOKENS, "faq")
+    audit = own.lineage.audit(own.lineage.study.cells[0], "faq").manifest()
+    tokens = own.lineage.tokens(own.lineage.study.datasets[f"{CELL}/faq"])
+    wrong = {row["id"] for row in failing if row["gate"] == "form"}
+    kept = {row["id"] for row in pq.read_table(sorted(tokens.folder.glob("*.documents.parquet"))[0]).to_pylist()}
+    assert audit["passed"]
+    assert tokens.manifest()["dropped"] == audit["dropped"]["rows"] >= len(wrong) > 0
+    assert kept
+    assert not wrong & kept
+    run(own, "mixtures/mixture", "faq_and_raw")
+    assert own.lineage.mixture_manifest("faq_and_raw")["despite_audits"] is None
+
+    del fields["cells"][0]["on_failure"]
     fields["mixtures"]["faq_and_raw"]["despite_audits"] = REASON
     own.write(fields)
     run(own, TOKENS, "faq")

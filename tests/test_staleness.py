@@ -144,6 +144,12 @@ EDITS: list[tuple[str, list[tuple[str, str]], set[str]]] = [
     ("the raw completions", [("max_tokens: 160", "max_tokens: 160\n    keep_raw: true")], DATASETS),
     ("a flag that changes logits", [("quantization: fp8", "quantization: awq")], DATASETS),
     ("a threshold", [("truncated: 0.1", "truncated: 0.2")], AUDITED),
+    (
+        "rows that fail are dropped",
+        [("{generator: writer, source: readmes}", "{generator: writer, source: readmes, on_failure: drop_rows}")],
+        {"tokens"} | AUDITED,
+    ),
+    ("a second rollout", [("max_tokens: 160", "max_tokens: 160\n    rollouts: 2")], DATASETS),
     ("a gate's setting", [("truncated: 0.1", "common_opening: {characters: 30}")], AUDITED),
     ("a larger vocabulary", [("vocabulary: 4096", "vocabulary: 8192")], {"tokens"} | MIXTURES),
     ("a tokenizer of another source", [("sources: [readmes]", "sources: [reference]")], {"tokens"} | MIXTURES),

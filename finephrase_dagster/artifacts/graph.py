@@ -115,7 +115,10 @@ def _mixture_items(lineage: Lineage) -> Iterator[Item]:
         dataset for mixture in study.mixtures.values() if mixture.despite_audits for dataset in mixture.components
     }
     for dataset, component in study.datasets.items():
-        tokens = _item(lineage, tokens_key(component), (dataset_key(component), TOKENIZER), lineage.tokens, component)
+        needs = [dataset_key(component), TOKENIZER]
+        if component.cell and study.cell(component.cell).on_failure == "drop_rows":
+            needs.append(audit_key(component))
+        tokens = _item(lineage, tokens_key(component), needs, lineage.tokens, component)
         is_gated = component.generator is not None and dataset not in overridden
         yield replace(tokens, audits=(audit_key(component).name,) if is_gated else ())
     for name in study.mixtures:

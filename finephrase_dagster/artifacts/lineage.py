@@ -14,7 +14,7 @@ from typing import Any
 
 from finephrase_dagster.artifacts.artifact import LABELS, Artifact, labelled_manifest
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
-from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, sha256_file, sha256_folders
+from finephrase_dagster.artifacts.fingerprint import SHORT, file_stamps, fingerprint, plain, sha256_file, sha256_folders
 from finephrase_dagster.artifacts.key import (
     CHECKPOINT,
     CORPUS,
@@ -34,6 +34,7 @@ from finephrase_dagster.artifacts.key import (
 )
 from finephrase_dagster.artifacts.recipe import (
     dataset_recipe,
+    dropping_gates,
     resolve_day,
     resolve_precision,
     resolve_sampling,
@@ -41,7 +42,7 @@ from finephrase_dagster.artifacts.recipe import (
     scorer_recipe,
     student_recipe,
 )
-from finephrase_dagster.artifacts.recorded import have_same_rows, recorded_fields, recorded_macro
+from finephrase_dagster.artifacts.recorded import have_same_rows, recorded_dropped, recorded_fields, recorded_macro
 from finephrase_dagster.artifacts.snapshot import remembered
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
@@ -162,7 +163,7 @@ class Lineage:
         if spec.is_packaged:
             recipe |= {"package": PACKAGED.package, "sha256": PACKAGED.sha256}
         elif hub_reference(spec.model) is None:  # wherever the folder is
-            recipe = {"files": _file_stamps(Path(spec.model))}
+            recipe = {"files": file_stamps(Path(spec.model))}
         return self._artifact(ItemKey(kind=MODEL, generator=name), recipe)
 
     @remembered
@@ -197,9 +198,10 @@ class Lineage:
             if "items" in own:
                 own["items"] = self._items_digests(own["items"] or EMBEDDED)
             if isinstance(model := own.get("model"), str) and Path(model).exists():
-                own["model"] = _file_stamps(Path(model))
+                own["model"] = file_stamps(Path(model))
         recipe = {"dataset": self.dataset(cell, prompt).version, "check": self.prompts[prompt].check, "gates": gates}
-        return self._artifact(audit_key(cell.component(prompt)), recipe)
+        drops = self.dropping_gates(cell, prompt)
+        return self._artifact(audit_key(cell.component(prompt)), recipe | ({"drops": drops} if drops else {}))
 
     def gate_settings(self, cell: Cell, prompt: str) -> dict[str, dict[str, Any]]:
         """Return the settings of every gate for a dataset; items are those of the study's evaluation by default."""
@@ -210,7 +212,13 @@ class Lineage:
             for own in gates.values():
                 if "items" in own and own["items"] is None:
                     own |= chosen
+        for name in self.dropping_gates(cell, prompt):
+            gates[name]["blocking"] = False
         return gates
+
+    def dropping_gates(self, cell: Cell, prompt: str) -> list[str]:
+        """Return the gates whose failing rows are dropped from the tokens; they cannot fail the dataset."""
+        return dropping_gates(cell, self.study.gates_for(cell, prompt, self.prompts[prompt].check))
 
     @remembered
     def tokenizer(self) -> Artifact:
@@ -243,7 +251,9 @@ class Lineage:
         """Return the tokens of a dataset of a mixture."""
         is_corpus = component.generator is None
         rows = self._rows_in_order(component.source) if is_corpus else self.component(component).version
-        return self._artifact(tokens_key(component), {"dataset": rows, "tokenizer": self.tokenizer().version})
+        dropped = recorded_dropped(self.component_audit(component))
+        recipe = {"dataset": rows, "tokenizer": self.tokenizer().version, **dropped}
+        return self._artifact(tokens_key(component), recipe)
 
     @remembered
     def parts(self, mixture: str) -> dict[str, Part]:
@@ -390,9 +400,3 @@ class Lineage:
         if items == HUB:  # datasets and revisions are fixed in the code, so its version covers them
             return HUB
         return sha256_folders(self.paths.items if items == EMBEDDED else Path(items))
-
-
-def _file_stamps(path: Path) -> list[list[str | int]]:
-    """Return the name, size and time of each file of a folder, or of a file."""
-    files = sorted(path.glob("*")) if path.is_dir() else [path]
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -15,7 +15,7 @@ from finephrase_dagster.artifacts.processor import fast_precision
 from finephrase_dagster.artifacts.versions import CLEANING, CODE, NANOTRON, TRUNCATION
 from finephrase_dagster.study.generator import Generator, Keep, Sampling
 from finephrase_dagster.study.prompt import Prompt, PromptError
-from finephrase_dagster.study.spec import Evaluation
+from finephrase_dagster.study.spec import Cell, Evaluation
 from finephrase_dagster.study.student import Student
 
 PRECISION = {"transformers": "float32", "nanotron": "bfloat16"}
@@ -112,6 +112,12 @@ def rollout_recipe(
         for name, gate in used.items()
     }
     return {"most": rollouts, "keep": keep, "check": check, "gates": kept}
+
+
+def dropping_gates(cell: Cell, gates: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the gates whose failing rows are dropped from a dataset, given the settings of all gates."""
+    names = [name for name, gate in gates.items() if gate["by_row"] and gate["blocking"]]
+    return names if cell.on_failure == "drop_rows" else []
 
 
 def resolve_day(clock: object, day: str, *, endpoints: bool) -> dict[str, Any]:

@@ -20,6 +20,17 @@ def recorded_fields(artifact: Artifact, name: str) -> dict[str, Any]:
     return fields
 
 
+def recorded_dropped(audit: Artifact | None) -> dict[str, str]:
+    """Return which rows an audit drops from a dataset's tokens, for their recipe; empty if it drops none by its recipe.
+
+    Raises:
+        ArtifactMissing: the audit is not complete.
+    """
+    if audit is None or "drops" not in audit.recipe:
+        return {}
+    return {"dropped": recorded_fields(audit, "dropped")["sha256"]}
+
+
 def recorded_macro(scores: Artifact) -> float:
     """Return the macro score of a manifest.
 

@@ -111,6 +111,8 @@ def _code_version(lineage: Lineage, kind: Kind, cell: Cell | None) -> str | None
             **{name: getattr(generator, name) for name in ("context", "max_tokens", "guided", "keep_raw", "date")},
         }
         most, keep = study.rollouts_of(cell)
+        if cell.on_failure == "drop_rows":
+            settings["drops"] = study.gates, cell.gates
         if most > 1:
             settings["rollouts"] = most, keep, study.gates, cell.gates
     if kind is AUDIT:

@@ -52,6 +52,9 @@ Day = Annotated[str, AfterValidator(_check_day)]
 Keep = Literal["best", "first_passing"]
 """Which of a row's rollouts a dataset keeps."""
 
+OnFailure = Literal["refuse", "drop_rows"]
+"""What becomes of rows that fail a gate for single rows: their dataset is refused, or they are not trained on."""
+
 Rollouts = Annotated[int, Field(ge=1, le=100)]
 """How often a row is drawn at most."""
 

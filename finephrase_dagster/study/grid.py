@@ -24,7 +24,7 @@ from finephrase_dagster.study.fields import (
     Spec,
     describe,
 )
-from finephrase_dagster.study.generator import Keep, Rollouts
+from finephrase_dagster.study.generator import Keep, OnFailure, Rollouts
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -41,6 +41,7 @@ class CellGrid(Spec):
     )
     rollouts: Rollouts | None = None
     keep: Keep | None = None
+    on_failure: OnFailure | None = None
     gates: Mapping[str, Any] | None = None
 
     @model_validator(mode="after")
@@ -70,7 +71,7 @@ class CellGrid(Spec):
                 cell: dict[str, Any] = {"generator": generator, "source": source}
                 if self.prompts is not None:
                     cell["prompts"] = list(self.prompts)
-                shared = {name: getattr(self, name) for name in ("rollouts", "keep", "gates")}
+                shared = {name: getattr(self, name) for name in ("rollouts", "keep", "on_failure", "gates")}
                 yield cell | {name: value for name, value in shared.items() if value is not None}
 
 

@@ -30,7 +30,7 @@ from finephrase_dagster.study.fields import (
     repeated,
     shorten,
 )
-from finephrase_dagster.study.generator import Generator, Keep, Rollouts
+from finephrase_dagster.study.generator import Generator, Keep, OnFailure, Rollouts
 from finephrase_dagster.study.grid import matching
 from finephrase_dagster.study.source import SourceSpec
 from finephrase_dagster.study.student import EarlyStop, Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
@@ -49,6 +49,7 @@ class Cell(Spec):
     )
     rollouts: Rollouts | None = Field(default=None, description="default: as the generator says")
     keep: Keep | None = Field(default=None, description="default: as the generator says")
+    on_failure: OnFailure = Field(default="refuse", description="`drop_rows`: train without the rows that fail a gate")
     gates: CellGates = Field(default_factory=dict, description="quality thresholds that differ from the study's")
 
     def __hash__(self) -> int:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.spec import Study
 
+DROPPED = "dropped.parquet"
+"""The file of an audit with the ids of the rows that are not trained on."""
+IDS = pa.schema([("id", pa.string())])
+CHUNK_ROWS = 100_000
 REMEDY = (
     "look at {folder}/failing.parquet; then improve the prompt or the generator, draw failing rows again (the "
-    "generator's 'rollouts: 4'), move the gate's threshold ('gates'), or use the dataset anyway for a reason that you "
-    "state (the mixture's 'despite_audits: \"...\"')"
+    "generator's 'rollouts: 4'), leave them out (the cell's 'on_failure: drop_rows'), move the gate ('gates'), or use "
+    "the dataset anyway for a reason that you state (the mixture's 'despite_audits: \"...\"')"
 )
 
 
@@ -54,6 +65,35 @@ def refusal(lineage: Lineage, component: Component) -> str | None:
         return None
     failed = "; ".join(failed_gates(manifest))
     return f"{component.name} did not pass its audit ({failed}): {REMEDY.format(folder=audit.folder)}"
+
+
+def write_dropped(failing: Path, drops: Sequence[str], output: Path) -> dict[str, Any]:
+    """Write the ids of the rows that fail some gates, each once; return their number and the hash of the file.
+
+    Args:
+        failing: the Parquet file with `id`, `gate` and `reason` of all failing rows.
+        drops: the gates that count.
+    """
+    chosen = "SELECT DISTINCT id FROM read_parquet(?) WHERE list_contains(?, gate) ORDER BY id"
+    rows, digest = 0, hashlib.sha256()
+    with duckdb.connect() as connection, pq.ParquetWriter(output, IDS, compression="zstd") as writer:
+        connection.execute(chosen, [str(failing), list(drops)])
+        while chunk := [name for (name,) in connection.fetchmany(CHUNK_ROWS)]:
+            rows += len(chunk)
+            digest.update("".join(f"{name}\0" for name in chunk).encode("utf-8", "surrogatepass"))
+            writer.write_table(pa.table([chunk], schema=IDS))
+    return {"rows": rows, "sha256": digest.hexdigest()}
+
+
+def dropped_rows(lineage: Lineage, component: Component) -> IdSet:
+    """Return the ids of the rows that are left out of a dataset's tokens."""
+    ids, audit = IdSet(), lineage.component_audit(component)
+    if audit is not None and "drops" in audit.recipe:
+        with pq.ParquetFile(audit.folder / DROPPED) as file:
+            for batch in file.iter_batches(columns=["id"]):
+                for name in batch["id"].to_pylist():
+                    ids.add(id_hash(name))
+    return ids
 
 
 def check_dataset(lineage: Lineage, component: Component) -> None:

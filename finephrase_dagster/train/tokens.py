@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finephrase_dagster.artifacts.artifact import atomic_write
+from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.train.pieces import pieces
 from finephrase_dagster.train.quiet import quiet_datatrove
@@ -41,6 +42,7 @@ class TokenFacts:
     Attributes:
         rows: rows in the input files.
         empty: rows without text, which give no document.
+        dropped: rows that were left out because they fail a gate.
         documents: documents; a row of more than 100,000 characters gives several (`pieces.py`).
         tokens: all tokens, including the end-of-text token of each document.
         token_bytes: bytes per token on disk, 2 or 4.
@@ -51,10 +53,17 @@ class TokenFacts:
     documents: int
     tokens: int
     token_bytes: int
+    dropped: int = 0
 
 
 def tokenise(
-    files: Sequence[Path], output: Path, *, tokenizer: Path, dataset: str, log: Callable[[str], None]
+    files: Sequence[Path],
+    output: Path,
+    *,
+    tokenizer: Path,
+    dataset: str,
+    log: Callable[[str], None],
+    without: IdSet | None = None,
 ) -> TokenFacts:
     """Tokenise a dataset's Parquet files with DataTrove's tokenizer step; a killed run resumes with the next file.
 
@@ -64,6 +73,7 @@ def tokenise(
         tokenizer: the folder of a Hugging Face fast tokenizer.
         dataset: the dataset's name, for messages.
         log: receives one line per file.
+        without: the rows that are left out.
 
     Raises:
         TokensError: no document has text, or a file has no such column or cannot be read.
@@ -87,7 +97,7 @@ def tokenise(
         rows += _rows(file, dataset)
         name = f"{number:05d}"
         if not (output / f"{name}.documents.parquet").is_file():
-            documents = _tokenise_file(step, file, work, output, name, dataset)
+            documents = _tokenise_file(step, file, work, output, name, dataset, without or IdSet())
             log(f"{dataset}: tokenised {file.name}, {documents} documents ({number + 1} of {len(files)} files)")
     shutil.rmtree(work, ignore_errors=True)
     token_set = TokenSet(output) if files else None
@@ -95,17 +105,18 @@ def tokenise(
         raise TokensError(f"{dataset} has no text: {len(files)} files with {rows} rows; check its source")
     return TokenFacts(
         rows=rows,
-        empty=rows - _with_text(output),
+        empty=rows - len(without or ()) - _with_text(output),
         documents=token_set.documents,
         tokens=token_set.tokens,
         token_bytes=step.token_size,
+        dropped=len(without or ()),
     )
 
 
-def _tokenise_file(step: Any, file: Path, work: Path, output: Path, name: str, dataset: str) -> int:
+def _tokenise_file(step: Any, file: Path, work: Path, output: Path, name: str, dataset: str, without: IdSet) -> int:
     documents: list[tuple[str, int]] = []
     with quiet_datatrove():
-        step.run(_documents(file, dataset, documents), rank=int(name))
+        step.run(_documents(file, dataset, documents, without), rank=int(name))
     written = work / f"{name}_unshuffled.ds"
     ends = np.fromfile(f"{written}.index", dtype="<u8")
     for source, target in ((written, f"{name}.ds"), (Path(f"{written}.index"), f"{name}.ds.index")):
@@ -145,13 +156,15 @@ def _rows(file: Path, dataset: str) -> int:
     return metadata.num_rows
 
 
-def _documents(file: Path, dataset: str, listed: list[tuple[str, int]]) -> Iterator[Any]:
+def _documents(file: Path, dataset: str, listed: list[tuple[str, int]], without: IdSet) -> Iterator[Any]:
     """Yield the pieces of a file's documents in order, and append the id and the number of each piece to `listed`."""
     from datatrove.data import Document
 
     try:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=1000, columns=["id", "text"]):
             for key, text in zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True):
+                if without and id_hash(str(key)) in without:
+                    continue
                 for number, piece in enumerate(pieces(text or "")):
                     listed.append((str(key), number))
                     yield Document(text=piece, id=str(key))
