@@ -38,7 +38,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
     prompts = lineage.study.prompts_of(cell)
     settings = [lineage.gate_settings(cell, prompt) for prompt in prompts]
     checks = [
-        Check(gate.name, gate.sentence, any(of_prompt[gate.name]["blocking"] for of_prompt in settings))
+        Check(gate.name, gate.sentence, any(of_prompt[gate.name].get("blocking", False) for of_prompt in settings))
         for gate in gates().values()
     ]
 

@@ -47,7 +47,7 @@ def test_a_refused_dataset_is_explained_and_used_for_a_reason_alone(tmp_path: Pa
         own.write(fields)
         outcome, _ = own.materialize()
 
-    assert set(outcome.failed) == {AUDIT, "mixtures/mixture/faq_and_raw"}
+    assert set(outcome.failed) == {AUDIT, "mixtures/mixture/faq_and_raw"}, outcome.failed
     folder = own.lineage.audit(own.lineage.study.cells[0], "faq").folder
     for message in outcome.failed.values():
         assert "form is 0." in message

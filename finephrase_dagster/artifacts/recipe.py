@@ -106,7 +106,7 @@ def rollout_recipe(
     if rollouts == 1:
         return None
     light = {name: gate for name, gate in gates.items() if gate["by_row"] and not {"model", "items"} & gate.keys()}
-    used = {name: gate for name, gate in light.items() if gate["blocking"] or keep == "best"}
+    used = {name: gate for name, gate in light.items() if gate.get("blocking") or keep == "best"}
     kept = {
         name: {setting: value for setting, value in gate.items() if setting not in ("threshold", "by_row")}
         for name, gate in used.items()
@@ -116,7 +116,7 @@ def rollout_recipe(
 
 def dropping_gates(cell: Cell, gates: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the gates whose failing rows are dropped from a dataset, given the settings of all gates."""
-    names = [name for name, gate in gates.items() if gate["by_row"] and gate["blocking"]]
+    names = [name for name, gate in gates.items() if gate["by_row"] and gate.get("blocking")]
     return names if cell.on_failure == "drop_rows" else []
 
 

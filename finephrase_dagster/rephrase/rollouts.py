@@ -33,7 +33,7 @@ class RolloutRule:
         self._seed, self._prompt = base_seed(recipe), recipe["prompt"]["name"]
         dataset = AuditedDataset(files=(), check=rule["check"])
         self._measures = {name: gates()[name].measure(dataset, settings) for name, settings in rule["gates"].items()}
-        self._required = frozenset(name for name, settings in rule["gates"].items() if settings["blocking"])
+        self._required = frozenset(name for name, settings in rule["gates"].items() if settings.get("blocking"))
 
     def next(self, drawn: Mapping[int, Rollout]) -> int | None:
         """Return the number of the rollout that is drawn next, from 0; None if one of those drawn is kept."""
