@@ -170,6 +170,8 @@ class Lineage:
     def dataset(self, cell: Cell, prompt: str) -> Artifact:
         """Return the synthetic dataset of one prompt of a cell."""
         generator, model = resolve_precision(self.study.generators[cell.generator]), self.generator(cell.generator)
+        check = self.prompts[prompt].check
+        gates = self.study.gates_for(cell, prompt, check)
         recipe = dataset_recipe(
             rows=self.source(cell.source).version,
             prompt=self.prompts[prompt],
@@ -182,11 +184,7 @@ class Lineage:
             keep_raw=generator.keep_raw,
             endpoint_model=cell.generator if self.paths.endpoints else None,
             day=resolve_day(model.facts.get("clock"), generator.date, endpoints=bool(self.paths.endpoints)),
-            rollouts=rollout_recipe(
-                *self.study.rollouts_of(cell),
-                check=self.prompts[prompt].check,
-                gates=self.study.gates_for(cell, prompt, self.prompts[prompt].check),
-            ),
+            rollouts=rollout_recipe(*self.study.rollouts_of(cell), check=check, gates=gates),
         )
         return self._artifact(dataset_key(cell.component(prompt)), recipe)
 
@@ -251,9 +249,8 @@ class Lineage:
         """Return the tokens of a dataset of a mixture."""
         is_corpus = component.generator is None
         rows = self._rows_in_order(component.source) if is_corpus else self.component(component).version
-        dropped = recorded_dropped(self.component_audit(component))
-        recipe = {"dataset": rows, "tokenizer": self.tokenizer().version, **dropped}
-        return self._artifact(tokens_key(component), recipe)
+        recipe = {"dataset": rows, "tokenizer": self.tokenizer().version}
+        return self._artifact(tokens_key(component), recipe | recorded_dropped(self.component_audit(component)))
 
     @remembered
     def parts(self, mixture: str) -> dict[str, Part]:
