@@ -118,7 +118,7 @@ def test_events_reach_a_listener_only_while_it_listens() -> None:
     assert events == [Message(text="within")]
 
 
-def test_the_sample_is_one_document_until_all_its_forms_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_is_one_document_with_all_its_forms_as_soon_as_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     statistics = RunStatistics()
@@ -129,13 +129,12 @@ def test_the_sample_is_one_document_until_all_its_forms_are_there(monkeypatch: p
             statistics.record_sample(id, prompt, pair, prompts=2)
         return list(statistics.sample.values())
 
-    assert sample_after("a faq", "b faq") == ["a faq"]
+    assert sample_after("a faq", "b faq") == ["a faq"], "no document has all forms yet"
+    assert sample_after("b math") == ["b faq", "b math"]
+    assert sample_after("a math") == ["b faq", "b math"], "it was not shown long enough"
     now += 20
-    assert sample_after("b math", "c faq") == ["a faq"], "one form of the document is still missing"
-    assert sample_after("a math") == ["a faq", "a math"]
-    assert sample_after("d math", "a faq", "d faq") == ["d math", "d faq"]
-    now += 200
-    assert sample_after("e faq") == ["e faq"]
+    assert sample_after("c faq", "d faq", "e faq") == ["b faq", "b math"], "no other document has all forms"
+    assert sample_after("d math") == ["d faq", "d math"]
 
 
 @pytest.fixture

@@ -305,10 +305,11 @@ def test_gates_that_a_study_leaves_out_have_their_defaults(tmp_path: Path) -> No
 def test_gates_of_a_cell_and_of_a_prompt_replace_those_of_the_study(tmp_path: Path) -> None:
     def change(fields: dict[str, Any]) -> None:
         fields["gates"] = {"form": 0.9, "faq": {"form": 0.5, "loops": {"blocking": False}}}
-        fields["cells"][0] |= {"gates": {"form": 0.7, "table": {"form": 0.1}}, "rollouts": 3}
+        fields["cells"][0] |= {"gates": {"form": 0.7, "table": {"form": 0.1}}, "rollouts": 3, "guided": False}
 
     study = read_study(written(tmp_path, change), catalogue())
     first, *others = study.cells
+    assert (study.is_guided(first), study.generators[first.generator].guided) == (False, True)
     assert study.rollouts_of(first) == (3, "first_passing")
     thresholds = {
         (cell, prompt): study.gates_for(cell, prompt, None)["form"]["threshold"]

@@ -180,7 +180,7 @@ class Lineage:
             sampling=resolve_sampling(generator.sampling, recorded_fields(model, "sampling")),
             context=generator.context,
             max_tokens=generator.max_tokens,
-            guided=generator.guided,
+            guided=self.study.is_guided(cell),
             keep_raw=generator.keep_raw,
             endpoint_model=cell.generator if self.paths.endpoints else None,
             day=resolve_day(model.facts.get("clock"), generator.date, endpoints=bool(self.paths.endpoints)),

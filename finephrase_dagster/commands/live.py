@@ -76,7 +76,7 @@ class LiveView:
     def log(self, line: str) -> None:
         """Show a line that concerns no run, such as why an artifact is stale."""
         if not self._run and not line.endswith(" ..."):
-            self._console.print(Text(printable(line), style="dim"), soft_wrap=True)
+            self._console.print(Text(printable(line), style="dim"))
 
     def _end(self, event: RunEnded) -> None:
         stage = event.items[0].stage
@@ -94,7 +94,7 @@ class LiveView:
 
     def _print(self, mark: str, style: str, name: str, *details: str) -> None:
         line = Text.assemble((f"{mark} ", style), printable(name), ("  " + printable(", ".join(details)), "dim"))
-        self._console.print(line, soft_wrap=True)
+        self._console.print(line)
 
     def render(self) -> RenderableType:
         """Return the view at this moment; it fits the terminal."""

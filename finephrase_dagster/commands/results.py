@@ -13,7 +13,7 @@ import typer
 from finephrase_dagster.artifacts.artifact import NotMaterialized
 from finephrase_dagster.commands.figures import NoScores, figure, proxies
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, dagster_home, paths_of
-from finephrase_dagster.commands.terminal import clock, complain, print_json, print_table
+from finephrase_dagster.commands.terminal import clock, complain, print_json, print_table, print_text
 from finephrase_dagster.results.analyses import analyses
 from finephrase_dagster.results.analysis import EarlyStep, LeaderboardRow, Question, row_name
 from finephrase_dagster.study.paths import materialize_command, require_clone
@@ -311,8 +311,14 @@ def mlflow(study: StudyOption = None) -> None:
 
 def print_leaderboard(lineage: Lineage) -> None:
     """Print the leaderboard of a study whose scores exist, and what may be concluded from it."""
+    from finephrase_dagster.evaluate.scores import chance
+
     folder = lineage.leaderboard().folder
     print_rows(_read(folder / "leaderboard.json"), _read(folder / "early.json"))
+    print_text(
+        f"For comparison: a student that finds all {lineage.vocabulary:,} tokens equally probable scores "
+        f"{chance(lineage.vocabulary):.4f} on every benchmark, and one that is certain of the right answers 1."
+    )
 
 
 def print_rows(rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep]) -> None:
@@ -320,13 +326,15 @@ def print_rows(rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep]) -> No
     categories = list(rows[0]["categories"]) if rows else []
     columns = ["mixture", "student", "macro", "± sd", "seeds", "epochs", "micro", *categories]
     print_table(columns, (_cells(row, categories) for row in rows), names=2)
-    typer.echo(
+    print_text(
         "macro: mean over six categories of the probability of the right answer's tokens; ± sd: its standard deviation "
         "over seeds; micro: mean over the twelve benchmarks that count."
     )
     for analysis in analyses().values():
         if lines := analysis.lines(rows, early):
-            typer.echo("\n  ".join([analysis.title, *lines]))
+            typer.echo(analysis.title)
+            for line in lines:
+                print_text(f"  {line}", indent="    ")
 
 
 def _read(path: Path) -> Any:

@@ -9,9 +9,11 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import stat
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -114,6 +116,14 @@ def complain(message: str) -> None:
     """Print an error or a warning on standard error."""
     level = "error" if message.startswith(("error: ", "failed: ")) else "warning"
     typer.echo(json_line(message, level=level) if json_wanted() else message, err=True)
+
+
+def print_text(text: str, *, indent: str = "") -> None:
+    """Print a paragraph on standard output; a terminal does not break it within words."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    typer.echo(text)
 
 
 def print_json(document: Any) -> None:

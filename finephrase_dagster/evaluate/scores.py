@@ -60,6 +60,11 @@ class Scores:
     macro_interval: Interval | None
 
 
+def chance(vocabulary: int) -> float:
+    """Return the score, equal on all tasks, of a student that finds all tokens equally probable."""
+    return 1 / vocabulary
+
+
 Values = Mapping[str, Mapping[str, Sequence[float]]]
 """The items' values by task and subset; a task without subsets has one, named ""."""
 

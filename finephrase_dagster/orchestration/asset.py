@@ -108,7 +108,8 @@ def _code_version(lineage: Lineage, kind: Kind, cell: Cell | None) -> str | None
             "engine": distribution_flags(generator.engine),
             "cleaning": CLEANING,
             "truncation": TRUNCATION,
-            **{name: getattr(generator, name) for name in ("context", "max_tokens", "guided", "keep_raw", "date")},
+            **{name: getattr(generator, name) for name in ("context", "max_tokens", "keep_raw", "date")},
+            "guided": study.is_guided(cell),
         }
         most, keep = study.rollouts_of(cell)
         if cell.on_failure == "drop_rows":

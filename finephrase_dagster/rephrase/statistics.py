@@ -12,6 +12,7 @@ from finephrase_dagster.rephrase.completion import Completion, FailedRow
 from finephrase_dagster.rephrase.outcome import NONE, Completed, Discarded, Outcome, total_discarded
 
 SAMPLE_SECONDS = 8.0
+MOST_ANSWERED = 256  # documents whose completions are kept until all are there
 
 
 @dataclass(kw_only=True)
@@ -53,7 +54,8 @@ class RunStatistics:
     engine: dict[str, float] = field(default_factory=dict)
     in_flight: int = 0
     sample: dict[str, str] = field(default_factory=dict)
-    _sampled: tuple[str, float] = ("", 0.0)
+    _sampled: float = 0.0
+    _answered: dict[str, dict[str, str]] = field(default_factory=dict)
     _busy_since: float = 0.0
     _busy: float = 0.0
 
@@ -120,13 +122,17 @@ class RunStatistics:
         self.completion_tokens += completion.completion_tokens
 
     def record_sample(self, id: str, prompt: str, text: str, *, prompts: int) -> None:
-        """Keep a completion if its document is the sample, or the sample has been shown long enough."""
-        document, since = self._sampled
-        shown = time.monotonic() - since
-        if id != document and shown > SAMPLE_SECONDS and (len(self.sample) == prompts or shown > 8 * SAMPLE_SECONDS):
-            self._sampled, self.sample, document = (id, time.monotonic()), {}, id
-        if id == document:
-            self.sample[prompt] = text
+        """Keep the completions of a document until all are there; the sample is one with all, or with most of them."""
+        texts = self._answered.setdefault(id, {})
+        texts[prompt] = text
+        if len(texts) == prompts:
+            del self._answered[id]
+        elif len(self._answered) > MOST_ANSWERED:
+            del self._answered[next(iter(self._answered))]
+        if len(texts) == prompts and time.monotonic() - self._sampled > SAMPLE_SECONDS:
+            self.sample, self._sampled = texts, time.monotonic()
+        elif len(texts) > len(self.sample):
+            self.sample = texts
 
     def record_engine_counters(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         """Record what the engines counted during the run; a restarted engine counts from zero."""

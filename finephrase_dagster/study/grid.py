@@ -39,6 +39,7 @@ class CellGrid(Spec):
     prompts: tuple[Name, ...] | None = Field(
         default=None, min_length=1, description="default: all prompts of the study"
     )
+    guided: bool | None = None
     rollouts: Rollouts | None = None
     keep: Keep | None = None
     on_failure: OnFailure | None = None
@@ -71,7 +72,8 @@ class CellGrid(Spec):
                 cell: dict[str, Any] = {"generator": generator, "source": source}
                 if self.prompts is not None:
                     cell["prompts"] = list(self.prompts)
-                shared = {name: getattr(self, name) for name in ("rollouts", "keep", "on_failure", "gates")}
+                names = ("guided", "rollouts", "keep", "on_failure", "gates")
+                shared = {name: getattr(self, name) for name in names}
                 yield cell | {name: value for name, value in shared.items() if value is not None}
 
 

@@ -47,6 +47,7 @@ class Cell(Spec):
     prompts: tuple[Name, ...] | None = Field(
         default=None, min_length=1, description="default: all prompts of the study"
     )
+    guided: bool | None = Field(default=None, description="default: as the generator says")
     rollouts: Rollouts | None = Field(default=None, description="default: as the generator says")
     keep: Keep | None = Field(default=None, description="default: as the generator says")
     on_failure: OnFailure = Field(default="refuse", description="`drop_rows`: train without the rows that fail a gate")
@@ -294,6 +295,10 @@ class Study(Spec):
         """Return the settings of every gate for the dataset of one prompt of a cell, given the prompt's form."""
         gates = complete_gates(cell.gates, self.gates, self.prompts) if cell.gates else self.gates
         return settings_for(gates, check, prompt)
+
+    def is_guided(self, cell: Cell) -> bool:
+        """Return whether the prompts' grammars decide the form of a cell's completions."""
+        return self.generators[cell.generator].guided if cell.guided is None else cell.guided
 
     def rollouts_of(self, cell: Cell) -> tuple[int, Keep]:
         """Return how often a row of a cell is drawn at most, and which rollout is kept."""
