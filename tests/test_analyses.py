@@ -66,7 +66,7 @@ def test_the_printed_leaderboard_has_a_row_per_mixture_and_loses_no_number(
     rows = [*ROWS, row("a_mixture_with_a_name_that_is_longer_than_a_narrow_terminal_is_wide", None, decay_from="raw")]
     (tmp_path / "leaderboard.json").write_text(json.dumps(rows))
     (tmp_path / "early.json").write_text("[]")
-    lineage: Any = SimpleNamespace(leaderboard=lambda: SimpleNamespace(folder=tmp_path))
+    lineage: Any = SimpleNamespace(leaderboard=lambda: SimpleNamespace(folder=tmp_path), vocabulary=4096)
     print_leaderboard(lineage)
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines[0] == ["mixture", "student", "macro", "±", "sd", "seeds", "epochs", "micro", "GK"]
