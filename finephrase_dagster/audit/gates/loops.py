@@ -121,7 +121,7 @@ def _is_repetition(phrase: str, times: int, row: AuditedRow) -> bool:
         in " ".join(
             " ".join(re.findall(r"\w+(?:['\u2019]\w+)*", line.lower()))
             for line in row.lines
-            if line[0] != "|" and " | " not in line
+            if line[0] != "|" and line.count(" | ") < 2
         )
     )
 
