@@ -20,6 +20,8 @@ from finephrase_dagster.study.paths import REPOSITORY, Paths
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 10
+STOP_SIGNALS = {"dagster": signal.SIGINT, "mlflow": signal.SIGTERM}
+"""MLflow's server writes a stack trace when it is interrupted."""
 LAST_LINES = 20
 
 
@@ -89,8 +91,8 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
     finally:
         for ignored in guard.IGNORED:  # so that a second Ctrl-C leaves no server behind
             signal.signal(ignored, signal.SIG_IGN)
-        for server in servers.values():
-            end(server, first=signal.SIGINT, grace_seconds=STOP_SECONDS)
+        for name, server in servers.items():
+            end(server, first=STOP_SIGNALS[name], grace_seconds=STOP_SECONDS)
 
 
 def refuse_used_port(port: int, *, option: str) -> None:
