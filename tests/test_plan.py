@@ -439,3 +439,20 @@ def test_the_plan_warns_of_a_missing_tokenizer(lineage: Lineage, tmp_path: Path)
     assert any(
         warning.startswith(f"tokenizer: the folder {tmp_path}/nowhere does not exist") for warning in result.warnings
     )
+
+
+def test_rollouts_cost_what_they_are_expected_to_draw(tmp_path: Path) -> None:
+    fields = yaml.safe_load((REPOSITORY / "studies" / "demo.yaml").read_text())
+    tokens = {}
+    for rule in ({}, {"rollouts": 3, "keep": "best"}, {"rollouts": 3}):
+        fields["generators"]["rephraser"] = {
+            name: value for name, value in fields["generators"]["rephraser"].items() if name not in ("rollouts", "keep")
+        } | rule
+        study = tmp_path / "study.yaml"
+        study.write_text(yaml.safe_dump(fields))
+        lineage = read_lineage(Paths(data=tmp_path / "data", study=study, prompts=REPOSITORY / "prompts"))
+        items_ = [one for one in plan(lineage).items if one.item.asset == "synthetic/rephraser__package_readmes"]
+        tokens[str(rule)] = sum(one.cost.output_tokens for one in items_)
+    once, best, first = tokens.values()
+    assert best == pytest.approx(3 * once, rel=0.01)
+    assert first == pytest.approx((1 + 0.2 + 0.04) * once, rel=0.01)
