@@ -100,7 +100,7 @@ def work(folder: LocalFolder, sent: list[int], layout: str) -> None:
         if dataset.manifest():
             return
         dataset.begin()
-        ledger = Ledger(folder, "faq", chunk_rows=3, layout=layout)
+        ledger = Ledger(folder, "faq", chunk_rows=3, has_rollouts=True, layout=layout)
         try:
             ledger.publish_left_over()
             for row in range(ROWS):

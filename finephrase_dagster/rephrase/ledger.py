@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,7 @@ class Ledger:
         self.folder = folder
         self.prompt = prompt
         self._chunk_rows = chunk_rows
+        self._has_rollouts = has_rollouts
         added = [*([RAW] if keep_raw else []), *([ROLLOUTS] if has_rollouts else [])]
         self._schema = pa.schema([*COMPLETED_SCHEMA, *added])
         self._layout = layout
@@ -276,13 +277,17 @@ class Ledger:
             "rejected": [[status, reason, count] for (status, reason), count in causes.items()],
             "example": next(([place, row.id] for place, row in completed.items()), None),
             "discarded": total_discarded(row.discarded for row in rows.values()),
-            "rollouts": [line for line in read_rollouts(content) if line[0] not in rows],
+            "rollouts": self._unfinished_rollouts(content, rows),
         }
         journal.sync()  # so that the journal has all rows of a data file whose summary is not written
         table = self._table(list(completed.values())) if completed else None
         self._published.publish(name, table, list(rejected.values()), part)
         self.published += 1
         journal.remove()
+
+    def _unfinished_rollouts(self, journal: bytes, rows: Collection[int]) -> list[list[Any]]:
+        """Return the rollouts in a journal of rows that are not done."""
+        return [line for line in read_rollouts(journal) if line[0] not in rows] if self._has_rollouts else []
 
     def _table(self, rows: list[Completed]) -> pa.Table:
         columns: list[Any] = []
@@ -326,9 +331,8 @@ class Ledger:
             content = journal.read()
             journal.close()
             rows = dict(read_journal(content))
-            for line in read_rollouts(content):
-                if line[0] not in rows:
-                    add_rollout(self._drawn, line)
+            for line in self._unfinished_rollouts(content, rows):
+                add_rollout(self._drawn, line)
             if self._layout and read_layout(content) == self._layout:
                 self._done.add(place_of(name)[0], stretches_of(rows))
             else:

@@ -12,8 +12,6 @@ from typing import Any
 import orjson
 
 from finephrase_dagster.artifacts.recipe import base_seed
-from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow
-from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.rephrase.completion import FailedRow
 from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected, Rollout, with_discarded
 
@@ -27,10 +25,14 @@ class RolloutRule:
 
     def __init__(self, recipe: Mapping[str, Any]) -> None:
         """Read the recipe of a dataset whose rows may be drawn several times."""
+        from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow  # not needed where rows are drawn once
+        from finephrase_dagster.audit.gates import gates
+
         rule = recipe["rollouts"]
         self._most: int = rule["most"]
         self._draws_all: bool = rule["keep"] == "best"
         self._seed, self._prompt = base_seed(recipe), recipe["prompt"]["name"]
+        self._audited = AuditedRow
         dataset = AuditedDataset(files=(), check=rule["check"])
         self._measures = {name: gates()[name].measure(dataset, settings) for name, settings in rule["gates"].items()}
         self._required = frozenset(name for name, settings in rule["gates"].items() if settings.get("blocking"))
@@ -55,7 +57,7 @@ class RolloutRule:
         if isinstance(outcome, Rejected):
             spent = (0, 0) if failure is None else (failure.prompt_tokens, failure.completion_tokens)
             return Rollout(with_discarded(outcome, [(1, *spent)]), ())
-        row = AuditedRow(outcome.id, outcome.text, outcome.finish_reason, document)
+        row = self._audited(outcome.id, outcome.text, outcome.finish_reason, document)
         flaws = [name for name, measure in self._measures.items() if measure.flaw(row) is not None]
         return Rollout(outcome, tuple(flaws))
 
