@@ -127,10 +127,12 @@ def _print_times(outcome: Outcome) -> None:
 def _print_next_steps(lineage: Lineage) -> None:
     study = shlex.quote(shown_path(lineage.paths.study))
     steps = [("See the lineage, every row's source, the checks and the loss curves", f"finephrase ui --study {study}")]
+    if lineage.study.mixtures:
+        report = ("Write a page with the answer and its figures", f"finephrase report --study {study} --output report")
+        steps.insert(0, report)
     if generator := next(iter(lineage.study.generators), None):
         command = f"finephrase rephrase --input FILE --prompt {lineage.study.prompts[0]} --output DIR"
         steps.append(("Rephrase texts of your own", f"{command} --generator {generator}"))
-    steps.append(("See what the study of the paper would cost", "finephrase plan --study studies/finephrase.yaml"))
     typer.echo(f"\nData, checkpoints and scores are in {lineage.paths.data}. Next steps:")
     for what, command in steps:
         typer.echo(f"  {what}:\n    {command}")
