@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Measure, Measurement
@@ -59,3 +63,16 @@ def essays(count: int, seed: int = 0, words: int = 120) -> list[str]:
             sentences.append(draw.choices(lexicon, k=draw.randint(5, 18)))
         texts.append(" ".join(" ".join(sentence).capitalize() + "." for sentence in sentences))
     return texts
+
+
+TRAINING = """import sys, fasttext
+options = {"dim": 512, "bucket": 0, "lr": 0.5, "thread": 1, "verbose": 0}
+fasttext.train_supervised(sys.argv[1], **options).save_model(sys.argv[2])"""
+
+
+def train_fasttext(lines: Path, model: Path) -> str:
+    """Train a classifier of the lines in a file; return the path of its file."""
+    # This build of fastText expects that new memory holds zeros, which only glibc's MALLOC_PERTURB_ makes sure of.
+    command = [sys.executable, "-c", TRAINING, str(lines), str(model)]
+    subprocess.run(command, env={**os.environ, "MALLOC_PERTURB_": "255"}, check=True)
+    return str(model)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
 
-from audit_parts import essays, flaw, measured
+from audit_parts import essays, flaw, measured, train_fasttext
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow
 from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.errors import FinephraseError
@@ -249,17 +248,8 @@ def test_without_sources_most_rows_say_what_is_expected() -> None:
 
 
 def test_a_fasttext_model_by_path_takes_the_place_of_the_packaged_detector(tmp_path: Path) -> None:
-    import fasttext
-
-    (tmp_path / "lines.txt").write_text(f"__label__de {LANGUAGES['de']}\n__label__en {PROSE}\n" * 50)
-    model = str(tmp_path / "model.bin")
-    options = {"dim": 8, "bucket": 0, "lr": 0.5, "thread": 1, "verbose": 0}
-    for _ in range(200):  # this build of fastText begins with memory of any content, so a training may fail
-        with contextlib.suppress(RuntimeError):
-            trained = fasttext.train_supervised(str(tmp_path / "lines.txt"), **options)
-            trained.save_model(model)
-            if min(trained.predict(text)[1][0] for text in (LANGUAGES["de"], PROSE)) > 0.9:
-                break
+    (tmp_path / "lines.txt").write_text(f"__label__de {LANGUAGES['de']}\n__label__en {PROSE}\n" * 60)
+    model = train_fasttext(tmp_path / "lines.txt", tmp_path / "model.bin")
     assert flaw("language", LANGUAGES["de"], source=PROSE, model=model) == "in another language: de in place of en"
     assert flaw("language", PROSE, language="en", model=model) is None
     with pytest.raises(FinephraseError, match=r"language.model: .*lines.txt is not the file of a fastText model"):

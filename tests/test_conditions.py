@@ -83,8 +83,10 @@ def test_each_stage_is_launched_once_when_its_inputs_are_current(automation: Aut
     assert automation.evaluate() == corpora
     assert automation.evaluate() == set(), "it became possible once, so it is launched once"
     automation.make(FAQ)
-    assert automation.evaluate() == {f"audits/{CELL}_audit/faq", f"tokens/{CELL}_tokens/faq"}
-    automation.make(f"audits/{CELL}_audit/faq", f"tokens/{CELL}_tokens/faq")
+    assert automation.evaluate() == {f"audits/{CELL}_audit/faq"}
+    automation.make(f"audits/{CELL}_audit/faq")
+    assert automation.evaluate() == {f"tokens/{CELL}_tokens/faq"}
+    automation.make(f"tokens/{CELL}_tokens/faq")
     assert automation.evaluate() == set(), "the mixture waits for all of its parents"
     automation.make(*corpora)
     assert automation.evaluate() == {"mixtures/mixture/faq_and_raw", "mixtures/mixture/raw"}

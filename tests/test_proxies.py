@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from audit_parts import train_fasttext
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import AUDIT, ItemKey
 from finephrase_dagster.audit.audit import AuditError, GateResult, audit_dataset, resolve_settings
@@ -24,19 +22,13 @@ from finephrase_dagster.results.warehouse import create_tables, key_of, mark_cur
 from finephrase_dagster.study.catalogue import complete_gates, settings_for
 
 PLAIN, DULL = "Plants turn light into sugar, and so they grow.", "BUY NOW cheap click here click"
-TRAINING = """import sys, fasttext
-options = {"dim": 512, "bucket": 0, "lr": 0.5, "thread": 1, "verbose": 0}
-fasttext.train_supervised(sys.argv[1], **options).save_model(sys.argv[2])"""
 
 
 @pytest.fixture(scope="module")
 def fasttext_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("fasttext")
     (folder / "train.txt").write_text(f"__label__hq {PLAIN}\n__label__cc {DULL}\n" * 60)
-    # This build of fastText expects that new memory holds zeros, which only glibc's MALLOC_PERTURB_ makes sure of.
-    command = [sys.executable, "-c", TRAINING, str(folder / "train.txt"), str(folder / "model.bin")]
-    subprocess.run(command, env={**os.environ, "MALLOC_PERTURB_": "255"}, check=True)
-    return str(folder / "model.bin")
+    return train_fasttext(folder / "train.txt", folder / "model.bin")
 
 
 @pytest.fixture

@@ -208,9 +208,9 @@ def test_another_recipe_is_refused_and_the_difference_is_named(
 def test_another_recipe_is_refused_also_for_an_incomplete_dataset(
     tmp_path: Path, server: LocalServer, rows: Path
 ) -> None:
-    server.answer = lambda request: completion() if len(server.requests) < 20 else time.sleep(0.05) or completion()
-    driver = start(arguments(rows, tmp_path / "out", server))
-    until(lambda: len(server.requests) >= 20)
+    server.answer = lambda request: completion() if len(server.requests) <= 20 else time.sleep(0.05) or completion()
+    driver = start(arguments(rows, tmp_path / "out", server, "--concurrency", "2"))
+    until(lambda: len(server.requests) >= 40)
     driver.kill()
     driver.communicate()
     done = run(arguments(rows, tmp_path / "out", server, "--seed", "1"))

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from finephrase_dagster.rephrase.completion import Completion
+from finephrase_dagster.rephrase.outcome import Completed
 from finephrase_dagster.rephrase.progress import Bars, Lines
 from finephrase_dagster.rephrase.statistics import RunStatistics, duration
 
@@ -17,8 +18,18 @@ def statistics(completed: int) -> RunStatistics:
     """Return the statistics of a run over 100 documents and 4 prompts, with 40 requests finished before."""
     run = RunStatistics(total=400, done_before=40)
     run.record_sent()
+    done = Completed(
+        id="a",
+        text="",
+        finish_reason="stop",
+        prompt_tokens=1,
+        completion_tokens=10,
+        document_cut=False,
+        document_sha256="",
+    )
     for _ in range(completed):
-        run.record_completion(Completion(text="", finish_reason="stop", prompt_tokens=1, completion_tokens=10))
+        run.record_tokens(Completion(text="", finish_reason="stop", prompt_tokens=1, completion_tokens=10))
+        run.record_outcome(done, None)
     return run
 
 

@@ -322,7 +322,7 @@ def test_ones_own_study_and_a_published_one_stand_in_one_page(finished: Installa
         chapters = [chapter(read_evidence(connection, name)) for name in (own.lineage.study.name, "theirs")]
     page = render(chapters)
     assert "A published study, read from its files." in page
-    assert {drawn.name for drawn in chapters[0].figures} >= {"leaderboard", "verdicts", "categories", "throughput"}
+    assert {drawn.name for drawn in chapters[0].figures} >= {"leaderboard", "categories", "throughput"}
 
 
 def test_a_damaged_warehouse_is_named_and_begun_again(tmp_path: Path) -> None:

@@ -140,7 +140,10 @@ def test_the_sources_take_nothing_from_outside_for_code(path: Path) -> None:
         assert not re.fullmatch(r"yaml\.\w*(load|load_all|full_load|unsafe_load)\w*", name) or (
             name == "yaml.safe_load" or (name == "yaml.load" and path.name == "loader.py")
         ), f"{path}:{call.lineno}: {name}"
-        assert not re.match(r"(pickle|cPickle|dill|marshal|shelve|joblib|cloudpickle)\.", name), f"{path}:{call.lineno}"
+        # The processes of an audit pickle for one another, through pipes that nobody else can write to.
+        assert path.name == "parallel.py" or not re.match(
+            r"(pickle|cPickle|dill|marshal|shelve|joblib|cloudpickle)\.", name
+        ), f"{path}:{call.lineno}"
         assert name not in ("eval", "exec", "os.system", "os.popen"), f"{path}:{call.lineno}"
         assert given_as.get("shell", "False") == "False", f"{path}:{call.lineno}"
         assert given_as.get("trust_remote_code", "False") == "False", f"{path}:{call.lineno}"

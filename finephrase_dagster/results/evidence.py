@@ -282,7 +282,8 @@ def _collapse(connection: duckdb.DuckDBPyConnection, study: str) -> dict[tuple[s
     for generator, source, prompt, gates in rows:
         for gate in json.loads(gates):
             if prefixes := gate.get("figures", {}).get("prefixes"):
-                curves[generator, source, prompt] = prefixes
+                points = zip(*prefixes.values(), strict=True)  # columns of the curve, by name
+                curves[generator, source, prompt] = [dict(zip(prefixes, point, strict=True)) for point in points]
     return curves
 
 
