@@ -94,7 +94,7 @@ def by(field: str, found: list[dict[str, Any]]) -> Mapping[Any, dict[str, Any]]:
     return {row[field]: row for row in found}
 
 
-def test_the_baseline_is_the_original_text_that_most_mixtures_add_to_and_longer_runs_are_left_out(
+def test_the_baseline_is_the_original_text_of_the_best_mixture_and_longer_runs_are_left_out(
     evidence: Evidence,
 ) -> None:
     assert evidence.baseline.mixture == BASE  # not finepdfs_edu, which scores higher
@@ -215,7 +215,7 @@ def check(drawn: Drawn) -> None:
 
 def test_a_figure_is_drawn_if_there_are_data_for_it(evidence: Evidence) -> None:
     drawn = {one.name: one for one in chapter(evidence).figures}
-    assert set(figures()) - set(drawn) == {"proxies", "generators", "sources", "seed_variance", "collapse"}
+    assert set(figures()) - set(drawn) == {"proxies", "formats", "generators", "sources", "seed_variance", "collapse"}
     for one in drawn.values():
         check(one)
 

@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.results.arms import Arm, mismatches
 from finephrase_dagster.results.noise import Replicates, noise_of_one, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun, common_scores, read_runs
 from finephrase_dagster.results.verdict import Verdict, compare
@@ -138,8 +139,8 @@ def read_evidence(
 
     Args:
         student: the student to compare mixtures with; the one with the most mixtures unless given.
-        baseline: the mixture to compare with. Unless it is given, that of original text alone that most mixtures
-            add synthetic text to.
+        baseline: the mixture to compare with. Unless it is given, that of original text alone that the
+            best mixture with synthetic text can be compared with.
 
     Raises:
         NoEvidence: there are no complete runs of this study, student or baseline.
@@ -185,15 +186,22 @@ def read_evidence(
 
 
 def _baseline(entries: Sequence[Entry]) -> str:
-    """Return the mixture of original text alone that most others add synthetic text to; of several the best."""
-    original = {frozenset(entry.runs[0].mix_in or ()) for entry in entries if entry.kind == "original"}
-    counts = Counter(frozenset(entry.runs[0].mix_in or ()) for entry in entries if entry.kind == "mixed")
-    most = max(original, key=lambda names: (counts[names], sorted(names)), default=None)
-    return next(
-        entry.mixture
-        for entry in entries
-        if most is None or (entry.kind == "original" and frozenset(entry.runs[0].mix_in or ()) == most)
-    )
+    """Return the mixture of original text alone that the best mixture with synthetic text can be compared with.
+
+    Of several it is one with the same original text, and of those the best. Without any, it is the best original text.
+    """
+    original = [entry for entry in entries if entry.kind == "original"] or list(entries)
+    for entry in entries:
+        alike = [other for other in original if entry not in original and not mismatches(_arm(other), _arm(entry))]
+        if alike:
+            return max(
+                alike, key=lambda other: set(other.runs[0].mix_in or ()) == set(entry.runs[0].mix_in or ())
+            ).mixture
+    return original[0].mixture
+
+
+def _arm(entry: Entry) -> Arm:
+    return Arm(runs=entry.runs)
 
 
 def _components(connection: duckdb.DuckDBPyConnection, study: str) -> dict[str, dict[str, float]]:

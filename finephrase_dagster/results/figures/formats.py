@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     import altair as alt
 
 KNOWLEDGE, COMMON_SENSE = "GK", "NLU"
+LEAST = 3  # prompts that make a figure
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
-    """Return the mean difference to the baseline by prompt, over the mixtures that hold one dataset."""
+    """Return the mean difference to the baseline of at least three prompts, over the mixtures that hold one dataset."""
     baseline = evidence.baseline.scores
     groups: dict[str, list[Entry]] = defaultdict(list)
     for entry in evidence.entries:
@@ -32,7 +33,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
         }
         for prompt, entries in groups.items()
     ]
-    return sorted(found, key=lambda row: -row["macro"])
+    return sorted(found, key=lambda row: -row["macro"]) if len(found) >= LEAST else []
 
 
 def caption(rows: Rows) -> str:

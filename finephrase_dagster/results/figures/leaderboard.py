@@ -60,7 +60,7 @@ def chart(rows: Rows) -> alt.TopLevelMixin:
     x = alt.X("macro:Q", title="macro score (mean probability of the gold answers, 6 categories)")
     base = alt.Chart(alt.Data(values=shown)).encode(y=y, color=color)
     bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(x=alt.X("low:Q"), x2="high:Q")
-    points = base.mark_circle(size=60, opacity=1).encode(x=x.scale(zero=False))
+    points = base.mark_circle(size=60, opacity=1).encode(x=x.scale(zero=False).axis(tickCount=6))
     return (bars + points).properties(width=WIDTH - 220, height=alt.Step(18))
 
 

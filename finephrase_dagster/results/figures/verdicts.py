@@ -57,7 +57,7 @@ def chart(rows: Rows) -> alt.TopLevelMixin:
         y=alt.Y("mixture:N", title=None, sort=[row["mixture"] for row in shown]),
         color=alt.Color("verdict:N", title=None, scale=alt.Scale(domain=list(WORDS), range=list(WORDS.values()))),
     )
-    x = alt.X("low:Q", title=f"macro score minus that of {rows[0]['baseline']}")
+    x = alt.X("low:Q", title=f"macro score minus that of {rows[0]['baseline']}", axis=alt.Axis(tickCount=6))
     bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=x, x2="high:Q")
     points = base.mark_circle(size=60, opacity=1).encode(x="difference:Q")
     smallest = rows[0]["smallest"] or 0.0
