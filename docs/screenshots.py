@@ -37,7 +37,7 @@ def main() -> None:
         lineage(page, url)
         page.set_viewport_size({"width": 1400, "height": 900})
         take(page, f"{url}/assets/synthetic/{CELL}", "what it asks for", "cell.png")
-        take(page, f"{url}/assets/audits/{CELL}_audit?view=checks&checkDetail=form", "at least 0.8", "checks.png")
+        take(page, f"{url}/assets/audits/{CELL}_audit?view=checks&checkDetail=form", "at least 0.9", "checks.png")
         job = f"{url}/locations/finephrase/jobs/make__synthetic__{CELL}/playground"
         take(page, job, "No errors", "launchpad.png")
         browser.close()

@@ -11,7 +11,7 @@ import pydoc_data.topics
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -338,7 +338,7 @@ def raw_server(reply: bytes, *, end: bytes = b'"}]}') -> Iterator[str]:
                 connection, _ = listening.accept()
             except OSError:
                 return
-            with connection:
+            with connection, suppress(OSError):  # a client that has read enough closes its connection
                 received = b""
                 while end not in received:
                     received += connection.recv(4096)
