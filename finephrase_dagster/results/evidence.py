@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import duckdb
@@ -82,6 +82,10 @@ class Entry:
         if self.synthetic is None:
             return "unknown"
         return "original" if self.synthetic == 0 else "synthetic" if self.synthetic == 1 else "mixed"
+
+    def replicates(self, name: str) -> Replicates:
+        """Return a score of the runs that have it."""
+        return Replicates(tuple(run.scores[name] for run in self.runs if name in run.scores))
 
     def curve(self, name: str = "macro") -> dict[int, float]:
         """Return the mean of a score by step, at the steps at which every run was scored."""
@@ -297,15 +301,11 @@ def _collapse(connection: duckdb.DuckDBPyConnection, study: str) -> dict[tuple[s
 
 def seed_noise(entries: Iterable[Entry], name: str = "macro") -> tuple[float | None, int]:
     """Return the standard deviation of a score over seeds, pooled over entries, and its degrees of freedom."""
-    spreads = [(len(entry.runs) - 1, stdev(values)) for entry in entries if len(values := _values(entry, name)) > 1]
-    freedom = sum(degrees for degrees, _ in spreads)
+    samples = [entry.replicates(name) for entry in entries]
+    freedom = sum(sample.freedom for sample in samples)
     if not freedom:
         return None, 0
-    return math.sqrt(math.fsum(degrees * sd**2 for degrees, sd in spreads) / freedom), freedom
-
-
-def _values(entry: Entry, name: str) -> list[float]:
-    return [run.scores[name] for run in entry.runs if name in run.scores]
+    return math.sqrt(math.fsum(sample.freedom * sample.variance for sample in samples) / freedom), freedom
 
 
 def most_common(values: Iterable[Any]) -> Any:
@@ -318,9 +318,9 @@ def mean_interval(evidence: Evidence, entry: Entry) -> tuple[float | None, float
     """Return the 95 % interval of an entry's mean macro score over seeds; None without any noise."""
     from scipy.stats import t
 
-    pool = [Replicates(tuple(_values(other, "macro"))) for other in evidence.entries]
+    pool = [other.replicates("macro") for other in evidence.entries]
     spread = published_spread(evidence.student, evidence.parameters, "macro")
-    noise = noise_of_one(Replicates(tuple(_values(entry, "macro"))), pool, spread)
+    noise = noise_of_one(entry.replicates("macro"), pool, spread)
     if noise is None:
         return None, None
     sd, freedom, _ = noise

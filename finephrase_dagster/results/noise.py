@@ -48,7 +48,7 @@ class Replicates:
     @property
     def freedom(self) -> int:
         """Degrees of freedom of the variance."""
-        return len(self.values) - 1
+        return max(len(self.values) - 1, 0)
 
     @property
     def variance(self) -> float:
