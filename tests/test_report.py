@@ -15,10 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from typer.testing import CliRunner
 
 from finephrase_dagster.commands.main import app
+from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.evaluate.categories import categories
 from finephrase_dagster.results.evidence import Evidence, NoEvidence, read_evidence
 from finephrase_dagster.results.external import import_study
@@ -323,6 +325,21 @@ def test_ones_own_study_and_a_published_one_stand_in_one_page(finished: Installa
     page = render(chapters)
     assert "A published study, read from its files." in page
     assert {drawn.name for drawn in chapters[0].figures} >= {"leaderboard", "categories", "throughput"}
+
+
+@pytest.mark.slow
+def test_the_asset_writes_the_page_and_stores_it_once_in_mlflow(own: Installation) -> None:
+    job = build_defs(own.lineage).resolve_job_def("make__results__report")
+    with own.instance() as instance:
+        for _ in range(2):
+            assert job.execute_in_process(instance=instance).success
+        event = instance.get_latest_materialization_event(dg.AssetKey(["results", "report"]))
+    assert event is not None
+    metadata = event.asset_materialization.metadata
+    page = Path(metadata["page"].value)
+    assert page.read_text().startswith("<!doctype html>")
+    assert metadata["answer"].value in metadata["preview"].value
+    assert "/runs/" in metadata["mlflow"].value
 
 
 def test_a_damaged_warehouse_is_named_and_begun_again(tmp_path: Path) -> None:

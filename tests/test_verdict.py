@@ -286,3 +286,8 @@ def test_the_command_prints_and_records_each_verdict_once(tmp_path: Path, monkey
     assert len(rows) == 2
     for wrong in (["--baseline", "nothing"], ["--baseline", "base", "--metric", "nothing"]):
         assert command.invoke(app, ["results", "compare", "--name", "theirs", *wrong]).exit_code == 2
+
+
+def test_without_any_scores_the_next_step_is_named() -> None:
+    with pytest.raises(NotComparable, match="no scores to compare yet. Run: finephrase materialize"):
+        compare([], "web")

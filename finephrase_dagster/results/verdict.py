@@ -206,6 +206,8 @@ def _check(baseline: str, metric: str, student: str | None, every: Sequence[Arm]
     if student and not every:
         raise NotComparable(f"no run has the student {student!r}")
     mixtures = sorted({arm.mixture for arm in every})
+    if not every:
+        raise NotComparable("there are no scores to compare yet. Run: finephrase materialize")
     if not bases:
         near = get_close_matches(baseline, mixtures, 3) or mixtures[:5]
         raise NotComparable(f"there are no scores of a mixture {baseline!r}. Name another one: {', '.join(near)}")
