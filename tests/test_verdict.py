@@ -289,5 +289,5 @@ def test_the_command_prints_and_records_each_verdict_once(tmp_path: Path, monkey
 
 
 def test_without_any_scores_the_next_step_is_named() -> None:
-    with pytest.raises(NotComparable, match="no scores to compare yet. Run: finephrase materialize"):
+    with pytest.raises(NotComparable, match="no scores to compare yet"):
         compare([], "web")
