@@ -37,6 +37,11 @@ DURATIONS = Path(__file__).with_name("durations.json")
 SLOW_TEST_SECONDS = 10  # a guess, for files whose duration is not recorded
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes after their parameter: packed bytes may hold the time, and all processes must agree on names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the files that take longest first: two processes end at the same time only if what is left last is short."""
     recorded: dict[str, float] = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
