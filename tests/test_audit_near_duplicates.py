@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_parts import essays, measured
-from finephrase_dagster.audit.gate import AuditedRow, split_words
+from finephrase_dagster.audit.gate import AuditedRow
 from finephrase_dagster.audit.overlap import PromptOverlap, overlaps
 from finephrase_dagster.audit.signatures import Signatures
+from finephrase_dagster.audit.words import split_words
 from finephrase_dagster.corpora import column
 
 

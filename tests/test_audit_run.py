@@ -21,10 +21,13 @@ from hypothesis import strategies as st
 
 from finephrase_dagster.audit.audit import AuditReport, audit_dataset, resolve_settings
 from finephrase_dagster.audit.dataset import AuditError, open_dataset, open_sources
-from finephrase_dagster.audit.gate import split_words
+from finephrase_dagster.audit.gate import AuditedRow
 from finephrase_dagster.audit.gates import gates
+from finephrase_dagster.audit.shared_words import share_words
 from finephrase_dagster.audit.source_texts import IndexedSources, OrderedSources, join_sources
 from finephrase_dagster.audit.span import divide
+from finephrase_dagster.audit.words import split_words
+from finephrase_dagster.corpora.ids import short_hash
 from finephrase_dagster.study.catalogue import complete_gates, settings_for
 
 WORDS = ["river", "stone", "cloud", "garden", "winter", "music", "letter", "engine", "harbour", "candle", "meadow"]
@@ -235,4 +238,12 @@ def test_every_gate_states_the_time_that_it_took(tmp_path: Path) -> None:
 @given(st.one_of(st.text(), st.text(alphabet="ab'_ 1.\n\t\x1c\x85\u2019\u201c\u2014\x01\u4e2d\u00e9-", max_size=40)))
 def test_words_are_those_of_the_pattern(text: str) -> None:
     wide = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-    assert split_words(text) == re.findall(rf"[^\W{wide}]+(?:['\u2019][^\W{wide}]+)*|[{wide}]", text.lower())
+    expected = re.findall(rf"[^\W{wide}]+(?:['\u2019][^\W{wide}]+)*|[{wide}]", text.lower())
+    assert split_words(text) == expected
+    rows = [AuditedRow("1", text, source_text="One, two"), AuditedRow("2", "", source_text=text)]
+    share_words(rows)
+    assert [vars(row)["words"] for row in rows] == [expected, []]
+    assert [vars(row)["source_words"] for row in rows] == [["one", "two"], expected]
+    assert [vars(rows[0])["word_hashes"].tolist(), vars(rows[1])["source_word_hashes"].tolist()] == 2 * [
+        [short_hash(word) for word in expected]
+    ]

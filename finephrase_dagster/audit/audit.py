@@ -19,6 +19,7 @@ from finephrase_dagster.audit.forms import FORMS
 from finephrase_dagster.audit.gate import EXCERPT, AuditedDataset, AuditedRow, Bound, FailingRow, Measure, Settings
 from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.audit.parallel import run_all, sensible_processes
+from finephrase_dagster.audit.shared_words import share_words
 from finephrase_dagster.audit.source_texts import SourceTexts, join_sources
 from finephrase_dagster.audit.span import Span, divide
 from finephrase_dagster.study.catalogue import complete_gates, settings_for
@@ -60,7 +61,7 @@ class AuditReport:
         rows: completions in the data files.
         skipped: gates that could not run, each with what the dataset lacks.
         without_source: completions whose source was not found, if sources were given.
-        reading_seconds: processor time for reading the files.
+        reading_seconds: processor time for reading the files and splitting texts into words.
     """
 
     rows: int
@@ -287,6 +288,7 @@ def _measure(
     seconds = defaultdict[str, float](float)
     started = time.process_time()
     for chunk in read_part(dataset, spans, sources):
+        share_words(chunk)
         seconds[READING] += time.process_time() - started
         rows += len(chunk)
         if "source_text" in dataset.offers:

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, Self
 
-import numpy as np
-from numpy.typing import NDArray
+from finephrase_dagster.audit.words import Hashes, hash_words, split_words
 
 Bound = Literal["at least", "at most"]
 Need = Literal["manifest", "check", "finish_reason", "source_text", "model"]
@@ -25,13 +24,6 @@ Settings = Mapping[str, Any]
 EXAMPLES = 3
 EXCERPT = 240  # characters of a completion in an example
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # and kana
-_WORD = re.compile(rf"[^\W{_IDEOGRAPHS}]+(?:['\u2019][^\W{_IDEOGRAPHS}]+)*|[{_IDEOGRAPHS}]")
-MARKS = "\u2018\u201c\u201d\u2013\u2014\u2026\u2022\u00a0"  # common ones, which are not letters
-_CURLY = "\x01"  # in place of a curly apostrophe
-_APOSTROPHES, _NO_LETTERS = b"'\x01", b" '\x01"
-_LETTERS = bytes(ord(char.lower()) if char.isalnum() or char in "_'\x01" else 32 for char in map(chr, range(128)))
-_LETTERS += bytes(128)  # of bytes that do not occur
 
 
 @dataclass(frozen=True)
@@ -78,12 +70,12 @@ class AuditedRow:
         return split_words(self.source_text or "")
 
     @cached_property
-    def word_hashes(self) -> NDArray[np.uint64]:
-        """The hashes of the words, with a key of this process."""
+    def word_hashes(self) -> Hashes:
+        """The hashes of the words; see `hash_words`."""
         return hash_words(self.words)
 
     @cached_property
-    def source_word_hashes(self) -> NDArray[np.uint64]:
+    def source_word_hashes(self) -> Hashes:
         """As `word_hashes`, of the source."""
         return hash_words(self.source_words)
 
@@ -320,28 +312,3 @@ def _sentences(lines: Sequence[str]) -> list[str]:
         else:
             sentences += [sentence for sentence in _SENTENCE_END.split(line) if sentence]
     return sentences
-
-
-def split_words(text: str) -> list[str]:
-    """Return the words of a text in lower case; each character of Chinese and Japanese is one."""
-    plain = text
-    if not text.isascii():
-        for mark in MARKS:
-            plain = plain.replace(mark, " ")
-        plain = plain.replace("\u2019", _CURLY)
-    if not plain.isascii() or _CURLY in text:
-        return _WORD.findall(text.lower())
-    # Three times as fast as the pattern: only letters, digits and apostrophes within words are left.
-    letters = bytearray(f" {plain} ", "ascii").translate(_LETTERS)
-    for apostrophe in _APOSTROPHES:
-        place = letters.find(apostrophe)
-        while place >= 0:
-            if letters[place - 1] in _NO_LETTERS or letters[place + 1] in _NO_LETTERS:
-                letters[place] = 32
-            place = letters.find(apostrophe, place + 1)
-    return letters.decode().replace(_CURLY, "\u2019").split()
-
-
-def hash_words(words: Sequence[str]) -> NDArray[np.uint64]:
-    """Return the hashes of words, with a key of this process."""
-    return np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)

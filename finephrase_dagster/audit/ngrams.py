@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finephrase_dagster.audit.gate import AuditedRow
+from finephrase_dagster.audit.words import Hashes
 
-Hashes = NDArray[np.uint64]
 ROWS_AT_ONCE = 256  # whose hashes fit into a processor's cache
 
 _FACTORS = np.random.default_rng(0).integers(1, 2**63, 64, dtype=np.uint64) | np.uint64(1)
 
 
 class HashedWords:
-    """The words of some texts, as the hashes that `AuditedRow` has of them. Those of another process differ."""
+    """The words of some texts, as the hashes that `AuditedRow` has of them."""
 
     def __init__(self, texts: Sequence[Hashes]) -> None:
         self._words = np.concatenate([np.empty(0, np.uint64), *texts])

@@ -83,7 +83,7 @@ def _gate_table(report: AuditReport) -> str:
             f'<td class="number">{gate.bound} {gate.threshold:g}</td><td class="number">{gate.failing:,}</td>'
             f'<td class="number">{gate.seconds / total:.1%}</td></tr>'
         )
-    notes = [f"Reading the rows took {report.reading_seconds / total:.1%} of the time."]
+    notes = [f"Reading the rows and their words took {report.reading_seconds / total:.1%} of the time."]
     lacks: dict[str, list[str]] = {}
     for name, lack in report.skipped.items():
         lacks.setdefault(lack, []).append(name)

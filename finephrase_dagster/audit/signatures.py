@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rensa import RMinHash
 
 from finephrase_dagster.audit.gate import AuditedRow
+from finephrase_dagster.audit.words import hash_words
 from finephrase_dagster.corpora.column import Column
 from finephrase_dagster.corpora.ids import short_hash
 
@@ -19,24 +20,10 @@ BANDS = (
     32  # of 4 values of 16 bits: texts of which half the sequences are the same share a band in 87 %, of 0.6 in 99 %
 )
 VALUES = 4 * BANDS
-_VOCABULARY = 1 << 16  # words whose hashes are kept
 _ROWS_AT_ONCE, _PAIRS_AT_ONCE = 1 << 10, 1 << 17
 _FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 
 Positions = NDArray[np.int64]
-
-
-class _WordHashes(dict[str, int]):
-    """The hashes of words, computed when they are first asked for."""
-
-    def __missing__(self, word: str) -> int:
-        if len(self) >= _VOCABULARY:
-            self.clear()
-        self[word] = hash = short_hash(word)
-        return hash
-
-
-_WORD_HASHES = _WordHashes()
 
 
 class Signatures:
@@ -49,7 +36,7 @@ class Signatures:
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
         """Add rows."""
-        worded = [row for row in rows if row.words]
+        worded = [row for row in rows if len(row.word_hashes)]
         for start in range(0, len(worded), _ROWS_AT_ONCE):
             some = worded[start : start + _ROWS_AT_ONCE]
             values = self._signatures(some)
@@ -113,14 +100,14 @@ class Signatures:
         return [*self._bands, self._ids, self._id_sizes, self.id_hashes]
 
     def _signatures(self, rows: Sequence[AuditedRow]) -> NDArray[np.uint64]:
-        words = [word for row in rows for word in (*row.words, *[""] * (SEQUENCE - 1))]
-        hashes = np.fromiter(map(_WORD_HASHES.__getitem__, words), np.uint64, len(words))
+        padding = hash_words([""] * (SEQUENCE - 1))
+        hashes = np.concatenate([part for row in rows for part in (row.word_hashes, padding)])
         sequences = hashes[: len(hashes) - SEQUENCE + 1] * _FACTORS[0]
         for step in range(1, SEQUENCE):
             sequences += hashes[step : len(hashes) - SEQUENCE + 1 + step] * _FACTORS[step]
-        sizes = np.array([len(row.words) for row in rows])
+        sizes = np.array([len(row.word_hashes) for row in rows])
         starts = np.cumsum([0, *sizes + SEQUENCE - 1])
-        inside = np.ones(len(words), bool)  # a sequence begins with a word
+        inside = np.ones(len(hashes), bool)  # a sequence begins with a word
         for step in range(1, SEQUENCE):
             inside[starts[1:] - step] = False
         ends = np.cumsum([0, *sizes]).astype(np.uint64)

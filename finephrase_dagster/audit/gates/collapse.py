@@ -12,9 +12,10 @@ from typing import Any, Self
 import numpy as np
 
 from finephrase_dagster.audit.common_text import CommonShare
-from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, Settings, split_words
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, Settings
 from finephrase_dagster.audit.repetition import repetition
 from finephrase_dagster.audit.row_sample import RowSample
+from finephrase_dagster.audit.words import split_words
 from finephrase_dagster.corpora.column import Column
 
 LENGTHS = range(2, 61, 2)  # characters of the prefixes that are counted

@@ -24,10 +24,9 @@ from finephrase_dagster.audit.gate import (
     Measure,
     Measurement,
     Settings,
-    hash_words,
-    split_words,
 )
-from finephrase_dagster.audit.ngrams import HashedWords, Hashes, slices
+from finephrase_dagster.audit.ngrams import HashedWords, slices
+from finephrase_dagster.audit.words import Hashes, hash_words, split_words
 from finephrase_dagster.study.fields import EMBEDDED
 
 SHORTEST, ALONE = 5, 8  # words of a question that counts with its answer, and of a question or answer that counts alone
@@ -168,7 +167,7 @@ class ContaminatedShare(Measure):
         return ItemIndex(self.settings)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the index out, because its hashes are of this process."""
+        """Leave the index out: it is made faster than sent."""
         return {name: value for name, value in super().__getstate__().items() if name != "_index"}
 
     def add(self, rows: Sequence[AuditedRow]) -> None:

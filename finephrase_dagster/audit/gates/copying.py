@@ -20,7 +20,8 @@ from finephrase_dagster.audit.gate import (
     Measurement,
     Settings,
 )
-from finephrase_dagster.audit.ngrams import HashedWords, Hashes, slices
+from finephrase_dagster.audit.ngrams import HashedWords, slices
+from finephrase_dagster.audit.words import Hashes
 
 LENGTH = 5  # words of the n-grams; a common span is at least this long
 _BINS = 20  # of the histogram of copied words
