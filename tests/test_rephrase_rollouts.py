@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
 from finephrase_dagster.artifacts.recipe import rollout_recipe
 from finephrase_dagster.audit.gates import gates
+from finephrase_dagster.commands.main import app
 from finephrase_dagster.rephrase.dataset import FinishedDataset, read_dataset
 from finephrase_dagster.rephrase.engine import EngineFailed
 from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
@@ -209,3 +211,50 @@ def test_a_gate_that_decides_by_row_needs_nothing_but_the_row_and_its_source() -
     )
     flaws = RolloutRule({**recipe("plain"), "rollouts": rule}).judge(row, "A short source.", None).flaws
     assert {"form", "loops", "truncated"} <= set(flaws)
+
+
+def command(server: LocalServer, corpus: Path, output: Path, *options: str) -> Result:
+    files = [str(path) for path in sorted(corpus.glob("*.parquet"))]
+    return CliRunner().invoke(
+        app,
+        [
+            *("rephrase", "--input", *files, "--prompt", "faq", "--output", str(output), "--endpoint", server.url),
+            *("--model", "tiny", "--context", "4096", "--max-tokens", "64", "--seed", str(SEED), *options),
+        ],
+    )
+
+
+@pytest.mark.parametrize(("keep", "option"), [("first_passing", ()), ("best", ("--keep", "best"))])
+def test_the_command_draws_rollouts_and_reports_what_was_discarded(
+    server: LocalServer, corpus: Path, tmp_path: Path, keep: Keep, option: tuple[str, ...]
+) -> None:
+    server.answer = lambda request: answer(request, 3)
+    server.requests.clear()
+    done = command(server, corpus, tmp_path, "--temperature", "0.7", "--rollouts", "3", *option)
+    assert done.exit_code == 0, done.output
+    manifest = read_dataset(tmp_path / "faq").manifest
+    assert (manifest["recipe"]["rollouts"]["most"], manifest["recipe"]["rollouts"]["keep"]) == (3, keep)
+    discarded = len(server.requests) - manifest["completed"]
+    assert discarded >= (2 * ROWS if keep == "best" else 1)
+    assert f"  {discarded:,} rollouts were discarded, with {11 * discarded:,} prompt tokens and " in done.stdout
+    assert f" {3 * discarded:,} completion tokens" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--temperature", "0", "--rollouts", "3"), "at temperature 0 all 3 rollouts of a row would be the same"),
+        (("--rollouts", "0"), "--rollouts: 0 is less than 1"),
+        (("--rollouts", "2", "--keep", "worst"), "--keep: 'worst' is not one of 'best', 'first_passing'"),
+    ],
+)
+def test_rollouts_that_make_no_sense_are_refused_before_anything_is_sent(
+    server: LocalServer, corpus: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    server.requests.clear()
+    done = command(server, corpus, tmp_path, *options)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not server.requests
+    assert command(server, corpus, tmp_path, "--temperature", "0").exit_code == 0

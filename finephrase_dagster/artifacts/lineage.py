@@ -15,6 +15,7 @@ from typing import Any
 from finephrase_dagster.artifacts.artifact import LABELS, Artifact, labelled_manifest
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.fingerprint import SHORT, file_stamps, fingerprint, plain, sha256_file, sha256_folders
+from finephrase_dagster.artifacts.gate_model import model_identity
 from finephrase_dagster.artifacts.key import (
     CHECKPOINT,
     CORPUS,
@@ -192,11 +193,11 @@ class Lineage:
     def audit(self, cell: Cell, prompt: str) -> Artifact:
         """Return the audit of one synthetic dataset."""
         gates = self.gate_settings(cell, prompt)
-        for own in gates.values():  # the contents of folders in place of their paths
+        for name, own in gates.items():  # contents in place of paths
             if "items" in own:
                 own["items"] = self._items_digests(own["items"] or EMBEDDED)
-            if isinstance(model := own.get("model"), str) and Path(model).exists():
-                own["model"] = file_stamps(Path(model))
+            if own.get("model"):
+                own["model"] = model_identity(name, own["model"])
         recipe = {"dataset": self.dataset(cell, prompt).version, "check": self.prompts[prompt].check, "gates": gates}
         drops = self.dropping_gates(cell, prompt)
         return self._artifact(audit_key(cell.component(prompt)), recipe | ({"drops": drops} if drops else {}))

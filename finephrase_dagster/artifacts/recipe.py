@@ -63,12 +63,18 @@ def dataset_recipe(
         rollouts: see `rollout_recipe`.
 
     Raises:
-        PromptError: completions are to be guided, and the prompt has no grammar.
+        PromptError: completions are to be guided, and the prompt has no grammar; or all rollouts would be equal.
     """
     if guided and prompt.grammar is None:
         raise PromptError(
             f"prompt {prompt.name!r}: has no grammar, and its generator is guided by one. Add the field 'grammar' to "
             "the prompt, or leave the generator free (--free, or guided: false)."
+        )
+    if rollouts and sampling.get("temperature") == 0:
+        raise PromptError(
+            f"prompt {prompt.name!r}: at temperature 0 all {rollouts['most']} rollouts of a row would be the same "
+            "completion. Raise the temperature (--temperature 0.7, or the generator's 'sampling'), or leave out "
+            "'rollouts'."
         )
     return {
         "stage": "synthetic",

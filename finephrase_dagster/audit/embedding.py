@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finephrase_dagster.artifacts.gate_model import model_reference
 from finephrase_dagster.audit.dataset import AuditError
 
 MOST_TOKENS = 512  # if the model does not state a limit
@@ -23,7 +24,8 @@ class Embedder:
         """Load a model.
 
         Args:
-            model: its name on the hub, or its folder; with the files of sentence-transformers if it has them.
+            model: its folder, or `<owner>/<name>@<revision>` on the hub; with the files of sentence-transformers if it
+                has them.
 
         Raises:
             AuditError: there is no such model, or the libraries that run it are not installed.
@@ -37,9 +39,12 @@ class Embedder:
                 "finephrase-dagster[engine], or set the gate's `model` to null"
             ) from error
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        name, revision = model_reference(model)
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-            loaded: Any = AutoModel.from_pretrained(model, trust_remote_code=False, use_safetensors=True)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            loaded: Any = AutoModel.from_pretrained(
+                name, revision=revision, trust_remote_code=False, use_safetensors=True
+            )
         except (OSError, ValueError) as error:
             raise AuditError(
                 f"the embedding model {model!r} cannot be loaded ({str(error).splitlines()[0]}); name a folder or "
@@ -74,7 +79,12 @@ def _file_of(model: str, name: str) -> dict[str, Any]:
     """Return one of a model's further JSON files; empty if it has none."""
     from transformers.utils import cached_file
 
+    repository, revision = model_reference(model)
     path = cached_file(
-        model, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        repository,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
     )
     return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}

@@ -255,8 +255,9 @@ def rephrased_text(report: dict[str, Any]) -> str:
             rules = ", ".join(f"{rule} {count:,}" for rule, count in dataset["cleaned"].items())
             lines.append(f"  completions from which cleaning removed something: {rules}")
         if dataset["discarded"]["rollouts"]:
-            rollouts, _, tokens = dataset["discarded"].values()
-            lines.append(f"  {rollouts:,} rollouts with {tokens:,} completion tokens were discarded")
+            rollouts, prompt, completion = dataset["discarded"].values()
+            tokens = f"{prompt:,} prompt tokens and {completion:,} completion tokens"
+            lines.append(f"  {rollouts:,} rollouts were discarded, with {tokens}")
         lines.append(f"  {dataset['folder']}")
     run = next(iter(report["datasets"].values()))["run"]
     lines.append(

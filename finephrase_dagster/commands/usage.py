@@ -39,8 +39,8 @@ def usage_message(error: TyperException) -> str:
 
 def _flaw(error: TyperException) -> str:
     if not isinstance(error.__cause__, ValidationError):
-        return error.message.rstrip(".")
+        return error.message.removeprefix("Value error, ").rstrip(".")
     first = error.__cause__.errors()[0]
     if first["type"] not in _FLAWS:
-        return error.message.rstrip(".")
+        return error.message.removeprefix("Value error, ").rstrip(".")
     return _FLAWS[first["type"]].format(input=first["input"], **first.get("ctx", {}))

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finephrase_dagster.artifacts.gate_model import model_reference
 from finephrase_dagster.audit.gate import Settings
 from finephrase_dagster.audit.proxy import Score, ScoringModelError, proxy_gate
 
@@ -33,8 +34,10 @@ def _downloaded(name: str) -> Path:
     """Return the only fastText file of a repository of the hub."""
     from huggingface_hub import snapshot_download
 
+    repository, revision = model_reference(name)
     try:
-        files = list(Path(snapshot_download(name, allow_patterns=["*.bin", "*.ftz"])).rglob("*.[bf][it][nz]"))
+        folder = snapshot_download(repository, revision=revision, allow_patterns=["*.bin", "*.ftz"])
+        files = list(Path(folder).rglob("*.[bf][it][nz]"))
     except (OSError, ValueError) as error:
         raise ScoringModelError(
             f"dclm_score.model: {name} is no file, and the hub has no such model ({str(error).splitlines()[0]}); "

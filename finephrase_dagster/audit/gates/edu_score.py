@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from finephrase_dagster.artifacts.gate_model import model_reference
 from finephrase_dagster.audit.gate import Settings
 from finephrase_dagster.audit.proxy import Score, ScoringModelError, proxy_gate
 
@@ -20,7 +21,7 @@ class Classifier:
     """A sequence classifier in Hugging Face's layout, on the GPU if there is one. No code of the model is run."""
 
     def __init__(self, model: str) -> None:
-        """Load a model by its name on the hub or its folder.
+        """Load a model from its folder, or from `<owner>/<name>@<revision>` on the hub.
 
         Raises:
             ScoringModelError: there is no such model.
@@ -31,10 +32,11 @@ class Classifier:
 
         logging.disable_progress_bar()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        name, revision = model_reference(model)
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
             loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-                model, trust_remote_code=False, use_safetensors=True
+                name, revision=revision, trust_remote_code=False, use_safetensors=True
             )
         except (OSError, ValueError) as error:
             raise ScoringModelError(
