@@ -66,9 +66,23 @@ def test_the_precision_is_what_the_processor_multiplies(
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{info}\n")
     monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(processor, "on_cpu", lambda: True)
+    monkeypatch.delenv(processor.ISA_LIMIT, raising=False)
     assert resolve_precision(Generator(**SPEC)).engine == {"dtype": precision}
     monkeypatch.setattr(processor, "on_cpu", lambda: False)
     assert resolve_precision(Generator(**SPEC)).engine == {"dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "precision"), [("AVX2", "float32"), ("avx512_core", "float32"), ("AVX512_CORE_AMX", "bfloat16")]
+)
+def test_the_precision_respects_the_limit_on_instructions(
+    limit: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2 avx512_bf16 amx_bf16\n")
+    monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "on_cpu", lambda: True)
+    monkeypatch.setenv(processor.ISA_LIMIT, limit)
+    assert resolve_precision(Generator(**SPEC)).engine == {"dtype": precision}
 
 
 def test_a_precision_that_the_study_names_is_kept() -> None:

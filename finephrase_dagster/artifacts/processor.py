@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
 BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # Intel, AMD and Intel, Arm
+ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
+"""oneDNN's variable that keeps it, and so PyTorch and vLLM, from using a processor's newer instructions."""
+WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 VLLM_VARIABLES = (
     *("VLLM_CACHE_ROOT", "VLLM_CONFIGURE_LOGGING", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_NUM_OF_RESERVED_CPU"),
@@ -28,9 +32,12 @@ def known_variables(environment: Mapping[str, str]) -> dict[str, str]:
 def fast_precision() -> str:
     """Return vLLM's name of the precision: bfloat16 on GPUs and on processors that multiply it, else float32.
 
-    Emulated, bfloat16 is about 40 times slower than float32.
+    Emulated, bfloat16 is about 40 times slower than float32. `ONEDNN_MAX_CPU_ISA` may forbid the instructions.
     """
-    return "bfloat16" if not on_cpu() or _has_any(BFLOAT16) else "float32"
+    if not on_cpu():
+        return "bfloat16"
+    limited = os.environ.get(ISA_LIMIT, "").upper() in WITHOUT_BFLOAT16
+    return "bfloat16" if _has_any(BFLOAT16) and not limited else "float32"
 
 
 def on_cpu() -> bool:
