@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.verification import check_artifact
 from finephrase_dagster.orchestration.devices import leased_here
+from finephrase_dagster.orchestration.progress import Progress, report
 
 
 class Evaluator(dg.ConfigurableResource):
@@ -64,8 +66,21 @@ class Evaluator(dg.ConfigurableResource):
             backend=lineage.evaluation.backend,
             engine=lineage.evaluation.engine,
             known=known_samples(lineage.labels / artifact.name, plain(artifact.recipe), f"{output}/{SAMPLES}"),
+            show=_shown(),
         )
         return asdict(scores)
+
+
+def _shown() -> Callable[[int, int], None]:
+    """Return a function that shows to whoever watches this process how many answers are scored."""
+    began = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        elapsed = time.monotonic() - began
+        left = elapsed * (total - done) / done
+        report(Progress(done=done, total=total, unit="answers", rate=f"{done / elapsed:,.0f}/s", seconds_left=left))
+
+    return show
 
 
 def _means(scores: dict[str, Any]) -> dict[str, Any]:

@@ -60,15 +60,32 @@ def test_early_scores_are_judged_by_what_they_predict() -> None:
     assert analyses()["early_scores"].lines(ROWS, EARLY) == ["step 500: 0.50; best 25 %: 0.0100", "step 900: -"]
 
 
+def against(difference: float, *, matched: bool) -> dict[str, Any]:
+    verdict = {"verdict": "beats", "interval": [0.001, 0.02], "seeds_to_decide": None, "baseline": "raw"}
+    return {**verdict, "difference": difference, "matched": matched, "mismatches": [] if matched else ["tokens differ"]}
+
+
 def test_the_printed_leaderboard_has_a_row_per_mixture_and_loses_no_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [*ROWS, row("a_mixture_with_a_name_that_is_longer_than_a_narrow_terminal_is_wide", None, decay_from="raw")]
+    compared = [against(0.01, matched=True), against(0.01, matched=False)]
+    first = [{**one, "against_original": verdict} for one, verdict in zip(ROWS, compared, strict=False)]
+    rows = [
+        *first,
+        *ROWS[2:],
+        row("a_mixture_with_a_name_that_is_longer_than_a_narrow_terminal_is_wide", None, decay_from="raw"),
+    ]
     (tmp_path / "leaderboard.json").write_text(json.dumps(rows))
     (tmp_path / "early.json").write_text("[]")
-    lineage: Any = SimpleNamespace(leaderboard=lambda: SimpleNamespace(folder=tmp_path), vocabulary=4096)
+    study = SimpleNamespace(description="Does it pay?")
+    folder = SimpleNamespace(folder=tmp_path)
+    lineage: Any = SimpleNamespace(leaderboard=lambda: folder, vocabulary=4096, study=study)
     print_leaderboard(lineage)
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert lines[0] == ["mixture", "student", "macro", "±", "sd", "seeds", "epochs", "micro", "GK"]
-    assert lines[2] == ["faq", "nano", "0.0300", "0.0010", "2", "1.5", "0.0200", "0.2500"]
-    assert lines[6] == [rows[4]["mixture"], "(decay", "of", "raw)", "nano", "-", *lines[2][3:]]
+    assert lines[0] == ["Does", "it", "pay?"]
+    assert lines[1][:3] == ["nano,", "1,000", "tokens:"]
+    columns = ["mixture", "student", "macro", "×", "chance", "original", "±", "sd", "seeds", "epochs", "micro", "GK"]
+    assert lines[2] == columns
+    assert lines[4] == ["faq", "nano", "0.0300", "122.9", "0.0200", "0.0010", "2", "1.5", "0.0200", "0.2500"]
+    assert lines[5][4] == "(0.0190)", "it cannot be compared with the original text"
+    assert lines[8] == [rows[4]["mixture"], "(decay", "of", "raw)", "nano", "-", "-", "-", *lines[4][5:]]

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from finephrase_dagster.artifacts.artifact import Artifact, NotMaterialized
 from finephrase_dagster.artifacts.graph import Item
 from finephrase_dagster.artifacts.key import CHECKPOINT, DATASET, SCORES, ItemKey
+from finephrase_dagster.commands import live
 from finephrase_dagster.commands.live import LiveView, printable
 from finephrase_dagster.orchestration.progress import (
     Message,
@@ -30,6 +31,8 @@ from finephrase_dagster.orchestration.progress import (
     listening,
     report,
 )
+from finephrase_dagster.plan.cost import Cost
+from finephrase_dagster.plan.forecast import Forecast
 from finephrase_dagster.rephrase.statistics import RunStatistics
 from installation import Installation
 from pseudo_terminal import terminal
@@ -53,9 +56,9 @@ ITEMS = [
 RUN = RunStarted(name="synthetic/tiny__readmes faq, math, table, tutorial", items=tuple(ITEMS[:4]))
 
 
-def view_on(columns: int, lines: int) -> tuple[LiveView, Console]:
+def view_on(columns: int, lines: int, forecast: Forecast | None = None) -> tuple[LiveView, Console]:
     console = Console(file=io.StringIO(), width=columns, height=lines, force_terminal=True, color_system=None)
-    return LiveView("demo: does it pay?", ITEMS, console), console
+    return LiveView("demo: does it pay?", ITEMS, console, forecast), console
 
 
 def screen_of(view: LiveView, console: Console) -> list[str]:
@@ -76,7 +79,7 @@ def test_the_view_fits_the_terminal_with_rate_time_left_and_a_document_in_each_f
     assert max(map(len, screen)) <= columns
     text = "\n".join(screen)
     assert "40 of 160 requests, 5.1 requests/s, 210 tokens/s" in text
-    assert re.search(r"synthetic +━+╺?━+ +0/4 .*about 24 s left", text)
+    assert re.search(r"synthetic +[━╸╺ ]+ 0/4 .*about 24 s left", text)
     if lines >= 24:
         assert all(f"{prompt} text" in text for prompt in PROMPTS)
 
@@ -89,13 +92,58 @@ def test_a_finished_partition_leaves_one_line_and_a_failed_one_its_reason() -> N
         view(RunEnded(name=RUN.name, items=tuple(ITEMS[1:3]), seconds=3.21))
         view(RunEnded(name="x", items=(ITEMS[4],), seconds=1, error="the loss is nan\x1b[2J at step 3"))
     assert capture.get().splitlines() == [
-        "✓ synthetic/tiny__readmes/math  3.2 s",
-        "✓ synthetic/tiny__readmes/table  3.2 s",
+        "✓ synthetic/tiny__readmes/math  3.2 s for 2",
+        "✓ synthetic/tiny__readmes/table  3.2 s for 2",
         "✗ training/checkpoint/a__nano__data0_model0  the loss is nan [2J at step 3",
     ]
     screen = "\n".join(screen_of(view, console))
     assert re.search(r"synthetic +\S+ +3/4 ", screen)
     assert "✗ training" in screen
+
+
+def test_a_line_on_a_finished_partition_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_facts", lambda item: ["16 completed", "1,562 completion tokens"])
+    view, console = view_on(60, 20)
+    with console.capture() as capture:
+        run = item(run="formats_and_raw__nano__data0_model0__and__a_long_variant", kind=CHECKPOINT)
+        view(RunEnded(name="x", items=(run,), seconds=75))
+    (line,) = capture.get().splitlines()
+    assert len(line) <= 60
+    assert line.startswith("✓ training/")
+    assert "…" in line
+
+
+def test_the_time_that_is_left_covers_all_stages_and_is_corrected_by_what_runs_took() -> None:
+    forecast = Forecast({one.name: Cost(hours=10 / 3600) for one in ITEMS})
+    view, console = view_on(80, 24, forecast)
+    assert "about 1 min 20 s left" in screen_of(view, console)[-1], "8 items of 10 s each"
+    view(Settled(item=ITEMS[0]))
+    assert "about 1 min 10 s left" in screen_of(view, console)[-1]
+    with console.capture():
+        view(RunEnded(name="x", items=tuple(ITEMS[1:3]), seconds=60))
+    assert "about 1 min 10 s left" in screen_of(view, console)[-1], "30 s for the fourth item of the slow stage"
+
+
+def test_the_cost_is_that_of_the_graphics_processors() -> None:
+    forecast = Forecast({one.name: Cost(gpu_hours=0.5) for one in ITEMS[:4]}, gpu_hour_dollars=3)
+    view, console = view_on(80, 24, forecast)
+    assert screen_of(view, console)[0].endswith("$0.00 of about $6.00")
+    view(Settled(item=ITEMS[0]))
+    with console.capture():
+        view(RunEnded(name="x", items=tuple(ITEMS[1:2]), seconds=60))
+    assert screen_of(view, console)[0].endswith("$1.50 of about $4.50")
+
+
+def test_after_the_terminal_has_changed_its_size_the_screen_is_drawn_anew() -> None:
+    view, console = view_on(100, 30)
+    with console.capture():
+        view(RunEnded(name="x", items=tuple(ITEMS[:1]), seconds=60))
+    console.size = ConsoleDimensions(60, 24)
+    with console.capture() as capture:
+        view._fitted()
+        view._fitted()
+    assert capture.get().count("\x1b[2J") == 1
+    assert "✓ synthetic/tiny__readmes/faq" in capture.get()
 
 
 @given(st.text())
@@ -169,7 +217,7 @@ def test_a_terminal_shows_the_view_and_nothing_else_and_ends_with_the_answer_and
     assert "✓ evaluation/benchmark_scores/faq_and_raw__nano__data0_model0  macro " in plain
     assert "Warning" not in plain
     end = plain[plain.index(" partitions materialized") :]
-    places = [end.index(text) for text in (" mixture ", "Does rephrased text", "Time: ", "finephrase ui")]
+    places = [end.index(text) for text in ("Does restructuring", " mixture ", "Time: ", "finephrase ui")]
     assert places == sorted(places)
     assert (unscored.paths.data / "logs" / "materialize.log").read_text().count("loss") > 0
 

@@ -15,7 +15,7 @@ from finephrase_dagster.commands.results import print_leaderboard
 from finephrase_dagster.commands.terminal import clock, complain, screen
 from finephrase_dagster.orchestration.logs import LOG_FORMAT, write_json_lines
 from finephrase_dagster.rephrase.statistics import duration
-from finephrase_dagster.study.paths import materialize_command, require_clone, shown_path
+from finephrase_dagster.study.paths import materialize_command, program, require_clone, shown_path
 
 if TYPE_CHECKING:
     from finephrase_dagster.artifacts.lineage import Lineage
@@ -99,11 +99,11 @@ def _watching(lineage: Lineage, log: Callable[[str], None], *, live: bool) -> It
         from finephrase_dagster.artifacts.graph import items
         from finephrase_dagster.commands.live import LiveView
         from finephrase_dagster.orchestration.progress import listening
+        from finephrase_dagster.plan.forecast import Forecast
 
-        study = lineage.study
-        view = LiveView(
-            f"{study.name}: {study.description}" if study.description else study.name, [*items(lineage)], console
-        )
+        study, every = lineage.study, [*items(lineage)]
+        title = f"{study.name}: {study.description}" if study.description else study.name
+        view = LiveView(title, every, console, Forecast.of(lineage, every))
         with view.shown(), listening(view):
             yield view.log
 
@@ -126,13 +126,13 @@ def _print_times(outcome: Outcome) -> None:
 
 def _print_next_steps(lineage: Lineage) -> None:
     study = shlex.quote(shown_path(lineage.paths.study))
-    steps = [("See the lineage, every row's source, the checks and the loss curves", f"finephrase ui --study {study}")]
+    steps = [("See the lineage, every row's source, the checks and the loss curves", f"{program()} ui --study {study}")]
     if lineage.study.mixtures:
-        report = ("Write a page with the answer and its figures", f"finephrase report --study {study} --output report")
+        report = ("Write a page with the answer and its figures", f"{program()} report --study {study} --output report")
         steps.insert(0, report)
     if generator := next(iter(lineage.study.generators), None):
-        command = f"finephrase rephrase --input FILE --prompt {lineage.study.prompts[0]} --output DIR"
-        steps.append(("Rephrase texts of your own", f"{command} --generator {generator}"))
+        command = f"{program()} rephrase --input FILE --prompt {lineage.study.prompts[0]} --output DIR"
+        steps.append(("Rephrase texts of your own", f"{command} --generator {generator} --study {study}"))
     typer.echo(f"\nData, checkpoints and scores are in {lineage.paths.data}. Next steps:")
     for what, command in steps:
         typer.echo(f"  {what}:\n    {command}")

@@ -310,48 +310,77 @@ def mlflow(study: StudyOption = None) -> None:
 
 
 def print_leaderboard(lineage: Lineage) -> None:
-    """Print the leaderboard of a study whose scores exist, and what may be concluded from it."""
+    """Print the answer to a study's question, its leaderboard with references, and what may be concluded from it."""
     from finephrase_dagster.evaluate.scores import chance
 
-    folder = lineage.leaderboard().folder
-    print_rows(_read(folder / "leaderboard.json"), _read(folder / "early.json"))
+    folder, lowest = lineage.leaderboard().folder, chance(lineage.vocabulary)
+    rows, early = (_read(folder / f"{name}.json") for name in ("leaderboard", "early"))
+    print_rows(rows, early, question=lineage.study.description, chance=lowest)
     print_text(
-        f"For comparison: a student that finds all {lineage.vocabulary:,} tokens equally probable scores "
-        f"{chance(lineage.vocabulary):.4f} on every benchmark, and one that is certain of the right answers 1."
+        f"× chance: macro over {lowest:.4f}, the score on every benchmark of a student that finds all "
+        f"{lineage.vocabulary:,} tokens equally probable; one that is certain of the right answers scores 1."
     )
 
 
-def print_rows(rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep]) -> None:
-    """Print the rows of a leaderboard, and what may be concluded from them."""
+def print_rows(
+    rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep], *, question: str = "", chance: float | None = None
+) -> None:
+    """Print the answer, the rows of a leaderboard, and what else may be concluded from them.
+
+    Args:
+        question: what the study asks; the title of the analysis "answer" stands in for a description without "?".
+        chance: the score of a student that has learned nothing, if it is known.
+    """
+    known = analyses()
+    answer = known.pop("answer")
+    _print_lines(question if question.endswith("?") else answer.title, answer.lines(rows, early))
     categories = list(rows[0]["categories"]) if rows else []
-    columns = ["mixture", "student", "macro", "± sd", "seeds", "epochs", "micro", *categories]
-    print_table(columns, (_cells(row, categories) for row in rows), names=2)
+    references = ["× chance", "original"] if chance else ["original"]
+    columns = ["mixture", "student", "macro", *references, "± sd", "seeds", "epochs", "micro", *categories]
+    print_table(columns, (_cells(row, categories, chance) for row in rows), names=2)
     print_text(
-        "macro: mean over six categories of the probability of the right answer's tokens; ± sd: its standard deviation "
-        "over seeds; micro: mean over the twelve benchmarks that count."
+        "macro: mean over six categories of the probability of the right answer's tokens; original: that of the "
+        "original text the mixture is compared with, in parentheses if more differs than the rephrased text; "
+        "± sd: standard deviation of macro over seeds; micro: mean over the twelve benchmarks that count."
     )
-    for analysis in analyses().values():
-        if lines := analysis.lines(rows, early):
-            typer.echo(analysis.title)
-            for line in lines:
-                print_text(f"  {line}", indent="    ")
+    for analysis in known.values():
+        _print_lines(analysis.title, analysis.lines(rows, early))
+
+
+def _print_lines(title: str, lines: Sequence[str]) -> None:
+    if lines:
+        print_text(title)
+    for line in lines:
+        print_text(f"  {line}", indent="    ")
 
 
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _cells(row: LeaderboardRow, categories: Iterable[str]) -> list[str]:
+def _cells(row: LeaderboardRow, categories: Iterable[str], chance: float | None) -> list[str]:
+    macro = row["macro"]
     return [
         row_name(row),
         row["student"],
-        _score(row["macro"]),
+        _score(macro),
+        *([] if chance is None else ["-" if macro is None else f"{macro / chance:.1f}"]),
+        _original(row),
         _score(row["macro_sd"]),
         str(row["seeds"]),
         "-" if row["epochs"] is None else f"{row['epochs']:.2g}",
         _score(row["micro"]),
         *(_score(row["categories"].get(category)) for category in categories),
     ]
+
+
+def _original(row: LeaderboardRow) -> str:
+    """Return the macro score of the original text that a row is compared with."""
+    against = row["against_original"]
+    if not against or against["difference"] is None:
+        return "-"
+    score = f"{row['macro'] - against['difference']:.4f}"
+    return score if against["matched"] else f"({score})"
 
 
 def _score(value: float | None) -> str:

@@ -94,7 +94,15 @@ def screen(log: Path) -> Iterator[Console | None]:
     if json_wanted() or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         yield None
         return
-    from rich.console import Console
+    from rich.console import Console, ConsoleDimensions
+
+    class Screen(Console):
+        """A console that asks its own file for the size: standard output and error are the log within the block."""
+
+        @property
+        def size(self) -> ConsoleDimensions:
+            columns, lines = os.get_terminal_size(self.file.fileno())
+            return ConsoleDimensions(columns or 80, lines or 24)
 
     log.parent.mkdir(parents=True, exist_ok=True)
     streams = (sys.stdout, sys.stderr)
@@ -104,7 +112,7 @@ def screen(log: Path) -> Iterator[Console | None]:
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
         try:
-            yield Console(file=terminal, highlight=False, markup=False, emoji=False)
+            yield Screen(file=terminal, highlight=False, markup=False, emoji=False)
         finally:
             for stream, number in zip(streams, kept, strict=True):
                 stream.flush()

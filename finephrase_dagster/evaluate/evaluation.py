@@ -19,7 +19,7 @@ from finephrase_dagster.evaluate.scores import Scores, scores
 from finephrase_dagster.study.spec import Evaluation
 
 if TYPE_CHECKING:
-    from finephrase_dagster.evaluate.scorer import Scorer
+    from finephrase_dagster.evaluate.scorer import Scorer, Show
 
 SAMPLES = "samples.parquet"
 
@@ -44,6 +44,7 @@ def evaluate_checkpoint(
     backend: Backend = "transformers",
     engine: Mapping[str, Any] | None = None,
     known: Sequence[Mapping[str, Any]] = (),
+    show: Show = lambda done, total: None,
 ) -> Scores:
     """Score a checkpoint and write `output/samples.parquet` with one row per item.
 
@@ -65,6 +66,7 @@ def evaluate_checkpoint(
         backend: transformers computes in float32, vLLM in the checkpoint's precision unless `engine` sets `dtype`.
         engine: arguments of `vllm.LLM`.
         known: samples of tasks that are not evaluated again; see `reuse.known_samples`.
+        show: called after each batch with the number of answers that are scored, and that of all.
 
     Raises:
         CheckpointError: there is no usable model or tokenizer in the folder.
@@ -81,7 +83,7 @@ def evaluate_checkpoint(
         # Before anything is loaded: missing items show at once.
         questions = build_questions(evaluation.model_copy(update={"tasks": tuple(tasks)}))
         with _quiet_libraries(threads), _loaded(checkpoint.absolute(), backend, batch_size, engine or {}) as scorer:
-            samples += _score(scorer, questions)
+            samples += _score(scorer, questions, show)
     samples.sort(key=lambda sample: evaluation.tasks.index(sample["task"]))
     values: dict[str, dict[str, list[float]]] = {task: {} for task in evaluation.tasks}
     for sample in samples:
@@ -92,7 +94,7 @@ def evaluate_checkpoint(
     return result
 
 
-def _score(scorer: Scorer, questions: Sequence[Question]) -> list[dict[str, Any]]:
+def _score(scorer: Scorer, questions: Sequence[Question], show: Show) -> list[dict[str, Any]]:
     from finephrase_dagster.evaluate.scorer import TokenizedAnswer
 
     encoded = [fit(question, scorer.encode, scorer.context) for question in questions]
@@ -101,7 +103,7 @@ def _score(scorer: Scorer, questions: Sequence[Question]) -> list[dict[str, Any]
         for question in encoded
         for gold in question.golds
     ]
-    log_probabilities = iter(scorer.log_probabilities(answers))
+    log_probabilities = iter(scorer.log_probabilities(answers, show))
     return [_sample(question, [next(log_probabilities) for _ in question.golds]) for question in encoded]
 
 

@@ -6,7 +6,7 @@ Logits are computed for the answers' tokens alone: with 128,256 entries per toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +33,10 @@ class TokenizedAnswer:
         return len(self.tokens) - self.length
 
 
+Show = Callable[[int, int], None]
+"""Receives how many answers are done, and of how many."""
+
+
 class Scorer(Protocol):
     """A loaded checkpoint.
 
@@ -45,7 +49,7 @@ class Scorer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Return a text's tokens, without special tokens."""
 
-    def log_probabilities(self, answers: Sequence[TokenizedAnswer]) -> list[float]:
+    def log_probabilities(self, answers: Sequence[TokenizedAnswer], show: Show) -> list[float]:
         """Return the natural log-probability of each answer given its prompt, summed over its tokens."""
 
 
@@ -68,11 +72,13 @@ class TransformersScorer:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def log_probabilities(self, answers: Sequence[TokenizedAnswer]) -> list[float]:
-        sums = [0.0] * len(answers)
+    def log_probabilities(self, answers: Sequence[TokenizedAnswer], show: Show) -> list[float]:
+        sums, done = [0.0] * len(answers), 0
         for indices in self._batches(answers):
             for index, value in zip(indices, self._batch_sums([answers[index] for index in indices]), strict=True):
                 sums[index] = value
+            done += len(indices)
+            show(done, len(answers))
         return sums
 
     def _batches(self, answers: Sequence[TokenizedAnswer]) -> Iterator[list[int]]:

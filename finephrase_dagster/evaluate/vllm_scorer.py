@@ -18,7 +18,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from finephrase_dagster.artifacts.processor import known_variables
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.evaluate.scorer import TokenizedAnswer, load_tokenizer
+from finephrase_dagster.evaluate.scorer import Show, TokenizedAnswer, load_tokenizer
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -57,7 +57,7 @@ class VllmScorer:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def log_probabilities(self, answers: Sequence[TokenizedAnswer]) -> list[float]:
+    def log_probabilities(self, answers: Sequence[TokenizedAnswer], show: Show) -> list[float]:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
@@ -68,6 +68,7 @@ class VllmScorer:
             prompts = [TokensPrompt(prompt_token_ids=list(answer.tokens)) for answer in batch]
             outputs = self._engine.generate(prompts, sampling, use_tqdm=False)
             sums += [_sum(answer, output.prompt_logprobs) for answer, output in zip(batch, outputs, strict=True)]
+            show(len(sums), len(answers))
         return sums
 
 

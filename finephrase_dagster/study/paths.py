@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,9 +95,21 @@ class Paths:
         return self.data / "mlflow" / "mlflow.db"
 
 
+NAME = "finephrase"
+
+
 def materialize_command(study: Path) -> str:
     """Return the command that materializes a study, for messages."""
-    return f"finephrase materialize --study {shlex.quote(shown_path(study))}"
+    return f"{program()} materialize --study {shlex.quote(shown_path(study))}"
+
+
+def program() -> str:
+    """Return how the working directory's shell finds the command that is running: by its name, or by its path."""
+    running = Path(sys.argv[0])
+    known = shutil.which(NAME)
+    if running.name != NAME or (known and Path(known).samefile(running)):
+        return NAME
+    return shlex.quote(shown_path(running.absolute()))
 
 
 def shown_path(path: Path) -> str:

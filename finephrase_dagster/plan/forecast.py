@@ -1,0 +1,50 @@
+"""How long the rest of a materialization takes and what it costs: the plan's figures, corrected by the run's own."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from finephrase_dagster.artifacts.graph import Item
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.plan.cost import Cost, Estimator
+from finephrase_dagster.plan.measured import Measured
+from finephrase_dagster.plan.published import Published
+
+
+class Forecast:
+    """Expected seconds and dollars by item. A stage whose items took longer than expected is scaled accordingly."""
+
+    def __init__(self, costs: dict[str, Cost], *, gpu_hour_dollars: float = 0.0) -> None:
+        self._costs, self._price = costs, gpu_hour_dollars
+        self._expected, self._taken = defaultdict[str, float](float), defaultdict[str, float](float)
+
+    @classmethod
+    def of(cls, lineage: Lineage, items: Iterable[Item]) -> Forecast:
+        """Return the forecast for a study's items, by the figures of `finephrase plan`."""
+        published = Published.read()
+        estimator = Estimator(lineage, published=published, measured=Measured(lineage.paths.data))
+        costs = {item.name: estimator.cost(item) for item in items if hasattr(estimator, f"_{item.stage}")}
+        return cls(costs, gpu_hour_dollars=published.gpu_hour_dollars)
+
+    def record(self, items: Sequence[Item], seconds: float) -> None:
+        """Take into account that a run of these items, all of one stage, took so many seconds."""
+        self._expected[items[0].stage] += self._planned(items)
+        self._taken[items[0].stage] += seconds
+
+    def seconds(self, items: Sequence[Item]) -> float:
+        """Return the expected seconds of items of one stage; those whose cost is unknown count as 0."""
+        if not items:
+            return 0.0
+        expected = self._expected[items[0].stage]
+        return self._planned(items) * (self._taken[items[0].stage] / expected if expected else 1.0)
+
+    def dollars(self, items: Iterable[Item]) -> float:
+        """Return the expected cost of the GPUs."""
+        return math.fsum(cost.gpu_hours * self._price for item in items if (cost := self._costs.get(item.name)))
+
+    def _planned(self, items: Iterable[Item]) -> float:
+        return 3600 * math.fsum(
+            cost.hours + cost.gpu_hours for item in items if (cost := self._costs.get(item.name)) is not None
+        )
