@@ -1,12 +1,16 @@
 """Resuming a complete study: `finephrase materialize` is ended again and again at random moments, then runs to its end.
 
 Most of the times its process group is killed (SIGKILL); once it gets Ctrl-C (SIGINT), and once its terminal closes
-(SIGHUP). After each end, no process may be left, and all that was finished is noted: manifests, and the completions in
-the journals of unfinished datasets. At the end, every manifest must still have the same bytes, every noted completion
-must be in its dataset, and nothing may be left to do. With `--reference`, the data folder of an uninterrupted run of
-the same study, the fingerprints of sources, generators and datasets must be the same as there.
+(SIGHUP). Each moment is some seconds after a random one of the study's steps has begun. After each end, no process may
+be left, and all that was finished is noted: manifests, and the completions in the journals of unfinished datasets. At
+the end, every manifest must still have the same bytes, every noted completion must be in its dataset, and nothing may
+be left to do. With `--reference`, the data folder of an uninterrupted run of the same study, the fingerprints of
+sources, generators and datasets must be the same as there.
 
-    python benchmarks/kills.py [--study studies/demo.yaml] [--kills 6] [--longest 80] [--seed 0] [--reference data]
+    python benchmarks/kills.py [--study studies/demo.yaml] [--kills 6] [--steps 50] [--seed 0] [--begin data]
+        [--reference data]
+
+`--begin` copies what a data folder has of sources and generators first, which saves half a minute of unpacking.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from finephrase_dagster.rephrase.outcome import Completed, read_journal
 from finephrase_dagster.study.paths import REPOSITORY
 
 MARK = "FINEPHRASE_KILLS"
-SHORTEST = 3.0  # seconds until a run is ended at the earliest
+LONGEST = 12.0  # seconds from the beginning of a step to the end of the run
 ENDING = 30.0  # seconds within which all its processes must have ended
 COMMAND = [sys.executable, "-m", "finephrase_dagster.commands.main"]
 REPRODUCIBLE = ("sources", "generators", "synthetic")
@@ -83,7 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, default=REPOSITORY / "studies" / "demo.yaml")
     parser.add_argument("--kills", type=int, default=6)
-    parser.add_argument("--longest", type=float, default=80.0, metavar="SECONDS")
+    parser.add_argument("--steps", type=int, default=50, help="steps of the study, roughly")
+    parser.add_argument("--begin", type=Path, metavar="DATA")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reference", type=Path, metavar="DATA")
     arguments = parser.parse_args()
@@ -96,10 +101,15 @@ def main() -> None:
         shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
         environment = {**os.environ, "FINEPHRASE_DATA": str(data), "DAGSTER_HOME": str(home), MARK: name}
         line = [*COMMAND, "materialize", "--study", str(arguments.study)]
-        finished, ends = Finished(), []
-        for sent in signals:
-            seconds = chance.uniform(SHORTEST, arguments.longest)
-            ends.append({"signal": sent.name, **end_after(seconds, sent, line, environment)})
+        if arguments.begin:
+            for kind in REPRODUCIBLE[:2]:
+                shutil.copytree(arguments.begin / "artifacts" / kind, data / "artifacts" / kind)
+        finished, ends, last = Finished(), [], 0
+        steps = sorted(chance.randrange(arguments.steps) for _ in signals)
+        for sent, step in zip(signals, steps, strict=True):
+            moment = Moment(steps=1 + step - last, seconds=chance.uniform(0, LONGEST))
+            ends.append({"signal": sent.name, **end_at(moment, sent, line, environment)})
+            last = step
             finished.note(data)
             ends[-1] |= {"manifests": len(finished.manifests), "journaled": len(finished.completions)}
             print(json.dumps(ends[-1]), flush=True)
@@ -123,8 +133,16 @@ def main() -> None:
     print(json.dumps({**figures, **kept, "seed": arguments.seed, "cores": os.cpu_count()}))
 
 
-def end_after(seconds: float, sent: signal.Signals, line: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """Run a command for some seconds, end it by a signal, and return its last message and how soon all was gone.
+@dataclass(frozen=True)
+class Moment:
+    """Some seconds after the last of so many steps has begun; a short step may be over by then."""
+
+    steps: int
+    seconds: float
+
+
+def end_at(moment: Moment, sent: signal.Signals, line: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """Run a command up to a moment, end it by a signal, and return where it was and how soon all was gone.
 
     Raises:
         RuntimeError: it ended before, or a process is left.
@@ -139,22 +157,29 @@ def end_after(seconds: float, sent: signal.Signals, line: list[str], environment
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
     )
-    try:
-        _, said = process.communicate(timeout=seconds)
-        raise RuntimeError(f"it ended by itself with status {process.returncode}: {said[-500:]}")
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, sent)
+    assert process.stderr is not None
+    begun, said = 0, ""
+    for said in process.stderr:
+        begun += said.endswith(" ...\n") and said.startswith("[")
+        if begun == moment.steps:
+            break
+    else:
+        raise RuntimeError(f"it ended by itself with status {process.wait()}: {said}")
+    time.sleep(moment.seconds)
+    os.killpg(process.pid, sent)
     began = time.monotonic()
-    _, said = process.communicate(timeout=ENDING)
+    _, rest = process.communicate(timeout=ENDING)
     while left := marked(environment[MARK]):
         if time.monotonic() - began > ENDING:
             raise RuntimeError(f"still running after {sent.name}: {[one.cmdline() for one in left]}")
         time.sleep(0.1)
+    if "Traceback" in rest:
+        raise RuntimeError(f"{sent.name} leaves a stack trace: {rest[-1000:]}")
     return {
-        "after_seconds": round(seconds, 1),
+        "seconds_after_step_began": round(moment.seconds, 1),
+        "step": said.strip(),
         "status": process.returncode,
         "all_gone_seconds": round(time.monotonic() - began, 2),
-        "last_lines": [one[:100] for one in said.strip().splitlines()[-2:]],
     }
 
 

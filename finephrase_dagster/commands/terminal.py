@@ -99,7 +99,7 @@ def screen(log: Path) -> Iterator[Console | None]:
     class Screen(Console):
         """A console that asks its own file for the size: standard output and error are the log within the block."""
 
-        @property
+        @property  # type: ignore[misc]
         def size(self) -> ConsoleDimensions:
             columns, lines = os.get_terminal_size(self.file.fileno())
             return ConsoleDimensions(columns or 80, lines or 24)
