@@ -49,7 +49,10 @@ def flaw(
     gate = gates()[name]
     form = gate.forms.get(check, {}) if check else {}
     measure = gate.measure(AuditedDataset(files=[], check=check), {**gate.defaults, **form, **settings})
-    return measure.flaw(AuditedRow("d0", text, finish_reason, source))
+    row = AuditedRow("d0", text, finish_reason, source)
+    found = measure.flaw(row)
+    assert found is None or all(measure.may_fail([row])), f"the hint of {name} misses {text!r}"
+    return found
 
 
 def essays(count: int, seed: int = 0, words: int = 120) -> list[str]:

@@ -78,6 +78,14 @@ _CANDIDATE = re.compile(
     r"| ?[-+*/\u00d7\u00f7\u2212] ?\d)"
     rf"|[=\u2248] ?[^\n\w]{{0,4}}[\d\u00bc-\u00be][^\n=\u2248]{{0,30}}?{_OPERATORS}[^\n=\u2248]{{0,5}}[\d\u00bc-\u00be]"
 )
+_SIGN, _DIGIT = r"[-+*/^%x\x{d7}\x{f7}\x{b7}\x{2219}\x{2212}\x{2013}\\\x{b2}\x{b3}]", r"[\p{Nd}\x{bc}-\x{be}]"
+HINT = (
+    rf"{_DIGIT}(?:[^\n=\x{{2248}}]*{_SIGN}[^\n=\x{{2248}}]*(?:=|\x{{2248}}|approx)"
+    rf"|(?: [^\n ]+){{0,2}} (?:plus|minus|times|multiplied|divided|added)| ?(?:%|percent) of {_DIGIT}"
+    rf"| ?[-+*/\x{{d7}}\x{{f7}}\x{{2212}}] ?{_DIGIT})|[=\x{{2248}}][^\n]{{0,5}}{_DIGIT}"
+    rf"|(?:sum|product|difference|quotient) (?:of|between) {_DIGIT}"
+)
+"""A pattern for RE2 that matches every text with a statement, and few others."""
 _FIRST = re.compile(r"[\d\u00bc-\u00be=\u2248]")
 _END = re.compile(r"\.\s|\n")
 _PHRASE = re.compile(r"(?:sum|product|difference|quotient) (?:of|between) \d")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
+from operator import itemgetter
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +14,7 @@ from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.audit.audit import Audit, read_part
 from finephrase_dagster.audit.gate import AuditedDataset, Measure
 from finephrase_dagster.audit.parallel import run_all
+from finephrase_dagster.audit.shared_words import share_words
 from finephrase_dagster.audit.source_texts import SourceTexts
 from finephrase_dagster.audit.span import Span
 
@@ -55,10 +58,15 @@ def _find(
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         failing: list[tuple[str, str, str]] = []
         for chunk in read_part(dataset, spans, sources):
-            for row in chunk:
-                for name, measure in measures.items():
-                    if (reason := measure.flaw(row)) is not None:
-                        failing.append((row.id, name, reason))
+            share_words(chunk)
+            suspects = [
+                (place, name)
+                for name, measure in measures.items()
+                for place in compress(range(len(chunk)), measure.may_fail(chunk))
+            ]
+            for place, name in sorted(suspects, key=itemgetter(0)):
+                if (reason := measures[name].flaw(chunk[place])) is not None:
+                    failing.append((chunk[place].id, name, reason))
             if len(failing) >= MOST_WAITING:
                 writer.write_table(_table(failing))
                 failing.clear()

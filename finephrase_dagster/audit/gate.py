@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import compress, repeat
 from typing import Any, Literal, NamedTuple, Self
 
+from finephrase_dagster.audit.prefilter import may_match
 from finephrase_dagster.audit.words import Hashes, hash_words, split_words
 
 Bound = Literal["at least", "at most"]
@@ -164,6 +166,10 @@ class Measure(ABC):
         """Return why a row fails the gate, or None; called after `result`, for any row, in any order."""
         return None
 
+    def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
+        """Return for each row whether it may have a flaw: a quick test before `flaw`, which passes a few rows more."""
+        return repeat(True, len(rows))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
@@ -222,16 +228,18 @@ FindFlaw = Callable[[AuditedRow, AuditedDataset, Settings], str | None]
 class RowShare(Measure):
     """Counts the rows with a flaw, by kind: a flaw's text up to a colon; what follows is of the row."""
 
-    def __init__(self, bound: Bound, find_flaw: FindFlaw, dataset: AuditedDataset, settings: Settings) -> None:
+    def __init__(
+        self, bound: Bound, find_flaw: FindFlaw, dataset: AuditedDataset, settings: Settings, *, hint: str = ""
+    ) -> None:
         super().__init__(dataset, settings)
-        self._bound, self._find_flaw = bound, find_flaw
+        self._bound, self._find_flaw, self._hint = bound, find_flaw, hint
         self._rows = 0
         self._flaws = Counter[str]()
         self._examples: list[FailingRow] = []
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
         self._rows += len(rows)
-        for row in rows:
+        for row in compress(rows, self.may_fail(rows)):
             self._note(row, self.flaw(row))
 
     def _note(self, row: AuditedRow, flaw: str | None) -> None:
@@ -247,6 +255,9 @@ class RowShare(Measure):
 
     def flaw(self, row: AuditedRow) -> str | None:
         return self._find_flaw(row, self.dataset, self.settings)
+
+    def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
+        return may_match([row.text for row in rows], self._hint).tolist() if self._hint else super().may_fail(rows)
 
     def result(self) -> Measurement:
         flawed = self._flaws.total()
@@ -274,6 +285,7 @@ def row_gate(
     blocking: bool = True,
     forms: Mapping[str, Settings] | None = None,
     version: int = 1,
+    hint: str = "",
 ) -> Gate:
     """Return a gate that judges each row by itself; its value is a share of the rows.
 
@@ -281,6 +293,7 @@ def row_gate(
         bound: "at most" limits the share of rows with a flaw, "at least" demands a share of rows without one.
         find_flaw: returns the reason why a row fails, or None if it passes; a function of a module, so that a measure
             can be sent to another process.
+        hint: a pattern in RE2's syntax that matches every text with a flaw, and few others.
     """
 
     return Gate(
@@ -288,7 +301,7 @@ def row_gate(
         sentence=sentence,
         bound=bound,
         defaults=defaults,
-        measure=partial(RowShare, bound, find_flaw),
+        measure=partial(RowShare, bound, find_flaw, hint=hint),
         reason=reason,
         remedy=remedy,
         needs=needs,

@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence, Set
 from dataclasses import replace
 from fractions import Fraction
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Self
 
-from finephrase_dagster.audit.equations import Equation, equations, numbers
+from finephrase_dagster.audit.equations import HINT, Equation, equations, numbers
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
+from finephrase_dagster.audit.prefilter import may_match
 
-_DIGIT = re.compile(r"\d")
 _SOLUTION = re.compile(r"^[\W_]*solution\b", re.IGNORECASE | re.MULTILINE)
 _ANSWER = re.compile(r"^[\W_]*(?:final )?answer[\W_]*:(?P<answer>.*)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 
@@ -40,19 +40,19 @@ class Equations(RowShare):
     """Counts the rows with a wrong statement, and how many rows calculate at all."""
 
     def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
-        super().__init__("at most", _flaw, dataset, settings)
+        super().__init__("at most", _flaw, dataset, settings, hint=HINT)
         self._with_correct = self._without_digit = self._equations = self._correct = 0
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
         self._rows += len(rows)
-        for row in rows:
+        self._without_digit += len(rows) - int(may_match([row.text for row in rows], r"\p{Nd}").sum())
+        for row in compress(rows, self.may_fail(rows)):
             found = list(equations(row.text))
             self._note(row, _judge(row, found))
             correct = sum(equation.correct for equation in found)
             self._equations += len(found)
             self._correct += correct
             self._with_correct += correct > 0
-            self._without_digit += not _DIGIT.search(row.text)
 
     def merge(self, later: Self) -> None:
         super().merge(later)

@@ -12,22 +12,16 @@ _MARKUP = re.compile(
     re.MULTILINE,
 )
 _TURN = re.compile(r"^[*_]{0,2}(?:[aA]ssistant|ASSISTANT|[hH]uman|HUMAN|AI)[*_]{0,2} ?:", re.MULTILINE)
-# One of these is in every text that the expressions match: searching them first is many times faster.
-_HINTS = {
-    "<": ("<|", "<\uff5c", "SYS>>", "think", "_turn>", "tool_", "<bos>", "eos>", "<pad>", "<unk>", "<s>", "</s>"),
-    "]": ("INST]", "THINK]", "_CALLS]", "_TOOLS]"),
-    "##": ("struction", "esponse", "## Input", "##Input", "Human", "ssistant", "User", "System"),
-    "\n": ("user\n", "system\n"),
-    "ssistant": ("",),
-    "uman": ("",),
-    "AI": ("AI:", "AI**"),
-}
+_HINT = (  # what every text has that the expressions match, for RE2
+    r"(?m)<[|\x{ff5c}]|\[/?(?:INST|THINK|TOOL_CALLS|AVAILABLE_TOOLS)\]|<</?SYS>>"
+    r"|</?(?:think|thinking|start_of_turn|end_of_turn|tool_call|tool_response|bos|eos|pad|unk|s)>"
+    r"|## ?(?:Instruction|Response|Input|Human|Assistant|User|System)s?:|^(?:assistant|user|system)$"
+    r"|^[*_]{0,2}(?:[aA]ssistant|ASSISTANT|[hH]uman|HUMAN|AI)[*_]{0,2} ?:"
+)
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
     text, source = row.text, row.source_text or ""
-    if not any(sign in text and any(hint in text for hint in hints) for sign, hints in _HINTS.items()):
-        return None
     marks = [match.group().strip() for match in _MARKUP.finditer(text)]
     if dataset.check != "dialogue":  # where anybody may speak
         marks += [match.group() for match in _TURN.finditer(text)]
@@ -44,4 +38,5 @@ GATE = row_gate(
     " all rows alike.",
     remedy="Check the chat template and the stop tokens of the generator, and generate the dataset again.",
     find_flaw=_flaw,
+    hint=_HINT,
 )

@@ -15,6 +15,9 @@ _LABELLED = re.compile(
 _BARE_HEADING = re.compile(r"(?:\A|\n[ \t]*\n)(#{1,6})[ \t]*$", re.MULTILINE)  # under a line of text, it underlines it
 _FENCE = re.compile(r"^(```|~~~).*?(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
 _SEPARATOR = re.compile(r"\|?[ :|-]*-[ :|-]*\|?")
+_HINT = (  # an empty item, or what headings and tables have, for RE2
+    r"(?m)[#|]|^[ \t]*(?:[*+\x{2022}-]|(?:\p{Nd}{1,3}|[A-Z])[.)])(?:[ \t]+[*_]{2,4})?[ \t]*$"
+)
 _MOST_EMPTY = 0.34  # of a table's cells; some have nothing to say
 
 
@@ -81,4 +84,5 @@ GATE = row_gate(
     reason="An empty item or cell shows that the generator filled a form without having anything to say.",
     remedy="Read the examples. Ask for fewer parts in the prompt, or generate with `guided: true`.",
     find_flaw=_flaw,
+    hint=_HINT,
 )

@@ -16,22 +16,16 @@ _MOJIBAKE = re.compile(
     rf"|(?:[\xce-\xd1\xd7-\xda]{_TAIL}){{2}}|(?:[\xe0-\xed]{_TAIL}{{2}}){{2}}"
 )
 
-
-# What UTF-8 begins with, as Latin-1 shows it.
-_LEADS = "\xc2\xc3\xe2\xef\xf0\xce\xcf\xd0\xd1\xd7\xd8\xd9\xda\xe0\xe3\xe4\xe5\xe6\xe7\xe8\xe9\xea\xeb\xec\xed"
+# Control characters, lost ones, and what UTF-8 begins with, as Latin-1 shows it; for RE2.
+_HINT = r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\x{fffd}\x{fffe}\xc2\xc3\xe2\xef\xf0\xce-\xd1\xd7-\xda\xe0\xe3-\xed]"
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
     text = row.text
-    if not text.replace("\n", "").replace("\t", "").isprintable():
-        if match := _CONTROL.search(text):
-            return f"a control character: U+{ord(match.group()):04X}"
-        if match := _LOST.search(text):
-            return f"a character that was lost in decoding: U+{ord(match.group()):04X}"
-    if "\ufffd" in text:
-        return "a character that was lost in decoding: U+FFFD"
-    if text.isascii() or not any(lead in text for lead in _LEADS):
-        return None
+    if match := _CONTROL.search(text):
+        return f"a control character: U+{ord(match.group()):04X}"
+    if match := _LOST.search(text):
+        return f"a character that was lost in decoding: U+{ord(match.group()):04X}"
     source = row.source_text or ""
     damage = next((match.group() for match in _MOJIBAKE.finditer(text) if match.group() not in source), None)
     return f"UTF-8 that was decoded as another encoding: {damage!r}" if damage else None
@@ -45,4 +39,5 @@ GATE = row_gate(
     reason="Damaged characters come from the source or the decoding, and cannot be repaired later.",
     remedy="Compare a failing row with its source. Read the source with the right encoding, and generate again.",
     find_flaw=_flaw,
+    hint=_HINT,
 )

@@ -34,18 +34,18 @@ _REFUSAL = re.compile(
     r"|\A[\W_]*i(?:'m| am) (?:ready|here|happy) to (?:help|assist)[^?\n]{0,40}[.!] (?:what|which|how|please"
     r"|could|can)\b"
 )
-
-# One of these is in every text that the expression matches: searching them first is many times faster.
-_HINTS = (  # noqa: SIM905 - a list of words
-    "sorry;apolog;unfortunately;regret;can't;cannot;can not;able to;won't;will not;couldn't;could not;"
-    "language model;intelligence; ai;do not have;don't have;please;you have;you didn't;you did;it seems;"
-    "it looks;to help"
-).split(";")
+_HINT = (  # what every text has that the expression matches, for RE2
+    r"(?i)\bi(?: (?:can(?:no|['\x{2019}])t|can not|could(?: no|n['\x{2019}])t|am (?:not able|unable) to"
+    r"|won['\x{2019}]t|will not)| ?['\x{2019}]m (?:not able|unable) to) "
+    r"|\ban? (?:ai|artificial intelligence|(?:large )?language model)\b|i (?:don['\x{2019}]t|do not) have "
+    r"|please (?:provide|share|paste|give)|you (?:ha(?:ve not|ven['\x{2019}]t)|did(?: not|n['\x{2019}]t)) "
+    r"|it (?:seems|looks)|i(?:['\x{2019}]m| am) (?:ready|here|happy) to "
+)
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
     beginning = row.text[:_BEGINNING].lower().replace("\u2019", "'")
-    match = _REFUSAL.search(beginning) if any(hint in beginning for hint in _HINTS) else None
+    match = _REFUSAL.search(beginning)
     if match is None or (row.source_text and match.group().strip() in row.source_text.lower().replace("\u2019", "'")):
         return None
     return f"refuses: {match.group().strip()!r}"
@@ -60,4 +60,5 @@ GATE = row_gate(
     remedy="Read the examples. Change the wording of the prompt, or leave out the documents that the"
     " generator refuses.",
     find_flaw=_flaw,
+    hint=_HINT,
 )

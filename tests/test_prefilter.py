@@ -1,0 +1,35 @@
+"""The patterns that rule out most rows of a gate: they miss none that has a flaw."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audit_parts import flaw
+from finephrase_dagster.audit.prefilter import may_match
+
+HINTED = ("arithmetic", "chat_markup", "empty_parts", "encoding", "refusals")
+PIECES = [
+    "I can't", "i\u2019m unable to", "I'm not able to", "As an AI", "a large language model", "please provide the",
+    "you haven\u2019t provided", "It seems that there is no", "rewrite this text.", "I am happy to help.", "What",
+    "<|im_end|>", "<\uff5ceot\uff5c>", "[INST]", "<</SYS>>", "</think>", "### Response:", "##User:", "assistant",
+    "**Human** :", "<s>", "</s>", "AI:", "```", "~~~", "1.", "12)", "-", "*", "\u2022 **", "A)", "# Title", "#",
+    "| a | b |", "|---|---|", "| | |", "\ufffd", "\x00", "\x85", "\x9f", "\u00c3\u00a9", "\u00e2\u20ac\u2122", "\ud83d",
+    "2 + 3 = 6", "5 plus 3 is 9", "20% of 50 = 11", "\u00bd of 8 \u2248 3", "3 \u00d7 4 = 13", "sum of 2 and 3 is 6",
+    "\u0663 + \u0664 = \u0668", "$4 * 3", "= $13", "two words", "Stra\u00dfe", " ", "\n", "\n\n", "\t", ".",
+]  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(PIECES), max_size=8), st.sampled_from(["", " ", "\n"]))
+def test_a_hint_misses_no_flaw(pieces: list[str], gap: str) -> None:
+    for name in HINTED:
+        flaw(name, gap.join(pieces))  # which compares the hint with the flaw
+
+
+@given(st.lists(st.text(alphabet="ab1\u0663\u00e9\n\ud83d", max_size=5)))
+def test_texts_match_as_by_pythons_expressions(texts: list[str]) -> None:
+    assert may_match(texts, r"\p{Nd}").tolist() == [bool(re.search(r"\d", text)) for text in texts]
+    assert may_match(texts, r"(?m)^a$").tolist() == [bool(re.search(r"^a$", text, re.MULTILINE)) for text in texts]
