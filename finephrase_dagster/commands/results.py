@@ -13,6 +13,7 @@ import typer
 from finephrase_dagster.artifacts.artifact import NotMaterialized
 from finephrase_dagster.commands.figures import NoScores, figure, proxies
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, dagster_home, paths_of
+from finephrase_dagster.commands.propose import price, propose
 from finephrase_dagster.commands.terminal import clock, complain, print_json, print_table, print_text
 from finephrase_dagster.results.analyses import analyses
 from finephrase_dagster.results.analysis import EarlyStep, LeaderboardRow, Question, row_name
@@ -159,7 +160,8 @@ def _named_study(paths: Paths, name: str | None, connection: DuckDBPyConnection)
 def _cost_to_decide(verdict: Verdict, lineage: Lineage | None) -> dict[str, float] | None:
     from finephrase_dagster.plan.seeds import seed_cost
 
-    cost = seed_cost(verdict, lineage) if verdict.decision else None
+    runs = verdict.baseline.first, verdict.arm.first
+    cost = seed_cost(runs, lineage) if verdict.decision else None
     return cost.times(verdict.decision.seeds) if cost and verdict.decision else None
 
 
@@ -174,14 +176,8 @@ def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str) -> None:
             typer.echo(f"{row['mixture']}: not comparable: {'; '.join(row['mismatches'])}")
         elif more := row["seeds_to_decide"]:
             cost = row["cost_to_decide"]
-            price = f" ({_price(cost)})" if cost else ""
-            typer.echo(f"{row['mixture']}: {more} more seeds per mixture would probably decide{price}")
-
-
-def _price(cost: Mapping[str, float]) -> str:
-    if cost["gpu_hours"]:
-        return f"{cost['gpu_hours']:,.1f} GPU-hours, {cost['dollars']:,.0f} dollars"
-    return f"{60 * cost['hours']:,.1f} minutes of this machine"
+            cost_text = f" ({price(cost)})" if cost else ""
+            typer.echo(f"{row['mixture']}: {more} more seeds per mixture would probably decide{cost_text}")
 
 
 def _comparison_cells(row: Mapping[str, Any]) -> list[str]:
@@ -389,3 +385,4 @@ def _score(value: float | None) -> str:
 
 app.command()(figure)
 app.command()(proxies)
+app.command()(propose)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from finephrase_dagster.artifacts.graph import items
@@ -16,7 +16,6 @@ from finephrase_dagster.results.arms import arms
 from finephrase_dagster.results.decision import POWER, visible_difference
 from finephrase_dagster.results.noise import published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun, read_runs
-from finephrase_dagster.results.verdict import Verdict
 from finephrase_dagster.results.warehouse import NoWarehouse, reading
 
 
@@ -113,7 +112,7 @@ def _own_spread(runs: Iterable[ScoredRun]) -> tuple[float, str] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedCost:
-    """What one more seed of two mixtures takes."""
+    """What some student runs take."""
 
     gpu_hours: float
     dollars: float
@@ -124,14 +123,13 @@ class SeedCost:
         return {name: round(seeds * value, 4) for name, value in vars(self).items()}
 
 
-def seed_cost(verdict: Verdict, lineage: Lineage | None) -> SeedCost | None:
-    """Return what one more seed of the mixture and of the baseline costs; None if a student's size is unknown.
+def seed_cost(runs: Sequence[ScoredRun], lineage: Lineage | None) -> SeedCost | None:
+    """Return what training and scoring runs like these costs once more; None if a student's size is unknown.
 
     Args:
         lineage: the study that the runs belong to; None for a published one, whose training figure is scaled.
     """
     published = Published.read()
-    runs = verdict.baseline.first, verdict.arm.first
     gpu_hours = hours = 0.0
     if lineage is None:
         for run in runs:

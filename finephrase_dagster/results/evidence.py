@@ -104,6 +104,7 @@ class Evidence:
         baseline: the entry that the others are compared with.
         verdicts: on each of the others against the baseline.
         left_out: runs that trained for another number of tokens than most, which no comparison counts.
+        unfinished: entries of the student whose runs have no final score.
     """
 
     study: str
@@ -115,6 +116,7 @@ class Evidence:
     baseline: Entry
     verdicts: tuple[Verdict, ...]
     left_out: tuple[str, ...]
+    unfinished: tuple[Entry, ...] = ()
 
     @property
     def parameters(self) -> int | None:
@@ -149,8 +151,8 @@ def read_evidence(
     Raises:
         NoEvidence: there are no complete runs of this study, student or baseline.
     """
-    runs = [run for run in read_runs(connection, [study]) if run.complete and run.decay_from is None]
-    runs = [run for run in runs if "macro" in run.scores]
+    scored = [run for run in read_runs(connection, [study]) if run.decay_from is None and "macro" in run.scores]
+    runs = [run for run in scored if run.complete]
     if not runs:
         known = [name for (name,) in connection.execute("SELECT DISTINCT study FROM current ORDER BY study").fetchall()]
         raise NoEvidence(
@@ -186,6 +188,7 @@ def read_evidence(
         baseline=chosen[baseline],
         verdicts=tuple(compare(own, baseline)),
         left_out=tuple(run.run for run in runs if run not in alike),
+        unfinished=_entries([run for run in scored if not run.complete], datasets, components).get(student, ()),
     )
 
 
