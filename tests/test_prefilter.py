@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given, settings
+import numpy as np
+from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_parts import flaw
+from finephrase_dagster.audit.gate import AuditedRow
+from finephrase_dagster.audit.gates.copying import among
 from finephrase_dagster.audit.prefilter import may_match
+from finephrase_dagster.audit.vendi import collapse_space
 
 HINTED = ("arithmetic", "chat_markup", "empty_parts", "encoding", "refusals")
 PIECES = [
@@ -22,7 +26,6 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=300)
 @given(st.lists(st.sampled_from(PIECES), max_size=8), st.sampled_from(["", " ", "\n"]))
 def test_a_hint_misses_no_flaw(pieces: list[str], gap: str) -> None:
     for name in HINTED:
@@ -33,3 +36,21 @@ def test_a_hint_misses_no_flaw(pieces: list[str], gap: str) -> None:
 def test_texts_match_as_by_pythons_expressions(texts: list[str]) -> None:
     assert may_match(texts, r"\p{Nd}").tolist() == [bool(re.search(r"\d", text)) for text in texts]
     assert may_match(texts, r"(?m)^a$").tolist() == [bool(re.search(r"^a$", text, re.MULTILINE)) for text in texts]
+
+
+@given(st.lists(st.sampled_from(["the", "sea", "was", "calm.", "to", "17", "\n"]), max_size=14), st.integers(1, 7))
+def test_a_repeated_phrase_passes_the_quick_test(words: list[str], times: int) -> None:
+    flaw("loops", " ".join(["Then", *words * times, "it", "ended."]))
+
+
+@given(st.text(alphabet="aB.!? \n\t\x85\xa0\u2019\u0130\u03a3", max_size=30))
+def test_quick_ways_for_plain_text_give_what_the_patterns_do(text: str) -> None:
+    row = AuditedRow("d0", text)
+    assert row.sentences == [part for line in row.lines for part in re.split(r"(?<=[.!?])\s+", line) if part]
+    assert collapse_space(text) == " ".join(text.lower().split())
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=20), st.sets(st.integers(0, 2**64 - 1), max_size=20))
+def test_keys_are_found_among_sorted_ones(some: list[int], others: set[int]) -> None:
+    keys, known = np.array([*some, *sorted(others)[::2]], np.uint64), np.array(sorted(others), np.uint64)
+    assert among(keys, known).tolist() == [key in others for key in keys.tolist()]

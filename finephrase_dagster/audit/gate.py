@@ -72,6 +72,11 @@ class AuditedRow:
         return split_words(self.source_text or "")
 
     @cached_property
+    def spaced_source(self) -> str:
+        """The words of the source with spaces around them, in which other words are quickly found."""
+        return f" {' '.join(self.source_words)} "
+
+    @cached_property
     def word_hashes(self) -> Hashes:
         """The hashes of the words; see `hash_words`."""
         return hash_words(self.words)
@@ -317,11 +322,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _sentences(lines: Sequence[str]) -> list[str]:
-    sentences = []
-    for line in lines:
-        if line.isprintable() and "  " not in line:  # single spaces alone: faster than the pattern
-            ends = line.replace(". ", ".\n").replace("! ", "!\n").replace("? ", "?\n")
-            sentences += ends.split("\n")
-        else:
-            sentences += [sentence for sentence in _SENTENCE_END.split(line) if sentence]
-    return sentences
+    text = "\n".join(lines)
+    if text and text.replace("\n", "").isprintable() and "  " not in text:  # single spaces: faster than the pattern
+        return text.replace(". ", ".\n").replace("! ", "!\n").replace("? ", "?\n").split("\n")
+    return [sentence for line in lines for sentence in _SENTENCE_END.split(line) if sentence]

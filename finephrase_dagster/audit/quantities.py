@@ -74,10 +74,13 @@ LARGE_WORDS = frozenset([*_ONES[13:], *_ORDINALS[13:], *_TENS, *_ORDINAL_TENS, *
 """Number words from thirteen on."""
 NUMBER_WORDS = LARGE_WORDS | set(_ONES[2:])
 """The words that begin a quantity: all numbers but zero and one, and ordinals from thirteen on."""
+HINT = rf"(?i)[0-9]|\b(?:{'|'.join(sorted(NUMBER_WORDS))})"
+"""A pattern for RE2 that matches every text with a quantity of these kinds."""
 
-_DIGITS = re.compile(r"[0-9]+(?:[.,][0-9]+)*(?:[\u00a0\u202f\u2009][0-9]{3}(?![0-9]))*")
+# Expressions that begin with a single character are searched several times as fast as those that begin with many.
+_DIGITS = re.compile(r"[0-9][0-9]*(?:[.,][0-9]+)*(?:[\u00a0\u202f\u2009][0-9]{3}(?![0-9]))*")
 _GROUP = re.compile(r"[0-9]+")
-_SPACED = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+\b")
+_SPACED = re.compile(r"[0-9][0-9]{0,2}(?: [0-9]{3})+\b")
 _SCALE = re.compile(rf"(k|mn|m|bn|b)\b|[-\s\u00a0]*({'|'.join(_SCALES)})\b", re.IGNORECASE)
 _WORD = "|".join(sorted([*_VALUES, *_SCALES], key=len, reverse=True))
 _SPELLED = re.compile(rf"(?:{_WORD})s?(?:(?:[-\s]|(?<=hundred) and |(?<=thousand) and )(?:{_WORD})s?)*\b")
@@ -123,9 +126,9 @@ def quantity(match: re.Match[str]) -> Quantity:
 
 def in_words(text: str, words: Iterable[str]) -> Iterator[Quantity]:
     """Yield the numbers in words, of which some of `words` are a part."""
-    lower = text.lower()
-    starts = set[int]()
+    starts, lower = set[int](), ""
     for word in words:
+        lower = lower or text.lower()
         place = lower.find(word)
         while place >= 0:
             if not lower[place - 1 : place].isalnum() or not place:

@@ -61,10 +61,20 @@ def character_vectors(texts: Sequence[str]) -> NDArray[np.float64]:
     """
     padding = " " * (CHARACTERS - 1)
     batches = [
-        _hashed([" ".join(text.lower().split()) + padding for text in texts[start : start + _ROWS_AT_ONCE]])
+        _hashed([collapse_space(text) + padding for text in texts[start : start + _ROWS_AT_ONCE]])
         for start in range(0, len(texts), _ROWS_AT_ONCE)
     ]
     return np.concatenate([np.empty((0, DIMENSIONS)), *batches])
+
+
+def collapse_space(text: str) -> str:
+    """Return a text in lower case with single spaces in place of white space."""
+    lower = text.lower().replace("\n", " ")
+    if not lower.isprintable():  # has other white space
+        return " ".join(lower.split())
+    while "  " in lower:
+        lower = lower.replace("  ", " ")
+    return lower.strip()
 
 
 def _hashed(texts: Sequence[str]) -> NDArray[np.float64]:

@@ -28,6 +28,7 @@ _BINS = 20  # of the histogram of copied words
 _QUOTE = 20  # common n-grams of a short completion that quotes one sentence, at most
 _UNIT = 1_000_000  # shares are summed as whole millionths, so that the order of the rows does not matter
 _OWNER = np.uint64(56)  # above these bits, a key has the index of its row
+_LOWEST = np.uint64((1 << 18) - 1)  # bits of a key
 _RUN = re.compile(b"\x01+")
 _CODE = re.compile(r"^```\w.*?^```", re.DOTALL | re.MULTILINE)
 
@@ -66,11 +67,10 @@ def overlaps(rows: Sequence[AuditedRow]) -> list[Overlap]:
     )
     totals = own + of_source - counts
     starts = np.searchsorted(owners, np.arange(len(rows) + 1))
-    ends = np.cumsum(counts)
+    is_common = among(keys, common)
     results = [NOTHING] * len(rows)
     for index in np.flatnonzero(counts):
-        known = set(common[ends[index] - counts[index] : ends[index]].tolist())
-        hits = bytes(map(known.__contains__, keys[starts[index] : starts[index + 1]].tolist()))
+        hits = is_common[starts[index] : starts[index + 1]].tobytes()
         results[index] = Overlap(
             common=int(counts[index]),
             jaccard=float(counts[index] / totals[index]),
@@ -85,6 +85,18 @@ def _keys(hashes: Hashes, owners: NDArray[np.int64]) -> Hashes:
     return hashes >> np.uint64(8) | owners.astype(np.uint64) << _OWNER
 
 
+def among(keys: Hashes, known: Hashes) -> NDArray[np.bool_]:
+    """Return which keys are among sorted ones; a table of their lowest bits rules out most others."""
+    among = np.zeros(len(keys), bool)
+    if len(known):
+        table = np.zeros(int(_LOWEST) + 1, bool)
+        table[known & _LOWEST] = True
+        places = np.flatnonzero(table[keys & _LOWEST])
+        at = np.minimum(np.searchsorted(known, keys[places]), len(known) - 1)
+        among[places] = known[at] == keys[places]
+    return among
+
+
 def _distinct(keys: Hashes) -> Hashes:
     keys = np.sort(keys)
     return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
@@ -93,7 +105,7 @@ def _distinct(keys: Hashes) -> Hashes:
 def _longest_span(row: AuditedRow, runs: Sequence[tuple[int, int]]) -> int:
     """Return the length of the longest common span; it lies in a run, but not each run is one."""
     longest = max(end - begin for begin, end in runs) + LENGTH - 1
-    words, source = row.words, f" {' '.join(row.source_words)} "
+    words, source = row.words, row.spaced_source
 
     def is_common(length: int) -> bool:
         return any(

@@ -35,8 +35,10 @@ def names(row: AuditedRow) -> list[list[str]]:
     found = []
     for match in _NAME.finditer(text):
         start = match.start()
+        if text[start - 1 : start] != " " or not (text[start - 2].isalpha() or text[start - 2] == ","):
+            continue
         before = text[text.rfind(" ", 0, start - 1) + 1 : start - 1].rpartition("\n")[2].removesuffix(",")
-        if text[start - 1 : start] == " " and before.isalpha() and before.islower():
+        if before.isalpha() and before.islower():
             found.append(_WORD.findall(match[0]))
     if len(found) > max(_NOUNS_IN_CAPITALS * len(row.words), 3):
         return []
@@ -45,14 +47,15 @@ def names(row: AuditedRow) -> list[list[str]]:
 
 def _unknown(row: AuditedRow) -> Iterator[str]:
     """Yield the names and dates of a completion that its source does not have."""
-    source = (row.source_text or "").lower()
-    known: set[str] | None = None
+    source, known = "", row.spaced_source
     for name in names(row):
+        source = source or (row.source_text or "").lower()
         if _ORDINARY.isdisjoint(name) and not any(word.lower() in source for word in name):
-            known = known if known is not None else {word[:_STEM] for word in row.source_words}
-            if known.isdisjoint(word.lower()[:_STEM] for word in name):
+            stems = (word.lower()[:_STEM] for word in name)
+            if not any(f" {stem}{'' if len(stem) == _STEM else ' '}" in known for stem in stems):
                 yield " ".join(name)
     for match in () if _MONTHS.isdisjoint(row.words) else _DATE.finditer(row.text):
+        source = source or (row.source_text or "").lower()
         month = (match[1] or match[2]).lower()
         number = MONTHS.index(month) + 1
         if not re.search(rf"\b{month[:3]}|(?<!\d)0?{number}[-/.]\d|\d[-/.]0?{number}(?!\d)", source):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, compress
 from typing import Self
 
 from finephrase_dagster.audit.equations import equations, numbers
@@ -19,7 +19,9 @@ from finephrase_dagster.audit.gate import (
     Measurement,
     Settings,
 )
+from finephrase_dagster.audit.prefilter import may_match
 from finephrase_dagster.audit.quantities import (
+    HINT,
     LARGE_WORDS,
     NUMBER_WORDS,
     UNITS,
@@ -111,7 +113,7 @@ def find_invented(row: AuditedRow) -> Quantity | None:
         if mark in text:
             text = pattern.sub(lambda match: " " * len(match[0]), text)
     for match in in_digits(text):
-        if match[0] in source.strings or match[0] in ("0", "1") or _is_label(text, match):
+        if match[0] in ("0", "1") or match[0] in source.strings or _is_label(text, match):
             continue
         candidate = quantity(match)
         if not _is_known(text, candidate, source):
@@ -217,7 +219,7 @@ class InventedShare(Measure):
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
         self._rows += len(rows)
-        for row in rows:
+        for row in compress(rows, self.may_fail(rows)):
             if flaw := self.flaw(row):
                 self._failing += 1
                 self._examples = [*self._examples, FailingRow(row.id, flaw)][:EXAMPLES]
@@ -226,6 +228,9 @@ class InventedShare(Measure):
         self._rows += later._rows
         self._failing += later._failing
         self._examples = [*self._examples, *later._examples][:EXAMPLES]
+
+    def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
+        return may_match([row.text for row in rows], HINT).tolist()
 
     def flaw(self, row: AuditedRow) -> str | None:
         if (first := find_invented(row)) is None:

@@ -3,13 +3,17 @@
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import eq
 from typing import Self
 
+import numpy as np
+
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
+from finephrase_dagster.audit.ngrams import HashedWords, slices
+from finephrase_dagster.audit.prefilter import may_match
 
 _LABEL = re.compile(
     r"^(?:[\W_]*(?:\d{1,4}[.):]|[A-Za-z][.):](?=\s+\S)|[-*+#>\u2022]|(?:step|question|answer|q|a)\s*\d*\s*:))+\s*", re.I
@@ -18,6 +22,7 @@ _RUN_OF_LETTERS = re.compile(r"([^_]{1,12}?)\1{11,}")
 _TAIL, _RULES = 60, frozenset("-=_*#~.+^| \n\u2500")  # characters of a rule below a heading
 _ENDING = 12  # characters at the end of a line
 _SPAN = 4  # words of the sequences that show where a phrase may be repeated
+_NEVER = np.iinfo(np.int64).max
 _LONG = 40  # characters of a line without spaces that counts as long
 _FEWEST_WORDS = 4  # of a line or sentence whose repetition counts wherever it is; a shorter one may be a label
 _PROSE_ENDS, _PROSE_WORDS = '.!?\u2026"\u201d)', 5
@@ -30,16 +35,20 @@ _SAMPLED = 8  # one row in so many is compressed
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
-    share, lines = settings["repeated"], row.lines
-    if len({line[-_ENDING:] for line in lines}) < len(lines) or _is_count(lines):
-        # Only then may lines be alike without their labels.
-        lines = [line if line[:2].isalpha() and line[:4] != "Step" else _LABEL.sub("", line) for line in lines]
+    share = settings["repeated"]
     return (
-        _repeated("a line", lines, lambda: row.source_lines, share)
+        _repeated("a line", _unlabelled(row.lines), lambda: row.source_lines, share)
         or _repeated("a sentence", row.sentences, lambda: row.source_sentences, share)
         or _repeated_phrase(row)
         or _repeated_letters(row)
     )
+
+
+def _unlabelled(lines: Sequence[str]) -> Sequence[str]:
+    """Return lines without their labels, or as they are if none would be alike without them."""
+    if len({line[-_ENDING:] for line in lines}) == len(lines) and not _is_count(lines):
+        return lines
+    return [line if line[:2].isalpha() and line[:4] != "Step" else _LABEL.sub("", line) for line in lines]
 
 
 def _repeated(what: str, units: Sequence[str], source: Callable[[], Sequence[str]], share: float) -> str | None:
@@ -80,13 +89,34 @@ def _is_count(lines: Sequence[str]) -> bool:
     return len(lines) > _SHORT_RUN and all(len(line) < _ENDING for line in lines[-_SHORT_RUN:])
 
 
+def _have_repeated_phrases(rows: Sequence[AuditedRow]) -> Iterator[bool]:
+    """Yield whether each row may have a phrase that is repeated as often as `_repeated_phrase` demands.
+
+    In such a row, the sequences of four words occur again soon at many places one after the other: of a phrase of p
+    words that occurs three times, at 2p - 3 places after at most p words.
+    """
+    for few in slices(rows):
+        spans, owners = HashedWords([row.word_hashes for row in few]).ngrams(_SPAN)
+        places = np.uint64((1 << len(spans).bit_length()) - 1)
+        ordered = np.sort(spans & ~places | np.arange(len(spans), dtype=np.uint64))
+        at = (ordered & places).astype(np.int64)
+        again = ((ordered[1:] ^ ordered[:-1]) <= places) & (owners[at[1:]] == owners[at[:-1]])
+        distances = np.full(len(spans) + 2, _NEVER)  # to the next place with the same words
+        distances[1 + at[:-1][again]] = (at[1:] - at[:-1])[again]
+        inside = distances < _NEVER
+        starts = np.flatnonzero(inside & ~np.roll(inside, 1))
+        ends = np.flatnonzero(~inside & np.roll(inside, 1))
+        nearest = np.minimum.reduceat(distances, starts) if len(starts) else starts
+        repeated = np.zeros(len(few), bool)
+        repeated[owners[starts[2 * nearest <= ends - starts + 3] - 1]] = True
+        yield from repeated.tolist()
+
+
 def _repeated_phrase(row: AuditedRow) -> str | None:
     """Return which words follow each other again and again without a break."""
     words = row.words
     # Of three repetitions, two are an even number of words apart: half of the sequences show whether there are any.
     spans = list(zip(words[::2], words[1::2], words[2::2], words[3::2], strict=False))
-    if len(spans) == len(set(spans)) and not any(map(eq, words, words[1:])):
-        return None
     last: dict[tuple[str, ...], int] = {}
     distances = set()
     for place, span in enumerate(spans):
@@ -112,7 +142,7 @@ def _repeated_phrase(row: AuditedRow) -> str | None:
 
 def _is_repetition(phrase: str, times: int, row: AuditedRow) -> bool:
     """Return whether a repeated phrase is prose, and not cells of a table or what the source repeats too."""
-    if " ".join([phrase] * times) in " ".join(row.source_words):
+    if " ".join([phrase] * times) in row.spaced_source:
         return False
     return (
         times >= _MANY
@@ -128,14 +158,18 @@ def _is_repetition(phrase: str, times: int, row: AuditedRow) -> bool:
 
 def _repeated_letters(row: AuditedRow) -> str | None:
     """Return which letters are repeated within a word."""
-    tail = set(row.text[-_TAIL:])
-    if len(tail) <= 3 and len(row.text) > _TAIL and not tail <= _RULES:
+    if _ends_in_letters(row.text):
         return f"repeats characters: {row.text[-3:]!r} to the end"
     word = max(row.words, key=len, default="")
     match = _RUN_OF_LETTERS.search(word) if len(word) >= _LONG else None
     if match is None or match.group() in (row.source_text or "").lower():
         return None
     return f"repeats letters: {match[1]!r}, {len(match.group()) // len(match[1])} times in a row"
+
+
+def _ends_in_letters(text: str) -> bool:
+    tail = set(text[-_TAIL:])
+    return len(tail) <= 3 and len(text) > _TAIL and not tail <= _RULES
 
 
 class Loops(RowShare):
@@ -152,6 +186,16 @@ class Loops(RowShare):
             text = row.text.encode("utf-8", "surrogatepass")
             if text and zlib.crc32(row.id.encode("utf-8", "surrogatepass")) % _SAMPLED == 0:
                 self._ratios[min(len(zlib.compress(text, 1)) * _BINS // len(text), _BINS - 1)] += 1
+
+    def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
+        long = may_match([row.text for row in rows], rf"\S{{{_LONG}}}").tolist()
+        for row, has_phrase, is_long in zip(rows, _have_repeated_phrases(rows), long, strict=True):
+            yield (
+                has_phrase
+                or is_long
+                or _ends_in_letters(row.text)
+                or any(len(set(units)) < len(units) for units in (_unlabelled(row.lines), row.sentences))
+            )
 
     def merge(self, later: Self) -> None:
         super().merge(later)

@@ -62,10 +62,15 @@ _HOLE = re.compile(
 
 
 class Template(NamedTuple):
-    """What of prompts is searched: their words, and sequences of words and short sentences by their number of words."""
+    """What of prompts is searched: their words, and sequences of words and short sentences by their number of words.
+
+    Attributes:
+        beginnings: the first two words of each.
+    """
 
     words: frozenset[str]
     spans: Mapping[int, frozenset[str]]
+    beginnings: frozenset[tuple[str, ...]]
 
 
 @cache
@@ -84,16 +89,20 @@ def _template(own: str) -> Template:
         if _SHORT <= len(words) < SPAN:
             spans.setdefault(len(words), set()).add(" ".join(words))
     known = frozenset(word for words in sentences for word in words)
-    return Template(known, {size: frozenset(texts) for size, texts in spans.items()})
+    beginnings = frozenset(tuple(text.split(" ")[:2]) for texts in spans.values() for text in texts)
+    return Template(known, {size: frozenset(texts) for size, texts in spans.items()}, beginnings)
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
     words = row.words
     template = _template(_own_prompt(dataset))
     for run in _RUN.finditer(bytes(map(template.words.__contains__, words))):
-        for size, spans in template.spans.items():
-            for at in range(run.start(), run.end() - size + 1):
-                if (span := " ".join(words[at : at + size])) in spans and not _is_in_source(span, row):
+        places = range(run.start(), run.end() - _SHORT + 1)
+        begun = [at for at in places if (words[at], words[at + 1]) in template.beginnings]
+        for size, spans in template.spans.items() if begun else ():
+            for at in begun:
+                span = " ".join(words[at : min(at + size, run.end())])
+                if span in spans and not _is_in_source(span, row):
                     return f"gives back the prompt: {span!r}"
     turn = _TURN.search(row.text) if "<|" in row.text or "INST]" in row.text or "##" in row.text else None
     if turn and turn.group() not in (row.source_text or ""):
@@ -118,7 +127,7 @@ def _instruction(row: AuditedRow) -> str | None:
 
 
 def _is_in_source(span: str, row: AuditedRow) -> bool:
-    return bool(row.source_text) and span in " ".join(row.source_words)
+    return bool(row.source_text) and span in row.spaced_source
 
 
 def _own_prompt(dataset: AuditedDataset) -> str:
