@@ -6,6 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
+from finephrase_dagster.audit.quantities import listed
 from finephrase_dagster.study.paths import SHIPPED
 from finephrase_dagster.study.prompt import read_prompt
 from finephrase_dagster.study.turns import PLACEHOLDER
@@ -21,9 +22,14 @@ _VERB = (
     r"|generate|write"
     r"|produce|make|compose|explain|teach|translate|improve|use|extract|read|analy[sz]e|consider|take|given"
     r"|using|gather"
-    r"|answer|continue|expand|simplify|edit|proofread|style|format|list|describe)"
+    r"|answer|continue|expand|simplify|edit|proofread|style|format|list|describe|include|present|add)"
 )
 _ASIDE = r"(?:[\w,;:'\"-]+ ){0,14}?"
+_PART = r"(?:answers?|questions?|tables?|lists?|items?|rows?|steps?|tutorial|summary|solution|response|paragraphs?|sentences?)"
+_MANNER = (  # how a part is to be written
+    r"(?:in your (?:response|answer)|in (?:\d+|one|two|three) (?:sentences|words|paragraphs|lines)|below it|with markdown"
+    r"|on (?:an?|one|the same|the next|its own|separate) (?:\w+ )?lines?|with (?:an? )?(?:answers?|header)|in markdown)"
+)
 _INSTRUCTION = re.compile(
     rf"(?:please )?{_VERB} {_ASIDE}(?:(?:the|this|that|from|following|above|given|provided|below|original)"
     rf" {_ASIDE}{_TEXT}"
@@ -31,7 +37,8 @@ _INSTRUCTION = re.compile(
     rf"|(?:please )?(?:re-?write|rephrase|paraphrase|summari[sz]e|translate) (?:this|the) {_TEXT}\b"
     rf"|(?:please )?(?:generate|create|write|make|produce|extract|turn|convert) {_ASIDE}(?:from|about|based"
     rf" on) (?:this|the) {_TEXT}\b"
-    r"|below is an instruction that describes|(?:your|the) task is to (?:write|read|produce|generate|answer|extract)"
+    r"|below is an instruction that describes|(?:your|the) task (?:is|should be) to (?:write|read|produce|provide"
+    r"|generate|answer|extract)"
     rf"|(?:please )?{_VERB} {_ASIDE}(?:the (?:following|above|given|provided) {_TEXT})\b"
     r"|(?:please )?(?:reply|respond|answer|output|return) (?:only |just )?with (?:only |just )?(?:the|an?"
     r"|your) (?:[\w-]+ ){1,8}?"
@@ -42,7 +49,11 @@ _INSTRUCTION = re.compile(
     r"|commentary|introduction|preamble|other text|additional text|extra text)"
     r"|(?:your|the) task is to (?:re-?write|rephrase|paraphrase|summari[sz]e|convert|turn|transform|create a"
     r" (?:table|tutorial|faq|list))"
-    r"|you are an? (?:\w+ ){0,4}?(?:assistant|editor|rewriter|paraphraser|tutor|expert in)\b"
+    r"|you are an? (?:\w+ ){0,4}?(?:assistant|chatbot|editor|rewriter|paraphraser|tutor|expert in)\b"
+    rf"|(?:for [^,]{{1,40}}, )?(?:please |just )*{_VERB} {_ASIDE}{_PART}[,;:]? {_ASIDE}{_MANNER}\b"
+    rf"|(?:every|each|the|all|your) (?:\w+ )?{_PART} (?:must(?! be an?\b)|should (?:have|follow|contain|include|start|begin|consist"
+    r"|be (?:in|on|written|numbered|followed|formatted)))\b"
+    rf"|you must (?:write|answer|reply|respond|provide|give) {_ASIDE}(?:details|{_PART})\b"
     r"|you will be given an? (?:\w+ )?"
     + _TEXT
     + r"|(?:state|write) (?:the|a) (?:problem|solution) (?:in full|to the problem)"
@@ -51,12 +62,15 @@ _INSTRUCTION = re.compile(
 # How a sentence begins that the expression matches.
 _FIRST = frozenset(
     re.findall(r"[\w']+", _VERB.replace("-?", "").replace("[sz]", "s") + " please reply respond output return")
-) | {*("do", "don't", "your", "the", "you", "below", "summarize", "analyze", "rewrite", "re", "an", "now")}
+) | set(
+    listed("do don't your the you below summarize analyze rewrite re an now every each all for just q")
+)
 _TURN = re.compile(
     r"<\|(?:im_start|start_header_id)\|>(?:user|system)|<\|(?:user|system)\|>|\[INST\]|\#{2,3} Instruction:"
 )
 _HOLE = re.compile(
-    r"\[\[?(?:DOCUMENT|TEXT|INPUT|SOURCE)\]?\]|\{\{?\s*(?:document|text|input|source|passage)\s*\}?\}"
+    r"\[\[?(?:DOCUMENT|TEXT|INPUT|SOURCE)\]?\]"
+    r"|(?<![\w$}\"'`])\{\{?\s*(?:document|text|input|source|passage)\s*\}?\}(?![\w{\"'`])"  # none of a program
     r"|<(?:text|document)>"
 )
 
@@ -119,7 +133,7 @@ def _instruction(row: AuditedRow) -> str | None:
         first = _WORD.search(sentence[:40].lower())
         if (first is None or first.group() not in _FIRST) and not sentence[:1].isdigit():
             continue
-        lower = sentence.lower().lstrip(" *_#>-\"'(\u201c0123456789.").replace("\u2019", "'")
+        lower = sentence.lower().lstrip(" *_#>-\"'(\u201c0123456789.").replace("\u2019", "'").removeprefix("q: ")
         match = _INSTRUCTION.match(lower)
         if match and not _is_in_source(" ".join(_WORD.findall(match.group())), row):
             return f"gives an instruction instead of following one: {sentence[:80]!r}"
@@ -143,4 +157,5 @@ GATE = row_gate(
     reason="An instruction that is given back is no text of the wanted form, and is the same in every row.",
     remedy="Put the document before the instruction, shorten the prompt, or take a stronger generator.",
     find_flaw=_flaw,
+    version=2,
 )
