@@ -26,7 +26,11 @@ from finephrase_dagster.study.turns import PLACEHOLDER
 
 WANTED = 0.95
 CHECKS: Mapping[str, Sequence[str]] = {"form": ("faq", "math", "table", "tutorial"), "arithmetic": ("math",)}
-WITHOUT_MATH = ("invented_quantities", "near_duplicates")  # its numbers are invented, and its problems are alike
+WITHOUT_MATH = (
+    "invented_quantities",
+    "faithfulness",
+    "near_duplicates",
+)  # its numbers are invented, and its problems are alike
 FORMS = ("math", "faq", "table", "tutorial", "prose")
 Plant = Callable[[random.Random, AuditedRow], AuditedRow]
 
@@ -53,9 +57,17 @@ REFUSALS = (
     "Unfortunately, I am unable to create a table from this document.",
     "Please provide the text that you would like me to rewrite.",
     "I apologize, but I cannot complete this task.",
+    "I won\u2019t be able to summarize this document.",
+    "It is not possible for me to write a tutorial about this.",
+    "I must decline this request.",
+    "There is no text to rewrite.",
+    "The text does not contain enough information to create a table.",
+    "I am not comfortable with rewriting this.",
 )
 BEFORE = (
     "Sure! Here is the text you asked for:\n\n", "Here is a summary of the passage:\n\n", "Certainly! ",
+    "Thank you for sharing your text. ", "What a great question! ", "I'm here to help you with that.\n\n",
+    "Your text is a good start. ", "Here's how I would put it:\n\n",
     "Below is the rewritten version of the text.\n\n", "Of course, here are the questions and answers:\n\n",
     "I have rewritten the article in simpler words:\n\n", "Okay, here's the tutorial:\n\n",
 )  # fmt: skip
@@ -69,17 +81,37 @@ INSTRUCTIONS = (
     "You are a helpful assistant.",
     "Respond only with the table.",
     "Please summarize the document below in three sentences.",
+    "Write each answer on a new line.",
+    "The table must follow the format above.",
+    "Include one question with its answer in your response.",
 )
 MARKS = (
-    "<|im_start|>assistant\n",
-    "<|im_end|>",
-    "<|endoftext|>",
-    "[INST] ",
-    "<think>\nOkay.\n</think>\n",
-    "### Response:\n",
-    "</s>",
+    *("<|im_start|>assistant\n", "<|im_end|>", "<|endoftext|>", "[INST] ", "<start_of_turn>model\n", "<end_of_turn>"),
+    *("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>", "[/SYSTEM_PROMPT]", "[TOOL_CALLS] [", "<eos>"),
+    *(
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "[gMASK]<sop>",
+        "<extra_id_0>",
+        "<0x0A>",
+        "<end_of_utterance>",
+        "[EOS]",
+    ),
 )
+LINES = ("### Response:\n", "### Instruction:\n", "USER: ", "Assistant: ", "<think>\nOkay.\n</think>\n", "\nmodel\n")
 NAMES = ("Anna", "Omar", "Li", "Rosa", "Ivan", "Mary", "Tom", "Aiko")
+SPELLED = ("thirty-one", "forty-seven", "sixty-three", "ninety-two")
+STRANGERS = (
+    *(
+        "Eleanor Whitfield",
+        "Dr. Marcus Thorne",
+        "Bj\u00f6rn \u00c5kesson",
+        "O'Connor",
+        "\u0141ukasz Wr\u00f3bel",
+        "Zanzibar",
+    ),
+    *("the Ottoman Empire", "Harvard University", "Ludwig van Beethoven", "Mount Kilimanjaro", "Volkswagen"),
+)
+DATES = ("on March 14", "on 3 April", "on the 5th of February", "on Oct. 9", "in early June 12")
 THINGS = ("apples", "books", "boxes", "coins", "pages", "tickets", "bottles", "chairs")
 
 
@@ -370,7 +402,9 @@ PLANTS: Mapping[str, Sequence[Plant]] = {
     ],
     "chat_markup": [
         text_of(lambda draw, row: draw.choice(MARKS) + row.text),
-        text_of(lambda draw, row: row.text + draw.choice(MARKS[:4] + MARKS[-1:])),
+        text_of(lambda draw, row: row.text + draw.choice((*MARKS, "</s>"))),
+        text_of(lambda draw, row: row.text.replace(". ", f". {draw.choice(MARKS)}", 1) + draw.choice(MARKS)),
+        text_of(lambda draw, row: f"{row.text}\n{draw.choice(LINES)}It goes on."),
         text_of(lambda draw, row: f"{row.text}\nassistant\nIt goes on."),
     ],
     "encoding": [
@@ -401,7 +435,9 @@ PLANTS: Mapping[str, Sequence[Plant]] = {
     "empty": [text_of(lambda draw, row: ""), text_of(lambda draw, row: " \n\t\n")],
     "truncated": [lambda draw, row: replace(row, finish_reason="length", text=row.text[: len(row.text) // 2])],
     "form": [text_of(broken)],
-    "collapse": [text_of(lambda draw, row: f"The following pages explain how it works in detail. {row.text}")],
+    "collapse": [
+        text_of(lambda draw, row: f"The following {draw.randint(2, 99)} pages explain how it works. {row.text}")
+    ],
     "near_duplicates": [
         text_of(lambda draw, row: edited(draw, COPIED.text, 12)),
         text_of(lambda draw, row: COPIED.text),
@@ -415,6 +451,15 @@ PLANTS: Mapping[str, Sequence[Plant]] = {
         text_of(lambda draw, row: f"{row.text} It took {draw.randint(31, 97)} years and {draw.randint(300, 900)} men."),
         text_of(lambda draw, row: f"{row.text} About {draw.randint(11, 89)}% of all programs need it."),
         text_of(lambda draw, row: f"In {draw.randint(1850, 1985)} it cost ${draw.randint(1200, 9000):,}. {row.text}"),
+        text_of(lambda draw, row: f"{row.text} It was {draw.choice(SPELLED)} times faster."),
+        text_of(lambda draw, row: f"{row.text} Between {draw.randint(31, 60)} and {draw.randint(61, 97)} people came."),
+        text_of(lambda draw, row: f"{row.text} It weighs {draw.randint(31, 97)}.{draw.randint(3, 8)} kg."),
+        text_of(lambda draw, row: f"{row.text} It cost {draw.choice(SPELLED)} million euros."),
+    ],
+    "faithfulness": [
+        text_of(lambda draw, row: f"{row.text} It was written by {draw.choice(STRANGERS)} long ago."),
+        text_of(lambda draw, row: f"{row.text}\n\nAccording to {draw.choice(STRANGERS)}, it is good."),
+        text_of(lambda draw, row: f"{row.text} It appeared {draw.choice(DATES)}."),
     ],
 }  # fmt: skip
 

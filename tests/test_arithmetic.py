@@ -12,6 +12,8 @@ from audit_parts import flaw, measured
 from finephrase_dagster.audit.equations import equations
 
 RIGHT = [
+    "17 minus 6 leaves you 11.",
+    "11 + 6\n= 17\n= 20 - 3",
     "17 / 5 = 3 remainder 2",
     "48/2 = <<48/2=24>>24 clips",
     "So, 12 - 5 = 7 and 7 + 3 = 10.",
@@ -81,6 +83,8 @@ RIGHT = [
     "8 × 7 = 56, 56 + 4 = 60",
 ]
 WRONG = [
+    "17 minus 6 leaves 21.",
+    "11 + 6\n= 27",
     "48/2 = <<48/2=26>>26 clips",
     "So, 12 - 5 = 8 and 8 + 3 = 11.",
     "12+7=20",

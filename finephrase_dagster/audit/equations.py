@@ -62,7 +62,7 @@ _OPERATOR_WORDS = [
 _EQUALS_WORDS = re.compile(
     rf"((?:{_NUMBER})[^=\n.;:?!]{{0,40}}? ?[-+*/] ?[^=\n.;:?!]{{0,30}}?[\d)%](?:"
     rf" (?:{_WORD})){{0,2}}?),? (?:which )?"
-    r"(?:is equal to|equals|is|gives(?: you| us)?|makes|comes to|adds up to) (?=\d)",
+    r"(?:is equal to|equals|is|gives(?: you| us)?|leaves(?: you| us)?|makes|comes to|adds up to) (?=\d)",
     re.IGNORECASE,
 )
 _PHRASES = [
@@ -145,6 +145,8 @@ class Side(NamedTuple):
 
 def equations(text: str) -> Iterator[Equation]:
     """Yield the arithmetic statements of a text that can be decided."""
+    if "\n=" in text:
+        text = text.replace("\n=", " =")
     end = -1
     spans = list(_candidates(text))
     if any(hint in text for hint in _PHRASE_HINTS):

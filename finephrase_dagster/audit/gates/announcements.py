@@ -15,10 +15,14 @@ _PRODUCT = (
     r"|facts|points|sentence|samples?|description|documentation)"
 )
 _WORK = (
-    r"(?:table|tutorial|faqs?|questions|summary|rewrite|rewritten \w+|paraphrase|article|story|narrative|dialogue|version"
-    r"|guide|answers?|solutions?|explanation|overview|breakdown|paragraphs|documentation|translation|way to \w+)"
+    r"(?:table|tutorial|faqs?|questions|summary|rewrite|rewritten \w+|paraphrase|article|story|narrative|dialogue"
+    r"|version|guide|answers?|solutions?|explanation|overview|breakdown|paragraphs|documentation|translation"
+    r"|way to \w+)"
 )
-_YOURS = r"(?:text|questions?|answers?|requests?|response|prompt|message|task|problem|essay|homework|story|article|writing|summary)"
+_YOURS = (
+    r"(?:text|questions?|answers?|requests?|response|prompt|message|task|problem|essay|homework|story|article|writing"
+    r"|summary)"
+)
 _OPENING = r"(?:sure|certainly|absolutely|of course|okay|ok|alright|great|understood|got it|no problem)"
 _MAKING = (
     r"(?:written|created|rewritten|rephrased|prepared|generated|compiled|turned|converted|summari[sz]ed|put together"
@@ -31,7 +35,7 @@ _POINTING = (
 
 
 def _rules(*rules: tuple[str, str]) -> list[tuple[tuple[str, ...], re.Pattern[str]]]:
-    """Return rules: an expression, and hints of which one is in every text that it matches; these are searched first."""
+    """Return rules: an expression, and hints of which one is in every text that it matches, searched for first."""
     return [(tuple(hints.split(";")), re.compile(expression)) for hints, expression in rules]
 
 
@@ -65,7 +69,11 @@ _BEFORE = _rules(
         r" (?:here|i |below|the following)",
     ),
     ("let's", r"\A[\W_]*let's (?:start|begin) by (?:reading|rewriting|turning|creating|writing|looking at the text)"),
-    ("your ", rf"(?:\A|[.!?]\s+)[^\n.:|]{{0,30}}\byour (?:[\w-]+ )?{_YOURS} (?:is|was|are|has|seems|looks|sounds|provides|shows)\b"),
+    (
+        "your ",
+        rf"(?:\A|[.!?]\s+)[^\n.:|]{{0,30}}\byour (?:[\w-]+ )?{_YOURS}"
+        r" (?:is|was|are|has|seems|looks|sounds|provides|shows)\b",
+    ),
     ("your ", r"\banswer(?:s|ing)? (?:to )?your questions?\b"),
     ("above;previous", r"\A[^\n.]{0,40}\b(?:above|previous) (?:answers?|response|request|instructions?|prompt)\b"),
     (
@@ -74,7 +82,8 @@ _BEFORE = _rules(
     ),
     (
         "thank",
-        r"\bthank(?:s| you) for (?:your (?:question|text|request|answer|message|interest|feedback)|sharing|providing)\b",
+        r"\bthank(?:s| you) for (?:your (?:question|text|request|answer|message|interest|feedback)"
+        r"|sharing|providing)\b",
     ),
     ("sounds;hello;hi there;awesome", r"\A[\W_]*(?:sounds (?:like|good|great)|hello there|hi there|awesome)\b"),
     ("can i ", r"(?:\A|[.!?]\s+)(?:(?:what|how) )?can i (?:do|help|provide|assist|offer)\b"),
@@ -87,8 +96,9 @@ _BEFORE = _rules(
     ),
     (
         "i'll ;i will ",
-        r"\bi(?:'ll| will)(?: now| just| try to(?: give)?| be happy to)? (?:help you|provide|write|create|rewrite|summari[sz]e"
-        r"|convert|explain|answer|give|keep (?:my|the|it)|make sure|do my best|start|begin|share|use|walk you)\b",
+        r"\bi(?:'ll| will)(?: now| just| try to(?: give)?| be happy to)? (?:help you|provide|write|create|rewrite"
+        r"|summari[sz]e|convert|explain|answer|give|keep (?:my|the|it)|make sure|do my best"
+        r"|start|begin|share|use|walk you)\b",
     ),
     ("i apolog", r"\bi apologi[sz]e\b"),
     ("i hope", r"\bi hope (?:this|you|now)\b[^\n]{0,60}?\b(?:help|find|enjoy|like|inspir)"),

@@ -5,18 +5,22 @@ import re
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
 
 _MARKUP = re.compile(
-    r"<[|\uff5c][^|\uff5c<>\n]{1,40}[|\uff5c]>|\[/?(?:INST|THINK|TOOL_CALLS|AVAILABLE_TOOLS)\]|<</?SYS>>"
-    r"|</?(?:think|thinking|start_of_turn|end_of_turn|tool_call|tool_response|bos|eos|pad|unk)>"
-    r"|^\s*\#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System)s?:|\A\s*</?s>|</s>\s*\Z"
-    r"|^(?:assistant|user|system)$",
+    r"<[|\uff5c][^|\uff5c<>\s]{1,40}[|\uff5c]>|<</?SYS>>"
+    r"|\[/?(?:INST|THINK|TOOL_CALLS|AVAILABLE_TOOLS|SYSTEM_PROMPT|BOS|EOS|PAD|SEP|CLS|UNK|gMASK)\]"
+    r"|</?(?:think|thinking|reasoning|reflection|scratchpad|answer|seed:think|tool_call|tool_response)>"
+    r"|</?(?:start_of_turn|end_of_turn|end_of_utterance|bos|eos|pad|unk|sop|eop)>|<(?:extra_id_\d+|0x[0-9A-F]{2})>|\u2581+\w"
+    r"|^\s*\#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System)s?:"
+    r"|\A\s*</?s>|</s>\s*\Z|<s>(?![^\n]*</s>)|^[ \t]*</s>"
+    r"|^(?:assistant|user|system|model)$",
     re.MULTILINE,
 )
-_TURN = re.compile(r"^[*_]{0,2}(?:[aA]ssistant|ASSISTANT|[hH]uman|HUMAN|AI)[*_]{0,2} ?:", re.MULTILINE)
+_TURN = re.compile(r"^[*_]{0,2}(?:[aA]ssistant|ASSISTANT|[hH]uman|HUMAN|USER|AI)[*_]{0,2} ?:", re.MULTILINE)
 _HINT = (  # what every text has that the expressions match, for RE2
-    r"(?m)<[|\x{ff5c}]|\[/?(?:INST|THINK|TOOL_CALLS|AVAILABLE_TOOLS)\]|<</?SYS>>"
-    r"|</?(?:think|thinking|start_of_turn|end_of_turn|tool_call|tool_response|bos|eos|pad|unk|s)>"
-    r"|## ?(?:Instruction|Response|Input|Human|Assistant|User|System)s?:|^(?:assistant|user|system)$"
-    r"|^[*_]{0,2}(?:[aA]ssistant|ASSISTANT|[hH]uman|HUMAN|AI)[*_]{0,2} ?:"
+    r"(?m)<[|\x{ff5c}]|\[/?(?:INST|THINK|TOOL_CALLS|AVAILABLE_TOOLS|SYSTEM_PROMPT|BOS|EOS|PAD|SEP|CLS|UNK|gMASK)\]"
+    r"|<</?SYS>>|</?(?:think|thinking|reasoning|reflection|scratchpad|answer|seed:think|tool_call|tool_response)>"
+    r"|</?(?:start_of_turn|end_of_turn|end_of_utterance|bos|eos|pad|unk|sop|eop|s)>|<(?:extra_id_|0x)|\x{2581}"
+    r"|## ?(?:Instruction|Response|Input|Human|Assistant|User|System)s?:|^(?:assistant|user|system|model)$"
+    r"|^[*_]{0,2}(?:[aA]ssistant|ASSISTANT|[hH]uman|HUMAN|USER|AI)[*_]{0,2} ?:"
 )
 
 
@@ -39,4 +43,5 @@ GATE = row_gate(
     remedy="Check the chat template and the stop tokens of the generator, and generate the dataset again.",
     find_flaw=_flaw,
     hint=_HINT,
+    version=2,
 )

@@ -33,7 +33,7 @@ def first_sentence(text: str) -> str:
     A sentence of one or two words, such as "Sure!" or a heading, is continued with the next one, as is a question of
     at most six words, such as "Q: What is Python?": many different documents raise it. A table's header is
     continued with its first row: tables about different things often have the same columns. HTML tags and the numbers
-    of lists are left out.
+    of lists are left out, and "#" takes the place of every other number, so that a template with numbers is one.
     """
     head = text.lstrip()[:HEAD].lower()
     if "<" in head:
@@ -49,7 +49,7 @@ def first_sentence(text: str) -> str:
         words += sentence if len(sentence) != 1 or not sentence[0].isdigit() else []  # a number of a list
         fewest = FEWEST_OF_QUESTION if head[start:stop].rstrip("*_ ").endswith("?") else FEWEST
         start = max(after, start + 1)
-    return " ".join(words)
+    return " ".join("#" if word.isdigit() else word for word in words)
 
 
 class PrefixCurve:
@@ -123,4 +123,5 @@ GATE = Gate(
     remedy="Read the sentence. Change the wording of the prompt, raise the temperature, or take another generator. In "
     "the report, compare how many beginnings differ.",
     measure=Collapse,
+    version=2,
 )

@@ -4,7 +4,15 @@ import re
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
 
-_ITEM = re.compile(r"^[ \t]*(?:(?P<bullet>[*+\u2022-])|(?:\d{1,3}|[A-Z])[.)])(?:[ \t]+[*_]{2,4})?[ \t]*$", re.MULTILINE)
+_ITEM = re.compile(
+    r"^[ \t]*(?:(?P<bullet>[*+\u2022-])|(?:\d{1,3}|[A-Z])[.)]|[a-z]\))"
+    r"(?P<blank>[ \t]+(?:[*_]{2,4}|\[[ xX]\]|N/A|\.{3}|\u2026))?[ \t]*$",
+    re.MULTILINE,
+)
+_MARK = r"(?:[*+\u2022-]|\d{1,3}[.)])[ \t]"
+_LABEL = re.compile(
+    rf"^([ \t]*){_MARK}+[*_]{{2}}[^*_\n]+(?::[*_]{{2}}|[*_]{{2}}[ \t]*:)[ \t]*(?=\n\1{_MARK}|\s*\Z)", re.MULTILINE
+)
 _ANOTHER = r"(?![*+\u2022-](?:\s|$)|(?:\d{1,3}|[A-Z])[.)](?:\s|$)|\#{1,6}\s)"  # an item or a heading
 _CONTENT = re.compile(rf"\n(?:[ \t]*\n)*[ \t]+{_ANOTHER}\S|\n{_ANOTHER}\S")
 _PARAGRAPH = re.compile(rf"\s*\n{_ANOTHER}\S")
@@ -16,7 +24,8 @@ _BARE_HEADING = re.compile(r"(?:\A|\n[ \t]*\n)(#{1,6})[ \t]*$", re.MULTILINE)  #
 _FENCE = re.compile(r"^(```|~~~).*?(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
 _SEPARATOR = re.compile(r"\|?[ :|-]*-[ :|-]*\|?")
 _HINT = (  # an empty item, or what headings and tables have, for RE2
-    r"(?m)[#|]|^[ \t]*(?:[*+\x{2022}-]|(?:\p{Nd}{1,3}|[A-Z])[.)])(?:[ \t]+[*_]{2,4})?[ \t]*$"
+    r"(?m)[#|]|[*_]{2}[ \t]*:|:[*_]{2}|^[ \t]*(?:[*+\x{2022}-]|(?:\p{Nd}{1,3}|[A-Z])[.)]|[a-z]\))"
+    r"(?:[ \t]+(?:[*_]{2,4}|\[[ xX]\]|N/A|\.{3}|\x{2026}))?[ \t]*$"
 )
 _MOST_EMPTY = 0.34  # of a table's cells; some have nothing to say
 
@@ -35,7 +44,8 @@ def _list_flaw(text: str) -> str | None:
         content = _CONTENT if mark["bullet"] else _PARAGRAPH  # "1." may stand above its paragraph
         if not content.match(text, mark.end()) and (mark.group().strip() != "-" or _is_list(text)):
             return f"an empty list item: {mark.group().strip()!r}"
-    return None
+    label = _LABEL.search(text) if "**" in text or "__" in text else None
+    return f"a list item with nothing but a label: {label.group().strip()!r}" if label else None
 
 
 def _is_list(text: str) -> bool:
@@ -85,4 +95,5 @@ GATE = row_gate(
     remedy="Read the examples. Ask for fewer parts in the prompt, or generate with `guided: true`.",
     find_flaw=_flaw,
     hint=_HINT,
+    version=2,
 )

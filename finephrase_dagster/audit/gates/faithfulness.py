@@ -17,14 +17,16 @@ from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Meas
 from finephrase_dagster.audit.quantities import MONTHS, known_values, listed
 from finephrase_dagster.audit.row_sample import RowSample
 
-_CAPITAL = r"[A-Z\u00c0-\u00de][\w-]+(?!['\u2019\w])"
+_CAPITAL = r"(?:[A-Z]['\u2019])?[A-Z\u00c0-\u00de\u0100-\u017f][\w-]+(?!['\u2019\w])"
 _NAME = re.compile(rf"{_CAPITAL}(?: (?:(?:of|the|de|del|van|von|da|di|la) )*{_CAPITAL})*")
 _WORD = re.compile(_CAPITAL)
-_DATE = re.compile(rf"\b(?:({'|'.join(MONTHS)}) \d|\d (?:of )?({'|'.join(MONTHS)})\b)", re.IGNORECASE)
+_MONTH = "|".join([*MONTHS, *(f"{month[:3]}t?" for month in MONTHS)])
+_DATE = re.compile(rf"\b(?:({_MONTH})\.? \d|\d+(?:st|nd|rd|th)? (?:of )?({_MONTH})\b)", re.IGNORECASE)
+_TITLE = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|Prof|St)\. (?=[A-Z])")
 _NO_SENTENCE = re.compile(r"```.*?```|`[^`\n]*`|^[ \t]*[#|][^\n]*", re.DOTALL | re.MULTILINE)
 _NOUNS_IN_CAPITALS = 0.08  # names per word, above which capital letters do not show a name
 _STEM = 5  # letters by which Germany and Germans are one
-_MONTHS = frozenset(MONTHS)
+_MONTHS = frozenset([*MONTHS, *(month[:3] for month in MONTHS), "sept"])
 _DAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 _ORDINARY = frozenset(["English", "Internet", *_DAYS, *(month.title() for month in MONTHS)])
 
@@ -32,9 +34,13 @@ _ORDINARY = frozenset(["English", "Internet", *_DAYS, *(month.title() for month 
 def names(row: AuditedRow) -> list[list[str]]:
     """Return the names of a completion, each as its words; none if it writes all nouns in capitals."""
     text = _NO_SENTENCE.sub(" ", row.text) if any(mark in row.text for mark in "`#|") else row.text
+    if ". " in text:
+        text = _TITLE.sub("", text)
     found = []
     for match in _NAME.finditer(text):
         start = match.start()
+        if match[0][0].islower():
+            continue
         if text[start - 1 : start] != " " or not (text[start - 2].isalpha() or text[start - 2] == ","):
             continue
         before = text[text.rfind(" ", 0, start - 1) + 1 : start - 1].rpartition("\n")[2].removesuffix(",")
@@ -57,8 +63,10 @@ def _unknown(row: AuditedRow) -> Iterator[str]:
     for match in () if _MONTHS.isdisjoint(row.words) else _DATE.finditer(row.text):
         source = source or (row.source_text or "").lower()
         month = (match[1] or match[2]).lower()
-        number = MONTHS.index(month) + 1
-        if not re.search(rf"\b{month[:3]}|(?<!\d)0?{number}[-/.]\d|\d[-/.]0?{number}(?!\d)", source):
+        number = next(number for number, name in enumerate(MONTHS, 1) if name.startswith(month[:3]))
+        if not re.search(
+            rf"\b(?:{MONTHS[number - 1]}|{month[:3]}t?)\b|(?<!\d)0?{number}[-/.]\d|\d[-/.]0?{number}(?!\d)", source
+        ):
             yield match[0]
 
 
@@ -124,4 +132,5 @@ GATE = Gate(
     needs=("source_text",),
     blocking=False,
     by_row=True,
+    version=2,
 )

@@ -49,7 +49,7 @@ _PARTS_OF_TEXT = frozenset(
         "questions question sections approaches factors aspects components elements features simple basic "
         "common distinct primary essential possible general forms sets tips rules ideas concepts "
         "characteristics principles sentences words stages phases levels facts topics separate areas "
-        "properties benefits goals lessons tasks times sides terms"
+        "properties benefits goals lessons tasks sides terms"
     )
 )
 _CONNECTIVES = frozenset(listed("of other more such or and to"))
@@ -72,6 +72,7 @@ _LAST_WORD = re.compile(r"(\w+)\W*\Z")
 _NEXT_WORD = re.compile(r"[-*_ \u00a0]*([A-Za-z]+)")
 _ALONE = re.compile(r"\W*[|:]\s*[\w-]+[*.]*\s*(?:\||\n|\Z)")  # in a cell, or as an answer
 _PERCENT = re.compile(r"[-\s]?(?:%|percent)", re.IGNORECASE)
+_OTHERS = re.compile(r"\b(?:others?|rest|remain\w*|left)\b", re.IGNORECASE)  # before 100 minus a percentage
 _CENTURY = re.compile(r"(?:st|nd|rd|th)[-\s]centur", re.IGNORECASE)
 _FEW = 12  # values of a source of which sums and differences are made: of more, almost any number is one
 _SUFFIXES = frozenset(listed("st nd rd th s x k m mn bn b am pm bc ad ce bce c f h g l w v a")) | UNITS
@@ -177,7 +178,10 @@ def _is_known(text: str, candidate: Quantity, source: Source) -> bool:
 def _is_rewritten(text: str, candidate: Quantity, value: float, known: Set[float]) -> bool:
     """Return whether a value is one of the source as a share, a decade, a century, or rounded."""
     after = text[candidate.end : candidate.end + 12].lower()
-    if (_PERCENT.match(after) and value / 100 in known) or (value < 1 and value * 100 in known):
+    is_percent = _PERCENT.match(after) is not None
+    if (is_percent and value / 100 in known) or (value < 1 and value * 100 in known):
+        return True
+    if is_percent and 100 - value in known and _OTHERS.search(text, max(candidate.start - 40, 0), candidate.start):
         return True
     if after.startswith("s") and any(one // 10 * 10 in (value, value + 1900) for one in known):
         return True
@@ -257,6 +261,7 @@ GATE = Gate(
     remedy="Read the completions with their sources. Ask for the facts of the document in the prompt, lower the "
     "temperature, or take a larger generator. Set `blocking: true` where numbers must be right.",
     by_row=True,
+    version=2,
     measure=InventedShare,
     needs=("source_text",),
     blocking=False,

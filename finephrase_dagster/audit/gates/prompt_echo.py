@@ -25,10 +25,14 @@ _VERB = (
     r"|answer|continue|expand|simplify|edit|proofread|style|format|list|describe|include|present|add)"
 )
 _ASIDE = r"(?:[\w,;:'\"-]+ ){0,14}?"
-_PART = r"(?:answers?|questions?|tables?|lists?|items?|rows?|steps?|tutorial|summary|solution|response|paragraphs?|sentences?)"
+_PART = (
+    r"(?:answers?|questions?|tables?|lists?|items?|rows?|steps?|tutorial|summary|solution|response|paragraphs?"
+    r"|sentences?)"
+)
 _MANNER = (  # how a part is to be written
-    r"(?:in your (?:response|answer)|in (?:\d+|one|two|three) (?:sentences|words|paragraphs|lines)|below it|with markdown"
-    r"|on (?:an?|one|the same|the next|its own|separate) (?:\w+ )?lines?|with (?:an? )?(?:answers?|header)|in markdown)"
+    r"(?:in your (?:response|answer)|in (?:\d+|one|two|three) (?:sentences|words|paragraphs|lines)|below it"
+    r"|with markdown|on (?:an?|one|the same|the next|its own|separate) (?:\w+ )?lines?"
+    r"|with (?:an? )?(?:answers?|header)|in markdown)"
 )
 _INSTRUCTION = re.compile(
     rf"(?:please )?{_VERB} {_ASIDE}(?:(?:the|this|that|from|following|above|given|provided|below|original)"
@@ -51,8 +55,8 @@ _INSTRUCTION = re.compile(
     r" (?:table|tutorial|faq|list))"
     r"|you are an? (?:\w+ ){0,4}?(?:assistant|chatbot|editor|rewriter|paraphraser|tutor|expert in)\b"
     rf"|(?:for [^,]{{1,40}}, )?(?:please |just )*{_VERB} {_ASIDE}{_PART}[,;:]? {_ASIDE}{_MANNER}\b"
-    rf"|(?:every|each|the|all|your) (?:\w+ )?{_PART} (?:must(?! be an?\b)|should (?:have|follow|contain|include|start|begin|consist"
-    r"|be (?:in|on|written|numbered|followed|formatted)))\b"
+    rf"|(?:every|each|the|all|your) (?:\w+ )?{_PART} (?:must(?! be an?\b)|should (?:have|follow|contain|include|start"
+    r"|begin|consist|be (?:in|on|written|numbered|followed|formatted)))\b"
     rf"|you must (?:write|answer|reply|respond|provide|give) {_ASIDE}(?:details|{_PART})\b"
     r"|you will be given an? (?:\w+ )?"
     + _TEXT
@@ -62,9 +66,7 @@ _INSTRUCTION = re.compile(
 # How a sentence begins that the expression matches.
 _FIRST = frozenset(
     re.findall(r"[\w']+", _VERB.replace("-?", "").replace("[sz]", "s") + " please reply respond output return")
-) | set(
-    listed("do don't your the you below summarize analyze rewrite re an now every each all for just q")
-)
+) | set(listed("do don't your the you below summarize analyze rewrite re an now every each all for just q"))
 _TURN = re.compile(
     r"<\|(?:im_start|start_header_id)\|>(?:user|system)|<\|(?:user|system)\|>|\[INST\]|\#{2,3} Instruction:"
 )

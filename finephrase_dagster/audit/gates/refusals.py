@@ -31,6 +31,12 @@ _REFUSAL = re.compile(
     r"|\byou (?:haven't|have not|didn't|did not) (?:provided?|included?|shared?|given?|give) (?:\w+ ){0,3}?"
     r"(?:text|document|article|passage|content)\b"
     r"|\bit (?:seems|looks)(?: like| that| as if)? (?:there is no|you (?:forgot|haven't|have not|didn't|did not))\b"
+    r"|\bi(?: won't| will not) be able to\b|\bit(?:'s| is) not possible for me to\b|\bi (?:must|have to) decline\b"
+    r"|\bi(?:'m| am) not comfortable (?:with|\w+ing)\b|\bgoes against my\b"
+    r"|(?:\A|[.!?\n]\s*)(?:there(?: is|'s) no|no) (?:text|document|passage|article)\b[^\n.]{0,20}\b(?:to \w+|given"
+    r"|provided|attached)\b"
+    r"|\A[\W_]*(?:the|this) (?:text|document|passage|article) does(?: not|n't) (?:contain|provide|have|include)"
+    r" (?:any|enough|sufficient) (?:information|content|facts|details)\b"
     r"|\A[\W_]*i(?:'m| am) (?:ready|here|happy) to (?:help|assist)[^?\n]{0,40}[.!] (?:what|which|how|please"
     r"|could|can)\b"
 )
@@ -40,6 +46,8 @@ _HINT = (  # what every text has that the expression matches, for RE2
     r"|\ban? (?:ai|artificial intelligence|(?:large )?language model)\b|i (?:don['\x{2019}]t|do not) have "
     r"|please (?:provide|share|paste|give)|you (?:ha(?:ve not|ven['\x{2019}]t)|did(?: not|n['\x{2019}]t)) "
     r"|it (?:seems|looks)|i(?:['\x{2019}]m| am) (?:ready|here|happy) to "
+    r"|i (?:must|have to) decline|not (?:possible for me|comfortable )|goes against my"
+    r"|\bno (?:text|document|passage|article)\b|(?:text|document|passage|article) does(?: not|n['\x{2019}]t) "
 )
 
 
@@ -61,4 +69,5 @@ GATE = row_gate(
     " generator refuses.",
     find_flaw=_flaw,
     hint=_HINT,
+    version=2,
 )
