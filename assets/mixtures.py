@@ -10,12 +10,13 @@ from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.key import AUDIT, CORPUS_TOKENS, DATASET_TOKENS, MIXTURE
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.verification import check_artifact
+from finephrase_dagster.audit.overlap import MOST, REMEDY, PromptOverlap
 from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import mixtures_by_dataset, needs
 from finephrase_dagster.study.spec import Study
 from finephrase_dagster.study.student import MANY_EPOCHS
-from finephrase_dagster.train.admission import check_mixture
+from finephrase_dagster.train.admission import check_mixture, prompt_overlaps
 from finephrase_dagster.train.mixture import mix
 from resources.warehouse import Warehouse
 
@@ -23,6 +24,7 @@ COLUMNS = {
     "component": ("string", "the version of the tokens that the window is drawn from"),
     "start": ("int", "the window's first token in the dataset"),
 }
+OVERLAP = Check("overlap", f"no two prompts of a cell have nearly the same completion for over {MOST:.0%} of documents")
 REPETITION = Check("repetition", f"no component is seen more than {MANY_EPOCHS} times; beyond that it adds little")
 
 
@@ -39,7 +41,7 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
         partitions=lineage.study.mixtures,
         columns=COLUMNS,
         deps=_deps(lineage.study),
-        checks=[REPETITION],
+        checks=[REPETITION, OVERLAP],
     )
     def mixture(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
@@ -49,12 +51,14 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
         spec = lineage.study.mixtures[name].model_copy(update={"components": weights})
         tokens = {version: check_artifact(part.tokens) for version, part in parts.items()}
         names = {version: part.name for version, part in parts.items()}
+        pairs = prompt_overlaps(lineage, name)
         despite = {"reason": spec.despite_audits, "failed": used} if used else None
         artifact.materialize(
             lambda folder: Contents(
                 facts={
                     **asdict(mix(folder, mixture=spec, sequence=sequence, components=tokens, names=names)),
                     "despite_audits": despite,
+                    "overlaps": [asdict(pair) for pair in pairs],
                 },
                 files=folder.glob("*.parquet"),
             )
@@ -68,8 +72,9 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
             preview=records(manifest["components"]),
             despite_audits=spec.despite_audits if used else None,
             largest_epochs=max(component["epochs"] for component in manifest["components"]),
+            prompts_overlap=records(manifest["overlaps"]) if manifest.get("overlaps") else None,
         )
-        return result._replace(check_results=[_repetition(manifest["components"])])
+        return result._replace(check_results=[_repetition(manifest["components"]), _overlap(pairs)])
 
     return [mixture]
 
@@ -84,6 +89,22 @@ def _repetition(components: list[dict[str, Any]]) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         description=", ".join(f"{name}: {count:.1f} times" for name, count in (many or epochs).items()),
         metadata={"epochs": max(epochs.values())},
+    )
+
+
+def _overlap(pairs: list[PromptOverlap]) -> dg.AssetCheckResult:
+    """Warn of prompts that give nearly the same text for many documents: the second one adds little."""
+    many = [pair for pair in pairs if not pair.passed]
+    shown = [f"{pair.first} and {pair.second}: {pair.near_duplicates:.1%}" for pair in many or pairs]
+    return dg.AssetCheckResult(
+        check_name=OVERLAP.name,
+        passed=not many,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=", ".join(shown) or "no two prompts of a cell",
+        metadata={
+            "near_duplicates": max((pair.near_duplicates for pair in pairs), default=0.0),
+            **({"what_to_do": REMEDY} if many else {}),
+        },
     )
 
 

@@ -17,6 +17,8 @@ from typer.testing import CliRunner, Result
 from finephrase_dagster.audit.audit import Audit
 from finephrase_dagster.audit.failing import write_failing_rows
 from finephrase_dagster.commands.main import app
+from finephrase_dagster.study.paths import SHIPPED
+from finephrase_dagster.study.prompt import read_prompt
 
 GATE_FIELDS = {"name", "value", "threshold", "bound", "blocking", "passed", "failing"}
 
@@ -93,6 +95,43 @@ def test_several_processes_write_the_failing_rows_of_one(tmp_path: Path) -> None
         run(path, "--rows", file, "--processes", processes)
     assert failing_rows(files[0]) == failing_rows(files[1])
     assert len(failing_rows(files[0])) >= 40
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """The datasets of two prompts, which give the same text for every fourth document."""
+    from test_audit_gates import faq, write_dataset
+
+    texts = [faq(index) for index in range(12)]
+    others = [text if index % 4 == 0 else f"Another text {index * 31} of its own." for index, text in enumerate(texts)]
+    prompt = read_prompt(SHIPPED / "prompts" / "faq.md")
+    for name, some in {"faq": texts, "mine": others}.items():
+        (tmp_path / "out" / name).mkdir(parents=True)
+        recipe = {"prompt": {"name": name, "system": prompt.system, "template": prompt.template}}
+        write_dataset(tmp_path / "out" / name, some, recipe=recipe)
+    return tmp_path / "out"
+
+
+def test_a_folder_of_several_prompts_is_audited_with_what_they_have_in_common(prompts: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = run(prompts, "--json", "--html", page, "--gate", "completed.blocking=false")
+    report = json.loads(done.stdout)
+    assert [one["near_duplicates"] for one in report["overlaps"]] == [0.25]
+    assert report["datasets"].keys() == {"faq", "mine"}
+    assert "form" not in report["datasets"]["faq"]["skipped"]  # the packaged prompt says which form
+    assert report["datasets"]["mine"]["skipped"]["form"] == "needs check"
+    assert report["passed"] is all(one["passed"] for one in report["datasets"].values())
+    assert done.exit_code == (0 if report["passed"] else 1)
+    assert "Prompts on the same documents" in page.read_text(encoding="utf-8")
+    shown = run(prompts).stdout
+    assert " faq      mine    warning             25.0%" in shown
+    assert "What to do: Leave one of the prompts out" in shown
+
+
+def test_failing_rows_are_written_for_one_prompt_alone(prompts: Path, tmp_path: Path) -> None:
+    done = run(prompts, "--rows", tmp_path / "rows.parquet")
+    assert done.exit_code == 2
+    assert f"{prompts} holds the datasets faq, mine; audit one of them" in done.stderr
 
 
 def test_documents_without_a_completion_are_failing_rows(tmp_path: Path) -> None:

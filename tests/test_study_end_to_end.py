@@ -20,11 +20,15 @@ import duckdb
 import pytest
 
 from finephrase_dagster.artifacts.graph import items, state
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration.materialize import record_students
 from finephrase_dagster.results.leaderboard import record_study
 from finephrase_dagster.results.warehouse import writing
 from finephrase_dagster.study.paths import REPOSITORY
+from finephrase_dagster.study.spec import Study
+from finephrase_dagster.train.admission import prompt_overlaps
 from installation import CELL, Installation, install, small_study
 from resources.tracking import Tracking
 
@@ -90,6 +94,17 @@ def test_a_mixture_that_repeats_its_data_is_warned_of(finished: Installation) ->
         assert evaluation is not None
         many = finished.lineage.mixture(evaluation.partition or "").manifest()["components"]
         assert evaluation.passed == (max(component["epochs"] for component in many) <= 4)
+
+
+def test_a_mixture_records_how_far_the_prompts_of_a_cell_say_the_same(finished: Installation) -> None:
+    assert finished.lineage.mixture_manifest("faq_and_raw")["overlaps"] == []  # a single prompt
+    fields = finished.lineage.study.model_dump()
+    fields["mixtures"]["faq_and_raw"]["components"] = {f"{CELL}/faq": 1, f"{CELL}/table": 1}
+    study = Study.model_validate(fields, context=catalogue())
+    (pair,) = prompt_overlaps(Lineage(study=study, paths=finished.paths), "faq_and_raw")
+    assert (pair.first, pair.second) == (f"{CELL}/faq", f"{CELL}/table")
+    assert pair.documents > 0
+    assert 0 <= pair.near_duplicates <= 1
 
 
 def test_the_warehouse_holds_manifests_audits_and_scores(finished: Installation) -> None:

@@ -23,6 +23,8 @@ from finephrase_dagster.corpora.rows import check_ending, open_file, read_rows
 from finephrase_dagster.corpora.table import missing_column
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.file import StudyError
+from finephrase_dagster.study.paths import SHIPPED
+from finephrase_dagster.study.prompt import read_prompt
 
 REJECTED = f"{META}/rejected.parquet"
 BATCH_ROWS = 8_192
@@ -52,6 +54,20 @@ def open_dataset(paths: Sequence[str | Path], *, check: str | None) -> AuditedDa
         raise AuditError(str(error)) from error
     offers: set[Need] = {name for name in OPTIONAL_COLUMNS if all(name in file.columns for file in files)}
     return AuditedDataset(files=files, check=check, offers=frozenset({*offers, *_check(check)}))
+
+
+def datasets_in(path: str | Path) -> dict[str, Path]:
+    """Return the folders of datasets in a folder, by name: those of several prompts."""
+    return {meta.parent.name: meta.parent for meta in sorted(Path(path).glob(f"*/{META}"))}
+
+
+def recorded_check(folder: Path) -> str | None:
+    """Return the form that the completions of a dataset must have, if its prompt is a packaged one."""
+    recipe = _read_manifest(folder).get("recipe") or {}
+    prompt = recipe.get("prompt") or {}
+    packaged = SHIPPED / "prompts" / f"{prompt.get('name')}.md"
+    known = read_prompt(packaged) if packaged.exists() else None
+    return known.check if known is not None and known.template == prompt.get("template") else None
 
 
 def open_sources(paths: Sequence[str | Path]) -> list[Span]:
@@ -179,7 +195,7 @@ def _urls(path: str | Path) -> list[str]:
     """Return the files of an input, in order."""
     if _is_dataset(path):
         return [str(Path(path) / file["path"]) for file in _read_manifest(Path(path))["files"]]
-    if inner := sorted(meta.parent.name for meta in Path(path).glob(f"*/{META}")):
+    if inner := list(datasets_in(path)):
         raise AuditError(f"{path}: holds the datasets {', '.join(inner)}; audit one of them, such as {path}/{inner[0]}")
     return _listed(path)
 

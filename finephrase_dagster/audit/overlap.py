@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ from finephrase_dagster.audit.signatures import Signatures
 from finephrase_dagster.corpora.column import SORTED_AT_ONCE
 
 SIMILARITY = 0.5  # as in the gate `near_duplicates`
+ROWS_AT_ONCE = 1_024
+MOST = 0.05  # share of near-duplicates above which a prompt adds little to another one
+REMEDY = "Leave one of the prompts out, or change its wording, so that it asks for another text."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +35,37 @@ class PromptOverlap:
     near_duplicates: float
     mean_similarity: float
 
+    @property
+    def passed(self) -> bool:
+        """Whether few enough completions are nearly the same; it is a warning, and blocks nothing."""
+        return self.near_duplicates <= MOST
 
-def overlaps(datasets: Mapping[str, str | Path], *, similarity: float = SIMILARITY) -> list[PromptOverlap]:
+
+def overlaps(
+    datasets: Mapping[str, str | Path], *, similarity: float = SIMILARITY, rows: int | None = None
+) -> list[PromptOverlap]:
     """Compare the completions of the same documents in each pair of datasets.
 
     Args:
         datasets: a folder, or a Parquet or JSONL file with the columns `id` and `text`, by a name of your choice.
         similarity: share of equal word pairs above which two completions are near-duplicates.
+        rows: read so many rows of each dataset. Default: all.
 
     Raises:
         AuditError: a dataset cannot be read.
     """
-    signatures = {name: _read(path) for name, path in datasets.items()}
+    if len(datasets) < 2:
+        return []
+    signatures = {name: _read(path, rows) for name, path in datasets.items()}
     return [_compare(pair, signatures, similarity) for pair in combinations(datasets, 2)]
 
 
-def _read(path: str | Path) -> Signatures:
+def _read(path: str | Path, rows: int | None) -> Signatures:
     dataset, signatures = open_dataset([path], check=None), Signatures()
-    for rows in read_chunks(dataset, dataset.files):
-        signatures.add(rows)
+    chunks = read_chunks(dataset, dataset.files)
+    some = chain.from_iterable(chunks) if rows is None else islice(chain.from_iterable(chunks), rows)
+    while chunk := list(islice(some, ROWS_AT_ONCE)):
+        signatures.add(chunk)
     return signatures
 
 

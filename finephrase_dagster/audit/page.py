@@ -13,6 +13,7 @@ import numpy as np
 from finephrase_dagster.audit.audit import Audit, AuditReport, GateResult
 from finephrase_dagster.audit.chart import collapse_chart, histogram
 from finephrase_dagster.audit.gates import gates
+from finephrase_dagster.audit.overlap import MOST, REMEDY, PromptOverlap
 from finephrase_dagster.audit.showcase import SAMPLED, Showcase, ShownRow, showcase
 
 STYLE = Path(__file__).with_suffix(".css")
@@ -24,6 +25,11 @@ _CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127], "\ufffd")
 
 def audit_page(audit: Audit, title: str) -> str:
     """Return the page of an audit as HTML; reads the dataset a second time for the rows that it shows."""
+    return html_page(title, [audit_sections(audit, title)])
+
+
+def audit_sections(audit: Audit, title: str) -> str:
+    """Return what the page of an audit says, as a part of a page."""
     report, shown = audit.report, showcase(audit)
     sections = [
         _head(title, audit),
@@ -33,13 +39,40 @@ def audit_page(audit: Audit, title: str) -> str:
         _curve(report),
         _histograms(report, shown),
     ]
+    return "\n".join(section for section in sections if section)
+
+
+def overlap_section(pairs: Sequence[PromptOverlap]) -> str:
+    """Return a table of how far the datasets of several prompts say the same."""
+    lines = []
+    for pair in pairs:
+        verdict, style = ("passed", "good") if pair.passed else ("warning", "warn")
+        lines.append(
+            f"<tr><td>{_text(pair.first)}</td><td>{_text(pair.second)}</td>"
+            f'<td><span class="chip {style}">{verdict}</span></td>'
+            f'<td class="number">{pair.near_duplicates:.1%}</td><td class="number">{pair.mean_similarity:.3f}</td>'
+            f'<td class="number">{pair.documents:,}</td></tr>'
+        )
+    return (
+        "<h1>Prompts on the same documents</h1>\n<p>How many documents have nearly the same completion with two "
+        "prompts. "
+        f"With more than {MOST:.0%} a prompt adds little to the other one. {REMEDY}</p>\n"
+        '<div class="scroll"><table>\n<tr><th>prompt</th><th>other prompt</th><th>verdict</th><th class="number">'
+        'near-duplicates</th><th class="number">mean similarity</th><th class="number">documents</th></tr>\n'
+        + "\n".join(lines)
+        + "\n</table></div>"
+    )
+
+
+def html_page(title: str, parts: Sequence[str]) -> str:
+    """Return a self-contained page."""
     style = STYLE.read_text(encoding="utf-8")
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Audit of {_text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
+        + '\n<hr class="part">\n'.join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
 

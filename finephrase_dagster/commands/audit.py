@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from finephrase_dagster.commands.terminal import complain, print_json, print_tab
 
 if TYPE_CHECKING:
     from finephrase_dagster.audit.audit import AuditReport
+    from finephrase_dagster.audit.overlap import PromptOverlap
 
 COLUMNS = ("gate", "verdict", "value", "required", "failing")
 LACKING = {
@@ -30,7 +33,7 @@ def audit(
         list[str],
         typer.Argument(
             metavar="DIR|FILE...",
-            help="Folder of a dataset; or Parquet and JSONL (plain, .gz, .zst) files with a column text, and if they "
+            help="Folder of a dataset, or of those of several prompts; or Parquet and JSONL (plain, .gz, .zst) files with a column text, and if they "
             "have them id, finish_reason and source_text.",
         ),
     ],
@@ -70,31 +73,76 @@ def audit(
     \b
     Examples:
       finephrase audit out/faq --check faq --source web.jsonl.zst
+      finephrase audit out --source web.jsonl.zst   (all prompts, and how far they say the same)
       finephrase audit rows.parquet --rows failing.parquet --gate form=0.9
     """
-    from finephrase_dagster.artifacts.artifact import atomic_write
     from finephrase_dagster.audit.audit import Audit
+    from finephrase_dagster.audit.dataset import datasets_in, recorded_check
     from finephrase_dagster.audit.failing import write_failing_rows
-    from finephrase_dagster.audit.page import audit_page
+    from finephrase_dagster.audit.overlap import overlaps
+    from finephrase_dagster.audit.page import audit_sections, html_page, overlap_section
 
     require_folder("--rows", rows, paths)
     require_folder("--html", html, paths)
     settings = gate_settings(gate or [])
-    with Audit(paths, check=check, settings=settings, source=source or [], processes=processes) as finished:
-        report = finished.report
-        if rows is not None:
-            count = write_failing_rows(finished, rows)
-            complain(f"{rows}: {count:,} rows, one per failing row and gate")
-        if html is not None:
-            page = audit_page(finished, ", ".join(paths))
-            with atomic_write(html) as temporary:
-                temporary.write_text(page, encoding="utf-8")
-    if as_json:
-        print_json(report.as_json())
+    inner = datasets_in(paths[0]) if len(paths) == 1 else {}
+    if inner and rows is not None:
+        raise OptionWrong(f"--rows {rows}: {paths[0]} holds the datasets {', '.join(inner)}; audit one of them")
+    targets: dict[str, Any] = dict(inner) or {", ".join(paths): paths}
+    reports, sections = {}, []
+    for name, target in targets.items():
+        form = check or (recorded_check(target) if inner else None)
+        with Audit(target, check=form, settings=settings, source=source or [], processes=processes) as finished:
+            reports[name] = finished.report
+            if rows is not None:
+                count = write_failing_rows(finished, rows)
+                complain(f"{rows}: {count:,} rows, one per failing row and gate")
+            if html is not None:
+                sections.append(audit_sections(finished, name))
+    pairs = overlaps(inner)
+    if html is not None:
+        write_page(html, html_page(", ".join(paths), [*([overlap_section(pairs)] if pairs else []), *sections]))
+    passed = all(report.passed for report in reports.values())
+    if as_json and inner:
+        datasets = {name: report.as_json() for name, report in reports.items()}
+        print_json({"passed": passed, "datasets": datasets, "overlaps": [asdict(pair) for pair in pairs]})
+    elif as_json:
+        print_json(next(iter(reports.values())).as_json())
     else:
-        print_report(report)
-    if not report.passed:
+        for name, report in reports.items():
+            if inner:
+                typer.echo(f"== {name}")
+            print_report(report)
+        print_overlaps(pairs)
+    if not passed:
         raise typer.Exit(1)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page, completely or not at all."""
+    from finephrase_dagster.artifacts.artifact import atomic_write
+
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def print_overlaps(pairs: Sequence[PromptOverlap]) -> None:
+    """Print how far the datasets of several prompts say the same, and what to do about it."""
+    if not pairs:
+        return
+    from finephrase_dagster.audit.overlap import MOST, REMEDY
+
+    typer.echo("== prompts on the same documents")
+    rows = [
+        (
+            *(pair.first, pair.second, "passed" if pair.passed else "warning"),
+            *(f"{pair.near_duplicates:.1%}", f"{pair.mean_similarity:.3f}", f"{pair.documents:,}"),
+        )
+        for pair in pairs
+    ]
+    print_table(("prompt", "other", "verdict", "near-duplicates", "similarity", "documents"), rows, names=3)
+    if any(not pair.passed for pair in pairs):
+        typer.echo(f"More than {MOST:.0%} of the documents have nearly the same completion. What to do: {REMEDY}")
 
 
 def require_folder(option: str, path: Path | None, inputs: list[str]) -> None:

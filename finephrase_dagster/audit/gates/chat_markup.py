@@ -8,7 +8,8 @@ _MARKUP = re.compile(
     r"<[|\uff5c][^|\uff5c<>\s]{1,40}[|\uff5c]>|<</?SYS>>"
     r"|\[/?(?:INST|THINK|TOOL_CALLS|AVAILABLE_TOOLS|SYSTEM_PROMPT|BOS|EOS|PAD|SEP|CLS|UNK|gMASK)\]"
     r"|</?(?:think|thinking|reasoning|reflection|scratchpad|answer|seed:think|tool_call|tool_response)>"
-    r"|</?(?:start_of_turn|end_of_turn|end_of_utterance|bos|eos|pad|unk|sop|eop)>|<(?:extra_id_\d+|0x[0-9A-F]{2})>|\u2581+\w"
+    r"|</?(?:start_of_turn|end_of_turn|end_of_utterance|bos|eos|pad|unk|sop|eop)>"
+    r"|<(?:extra_id_\d+|0x[0-9A-F]{2})>|\u2581+\w"
     r"|^\s*\#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System)s?:"
     r"|\A\s*</?s>|</s>\s*\Z|<s>(?![^\n]*</s>)|^[ \t]*</s>"
     r"|^(?:assistant|user|system|model)$",
