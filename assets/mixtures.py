@@ -10,13 +10,13 @@ from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.key import AUDIT, CORPUS_TOKENS, DATASET_TOKENS, MIXTURE
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.verification import check_artifact
-from finephrase_dagster.audit.overlap import MOST, REMEDY, PromptOverlap
+from finephrase_dagster.audit.overlap import MOST, REMEDY, PromptOverlap, prompt_overlaps
 from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import mixtures_by_dataset, needs
 from finephrase_dagster.study.spec import Study
 from finephrase_dagster.study.student import MANY_EPOCHS
-from finephrase_dagster.train.admission import check_mixture, prompt_overlaps
+from finephrase_dagster.train.admission import check_mixture
 from finephrase_dagster.train.mixture import mix
 from resources.warehouse import Warehouse
 

@@ -30,7 +30,8 @@ def run(*arguments: str | Path) -> Result:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """Eight sound rows and two empty ones."""
-    texts = [f"Lake number {index} lies {index * 7 + 3} km from the sea." for index in range(8)]
+    names = ("Como", "Geneva", "Bled", "Ohrid", "Garda", "Onega", "Inari", "Tahoe")
+    texts = [f"{name} lies {index * 7 + 3} km from the sea." for index, name in enumerate(names)]
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"id": [f"r{index}" for index in range(10)], "text": [*texts, "", " "]}), path)
     return path

@@ -21,6 +21,7 @@ import pytest
 
 from finephrase_dagster.artifacts.graph import items, state
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.audit.overlap import prompt_overlaps
 from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration.materialize import record_students
@@ -28,7 +29,6 @@ from finephrase_dagster.results.leaderboard import record_study
 from finephrase_dagster.results.warehouse import writing
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.spec import Study
-from finephrase_dagster.train.admission import prompt_overlaps
 from installation import CELL, Installation, install, small_study
 from resources.tracking import Tracking
 

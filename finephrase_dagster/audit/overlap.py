@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.dataset import open_dataset, read_chunks
 from finephrase_dagster.audit.signatures import Signatures
 from finephrase_dagster.corpora.column import SORTED_AT_ONCE
 
 SIMILARITY = 0.5  # as in the gate `near_duplicates`
 ROWS_AT_ONCE = 1_024
+COMPARED = 10_000  # documents of a mixture whose completions with several prompts are compared
 MOST = 0.05  # share of near-duplicates above which a prompt adds little to another one
 REMEDY = "Leave one of the prompts out, or change its wording, so that it asks for another text."
 
@@ -58,6 +60,15 @@ def overlaps(
         return []
     signatures = {name: _read(path, rows) for name, path in datasets.items()}
     return [_compare(pair, signatures, similarity) for pair in combinations(datasets, 2)]
+
+
+def prompt_overlaps(lineage: Lineage, mixture: str) -> list[PromptOverlap]:
+    """Return how far the prompts of one cell say the same in a mixture, over the first rows of their datasets."""
+    by_cell: dict[str, dict[str, Path]] = {}
+    for name, component in lineage.study.components(mixture).items():
+        if component.cell is not None:
+            by_cell.setdefault(component.cell, {})[name] = lineage.component(component).folder
+    return [pair for datasets in by_cell.values() for pair in overlaps(datasets, rows=COMPARED)]
 
 
 def _read(path: str | Path, rows: int | None) -> Signatures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,8 +33,8 @@ def audit(
         list[str],
         typer.Argument(
             metavar="DIR|FILE...",
-            help="Folder of a dataset, or of those of several prompts; or Parquet and JSONL (plain, .gz, .zst) files with a column text, and if they "
-            "have them id, finish_reason and source_text.",
+            help="Folder of a dataset, or of those of several prompts; or Parquet and JSONL (plain, .gz, .zst) files "
+            "with a column text, and if they have them id, finish_reason and source_text.",
         ),
     ],
     check: Annotated[
@@ -80,12 +80,11 @@ def audit(
     from finephrase_dagster.audit.dataset import datasets_in, recorded_check
     from finephrase_dagster.audit.failing import write_failing_rows
     from finephrase_dagster.audit.overlap import overlaps
-    from finephrase_dagster.audit.page import audit_sections, html_page, overlap_section
+    from finephrase_dagster.audit.page import audit_sections
 
     require_folder("--rows", rows, paths)
     require_folder("--html", html, paths)
-    settings = gate_settings(gate or [])
-    inner = datasets_in(paths[0]) if len(paths) == 1 else {}
+    settings, inner = gate_settings(gate or []), datasets_in(paths[0]) if len(paths) == 1 else {}
     if inner and rows is not None:
         raise OptionWrong(f"--rows {rows}: {paths[0]} holds the datasets {', '.join(inner)}; audit one of them")
     targets: dict[str, Any] = dict(inner) or {", ".join(paths): paths}
@@ -95,35 +94,43 @@ def audit(
         with Audit(target, check=form, settings=settings, source=source or [], processes=processes) as finished:
             reports[name] = finished.report
             if rows is not None:
-                count = write_failing_rows(finished, rows)
-                complain(f"{rows}: {count:,} rows, one per failing row and gate")
+                complain(f"{rows}: {write_failing_rows(finished, rows):,} rows, one per failing row and gate")
             if html is not None:
                 sections.append(audit_sections(finished, name))
     pairs = overlaps(inner)
     if html is not None:
-        write_page(html, html_page(", ".join(paths), [*([overlap_section(pairs)] if pairs else []), *sections]))
-    passed = all(report.passed for report in reports.values())
-    if as_json and inner:
-        datasets = {name: report.as_json() for name, report in reports.items()}
-        print_json({"passed": passed, "datasets": datasets, "overlaps": [asdict(pair) for pair in pairs]})
-    elif as_json:
-        print_json(next(iter(reports.values())).as_json())
-    else:
-        for name, report in reports.items():
-            if inner:
-                typer.echo(f"== {name}")
-            print_report(report)
-        print_overlaps(pairs)
-    if not passed:
+        write_page(html, ", ".join(paths), sections, pairs)
+    show_reports(reports, pairs, is_folder=bool(inner), as_json=as_json)
+    if not all(report.passed for report in reports.values()):
         raise typer.Exit(1)
 
 
-def write_page(path: Path, page: str) -> None:
+def write_page(path: Path, title: str, sections: Sequence[str], pairs: Sequence[PromptOverlap]) -> None:
     """Write a page, completely or not at all."""
     from finephrase_dagster.artifacts.artifact import atomic_write
+    from finephrase_dagster.audit.page import html_page, overlap_section
 
+    page = html_page(title, [*([overlap_section(pairs)] if pairs else []), *sections])
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def show_reports(
+    reports: Mapping[str, AuditReport], pairs: Sequence[PromptOverlap], *, is_folder: bool, as_json: bool
+) -> None:
+    """Print the report of one dataset, or those of the datasets of a folder with what they have in common."""
+    if not is_folder:
+        (report,) = reports.values()
+        print_json(report.as_json()) if as_json else print_report(report)
+    elif as_json:
+        datasets = {name: report.as_json() for name, report in reports.items()}
+        passed = all(report.passed for report in reports.values())
+        print_json({"passed": passed, "datasets": datasets, "overlaps": [asdict(pair) for pair in pairs]})
+    else:
+        for name, report in reports.items():
+            typer.echo(f"== {name}")
+            print_report(report)
+        print_overlaps(pairs)
 
 
 def print_overlaps(pairs: Sequence[PromptOverlap]) -> None:

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.audit.overlap import PromptOverlap, overlaps
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.component import Component
@@ -23,8 +22,6 @@ DROPPED = "dropped.parquet"
 """The file of an audit with the ids of the rows that are not trained on."""
 IDS = pa.schema([("id", pa.string())])
 CHUNK_ROWS = 100_000
-COMPARED = 10_000
-"""Documents whose completions with several prompts are compared."""
 REMEDY = (
     "look at {folder}/failing.parquet; then improve the prompt or the generator, draw failing rows again (the "
     "generator's 'rollouts: 4'), leave them out (the cell's 'on_failure: drop_rows'), move the gate ('gates'), or use "
@@ -127,12 +124,3 @@ def check_mixture(lineage: Lineage, name: str, log: Callable[[str], None]) -> di
         used[dataset] = failed_gates(audit.manifest())
         log(f"mixture {name}: uses {dataset} despite its audit ({'; '.join(used[dataset])}): {mixture.despite_audits}")
     return used
-
-
-def prompt_overlaps(lineage: Lineage, mixture: str) -> list[PromptOverlap]:
-    """Return how far the prompts of one cell say the same in a mixture, over the first rows of their datasets."""
-    by_cell: dict[str, dict[str, Path]] = {}
-    for name, component in lineage.study.components(mixture).items():
-        if component.cell is not None:
-            by_cell.setdefault(component.cell, {})[name] = lineage.component(component).folder
-    return [pair for datasets in by_cell.values() for pair in overlaps(datasets, rows=COMPARED)]
