@@ -22,6 +22,9 @@ PIECES = [
     "**Human** :", "<s>", "</s>", "AI:", "```", "~~~", "1.", "12)", "-", "*", "\u2022 **", "A)", "# Title", "#",
     "| a | b |", "|---|---|", "| | |", "\ufffd", "\x00", "\x85", "\x9f", "\u00c3\u00a9", "\u00e2\u20ac\u2122", "\ud83d",
     "2 + 3 = 6", "5 plus 3 is 9", "20% of 50 = 11", "\u00bd of 8 \u2248 3", "3 \u00d7 4 = 13", "sum of 2 and 3 is 6",
+    "[gMASK]", "<extra_id_0>", "USER:", "model", "\u2581the", "a)", "- [ ]", "**Name**:", "- **Age:**", "3. ...", "- N/A",
+    "I must decline", "There is no text given", "The text does not contain enough information", "17 minus 6 leaves 21",
+    "11 + 6", "\n= 27", "I won\u2019t be able to", "It is not possible for me to", "I am not comfortable with this",
     "\u0663 + \u0664 = \u0668", "$4 * 3", "= $13", "two words", "Stra\u00dfe", " ", "\n", "\n\n", "\t", ".",
 ]  # fmt: skip
 
