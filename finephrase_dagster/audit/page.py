@@ -48,7 +48,7 @@ def overlap_section(pairs: Sequence[PromptOverlap]) -> str:
     for pair in pairs:
         verdict, style = ("passed", "good") if pair.passed else ("warning", "warn")
         lines.append(
-            f"<tr><td>{_text(pair.first)}</td><td>{_text(pair.second)}</td>"
+            f"<tr><td>{_text(pair.first)} and {_text(pair.second)}</td>"
             f'<td><span class="chip {style}">{verdict}</span></td>'
             f'<td class="number">{pair.near_duplicates:.1%}</td><td class="number">{pair.mean_similarity:.3f}</td>'
             f'<td class="number">{pair.documents:,}</td></tr>'
@@ -57,7 +57,7 @@ def overlap_section(pairs: Sequence[PromptOverlap]) -> str:
         "<h1>Prompts on the same documents</h1>\n<p>How many documents have nearly the same completion with two "
         "prompts. "
         f"With more than {MOST:.0%} a prompt adds little to the other one. {REMEDY}</p>\n"
-        '<div class="scroll"><table>\n<tr><th>prompt</th><th>other prompt</th><th>verdict</th><th class="number">'
+        '<div class="scroll"><table>\n<tr><th>prompts</th><th>verdict</th><th class="number">'
         'near-duplicates</th><th class="number">mean similarity</th><th class="number">documents</th></tr>\n'
         + "\n".join(lines)
         + "\n</table></div>"
