@@ -95,7 +95,8 @@ def _repetition(components: list[dict[str, Any]]) -> dg.AssetCheckResult:
 def _overlap(pairs: list[PromptOverlap]) -> dg.AssetCheckResult:
     """Warn of prompts that give nearly the same text for many documents: the second one adds little."""
     many = [pair for pair in pairs if not pair.passed]
-    shown = [f"{pair.first} and {pair.second}: {pair.near_duplicates:.1%}" for pair in many or pairs]
+    most = sorted(pairs, key=lambda pair: -pair.near_duplicates)[: max(len(many), 1)]
+    shown = [f"{pair.first} and {pair.second}: {pair.near_duplicates:.1%}" for pair in most]
     return dg.AssetCheckResult(
         check_name=OVERLAP.name,
         passed=not many,

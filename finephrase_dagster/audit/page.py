@@ -55,8 +55,7 @@ def overlap_section(pairs: Sequence[PromptOverlap]) -> str:
         )
     return (
         "<h1>Prompts on the same documents</h1>\n<p>How many documents have nearly the same completion with two "
-        "prompts. "
-        f"With more than {MOST:.0%} a prompt adds little to the other one. {REMEDY}</p>\n"
+        f"prompts. With more than {MOST:.0%} a prompt adds little to the other one. {REMEDY}</p>\n"
         '<div class="scroll"><table>\n<tr><th>prompts</th><th>verdict</th><th class="number">'
         'near-duplicates</th><th class="number">mean similarity</th><th class="number">documents</th></tr>\n'
         + "\n".join(lines)
