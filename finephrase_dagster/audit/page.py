@@ -110,7 +110,7 @@ def _gate_table(report: AuditReport) -> str:
     for gate in _in_order(report):
         verdict, style = _verdict(gate)
         lines.append(
-            f"<tr><td><strong>{_text(gate.name)}</strong><small>{_text(gates()[gate.name].sentence)}</small></td>"
+            f"<tr><td><strong>{_text(gate.name)}</strong><small>{_prose(gates()[gate.name].sentence)}</small></td>"
             f'<td><span class="chip {style}">{verdict}</span></td><td class="number">{gate.value:.4g}</td>'
             f'<td class="number">{gate.bound} {gate.threshold:g}</td><td class="number">{gate.failing:,}</td>'
             f'<td class="number">{gate.seconds / total:.1%}</td></tr>'
