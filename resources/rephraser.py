@@ -7,7 +7,7 @@ its engine; otherwise an engine stops with its run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -59,13 +59,12 @@ class _Shown:
     def __init__(self, job: RephraseJob, log: Callable[[str], None]) -> None:
         from finephrase_dagster.rephrase.progress import Lines
 
-        self._lines, self._settings = Lines(log, seconds=job.log_seconds), job.settings()
+        self._lines = Lines(log, seconds=job.log_seconds)
         self._certain = job.concurrency  # until so many requests are done, their rate says little
 
     def __call__(self, statistics: RunStatistics) -> None:
         self._lines(statistics)
-        gpus, price = self._settings.gpus, self._settings.gpu_hour_dollars
-        cost = statistics.cost(gpus=gpus, gpu_hour_dollars=price)
+        cost = statistics.cost()
         paid = [f"{cost['gpu_hours']:.2f} GPU-hours"] if cost["gpu_hours"] else []
         paid += [f"${cost['dollars']:.2f}"] if cost["dollars"] else []
         failed = [f"{statistics.failed:,} failed"] if statistics.failed else []
@@ -131,6 +130,7 @@ class Rephraser(dg.ConfigurableResource):
         from finephrase_dagster.rephrase.metrics import serve_metrics_from_environment
 
         job = self._job(lineage, cell, datasets)
+        _record_expected(lineage, datasets.values())
         if job.engine and (kept := _engines.get(_engine_key(job))):  # perhaps started for another generator
             job = job.model_copy(update={"model": kept.model})
         with serve_metrics_from_environment(cell.generator, log=log) as watch:
@@ -152,6 +152,27 @@ class Rephraser(dg.ConfigurableResource):
             gpu_hour_dollars=self.gpu_hour_dollars,
             log_seconds=self.log_seconds,
         )
+
+
+def _record_expected(lineage: Lineage, datasets: Iterable[Artifact]) -> None:
+    """Write down what the plan expects of datasets that are begun now, to be compared with what they take."""
+    from finephrase_dagster.artifacts.folder import LocalFolder
+    from finephrase_dagster.artifacts.graph import items
+    from finephrase_dagster.plan.cost import Estimator
+    from finephrase_dagster.plan.measured import Measured
+    from finephrase_dagster.plan.published import Published
+    from finephrase_dagster.rephrase.account import record_expected
+
+    begun = [artifact for artifact in datasets if not artifact.folder.exists()]
+    if not begun:
+        return
+    graph = {item.name: item for item in items(lineage)}
+    estimator = Estimator(lineage, published=Published.read(), measured=Measured(lineage.paths.data))
+    for artifact in begun:
+        cost = estimator.cost(graph[artifact.name])
+        if cost.unknown is None:
+            artifact.folder.mkdir(parents=True, exist_ok=True)
+            record_expected(LocalFolder(artifact.folder), {"gpu_hours": cost.gpu_hours, "hours": cost.hours})
 
 
 def _engine_key(job: RephraseJob) -> str:

@@ -145,7 +145,7 @@ def test_two_runs_take_two_ports_of_a_range_and_a_third_is_refused_with_advice()
     with serve_metrics(f"{first}-{first + 1}", model="a", log=lines.append) as watch_a:
         with serve_metrics(f"{first}-{first + 1}", model="b", log=lines.append):
             assert lines == [f"metrics: http://127.0.0.1:{port}/metrics" for port in (first, first + 1)]
-            watch_a.__self__._statistics.completed = 3  # type: ignore[attr-defined]
+            watch_a.__self__._statistics.prompts["faq"].completed = 3  # type: ignore[attr-defined]
             pages = [scrape(port)["finephrase_requests_completed_total", ""] for port in (first, first + 1)]
             assert pages == [3, 0]
             for taken in (str(first), f"{first}-{first + 1}"):

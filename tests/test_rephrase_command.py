@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
+from finephrase_dagster.rephrase.account import SAVE_SECONDS
 from finephrase_dagster.study.paths import REPOSITORY
 from installation import tiny_model
 from rephrase_parts import LocalServer, completion, documents, failure, local_server, write_tokenizer
@@ -81,7 +82,10 @@ def dataset(folder: Path) -> list[dict[str, Any]]:
         assert sha256_file(folder / file["path"]) == file["sha256"]
         assert pq.read_metadata(folder / file["path"]).num_rows == file["rows"]
     held = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    held -= {f"__meta__/{name}" for name in ("lock", "recipe.json", "input.json", "parts.json", "verified.json")}
+    held -= {
+        f"__meta__/{name}"
+        for name in ("lock", "recipe.json", "input.json", "parts.json", "verified.json", "account.json")
+    }
     assert held == {
         "__meta__/manifest.json",
         "__meta__/rejected.parquet",
@@ -119,6 +123,7 @@ def test_a_killed_run_resumes_and_repeats_only_what_was_in_flight(
 ) -> None:
     server.answer = lambda request: time.sleep(0.05) or completion()
     command = arguments(rows, tmp_path / "out", server, "--concurrency", "4", "--chunk-rows", "7")
+    began = time.monotonic()
     driver = start(command)
     until(lambda: len(server.requests) >= 50)
     driver.send_signal(sent)
@@ -132,6 +137,11 @@ def test_a_killed_run_resumes_and_repeats_only_what_was_in_flight(
     for name in ("faq", "math"):
         assert len({row["id"] for row in dataset(tmp_path / "out" / name)}) == 60
     assert 120 <= len(server.requests) <= 124
+    accounts = [dataset["goodput"] for dataset in json.loads(done.stdout)["datasets"].values()]
+    lost = sum(account["parts"]["unaccounted"] for account in accounts)
+    assert (0.5 < lost <= SAVE_SECONDS) if sent == signal.SIGKILL else lost == 0
+    assert sum(account["engine_seconds"] for account in accounts) <= time.monotonic() - began
+    assert sum(account["parts"]["kept"] for account in accounts) > 0
 
 
 def test_a_killed_retry_of_failed_rows_resumes_and_keeps_what_was_paid_for(

@@ -121,7 +121,9 @@ def test_a_real_engine_completes_the_datasets_of_two_prompts(tmp_path: Path, mod
         assert 512 - 24 - 12 < longest <= 512 - 24
         assert [row["reason"] for row in rejected_of(artifact)] == ["text is missing"]
         assert manifest["run"]["prefix_cache_hit_rate"] is not None
-        assert manifest["run"]["engine_seconds"] > 0
+        account = manifest["goodput"]
+        assert 0 < account["prefill_seconds"] < account["parts"]["kept"], "vLLM measures both"
+        assert account["prefill_seconds"] + account["decode_seconds"] == pytest.approx(account["parts"]["kept"])
         for file in manifest["files"]:
             assert sha256_file(artifact.folder / file["path"]) == file["sha256"]
 

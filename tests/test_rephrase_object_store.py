@@ -126,7 +126,7 @@ def check_dataset(store: ObjectStore, output: str, prompt: str) -> None:
     assert paths == {
         *(file["path"] for file in manifest["files"]),
         *(f"__meta__/{name}" for name in ("manifest.json", "rejected.parquet", "recipe.json")),
-        *(f"__meta__/{name}" for name in ("input.json", "parts.json", "verified.json")),
+        *(f"__meta__/{name}" for name in ("account.json", "input.json", "parts.json", "verified.json")),
     }
 
 

@@ -8,15 +8,20 @@ import sys
 import pytest
 from rich.console import Console
 
+from finephrase_dagster.rephrase.account import PromptStatistics
 from finephrase_dagster.rephrase.completion import Completion
 from finephrase_dagster.rephrase.outcome import Completed
 from finephrase_dagster.rephrase.progress import Bars, Lines
 from finephrase_dagster.rephrase.statistics import RunStatistics, duration
 
+PROMPTS = ("faq", "math", "table", "tutorial")
+
 
 def statistics(completed: int) -> RunStatistics:
     """Return the statistics of a run over 100 documents and 4 prompts, with 40 requests finished before."""
-    run = RunStatistics(total=400, done_before=40)
+    run = RunStatistics()
+    for prompt in PROMPTS:
+        run.prompts[prompt] = PromptStatistics(total=100, done_before=10)
     run.record_sent()
     done = Completed(
         id="a",
@@ -27,15 +32,15 @@ def statistics(completed: int) -> RunStatistics:
         document_cut=False,
         document_sha256="",
     )
-    for _ in range(completed):
+    for number in range(completed):
         run.record_tokens(Completion(text="", finish_reason="stop", prompt_tokens=1, completion_tokens=10))
-        run.record_outcome(done, None)
+        run.record_outcome(PROMPTS[number % 4], done, None)
     return run
 
 
-def test_the_bars_count_documents_and_requests_apart() -> None:
+def test_there_is_a_bar_for_all_requests_and_one_per_prompt() -> None:
     terminal = io.StringIO()
-    bars = Bars(4, Console(file=terminal, force_terminal=True, width=160, color_system=None))
+    bars = Bars(Console(file=terminal, force_terminal=True, width=160, color_system=None))
     bars(statistics(60))
     bars.close()
     shown = terminal.getvalue()
@@ -47,7 +52,7 @@ def test_the_bars_count_documents_and_requests_apart() -> None:
 def test_a_line_that_is_logged_while_bars_are_shown_appears_once(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
-    bars = Bars(1, Console(file=terminal, force_terminal=True, width=160, color_system=None))
+    bars = Bars(Console(file=terminal, force_terminal=True, width=160, color_system=None))
     bars(statistics(1))
     sys.stderr.write("the engine is restarted\n")
     bars(statistics(2))
@@ -57,7 +62,7 @@ def test_a_line_that_is_logged_while_bars_are_shown_appears_once(monkeypatch: py
 
 def test_bars_that_were_never_shown_leave_nothing_behind() -> None:
     terminal = io.StringIO()
-    Bars(1, Console(file=terminal, force_terminal=True)).close()
+    Bars(Console(file=terminal, force_terminal=True)).close()
     assert terminal.getvalue() == ""
 
 
@@ -69,6 +74,7 @@ def test_lines_are_logged_no_more_often_than_asked() -> None:
         seldom(statistics(60))
     assert len(lines) == 3
     assert lines[0].startswith("100 of 400 requests done, ")
+    assert "  faq: 25 of 100 documents (25%), 150 tokens, " in lines[0]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(8.4, "8 s"), (200, "3 min 20 s"), (7_500, "2 h 5 min")])

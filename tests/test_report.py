@@ -78,7 +78,10 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     folder = tmp_path_factory.mktemp("report")
     made = [generation("table", f"mix-{BASE}-{TABLE}", 7_200), generation("faq", f"mix-{BASE}-{FAQ}", 3_600)]
     (folder / "generations.json").write_text(json.dumps(made))
+    sweep = f"model,base_tp,base_tps,t0_tps,t0_params,t1_tps,t1_params\n{made[0]['model']},1,9000,9500,a,9900,b\n"
+    (folder / "sweep.csv").write_text(sweep)
     files = {"scores": write_csv(folder / "scores.csv", study()), "generations": folder / "generations.json"}
+    files["sweep"] = folder / "sweep.csv"
     import_study(folder / "warehouse.duckdb", "theirs", files)
     with reading(folder / "warehouse.duckdb") as connection:
         return read_evidence(connection, "theirs")

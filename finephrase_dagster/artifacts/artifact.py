@@ -27,7 +27,7 @@ from finephrase_dagster.errors import FinephraseError
 
 MANIFEST = f"{META}/manifest.json"
 FOLDERS, LABELS = "artifacts", "studies"
-NESTED_FACTS = ("sampling", "run", "made_with", "discarded", "dropped")
+NESTED_FACTS = ("sampling", "run", "made_with", "discarded", "dropped", "goodput")
 """Fields of a manifest with fields of their own that other stages and plans need."""
 
 

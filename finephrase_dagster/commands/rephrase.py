@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 10.0
 REPORTED = (
     *("fingerprint", "rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens"),
-    *("documents_cut", "cleaned", "discarded", "reasons", "run"),
+    *("documents_cut", "cleaned", "discarded", "reasons", "run", "goodput"),
 )
 """Fields of a manifest that the command reports."""
 
@@ -216,23 +216,23 @@ def rephrase(
         log=log,
     )
     report_rows = log if json_wanted() else _ignore  # a log for machines is complete in itself
-    with progress(len(job.prompts), log) as show, serve_metrics(metrics_port, model=job.model, log=log) as watch:
+    with progress(log) as show, serve_metrics(metrics_port, model=job.model, log=log) as watch:
         engines = partial(job.open_engines, leases=devices, log=log)
         manifests = execute(job, engines=engines, log=log, watch=watch, show=show, report=report_rows)
     report: dict[str, Any] = {"output": output, "seconds": round(time.monotonic() - started, 3), "datasets": {}}
     for name, manifest in manifests.items():
-        fields = {field: manifest[field] for field in REPORTED}
+        fields = {field: manifest.get(field) for field in REPORTED}
         report["datasets"][name] = {"folder": job.targets[name].folder, **fields}
     typer.echo(json.dumps(report, indent=2) if as_json else rephrased_text(report))
 
 
 @contextlib.contextmanager
-def progress(prompts: int, log: Callable[[str], None]) -> Iterator[Callable[[RunStatistics], None]]:
+def progress(log: Callable[[str], None]) -> Iterator[Callable[[RunStatistics], None]]:
     """Yield what shows the progress: bars on a terminal, lines elsewhere."""
     from finephrase_dagster.rephrase.progress import Bars, Lines
 
     bars = sys.stderr.isatty() and not json_wanted()
-    with contextlib.closing(Bars(prompts) if bars else Lines(log, seconds=LINE_SECONDS)) as show:
+    with contextlib.closing(Bars() if bars else Lines(log, seconds=LINE_SECONDS)) as show:
         yield show
 
 
@@ -242,6 +242,8 @@ def _ignore(lines: str) -> None:
 
 def rephrased_text(report: dict[str, Any]) -> str:
     """Return the report of a run as text for a terminal."""
+    from finephrase_dagster.rephrase.progress import goodput_text
+
     lines = []
     for name, dataset in report["datasets"].items():
         lines.append(
@@ -259,6 +261,9 @@ def rephrased_text(report: dict[str, Any]) -> str:
             tokens = f"{prompt:,} prompt tokens and {completion:,} completion tokens"
             lines.append(f"  {rollouts:,} rollouts were discarded, with {tokens}")
         lines.append(f"  {dataset['folder']}")
+    lines += [
+        goodput_text(name, dataset["goodput"]) for name, dataset in report["datasets"].items() if dataset["goodput"]
+    ]
     run = next(iter(report["datasets"].values()))["run"]
     lines.append(
         f"{run['requests']:,} requests in {run['wall_seconds']:,.1f} s: {run['engine_seconds']:,.1f} s with the "

@@ -30,6 +30,7 @@ class LoadBalancer:
         policy = settings.retries
         self.last_answer = float("-inf")
         self._endpoints = [EndpointClient(one, policy, key=key, concurrency=settings.concurrency) for one in engines]
+        statistics.clocks = [one.clock for one in self._endpoints]
         self._policy = policy
         self._log = settings.log
         self._statistics = statistics
@@ -230,12 +231,14 @@ class LoadBalancer:
         await asyncio.shield(self._restarts[endpoint])
 
     async def _run_restart(self, endpoint: EndpointClient) -> None:
+        began = time.monotonic()
         try:
             await asyncio.to_thread(endpoint.engine.restart)
         except asyncio.CancelledError:
             endpoint.engine.stop()  # which also ends the start
             raise
         finally:
+            self._statistics.restart_seconds += time.monotonic() - began
             del self._restarts[endpoint]
         endpoint.record_restart()
         self._wake_all()

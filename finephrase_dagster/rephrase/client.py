@@ -59,6 +59,7 @@ class UnresolvedRow:
         engine_deaths: engines that died while they served it.
         reason, kind: of the latest failure.
         failed_at: the endpoint of the latest attempt without an answer.
+        seconds, lost: engine-seconds of all attempts, and of those before the latest.
     """
 
     began: float
@@ -71,6 +72,8 @@ class UnresolvedRow:
     reason: str = ""
     kind: str = ""
     failed_at: EndpointClient | None = None
+    seconds: float = 0.0
+    lost: float = 0.0
 
 
 RequestResult = Completion | FailedRow | UnresolvedRow
@@ -119,7 +122,7 @@ class Client:
 
         Args:
             request: the request.
-            row: what an earlier call returned for it, if it is to be tried again.
+            row: records its attempts; what an earlier call returned for it, if it is to be tried again.
 
         Raises:
             EngineFailed: the endpoints can complete no request at all.
@@ -131,7 +134,7 @@ class Client:
                 row.is_proven = self.last_success > row.sent
                 row.sent = time.monotonic()
                 try:
-                    result = await self._attempt(endpoint, request)
+                    result = await self._attempt(endpoint, request, row)
                 except _Throttled as error:
                     pause = self._record_throttled(row, error)
                 except Unanswered as error:
@@ -199,18 +202,26 @@ class Client:
                 raise self._balancer.failure(reason)
         raise AssertionError
 
-    async def _attempt(self, endpoint: EndpointClient, request: bytes) -> Completion | FailedRow:
-        """Send a request once.
+    async def _attempt(
+        self, endpoint: EndpointClient, request: bytes, row: UnresolvedRow | None = None
+    ) -> Completion | FailedRow:
+        """Send a request once, and add its share of the endpoint's time to its row.
 
         Raises:
             Unanswered, _Throttled: another attempt may be completed.
             EngineFailed: no request can be completed.
         """
         sent = time.monotonic()
-        response = await endpoint.post(CHAT_PATH, request)
+        entered = endpoint.clock.enter(sent)
+        try:
+            response = await endpoint.post(CHAT_PATH, request)
+        finally:
+            now = time.monotonic()
+            seconds = endpoint.clock.leave(entered, now)
+            if row is not None:
+                row.lost, row.seconds = row.seconds, row.seconds + seconds
         if self._key and self._key.encode() in response.body:  # before a reason is cut off within the key
             response = response._replace(body=response.body.replace(self._key.encode(), b"***"))
-        now = time.monotonic()
         result: Completion | FailedRow
         if response.status == 200:
             try:

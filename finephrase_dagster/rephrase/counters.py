@@ -1,4 +1,4 @@
-"""vLLM's own counters: hits of the prefix cache, and tokens that speculation proposed and that were accepted.
+"""vLLM's own counters: hits of the prefix cache, tokens that speculation proposed and that were accepted, and seconds.
 
 Read from the `/metrics` page of engines of ours; an endpoint of others gets generation requests only. The names are
 those of vLLM's documentation ("Production Metrics").
@@ -20,18 +20,20 @@ NAMES = {
     "vllm:prefix_cache_queries_total": "prefix_queries",
     "vllm:spec_decode_num_draft_tokens_total": "drafted",
     "vllm:spec_decode_num_accepted_tokens_total": "accepted",
+    "vllm:request_prefill_time_seconds_sum": "prefill_seconds",
+    "vllm:request_decode_time_seconds_sum": "decode_seconds",
 }
 TIMEOUT_SECONDS = 10.0
 
 
 def read_counters(engines: Sequence[EngineLike]) -> Counter[str]:
-    """Return the sums over all engines of ours, in tokens, without what cannot be read."""
+    """Return the sums over all engines of ours, without what cannot be read."""
     sums: Counter[str] = Counter()
     for engine in engines:
         if engine.restartable:
             with contextlib.suppress(OSError, TimeoutError, ValueError):
                 page = fetch(f"{engine.url}/metrics", TIMEOUT_SECONDS)
-                sums += parse_counters(page.body.decode("utf-8", "replace"))
+                sums.update(parse_counters(page.body.decode("utf-8", "replace")))
     return sums
 
 

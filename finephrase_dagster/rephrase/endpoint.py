@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from enum import Enum
 
+from finephrase_dagster.rephrase.account import EngineClock
 from finephrase_dagster.rephrase.connection import MODELS_PATH, ConnectionPool, Response, Server
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.limit import ConcurrencyLimit
@@ -29,6 +30,7 @@ class EndpointClient:
         self.engine = engine
         self.state = EndpointState.UP
         self.in_flight = 0
+        self.clock = EngineClock()
         self.last_failure = ""
         self.down_since = 0.0  # while it is not up
         self.restarted_at = float("-inf")

@@ -30,6 +30,7 @@ from finephrase_dagster.rephrase.model_source import (
     DeviceLeases,
     EngineSpec,
     JobInvalid,
+    check_options,
     endpoint_source,
     engine_spec,
     generator_source,
@@ -193,14 +194,18 @@ class RephraseJob(_Frozen):
         report: Callable[[str], None] | None = None,
     ) -> ExecutionSettings:
         """Return the execution settings; arguments as for `execute`."""
-        gpus = self.gpus
-        if gpus is None and self.engine is not None and not self.endpoints:
-            gpus = 0 if on_cpu() else self.engine.generator.gpus
+        gpus, stated = self.gpus, None
+        if self.engine is not None and not self.endpoints:
+            generator = self.engine.generator
+            gpus = gpus if gpus is not None else 0 if on_cpu() else generator.gpus
+            stated = generator.throughput.tokens_per_second if generator.throughput else None
         return ExecutionSettings(
             concurrency=self.concurrency,
             chunk_rows=self.chunk_rows,
             gpus=gpus,
             gpu_hour_dollars=self.gpu_hour_dollars,
+            stated=stated,
+            output=self.output,
             watch=watch,
             show=show or Lines(log, seconds=self.log_seconds),
             log=log,
@@ -342,7 +347,7 @@ def build_job(
         InputUnreadable: an input file cannot be read, as far as that shows without opening it.
         PromptError, StudyError, ModelError, ContextUnknown, LocationInvalid: an option names what does not exist.
     """
-    _check_options(prompts, output, generator, endpoints, model, tokenizer, context)
+    check_options(prompts, output, generator, endpoints, model, tokenizer, context)
     for option, number in (("--temperature", temperature), ("--gpu-hour-dollars", execution.get("gpu_hour_dollars"))):
         if number is not None and not math.isfinite(number):
             raise JobInvalid(f"{option} {number}: not a finite number.")
@@ -369,31 +374,3 @@ def build_job(
     except ValidationError as error:
         field = error.errors()[0]
         raise JobInvalid(f"{'.'.join(map(str, field['loc']))}: {field['msg']}") from error
-
-
-def _check_options(
-    prompts: Sequence[str],
-    output: str,
-    generator: str | None,
-    endpoints: Sequence[str],
-    model: str | None,
-    tokenizer: str | None,
-    context: int | None,
-) -> None:
-    """Raise JobInvalid if options contradict each other or are missing."""
-    if generator and endpoints:
-        raise JobInvalid("--generator and --endpoint exclude each other; give one of them.")
-    if not generator and not endpoints:
-        raise JobInvalid("Name the model: either --generator NAME, or --endpoint URL with --model NAME.")
-    if endpoints and not model:
-        raise JobInvalid("--endpoint needs --model, the name that the server has for its model.")
-    if generator:
-        for option, value in (("--model", model), ("--tokenizer", tokenizer), ("--context", context)):
-            if value is not None:
-                raise JobInvalid(f"{option} can only be used with --endpoint; the study file sets it for a generator.")
-    if not prompts:
-        raise JobInvalid("--prompt names no prompt. Write --prompt NAME[,NAME...].")
-    if repeated := sorted({name for name in prompts if prompts.count(name) > 1}):
-        raise JobInvalid(f"--prompt names {repeated[0]!r} more than once. Name each prompt once.")
-    if not output:
-        raise JobInvalid("--output is empty. Name a folder.")

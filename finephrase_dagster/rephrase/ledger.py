@@ -114,6 +114,7 @@ class Ledger:
         self.published = 0  # chunks
         self.example: str | None = None  # the id of a completed row
         self._example_place: tuple[int, int] | None = None
+        self.tokens_before = 0  # completion tokens of the rows that earlier runs finished
         self._done = DoneRows()
         self._drawn: dict[str, dict[int, Rollout]] = {}
         self._read_done()
@@ -315,6 +316,7 @@ class Ledger:
         """Read which rows are in files and journals."""
         for name, part in self._published.parts.items():
             shard, _ = place_of(name)
+            self.tokens_before += part["completion_tokens"]
             for line in part["rollouts"]:
                 add_rollout(self._drawn, line)
             if self._layout and part["layout"] == self._layout:
@@ -337,9 +339,10 @@ class Ledger:
                 self._done.add(place_of(name)[0], stretches_of(rows))
             else:
                 self._done.add_ids(row.id for row in rows.values())
-            completed = ((place, row.id) for place, row in rows.items() if isinstance(row, Completed))
-            if self.example is None and (example := next(completed, None)):
-                self._example_place, self.example = (place_of(name)[0], example[0]), example[1]
+            completed = [(place, row) for place, row in rows.items() if isinstance(row, Completed)]
+            self.tokens_before += sum(row.completion_tokens for _, row in completed)
+            if self.example is None and completed:
+                self._example_place, self.example = (place_of(name)[0], completed[0][0]), completed[0][1].id
 
 
 def _next_numbers(chunks: Iterable[str]) -> Counter[int]:

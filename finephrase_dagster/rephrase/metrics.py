@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -142,6 +142,42 @@ class RunMetrics(Collector):
             "Completion tokens per second with at least one request in flight, averaged over the run.",
             run.tokens_per_second,
         )
+        yield from self._of_prompts(run)
+
+    def _of_prompts(self, run: RunStatistics) -> Iterator[Metric]:
+        """Yield how far each dataset is, where its engines' time went, and its cost if it is known."""
+        accounts, projected, prompts = run.accounts(), run.projected() or {}, dict(run.prompts)
+        if run.seconds_left is not None:
+            yield self._gauge("seconds_left", "Estimated seconds until all rows are finished.", run.seconds_left)
+        yield self._by_prompt("prompt_rows", "Rows of the input.", {name: one.total for name, one in prompts.items()})
+        yield self._by_prompt("prompt_rows_done", "Rows finished.", {name: one.done for name, one in prompts.items()})
+        tokens = {name: one.tokens_before + one.tokens for name, one in prompts.items()}
+        yield self._by_prompt("prompt_completion_tokens", "Completion tokens of kept completions.", tokens)
+        facts = {name: account.facts() for name, account in accounts.items()}
+        goodput = {name: fact["goodput"] for name, fact in facts.items()}
+        yield self._by_prompt("goodput_ratio", "Share of the engines' time that the kept tokens need.", goodput)
+        for suffix, of in (("", accounts), ("_projected", projected)):
+            text = f"Cost over all runs{', as it will be at the end' if suffix else ''}."
+            hours = {name: account.facts()["gpu_hours"] for name, account in of.items()}
+            yield self._by_prompt(f"gpu_hours{suffix}", text, hours)
+            yield self._by_prompt(f"cost_dollars{suffix}", text, {name: one.dollars for name, one in of.items()})
+        metric = GaugeMetricFamily(
+            "finephrase_engine_seconds",
+            "Where the engines' time went, over all runs.",
+            labels=["model", "prompt", "part"],
+        )
+        for name, fact in facts.items():
+            for part, seconds in fact["parts"].items():
+                metric.add_metric([self._model, name, part], seconds)
+        yield metric
+
+    def _by_prompt(self, name: str, text: str, values: Mapping[str, float | None]) -> Metric:
+        """Return a gauge with the label `prompt`; a value that is unknown is left out."""
+        metric = GaugeMetricFamily(f"finephrase_{name}", text, labels=["model", "prompt"])
+        for prompt, value in values.items():
+            if value is not None:
+                metric.add_metric([self._model, prompt], value)
+        return metric
 
     def _counter(self, name: str, text: str, value: float) -> Metric:
         metric = CounterMetricFamily(f"finephrase_{name}", text, labels=["model"])

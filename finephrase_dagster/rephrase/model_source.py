@@ -229,3 +229,31 @@ def _tokenizer_identity(tokenizer: str) -> str:
     files = sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
     digest = hashlib.sha256("".join(f"{path.name} {sha256_file(path)}\n" for path in files).encode())
     return digest.hexdigest()[:SHORT]
+
+
+def check_options(
+    prompts: Sequence[str],
+    output: str,
+    generator: str | None,
+    endpoints: Sequence[str],
+    model: str | None,
+    tokenizer: str | None,
+    context: int | None,
+) -> None:
+    """Raise JobInvalid if options contradict each other or are missing."""
+    if generator and endpoints:
+        raise JobInvalid("--generator and --endpoint exclude each other; give one of them.")
+    if not generator and not endpoints:
+        raise JobInvalid("Name the model: either --generator NAME, or --endpoint URL with --model NAME.")
+    if endpoints and not model:
+        raise JobInvalid("--endpoint needs --model, the name that the server has for its model.")
+    if generator:
+        for option, value in (("--model", model), ("--tokenizer", tokenizer), ("--context", context)):
+            if value is not None:
+                raise JobInvalid(f"{option} can only be used with --endpoint; the study file sets it for a generator.")
+    if not prompts:
+        raise JobInvalid("--prompt names no prompt. Write --prompt NAME[,NAME...].")
+    if repeated := sorted({name for name in prompts if prompts.count(name) > 1}):
+        raise JobInvalid(f"--prompt names {repeated[0]!r} more than once. Name each prompt once.")
+    if not output:
+        raise JobInvalid("--output is empty. Name a folder.")

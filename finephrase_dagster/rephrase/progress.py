@@ -3,17 +3,68 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
+from finephrase_dagster.rephrase.account import Account
 from finephrase_dagster.rephrase.statistics import RunStatistics, duration
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+def progress_rows(run: RunStatistics) -> list[tuple[str, ...]]:
+    """Return how far each dataset of a run is: its prompt, documents, share, tokens, speed, time left, and its cost.
+
+    All datasets of a run end together, because the prompts of a document are sent one after the other.
+    """
+    accounts, projected = run.accounts(), run.projected()
+    left = "unknown" if run.seconds_left is None else duration(run.seconds_left)
+    return [
+        (
+            name,
+            f"{prompt.done:,} of {prompt.total:,}" if prompt.total else f"{prompt.done:,}",
+            f"{prompt.done / prompt.total:.0%}" if prompt.total else "unknown",
+            f"{prompt.tokens_before + prompt.tokens:,}",
+            f"{prompt.tokens / run.engine_seconds if run.engine_seconds else 0:,.0f}",
+            "0 s" if prompt.total and prompt.done >= prompt.total else left,
+            cost_text(accounts[name]),
+            cost_text(projected[name]) if projected else "unknown",
+        )
+        for name, prompt in run.prompts.items()
+    ]
+
+
+def cost_text(account: Account) -> str:
+    """Return a cost in the best unit that is known: dollars, GPU-hours, or hours of engines."""
+    if account.dollars is not None and account.runs:
+        return f"${account.dollars:,.2f}"
+    if account.gpu_seconds:
+        return f"{account.gpu_seconds / 3600:,.2f} GPU-hours"
+    return f"{account.total / 3.6e6:,.2f} engine-hours"
+
+
+def goodput_text(name: str, goodput: Mapping[str, Any]) -> str:
+    """Return one line on where a dataset's engine time went, and on how right its plan was."""
+    parts = {
+        "prefill": goodput["prefill_seconds"],
+        "decode": goodput["decode_seconds"],
+        **{part: seconds for part, seconds in goodput["parts"].items() if part != "kept"},
+    }
+    if parts["prefill"] is None:
+        parts = {"kept": goodput["parts"]["kept"], **parts}
+    share = "unknown" if goodput["goodput"] is None else f"{goodput['goodput']:.0%}"
+    spent = ", ".join(f"{part} {seconds:,.1f}" for part, seconds in parts.items() if seconds and seconds >= 0.05)
+    text = f"{name}: goodput {share} of {goodput['engine_seconds']:,.1f} s with an engine ({spent})"
+    expected = goodput["expected"]
+    if expected and expected["ratio"] is not None:
+        planned, actual, unit = expected["planned"], expected["actual"], expected["unit"]
+        text += f"; {planned:,.3g} {unit} planned, {actual:,.3g} taken ({expected['ratio']:,.3g} times the plan)"
+    return text
+
+
 class Lines:
-    """Logs a line at most every `seconds`."""
+    """Logs how far a run is at most every `seconds`: a line for all requests, and one per prompt."""
 
     def __init__(self, log: Callable[[str], None], *, seconds: float) -> None:
         self._log = log
@@ -23,21 +74,25 @@ class Lines:
     def __call__(self, statistics: RunStatistics) -> None:
         if time.monotonic() - self._last >= self._seconds:
             self._last = time.monotonic()
-            self._log(statistics.line())
+            self._log("\n".join([statistics.line(), *(_prompt_line(*row) for row in progress_rows(statistics))]))
 
     def close(self) -> None:
         """Do nothing: lines need no closing."""
 
 
-class Bars:
-    """Two bars: documents, and requests (one per document and prompt)."""
+def _prompt_line(prompt: str, documents: str, share: str, tokens: str, speed: str, _: str, cost: str, all: str) -> str:
+    projected = "" if all == "unknown" else f", {all} in all"
+    return f"  {prompt}: {documents} documents ({share}), {tokens} tokens, {speed} tokens/s, {cost} so far{projected}"
 
-    def __init__(self, prompts: int, console: Console | None = None) -> None:
-        """Prepare the bars of a run with this many prompts; they appear on standard error, or on `console`."""
+
+class Bars:
+    """A bar for all requests (one per document and prompt), and a bar per prompt for its documents."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Prepare the bars; they appear on standard error, or on `console`."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        self._prompts = prompts
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -46,27 +101,24 @@ class Bars:
             console=console or Console(stderr=True),
             auto_refresh=False,
         )
-        self._documents = self._progress.add_task("documents", total=None, details="")
-        self._requests = self._progress.add_task("requests", total=None, details="")
+        self._tasks = {"requests": self._progress.add_task("requests", total=None, details="")}
 
     def __call__(self, statistics: RunStatistics) -> None:
         if not self._progress.live.is_started:
             self._progress.start()
-        done, total = statistics.done_before + statistics.done, statistics.total or None
         left = f", {duration(statistics.seconds_left)} left" if statistics.seconds_left is not None else ""
-        self._progress.update(
-            self._documents,
-            completed=done // self._prompts,
-            total=total and total // self._prompts,
-            details=f"{statistics.requests_per_second / self._prompts:,.1f}/s{left}",
-        )
-        self._progress.update(
-            self._requests,
-            completed=done,
-            total=total,
-            details=f"{statistics.tokens_per_second:,.0f} output tokens/s, {statistics.failed:,} failed",
-        )
+        speed = f"{statistics.requests_per_second:,.1f}/s, {statistics.tokens_per_second:,.0f} output tokens/s"
+        done = statistics.done_before + statistics.done
+        self._show("requests", done, statistics.total, f"{speed}, {statistics.failed:,} failed{left}")
+        for name, _, _, tokens, _, _, cost, projected in progress_rows(statistics):
+            prompt, more = statistics.prompts[name], "" if projected == "unknown" else f" of {projected}"
+            self._show(name, prompt.done, prompt.total, f"{tokens} tokens, {cost}{more}")
         self._progress.refresh()
+
+    def _show(self, name: str, done: int, total: int, details: str) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=None, details="")
+        self._progress.update(self._tasks[name], completed=done, total=total or None, details=details)
 
     def close(self) -> None:
         """Leave the bars on the terminal; later output is printed below them."""

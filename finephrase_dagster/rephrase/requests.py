@@ -71,7 +71,7 @@ class RequestSource:
                     continue
                 chunk = ledger.assign(shard)
                 if reason := document.metadata["skip"]:
-                    self._statistics.skipped += 1
+                    self._statistics.prompts[prompt].skipped += 1
                     ledger.record(chunk, row, Rejected(id=document.id, status="skipped", reason=reason))
                 else:
                     yield self._request(prompt, document, chunk, row)

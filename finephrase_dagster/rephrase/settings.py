@@ -18,6 +18,8 @@ class ExecutionSettings:
         chunk_rows: input rows per output file.
         gpus: number of GPUs serving the model; 0 on a CPU, None if unknown.
         gpu_hour_dollars: price per GPU-hour, if known.
+        stated: completion tokens per second that are stated for one GPU, if there is such a figure.
+        output: folder of all datasets, whose README shows the progress; None: no README.
         retries: when requests are retried and rows given up.
         watch: called once, when the run begins, with its statistics, which are updated in place.
         show: called with the statistics twice a second.
@@ -29,6 +31,8 @@ class ExecutionSettings:
     chunk_rows: int
     gpus: int | None = 0
     gpu_hour_dollars: float | None = None
+    stated: float | None = None
+    output: str | None = None
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     watch: Callable[[RunStatistics], None] = lambda statistics: None
     show: Callable[[RunStatistics], None] = lambda statistics: None

@@ -1,16 +1,21 @@
-"""The statistics of a rephrasing run: counts while it runs, and its cost at the end."""
+"""The statistics of a rephrasing run: counts and accounts while it runs, and its cost at the end."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
+from finephrase_dagster.rephrase.account import Account, EngineClock, PromptStatistics, divided
 from finephrase_dagster.rephrase.completion import Completion, FailedRow
 from finephrase_dagster.rephrase.outcome import NONE, Completed, Discarded, Outcome, total_discarded
+from finephrase_dagster.rephrase.pace import Pace
 
+Opened = TypeVar("Opened")
 SAMPLE_SECONDS = 8.0
 MOST_ANSWERED = 256  # documents whose completions are kept until all are there
 
@@ -20,10 +25,10 @@ class RunStatistics:
     """Counts of requests, one per row and prompt, and seconds.
 
     Attributes:
-        total: rows times prompts; 0 if not known.
-        done_before: of these, finished by earlier runs.
-        skipped: rows without text.
-        completed: rows with a completion.
+        prompts: rows and engine-seconds by prompt; `total`, `done_before`, `skipped` and `completed` are their sums.
+        gpus: number of GPUs serving the model; 0 on a CPU, None if unknown.
+        gpu_hour_dollars: price per GPU-hour, if known.
+        stated: completion tokens per second that are stated for one GPU.
         prompt_tokens, completion_tokens: of completions, including the discarded ones.
         discarded: rollouts that were not kept, their prompt tokens and their completion tokens.
         failures: failed rows by the kind of their last failure.
@@ -31,16 +36,18 @@ class RunStatistics:
         retries: further attempts by their cause.
         chunks: output files written.
         restarts: restarts of engines.
-        start_seconds: until the engine answered, if this run started it.
+        start_seconds: until the engine answered, if this run started it; `restart_seconds`: of later restarts.
+        clocks: of the engines; known once they are there.
+        pace: how fast requests finish.
         engine: counters of the engines during the run, see `counters.py`.
         in_flight: requests at the engines now.
         sample: the completions of one document, by prompt; after some seconds, those of another one.
     """
 
-    total: int = 0
-    done_before: int = 0
-    skipped: int = 0
-    completed: int = 0
+    prompts: dict[str, PromptStatistics] = field(default_factory=lambda: defaultdict(PromptStatistics))
+    gpus: int | None = None
+    gpu_hour_dollars: float | None = None
+    stated: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     discarded: Discarded = NONE
@@ -50,14 +57,41 @@ class RunStatistics:
     chunks: int = 0
     restarts: int = 0
     start_seconds: float = 0.0
+    restart_seconds: float = 0.0
+    clocks: list[EngineClock] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
     began: float = field(default_factory=time.monotonic)
     engine: dict[str, float] = field(default_factory=dict)
     in_flight: int = 0
     sample: dict[str, str] = field(default_factory=dict)
     _sampled: float = 0.0
     _answered: dict[str, dict[str, str]] = field(default_factory=dict)
+    _counted: Mapping[str, float] | None = None
     _busy_since: float = 0.0
     _busy: float = 0.0
+    _starting: float | None = None  # since when
+    _up: float | None = None  # since when, and until when, engines were there
+    _down: float | None = None
+
+    @property
+    def total(self) -> int:
+        """Rows times prompts; 0 if not known."""
+        return sum(prompt.total for prompt in self.prompts.values())
+
+    @property
+    def done_before(self) -> int:
+        """Requests that earlier runs finished."""
+        return sum(prompt.done_before for prompt in self.prompts.values())
+
+    @property
+    def skipped(self) -> int:
+        """Rows without text, per prompt."""
+        return sum(prompt.skipped for prompt in self.prompts.values())
+
+    @property
+    def completed(self) -> int:
+        """Requests of which a completion was kept."""
+        return sum(prompt.completed for prompt in self.prompts.values())
 
     @property
     def failed(self) -> int:
@@ -85,14 +119,14 @@ class RunStatistics:
 
     @property
     def requests_per_second(self) -> float:
-        """Finished requests per engine second."""
-        return self.done / self.engine_seconds if self.engine_seconds else 0.0
+        """Finished requests per second: at the current pace or, in the beginning, per engine second."""
+        return self.pace.requests_per_second or (self.done / self.engine_seconds if self.engine_seconds else 0.0)
 
     @property
     def seconds_left(self) -> float | None:
         """Estimated seconds until all requests are finished, if that can be estimated."""
-        left, rate = self.total - self.done_before - self.done, self.requests_per_second
-        return left / rate if rate and left > 0 else None
+        left = self.total - self.done_before - self.done
+        return self.pace.seconds_left(left) if left > 0 else None
 
     def record_sent(self, *, again: bool = False) -> None:
         """Record that the request of a row goes to the engines, for the first time or again."""
@@ -101,17 +135,20 @@ class RunStatistics:
         self.in_flight += 1
         self.sent += not again
 
-    def record_returned(self) -> None:
-        """Record that a request is no longer at the engines."""
+    def record_returned(self, began: float) -> None:
+        """Record that a request is no longer at the engines, given the time when it was first sent."""
         self.in_flight -= 1
+        self.pace.record_request(time.monotonic() - began)
         if not self.in_flight:
             self._busy += time.monotonic() - self._busy_since
 
-    def record_outcome(self, outcome: Outcome, failure: FailedRow | None) -> None:
-        """Record that a row is done."""
-        if isinstance(outcome, Completed):
-            self.completed += 1
-        elif failure is not None:
+    def record_outcome(
+        self, prompt: str, outcome: Outcome, failure: FailedRow | None, *, seconds: float = 0.0, earlier: float = 0.0
+    ) -> None:
+        """Record that a row is done; for the seconds see `PromptStatistics.record`."""
+        tokens = outcome.discarded[2] + (outcome.completion_tokens if isinstance(outcome, Completed) else 0)
+        self.prompts[prompt].record(outcome, tokens, seconds=seconds, earlier=earlier)
+        if failure is not None and not isinstance(outcome, Completed):
             self.failures[failure.kind] += 1
         if outcome.discarded is not NONE:
             self.discarded = total_discarded([self.discarded, outcome.discarded])
@@ -134,10 +171,89 @@ class RunStatistics:
         elif len(texts) > len(self.sample):
             self.sample = texts
 
-    def record_engine_counters(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
-        """Record what the engines counted during the run; a restarted engine counts from zero."""
-        earlier = {} if self.restarts else before
-        self.engine = {name: count - earlier.get(name, 0) for name, count in after.items()}
+    @contextlib.contextmanager
+    def engines_open(self, engines: contextlib.AbstractContextManager[Opened]) -> Iterator[Opened]:
+        """Open engines, and record when they are there."""
+        self._starting = time.monotonic()
+        with engines as opened:
+            self._up = time.monotonic()
+            self.start_seconds = self._up - self._starting
+            yield opened
+            self._down = time.monotonic()
+
+    def record_pace(self) -> None:
+        """Record how far the run is; called twice a second."""
+        if self._up is not None:
+            self.pace.record(self.engine_seconds, self.done, self.completion_tokens, in_flight=self.in_flight)
+
+    def record_engine_counters(self, counted: Mapping[str, float]) -> None:
+        """Record what the engines have counted until now; after a restart they count from zero."""
+        last = self._counted
+        if last is not None:
+            restarted = any(counted.get(name, 0.0) < count for name, count in last.items())
+            for name, count in counted.items():
+                self.engine[name] = self.engine.get(name, 0.0) + count - (0.0 if restarted else last.get(name, 0.0))
+        self._counted = dict(counted)
+
+    def accounts(self) -> dict[str, Account]:
+        """Return where the time of all runs went until now, by prompt.
+
+        What belongs to no prompt (start, idle, repeated, other) is divided in proportion to the engine-seconds that
+        the prompts took.
+        """
+        now, engines = time.monotonic(), max(1, len(self.clocks))
+        if self._starting is None:  # nothing is to be sent, so there are no engines
+            return {name: prompt.before for name, prompt in self.prompts.items()}
+        up = (self._up or now) - self._starting, ((self._down or now) - self._up if self._up else 0.0)
+        total, start, here = (round(1000 * engines * seconds) for seconds in (now - self.began, *up))
+        start += round(1000 * self.restart_seconds)
+        busy = round(1000 * math.fsum(clock.busy_until(now) for clock in self.clocks))
+        own = [
+            [round(1000 * seconds) for seconds in (prompt.kept, prompt.failing, prompt.discarding)]
+            for prompt in self.prompts.values()
+        ]
+        repeated = max(0, busy - sum(map(sum, own)))
+        idle = max(0, here - busy - round(1000 * self.restart_seconds))
+        other = max(0, total - start - idle - repeated - sum(map(sum, own)))
+        weights = [float(sum(parts)) for parts in own]
+        shared = [divided(part, weights) for part in (start, idle, repeated, other)]
+        average = 1000 * self.completion_tokens / busy if busy else 0.0
+        best = (
+            max(average, (self.pace.best or 0.0) / engines, (self.stated or 0.0) * (self.gpus or 0) / engines) or None
+        )
+        prefill = self._prefill_share()
+        accounts = {}
+        for (name, prompt), (kept, failed, discarded), *parts in zip(self.prompts.items(), own, *shared, strict=True):
+            account = Account(
+                **dict(zip(("start", "idle", "repeated", "other"), parts, strict=True)),
+                **{"kept": kept, "failed": failed, "discarded": discarded},
+                prefill=0 if not kept else None if prefill is None else round(prefill * kept),
+                tokens=prompt.tokens,
+                best=best,
+                runs=1,
+            )
+            seconds = None if self.gpus is None else account.total / 1000 * self.gpus / engines
+            price = self.gpu_hour_dollars
+            dollars = seconds / 3600 * price if seconds and price is not None else None
+            accounts[name] = prompt.before + replace(account, gpu_seconds=seconds, dollars=dollars)
+        return accounts
+
+    def projected(self) -> dict[str, Account] | None:
+        """Return what the accounts will be at the end, at the current pace; None if that cannot be estimated."""
+        accounts, left, engines = self.accounts(), self.seconds_left, max(1, len(self.clocks))
+        if left is None:
+            return None if self.done_before + self.done < self.total else accounts
+        spent = [account.total - self.prompts[name].before.total for name, account in accounts.items()]
+        for (name, account), more in zip(accounts.items(), divided(round(1000 * engines * left), spent), strict=True):
+            seconds = None if self.gpus is None else more / 1000 * self.gpus / engines
+            dollars = seconds / 3600 * self.gpu_hour_dollars if seconds and self.gpu_hour_dollars is not None else None
+            accounts[name] = account + Account(kept=more, gpu_seconds=seconds, dollars=dollars)
+        return accounts
+
+    def _prefill_share(self) -> float | None:
+        """Return the share of the requests' time that engines spent on reading prompts, if the engines measure it."""
+        prefill, decode = (self.engine.get(f"{phase}_seconds") for phase in ("prefill", "decode"))
+        return prefill / (prefill + decode) if prefill is not None and decode is not None and prefill + decode else None
 
     def line(self) -> str:
         """Return the state of the run as one line of a log."""
@@ -148,14 +264,10 @@ class RunStatistics:
             f"{self.tokens_per_second:,.0f} output tokens/s, {self.failed:,} failed{left}"
         )
 
-    def cost(self, *, gpus: int | None, gpu_hour_dollars: float | None) -> dict[str, Any]:
-        """Return what the run cost and where its time went, for the manifest.
-
-        Args:
-            gpus: number of GPUs serving the model; 0 on a CPU, None if unknown.
-            gpu_hour_dollars: price per GPU-hour, if known.
-        """
+    def cost(self) -> dict[str, Any]:
+        """Return what this run cost and where its time went, for the manifest."""
         seconds, busy = self.seconds, self.engine_seconds
+        gpus, gpu_hour_dollars = self.gpus, self.gpu_hour_dollars
         hours = (gpus or 0) * (seconds if self.done else 0.0) / 3600
         tokens = self.completion_tokens
         return {
@@ -171,7 +283,7 @@ class RunStatistics:
             "completion_tokens": tokens,
             "discarded_completion_tokens": self.discarded[2],
             "tokens_per_second": round(self.tokens_per_second, 1),
-            "requests_per_second": round(self.requests_per_second, 2),
+            "requests_per_second": round(self.done / busy if busy else 0.0, 2),
             "prefix_cache_hit_rate": self._share("prefix_hits", "prefix_queries"),
             "speculation_acceptance": self._share("accepted", "drafted"),
             "gpus": gpus,

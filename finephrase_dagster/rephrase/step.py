@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +16,8 @@ from typing import Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from finephrase_dagster.rephrase.account import Account, PromptStatistics, read_expected
+from finephrase_dagster.rephrase.bookkeeping import Books
 from finephrase_dagster.rephrase.client import Client
 from finephrase_dagster.rephrase.connection import API_KEY
 from finephrase_dagster.rephrase.counters import read_counters
@@ -29,6 +30,7 @@ from finephrase_dagster.rephrase.dataset import (
 )
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.ledger import Ledger
+from finephrase_dagster.rephrase.progress import goodput_text
 from finephrase_dagster.rephrase.reader import InputRow, InputRows
 from finephrase_dagster.rephrase.render import RendererLike
 from finephrase_dagster.rephrase.requests import RequestSource
@@ -105,9 +107,9 @@ class RephraseStep(PipelineStep):
                 if isinstance(data, InputRows) and not is_part:  # a task hashes all rows that it reads
                     data.next_needed = partial(_next_needed, list(ledgers.values()))
                 rows = _Rows(data, hashed=is_part)
-                statistics = self._send(rows, datasets, ledgers, renderer)
+                statistics, accounts = self._send(rows, datasets, ledgers, renderer)
                 self._check_input(rows)
-                self._complete(datasets, ledgers, rows, statistics)
+                self._complete(datasets, ledgers, rows, statistics, accounts)
         yield from ()
 
     @contextlib.contextmanager
@@ -129,43 +131,61 @@ class RephraseStep(PipelineStep):
 
     def _send(
         self, rows: _Rows, datasets: Mapping[str, Dataset], ledgers: Mapping[str, Ledger], renderer: RendererLike
-    ) -> RunStatistics:
+    ) -> tuple[RunStatistics, Mapping[str, Account]]:
         """Send what is not done yet, and publish all chunks."""
+        is_part, settings = rows.hash is not None, self._settings
         statistics = RunStatistics(
-            total=0 if rows.hash else self._survey.rows * len(ledgers),
-            done_before=sum(ledger.done_before for ledger in ledgers.values()),
+            gpus=settings.gpus, gpu_hour_dollars=settings.gpu_hour_dollars, stated=settings.stated
         )
+        for name, ledger in ledgers.items():
+            statistics.prompts[name] = PromptStatistics(
+                total=0 if is_part else self._survey.rows,
+                done_before=ledger.done_before,
+                tokens_before=ledger.tokens_before,
+            )
         self._settings.watch(statistics)
         recipes = {name: dataset.recipe for name, dataset in datasets.items()}
         source = RequestSource(
             rows, ledgers=ledgers, recipes=recipes, renderer=renderer, model=self._model, statistics=statistics
         )
         requests = iter(source)
-        first = next(requests, None)
-        if first is not None:
-            # Before there is an event loop, so that an interrupt ends a long start at once.
-            began = time.monotonic()
-            with self._engines() as engines:
-                statistics.start_seconds = time.monotonic() - began
-                before = read_counters(engines)
-                dataset = next(iter(datasets.values()))
-                client = Client(
-                    engines,
-                    self._settings,
-                    statistics,
-                    max_tokens=dataset.recipe["max_tokens"],
-                    key=None if any(engine.restartable for engine in engines) else os.environ.get(API_KEY) or None,
-                )
-                raw, opening = dataset.keeps_raw, renderer.opening
-                rules = {name: RolloutRule(one.recipe) for name, one in datasets.items() if one.has_rollouts}
-                window = Window(client, ledgers, self._settings, statistics, rules, keep_raw=raw, opening=opening)
-                window.run(itertools.chain([first], requests), earlier_request=source.earlier_request)
-                statistics.record_engine_counters(before, read_counters(engines))
-        for ledger in ledgers.values():
-            ledger.publish_left_over()
-            ledger.publish_full()
+        engines: Sequence[EngineLike] = ()
+        output = None if is_part else settings.output
+        with Books(datasets, statistics, output=output, read_counters=lambda: read_counters(engines)) as books:
+            if (first := next(requests, None)) is not None:
+                # Before there is an event loop, so that an interrupt ends a long start at once.
+                with statistics.engines_open(self._engines()) as engines:
+                    books.count()
+                    window = self._window(engines, datasets, ledgers, statistics, opening=renderer.opening)
+                    window.run(itertools.chain([first], requests), earlier_request=source.earlier_request)
+                    books.count()
+                engines = ()
+            for ledger in ledgers.values():
+                ledger.publish_left_over()
+                ledger.publish_full()
         statistics.chunks = sum(ledger.published for ledger in ledgers.values())
-        return statistics
+        return statistics, books.accounts
+
+    def _window(
+        self,
+        engines: Sequence[EngineLike],
+        datasets: Mapping[str, Dataset],
+        ledgers: Mapping[str, Ledger],
+        statistics: RunStatistics,
+        *,
+        opening: str,
+    ) -> Window:
+        dataset = next(iter(datasets.values()))
+        client = Client(
+            engines,
+            self._settings,
+            statistics,
+            max_tokens=dataset.recipe["max_tokens"],
+            key=None if any(engine.restartable for engine in engines) else os.environ.get(API_KEY) or None,
+        )
+        rules = {name: RolloutRule(one.recipe) for name, one in datasets.items() if one.has_rollouts}
+        raw = dataset.keeps_raw
+        return Window(client, ledgers, self._settings, statistics, rules, keep_raw=raw, opening=opening)
 
     def _check_input(self, rows: _Rows) -> None:
         """Raise LedgerError if a file changed since the survey."""
@@ -179,10 +199,10 @@ class RephraseStep(PipelineStep):
         ledgers: Mapping[str, Ledger],
         rows: _Rows,
         statistics: RunStatistics,
+        accounts: Mapping[str, Account],
     ) -> None:
         """Write the manifests."""
-        cost = statistics.cost(gpus=self._settings.gpus, gpu_hour_dollars=self._settings.gpu_hour_dollars)
-        facts: dict[str, Any] = {"run": {"prompts": list(datasets), **cost}}
+        facts: dict[str, Any] = {"run": {"prompts": list(datasets), **statistics.cost()}}
         if rows.hash is not None:
             facts["row_sum"] = f"{rows.hash.sum % 2**256:x}"
         counts = {name: ledgers[name].count_rows(rows.count) for name in datasets}
@@ -193,11 +213,13 @@ class RephraseStep(PipelineStep):
         lines = []
         for name, dataset in datasets.items():
             count = counts[name]
-            ledgers[name].complete(dataset, count, facts)
+            goodput = accounts[name].facts(read_expected(dataset.folder))
+            ledgers[name].complete(dataset, count, {**facts, "goodput": goodput})
             lines.append(
                 f"{name}: {count.completed:,} completed, {count.skipped:,} skipped, {count.failed:,} failed; "
                 f"{count.completion_tokens:,} completion tokens"
             )
+            lines.append(goodput_text(name, goodput))
             if count.failed and not count.completed:
                 remedy = "Remove the cause, then run the command again with --retry-failed."
                 self._settings.log(f"{name}: {no_completion([count])} {remedy}")

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from finephrase_dagster.artifacts.claim import META
+from finephrase_dagster.rephrase.account import Account, load_account, read_expected
 from finephrase_dagster.rephrase.dataset import (
     REJECTED,
     Dataset,
@@ -104,7 +105,9 @@ def _merge(dataset: Dataset, counts: RowCounts, parts: Sequence[Dataset], survey
     for part, manifest in zip(parts, manifests, strict=True):
         for file in manifest["files"]:
             dataset.folder.take(part.folder, file["path"])
-    merged = write_manifest(dataset, counts, map(_rejected, parts), {"run": _total_cost(manifests)})
+    account = sum((load_account(part.folder, part.fingerprint) for part in parts), Account())
+    facts = {"run": _total_cost(manifests), "goodput": account.facts(read_expected(dataset.folder))}
+    merged = write_manifest(dataset, counts, map(_rejected, parts), facts)
     for part in parts:
         part.folder.clear()
     return merged

@@ -7,6 +7,7 @@ before the next request is sent in its place, so a killed run repeats no more th
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
@@ -42,6 +43,7 @@ class RowRequest(NamedTuple):
     position: int
     document: str
     drawn: Mapping[int, Rollout]
+    seconds: float = 0.0  # engine-seconds of the rollouts that this run drew before
     fit: Fit | None = None
 
 
@@ -126,17 +128,18 @@ class Window:
                 return
             row, unresolved = next_one
             statistics.record_sent(again=unresolved is not None)
+            attempts = unresolved or UnresolvedRow(began=time.monotonic())
             try:
                 if row.fit is not None:
                     row = await row.fit(self._client.count_tokens)
-                result = await self._client.complete(self._request(row), unresolved)
+                result = await self._client.complete(self._request(row), attempts)
             finally:
-                statistics.record_returned()
+                statistics.record_returned(attempts.began)
             if isinstance(result, UnresolvedRow):
                 self._unresolved.append((row, result))
                 await self._resolve(at_most=self._client.max_unresolved - 1)
             else:
-                self._record(row, result)
+                self._record(row, result, attempts)
 
     def _request(self, row: RowRequest) -> bytes:
         rule = self._rules.get(row.prompt)
@@ -159,10 +162,12 @@ class Window:
                 await self._client.prove(self._unresolved[-1][1], earlier_request=self._earlier_request)
                 self._again = len(self._unresolved)
 
-    def _record(self, row: RowRequest, result: Completion | FailedRow) -> None:
+    def _record(self, row: RowRequest, result: Completion | FailedRow, attempts: UnresolvedRow) -> None:
         """Record a row's outcome, or a rollout after which the row is drawn again."""
+        seconds = attempts.seconds
         if isinstance(result, Completion):
             self._statistics.record_tokens(result)
+            seconds -= attempts.lost
         outcome, failure = self._outcome(row, result)
         ledger = self._ledgers[row.prompt]
         if rule := self._rules.get(row.prompt):
@@ -170,11 +175,12 @@ class Window:
             drawn = {**row.drawn, number: rollout}
             if rule.next(drawn) is not None and (failure is None or failure.kind in BY_CHANCE):
                 ledger.record_rollout(row.chunk, row.position, number, rollout)
-                self._redrawn.append(row._replace(drawn=drawn))
+                self._statistics.prompts[row.prompt].discarding += seconds
+                self._redrawn.append(row._replace(drawn=drawn, seconds=row.seconds + seconds))
                 return
             outcome = rule.keep(drawn)
         ledger.record(row.chunk, row.position, outcome)
-        self._statistics.record_outcome(outcome, failure)
+        self._statistics.record_outcome(row.prompt, outcome, failure, seconds=seconds, earlier=row.seconds)
         if isinstance(outcome, Completed):
             self._statistics.record_sample(row.id, row.prompt, outcome.text, prompts=len(self._ledgers))
 
@@ -214,6 +220,7 @@ class Window:
         """Sync the journals to disk, and show the statistics."""
         while True:
             await asyncio.sleep(SYNC_SECONDS)
+            self._statistics.record_pace()
             self._settings.show(self._statistics)
             await self._write_all(Ledger.sync)
 

@@ -17,6 +17,7 @@ from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.results.arms import Arm, mismatches
 from finephrase_dagster.results.noise import Replicates, noise_of_one, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun, common_scores, read_runs
+from finephrase_dagster.results.tables import VIEWS
 from finephrase_dagster.results.verdict import Verdict, compare
 
 
@@ -101,6 +102,7 @@ class Evidence:
         student: the student that the mixtures are compared with.
         entries: its mixtures, best macro score first.
         other: the entries of the study's other students.
+        times: where the engines' time went, by dataset: the rows of the view `goodput`.
         baseline: the entry that the others are compared with.
         verdicts: on each of the others against the baseline.
         left_out: runs that trained for another number of tokens than most, which no comparison counts.
@@ -112,6 +114,7 @@ class Evidence:
     student: str
     entries: tuple[Entry, ...]
     other: Mapping[str, tuple[Entry, ...]]
+    times: tuple[Mapping[str, Any], ...]
     datasets: tuple[Generation, ...]
     baseline: Entry
     verdicts: tuple[Verdict, ...]
@@ -184,6 +187,7 @@ def read_evidence(
         student=student,
         entries=entries[student],
         other={name: group for name, group in sorted(entries.items()) if name != student},
+        times=_times(connection, study),
         datasets=tuple(datasets),
         baseline=chosen[baseline],
         verdicts=tuple(compare(own, baseline)),
@@ -284,6 +288,13 @@ def _datasets(
         )
         for generator, source, prompt, completed, tokens, hours, dollars, speed, training_run, proxies, valid in rows
     ]
+
+
+def _times(connection: duckdb.DuckDBPyConnection, study: str) -> tuple[Mapping[str, Any], ...]:
+    # The query, not the view, which an older warehouse does not have.
+    rows = connection.execute(f"SELECT * FROM ({VIEWS['goodput']}) WHERE study = ? ORDER BY ALL", [study])
+    names = [column[0] for column in rows.description]
+    return tuple(dict(zip(names, row, strict=True)) for row in rows.fetchall())
 
 
 def _collapse(connection: duckdb.DuckDBPyConnection, study: str) -> dict[tuple[str, str, str], list[dict[str, float]]]:

@@ -40,6 +40,15 @@ def _names(*names: str) -> str:
     return ", ".join(f"names->>'$.{name}' AS {name}" for name in names)
 
 
+def _paid(field: str) -> str:
+    """Return a column with what all runs of a dataset paid; what its last run paid where there is no account."""
+    account, run = (f"nullif((manifest->>'$.{place}.{field}')::DOUBLE, 0)" for place in ("goodput", "run"))
+    return f"coalesce({account}, {run}) AS {field}"
+
+
+PARTS = ("kept", "start", "idle", "repeated", "failed", "discarded", "unaccounted", "other")
+"""The parts of a dataset's engine-seconds."""
+
 _OF_RUN = "run, mixture, student, data_seed, model_seed, seed, decay_from"
 _RUN = (
     "part AS run, names->>'$.mixture' AS mixture, names->>'$.student' AS student, "
@@ -69,13 +78,11 @@ VIEWS = {
         "prompt_tokens BIGINT",
         "completion_tokens BIGINT",
         "run.tokens_per_second DOUBLE",
-        "run.gpu_hours DOUBLE",
-        "run.dollars DOUBLE",
         "training_run VARCHAR",
         "proxies JSON",
         "proxies_valid BOOLEAN",
     )
-    + " FROM facts WHERE asset LIKE 'synthetic/%'",
+    + f", {_paid('gpu_hours')}, {_paid('dollars')} FROM facts WHERE asset LIKE 'synthetic/%'",
     "audits": f"SELECT study, fingerprint, {_CELL}, gate->>'$.name' AS gate, (gate->>'$.value')::DOUBLE AS value, "
     "(gate->>'$.threshold')::DOUBLE AS threshold, (gate->>'$.passed')::BOOLEAN AS passed, "
     "(gate->>'$.blocking')::BOOLEAN AS blocking, (gate->>'$.failing')::BIGINT AS failing, gate->'$.figures' AS figures "
@@ -112,10 +119,30 @@ VIEWS = {
     "UNION ALL SELECT study, external, fingerprint, part, 'sweep', setting->>'$.settings', "
     "(setting->>'$.tokens_per_second')::DOUBLE FROM (SELECT *, unnest((manifest->'$.settings')::JSON[]) AS setting "
     "FROM facts WHERE asset = 'throughput/sweep')",
+    "goodput": f"SELECT study, external, fingerprint, {_CELL}, "
+    + _facts(
+        *(
+            f"goodput.{name} DOUBLE"
+            for name in ("engine_seconds", "ideal_seconds", "prefill_seconds", "decode_seconds")
+        ),
+        *(f"goodput.parts.{part} DOUBLE {part}_seconds" for part in PARTS),
+        *("goodput.goodput DOUBLE", "goodput.gpu_hours DOUBLE", "goodput.dollars DOUBLE", "goodput.runs INTEGER"),
+        *(f"goodput.expected.{name} DOUBLE {name}_hours" for name in ("planned", "actual")),
+        "goodput.expected.ratio DOUBLE actual_over_planned",
+    )
+    + " FROM facts WHERE asset LIKE 'synthetic/%' AND NOT external AND (manifest->'$.goodput') IS NOT NULL "
+    "UNION ALL BY NAME SELECT *, ideal_seconds / engine_seconds AS goodput FROM "
+    "(SELECT study, external, fingerprint, generator, source, prompt, gpu_hours, 3600 * gpu_hours AS engine_seconds, "
+    "least(3600 * gpu_hours, completion_tokens / best) AS ideal_seconds FROM generations JOIN "
+    "(SELECT study, generator AS model, max(tokens_per_second) AS best FROM throughput WHERE basis = 'sweep' "
+    "GROUP BY ALL) USING (study) WHERE external AND gpu_hours > 0 "
+    "AND starts_with(lower(split_part(generator, '/', -1)), lower(split_part(model, '/', -1))))",
     "costs": "SELECT study, external, fingerprint, asset, part, "
-    "coalesce((manifest->>'$.seconds')::DOUBLE, (manifest->>'$.run.wall_seconds')::DOUBLE) AS seconds, "
-    "coalesce(share * (manifest->>'$.run.gpu_hours')::DOUBLE, (manifest->>'$.gpus')::DOUBLE * "
-    "(manifest->>'$.seconds')::DOUBLE / 3600) AS gpu_hours, share * (manifest->>'$.run.dollars')::DOUBLE AS dollars "
+    "coalesce((manifest->>'$.seconds')::DOUBLE, (manifest->>'$.goodput.engine_seconds')::DOUBLE, "
+    "(manifest->>'$.run.wall_seconds')::DOUBLE) AS seconds, "
+    "coalesce(nullif((manifest->>'$.goodput.gpu_hours')::DOUBLE, 0), share * (manifest->>'$.run.gpu_hours')::DOUBLE, "
+    "(manifest->>'$.gpus')::DOUBLE * (manifest->>'$.seconds')::DOUBLE / 3600) AS gpu_hours, "
+    "coalesce((manifest->>'$.goodput.dollars')::DOUBLE, share * (manifest->>'$.run.dollars')::DOUBLE) AS dollars "
     "FROM (SELECT *, least(1, (manifest->>'$.completion_tokens')::DOUBLE / "
     "(manifest->>'$.run.completion_tokens')::DOUBLE) AS share FROM facts)",
 }
