@@ -111,8 +111,8 @@ def main() -> None:
         print(f"{name}: {result[name]}", flush=True)
     ratios = {
         f"ratio_to_{other}": round(
-            float(np.sum([one["regret"]["proposals"][1:] for one in result.values()]))
-            / float(np.sum([one["regret"][other][1:] for one in result.values()])),
+            sum(sum(one["regret"]["proposals"][1:]) for one in result.values())
+            / sum(sum(one["regret"][other][1:]) for one in result.values()),
             3,
         )
         for other in ("random", "grid")

@@ -83,6 +83,15 @@ def styled(chart: alt.TopLevelMixin) -> dict[str, Any]:
     return specification
 
 
+def cell_words(cells: alt.Chart, field: str, form: str, edges: Sequence[float]) -> alt.Chart:
+    """Return the numbers of a grid of cells, in the colour of the page on the strongest colours."""
+    import altair as alt
+
+    strong = f"datum.{field} < {edges[0]} || datum.{field} >= {edges[-1]}"
+    color = alt.condition(strong, alt.value(SURFACE), alt.value(INK))
+    return cells.mark_text().encode(text=alt.Text(f"{field}:Q", format=form), color=color)
+
+
 def as_word(value: Any) -> str:
     """Return a value of a figure's data as a person reads it."""
     if value is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import DIVERGING, INK, WIDTH, Figure, Rows
+from finephrase_dagster.results.figure import DIVERGING, WIDTH, Figure, Rows, cell_words
 
 if TYPE_CHECKING:
     import altair as alt
@@ -65,8 +65,7 @@ def chart(rows: Rows) -> alt.TopLevelMixin:
             scale=alt.Scale(type="threshold", domain=edges, range=list(DIVERGING)),
         )
     )
-    words = base.mark_text(color=INK).encode(text=alt.Text("difference:Q", format="+.3f"))
-    return (cells + words).properties(width=WIDTH - 120, height=alt.Step(22))
+    return (cells + cell_words(base, "difference", "+.3f", edges)).properties(width=WIDTH - 120, height=alt.Step(22))
 
 
 FIGURE = Figure(

@@ -52,7 +52,13 @@ def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw every mixture, and a step line through the frontier."""
     import altair as alt
 
-    x = alt.X("gpu_hours:Q", title="GPU-hours of generation (logarithmic)", scale=alt.Scale(type="log"))
+    ticks = alt.Axis(tickCount=4, labelOverlap="greedy", grid=False)
+    x = alt.X(
+        "gpu_hours:Q",
+        title="GPU-hours of generation (logarithmic)",
+        scale=alt.Scale(type="log", nice=False, padding=20),
+        axis=ticks,
+    )
     y = alt.Y("macro:Q", title="macro score", scale=alt.Scale(zero=False))
     color = alt.Color(
         "frontier:N",

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 KNOWLEDGE, COMMON_SENSE = "GK", "NLU"
 LEAST = 3  # prompts that make a figure
+HEIGHT = 300
+PLACES = (
+    *(("left", 11, 0), ("right", -11, 0), ("center", 0, -14), ("center", 0, 15)),
+    *((align, side * 8, dy) for dy in (-14, 15, -27, 28) for align, side in (("left", 1), ("right", -1))),
+)
+"""Where the name of a point may stand: alignment and distances in pixels."""
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
@@ -57,28 +63,35 @@ def chart(rows: Rows) -> alt.TopLevelMixin:
     points = base.mark_circle(color=SYNTHETIC, opacity=0.85).encode(
         size=alt.Size("mixtures:Q", title="mixtures", scale=alt.Scale(range=[40, 300], zero=False))
     )
-    right = base.transform_filter("datum.side == 'right'").mark_text(align="left", dx=10, color=INK)
-    left = base.transform_filter("datum.side == 'left'").mark_text(align="right", dx=-10, color=INK)
+    names = [
+        base.transform_filter(f"datum.place == {place}")
+        .mark_text(align=align, dx=dx, dy=dy, color=INK)
+        .encode(text="prompt:N")
+        for place, (align, dx, dy) in enumerate(PLACES)
+    ]
     lines = alt.Chart(alt.Data(values=[{"zero": 0}]))
     across = lines.mark_rule(strokeDash=[2, 3]).encode(y="zero:Q")
     down = lines.mark_rule(strokeDash=[2, 3]).encode(x="zero:Q")
-    return (across + down + points + right.encode(text="prompt:N") + left.encode(text="prompt:N")).properties(
-        width=WIDTH - 60, height=300
-    )
+    return alt.layer(across, down, points, *names).properties(width=WIDTH - 60, height=HEIGHT)
 
 
 def _placed(rows: Rows) -> list[dict[str, Any]]:
-    """Write a name to the left of its point where the name of a close one stands to the right."""
+    """Give each name the first place around its point where it covers no other name or point."""
     width, height = (_extent([row[field] for row in rows]) for field in ("knowledge", "common_sense"))
-    placed: list[dict[str, Any]] = []
-    for row in rows:
-        close = any(
-            other["side"] == "right"
-            and abs(other["knowledge"] - row["knowledge"]) < width / 6
-            and abs(other["common_sense"] - row["common_sense"]) < height / 20
-            for other in placed
-        )
-        placed.append({**row, "side": "left" if close else "right"})
+    points = [(row["knowledge"] / width * (WIDTH - 60), -row["common_sense"] / height * HEIGHT) for row in rows]
+    boxes = [(x, y, 6.0) for x, y in points]
+    placed = []
+    for row, (x, y) in zip(rows, points, strict=True):
+        half = 3.2 * len(row["prompt"])  # pixels, about
+        found = [(x + dx + {"left": half, "right": -half}.get(align, 0), y + dy) for align, dx, dy in PLACES]
+        clear = [
+            place
+            for place, (center, line) in enumerate(found)
+            if all(abs(center - other) > half + wide or abs(line - at) > 12 for other, at, wide in boxes)
+        ]
+        place = clear[0] if clear else 0
+        boxes.append((*found[place], half))
+        placed.append({**row, "place": place})
     return placed
 
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from finephrase_dagster.results.evidence import Entry, Evidence
-from finephrase_dagster.results.figure import DIVERGING, INK, WIDTH, Figure, Rows
+from finephrase_dagster.results.figure import DIVERGING, WIDTH, Figure, Rows, cell_words
 
 if TYPE_CHECKING:
     import altair as alt
@@ -73,7 +73,7 @@ def chart(rows: Rows) -> alt.TopLevelMixin:
     )
     scale = alt.Scale(type="threshold", domain=edges, range=list(DIVERGING))
     cells = base.mark_rect().encode(color=alt.Color("macro:Q", legend=None, scale=scale))
-    words = base.mark_text(color=INK).encode(text=alt.Text("macro:Q", format=".3f"))
+    words = cell_words(base, "macro", ".3f", edges)
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     return (
         alt.layer(cells, words, data=alt.Data(values=list(rows)))

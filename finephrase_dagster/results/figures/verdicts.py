@@ -43,7 +43,7 @@ def caption(rows: Rows) -> str:
     return (
         f"Of {len(rows)} mixtures that differ from {rows[0]['baseline']} in their synthetic text alone: {parts}. "
         f"Intervals are 95 % for all of them together; between the dotted lines a difference is too small to matter"
-        f" ({rows[0]['smallest'] or 0:.4f})."
+        f" ({rows[0]['smallest'] or 0:.2g})."
         + (f" The first and last {SHOWN // 2} are drawn." if len(rows) > SHOWN else "")
     )
 
