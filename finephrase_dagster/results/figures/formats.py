@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from finephrase_dagster.results.evidence import Entry, Evidence
 from finephrase_dagster.results.figure import INK, SYNTHETIC, WIDTH, Figure, Rows
@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 KNOWLEDGE, COMMON_SENSE = "GK", "NLU"
 LEAST = 3  # prompts that make a figure
 HEIGHT = 300
-PLACES = (
-    *(("left", 11, 0), ("right", -11, 0), ("center", 0, -14), ("center", 0, 15)),
-    *((align, side * 8, dy) for dy in (-14, 15, -27, 28) for align, side in (("left", 1), ("right", -1))),
+PLACES: tuple[tuple[Literal["left", "center", "right"], int, int], ...] = (
+    ("left", 11, 0),
+    ("right", -11, 0),
+    ("center", 0, -14),
+    ("center", 0, 15),
+    ("left", 8, -14),
+    ("right", -8, -14),
+    ("left", 8, 15),
+    ("right", -8, 15),
 )
 """Where the name of a point may stand: alignment and distances in pixels."""
 
