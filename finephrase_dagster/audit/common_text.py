@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from finephrase_dagster.audit.gate import (
@@ -18,17 +18,17 @@ from finephrase_dagster.audit.gate import (
 )
 from finephrase_dagster.corpora.ids import HashFile, short_hash
 
-REMEMBERED = 100_000  # a text that more than one in so many rows have is remembered
+REMEMBERED = 50_000  # a text that more than one in so many rows have is remembered
 
 
-@dataclass
+@dataclass(slots=True)
 class CommonText:
     """A text that is remembered: since which row, how often it was added, and the first rows."""
 
     text: str
     since: int
     count: int = 0
-    ids: list[str] = field(default_factory=list)
+    ids: tuple[str, ...] = ()
 
 
 class TextCounts:
@@ -49,7 +49,7 @@ class TextCounts:
                 common = self._remembered[text] = CommonText(text, self.texts)
             common.count += 1
             if len(common.ids) < EXAMPLES:
-                common.ids.append(id)
+                common.ids = (*common.ids, id)
         self.texts += len(pairs)
         self._forget()
 
@@ -59,7 +59,7 @@ class TextCounts:
         for text, other in later._remembered.items():
             common = self._remembered.setdefault(text, CommonText(text, self.texts + other.since))
             common.count += other.count
-            common.ids = [*common.ids, *other.ids][:EXAMPLES]
+            common.ids = (*common.ids, *other.ids)[:EXAMPLES]
         self.texts += later.texts
         self._forget()
 
@@ -84,7 +84,7 @@ class TextCounts:
 
     def _forget(self) -> None:
         """Forget texts that were rare since they were first added, if there are too many."""
-        if len(self._remembered) > 2 * REMEMBERED:
+        if len(self._remembered) > REMEMBERED + REMEMBERED // 4:
             kept = {text: one for text, one in self._remembered.items() if one.count > self._expected(one)}
             self._remembered = kept
 
@@ -134,7 +134,7 @@ class CommonShare(Measure):
         first = texts[0] if texts and texts[0].count >= self.fewest else CommonText("", 0)
         examples = [FailingRow(id, self._reason(one)) for one in self._common.values() for id in one.ids]
         detail = f"{distinct:,} of {self._rows:,} completions have a different {self.place}"
-        if first.count:
+        if first.text:
             detail = f"{first.count:,} of {self._rows:,} completions begin with {first.text!r}; {detail}"
         return Measurement(
             value=first.count / self._rows if self._rows else 0.0,

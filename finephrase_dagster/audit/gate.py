@@ -262,7 +262,7 @@ class RowShare(Measure):
         return self._find_flaw(row, self.dataset, self.settings)
 
     def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
-        return may_match([row.text for row in rows], self._hint).tolist() if self._hint else super().may_fail(rows)
+        return may_match([row.text for row in rows], self._hint) if self._hint else super().may_fail(rows)
 
     def result(self) -> Measurement:
         flawed = self._flaws.total()

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 
-def may_match(texts: Sequence[str], pattern: str) -> NDArray[np.bool_]:
+def may_match(texts: Sequence[str], pattern: str) -> list[bool]:
     """Return for each text whether it matches a pattern in RE2's syntax; half surrogates count as U+FFFD."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     try:
-        column = pa.array(texts, pa.large_string())
+        column = text_column(texts)
     except UnicodeEncodeError:
-        whole = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
-        column = pa.array(whole, pa.large_string())
-    return pc.match_substring_regex(column, pattern=pattern).to_numpy(zero_copy_only=False)
+        column = text_column([text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts])
+    matches: list[bool] = pc.match_substring_regex(column, pattern=pattern).to_pylist()
+    return matches
+
+
+def text_column(texts: Sequence[str | None]) -> Any:
+    """Return texts as an array of Arrow; `pyarrow.array` would import pandas, which takes 30 MB."""
+    import pyarrow as pa
+
+    builder = pa.lib.StringBuilder()
+    builder.append_values(texts)
+    return builder.finish()

@@ -41,6 +41,6 @@ class RowSample:
 
     def _keep(self, rows: list[_Kept]) -> None:
         self._kept += rows
-        if len(self._kept) > 2 * self._most:
+        if len(self._kept) > self._most + self._most // 4:
             self._kept = sorted(self._kept)[: self._most]
             self._limit = self._kept[-1][0]

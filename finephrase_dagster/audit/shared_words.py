@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from finephrase_dagster.audit.gate import AuditedRow
 from finephrase_dagster.audit.ngrams import slices
+from finephrase_dagster.audit.prefilter import text_column
 from finephrase_dagster.audit.words import hash_words, separated_words
 
 
@@ -21,13 +21,12 @@ def share_words(rows: Sequence[AuditedRow]) -> None:
 
 
 def _share(rows: Sequence[AuditedRow], texts: Sequence[str], words_name: str, hashes_name: str) -> None:
-    split = pc.ascii_split_whitespace(
-        pa.array([separated_words(text).strip() or None for text in texts], pa.large_string())
-    )
+    split = pc.ascii_split_whitespace(text_column([separated_words(text).strip() or None for text in texts]))
     encoded = split.flatten().dictionary_encode()
     vocabulary = encoded.dictionary.to_pylist()
-    words = np.array(vocabulary, object)[encoded.indices]
-    hashes = hash_words(vocabulary)[encoded.indices]
+    indices = np.frombuffer(encoded.indices.buffers()[1], np.int32, len(encoded))
+    words = np.array(vocabulary, object)[indices]
+    hashes = hash_words(vocabulary)[indices]
     ends = split.offsets.to_pylist()
     for row, start, end in zip(rows, ends[:-1], ends[1:], strict=True):
         vars(row).update({words_name: words[start:end].tolist(), hashes_name: hashes[start:end]})

@@ -45,7 +45,7 @@ class Equations(RowShare):
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
         self._rows += len(rows)
-        self._without_digit += len(rows) - int(may_match([row.text for row in rows], r"\p{Nd}").sum())
+        self._without_digit += may_match([row.text for row in rows], r"\p{Nd}").count(False)
         for row in compress(rows, self.may_fail(rows)):
             found = list(equations(row.text))
             self._note(row, _judge(row, found))

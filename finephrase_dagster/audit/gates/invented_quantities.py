@@ -234,7 +234,7 @@ class InventedShare(Measure):
         self._examples = [*self._examples, *later._examples][:EXAMPLES]
 
     def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
-        return may_match([row.text for row in rows], HINT).tolist()
+        return may_match([row.text for row in rows], HINT)
 
     def flaw(self, row: AuditedRow) -> str | None:
         if (first := find_invented(row)) is None:

@@ -188,7 +188,7 @@ class Loops(RowShare):
                 self._ratios[min(len(zlib.compress(text, 1)) * _BINS // len(text), _BINS - 1)] += 1
 
     def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
-        long = may_match([row.text for row in rows], rf"\S{{{_LONG}}}").tolist()
+        long = may_match([row.text for row in rows], rf"\S{{{_LONG}}}")
         for row, has_phrase, is_long in zip(rows, _have_repeated_phrases(rows), long, strict=True):
             yield (
                 has_phrase
