@@ -3,7 +3,11 @@
 Completions are questions and answers of about 1,500 characters, made of prose sentences of Python's documentation, one
 in ten of them of the source, which is as long. Sources are joined by id: `--order same` (as the completions) or
 `shuffled`. Memory is the most that the command and its processes had resident together; shared pages count for each.
-`--shorter` is a second dataset of rows of 300 characters, of which only the memory matters.
+`--shorter` is a second dataset of rows of 300 characters, of which only the memory matters. Times are processor time,
+which other programs on the machine change less than the time that passes.
+
+The peer is the plain way to judge a row: each gate alone, from the row's text, without words that gates share and
+without tests of many rows at once. It judges the first rows of the same dataset in this process.
 
     python benchmarks/audit.py [--rows 1000000] [--shorter 10000000] [--order same] [--processes 2]
 """
@@ -15,10 +19,12 @@ import json
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -28,6 +34,10 @@ import pyarrow.parquet as pq
 from memory import memory
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
+from finephrase_dagster.audit.audit import read_part, resolve_settings
+from finephrase_dagster.audit.dataset import open_dataset
+from finephrase_dagster.audit.gates import gates
+from finephrase_dagster.audit.source_texts import join_sources
 
 PART_ROWS = 50_000
 PROSE = re.compile(r"[A-Z][\w\s,;:'\u2019()\"-]{20,300}[.!?]")
@@ -65,29 +75,59 @@ def measure(rows: int, characters: int, arguments: argparse.Namespace) -> dict[s
         write_dataset(folder, source, rows, characters, shuffled=arguments.order == "shuffled")
         command = [sys.executable, "-m", "finephrase_dagster.commands.main", "audit", str(folder), "--json"]
         command += ["--check", "faq", "--source", str(source), "--processes", str(arguments.processes)]
-        started, peak = time.monotonic(), 0
+        started, before, peak = time.monotonic(), _children_seconds(), 0
         with (Path(name) / "report.json").open("w+") as output:
             process = subprocess.Popen(command, stdout=output)
             while process.poll() is None:
                 peak = max(peak, memory(process.pid, "VmRSS"))
                 time.sleep(EVERY_SECONDS)
-            seconds = time.monotonic() - started
+            seconds, spent = time.monotonic() - started, _children_seconds() - before
             output.seek(0)
             report = json.load(output)
+        alone = one_gate_at_a_time(folder, source)
     if report["rows"] != rows or report["without_source"]:
         raise RuntimeError(
             f"the audit of {rows} rows reports {report['rows']}, {report['without_source']} without source"
         )
     per_row = {gate["name"]: gate["seconds"] for gate in report["gates"]} | {"reading": report["reading_seconds"]}
+    shared = 1e6 * (sum(per_row[name] for name in alone) + per_row["reading"]) / rows
     return {
         "rows": rows,
         "characters": characters,
         "seconds": round(seconds, 1),
+        "rows_per_second": round(rows / seconds),
+        "processor_seconds": round(spent, 1),
+        "rows_per_processor_second": round(rows / spent),
         "peak_mb": peak,
         "microseconds_per_row": {gate: round(1e6 * spent / rows, 1) for gate, spent in per_row.items()},
         "processor_microseconds_per_row": round(1e6 * sum(per_row.values()) / rows),
+        "one_gate_at_a_time": alone,
+        "times_faster": round(sum(alone.values()) / shared, 2),
         "failed": [gate["name"] for gate in report["gates"] if not gate["passed"]],
     }
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def one_gate_at_a_time(folder: Path, source: Path) -> dict[str, float]:
+    """Return the microseconds in which each gate that judges rows alone judges one, from its text alone."""
+    with tempfile.TemporaryDirectory() as name:
+        dataset, settings = open_dataset([folder], check="faq"), resolve_settings({}, "faq")
+        dataset.offers |= {"source_text"}
+        sources = join_sources([source], [dataset.files], Path(name))[0]
+        rows = next(read_part(dataset, dataset.files, sources))
+    spent = {}
+    for gate in (gate for gate in gates().values() if gate.by_row and set(gate.needs) <= dataset.offers):
+        measure, fresh = gate.measure(dataset, settings[gate.name]), [replace(row) for row in rows]
+        measure.flaw(fresh.pop())  # reads prompts and benchmarks
+        started = time.process_time()
+        for row in fresh:
+            measure.flaw(row)
+        spent[gate.name] = round(1e6 * (time.process_time() - started) / len(fresh), 1)
+    return spent
 
 
 def write_dataset(folder: Path, source: Path, rows: int, characters: int, *, shuffled: bool) -> None:
