@@ -4,9 +4,8 @@ import dagster as dg
 
 from assets import descriptions
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.orchestration.events import observed
+from finephrase_dagster.orchestration.events import observed_prompts
 from finephrase_dagster.orchestration.partitions import TEMPLATE, static
-from finephrase_dagster.study.prompt import read_prompts
 
 
 def build_prompts(lineage: Lineage) -> list[dg.SourceAsset]:
@@ -20,9 +19,8 @@ def build_prompts(lineage: Lineage) -> list[dg.SourceAsset]:
         tags={"dagster/kind/markdown": "", "dagster/kind/file": ""},
     )
     def template(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
-        folder = lineage.paths.prompts
-        for name, prompt in read_prompts(folder, lineage.study.prompts).items():
-            context.log_event(observed(prompt, folder / f"{name}.md"))
+        for _, observation in observed_prompts(lineage):
+            context.log_event(observation)
         return dg.DataVersionsByPartition({})  # Dagster's own observations would hold the version alone
 
     return [template]

@@ -241,12 +241,12 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         r"defaults: unknown field 'cells'\. Correct its name or remove it",
     ),
     "a default of another type": (
-        lambda f: f["defaults"]["students"].update(layers="many"),
-        r"study\.yaml: defaults\.students\.layers: is 'many'; must be a whole number$",
+        lambda f: f["defaults"].update(students={"weight_decay": "much"}),
+        r"study\.yaml: defaults\.students\.weight_decay: is 'much'; must be a number$",
     ),
     "a misspelt default": (
-        lambda f: f["defaults"]["students"].update(layer=f["defaults"]["students"].pop("layers")),
-        r"2 problems:\n  students\.\{0_5b, .*\}: missing field 'layers'.*\n  defaults\.students: unknown field 'layer",
+        lambda f: f["defaults"].update(students={"weight_decai": 0.2}),
+        r"study\.yaml: defaults\.students: unknown field 'weight_decai'\. Did you mean 'weight_decay'\?$",
     ),
     "a default that 15 generators lack": (
         lambda f: f["defaults"]["generators"].pop("max_tokens"),
@@ -349,16 +349,16 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         r"runs\[3\]\.decay_from: fineweb_edu_hq_alone would decay from itself",
     ),
     "a decay of a student without one": (
-        lambda f: f["students"]["1_7b"].update(decay_fraction=0),
+        lambda f: f.update(students={"1_7b": {"from": "1_7b", "decay_fraction": 0}}),
         r"runs\[3\]\.decay_from: 1_7b has decay_fraction 0",
     ),
     "a decay on another budget": (
         lambda f: f["mixtures"]["fineweb_edu_hq_alone"].update(tokens=5_000_000),
         r"study\.yaml: runs\[3\]\.decay_from: faq_.* and 1 more must have the same 'tokens' as .*, 5000000",
     ),
-    "mixtures without what trains": (
-        lambda f: [f.pop(name) for name in ("tokenizer", "sequence", "evaluation", "students", "seeds")],
-        "has 5 problems:",
+    "a student that nobody knows": (
+        lambda f: f["students"].append("9b"),
+        r"study\.yaml: students\.9b\.from: there is no '9b'; known: nano, 0_5b, 1_7b, 2_9b, 6_2b \(the entries are in",
     ),
     "what trains without mixtures": (
         lambda f: [f.pop(name) for name in ("mixtures", "mixture_grids")],
@@ -381,7 +381,7 @@ def test_mistakes_of_all_sections_are_named_at_once(tmp_path: Path) -> None:
         cell(fields, 1).update(prompts="faq")
         grid(fields).update(shares=0.5)
         fields["sequence"] = "long"
-        fields["students"]["1_7b"]["layers"] = True
+        fields["students"] = {"1_7b": {"from": "1_7b", "layers": True}}
 
     with pytest.raises(StudyError) as caught:
         read(tmp_path, change)

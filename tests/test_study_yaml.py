@@ -98,10 +98,10 @@ def _aliases(levels: int) -> str:
     ids=["aliases", "digits", "hexadecimal", "itself", "depth", "list", "names", "size"],
 )
 def test_a_small_file_that_would_grow_is_refused_at_once(text: str, message: str, file: Path) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(StudyError, match=message):
         read(file, text)
-    assert time.monotonic() - started < 5  # about 1 s where nothing else runs
+    assert time.process_time() - started < 5  # about 1 s
 
 
 @pytest.mark.parametrize("plain", ["1e999999999", "-1e400", "1e-999999999", "00.5", "0" * 5000 + "1"])

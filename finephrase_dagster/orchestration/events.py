@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from dagster._core.definitions.data_version import (
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import plain
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.partitions import TEMPLATE
-from finephrase_dagster.study.prompt import Prompt
+from finephrase_dagster.study.prompt import Prompt, read_prompts
 
 NO_VERSION = "NULL"
 """What Dagster records of an input that was never materialized."""
@@ -62,6 +63,17 @@ def materialized(
     if rows is not None:
         entries["dagster/row_count"] = rows
     return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=entries)
+
+
+def observed_prompts(lineage: Lineage) -> Iterator[tuple[Prompt, dg.AssetObservation]]:
+    """Yield each prompt as its file is now, with its observation.
+
+    Raises:
+        PromptError: a file is wrong.
+    """
+    folder, own = lineage.paths.prompts, lineage.study.prompt_files
+    for name, prompt in read_prompts(folder, lineage.study.prompts, own).items():
+        yield prompt, observed(prompt, Path(own.get(name, folder / f"{name}.md")))
 
 
 def observed(prompt: Prompt, file: Path) -> dg.AssetObservation:

@@ -98,7 +98,7 @@ def refuse_unusable(paths: Paths, dagster_home: Path) -> None:
     """
     tracking = tracking_uri(paths)
     settings = dagster_home / "dagster.yaml"
-    _refuse_path(dagster_home, "DAGSTER_HOME")
+    _refuse_path(dagster_home, "DAGSTER_HOME", "%?*[")  # Dagster looks for its settings by a glob pattern
     if (dagster := _dagster_uri(settings)) is not None:
         _refuse_unusable_database(dagster, str(settings))
     if is_postgres(tracking):
@@ -151,9 +151,9 @@ def server_failure(error: BaseException | None) -> str | None:
     return None
 
 
-def _refuse_path(folder: Path, variable: str) -> None:
+def _refuse_path(folder: Path, variable: str, signs: str = "%?") -> None:
     """Refuse a folder whose SQLite files Dagster and MLflow would look for elsewhere: they write its path into URLs."""
-    if found := [sign for sign in "%?" if sign in str(folder)]:
+    if found := [sign for sign in signs if sign in str(folder)]:
         raise InvalidStore(
             f"{variable} is {folder}: a folder of databases cannot have {found[0]!r} in its path. "
             f"Rename the folder, or set {variable} to another one."

@@ -1,12 +1,13 @@
 """Expansion: from the few lines of a study file to every entry in full.
 
-Registries provide the entries that the file names without defining them, defaults complete every entry, and grids
-become cells and mixtures. An expanded study expands to itself.
+Registries provide the entries that the file names without defining them, defaults complete every entry and add the
+sections that the file leaves out, and grids become cells and mixtures. An expanded study expands to itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from finephrase_dagster.study.catalogue import Catalogue, Registry
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import (
+    EMBEDDED,
     LARGEST_GRID,
     SECTIONS,
     UNKNOWN,
@@ -31,16 +33,31 @@ from finephrase_dagster.study.grid import CellGrid, MixtureGrid
 from finephrase_dagster.study.spec import Study
 
 ALL = "all"
+PROMPT_ENDING = ".md"
+TRAINING: Mapping[str, Any] = {
+    "tokenizer": {"model": EMBEDDED},
+    "sequence": 256,
+    "students": ["nano"],
+    "seeds": [{"data": 0, "model": 0}, {"data": 1, "model": 1}],
+    "evaluation": {"items": EMBEDDED},
+}
+"""Sections of a study with mixtures that its file may leave out: training that runs on a laptop."""
+VOCABULARY = 4096  # of a tokenizer that a study trains
 Fields = dict[str, Any]
 
 
-def expand_study(fields: Mapping[str, Any], catalogue: Catalogue) -> Study:
+def expand_study(fields: Mapping[str, Any], catalogue: Catalogue, folder: Path = Path()) -> Study:
     """Return the study that the fields of a file describe, with registries, defaults, grids and runs written out.
+
+    Args:
+        fields: as the file has them.
+        catalogue: the names that it may use without defining them.
+        folder: the folder of the file, where paths of the study's own prompts start.
 
     Raises:
         InvalidFields: everything that is wrong, at the paths where the file has it.
     """
-    expansion = Expansion(fields, catalogue)
+    expansion = Expansion(fields, catalogue, folder)
     problems = expansion.problems
     try:
         study = Study.model_validate(expansion.fields, context=catalogue)
@@ -61,7 +78,10 @@ def expand_study(fields: Mapping[str, Any], catalogue: Catalogue) -> Study:
 
 def expanded_fields(study: Study) -> Fields:
     """Return the fields of a study file with every entry in full; fields at their defaults are left out."""
-    return study.with_all_runs().model_dump(mode="json", exclude_unset=True)
+    fields = study.with_all_runs().model_dump(mode="json", exclude_unset=True)
+    if own := fields.pop("prompt_files", {}):
+        fields["prompts"] = [own.get(name, name) for name in study.prompts]
+    return fields
 
 
 class Expansion:
@@ -74,9 +94,10 @@ class Expansion:
         problems: what could not be expanded, at the paths where the file has it.
     """
 
-    def __init__(self, file_fields: Mapping[str, Any], catalogue: Catalogue) -> None:
+    def __init__(self, file_fields: Mapping[str, Any], catalogue: Catalogue, folder: Path = Path()) -> None:
         self._file_fields = file_fields
         self._catalogue = catalogue
+        self._folder = folder
         self.problems = [
             Problem((name,), "is empty; write a value, or remove the line")
             for name, value in file_fields.items()
@@ -88,14 +109,15 @@ class Expansion:
         self._entry_of_cell: list[int] = []  # by the index of an expanded cell
         self._grid_of: dict[str, int] = {}  # by the name of an expanded mixture
         self._origin: dict[tuple[str, str], str] = {}  # the name of an entry in its registry
-        self._expand_prompts()
         self._expand_cells()
-        for section in ("mixtures", "students"):
-            if isinstance(own := self.fields.get(section), dict):
-                self.fields[section] = {name: self._over_defaults(section, entry) for name, entry in own.items()}
+        self._expand_prompts()
+        if isinstance(own := self.fields.get("mixtures"), dict):
+            self.fields["mixtures"] = {name: self._over_defaults("mixtures", entry) for name, entry in own.items()}
         self._expand_grids()
-        for section in ("generators", "sources"):
+        self._add_training()
+        for section in catalogue.registries:
             self._complete(section)
+        self._complete_tokenizer()
 
     def locate(self, problem: Problem) -> Problem:
         """Return a problem of the expanded fields with its path in the file."""
@@ -157,18 +179,69 @@ class Expansion:
         return _merged(self._defaults[section], entry)
 
     def _expand_prompts(self) -> None:
+        """Resolve the prompts: names of packaged ones, and paths of the study's own files."""
         files, prompts = self._catalogue.prompts, self.fields.get("prompts")
-        if prompts == ALL:
+        if "prompt_files" in self.fields:
+            self.problems.append(Problem(("prompt_files",), UNKNOWN))
+        if prompts is None and (cells := self.fields.get("cells")) and all("prompts" in cell for cell in cells):
+            self.fields["prompts"] = list(dict.fromkeys(name for cell in cells for name in cell["prompts"]))
+        elif prompts == ALL:
             self.fields["prompts"] = list(files)
         elif isinstance(prompts, str):
             message = f"is {describe(prompts)}; write a list, [{prompts}], or 'all'"
             self.problems.append(Problem(("prompts",), message))
         for index, name in enumerate(prompts if isinstance(prompts, list) else ()):
-            if isinstance(name, str) and name not in files:
+            if isinstance(name, str) and name.endswith(PROMPT_ENDING):
+                self._add_own_prompt(index, name)
+            elif isinstance(name, str) and name not in files:
                 message = f"prompt {describe(name)} has no file; known prompts: {', '.join(files)}"
                 self.problems.append(Problem(("prompts", index), message))
             elif isinstance(name, (bool, int, float)):
                 self.problems.append(Problem(("prompts", index), f"is {describe(name)}; write the name in quotes"))
+
+    def _add_own_prompt(self, index: int, reference: str) -> None:
+        """Replace the path of a prompt file by the prompt's name, the name of the file."""
+        path = (self._folder / reference).absolute()
+        name = path.name.removesuffix(PROMPT_ENDING)
+        if not path.is_file():
+            message = f"there is no file {path}; paths of prompts start at the folder of the study file"
+            self.problems.append(Problem(("prompts", index), message))
+        elif name in self._catalogue.prompts:
+            message = f"{describe(name)} is the name of a packaged prompt; rename {path}"
+            self.problems.append(Problem(("prompts", index), message))
+        self.fields["prompts"] = [name if at == index else one for at, one in enumerate(self.fields["prompts"])]
+        self.fields["prompt_files"] = {**self.fields.get("prompt_files", {}), name: str(path)}
+
+    def _add_training(self) -> None:
+        """Add the sections that a study with mixtures needs and its file leaves out, and write out short forms."""
+        fields = self.fields
+        runs = [grid for grid in runs if isinstance(grid, dict)] if isinstance(runs := fields.get("runs"), list) else []
+        if fields.get("mixtures"):
+            missing = {name: value for name, value in TRAINING.items() if name not in self._file_fields}
+            if runs:
+                missing["students"] = list(
+                    dict.fromkeys(name for grid in runs for name in _listed(grid.get("students")))
+                )
+                if all("seeds" in grid for grid in runs):
+                    missing.pop("seeds", None)
+            if "students" in self._file_fields:
+                missing.pop("students", None)
+            fields |= missing
+            if isinstance(fields.get("evaluation"), dict):
+                fields["evaluation"] = {"items": EMBEDDED, **fields["evaluation"]}
+        if isinstance(students := fields.get("students"), list):
+            fields["students"] = {name: {"from": name} for name in students if isinstance(name, str)}
+            for index, name in enumerate(students):
+                if not isinstance(name, str):
+                    message = f"is {describe(name)}; write the name of a student, in quotes"
+                    self.problems.append(Problem(("students", index), message))
+
+    def _complete_tokenizer(self) -> None:
+        """Complete a tokenizer that the study trains: on all its sources."""
+        tokenizer = self.fields.get("tokenizer")
+        if isinstance(tokenizer, dict) and tokenizer.get("model") == EMBEDDED:
+            sources = sorted(map(str, _entries(self.fields, "sources")))
+            self.fields["tokenizer"] = {"vocabulary": VOCABULARY, "sources": sources, **tokenizer}
 
     def _expand_cells(self) -> None:
         entries = self.fields.get("cells")
@@ -251,12 +324,17 @@ class Expansion:
             self.fields[section] = entries
 
     def _used(self, section: str) -> Iterator[tuple[FieldPath, str]]:
-        """Yield the generators or the sources that the study names, each with the path that names it."""
+        """Yield the entries of a section that the study names elsewhere, each with the path that names it."""
         one = section.removesuffix("s")
         cells = self.fields.get("cells")
         for index, cell in enumerate(cells if isinstance(cells, list) else ()):
-            yield ("cells", index, one), cell[one]
-        if section == "generators":
+            if section != "students":
+                yield ("cells", index, one), cell[one]
+        runs = self.fields.get("runs") if section == "students" else None
+        for index, grid in enumerate(runs if isinstance(runs, list) else ()):
+            for student in _listed(_entries({"": grid}, "").get("students")):
+                yield ("runs", index, "students"), student
+        if section != "sources":
             return
         for name, mixture in _entries(self.fields, "mixtures").items():
             for component in _entries(mixture, "components"):

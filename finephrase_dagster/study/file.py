@@ -28,7 +28,7 @@ from finephrase_dagster.study.spec import Study
 
 PROMPTS = SHIPPED / "prompts"
 STUDIES = SHIPPED / "studies"
-REGISTRIES = {"generators": "generators.yaml", "sources": "sources.yaml"}
+REGISTRIES = {"generators": "generators.yaml", "sources": "sources.yaml", "students": "students.yaml"}
 """The registries: files with entries that every study may name, by the section of a study that they serve."""
 
 MOST_LINES = 50  # of a message
@@ -51,14 +51,14 @@ def read_study(path: Path, catalogue: Catalogue) -> Study:
     """
     fields = read_fields(path, "study", example="studies/demo.yaml")
     try:
-        return expand_study(fields, catalogue)
+        return expand_study(fields, catalogue, path.absolute().parent)
     except InvalidFields as error:
         known = partial(fields_at, Study, fields)
         raise file_error(path, error.problems, docs=DOCS, purposes=_purposes(), known=known) from error
 
 
 def read_registries(folder: Path = STUDIES) -> dict[str, Registry]:
-    """Read `generators.yaml` and `sources.yaml` of a folder.
+    """Read `generators.yaml`, `sources.yaml` and `students.yaml` of a folder.
 
     Raises:
         StudyError: one of them cannot be read, or an entry is not a name with fields.
@@ -70,7 +70,7 @@ def read_registries(folder: Path = STUDIES) -> dict[str, Registry]:
 
 
 def read_registry(section: str, folder: Path = STUDIES) -> dict[str, Any]:
-    """Return the entries of a registry, `generators` or `sources`, by name. Not all fields must be there.
+    """Return the entries of a registry, such as `generators`, by name. Not all fields must be there.
 
     Raises:
         StudyError: the file cannot be read, or an entry is not a name with fields.

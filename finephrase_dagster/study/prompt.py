@@ -16,8 +16,9 @@ description: Ordered questions with answers that stand on their own.
 Turn the text above into ...
 ```
 
-The name is the partition; the hash of the texts that are sent is its version in the lineage. `study/turns.py`
-describes templates, `prompts/README.md` how to add a prompt.
+The name is the partition; the hash of the texts that are sent is its version in the lineage. Only the template and
+the name are needed: a prompt of one's own may leave out the other fields. `study/turns.py` describes templates,
+`prompts/README.md` how to add a prompt.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -69,13 +71,13 @@ class Prompt(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    family: Family
+    family: Family = "own"
     format: Phrase
-    origin: Phrase
+    origin: Phrase = "own"
     document: Position
-    check: Check
-    version: int = Field(ge=1)
-    description: Phrase
+    check: Check = "prose"
+    version: int = Field(default=1, ge=1)
+    description: Phrase = "A prompt of this study."
     system: str | None = Field(default=None, min_length=1)
     grammar: str | None = Field(default=None, min_length=1)
     template: str
@@ -127,8 +129,13 @@ def _check_name(name: str, shown: str) -> None:
         raise PromptError(f"{shown} is not a valid name of a prompt; use {NAME_RULE}") from error
 
 
-def read_prompts(folder: Path, names: tuple[str, ...]) -> dict[str, Prompt]:
+def read_prompts(folder: Path, names: tuple[str, ...], own: Mapping[str, str] | None = None) -> dict[str, Prompt]:
     """Read the named prompts of a folder, in the given order.
+
+    Args:
+        folder: the folder of the packaged prompts.
+        names: the names of prompts.
+        own: the files of prompts that are not in the folder, by name.
 
     Raises:
         PromptError: one of them is wrong or missing, or two files of the folder have the same name.
@@ -137,13 +144,14 @@ def read_prompts(folder: Path, names: tuple[str, ...]) -> dict[str, Prompt]:
         _check_name(name, f"prompt {name!r}")
     _check_clash(folder)
     known = [path.stem for path in _prompt_files(folder)]
-    if unknown := [name for name in names if name not in known]:
+    files = {name: Path(path) for name, path in (own or {}).items()}
+    if unknown := [name for name in names if name not in known and name not in files]:
         flaws = "\n".join(
             f"prompt {name!r}: no such file: {folder / name}.md; {similar(name, known, 'known prompts')}"
             for name in unknown
         )
         raise PromptError(flaws)
-    return {name: read_prompt(folder / f"{name}.md") for name in names}
+    return {name: read_prompt(files.get(name, folder / f"{name}.md")) for name in names}
 
 
 def read_prompt(path: Path) -> Prompt:
@@ -167,8 +175,10 @@ def read_prompt(path: Path) -> Prompt:
         raise PromptError(
             f"{path}:{fields['template'].line}: template: is not a field; write the template below the front matter"
         )
+    there = positions(turns)
+    known = {"format": values.get("name", path.stem), "document": there[0]}
     try:
-        prompt = Prompt.model_validate({**values, "template": template, "grammar": _grammar(path, fields)})
+        prompt = Prompt.model_validate({**known, **values, "template": template, "grammar": _grammar(path, fields)})
     except ValidationError as error:
         raise PromptError(_wrong_fields(path, fields, error)) from error
     if prompt.name != path.stem:
@@ -177,7 +187,7 @@ def read_prompt(path: Path) -> Prompt:
     if PLACEHOLDER in (prompt.system or ""):
         line = fields["system"].line
         raise PromptError(f"{path}:{line}: system: contains {PLACEHOLDER}; move it into a turn of the user")
-    if prompt.document not in (there := positions(turns)):
+    if prompt.document not in there:
         line = fields["document"].line
         raise PromptError(
             f"{path}:{line}: document: is {prompt.document!r}, but in the template the document is "

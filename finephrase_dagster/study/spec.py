@@ -126,10 +126,11 @@ class Study(Spec):
 
     name: Name = Field(description="the name of the study")
     description: str = Field(min_length=1, description="the question that the study answers")
-    prompts: tuple[Name, ...] = Field(min_length=1, description="the prompts to rephrase with")
+    prompts: tuple[Name, ...] = Field(default=(), description="the prompts to rephrase with")
+    prompt_files: Mapping[Name, str] = Field(default_factory=dict, description="the paths of the study's own prompts")
     sources: Mapping[Name, Source] = Field(min_length=1, description="the raw text")
-    generators: Mapping[Name, Generator] = Field(min_length=1, description="the models that rephrase")
-    cells: tuple[Cell, ...] = Field(min_length=1, description="which generator rephrases which source")
+    generators: Mapping[Name, Generator] = Field(default_factory=dict, description="the models that rephrase")
+    cells: tuple[Cell, ...] = Field(default=(), description="which generator rephrases which source")
     gates: Gates = Field(default={}, validate_default=True, description="quality thresholds")
     tokenizer: Tokenizer | None = Field(default=None, description="the students' tokenizer")
     sequence: int | None = Field(default=None, ge=16, description="tokens per training sequence")
@@ -148,6 +149,10 @@ class Study(Spec):
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> Study:
         problems = [*self._repeated_names(), *self._unknown_names()]
+        if not self.cells and not self.mixtures:
+            problems.append(Problem(("cells",), MISSING))
+        elif self.cells and not self.prompts:
+            problems.append(Problem(("prompts",), MISSING))
         if not self.mixtures:
             problems += self._fields_without_mixtures()
         elif missing := self._missing_for_training():

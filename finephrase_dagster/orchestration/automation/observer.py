@@ -5,20 +5,20 @@ from __future__ import annotations
 import dagster as dg
 
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.orchestration.events import observed, recorded_version
+from finephrase_dagster.orchestration.events import observed_prompts, recorded_version
 from finephrase_dagster.orchestration.partitions import TEMPLATE
-from finephrase_dagster.study.prompt import PromptError, read_prompts
+from finephrase_dagster.study.prompt import PromptError
 
 OBSERVE_SECONDS = 60
 
 
 def changed_prompts(lineage: Lineage, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
     """Return an observation for every prompt file that differs from its last observation."""
-    observations = []
-    for name, prompt in read_prompts(lineage.paths.prompts, lineage.study.prompts).items():
-        if recorded_version(instance, TEMPLATE, name) != prompt.digest:
-            observations.append(observed(prompt, lineage.paths.prompts / f"{name}.md"))
-    return observations
+    return [
+        observation
+        for prompt, observation in observed_prompts(lineage)
+        if recorded_version(instance, TEMPLATE, prompt.name) != prompt.digest
+    ]
 
 
 def build_observer(lineage: Lineage) -> dg.SensorDefinition:
