@@ -21,7 +21,7 @@ from finephrase_dagster.audit.page import audit_page
 from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import needs_same
-from finephrase_dagster.study.spec import Cell
+from finephrase_dagster.study.component import Cell
 from finephrase_dagster.train.admission import DROPPED, is_overridden, write_dropped
 from resources.warehouse import Warehouse
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.markdown import markdown_table
+from finephrase_dagster.study.component import Cell
 from finephrase_dagster.study.fields import hub_reference
 from finephrase_dagster.study.generator import PACKAGED, Generator
-from finephrase_dagster.study.spec import Cell
 
 HUB = "https://huggingface.co"
 

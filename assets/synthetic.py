@@ -15,7 +15,7 @@ from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialize_each, materialized, prompt_text
 from finephrase_dagster.orchestration.partitions import asset_key, needs
 from finephrase_dagster.orchestration.placement import rephrasing
-from finephrase_dagster.study.spec import Cell
+from finephrase_dagster.study.component import Cell
 from resources.rephraser import Rephraser
 from resources.warehouse import Warehouse
 

@@ -14,8 +14,7 @@ from finephrase_dagster.corpora.shards import read_corpus
 from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, needs_same
-from finephrase_dagster.study.component import Component
-from finephrase_dagster.study.spec import Cell
+from finephrase_dagster.study.component import Cell, Component
 from finephrase_dagster.train.admission import check_dataset, dropped_rows
 from finephrase_dagster.train.tokenizer import make_tokenizer
 from finephrase_dagster.train.tokens import tokenise

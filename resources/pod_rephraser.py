@@ -15,7 +15,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.pods.cluster import Cluster, cluster_from_environment
 from finephrase_dagster.pods.failure import PodFailed, PodLost, pod_failure
 from finephrase_dagster.pods.sizing import Pod
-from finephrase_dagster.study.spec import Cell
+from finephrase_dagster.study.component import Cell
 from resources.rephraser import Rephraser
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from finephrase_dagster.orchestration.devices import Lease, are_free, lease
 from finephrase_dagster.orchestration.progress import Progress, report
 from finephrase_dagster.orchestration.retries import is_infrastructure
 from finephrase_dagster.pods.failure import PodMisconfigured
-from finephrase_dagster.study.spec import Cell
+from finephrase_dagster.study.component import Cell
 
 if TYPE_CHECKING:
     from finephrase_dagster.rephrase.engine import Engine

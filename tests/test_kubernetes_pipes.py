@@ -19,7 +19,7 @@ from finephrase_dagster.pods.cluster import read_cluster
 from finephrase_dagster.pods.failure import PodFailed, PodLost, PodMisconfigured
 from finephrase_dagster.rephrase.job import RephraseJob, Target
 from finephrase_dagster.rephrase.model_source import EngineSpec
-from finephrase_dagster.study.spec import Cell
+from finephrase_dagster.study.component import Cell
 from kubernetes_api import KubernetesApi, Object, processes_of
 from kubernetes_parts import ENGINE, check_access, check_manifests, node, sources, until, write_cluster
 from rephrase_parts import PROMPTS, datasets, generator, recipe

@@ -150,6 +150,12 @@ def test_a_folder_whose_sqlite_files_would_be_looked_for_elsewhere_is_refused(
         refuse_unusable(paths, tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["[work]", "a*b"])
+def test_a_folder_whose_settings_dagster_would_not_find_is_refused(name: str, paths: Paths, tmp_path: Path) -> None:
+    with pytest.raises(InvalidStore, match=r"DAGSTER_HOME is .* Rename the folder"):
+        refuse_unusable(paths, tmp_path / name)
+
+
 @pytest.mark.parametrize("name", ["a b", "a#b", "[a]", "ä", "a&b=c;d"])
 def test_mlflow_keeps_its_file_in_any_other_folder(name: str, paths: Paths, tmp_path: Path) -> None:
     tracking = Tracking(

@@ -47,13 +47,13 @@ from finephrase_dagster.artifacts.recorded import have_same_rows, recorded_dropp
 from finephrase_dagster.artifacts.snapshot import remembered
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.study.component import Component
+from finephrase_dagster.study.component import Cell, Component
 from finephrase_dagster.study.fields import EMBEDDED, hub_reference
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.generator import PACKAGED
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
-from finephrase_dagster.study.spec import Cell, Evaluation, Study
+from finephrase_dagster.study.spec import Evaluation, Study
 
 HUB = "hub"
 

@@ -13,9 +13,10 @@ from typing import Any
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.processor import fast_precision
 from finephrase_dagster.artifacts.versions import CLEANING, CODE, NANOTRON, TRUNCATION
+from finephrase_dagster.study.component import Cell
 from finephrase_dagster.study.generator import Generator, Keep, Sampling
 from finephrase_dagster.study.prompt import Prompt, PromptError
-from finephrase_dagster.study.spec import Cell, Evaluation
+from finephrase_dagster.study.spec import Evaluation
 from finephrase_dagster.study.student import Student
 
 PRECISION = {"transformers": "float32", "nanotron": "bfloat16"}

@@ -20,7 +20,7 @@ from finephrase_dagster.artifacts.versions import CLEANING, CODE, TRUNCATION
 from finephrase_dagster.orchestration.partitions import asset_key, cell_tags, static
 from finephrase_dagster.orchestration.placement import Placement, preparing
 from finephrase_dagster.orchestration.retries import retried
-from finephrase_dagster.study.spec import Cell
+from finephrase_dagster.study.component import Cell
 
 Columns = Mapping[str, tuple[str, str]]
 """The columns of an asset's files: type and description by name."""

@@ -14,7 +14,8 @@ import dagster as dg
 from finephrase_dagster.artifacts import key as keys
 from finephrase_dagster.artifacts.key import Kind
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.study.spec import Cell, Study
+from finephrase_dagster.study.component import Cell
+from finephrase_dagster.study.spec import Study
 
 TAG_CHARACTERS = 63
 """The length that Dagster allows for the name of a tag."""

@@ -50,10 +50,10 @@ from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.step import Engines, RephraseStep
 from finephrase_dagster.rephrase.survey import Survey, saved_survey, survey_input
+from finephrase_dagster.study.component import Cell
 from finephrase_dagster.study.generator import Keep
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
-from finephrase_dagster.study.spec import Cell
 
 
 class _Frozen(BaseModel):

@@ -1,4 +1,4 @@
-"""Components: the datasets that a mixture may name, as values instead of text.
+"""Cells, and components: the datasets that a mixture may name, as values instead of text.
 
 `Study.datasets` maps every name that a study file may use to its component, so no other code reads such a name.
 """
@@ -6,6 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from pydantic import Field
+
+from finephrase_dagster.study.catalogue import CellGates
+from finephrase_dagster.study.fields import Name, Spec
+from finephrase_dagster.study.generator import Keep, OnFailure, Rollouts
 
 
 def cell_name(generator: str, source: str) -> str:
@@ -36,3 +42,29 @@ class Component:
     def name(self) -> str:
         """The name that a study file uses: `<source>` or `<generator>__<source>/<prompt>`."""
         return f"{self.cell}/{self.prompt}" if self.cell is not None else self.source
+
+
+class Cell(Spec):
+    """One generator on one source; its prompts are the partitions."""
+
+    generator: Name
+    source: Name
+    prompts: tuple[Name, ...] | None = Field(
+        default=None, min_length=1, description="default: all prompts of the study"
+    )
+    guided: bool | None = Field(default=None, description="default: as the generator says")
+    rollouts: Rollouts | None = Field(default=None, description="default: as the generator says")
+    keep: Keep | None = Field(default=None, description="default: as the generator says")
+    on_failure: OnFailure = Field(default="refuse", description="`drop_rows`: train without the rows that fail a gate")
+    gates: CellGates = Field(default_factory=dict, description="quality thresholds that differ from the study's")
+
+    def __hash__(self) -> int:
+        return hash((self.generator, self.source))
+
+    @property
+    def name(self) -> str:
+        return cell_name(self.generator, self.source)
+
+    def component(self, prompt: str) -> Component:
+        """Return the dataset of one of its prompts."""
+        return Component(generator=self.generator, source=self.source, prompt=prompt)

@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, get_args
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from finephrase_dagster.errors import FinephraseError
 
@@ -54,7 +56,7 @@ class InvalidFields(FinephraseError, ValueError, exit_status=2):
     """Fields are wrong, or each is right and they contradict each other."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("; ".join(problem_lines(problems)))
+        super().__init__("; ".join(line for _, line in problem_lines(problems)))
         self.problems = list(problems)
 
 
@@ -158,34 +160,39 @@ def problem_lines(
     *,
     docs: str | None = None,
     purposes: Mapping[str, str] | None = None,
-    known: Callable[[FieldPath], Iterable[str]] = lambda path: (),
-) -> list[str]:
-    """Return one line per mistake; the same mistake in several entries of a section is one line.
+    known: Callable[[FieldPath], Mapping[str, FieldInfo]] = lambda path: {},
+    line_of: Callable[[FieldPath], int | None] = lambda path: None,
+) -> list[tuple[int | None, str]]:
+    """Return one message per mistake, with its line in the file; a mistake in several entries of a section is one.
 
     Args:
         problems: the mistakes.
         docs: the page that describes each section under a heading of its own.
         purposes: what each field of the file is for.
-        known: returns the names of the fields that there are at a path, for suggestions where one is unknown.
+        known: returns the fields that there are at a path, for suggestions where one is unknown, and examples.
+        line_of: returns the line of the file where a path is.
     """
     grouped: dict[tuple[FieldPath, str], list[str]] = {}
+    first: dict[tuple[FieldPath, str], int | None] = {}
     for path, message in problems:
         in_entry = len(path) > 1 and path[0] in SECTIONS
         key = (path[0], "", *path[2:]) if in_entry else path
         names = grouped.setdefault((key, message), [])
+        first.setdefault((key, message), line_of(path))
         if in_entry and str(path[1]) not in names:
             names.append(str(path[1]))
     lines = []
     for (path, message), names in grouped.items():
+        line = first[path, message]
         if names:
             entry = names[0] if len(names) == 1 else f"{{{shorten(names, 5)}}}"
             path = (path[0], entry, *path[2:])
-        lines.append(_line(path, message, docs, purposes or {}, known))
+        lines.append((line, _line(path, message, docs, purposes or {}, known)))
     return lines
 
 
-def fields_at(root: type[BaseModel], fields: object, path: FieldPath) -> set[str]:
-    """Return the names of the fields that a file may have at a path.
+def fields_at(root: type[BaseModel], fields: object, path: FieldPath) -> dict[str, FieldInfo]:
+    """Return the fields that a file may have at a path, by name.
 
     Args:
         root: the spec of the file.
@@ -201,7 +208,7 @@ def fields_at(root: type[BaseModel], fields: object, path: FieldPath) -> set[str
             specs = {spec for annotation in steps for spec in _specs_in(annotation)}
         if has_entry(value, "kind"):
             specs = {one for spec in specs for one in _of_kind(spec, value["kind"])} or specs
-    return {name for spec in specs for name in spec.model_fields}
+    return {name: field for spec in specs for name, field in spec.model_fields.items()}
 
 
 def _of_kind(spec: type[BaseModel], kind: object) -> Iterator[type[BaseModel]]:
@@ -224,7 +231,7 @@ def _line(
     message: str,
     docs: str | None,
     purposes: Mapping[str, str],
-    known: Callable[[FieldPath], Iterable[str]],
+    known: Callable[[FieldPath], Mapping[str, FieldInfo]],
 ) -> str:
     if message not in (MISSING, UNKNOWN):
         return f"{dotted(path)}: {message}" if path else message
@@ -232,12 +239,20 @@ def _line(
     see = f"; see {docs}#{path[0]}" if docs and path[0] in purposes else ""
     if message == MISSING:
         purpose = f" ({purposes[str(last)]})" if not outer and last in purposes else ""
-        line = f"missing field {describe(last)}{purpose}. Add {'it' if outer else repr(f'{last}:')}{see}"
+        field = known(tuple(outer)).get(str(last))
+        remedy = _example(str(last), field) if field and field.examples else "it" if outer else repr(f"{last}:")
+        line = f"missing field {describe(last)}{purpose}. Add {remedy}{see}"
     else:
         near = difflib.get_close_matches(str(last), known(tuple(outer)) if outer else purposes, n=1)
         remedy = f"Did you mean {near[0]!r}?" if near else f"Correct its name or remove it{see}"
         line = f"unknown field {describe(last)}. {remedy}"
     return f"{dotted(tuple(outer))}: {line}" if outer else line
+
+
+def _example(name: str, field: FieldInfo) -> str:
+    """Return a field with an example of its value, as YAML writes it in one line."""
+    text = yaml.safe_dump({name: field.examples[0]}, default_flow_style=True, width=1000, sort_keys=False)  # type: ignore[index]
+    return f"it, for example `{text.strip()[1:-1]}`"
 
 
 def dotted(path: FieldPath) -> str:

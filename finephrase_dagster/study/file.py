@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.catalogue import Catalogue, Registry
@@ -22,7 +24,7 @@ from finephrase_dagster.study.fields import (
     fields_at,
     problem_lines,
 )
-from finephrase_dagster.study.loader import InvalidYaml, load_yaml, read_bounded
+from finephrase_dagster.study.loader import InvalidYaml, compose_yaml, load_yaml, read_bounded
 from finephrase_dagster.study.paths import SHIPPED
 from finephrase_dagster.study.spec import Study
 
@@ -141,15 +143,43 @@ def file_error(
     *,
     docs: str | None = None,
     purposes: Mapping[str, str] | None = None,
-    known: Callable[[FieldPath], Iterable[str]] = lambda path: (),
+    known: Callable[[FieldPath], Mapping[str, FieldInfo]] = lambda path: {},
 ) -> StudyError:
     """Return the error for a file with these problems; see `problem_lines`."""
-    lines = problem_lines(problems, docs=docs, purposes=purposes, known=known)
-    if len(lines) == 1:
-        return StudyError(f"{path}: {lines[0]}")
-    more = [f"and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
-    text = "\n".join(f"  {line}" for line in [*lines[:MOST_LINES], *more])
-    return StudyError(f"{path} has {len(lines):,} problems:\n{text}")
+    found = problem_lines(problems, docs=docs, purposes=purposes, known=known, line_of=_lines_of(path))
+    if len(found) == 1:
+        ((line, message),) = found
+        return StudyError(f"{path}:{line}: {message}" if line else f"{path}: {message}")
+    found.sort(key=lambda one: one[0] or 0)
+    lines = [f"line {line}: {message}" if line else message for line, message in found[:MOST_LINES]]
+    more = [f"and {len(found) - MOST_LINES:,} more"] if len(found) > MOST_LINES else []
+    text = "\n".join(f"  {line}" for line in [*lines, *more])
+    return StudyError(f"{path} has {len(found):,} problems:\n{text}")
+
+
+def _lines_of(path: Path) -> Callable[[FieldPath], int | None]:
+    """Return a function that finds the line of a field, or else of what should contain it, in a file."""
+    try:
+        root = compose_yaml(read_bounded(path))
+    except (InvalidYaml, OSError, ValueError):  # the file has changed since
+        root = None
+
+    def line_of(field: FieldPath) -> int | None:
+        node, line = root, None
+        for part in field:
+            if isinstance(node, yaml.MappingNode):
+                found = [(key, value) for key, value in node.value if key.value == str(part)]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+                found = [(node.value[part], node.value[part])]
+            else:
+                break
+            if not found:
+                break
+            key, node = found[0]
+            line = key.start_mark.line + 1
+        return line
+
+    return line_of
 
 
 @cache

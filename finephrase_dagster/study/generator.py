@@ -78,9 +78,9 @@ class Throughput(Spec):
 class Generator(Spec):
     """The model that rephrases."""
 
-    model: ModelReference
-    context: int = Field(ge=128, description="most tokens of prompt and completion together")
-    max_tokens: int = Field(ge=1, description="most tokens of a completion")
+    model: ModelReference = Field(examples=["HuggingFaceTB/SmolLM2-1.7B-Instruct@main"])
+    context: int = Field(ge=128, description="most tokens of prompt and completion together", examples=[4096])
+    max_tokens: int = Field(ge=1, description="most tokens of a completion", examples=[1024])
     sampling: Sampling = Sampling()
     guided: bool = Field(default=False, description="whether the prompts' grammars decide the form of completions")
     rollouts: Rollouts = Field(default=1, description="how often a row that fails gates is drawn at most")

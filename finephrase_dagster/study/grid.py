@@ -32,9 +32,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class CellGrid(Spec):
     """Cells: each of the generators on each of the sources. `generator` and `source` name a single one."""
 
-    generator: Name | None = None
+    generator: Name | None = Field(default=None, examples=["embedded"])
     generators: tuple[Name, ...] | None = Field(default=None, min_length=1)
-    source: Name | None = None
+    source: Name | None = Field(default=None, examples=["my_files"])
     sources: tuple[Name, ...] | None = Field(default=None, min_length=1)
     prompts: tuple[Name, ...] | None = Field(
         default=None, min_length=1, description="default: all prompts of the study"
@@ -84,8 +84,10 @@ class MixtureGrid(Spec):
     the share of the synthetic dataset in percent (33_3 for a share of 0.333).
     """
 
-    name: str = Field(min_length=1)
-    datasets: tuple[str, ...] = Field(min_length=1, description="names, or patterns with * and ?")
+    name: str = Field(min_length=1, examples=["{prompt}_{percent}"])
+    datasets: tuple[str, ...] = Field(
+        min_length=1, description="names, or patterns with * and ?", examples=[["my_model__my_files/*"]]
+    )
     mix_in: str | None = Field(default=None, min_length=1, description="a source; default: none")
     shares: tuple[Share, ...] | None = Field(
         default=None,

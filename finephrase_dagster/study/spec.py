@@ -10,13 +10,12 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, fie
 
 from finephrase_dagster.study.catalogue import (
     Catalogue,
-    CellGates,
     Gates,
     catalogue_of,
     complete_gates,
     settings_for,
 )
-from finephrase_dagster.study.component import Component, cell_name
+from finephrase_dagster.study.component import Cell, Component
 from finephrase_dagster.study.fields import (
     LARGEST_GRID,
     MISSING,
@@ -30,39 +29,13 @@ from finephrase_dagster.study.fields import (
     repeated,
     shorten,
 )
-from finephrase_dagster.study.generator import Generator, Keep, OnFailure, Rollouts
+from finephrase_dagster.study.generator import Generator, Keep
 from finephrase_dagster.study.grid import matching
 from finephrase_dagster.study.source import SourceSpec
 from finephrase_dagster.study.student import EarlyStop, Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
 
 ALL = ("all",)
 """Stands for all benchmarks until the catalogue is known."""
-
-
-class Cell(Spec):
-    """One generator on one source; its prompts are the partitions."""
-
-    generator: Name
-    source: Name
-    prompts: tuple[Name, ...] | None = Field(
-        default=None, min_length=1, description="default: all prompts of the study"
-    )
-    guided: bool | None = Field(default=None, description="default: as the generator says")
-    rollouts: Rollouts | None = Field(default=None, description="default: as the generator says")
-    keep: Keep | None = Field(default=None, description="default: as the generator says")
-    on_failure: OnFailure = Field(default="refuse", description="`drop_rows`: train without the rows that fail a gate")
-    gates: CellGates = Field(default_factory=dict, description="quality thresholds that differ from the study's")
-
-    def __hash__(self) -> int:
-        return hash((self.generator, self.source))
-
-    @property
-    def name(self) -> str:
-        return cell_name(self.generator, self.source)
-
-    def component(self, prompt: str) -> Component:
-        """Return the dataset of one of its prompts."""
-        return Component(generator=self.generator, source=self.source, prompt=prompt)
 
 
 class Evaluation(Spec):
@@ -124,13 +97,23 @@ Source = Annotated[SerializeAsAny[SourceSpec], BeforeValidator(_validate_source)
 class Study(Spec):
     """A complete study. Without mixtures it ends with the audits: a production run."""
 
-    name: Name = Field(description="the name of the study")
-    description: str = Field(min_length=1, description="the question that the study answers")
-    prompts: tuple[Name, ...] = Field(default=(), description="the prompts to rephrase with")
+    name: Name = Field(description="the name of the study", examples=["my_study"])
+    description: str = Field(
+        min_length=1, description="the question that the study answers", examples=["Do tables beat the raw text?"]
+    )
+    prompts: tuple[Name, ...] = Field(
+        default=(), description="the prompts to rephrase with", examples=[["faq", "table"]]
+    )
     prompt_files: Mapping[Name, str] = Field(default_factory=dict, description="the paths of the study's own prompts")
-    sources: Mapping[Name, Source] = Field(min_length=1, description="the raw text")
+    sources: Mapping[Name, Source] = Field(
+        min_length=1, description="the raw text", examples=[{"my_files": {"kind": "files", "paths": ["texts/*.jsonl"]}}]
+    )
     generators: Mapping[Name, Generator] = Field(default_factory=dict, description="the models that rephrase")
-    cells: tuple[Cell, ...] = Field(default=(), description="which generator rephrases which source")
+    cells: tuple[Cell, ...] = Field(
+        default=(),
+        description="which generator rephrases which source",
+        examples=[[{"generator": "embedded", "source": "my_files"}]],
+    )
     gates: Gates = Field(default={}, validate_default=True, description="quality thresholds")
     tokenizer: Tokenizer | None = Field(default=None, description="the students' tokenizer")
     sequence: int | None = Field(default=None, ge=16, description="tokens per training sequence")

@@ -19,7 +19,7 @@ MANY_EPOCHS = 4
 class Tokenizer(Spec):
     """The students' tokenizer: one for the complete study, so that scores per token are comparable."""
 
-    model: ModelReference
+    model: ModelReference = Field(examples=[EMBEDDED])
     vocabulary: int | None = Field(default=None, ge=512, description="number of entries")
     sources: tuple[Name, ...] = Field(default=(), description="sources that it is trained on")
 
@@ -52,8 +52,8 @@ class Mixture(Spec):
     becomes its share of the tokens after all weights are scaled to sum to 1.
     """
 
-    components: Mapping[str, Annotated[float, Field(gt=0, le=1e9)]] = Field(min_length=1)
-    tokens: int = Field(ge=1, description="tokens that a student is trained on")
+    components: Mapping[str, Annotated[float, Field(gt=0, le=1e9)]] = Field(min_length=1, examples=[{"my_files": 1}])
+    tokens: int = Field(ge=1, description="tokens that a student is trained on", examples=[80_000])
     seed: Seed = Field(default=0, description="draws the windows of components")
     despite_audits: Reason | None = Field(
         default=None, description="the reason why datasets that failed their audit are used, too"
@@ -87,14 +87,14 @@ def allocate(weights: Mapping[str, float], windows: int) -> dict[str, int]:
 class Student(Spec):
     """A decoder that is trained from scratch: a Llama without biases and with tied embeddings."""
 
-    layers: int = Field(ge=1)
-    hidden: int = Field(ge=8)
-    ffn: int = Field(ge=8)
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-    batch_sequences: int = Field(ge=1, description="sequences per optimizer step")
-    learning_rate: float = Field(gt=0)
-    final_learning_rate: float = Field(ge=0)
+    layers: int = Field(ge=1, examples=[2])
+    hidden: int = Field(ge=8, examples=[128])
+    ffn: int = Field(ge=8, examples=[384])
+    heads: int = Field(ge=1, examples=[4])
+    kv_heads: int = Field(ge=1, examples=[2])
+    batch_sequences: int = Field(ge=1, description="sequences per optimizer step", examples=[2])
+    learning_rate: float = Field(gt=0, examples=[2e-3])
+    final_learning_rate: float = Field(ge=0, examples=[2e-4])
     warmup_fraction: float = Field(default=0.01, ge=0, le=1, description="share of the steps")
     decay_fraction: float = Field(default=0.1, ge=0, le=1, description="share of the steps")
     weight_decay: float = Field(default=0.1, ge=0)
@@ -140,8 +140,8 @@ class Student(Spec):
 class Seeds(Spec):
     """The two sources of noise in a student: the order of its data and its initial weights."""
 
-    data: Seed
-    model: Seed
+    data: Seed = Field(examples=[0])
+    model: Seed = Field(examples=[0])
 
 
 class SeedGrid(Spec):
@@ -192,8 +192,10 @@ class EarlyStop(Spec):
     Runs that others decay from, and runs that decay from others, always continue.
     """
 
-    step: int = Field(ge=1, description="optimizer steps after which students are compared")
-    keep: float = Field(gt=0, lt=1, description="share of the students that continue, by macro score; at least one")
+    step: int = Field(ge=1, description="optimizer steps after which students are compared", examples=[1000])
+    keep: float = Field(
+        gt=0, lt=1, description="share of the students that continue, by macro score; at least one", examples=[0.5]
+    )
 
     def going_on(self, students: int) -> int:
         """Return how many of some students continue, rounded up."""
@@ -203,8 +205,8 @@ class EarlyStop(Spec):
 class RunGrid(Spec):
     """Training runs: each mixture with each student and each pair of seeds."""
 
-    mixtures: tuple[str, ...] = Field(min_length=1, description="names, or patterns with * and ?")
-    students: tuple[Name, ...] = Field(min_length=1)
+    mixtures: tuple[str, ...] = Field(min_length=1, description="names, or patterns with * and ?", examples=[["*"]])
+    students: tuple[Name, ...] = Field(min_length=1, examples=[["1_7b"]])
     seeds: (
         Annotated[
             Annotated[tuple[Seeds, ...], Field(min_length=1), Tag("pairs")] | Annotated[SeedGrid, Tag("grid")],

@@ -18,7 +18,11 @@ class FilesSource(TableSource):
     """Parquet, JSONL (plain, .gz, .zst) or WARC (.warc, .wet, .gz) files, here or in an object store."""
 
     kind: Literal["files"]
-    paths: tuple[Text, ...] = Field(min_length=1, description="files, folders or glob patterns; paths or s3://... URLs")
+    paths: tuple[Text, ...] = Field(
+        min_length=1,
+        description="files, folders or glob patterns; paths or s3://... URLs",
+        examples=[["texts/*.jsonl"]],
+    )
 
     @property
     def label(self) -> str:
