@@ -16,11 +16,13 @@ from typer.exceptions import TyperException
 from finephrase_dagster.commands.audit import audit
 from finephrase_dagster.commands.expand import expand
 from finephrase_dagster.commands.extras import missing_extra
+from finephrase_dagster.commands.init import init
 from finephrase_dagster.commands.materialize import materialize
 from finephrase_dagster.commands.plan import plan
 from finephrase_dagster.commands.rephrase import ManyValues, rephrase
 from finephrase_dagster.commands.report import report
 from finephrase_dagster.commands.results import app as results
+from finephrase_dagster.commands.schema import schema
 from finephrase_dagster.commands.terminal import complain, leave_terminal, silence_libraries
 from finephrase_dagster.commands.ui import ui
 from finephrase_dagster.commands.usage import USAGE, is_usage_error, usage_message
@@ -100,11 +102,13 @@ def _options(
     check_log_format()
 
 
+app.command(short_help="Write a study of your own to begin with.")(init)
 app.command(short_help="Run what is missing or stale in a study.")(materialize)
 app.command(cls=ManyValues, short_help="Rewrite documents with a language model.")(rephrase)
 app.command(short_help="Check the quality of a synthetic dataset.")(audit)
 app.command(short_help="Show what would run, and what it would cost.")(plan)
 app.command(short_help="Print a study file in full.")(expand)
+app.command(short_help="Print the JSON schema of study files, for editors.")(schema)
 app.command(short_help="Write a page with a study's answer and its figures.")(report)
 app.command(short_help="Check the files of datasets and other artifacts.")(verify)
 app.command(short_help="Serve the web pages of Dagster and MLflow.")(ui)
