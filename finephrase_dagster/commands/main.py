@@ -19,6 +19,7 @@ from finephrase_dagster.commands.extras import missing_extra
 from finephrase_dagster.commands.init import init
 from finephrase_dagster.commands.materialize import materialize
 from finephrase_dagster.commands.plan import plan
+from finephrase_dagster.commands.preview import preview
 from finephrase_dagster.commands.rephrase import ManyValues, rephrase
 from finephrase_dagster.commands.report import report
 from finephrase_dagster.commands.results import app as results
@@ -104,6 +105,7 @@ def _options(
 
 app.command(short_help="Write a study of your own to begin with.")(init)
 app.command(short_help="Run what is missing or stale in a study.")(materialize)
+app.command(cls=ManyValues, short_help="Rewrite a few documents, to look at them.")(preview)
 app.command(cls=ManyValues, short_help="Rewrite documents with a language model.")(rephrase)
 app.command(short_help="Check the quality of a synthetic dataset.")(audit)
 app.command(short_help="Show what would run, and what it would cost.")(plan)
@@ -122,7 +124,7 @@ def main() -> None:
         signal.signal(signal.SIGHUP, leave_terminal)
     silence_libraries()
     status = _status()
-    if sys.argv[1:2] not in (["rephrase"], ["materialize"]):
+    if sys.argv[1:2] not in (["rephrase"], ["materialize"], ["preview"]):
         sys.exit(status)
     # All is written by now. Threads of libraries that still run while Python ends sometimes abort it ("terminate called
     # without an active exception") or print a long list of what they did not free, although the run has finished.

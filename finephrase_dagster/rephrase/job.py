@@ -53,7 +53,7 @@ from finephrase_dagster.rephrase.survey import Survey, saved_survey, survey_inpu
 from finephrase_dagster.study.component import Cell
 from finephrase_dagster.study.generator import Keep
 from finephrase_dagster.study.paths import Paths
-from finephrase_dagster.study.prompt import Prompt, read_prompts
+from finephrase_dagster.study.prompt import Prompt, read_referenced
 
 
 class _Frozen(BaseModel):
@@ -332,7 +332,7 @@ def build_job(
 
     Args:
         files: the input files.
-        prompts: names of prompts; the dataset of each is written to `<output>/<prompt>`.
+        prompts: names or files of prompts; the dataset of each is written to `<output>/<prompt>`.
         output: a folder or a URL.
         guided: whether the prompts' grammars decide the form of completions; None: as the generator says.
         rollouts: how often a row that fails gates is drawn at most; None: as the generator says, or 1.
@@ -352,7 +352,7 @@ def build_job(
         if number is not None and not math.isfinite(number):
             raise JobInvalid(f"{option} {number}: not a finite number.")
     paths = paths or Paths.from_environment()
-    texts = read_prompts(paths.prompts, tuple(prompts))
+    texts = read_referenced(paths.prompts, prompts)
     check_files(files)
     folders = {name: f"{output.rstrip('/') or '/'}/{name}" for name in texts}
     for folder in folders.values():

@@ -26,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -152,6 +152,16 @@ def read_prompts(folder: Path, names: tuple[str, ...], own: Mapping[str, str] | 
         )
         raise PromptError(flaws)
     return {name: read_prompt(files.get(name, folder / f"{name}.md")) for name in names}
+
+
+def read_referenced(folder: Path, references: Sequence[str]) -> dict[str, Prompt]:
+    """Read prompts that a person named: names of packaged ones, and paths of files.
+
+    Raises:
+        PromptError: one of them is wrong or missing.
+    """
+    files = {Path(one).stem: one for one in references if one.endswith(".md")}
+    return read_prompts(folder, tuple(Path(one).stem if one.endswith(".md") else one for one in references), files)
 
 
 def read_prompt(path: Path) -> Prompt:
