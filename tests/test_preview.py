@@ -64,8 +64,9 @@ def test_the_terminal_shows_texts_without_their_control_characters(rows: Path, s
     assert result.exit_code == 0, result.output
     assert "The harbour is full." in result.stdout
     assert "\x1b" not in result.stdout
-    assert "faq: has its form" in result.stdout
-    assert "table: " in result.stdout
+    assert "faq, 3 tokens: has its form" in result.stdout
+    assert "table, 3 tokens: " in result.stdout
+    assert "A: A place for ships." in [line[61:].strip() for line in result.stdout.splitlines()]
 
 
 def test_the_page_shows_markup_as_text_and_needs_no_network(rows: Path, server: LocalServer, tmp_path: Path) -> None:

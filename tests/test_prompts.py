@@ -180,11 +180,8 @@ WRONG = {
     "an unknown position": (changed(document="top") + PLACEHOLDER, "faq.md:6: document: .*'first'"),
     "a version that is no number": (changed(version="new") + PLACEHOLDER, "faq.md:8: version: .*integer"),
     "a blank format": (changed(format="' '") + PLACEHOLDER, "faq.md:4: format: "),
-    "no format": (
-        HEADER.replace("format: list of questions\n", "") + PLACEHOLDER,
-        "faq.md:2: format: .*add it to the front matter",
-    ),
-    "a null format": (changed(format="") + PLACEHOLDER, "faq.md:4: format: .*add it to the front matter"),
+    "no name": (HEADER.replace("name: faq\n", "") + PLACEHOLDER, "faq.md:2: name: .*add it to the front matter"),
+    "a null name": (changed(name="") + PLACEHOLDER, "faq.md:2: name: .*add it to the front matter"),
     "another name": (changed(name="table") + PLACEHOLDER, "faq.md:2: name .*it must be the name of the file"),
     "a name that is none": (changed(name="a__b") + PLACEHOLDER, "faq.md:2: name: .*single underscores"),
     "an unknown field": (HEADER.replace("check:", "size: 2\ncheck:") + PLACEHOLDER, "faq.md:7: size: .*remove it"),

@@ -86,7 +86,8 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a missing field": (
         lambda f: f.pop("description"),
-        r"yaml: missing field 'description' \(the question that the study answers\)\. Add 'description:'; "
+        r"yaml: missing field 'description' \(the question that the study answers\)\. Add it, for example "
+        r"`description: .*`; "
         r"see docs/study-file\.md#description$",
     ),
     "an unknown gate": (

@@ -160,7 +160,7 @@ def test_a_field_that_does_not_fit_the_kind_is_reported_with_its_registry_entry(
         ("", "has no fields"),
         (
             "a: 5\nB: {}\n",
-            r"(?s)generators\.yaml has 2 problems:.*  a: is 5; write its fields.*  B: is not a valid name",
+            r"(?s)generators\.yaml has 2 problems:.*line 1: a: is 5; write.*line 2: B: is not a valid name",
         ),
         ("a: {}\na: {}\n", r"generators\.yaml:2: .*'a' is defined twice"),
         ("smollm2_1_7b: {model: embeded}\n", r"/generators\.yaml: smollm2_1_7b\.model: 'embeded' has no revision"),

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -272,14 +273,18 @@ def _print(result: Result) -> None:
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else WIDTH, markup=False, highlight=False, emoji=False)
-    for row in result.rows:
+    for _, group in groupby(result.rows, key=lambda row: row.id):
+        rows = list(group)
         table = Table(box=box.SIMPLE, expand=True, show_edge=False)
-        cut = ", cut to fit the context" if row.document_cut else ""
-        table.add_column(f"{row.id} ({row.prompt_tokens:,} tokens with the prompt{cut})", ratio=1)
-        table.add_column(f"{row.prompt} ({row.completion_tokens:,} tokens)", ratio=1)
-        table.add_row(_shown(row.source), _shown(row.text or ""))
+        cut = ", cut to fit the context" if any(row.document_cut for row in rows) else ""
+        table.add_column(f"{rows[0].id}{cut}", ratio=1)
+        table.add_column("completions", ratio=1)
+        completions = [
+            f"{row.prompt}, {row.completion_tokens:,} tokens: {row.flaw or 'has its form'}\n\n{_shown(row.text or '')}"
+            for row in rows
+        ]
+        table.add_row(_shown(rows[0].source), "\n\n\n".join(completions))
         console.print(table)
-        console.print(f"  {row.prompt}: {'has its form' if row.flaw is None else row.flaw}\n", style=None)
     settings = ", ".join(f"{name} {_value(value)}" for name, value in result.settings.items())
     typer.echo(f"{result.model}: {settings}")
     print_table(COLUMNS, [_summary(name, summary, result.prices[name]) for name, summary in result.prompts.items()])
@@ -298,7 +303,7 @@ def _summary(name: str, summary: PromptSummary, price: Price) -> list[str]:
         f"{summary.completion_tokens:,.0f}",
         f"{price.completion_tokens:,}",
         "unknown" if hours is None else f"{hours:,.1f} {unit}",
-        "unknown" if price.dollars is None else f"{price.dollars:,.2f}",
+        f"{price.dollars:,.2f}" if price.dollars is not None else "-" if price.machine_hours else "unknown",
     ]
 
 
@@ -308,7 +313,7 @@ def _value(value: object) -> str:
 
 def _shown(text: str) -> str:
     """Return the beginning of a text, without characters that control a terminal."""
-    clean = printable(text[:SHOWN_CHARACTERS])
+    clean = "\n".join(printable(line) for line in text[:SHOWN_CHARACTERS].splitlines())
     more = len(text) - SHOWN_CHARACTERS
     return f"{clean}\n... and {more:,} characters more" if more > 0 else clean
 
