@@ -251,7 +251,8 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a default that 15 generators lack": (
         lambda f: f["defaults"]["generators"].pop("max_tokens"),
-        r"generators\.\{gemma_3_1b, .* and 10 more\}: missing field 'max_tokens'\. Add it, for example `max_tokens: 1024`; see .*#generators$",
+        r"generators\.\{gemma_3_1b, .* and 10 more\}: missing field 'max_tokens'\. "
+        r"Add it, for example `max_tokens: 1024`; see .*#generators$",
     ),
     "components for all": (
         lambda f: f["defaults"]["mixtures"].update(components={"dclm": 1}),
