@@ -21,6 +21,7 @@ from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import catalogue, read_lineage
 from finephrase_dagster.definitions import build_defs
+from finephrase_dagster.plan.forecast import Forecast
 from finephrase_dagster.plan.plan import Plan, Terms, plan
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 from finephrase_dagster.study.spec import Study
@@ -122,6 +123,16 @@ def test_a_complete_study_has_nothing_to_do(completed: Lineage) -> None:
     assert result["total"]["wall_hours"] == 0
     assert result["total"]["exists"]["partitions"] == len(result["items"])
     assert result["stages"]["synthetic"]["exists"]["output_tokens"] == 9 * 9_000
+
+
+def test_the_forecast_of_the_live_view_is_of_what_is_missing(completed: Lineage) -> None:
+    every = [*items(completed)]
+    last = [item for item in every if item.stage == "training"][-1]
+    assert Forecast.of(completed, every).seconds([last]) == 0
+    shutil.rmtree(last.artifact().folder)
+    forecast = Forecast.of(completed.snapshot(), every)
+    assert forecast.seconds([last]) > 0
+    assert sum(forecast.seconds([item]) for item in every if item.stage not in ("training", "evaluation")) == 0
 
 
 def test_an_edited_prompt_makes_its_partitions_and_their_dependants_stale_with_the_reason(completed: Lineage) -> None:

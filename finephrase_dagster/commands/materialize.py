@@ -101,7 +101,8 @@ def _watching(lineage: Lineage, log: Callable[[str], None], *, live: bool) -> It
         from finephrase_dagster.orchestration.progress import listening
         from finephrase_dagster.plan.forecast import Forecast
 
-        study, every = lineage.study, [*items(lineage)]
+        study, lineage = lineage.study, lineage.snapshot()
+        every = [*items(lineage)]
         title = f"{study.name}: {study.description}" if study.description else study.name
         view = LiveView(title, every, console, Forecast.of(lineage, every))
         with view.shown(), listening(view):

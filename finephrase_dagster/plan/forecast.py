@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from finephrase_dagster.artifacts.graph import Item
+from finephrase_dagster.artifacts.graph import Item, current_facts
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.cost import Cost, Estimator
 from finephrase_dagster.plan.measured import Measured
@@ -22,10 +22,11 @@ class Forecast:
 
     @classmethod
     def of(cls, lineage: Lineage, items: Iterable[Item]) -> Forecast:
-        """Return the forecast for a study's items, by the figures of `finephrase plan`."""
+        """Return the forecast for a study's items, by the figures of `finephrase plan`; what exists costs nothing."""
         published = Published.read()
         estimator = Estimator(lineage, published=published, measured=Measured(lineage.paths.data))
-        costs = {item.name: estimator.cost(item) for item in items if hasattr(estimator, f"_{item.stage}")}
+        missing = (item for item in items if current_facts(item) is None)
+        costs = {item.name: estimator.cost(item) for item in missing if hasattr(estimator, f"_{item.stage}")}
         return cls(costs, gpu_hour_dollars=published.gpu_hour_dollars)
 
     def record(self, items: Sequence[Item], seconds: float) -> None:
