@@ -8,9 +8,10 @@ INSTALLED = $(VENV)/installed-$(notdir $(LIST))
 SYSTEM := $(VENV)/system-packages
 PROCESSES ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 BENCHMARKS := driver http_client resume growth memory audit planted metrics engine prefix guided tokens train evaluation graph backfill pages verdicts
-.PHONY: help demo ui test test-fast bench lint clean
+.PHONY: help install demo ui test test-fast bench lint clean
 
 help:
+	@echo "make install     install everything into .venv; the other targets do so by themselves"
 	@echo "make demo        run the complete experiment on a small scale, and print the leaderboard"
 	@echo "make ui          serve the web pages of Dagster and MLflow on this machine (127.0.0.1)"
 	@echo "make test        run all tests; in one process: make test PROCESSES="
@@ -18,6 +19,8 @@ help:
 	@echo "make bench       run the benchmarks; the last line of each is one JSON object"
 	@echo "make lint        check style, types, and that every imported library is declared"
 	@echo "make clean       delete .venv"
+
+install: $(INSTALLED)
 
 demo: $(INSTALLED)
 	@$(BIN)/finephrase materialize --study studies/demo.yaml
