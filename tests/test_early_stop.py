@@ -23,7 +23,7 @@ from test_plan import FACTS
 STOP = {"step": 100, "keep": 0.4}
 
 
-MIXTURES = ("readmes_raw", "reference_raw", "formats_only", "faq_and_raw", "formats_and_raw")
+MIXTURES = ("readmes_raw", "reference_raw", "all_formats_and_raw", "faq_and_raw", "formats_and_raw")
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_editing_a_prompt_makes_its_partitions_stale_and_nothing_else(completed:
     }
     waiting = {name for name, status in result.items() if status == "waiting"}
     assert not [name for name in waiting if "readmes_raw" in name or "reference_raw" in name]
-    assert {"mixtures/mixture/faq_and_raw", "mixtures/mixture/formats_only"} <= waiting
+    assert {"mixtures/mixture/faq_and_raw", "mixtures/mixture/all_formats_and_raw"} <= waiting
 
 
 def test_a_stale_item_names_the_field_that_changed(completed: Lineage, prompts: Path) -> None:

@@ -140,7 +140,7 @@ def test_an_edited_prompt_makes_its_partitions_and_their_dependants_stale_with_t
     cells = ["rephraser__package_readmes", "rephraser__language_reference"]
     own = {f"synthetic/{cell}/table" for cell in cells}
     assert {name for name, reasons in stale.items() if any("prompt.template" in reason for reason in reasons)} == own
-    mixtures = ("formats_only", "formats_and_raw")
+    mixtures = ("all_formats_and_raw", "formats_and_raw")
     runs = [f"{mixture}__nano__data{seed}_model{seed}" for mixture in mixtures for seed in (0, 1)]
     assert set(stale) == {
         *own,
