@@ -1,12 +1,11 @@
 """Benchmark scores of every student run, and the leaderboard over all of them."""
 
 import json
-from typing import Any
 
 import dagster as dg
 
 from assets.previews import records, tasks
-from assets.tracking import tracked
+from assets.tracking import record_students, tracked
 from finephrase_dagster.artifacts.key import CHECKPOINT, LEADERBOARD, SCORES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.asset import stage_asset
@@ -49,14 +48,12 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
     def benchmark_scores(
         context: dg.AssetExecutionContext, evaluator: Evaluator, tracking: Tracking, warehouse: Warehouse
     ) -> dg.MaterializeResult:
-        run, log = context.partition_key, context.log
+        run, log = context.partition_key, context.log.info
         artifact, checkpoint = lineage.scores(run), lineage.checkpoint(run)
         checkpoint.manifest()
-        scores = artifact.materialize(lambda folder: evaluator.evaluate(lineage, run, folder, log=log.info))
+        scores = artifact.materialize(lambda folder: evaluator.evaluate(lineage, run, folder, log=log))
         warehouse.record(artifact)
-        run_id, link = tracked(context, tracking, lineage, checkpoint)
-        if run_id:
-            tracking.attempt(artifact, lambda: _track(tracking, run_id, scores), warn=log.warning)
+        link = tracked(context, tracking, lineage, checkpoint, SCORES)
         return materialized(
             artifact,
             preview=tasks(scores),
@@ -69,16 +66,6 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         )
 
     return benchmark_scores
-
-
-def _track(tracking: Tracking, run_id: str, scores: dict[str, Any]) -> None:
-    """Log the final scores, and the macro scores of earlier steps, to the student's run in MLflow."""
-    tasks_ = {task: score["mean"] for task, score in scores["tasks"].items()}
-    means = {mean: scores[mean] for mean in ("micro", "macro") if scores[mean] is not None}
-    tracking.log_scores(run_id, {**tasks_, **scores["categories"], **means})
-    if len(scores["curve"]) > 1:
-        curve = [(point["step"], point["macro"]) for point in scores["curve"] if point["macro"] is not None]
-        tracking.log_curve(run_id, "macro_on_the_way", curve)
 
 
 def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
@@ -102,7 +89,12 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
             record_verdicts(connection, lineage.study.name, verdicts)
         artifact.materialize(board.write)
         warehouse.record(artifact)
-        link = tracking.attempt(artifact, tracking.comparison, warn=context.log.warning)
+
+        def catch_up() -> str:
+            record_students(tracking, lineage, context.instance)
+            return tracking.comparison()
+
+        link = tracking.attempt(artifact, catch_up, warn=context.log.warning)
         flat = [
             {**{k: v for k, v in row.items() if not isinstance(v, dict | list | tuple)}, **row["categories"]}
             for row in board.rows

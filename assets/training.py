@@ -99,7 +99,7 @@ def student_asset(
             lambda folder, on_loss: train_run(lineage, run, folder, log=log, on_loss=on_loss),
         )
         warehouse.record(target)
-        _, link = tracked(context, tracking, lineage, target)
+        link = tracked(context, tracking, lineage, target, kind)
         return materialized(
             target,
             preview=records(lineage.mixture_manifest(lineage.study.student_runs[run].mixture)["components"]),

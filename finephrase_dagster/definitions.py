@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -28,6 +28,7 @@ from assets.report import build_report
 from assets.sources import build_sources
 from assets.synthetic import build_synthetic
 from assets.tokens import build_tokens
+from assets.tracking import record_students
 from assets.training import build_training
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
@@ -39,18 +40,16 @@ from finephrase_dagster.orchestration.automation.webhook import build_failure_se
 from finephrase_dagster.orchestration.jobs import build_jobs
 from finephrase_dagster.orchestration.placement import executor
 from finephrase_dagster.orchestration.progress import progress
-from finephrase_dagster.orchestration.stores import TRACKING_URI, is_server, tracking_uri
+from finephrase_dagster.orchestration.stores import TRACKING_URI
 from finephrase_dagster.pods.cluster import cluster_from_environment
 from finephrase_dagster.study.paths import Paths
 from resources.evaluator import Evaluator
 from resources.pod_rephraser import PodRephraser
 from resources.rephraser import Rephraser
-from resources.tracking import Tracking
+from resources.tracking import study_tracking
 from resources.trainer import NanotronTrainer, StudentTrainer
 from resources.warehouse import Warehouse
 
-MLFLOW_URL = "http://127.0.0.1:5000"
-"""Where `make ui` serves MLflow's pages; links point there unless the tracking store is itself a server."""
 CLUSTER = ("nodes", "gpus")
 """The numbers that `FINEPHRASE_NANOTRON_<NAME>` sets for the cluster."""
 
@@ -103,21 +102,26 @@ def _training(lineage: Lineage) -> list[dg.AssetsDefinition]:
 
 def default_resources(lineage: Lineage) -> dict[str, Any]:
     """Return the resources by name."""
-    paths = lineage.paths
-    uri = tracking_uri(paths)
+    # By its variable, because the web pages show a resource's settings and this one may hold a password.
+    uri = dg.EnvVar(TRACKING_URI) if os.environ.get(TRACKING_URI) else None
     return {
-        "warehouse": Warehouse(database=str(paths.warehouse)),
+        "warehouse": Warehouse(database=str(lineage.paths.warehouse)),
         "rephraser": _rephraser(),
         "trainer": _trainer(lineage),
         "evaluator": Evaluator(),
-        "tracking": Tracking(
-            # By its variable, because the web pages show a resource's settings and this one may hold a password.
-            uri=dg.EnvVar(TRACKING_URI) if os.environ.get(TRACKING_URI) else uri,
-            experiment=f"finephrase/{lineage.study.name}",
-            artifacts=str(paths.tracking_store.parent / "artifacts"),
-            web_url=uri if is_server(uri) else os.environ.get("FINEPHRASE_MLFLOW_URL", MLFLOW_URL),
-        ),
+        "tracking": study_tracking(lineage, uri),
     }
+
+
+def record_in_mlflow(lineage: Lineage, instance: dg.DagsterInstance, *, log: Callable[[str], None]) -> int:
+    """Record the students of a study that exist in MLflow; return their number.
+
+    Raises:
+        Unreachable: MLflow does not answer, or refuses what it is sent.
+    """
+    tracking = study_tracking(lineage)
+    with tracking.failures_explained():
+        return record_students(tracking, lineage, instance, log)
 
 
 def _rephraser() -> Rephraser:

@@ -1,59 +1,47 @@
-"""MLflow as a resource: one MLflow run per trained student, identified by its artifact's fingerprint.
+"""MLflow as a resource: the store in which students are recorded, and what training sends to it.
 
-It uses `MlflowClient`, so nothing is global: no active run stays open, and no other asset of the same process inherits
-an environment.
+`nested_runs.py` says which runs there are. The resource uses `MlflowClient`, so nothing is global: no active run stays
+open, and no other asset of the same process inherits an environment.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
+from filelock import FileLock
 from pydantic import Field
 
 from finephrase_dagster.artifacts.artifact import Artifact
-from finephrase_dagster.artifacts.key import EARLY_STUDENT, PRE_DECAY_CHECKPOINT
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.orchestration import mlflow_links
 from finephrase_dagster.orchestration.stores import (
     bypass_proxies,
     exclusive,
     is_postgres,
     is_server,
     printable,
+    tracking_uri,
     with_driver,
 )
 from finephrase_dagster.train.job import LossCallback, LossPoint
+from resources.nested_runs import CURVES, NestedRuns
 from resources.stream import Send, Stream, Unreachable, within
+from resources.student_record import RunDescription, StudentRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 T = TypeVar("T")
 
-PAGE_TAG = "finephrase.page"
-FINGERPRINT_TAG = "finephrase.fingerprint"
-TRAINING_VIEW = "workflowType=machine_learning"  # otherwise the pages open as those of chat traces
-UNFINISHED = {PRE_DECAY_CHECKPOINT: " (pre-decay)", EARLY_STUDENT: " (early)"}
-"""Suffixes of the names of runs whose students are not fully trained."""
-CURVES = ("loss", "learning_rate")
 SQLITE = "sqlite:///"
-VALUE_LIMIT = 500  # characters of a parameter that MLflow's stores keep
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunDescription:
-    """Tags and parameters of an MLflow run."""
-
-    tags: Mapping[str, str]
-    params: Mapping[str, Any]
 
 
 class Tracking(dg.ConfigurableResource):
@@ -62,7 +50,7 @@ class Tracking(dg.ConfigurableResource):
     uri: str = Field(description="an MLflow server, or a database: sqlite:///<file>, postgresql:///<name>")
     experiment: str = Field(description="experiment of the study's runs")
     artifacts: str = Field(description="folder of the runs' files; a server stores them itself")
-    web_url: str = Field(description="address of the store's web pages, for links")
+    web_url: str = Field(description="address of the server's web pages, for links; empty: the MLflow of this web UI")
     seconds: float = Field(default=2.0, gt=0, description="seconds between two batches of a loss curve")
     patience: float = Field(
         default=10.0,
@@ -118,56 +106,63 @@ class Tracking(dg.ConfigurableResource):
             if not warned:
                 warn(self._failure(error))
 
-    def complete(
-        self,
-        artifact: Artifact,
-        description: RunDescription,
-        *,
-        curve: Sequence[Mapping[str, Any]],
-        metrics: Mapping[str, float],
-        files: Mapping[str, object],
-        seconds: float,
-    ) -> str:
-        """Complete the artifact's run, or create it; return its id. A finished run stays as it is.
+    def complete(self, records: Sequence[StudentRecord]) -> list[str]:
+        """Complete the runs of finished students of one arm, or create them; return their ids.
 
-        Args:
-            curve: points with `step`, `loss` and `learning_rate`; points that the run lacks are added.
-            metrics: metrics without steps.
-            files: content by file name.
-            seconds: duration of the training.
+        A run that shows all of its record stays as it is.
         """
-        if (finished := self.finished(artifact)) is not None:
-            return finished
-        run_id = self._open(artifact, description, seconds=seconds)
-        for name in CURVES:
-            self.log_curve(run_id, name, [(point["step"], point[name]) for point in curve])
-        self.log_scores(run_id, metrics)
-        for name, content in files.items():
-            self.log_file(run_id, name, content)
-        self.client().set_terminated(run_id, "FINISHED")
-        return run_id
+        with self.runs() as runs:
+            return runs.complete(records)
+
+    @contextlib.contextmanager
+    def failures_explained(self) -> Iterator[None]:
+        """Raise Unreachable for any error of the store in such a block; the clients of various stores raise any."""
+        try:
+            yield
+        except FinephraseError:
+            raise
+        except Exception as error:
+            raise Unreachable(self._failure(error)) from error
+
+    def end_orphans(self) -> list[str]:
+        """Mark as killed the runs of trainings whose process has ended; return their names.
+
+        Raises:
+            Unreachable: the store does not answer.
+        """
+        if self.uri.startswith(SQLITE) and not Path(self.uri.removeprefix(SQLITE)).exists():
+            return []
+        with self.failures_explained(), self.runs() as runs:
+            return runs.end_orphans()
+
+    @contextlib.contextmanager
+    def runs(self) -> Iterator[NestedRuns]:
+        """Yield the experiment's runs; one process of this installation at a time.
+
+        Raises:
+            filelock.Timeout: another process needs longer than an asset waits for MLflow.
+        """
+        client = self.client()
+        lock = Path(self.artifacts).absolute().with_name("recording.lock")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=self._patience):
+            yield NestedRuns(client, self._experiment_id(client))
 
     def attempt(self, artifact: Artifact, call: Callable[[], T], *, warn: Callable[[str], None]) -> T | None:
         """Return the result of a call to the store; None, with a warning, if it fails or takes too long."""
         try:
             return within(self._patience, artifact.fingerprint, call)
         except Unreachable as error:
-            warn(f"{self._failure(error)}. To record it later, materialize {artifact.name} in the web UI.")
+            warn(f"{self._failure(error)}. To record it later, run: finephrase results mlflow")
             return None
 
-    def finished(self, artifact: Artifact) -> str | None:
-        """Return the id of the artifact's finished run; None if there is none."""
-        runs = self._runs(self.client(), artifact)
-        return next((run.info.run_id for run in runs if run.info.status == "FINISHED"), None)
-
-    def _begin(self, artifact: Artifact, description: RunDescription) -> Send:
+    def _begin(self, artifact: Artifact, about: RunDescription) -> Send:
         """Open the run of an artifact in training; return a function that sends the points that it lacks."""
         from mlflow.entities import Metric
 
+        with self.runs() as runs:
+            run_id = runs.begin(artifact, about)
         client = self.client()
-        if (outdated := self.finished(artifact)) is not None:  # its files were deleted, so it is trained again
-            client.delete_run(outdated)
-        run_id = self._open(artifact, description, seconds=0.0)
         known = {metric.step for metric in client.get_metric_history(run_id, CURVES[0])}
 
         def send(points: Sequence[LossPoint]) -> None:
@@ -180,97 +175,41 @@ class Tracking(dg.ConfigurableResource):
 
         return send
 
-    def _open(self, artifact: Artifact, description: RunDescription, *, seconds: float) -> str:
-        """Resume the artifact's unfinished run, or create one; return its id."""
-        from mlflow.entities import Param, RunTag
-
-        client = self.client()
-        unfinished = self._runs(client, artifact)
-        if unfinished:
-            run_id = unfinished[0].info.run_id
-            client.update_run(run_id, status="RUNNING")
-        else:
-            run_id = client.create_run(
-                self._experiment_id(client),
-                start_time=int((time.time() - seconds) * 1000),
-                run_name=_name(artifact),
-                tags={FINGERPRINT_TAG: artifact.fingerprint},
-            ).info.run_id
-        client.log_batch(
-            run_id,
-            params=[Param(name, str(value)[:VALUE_LIMIT]) for name, value in description.params.items()],
-            tags=[RunTag(name, value) for name, value in description.tags.items()],
-        )
-        return run_id
-
     def _end(self, artifact: Artifact, *, interrupted: bool) -> None:
-        client = self.client()
-        for run in self._runs(client, artifact)[:1]:
-            client.set_terminated(run.info.run_id, "KILLED" if interrupted else "FAILED")
+        with self.runs() as runs:
+            runs.end(artifact, "KILLED" if interrupted else "FAILED")
 
     def _failure(self, error: Exception) -> str:
         return f"cannot write to MLflow at {printable(self.uri)}: {' '.join(str(error).split())[:200]}"
 
-    def log_curve(self, run_id: str, name: str, points: Iterable[tuple[int, float]]) -> None:
-        """Log a metric at many steps; steps that the run has already are skipped."""
-        from mlflow.entities import Metric
-
-        client, now = self.client(), int(time.time() * 1000)
-        known = {metric.step for metric in client.get_metric_history(run_id, name)}
-        metrics = [Metric(name, value, now, step) for step, value in points if step not in known]
-        for first in range(0, len(metrics), 1000):  # MLflow's limit for one batch
-            client.log_batch(run_id, metrics=metrics[first : first + 1000])
-
-    def log_scores(self, run_id: str, scores: Mapping[str, float]) -> None:
-        """Log metrics without steps; values that the run has already are skipped.
-
-        A colon in a name, which some stores refuse, becomes a dot.
-        """
-        from mlflow.entities import Metric
-
-        client, now = self.client(), int(time.time() * 1000)
-        known = client.get_run(run_id).data.metrics
-        named = {name.replace(":", "."): value for name, value in scores.items()}
-        fresh = [Metric(name, value, now, 0) for name, value in named.items() if known.get(name) != value]
-        if fresh:
-            client.log_batch(run_id, metrics=fresh)
-
-    def log_file(self, run_id: str, name: str, content: object) -> None:
-        """Store text, or any other value as JSON, under a file name."""
-        text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False)
-        self.client().log_text(run_id, text, name)
-
-    def page(self, name: str, text: str) -> str:
+    def page(self, name: str, text: str) -> str | None:
         """Store a page of the whole study in a run of its own, in place of an earlier one; return the run's address."""
-        client = self.client()
-        experiment = self._experiment_id(client)
-        found = client.search_runs([experiment], filter_string=f"tags.`{PAGE_TAG}` = '{name}'", max_results=1)
-        if found:
-            run_id = found[0].info.run_id
-        else:
-            run_id = client.create_run(experiment, run_name=name, tags={PAGE_TAG: name}).info.run_id
-        self.log_file(run_id, name, text)
-        client.set_terminated(run_id, "FINISHED")
-        return self.link(run_id)
+        with self.runs() as runs:
+            run_id = runs.store_page(name, text)
+        return self._address(mlflow_links.PAGE_TAG, name, run_id)
 
-    def link(self, run_id: str) -> str:
-        """Return the address of the run's web page."""
-        experiment = self.client().get_run(run_id).info.experiment_id
-        return f"{self._pages}/{experiment}/runs/{run_id}?{TRAINING_VIEW}"
+    def link(self, artifact: Artifact, run_id: str | None) -> str | None:
+        """Return the address of the web page of an artifact's run; None if the run was not recorded on a server."""
+        return self._address(mlflow_links.FINGERPRINT_TAG, artifact.fingerprint, run_id)
 
     def comparison(self) -> str:
         """Return the address of the web page with all runs, best macro score first."""
-        order = "orderByKey=metrics.%60macro%60&orderByAsc=false"
-        return f"{self._pages}/{self._experiment_id(self.client())}/runs?{TRAINING_VIEW}&{order}"
-
-    @property
-    def _pages(self) -> str:
-        return f"{self.web_url.rstrip('/')}/#/experiments"
+        if not self.web_url:
+            return mlflow_links.link(self.experiment)
+        return mlflow_links.experiment_page(self.web_url, self._experiment_id(self.client()))
 
     @property
     def _patience(self) -> float:
         """Return how long to wait; creating a SQLite store takes long on a busy machine."""
         return self.patience * (10 if self.uri.startswith(SQLITE) else 1)
+
+    def _address(self, tag: str, value: str, run_id: str | None) -> str | None:
+        """Return the address of the page of a run, which a tag identifies; on a server, None without the run's id."""
+        if not self.web_url:
+            return mlflow_links.link(self.experiment, tag, value)
+        if run_id is None:
+            return None
+        return mlflow_links.run_page(self.web_url, self._experiment_id(self.client()), run_id)
 
     def _experiment_id(self, client: MlflowClient) -> str:
         from mlflow.exceptions import MlflowException
@@ -292,22 +231,16 @@ class Tracking(dg.ConfigurableResource):
                 raise
             return experiment.experiment_id
 
-    def _runs(self, client: MlflowClient, artifact: Artifact) -> list[Run]:
-        """Return the artifact's runs, the latest first."""
-        return list(
-            client.search_runs(
-                [self._experiment_id(client)],
-                filter_string=(
-                    f"tags.`{FINGERPRINT_TAG}` = '{artifact.fingerprint}' AND attributes.run_name = '{_name(artifact)}'"
-                ),
-                order_by=["attributes.start_time DESC"],
-            )
-        )
 
-
-def _name(artifact: Artifact) -> str:
-    """Return the name of a run: the student run's, with a suffix if the student is not fully trained."""
-    return f"{artifact.key.run}{UNFINISHED.get(artifact.key.kind, '')}"
+def study_tracking(lineage: Lineage, uri: Any = None) -> Tracking:
+    """Return the resource of a study; `uri` is what its web page shows in place of the store's address."""
+    address = tracking_uri(lineage.paths)
+    return Tracking(
+        uri=uri or address,
+        experiment=f"finephrase/{lineage.study.name}",
+        artifacts=str(lineage.paths.tracking_store.parent / "artifacts"),
+        web_url=address if is_server(address) else "",
+    )
 
 
 @cache

@@ -44,7 +44,8 @@ from pathlib import Path
 import dagster as dg
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import CHECKPOINT, ItemKey
-from resources.tracking import RunDescription, Tracking
+from resources.student_record import RunDescription, StudentRecord
+from resources.tracking import Tracking
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition([str(n) for n in range(6)]))
 def rows() -> int:
@@ -56,8 +57,8 @@ with dg.DagsterInstance.from_config(home) as instance:
     for key in mine:
         assert dg.materialize([rows], instance=instance, partition_key=key).success
         artifact = Artifact(key=ItemKey(kind=CHECKPOINT, run=key), recipe={"of": key}, root=data)
-        about = RunDescription(tags={}, params={"key": key})
-        tracking.complete(artifact, about, curve=[], metrics={"loss": 1.0}, files={}, seconds=1)
+        about = RunDescription(arm="arm", params={"key": key})
+        tracking.complete([StudentRecord(artifact=artifact, about=about, points=[("loss", 1, 1.0)])])
 """
 
 
@@ -206,7 +207,7 @@ def test_a_missing_database_causes_a_warning_without_its_password(tmp_path: Path
     tracking = Tracking(uri=uri, experiment="x", artifacts=str(tmp_path), web_url="", patience=2)
     artifact = Artifact(key=ItemKey(kind=CHECKPOINT, run="a"), recipe={}, root=tmp_path)
     warnings: list[str] = []
-    assert tracking.attempt(artifact, lambda: tracking.finished(artifact), warn=warnings.append) is None
+    assert tracking.attempt(artifact, tracking.client, warn=warnings.append) is None
     (warning,) = warnings
     assert warning.startswith("cannot write to MLflow at postgresql+psycopg2:///mlflow")
     assert "sesame-73" not in warning
@@ -277,7 +278,9 @@ def test_processes_write_at_the_same_time_beginning_with_empty_databases(
     assert databases.sql("dagster", "SELECT status, count(*) FROM runs GROUP BY status") == [("SUCCESS", 6)]
     made = databases.sql("dagster", "SELECT partition FROM event_logs WHERE dagster_event_type='ASSET_MATERIALIZATION'")
     assert sorted(int(key) for (key,) in made) == list(range(6))
-    assert databases.sql("mlflow", "SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", 6)]
+    assert databases.sql("mlflow", "SELECT status, count(*) FROM runs GROUP BY status") == [
+        ("FINISHED", 7)
+    ]  # and the arm
     assert databases.sql("mlflow", "SELECT count(*) FROM experiments WHERE name = 'shared'") == [(1,)]
 
 

@@ -342,7 +342,7 @@ def test_the_asset_writes_the_page_and_stores_it_once_in_mlflow(own: Installatio
     page = Path(metadata["page"].value)
     assert page.read_text().startswith("<!doctype html>")
     assert metadata["answer"].value in metadata["preview"].value
-    assert "/runs/" in metadata["mlflow"].value
+    assert metadata["mlflow"].value == "/finephrase/mlflow?experiment=finephrase%2Fsmall&finephrase.page=report.html"
 
 
 def test_a_damaged_warehouse_is_named_and_begun_again(tmp_path: Path) -> None:

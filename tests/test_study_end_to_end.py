@@ -14,23 +14,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import duckdb
 import pytest
+from mlflow import MlflowClient
 
 from finephrase_dagster.artifacts.graph import items, state
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.overlap import prompt_overlaps
 from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.orchestration.materialize import record_students
 from finephrase_dagster.results.leaderboard import record_study
 from finephrase_dagster.results.warehouse import writing
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.spec import Study
 from installation import CELL, Installation, install, small_study
-from resources.tracking import Tracking
 
 pytestmark = pytest.mark.slow
 
@@ -117,29 +117,49 @@ def test_the_warehouse_holds_manifests_audits_and_scores(finished: Installation)
     assert tasks == (13,)
 
 
-def test_mlflow_has_one_finished_run_per_checkpoint_with_curve_scores_and_mixture(finished: Installation) -> None:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{finished.paths.tracking_store}")
+def mlflow_runs(made: Installation) -> list[Any]:
+    """Return the runs of a study in MLflow."""
+    client = MlflowClient(f"sqlite:///{made.paths.tracking_store}")
     experiment = client.get_experiment_by_name("finephrase/small")
-    assert experiment is not None
-    everything = client.search_runs([experiment.experiment_id])
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+def test_mlflow_has_one_finished_run_per_checkpoint_with_curve_scores_and_mixture(finished: Installation) -> None:
+    client = MlflowClient(f"sqlite:///{finished.paths.tracking_store}")
+    everything = [run for run in mlflow_runs(finished) if "finephrase.kind" in run.data.tags]
     assert {run.info.status for run in everything} == {"FINISHED"}
-    runs = [run for run in everything if run.data.tags["dagster.asset"] == "training/checkpoint"]
+    arms = {run.info.run_name: run for run in everything if run.data.tags["finephrase.kind"] == "arm"}
+    assert sorted(arms) == ["faq_and_raw__nano", "faq_and_raw__nano__decay_raw", "raw__nano"]
+    students = [run for run in everything if run.info.run_name not in arms]
+    runs = [run for run in students if run.data.tags["dagster.asset"] == "training/checkpoint"]
     assert sorted(run.info.run_name for run in runs) == sorted(finished.lineage.study.student_runs)
-    (pre_decay,) = [run for run in everything if run not in runs]
+    (pre_decay,) = [run for run in students if run not in runs]
     assert pre_decay.info.run_name == "raw__nano__data0_model0 (pre-decay)"
     for run in runs:
+        tags = run.data.tags
         assert {"macro", "micro", "gsm8k", "GK", "final_loss"} <= set(run.data.metrics)
-        assert run.data.tags["dagster.asset"] == "training/checkpoint"
         assert run.data.params["model_seed"] == "0"
+        assert {"dagster.run_id", "dagster.scores_run_id", "dagster.partition", "finephrase.fingerprint"} <= set(tags)
+        manifest = finished.lineage.checkpoint(run.info.run_name).manifest()
         history = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "loss")]
-        curve = finished.lineage.checkpoint(run.info.run_name).manifest()["curve"]
-        assert history == [(point["step"], point["loss"]) for point in curve]
+        assert history == [(point["step"], point["loss"]) for point in manifest["curve"]]
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "macro")]
+        assert steps == sorted(set(steps))
+        assert (steps[0], steps[-1]) == (8, manifest["steps"])
+        arm = arms[finished.lineage.study.student_runs[run.info.run_name].arm]
+        assert tags["mlflow.parentRunId"] == arm.info.run_id
+        assert arm.data.metrics["macro"] == run.data.metrics["macro"]  # a study of one seed
+        components = finished.lineage.mixture_manifest(tags["finephrase.mixture"])["components"]
+        for each in (run, arm):
+            used = {used.dataset.name: used.dataset.digest for used in each.inputs.dataset_inputs}
+            assert used.keys() == {component["name"] for component in components}
+        assert used["package_readmes"] == finished.lineage.source("package_readmes").fingerprint[:16]
         files = {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert "mixture.json" in files
-        if "faq" in run.info.run_name:
-            assert "completions.md" in files
+        assert files == {"mixture.json", "manifest.json", "environment.txt"}
+    of_arm = arms["faq_and_raw__nano"]
+    assert of_arm.data.tags["finephrase.verdict"] in ("beats", "loses", "ties", "undecided")
+    (cell,) = client.list_artifacts(of_arm.info.run_id, "audits")
+    assert [file.path for file in client.list_artifacts(of_arm.info.run_id, cell.path)] == [f"{cell.path}/faq.html"]
 
 
 def test_dagster_knows_every_partition_its_checks_and_its_previews(finished: Installation) -> None:
@@ -387,20 +407,60 @@ def test_a_deleted_warehouse_is_rebuilt_and_the_documented_query_gives_the_leade
     assert [row["macro"] for row in rows if row["decay_from"] is None] == pytest.approx([row[2] for row in told])
 
 
-def test_a_deleted_mlflow_store_is_filled_from_the_artifacts_once(own: Installation) -> None:
+def test_a_deleted_mlflow_store_is_filled_from_the_artifacts_once_by_two_commands_at_the_same_time(
+    own: Installation,
+) -> None:
     shutil.rmtree(own.paths.tracking_store.parent)
-    tracking = Tracking(
-        uri=f"sqlite:///{own.paths.tracking_store}",
-        experiment=f"finephrase/{own.lineage.study.name}",
-        artifacts=str(own.paths.tracking_store.parent / "artifacts"),
-        web_url="http://127.0.0.1:5000",
-    )
-    with own.instance() as instance:
-        for _ in range(2):
-            outcome = record_students(own.lineage, build_defs(own.lineage), instance, log=print)
-            assert not outcome.failed
-    for run in own.lineage.study.student_runs:
-        run_id = tracking.finished(own.lineage.checkpoint(run))
-        assert run_id is not None
-        metrics = tracking.client().get_run(run_id).data.metrics
-        assert metrics["macro"] == own.lineage.scores(run).manifest()["macro"]
+    own.paths.tracking_store.parent.mkdir()
+    MlflowClient(f"sqlite:///{own.paths.tracking_store}")  # creates the tables, which two processes cannot do at once
+    command = [sys.executable, "-m", "finephrase_dagster.commands.main", "results", "mlflow", "--study", str(own.study)]
+    environment = {
+        **os.environ,
+        "FINEPHRASE_DATA": str(own.paths.data),
+        "DAGSTER_HOME": str(own.root / "dagster_home"),
+    }
+    for at_once in (2, 1):
+        processes = [subprocess.Popen(command, env=environment) for _ in range(at_once)]
+        assert [process.wait(300) for process in processes] == [0] * at_once
+        runs = {run.info.run_name: run for run in mlflow_runs(own)}
+        assert len(runs) == len(mlflow_runs(own)) == len(own.lineage.study.student_runs) + 1 + 3  # pre-decay, arms
+        for run in own.lineage.study.student_runs:
+            assert runs[run].info.status == "FINISHED"
+            assert runs[run].data.metrics["macro"] == own.lineage.scores(run).manifest()["macro"]
+            assert runs[run].data.tags["dagster.run_id"]
+
+
+DYING = """
+import os, signal, sys
+from finephrase_dagster.commands.main import main
+from resources.tracking import Tracking
+
+Tracking.complete = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+sys.argv = ["finephrase", "materialize", "--study", sys.argv[1]]
+main()
+"""
+"""Materializes a study until a student is trained, and dies before it is recorded."""
+
+
+def test_a_run_that_is_killed_between_training_and_recording_leaves_one_run_and_one_row(own: Installation) -> None:
+    run = next(iter(own.lineage.study.student_runs))
+    shutil.rmtree(own.paths.tracking_store.parent)
+    own.paths.warehouse.unlink()
+    shutil.rmtree(own.lineage.checkpoint(run).folder)
+    environment = {
+        **os.environ,
+        "FINEPHRASE_DATA": str(own.paths.data),
+        "DAGSTER_HOME": str(own.root / "dagster_home"),
+    }
+    killed = subprocess.run([sys.executable, "-c", DYING, str(own.study)], env=environment, timeout=600, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert own.lineage.checkpoint(run).complete
+    assert [each.info.status for each in mlflow_runs(own) if each.info.run_name == run] == ["RUNNING"]
+    outcome, _ = own.materialize()
+    assert outcome.complete, outcome.failed
+    assert [each.info.status for each in mlflow_runs(own) if each.info.run_name == run] == ["FINISHED"]
+    with writing(own.paths.warehouse) as connection:
+        record_study(own.lineage, connection)
+        query = "SELECT part, count(*) FROM manifests WHERE asset = 'training/checkpoint' GROUP BY part"
+        rows = dict(connection.execute(query).fetchall())
+    assert rows == dict.fromkeys(own.lineage.study.student_runs, 1)

@@ -18,17 +18,19 @@ import torch
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import CHECKPOINT, PRE_DECAY_CHECKPOINT, ItemKey, Kind
 from finephrase_dagster.train.job import LossPoint
-from resources.tracking import RunDescription, Tracking
+from resources.student_record import RunDescription, StudentRecord
+from resources.tracking import Tracking
+from store import STORE
 from test_train import SAVING, Study, killing, study  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
-ABOUT = RunDescription(tags={"finephrase.study": "small"}, params={"layers": 2})
+ABOUT = RunDescription(arm="arm", tags={"finephrase.study": "small"}, params={"layers": 2}, current={"arm", "run"})
 
 
 def at(root: Path, **settings: Any) -> Tracking:
-    given = {"uri": f"sqlite:///{root}/mlflow/mlflow.db", "seconds": 0.05, "patience": 20.0, **settings}
-    return Tracking(experiment="small", artifacts=str(root / "artifacts"), web_url="http://here", **given)
+    given = {"uri": STORE, "seconds": 0.05, "patience": 20.0, **settings}
+    return Tracking(experiment=str(root), artifacts=str(root / "artifacts"), web_url="http://here", **given)
 
 
 def artifact(root: Path, kind: Kind = CHECKPOINT) -> Artifact:
@@ -41,9 +43,11 @@ def point(step: int) -> LossPoint:
 
 
 def runs(tracking: Tracking) -> list[Any]:
+    """Return the runs of students."""
     client = tracking.client()
-    experiment = client.get_experiment_by_name("small")
-    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    found = client.search_runs([experiment.experiment_id]) if experiment else []
+    return [run for run in found if run.data.tags["finephrase.kind"] == "student"]
 
 
 def logged(tracking: Tracking, name: str = "loss") -> list[tuple[int, float]]:
@@ -70,8 +74,7 @@ def soon(true: Callable[[], bool]) -> bool:
 
 
 def complete(tracking: Tracking, made: Artifact, steps: int) -> str:
-    curve = [asdict(point(step)) for step in range(1, steps + 1)]
-    return tracking.complete(made, ABOUT, curve=curve, metrics={"final_loss": 1.0}, files={"a.json": {}}, seconds=3)
+    return complete_with(tracking, made, [asdict(point(step)) for step in range(1, steps + 1)])
 
 
 def test_a_loss_is_in_mlflow_while_the_student_trains(tmp_path: Path) -> None:
@@ -123,13 +126,16 @@ def test_a_student_that_is_trained_again_gets_a_new_run_and_a_pre_decay_checkpoi
         follow(point(1))
     second = complete(tracking, made, 3)
     assert second != first
-    assert logged(tracking) == [(step, 8 / step) for step in (1, 2, 3)]
     complete(tracking, artifact(tmp_path, PRE_DECAY_CHECKPOINT), 2)
-    assert {run.info.run_name for run in runs(tracking)} == {"run", "run (pre-decay)"}
+    named = {run.info.run_name: run for run in runs(tracking)}
+    assert named.keys() == {"run", "run (superseded)", "run (pre-decay)"}
+    assert named["run (superseded)"].data.tags["finephrase.superseded"] == second
+    history = tracking.client().get_metric_history(second, "loss")
+    assert [(each.step, each.value) for each in history] == [(step, 8 / step) for step in (1, 2, 3)]
 
 
 def test_a_missing_store_causes_one_warning_and_gets_every_point_once_it_is_back(tmp_path: Path) -> None:
-    tracking, made = at(tmp_path), artifact(tmp_path)
+    tracking, made = at(tmp_path, uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db"), artifact(tmp_path)
     (tmp_path / "mlflow").write_text("a file where the store's folder should be")
     warnings: list[str] = []
     with tracking.recording(made, ABOUT, warn=warnings.append) as follow:
@@ -139,7 +145,7 @@ def test_a_missing_store_causes_one_warning_and_gets_every_point_once_it_is_back
     assert len(warnings) == 1
     assert "training continues" in warnings[0]
     assert tracking.attempt(made, lambda: complete(tracking, made, 3), warn=warnings.append) is None
-    assert "To record it later, materialize training/checkpoint/run in the web UI" in warnings[1]
+    assert "To record it later, run: finephrase results mlflow" in warnings[1]
     (tmp_path / "mlflow").unlink()
     assert tracking.attempt(made, lambda: complete(tracking, made, 3), warn=pytest.fail)
     assert (status(tracking), len(logged(tracking))) == ("FINISHED", 3)
@@ -202,4 +208,8 @@ def test_a_killed_training_resumes_in_the_same_run_with_every_step_once(study: S
 
 
 def complete_with(tracking: Tracking, made: Artifact, curve: list[dict[str, Any]]) -> str:
-    return tracking.complete(made, ABOUT, curve=curve, metrics={}, files={}, seconds=1)
+    points = [(name, each["step"], each[name]) for name in ("loss", "learning_rate") for each in curve]
+    points.append(("final_loss", len(curve), 1.0))
+    record = StudentRecord(artifact=made, about=ABOUT, points=points, files={"a.json": "{}"}, seconds=3)
+    (run_id,) = tracking.complete([record])
+    return run_id

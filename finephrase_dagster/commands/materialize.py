@@ -58,8 +58,8 @@ def materialize(
 
         refuse_unusable(paths, home)
         lost_tracking = not os.environ.get(TRACKING_URI) and not paths.tracking_store.exists()
-        from finephrase_dagster.definitions import defs
-        from finephrase_dagster.orchestration.materialize import materialize_study, record_students
+        from finephrase_dagster.definitions import defs, record_in_mlflow
+        from finephrase_dagster.orchestration.materialize import materialize_study
         from finephrase_dagster.results.leaderboard import record_study
         from finephrase_dagster.results.warehouse import writing
         from resources.rephraser import engines_kept
@@ -72,7 +72,7 @@ def materialize(
             outcome = materialize_study(lineage, defs, instance, engines_kept=engines_kept, log=log_line)
             if lost_tracking and any(name.startswith(TRAINING) for name in outcome.reused):
                 log_line(f"MLflow's store {paths.tracking_store} did not exist; the students are recorded again")
-                record_students(lineage, defs, instance, log=log_line)
+                record_in_mlflow(lineage, instance, log=log_line)
             with writing(paths.warehouse) as connection:
                 record_study(lineage.snapshot(), connection)
     stopped = f", {len(outcome.stopped)} stopped early" if outcome.stopped else ""

@@ -292,17 +292,13 @@ def mlflow(study: StudyOption = None) -> None:
     require_clone("finephrase results mlflow")
     lineage = read_lineage(paths_of(study))
     home = dagster_home()
-    from finephrase_dagster.definitions import defs
-    from finephrase_dagster.orchestration.materialize import record_students
+    from finephrase_dagster.definitions import record_in_mlflow
     from finephrase_dagster.orchestration.stores import open_instance, refuse_unusable
 
     refuse_unusable(lineage.paths, home)
     with open_instance(home) as instance:
-        outcome = record_students(lineage, defs, instance, log=clock())
-    for name, message in outcome.failed.items():
-        complain(f"failed: {name}: {message}")
-    if outcome.failed:
-        raise typer.Exit(1)
+        students = record_in_mlflow(lineage, instance, log=clock())
+    typer.echo(f"MLflow has {students} students of the study {lineage.study.name}")
 
 
 def print_leaderboard(lineage: Lineage) -> None:

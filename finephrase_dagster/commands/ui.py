@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finephrase_dagster.commands.options import StudyOption, dagster_home, paths_of
 from finephrase_dagster.study.paths import require_clone
+
+if TYPE_CHECKING:
+    from finephrase_dagster.artifacts.lineage import Lineage
 
 LAST_PORT = 65535
 
@@ -31,5 +36,14 @@ def ui(
 
     require_clone("finephrase ui")
     paths = paths_of(study)
-    read_lineage(paths)
+    lineage = read_lineage(paths)
+    threading.Thread(target=_end_orphans, args=[lineage], daemon=True).start()
     serve(paths, dagster_home=dagster_home(), port=port, mlflow_port=mlflow_port, log=typer.echo)
+
+
+def _end_orphans(lineage: Lineage) -> None:
+    """Mark trainings that were killed in MLflow, where they would show as running forever."""
+    from resources.tracking import Unreachable, study_tracking
+
+    with contextlib.suppress(Unreachable):
+        study_tracking(lineage).end_orphans()

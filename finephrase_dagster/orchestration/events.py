@@ -165,6 +165,17 @@ def _observed(instance: dg.DagsterInstance, prompts: Iterable[str]) -> dict[tupl
     return versions
 
 
+def latest_runs(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+    """Return by partition the id of the Dagster run that materialized it last, with two queries."""
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    latest = instance.event_log_storage.get_latest_storage_id_by_partition(key, kind)
+    if not latest:
+        return {}
+    chosen = dg.AssetRecordsFilter(key, storage_ids=list(latest.values()))
+    records = instance.fetch_materializations(chosen, limit=len(latest)).records
+    return {record.partition_key or "": record.event_log_entry.run_id for record in records}
+
+
 def is_recorded(
     instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None, *, version: str, code: str | None
 ) -> bool:

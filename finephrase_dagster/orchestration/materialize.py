@@ -20,7 +20,7 @@ from itertools import groupby
 import dagster as dg
 
 from finephrase_dagster.artifacts.graph import Item, failed_audits, items, state
-from finephrase_dagster.artifacts.key import AUDIT, CHECKPOINT, PRE_DECAY_CHECKPOINT, SCORES
+from finephrase_dagster.artifacts.key import AUDIT
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processes import is_running, this_process
 from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_artifact
@@ -88,17 +88,6 @@ def materialize_study(
                     for item in graph.values():
                         if item.asset == asset and (reason := _failed_audit(lineage, item)):
                             outcome.failed[item.name] = reason
-    return outcome
-
-
-def record_students(
-    lineage: Lineage, definitions: dg.Definitions, instance: dg.DagsterInstance, *, log: Callable[[str], None]
-) -> Outcome:
-    """Run the assets of the students and scores that exist: they reuse their artifacts and record them in MLflow."""
-    outcome, lineage = Outcome(), lineage.snapshot()
-    for item in items(lineage):
-        if item.key.kind in (PRE_DECAY_CHECKPOINT, CHECKPOINT, SCORES) and state(item).status == "current":
-            _run(item.asset, [item], definitions, instance, outcome, log)
     return outcome
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from finephrase_dagster.artifacts.processes import end, last_lines
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.orchestration import webserver
+from finephrase_dagster.orchestration import mlflow_links, webserver
 from finephrase_dagster.orchestration.stores import is_server, refuse_unusable, tracking_uri
 from finephrase_dagster.rephrase import guard
 from finephrase_dagster.study.paths import REPOSITORY, Paths
@@ -60,6 +60,7 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
         "FINEPHRASE_DAGSTER_URL": f"http://{HOST}:{port}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
+    environment[mlflow_links.INTERNAL] = f"http://{HOST}:{mlflow_port}" if own_mlflow else tracking.rstrip("/")
     commands = {"dagster": _dagster(port)}
     if own_mlflow:
         refuse_used_port(mlflow_port, option="--mlflow-port")
@@ -67,7 +68,6 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # otherwise it starts seven workers for traces
         environment["MLFLOW_BACKEND_STORE_URI"] = tracking  # an argument would be visible in `ps`
         environment["MLFLOW_ARTIFACTS_DESTINATION"] = str(paths.tracking_store.parent / "artifacts")
-        environment.setdefault("FINEPHRASE_MLFLOW_URL", f"http://{HOST}:{mlflow_port}")
         # MLflow's own default accepts names such as 10.example.org. Each name goes with every port.
         names = [*("localhost", HOST), *hosts]
         environment.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", ",".join(f"{name},{name}:*" for name in names))

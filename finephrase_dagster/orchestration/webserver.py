@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.orchestration import mlflow_links
 from finephrase_dagster.orchestration.stores import open_instance
 
 ALLOWED_HOSTS = "FINEPHRASE_ALLOWED_HOSTS"
@@ -48,22 +49,25 @@ def allowed_hosts() -> tuple[str, ...]:
 
 
 class SameOrigin:
-    """ASGI middleware that refuses what a web page of another origin, or under another name of this host, can send."""
+    """ASGI middleware that refuses what a web page of another origin, or under another name of this host, can send.
+
+    It also answers requests for links to MLflow.
+    """
 
     def __init__(self, app: App, hosts: tuple[str, ...]) -> None:
         self._app, self._hosts = app, {host.strip("[]") for host in hosts}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         refusal = self.refusal(scope) if scope["type"] in ("http", "websocket") else None
-        if refusal is None:
+        if refusal is None and scope["type"] == "http" and scope["path"] == mlflow_links.PATH:
+            await respond(send, *await mlflow_links.answer(scope["query_string"]))
+        elif refusal is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": refusal[1]})
         else:
-            headers = [(b"content-type", b"text/plain; charset=utf-8")]
-            await send({"type": "http.response.start", "status": refusal[0], "headers": headers})
-            await send({"type": "http.response.body", "body": f"{refusal[1]}\n".encode()})
+            await respond(send, *refusal)
 
     def refusal(self, scope: Message) -> tuple[int, str] | None:
         """Return the status and the reason if a request is refused."""
@@ -104,6 +108,14 @@ class SameOrigin:
         name, origin_port = _host(place)
         default = DEFAULT_PORTS[scheme]
         return name in self._hosts or (name == host and (origin_port or default) == (port or default))
+
+
+async def respond(send: Send, status: int, text: str) -> None:
+    """Send a text, or redirect to the address that it is."""
+    place = [(b"location", text.encode("ascii", "ignore"))] if status == mlflow_links.FOUND else []
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *place]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{text}\n".encode()})
 
 
 def _host(text: str) -> tuple[str, int | None]:

@@ -175,11 +175,21 @@ class StudentRun:
         return f"{self.mixture}__{self.student}__data{self.seeds.data}_model{self.seeds.model}{variant}"
 
     @property
+    def arm(self) -> str:
+        """The name of what runs have in common that differ in their seeds alone."""
+        return arm_name(self.mixture, self.student, self.decay_from)
+
+    @property
     def base(self) -> StudentRun | None:
         """The run that this run continues; None for a run from scratch."""
         if self.decay_from is None:
             return None
         return StudentRun(mixture=self.decay_from, student=self.student, seeds=self.seeds)
+
+
+def arm_name(mixture: str, student: str, decay_from: str | None) -> str:
+    """Return the name of a mixture with a student, such as `faq_and_raw__nano`."""
+    return f"{mixture}__{student}{f'__decay_{decay_from}' if decay_from else ''}"
 
 
 def _form_of_seeds(seeds: object) -> str:
