@@ -145,7 +145,8 @@ def test_mlflow_has_one_finished_run_per_checkpoint_with_curve_scores_and_mixtur
         assert history == [(point["step"], point["loss"]) for point in manifest["curve"]]
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "macro")]
         assert steps == sorted(set(steps))
-        assert (steps[0], steps[-1]) == (8, manifest["steps"])
+        assert steps[-1] == manifest["steps"]
+        assert 8 in steps or run.data.params["decay_from"] != "None"
         arm = arms[finished.lineage.study.student_runs[run.info.run_name].arm]
         assert tags["mlflow.parentRunId"] == arm.info.run_id
         assert arm.data.metrics["macro"] == run.data.metrics["macro"]  # a study of one seed
