@@ -22,6 +22,7 @@ import pytest
 from mlflow import MlflowClient
 
 from finephrase_dagster.artifacts.graph import items, state
+from finephrase_dagster.artifacts.key import CHECKPOINT
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.overlap import prompt_overlaps
 from finephrase_dagster.catalogue import catalogue
@@ -448,6 +449,8 @@ def test_a_run_that_is_killed_between_training_and_recording_leaves_one_run_and_
     shutil.rmtree(own.paths.tracking_store.parent)
     own.paths.warehouse.unlink()
     shutil.rmtree(own.lineage.checkpoint(run).folder)
+    with own.instance() as instance:  # otherwise Dagster knows the version of the equal student that it gets again
+        instance.wipe_assets([dg.AssetKey(CHECKPOINT.path)])
     environment = {
         **os.environ,
         "FINEPHRASE_DATA": str(own.paths.data),
