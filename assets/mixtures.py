@@ -1,5 +1,6 @@
 """Mixtures: datasets by weight up to a token budget."""
 
+from collections import defaultdict
 from dataclasses import asdict
 from typing import Any
 
@@ -7,13 +8,13 @@ import dagster as dg
 
 from assets.previews import records
 from finephrase_dagster.artifacts.artifact import Contents
-from finephrase_dagster.artifacts.key import AUDIT, CORPUS_TOKENS, DATASET_TOKENS, MIXTURE
+from finephrase_dagster.artifacts.key import AUDIT, MIXTURE, Kind, tokens_key
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.verification import check_artifact
 from finephrase_dagster.audit.overlap import MOST, REMEDY, PromptOverlap, prompt_overlaps
 from finephrase_dagster.orchestration.asset import Check, stage_asset
 from finephrase_dagster.orchestration.events import materialized
-from finephrase_dagster.orchestration.partitions import mixtures_by_dataset, needs
+from finephrase_dagster.orchestration.partitions import needs
 from finephrase_dagster.study.spec import Study
 from finephrase_dagster.study.student import MANY_EPOCHS
 from finephrase_dagster.train.admission import check_mixture
@@ -47,8 +48,7 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
         name = context.partition_key
         used = check_mixture(lineage, name, context.log.warning)
         artifact, parts, sequence = lineage.mixture(name), lineage.parts(name), lineage.sequence
-        weights = {version: part.weight for version, part in parts.items()}
-        spec = lineage.study.mixtures[name].model_copy(update={"components": weights})
+        spec = lineage.mixture_spec(name)
         tokens = {version: check_artifact(part.tokens) for version, part in parts.items()}
         names = {version: part.name for version, part in parts.items()}
         pairs = prompt_overlaps(lineage, name)
@@ -110,9 +110,13 @@ def _overlap(pairs: list[PromptOverlap]) -> dg.AssetCheckResult:
 
 
 def _deps(study: Study) -> list[dg.AssetDep]:
-    using = mixtures_by_dataset(study)
-    deps = [needs(CORPUS_TOKENS, {source: using[source] for source in study.sources})]
+    """Return what mixtures depend on, each partition alone: tokens, also those of matched mixtures, and audits."""
+    uses: dict[tuple[Kind, str | None], dict[str, list[str]]] = defaultdict(dict)
+    for component, mixtures in study.tokenized.items():
+        key = tokens_key(component)
+        uses[key.kind, key.cell][key.partition or ""] = mixtures
     for cell in study.cells:
-        uses = {prompt: using[cell.component(prompt).name] for prompt in study.prompts_of(cell)}
-        deps += [needs(kind, uses, cell=cell) for kind in (DATASET_TOKENS, AUDIT)]
-    return deps
+        for prompt in study.prompts_of(cell):
+            using = [name for name in study.mixtures if cell.component(prompt).name in study.mixtures[name].components]
+            uses[AUDIT, cell.name][prompt] = using
+    return [needs(kind, used, cell=study.cell(cell) if cell else None) for (kind, cell), used in uses.items()]

@@ -1,13 +1,15 @@
 """Tokens: the students' tokenizer, and every dataset tokenized once for all mixtures."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 
 from finephrase_dagster.artifacts.artifact import Contents
-from finephrase_dagster.artifacts.key import AUDIT, CORPUS, CORPUS_TOKENS, DATASET, DATASET_TOKENS, TOKENIZER
+from finephrase_dagster.artifacts.key import AUDIT, CORPUS, DATASET, TOKENIZER, Kind, tokens_key
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.verification import artifact_files, check_artifact
 from finephrase_dagster.corpora.shards import read_corpus
@@ -22,9 +24,16 @@ from resources.warehouse import Warehouse
 
 
 def build_tokens(lineage: Lineage) -> list[dg.AssetsDefinition]:
-    """Return the tokenizer, the tokens of the corpora, and one asset of tokens per cell."""
-    cells = [_cell_tokens(lineage, cell) for cell in lineage.study.cells]
-    return [_tokenizer(lineage), _corpus_tokens(lineage), *cells]
+    """Return the tokenizer, the tokens of the corpora, and one asset of tokens per cell; those of controls last."""
+    assets: dict[tuple[Kind, str | None], list[Component]] = defaultdict(list)
+    for component in lineage.study.tokenized:
+        key = tokens_key(component)
+        assets[key.kind, key.cell].append(component)
+    make = {cell: partial(_cell_tokens, cell=lineage.study.cell(cell)) for _, cell in assets if cell}
+    return [
+        _tokenizer(lineage),
+        *(make.get(cell or "", _corpus_tokens)(lineage, kind, some) for (kind, cell), some in assets.items()),
+    ]
 
 
 def _tokenizer(lineage: Lineage) -> dg.AssetsDefinition:
@@ -51,43 +60,48 @@ def _tokenizer(lineage: Lineage) -> dg.AssetsDefinition:
     return tokenizer
 
 
-def _corpus_tokens(lineage: Lineage) -> dg.AssetsDefinition:
+SHUFFLED = " The words of each document are shuffled, for negative controls."
+
+
+def _corpus_tokens(lineage: Lineage, kind: Kind, corpora: list[Component]) -> dg.AssetsDefinition:
+    sources = {component.source: component for component in corpora}
+
     @stage_asset(
         lineage,
-        CORPUS_TOKENS,
-        description="The source corpora as tokens.",
+        kind,
+        description="The source corpora as tokens." + SHUFFLED * corpora[0].shuffled,
         kinds={"datatrove", "dataset"},
         owner="training",
-        partitions=lineage.study.sources,
-        deps=[needs_same(CORPUS, lineage.study.sources), dg.AssetDep(asset_key(TOKENIZER))],
+        partitions=sources,
+        deps=[needs_same(CORPUS, sources), dg.AssetDep(asset_key(TOKENIZER))],
     )
     def corpus_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
-        source = context.partition_key
-        files = artifact_files(lineage.source(source))
-        return _tokenize(lineage, Component(source=source), files, warehouse, context)
+        corpus = sources[context.partition_key]
+        files = artifact_files(lineage.source(corpus.source))
+        return _tokenize(lineage, corpus, files, warehouse, context)
 
     return corpus_tokens
 
 
-def _cell_tokens(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
-    prompts = lineage.study.prompts_of(cell)
+def _cell_tokens(lineage: Lineage, kind: Kind, datasets: list[Component], cell: Cell) -> dg.AssetsDefinition:
+    prompts = {component.prompt or "": component for component in datasets}
 
     @stage_asset(
         lineage,
-        DATASET_TOKENS,
+        kind,
         cell,
         description=f"The synthetic datasets of `{cell.name}` as tokens: of those that passed their audit, or that a "
-        "mixture uses for a reason it states.",
+        "mixture uses for a reason it states." + SHUFFLED * datasets[0].shuffled,
         kinds={"datatrove", "dataset"},
         owner="training",
         partitions=prompts,
         deps=[*(needs_same(kind, prompts, cell=cell) for kind in (DATASET, AUDIT)), dg.AssetDep(asset_key(TOKENIZER))],
     )
     def cell_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
-        prompt = context.partition_key
-        check_dataset(lineage, cell.component(prompt))
-        files = artifact_files(lineage.dataset(cell, prompt))
-        return _tokenize(lineage, cell.component(prompt), files, warehouse, context)
+        dataset = prompts[context.partition_key]
+        check_dataset(lineage, dataset)
+        files = artifact_files(lineage.component(dataset))
+        return _tokenize(lineage, dataset, files, warehouse, context)
 
     return cell_tokens
 
@@ -105,6 +119,7 @@ def _tokenize(
             dataset=dataset.name,
             log=context.log.info,
             without=dropped_rows(lineage, dataset),
+            shuffled=dataset.shuffled,
         )
         return Contents(files=[*folder.glob("*.ds*"), *folder.glob("*.parquet")], facts=asdict(facts))
 

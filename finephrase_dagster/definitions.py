@@ -30,6 +30,7 @@ from assets.synthetic import build_synthetic
 from assets.tokens import build_tokens
 from assets.tracking import record_students
 from assets.training import build_training
+from assets.verdicts import build_verdicts
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.orchestration.automation.conditions import build_condition_sensors, with_conditions
@@ -97,6 +98,7 @@ def _training(lineage: Lineage) -> list[dg.AssetsDefinition]:
         *build_training(lineage),
         *build_evaluation(lineage),
         *build_report(lineage),
+        *build_verdicts(lineage),
     ]
 
 

@@ -142,7 +142,7 @@ def test_one_comparison_is_a_t_test_and_more_comparisons_need_more() -> None:
         assert single == pytest.approx(student_t.ppf(0.975, freedom))
         assert single < critical(freedom, ((0.7,) * 3,)) < critical(freedom, ((0.7,) * 10,))
     for question in ("pairs", "exploration"):
-        (p_value,), (factor,) = adjusted(question, [2.0], [4.0], (), (), 2)  # type: ignore[arg-type]
+        (p_value,), (factor,) = adjusted(question, [2.0], [4.0], (), 2)  # type: ignore[arg-type]
         assert p_value == pytest.approx(2 * student_t.sf(2, 4))
         assert factor == pytest.approx(student_t.ppf(0.975, 4))
 

@@ -114,17 +114,18 @@ def _mixture_items(lineage: Lineage) -> Iterator[Item]:
     overridden = {
         dataset for mixture in study.mixtures.values() if mixture.despite_audits for dataset in mixture.components
     }
-    for dataset, component in study.datasets.items():
+    for component in study.tokenized:
         needs = [dataset_key(component), TOKENIZER]
         if component.cell and study.cell(component.cell).on_failure == "drop_rows":
             needs.append(audit_key(component))
         tokens = _item(lineage, tokens_key(component), needs, lineage.tokens, component)
-        is_gated = component.generator is not None and dataset not in overridden
+        is_gated = component.generator is not None and component.name not in overridden
         yield replace(tokens, audits=(audit_key(component).name,) if is_gated else ())
     for name in study.mixtures:
         components = study.components(name).values()
         audits = [audit_key(component) for component in components if component.generator is not None]
-        mixture = _item(lineage, _mixture(name), [*map(tokens_key, components), *audits], lineage.mixture, name)
+        tokenized = [tokens_key(component) for component, users in study.tokenized.items() if name in users]
+        mixture = _item(lineage, _mixture(name), [*tokenized, *audits], lineage.mixture, name)
         yield replace(mixture, audits=() if study.mixtures[name].despite_audits else tuple(key.name for key in audits))
 
 

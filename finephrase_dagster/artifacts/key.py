@@ -63,6 +63,12 @@ AUDIT = Kind(path=("audits", "{cell}_audit"), stage="audits", partitioned_by="pr
 TOKENIZER = Kind(path=("tokens", "tokenizer"), stage="tokens", partitioned_by=None, group="mixtures", code="tokenizer")
 CORPUS_TOKENS = Kind(path=("tokens", "corpus_tokens"), stage="tokens", partitioned_by="source", group="mixtures")
 DATASET_TOKENS = Kind(path=("tokens", "{cell}_tokens"), stage="tokens", partitioned_by="prompt", group="mixtures")
+SHUFFLED_CORPUS_TOKENS = Kind(
+    path=("tokens", "shuffled_corpus_tokens"), stage="tokens", partitioned_by="source", group="mixtures"
+)
+SHUFFLED_DATASET_TOKENS = Kind(
+    path=("tokens", "{cell}_shuffled_tokens"), stage="tokens", partitioned_by="prompt", group="mixtures"
+)
 MIXTURE = Kind(path=("mixtures", "mixture"), stage="mixtures", partitioned_by="mixture")
 EARLY_STUDENT = Kind(path=("early", "student"), stage="early", partitioned_by="run", group="training", code="training")
 EARLY_SCORES = Kind(path=("early", "scores"), stage="early", partitioned_by="run", group="training", code="evaluation")
@@ -72,6 +78,7 @@ SCORES = Kind(path=("evaluation", "benchmark_scores"), stage="evaluation", parti
 LEADERBOARD = Kind(
     path=("results", "leaderboard"), stage="evaluation", partitioned_by=None, group="results", code="leaderboard"
 )
+VERDICTS = Kind(path=("results", "verdicts"), stage="report", partitioned_by=None, group="results")
 REPORT = Kind(path=("results", "report"), stage="report", partitioned_by=None, group="results")
 
 
@@ -145,8 +152,9 @@ def audit_key(component: Component) -> ItemKey:
 def tokens_key(component: Component) -> ItemKey:
     """Return the key of a dataset's tokens."""
     if component.generator is None:
-        return ItemKey(kind=CORPUS_TOKENS, source=component.source)
-    return _of_cell(DATASET_TOKENS, component)
+        kind = SHUFFLED_CORPUS_TOKENS if component.shuffled else CORPUS_TOKENS
+        return ItemKey(kind=kind, source=component.source)
+    return _of_cell(SHUFFLED_DATASET_TOKENS if component.shuffled else DATASET_TOKENS, component)
 
 
 def _of_cell(kind: Kind, component: Component) -> ItemKey:

@@ -7,7 +7,7 @@ artifact whose inputs are incomplete therefore raises `ArtifactMissing`, whose m
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from finephrase_dagster.artifacts.key import (
     dataset_key,
     tokens_key,
 )
+from finephrase_dagster.artifacts.part import Part, recorded_epochs
 from finephrase_dagster.artifacts.recipe import (
     dataset_recipe,
     dropping_gates,
@@ -54,28 +55,13 @@ from finephrase_dagster.study.generator import PACKAGED
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 from finephrase_dagster.study.spec import Evaluation, Study
+from finephrase_dagster.study.student import Mixture
 
 HUB = "hub"
 
 
 class StoppedEarly(FinephraseError):
     """The study's early stop ended this student run; the message gives its rank."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A component of a mixture: the name that the study gives it, its share, its tokens, its audit, if that failed."""
-
-    name: str
-    weight: float
-    tokens: Artifact
-    audit: str | None
-    failed: bool = False
-
-    def recipe(self, despite_audit: bool) -> dict[str, Any]:
-        """Return its part of the mixture's recipe; a mixture may use it although its audit failed."""
-        despite = {"despite_audit": True} if self.failed and despite_audit else {}
-        return {"weight": self.weight, "audit": self.audit, **despite}
 
 
 class Lineage:
@@ -250,7 +236,8 @@ class Lineage:
         """Return the tokens of a dataset of a mixture."""
         is_corpus = component.generator is None
         rows = self._rows_in_order(component.source) if is_corpus else self.component(component).version
-        recipe = {"dataset": rows, "tokenizer": self.tokenizer().version}
+        recipe: dict[str, Any] = {"dataset": rows, "tokenizer": self.tokenizer().version}
+        recipe |= {"shuffled": True} if component.shuffled else {}
         return self._artifact(tokens_key(component), recipe | recorded_dropped(self.component_audit(component)))
 
     @remembered
@@ -258,7 +245,7 @@ class Lineage:
         """Return the components of a mixture by the version of their tokens, sorted; equal datasets are one."""
         parts: dict[str, Part] = {}
         for name, weight in self.study.mixtures[mixture].weights.items():
-            component = self.study.datasets[name]
+            component = self.study.components(mixture)[name]
             tokens, audit = self.tokens(component), self.component_audit(component)
             failed = audit is not None and audit.facts.get("passed") is False
             part = Part(name=name, weight=weight, tokens=tokens, audit=audit.version if audit else None, failed=failed)
@@ -268,15 +255,26 @@ class Lineage:
         return dict(sorted(parts.items()))
 
     @remembered
+    def mixture_spec(self, name: str) -> Mixture:
+        """Return a mixture with the versions of its components' tokens, and with its epochs as a number."""
+        mixture = self.study.mixtures[name]
+        update: dict[str, Any] = {"components": {version: part.weight for version, part in self.parts(name).items()}}
+        if other := mixture.match_epochs_of:
+            epochs = recorded_epochs(self.mixture_spec(other), self.parts(other), self.sequence)
+            update |= {"match_epochs_of": None, "epochs": epochs}
+        return mixture.model_copy(update=update)
+
+    @remembered
     def mixture(self, name: str) -> Artifact:
         """Return a mixture of datasets."""
-        mixture = self.study.mixtures[name]
+        mixture = self.mixture_spec(name)
         despite = bool(mixture.despite_audits)
         recipe = {
             "components": {version: part.recipe(despite) for version, part in self.parts(name).items()},
             "tokens": mixture.tokens,
             "seed": mixture.seed,
             "sequence": self.sequence,
+            **({} if mixture.epochs is None else {"epochs": mixture.epochs}),
         }
         return self._artifact(ItemKey(kind=MIXTURE, mixture=name), recipe)
 
@@ -385,7 +383,9 @@ class Lineage:
         scores = {run: self.scores(run).version for run in self.finishing_runs()}
         parts = {run: self.study.components(self.study.student_runs[run].mixture) for run in scores}
         corpora = {run: sorted(part for part in some if part in self.study.sources) for run, some in parts.items()}
-        return self._artifact(ItemKey(kind=LEADERBOARD), {"scores": scores, "corpora": corpora})
+        checks = {name: one.origin for name, one in self.study.mixtures.items() if one.origin}
+        recipe = {"scores": scores, "corpora": corpora, **({"checks": checks} if checks else {})}
+        return self._artifact(ItemKey(kind=LEADERBOARD), recipe)
 
     def _rows_in_order(self, source: str) -> str:
         """Return a hash of the corpus's rows in order. Tokens, and models trained on them, depend on row order."""

@@ -18,7 +18,7 @@ CODE: Final = {
     "mixtures": "2",
     "training": "5",
     "evaluation": "3",
-    "leaderboard": "3",
+    "leaderboard": "4",
 }
 CLEANING: Final = "2"
 """The rules that turn a raw completion into text (`rephrase/clean.py`)."""

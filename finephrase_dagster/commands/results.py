@@ -114,12 +114,15 @@ def compare(
 
     Mixtures that differ from the baseline in more than their data (tokens, mix-in, repetition, evaluation) are listed
     as not comparable. Undecided comparisons come with the seeds per mixture that would probably decide, and their cost.
+    A/A pairs and negative controls are compared with the mixtures that they are made from.
 
     \b
     Examples:
       finephrase results compare --baseline readmes_raw
       finephrase results compare --baseline fw_edu_hq --name playbook --student 1.7b --json
     """
+    from finephrase_dagster.results.arms import arms
+    from finephrase_dagster.results.checks import check_arms
     from finephrase_dagster.results.scored_runs import read_runs
     from finephrase_dagster.results.verdict import RULE
     from finephrase_dagster.results.verdict import compare as compare_runs
@@ -128,15 +131,18 @@ def compare(
     paths = paths_of(study)
     with writing(paths.warehouse) as connection:
         lineage, name = _named_study(paths, name, connection)
-        verdicts = compare_runs(
-            read_runs(connection, [name]), baseline, metric=metric, student=student, question=question
-        )
+        runs = [run for run in read_runs(connection, [name]) if student in (None, run.student)]
+        verdicts = compare_runs(runs, baseline, metric=metric, student=student, question=question)
         rows = [{**verdict.as_json(), "cost_to_decide": _cost_to_decide(verdict, lineage)} for verdict in verdicts]
-        record_verdicts(connection, name, rows)
+        checks = [check.as_json() for check in check_arms(arms(runs), metric)]
+        record_verdicts(connection, name, [*rows, *checks])
     if as_json:
-        print_json({"study": name, "baseline": baseline, "metric": metric, "rule": RULE, "comparisons": rows})
+        answer = {"study": name, "baseline": baseline, "metric": metric, "rule": RULE, "comparisons": rows}
+        print_json({**answer, "checks": checks})
     else:
         print_comparisons(rows, metric)
+        for check in checks:
+            print_text(check["text"], indent="  ")
 
 
 def _named_study(paths: Paths, name: str | None, connection: DuckDBPyConnection) -> tuple[Lineage | None, str]:

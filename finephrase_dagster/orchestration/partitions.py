@@ -15,7 +15,6 @@ from finephrase_dagster.artifacts import key as keys
 from finephrase_dagster.artifacts.key import Kind
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.study.component import Cell
-from finephrase_dagster.study.spec import Study
 
 TAG_CHARACTERS = 63
 """The length that Dagster allows for the name of a tag."""
@@ -63,12 +62,3 @@ def cell_tags(lineage: Lineage, cell: Cell) -> dict[str, str]:
 def _tag_name(phrase: str) -> str:
     """Return a phrase in characters that a tag may have, such as `word_problem`."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", phrase)[:TAG_CHARACTERS]
-
-
-def mixtures_by_dataset(study: Study) -> dict[str, list[str]]:
-    """Return the mixtures that contain each dataset."""
-    mixtures: dict[str, list[str]] = {dataset: [] for dataset in study.datasets}
-    for name, mixture in study.mixtures.items():
-        for dataset in mixture.components:
-            mixtures[dataset].append(name)
-    return mixtures

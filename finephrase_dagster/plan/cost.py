@@ -12,6 +12,7 @@ from finephrase_dagster.artifacts import key as keys
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.graph import Item, current_facts
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.plan.epochs import target_epochs
 from finephrase_dagster.plan.expectation import BYTES_PER_TOKEN, SMALL, Expectations
 from finephrase_dagster.plan.measured import Measured, number
 from finephrase_dagster.plan.published import Published
@@ -20,10 +21,11 @@ from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.student import StudentRun
 
 COMPRESSED = 0.42  # size in zstd Parquet over size as text
+TOKENS = (keys.CORPUS_TOKENS, keys.DATASET_TOKENS, keys.SHUFFLED_CORPUS_TOKENS, keys.SHUFFLED_DATASET_TOKENS)
 PACE = {
     "sources": ("rows", (keys.CORPUS,), 5_000),
     "audits": ("rows", (keys.AUDIT,), 5_000),
-    "tokens": ("tokens", (keys.CORPUS_TOKENS, keys.DATASET_TOKENS), 1.2e6),
+    "tokens": ("tokens", TOKENS, 1.2e6),
 }
 """By stage: the manifest field that counts its work, the kinds of items that do it, units per second on two cores."""
 SMALL_FLOPS = 8e10  # FLOP/s when a small model is trained on two cores
@@ -146,13 +148,15 @@ class Estimator:
         )
 
     def _mixtures(self, item: Item) -> Cost:
-        mixture = self._study.mixtures[item.key.mixture or ""]
+        name = item.key.mixture or ""
+        mixture, epochs = self._study.mixtures[name], target_epochs(self._study, name, self.expected)
+        origin = f", as in {mixture.match_epochs_of}" if mixture.match_epochs_of else ""
         windows = mixture.tokens / self._lineage.sequence
         return Cost(
             input_tokens=mixture.tokens,
             hours=_hours(windows / WINDOWS_PER_SECOND),
             disk_bytes=round(4 * windows),
-            basis=("time: observed on two cores",),
+            basis=("time: observed on two cores", *([f"epochs: {epochs:.3g}{origin}"] if epochs else [])),
         )
 
     def _early(self, item: Item) -> Cost:

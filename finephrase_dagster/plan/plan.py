@@ -11,13 +11,13 @@ from finephrase_dagster.artifacts.graph import Item, State, items, states
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.cost import Cost, Estimator
+from finephrase_dagster.plan.epochs import repetition_warnings
 from finephrase_dagster.plan.measured import Measured
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.plan.seeds import Sight, sights
 from finephrase_dagster.plan.warnings import (
     failed_audit_warnings,
     failed_gates,
-    repetition_warnings,
     study_warnings,
     version_warnings,
 )

@@ -64,7 +64,7 @@ def sights(lineage: Lineage) -> list[Sight]:
     study = lineage.study
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for run in study.student_runs.values():
-        if run.decay_from is None:
+        if run.decay_from is None and study.mixtures[run.mixture].origin is None:
             counts[run.student][run.mixture] += 1
     runs = _scored(lineage)
     result = []

@@ -10,12 +10,10 @@ from finephrase_dagster.artifacts.key import AUDIT, MIXTURE
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.provenance import other_versions
 from finephrase_dagster.corpora.kinds.hub import HubSource
-from finephrase_dagster.plan.expectation import Expectations
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.study.fields import EMBEDDED, hub_reference
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.spec import Study
-from finephrase_dagster.study.student import MANY_EPOCHS
 
 BRANCHES = ("main", "master")
 
@@ -62,23 +60,6 @@ def version_warnings(graph: Mapping[str, Item], states: Mapping[str, State]) -> 
     for libraries, names in changed.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield f"{names[0]}{more}: made with {libraries}; they stay current, delete their folders to make them again"
-
-
-def repetition_warnings(study: Study, expected: Expectations) -> Iterator[str]:
-    """Yield a warning if a student would see a dataset too often, as far as sizes are known."""
-    epochs_by_warning = {}
-    for name, mixture in study.mixtures.items():
-        for component, weight in mixture.weights.items():
-            size = expected.size(study.datasets[component])
-            if size.tokens and (epochs := weight * mixture.tokens / size.tokens) > MANY_EPOCHS:
-                epochs_by_warning[f"mixtures.{name}: a student sees {component} about {epochs:.1f} times"] = epochs
-    if epochs_by_warning:
-        worst = sorted(epochs_by_warning, key=lambda warning: -epochs_by_warning[warning])
-        more = f", and {len(worst) - 3} more like this" if len(worst) > 3 else ""
-        yield (
-            f"{'; '.join(worst[:3])}{more}: beyond {MANY_EPOCHS} times, repetition lowers scores; reduce 'tokens' or "
-            "the weight, or use more text"
-        )
 
 
 def study_warnings(lineage: Lineage, published: Published, *, gpus: int) -> Iterator[str]:

@@ -32,6 +32,11 @@ class Arm:
     def student(self) -> str:
         return self.first.student
 
+    @property
+    def origin(self) -> str | None:
+        """The mixture that this arm checks the study with, as an A/A pair or a control; None for a candidate."""
+        return self.first.origin
+
     def replicates(self, metric: str) -> Replicates | None:
         """Return the scores of the runs; None if one of them lacks the metric."""
         values = [run.scores.get(metric) for run in self.runs]

@@ -35,12 +35,13 @@ def conclude(evidence: Evidence) -> Conclusion:
         return Conclusion(
             word=None,
             answer=f"No mixture can be compared with {evidence.baseline.mixture}.",
-            remarks=tuple(_uncompared(evidence)),
+            remarks=(*_checks(evidence), *_uncompared(evidence)),
         )
     best = max(candidates, key=lambda verdict: verdict.difference or -math.inf)
     entry = evidence.entry(best.arm.mixture)
     remarks = (
         *_certainty(best, len(matched)),
+        *_checks(evidence),
         _cost(entry),
         _given_up(entry, evidence.baseline),
         *_uncompared(evidence),
@@ -68,6 +69,10 @@ def _certainty(verdict: Verdict, comparisons: int) -> list[str]:
     if verdict.decision:
         lines.append(f"What would decide: probably {verdict.decision.seeds} more seeds for each of the two mixtures.")
     return lines
+
+
+def _checks(evidence: Evidence) -> list[str]:
+    return [f"Check by {check.text}" for check in evidence.checks]
 
 
 def _cost(entry: Entry) -> str:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from finephrase_dagster.results.multiplicity import Loadings, critical
-from finephrase_dagster.results.noise import ENOUGH, PUBLISHED_FREEDOM, Noise, moderated
+from finephrase_dagster.results.multiplicity import Loadings, critical, loading
+from finephrase_dagster.results.noise import PUBLISHED_FREEDOM, Noise, moderated
 
 POWER = 0.8
 """The chance of a decision that `seeds_to_decide` and `visible_difference` promise."""
@@ -103,18 +103,14 @@ class Outlook:
             variance * draw.chisquare(freedom, DRAWS) / freedom if freedom else np.zeros(DRAWS)
             for variance, freedom in zip((*variances, others[1]), freedoms, strict=True)
         )
-        total = sum(freedoms)
-        if min(seeds) >= ENOUGH:
+        if sum(freedoms):
             estimated, degrees = moderated((first, second), seeds, (others[0], rest))
-            variance, loading = estimated[0] / seeds[0] + estimated[1] / seeds[1], 0.0
         else:
-            pooled = (
-                (first * freedoms[0] + second * freedoms[1] + rest * freedoms[2]) / total if total else variances[0]
-            )
-            variance = np.broadcast_to(pooled * (1 / seeds[0] + 1 / seeds[1]), (DRAWS,))
-            degrees, loading = float(total or PUBLISHED_FREEDOM), (variances[0] / seeds[0] / true) ** 0.5
-        bounds = _bounds(np.broadcast_to(degrees, (DRAWS,)), ((round(loading, 1),) * comparisons,))
-        return cls(error=(true + items) ** 0.5, widths=bounds * np.sqrt(variance + items))
+            estimated, degrees = (np.full(DRAWS, variances[0]), np.full(DRAWS, variances[1])), PUBLISHED_FREEDOM
+        family = ((round(loading(seeds), 2),) * comparisons,)
+        bounds = bounds_of(np.broadcast_to(degrees, (DRAWS,)), family)
+        widths = bounds * np.sqrt(estimated[0] / seeds[0] + estimated[1] / seeds[1] + items)
+        return cls(error=(true + items) ** 0.5, widths=widths)
 
     @property
     def sure(self) -> float:
@@ -132,7 +128,7 @@ class Outlook:
         return float(inside[room > 0].sum() / len(room))
 
 
-def _bounds(freedoms: NDArray[np.float64], family: Loadings) -> NDArray[np.float64]:
+def bounds_of(freedoms: NDArray[np.float64], family: Loadings) -> NDArray[np.float64]:
     """Return the bounds of a family by degrees of freedom, between those of a grid, as one takes time."""
     low, high = np.searchsorted(GRID, [freedoms.min(), freedoms.max()])
     grid = GRID[max(0, low - 1) : high + 1]

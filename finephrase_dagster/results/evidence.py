@@ -14,7 +14,8 @@ from typing import Any
 import duckdb
 
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.results.arms import Arm, mismatches
+from finephrase_dagster.results.arms import Arm, arms, mismatches
+from finephrase_dagster.results.checks import ArmCheck, check_arms
 from finephrase_dagster.results.noise import Replicates, noise_of_one, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun, common_scores, read_runs
 from finephrase_dagster.results.tables import VIEWS
@@ -105,6 +106,7 @@ class Evidence:
         times: where the engines' time went, by dataset: the rows of the view `goodput`.
         baseline: the entry that the others are compared with.
         verdicts: on each of the others against the baseline.
+        checks: what A/A pairs and negative controls show about the study.
         left_out: runs that trained for another number of tokens than most, which no comparison counts.
         unfinished: entries of the student whose runs have no final score.
     """
@@ -118,6 +120,7 @@ class Evidence:
     datasets: tuple[Generation, ...]
     baseline: Entry
     verdicts: tuple[Verdict, ...]
+    checks: tuple[ArmCheck, ...]
     left_out: tuple[str, ...]
     unfinished: tuple[Entry, ...] = ()
 
@@ -191,6 +194,7 @@ def read_evidence(
         datasets=tuple(datasets),
         baseline=chosen[baseline],
         verdicts=tuple(compare(own, baseline)),
+        checks=tuple(check_arms(arms(own))),
         left_out=tuple(run.run for run in runs if run not in alike),
         unfinished=_entries([run for run in scored if not run.complete], datasets, components).get(student, ()),
     )
@@ -228,10 +232,11 @@ def _components(connection: duckdb.DuckDBPyConnection, study: str) -> dict[str, 
 def _entries(
     runs: Iterable[ScoredRun], datasets: Sequence[Generation], components: Mapping[str, Mapping[str, float]]
 ) -> dict[str, tuple[Entry, ...]]:
-    """Return the entries by student, best first."""
+    """Return the entries by student, best first; arms that check the study are no entries."""
     groups: dict[tuple[str, str], list[ScoredRun]] = defaultdict(list)
     for run in runs:
-        groups[run.student, run.mixture].append(run)
+        if run.origin is None:
+            groups[run.student, run.mixture].append(run)
     entries: dict[str, list[Entry]] = defaultdict(list)
     for (student, mixture), group in groups.items():
         entries[student].append(

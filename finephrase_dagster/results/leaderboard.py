@@ -20,9 +20,10 @@ from finephrase_dagster.evaluate.benchmark import CATEGORIES
 from finephrase_dagster.evaluate.evaluation import SAMPLES
 from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.results.arms import Arm, arms, mismatches
+from finephrase_dagster.results.checks import check_arms
 from finephrase_dagster.results.early import look_early
 from finephrase_dagster.results.noise import noise_of_one, published_spread
-from finephrase_dagster.results.scored_runs import ScoredRun, common_scores, read_runs
+from finephrase_dagster.results.scored_runs import ORIGINS, ScoredRun, common_scores, read_runs
 from finephrase_dagster.results.standing import standings
 from finephrase_dagster.results.verdict import compare_arms
 from finephrase_dagster.results.warehouse import key_of, mark_current, record_manifests, recorded
@@ -66,17 +67,21 @@ def compose_leaderboard(runs: Iterable[ScoredRun]) -> Leaderboard:
         `comparable`: the number of rows, including this one, of the same student, budget and mix-in;
         `behind` the best of these, and the `verdict` on this row against it, as one of all pairs (`best` for itself);
         `noise`: sd of one seed, with its `noise_source`; `rank_interval`, `p_best`, `shrunk`: see `standing.py`;
+        `check`: what an arm of an A/A pair or a control, which has no standing, shows about the study (`checks.py`);
         `against_original`: the verdict on a mixture with synthetic text against the best original text that matches it.
     """
     complete = [run for run in runs if run.complete]
     every = arms(complete)
     rows = {id(arm): _row(arm) for arm in every}
     groups: dict[object, list[Arm]] = {}
-    for arm in every:
+    candidates = [arm for arm in every if arm.origin is None]
+    for arm in candidates:
         groups.setdefault(_comparable(arm), []).append(arm)
     for group in groups.values():
         _stand(group, every, rows)
-    _against_original(every, rows)
+    _against_original(candidates, every, rows)
+    for check in check_arms(every):
+        rows[id(check.verdict.arm)] |= {"check": check.as_json(), "verdict": check.verdict.verdict}
     ordered = sorted(rows.values(), key=lambda row: (-(row["macro"] or 0.0), -(row["micro"] or 0.0), row["mixture"]))
     looks = look_early({run.run: _macros(run) for run in complete})
     return Leaderboard(
@@ -108,6 +113,9 @@ def _row(arm: Arm) -> dict[str, Any]:
         "mix_in": None if first.mix_in is None else dict(first.mix_in),
         "despite_audits": first.despite_audits,
         "against_original": None,
+        "check": None,
+        "comparable": 1,
+        **dict.fromkeys(_STANDING),
     }
 
 
@@ -121,7 +129,7 @@ def _comparable(arm: Arm) -> object:
 def _stand(group: list[Arm], every: list[Arm], rows: dict[int, dict[str, Any]]) -> None:
     """Add to the rows of comparable arms where they stand among each other."""
     for arm in group:
-        rows[id(arm)] |= {"comparable": len(group), **dict.fromkeys(_STANDING)}
+        rows[id(arm)]["comparable"] = len(group)
     scored = [(arm, sample) for arm in group if (sample := arm.replicates("macro"))]
     if not scored:
         return
@@ -144,10 +152,10 @@ def _stand(group: list[Arm], every: list[Arm], rows: dict[int, dict[str, Any]]) 
 _STANDING = ("noise", "noise_source", "rank_interval", "p_best", "shrunk", "behind", "verdict")
 
 
-def _against_original(every: list[Arm], rows: dict[int, dict[str, Any]]) -> None:
+def _against_original(candidates: list[Arm], every: list[Arm], rows: dict[int, dict[str, Any]]) -> None:
     """Add to the rows with synthetic text the verdict against the best original text that they can be compared with."""
     students: dict[object, list[Arm]] = {}
-    for arm in every:
+    for arm in candidates:
         if arm.first.decay_from is None and rows[id(arm)]["macro"] is not None and arm.first.original is not None:
             students.setdefault((arm.first.study, arm.student, arm.first.tokens), []).append(arm)
     for group in students.values():
@@ -188,6 +196,8 @@ def _names(lineage: Lineage, artifact: Artifact) -> dict[str, Any]:
         names["components"] = {
             version: {"name": part.name, "original": part.audit is None} for version, part in parts.items()
         }
+        spec = lineage.study.mixtures[artifact.key.mixture or ""]
+        names |= {name: origin for name in ORIGINS if (origin := getattr(spec, name))}
     elif key.run is not None:
         run, recipe = lineage.study.student_runs[key.run], plain(artifact.recipe)
         student = lineage.study.students[run.student]

@@ -1,8 +1,8 @@
 """Many comparisons at once: p-values and bounds that hold for a family of them.
 
-Against one baseline: Dunnett's test, with the correlations that the common baseline causes; where each mixture has its
-own variance, Dunnett's T3, which leaves the correlations out and takes each comparison's own degrees of freedom. All
-pairs: Tukey's, as in Games & Howell. Exploration: the false discovery rate of Benjamini & Hochberg.
+Against one baseline: Dunnett's test, with the correlations that the common baseline causes and each comparison's own
+degrees of freedom. All pairs: Tukey's, as in Games & Howell. Exploration: the false discovery rate of Benjamini &
+Hochberg.
 """
 
 from __future__ import annotations
@@ -24,8 +24,21 @@ from finephrase_dagster.results.analysis import Question
 LEVEL = 0.05
 NEGLIGIBLE = 1e-3
 """Below this probability, that two statistics exceed a bound is too rare to count."""
+COMMON = 0.8
+"""The part of the correlation due to a common baseline that counts. Each comparison estimates its noise by itself, so
+comparisons move together less than Dunnett's test assumes; `benchmarks/verdicts.py` shows what this figure gives."""
 Loadings = tuple[tuple[float, ...], ...]
-"""Per baseline, the root of the share that its mean has in the variance of each comparison with it."""
+"""Per baseline, `loading` of each comparison with it."""
+
+
+def loading(seeds: tuple[int, int], share: float = 1.0) -> float:
+    """Return the root of the share that the baseline's mean has in the variance of a difference, as far as it counts.
+
+    Args:
+        seeds: of the baseline and of the mixture.
+        share: of the variance over seeds in that of the difference; the rest is over items.
+    """
+    return COMMON * (share * seeds[1] / sum(seeds)) ** 0.5
 
 
 def adjusted(
@@ -33,7 +46,6 @@ def adjusted(
     statistics: Sequence[float],
     freedoms: Sequence[float],
     loadings: Loadings,
-    own: Sequence[bool],
     arms: int,
 ) -> tuple[list[float], list[float]]:
     """Return the p-value of each comparison and the factor of its standard error in its interval.
@@ -41,16 +53,13 @@ def adjusted(
     Args:
         statistics: differences in standard errors.
         freedoms: degrees of freedom of each.
-        own: whether its variance is that of its own two mixtures.
         arms: the number of mixtures, among which are all pairs.
     """
     pairs = list(zip(np.abs(statistics).tolist(), freedoms, strict=True))
     if question == "baseline":
         common = tuple(tuple(round(loading, 2) for loading in group) for group in loadings)
-        separate = ((0.0,) * len(pairs),)
-        families = [separate if is_own else common for is_own in own]
-        return [exceedance(value, freedom, family) for (value, freedom), family in zip(pairs, families, strict=True)], [
-            critical(freedom, family) for freedom, family in zip(freedoms, families, strict=True)
+        return [exceedance(value, freedom, common) for value, freedom in pairs], [
+            critical(freedom, common) for freedom in freedoms
         ]
     if question == "pairs":
         return [range_exceedance(2**0.5 * value, freedom, arms) for value, freedom in pairs], [

@@ -1,10 +1,10 @@
 """The noise of a difference between two mixtures: how far it moves when other random seeds train the students.
 
-Three sources, in this order:
-1. Both mixtures have three seeds or more: as Welch, each mixture's own variance, but moderated towards the pool of all
-   mixtures of the student, because a variance of three seeds is uncertain.
-2. Some mixture of the student has several seeds: the pool alone.
-3. No mixture has a second seed: the published spread of a student of that size.
+Two sources, in this order:
+1. Some mixture of the student has several seeds. Then each mixture has its own variance, as with Welch, moderated
+   towards the pool of all mixtures of the student, because a variance of few seeds is uncertain. A mixture with one
+   seed has the variance of the pool.
+2. No mixture has a second seed: the published spread of a student of that size.
 
 Without any of them the noise is unknown. Pairing by seed is not assumed: in the published grids, scores of equal seeds
 correlate by -.11 to .17.
@@ -18,15 +18,17 @@ from functools import cache
 from statistics import fmean, variance
 from typing import Any
 
+import numpy as np
 import yaml
 
 from finephrase_dagster.study.paths import SHIPPED
 
-MODERATION = 1
-"""The degrees of freedom that the pool counts for, next to the variance of one mixture. With 0, the intervals of many
-mixtures with three seeds miss the truth too often; with more, those of mixtures that are noisier than the others."""
+LEAST_MODERATION, MOST_MODERATION, MODERATION_SHARE = 0.05, 0.75, 0.1
+"""The degrees of freedom that the pool counts for, next to the variance of one mixture: a share of those that other
+mixtures have, within bounds. More would make the intervals of mixtures that are noisier than the others miss the truth
+too often; less would make all intervals wide. `benchmarks/verdicts.py` shows what these figures give."""
 ENOUGH = 3
-"""Seeds from which a mixture's own variance counts alone."""
+"""Seeds from which a mixture's own variance counts alone, where it is not compared."""
 SAME_SIZE = 0.1
 """Largest relative difference in parameters between students of one size."""
 
@@ -65,14 +67,12 @@ class Noise:
         seeds: the number of seeds of each.
         degrees_of_freedom: of the variance of the difference.
         source: where the variances come from, in words.
-        own: whether each mixture has its own variance.
     """
 
     variances: tuple[float, float]
     seeds: tuple[int, int]
     degrees_of_freedom: float
     source: str
-    own: bool = False
 
     @property
     def parts(self) -> tuple[float, float]:
@@ -100,16 +100,14 @@ def noise_of(
         published: standard deviation and name of the published spread; see `published_spread`.
     """
     seeds = first.seeds, second.seeds
-    freedom, pooled = pool_of(pool)
-    if pooled > 0 and min(seeds) >= ENOUGH:
+    if pool_of(pool)[1] > 0:
         others = pool_of([sample for sample in pool if sample is not first and sample is not second])
         variances, degrees = moderated((first.variance, second.variance), seeds, others)
-        source = f"this study: Welch, {seeds[0]} and {seeds[1]} seeds"
-        return Noise(variances=variances, seeds=seeds, degrees_of_freedom=degrees, source=source, own=True)
-    if pooled > 0:
         replicated = sum(sample.freedom > 0 for sample in pool)
-        source = f"this study: pooled over {replicated} mixtures with several seeds"
-        return Noise(variances=(pooled, pooled), seeds=seeds, degrees_of_freedom=freedom, source=source)
+        source = f"this study: Welch, {seeds[0]} and {seeds[1]} seeds"
+        if min(seeds) == 1:
+            source = f"this study: pooled over {replicated} mixtures with several seeds"
+        return Noise(variances=variances, seeds=seeds, degrees_of_freedom=float(degrees), source=source)
     if published:
         sd, name = published
         return Noise(variances=(sd**2, sd**2), seeds=seeds, degrees_of_freedom=PUBLISHED_FREEDOM, source=name)
@@ -129,7 +127,10 @@ Number = Any
 def moderated(
     variances: tuple[Number, Number], seeds: tuple[int, int], others: tuple[int, Number]
 ) -> tuple[tuple[Number, Number], Number]:
-    """Return the variances of two mixtures, moderated towards the pool, and Satterthwaite's degrees of freedom.
+    """Return the variances of two mixtures, moderated towards the pool, and the degrees of freedom of their sum.
+
+    The degrees of freedom are Satterthwaite's, but at most those for equal variances: otherwise, a variance of few
+    seeds that is too small by chance would also count for too much.
 
     Args:
         others: degrees of freedom and pooled variance of the other mixtures of the student.
@@ -137,14 +138,20 @@ def moderated(
     freedoms = [count - 1 for count in seeds]
     total = sum(freedoms) + others[0]
     pooled = (sum(f * v for f, v in zip(freedoms, variances, strict=True)) + others[0] * others[1]) / total
-    first, second = ((MODERATION * pooled + f * v) / (MODERATION + f) for f, v in zip(freedoms, variances, strict=True))
-    shares = [1 / (MODERATION + f) / count for f, count in zip(freedoms, seeds, strict=True)]
-    by_pool = MODERATION * sum(shares) / total
-    terms = [(f * (by_pool + share) * v, f) for f, share, v in zip(freedoms, shares, (first, second), strict=True)]
-    if others[0]:
-        terms.append((others[0] * by_pool * others[1], others[0]))
-    degrees = sum(term for term, _ in terms) ** 2 / sum(term**2 / f for term, f in terms)
-    return (first, second), degrees
+    weight = min(max(LEAST_MODERATION, MODERATION_SHARE * others[0]), MOST_MODERATION)
+    first, second = ((weight * pooled + f * v) / (weight + f) for f, v in zip(freedoms, variances, strict=True))
+    shares = [1 / (weight + f) / count for f, count in zip(freedoms, seeds, strict=True)]
+    by_pool = weight * sum(shares) / total
+    factors = [*(share + by_pool for share in shares), by_pool]
+    counts = [*freedoms, others[0]]
+    steady = others[0] + 1  # the pool's weight in the variances that the degrees of freedom are computed with
+    likely = [(steady * pooled + f * v) / (steady + f) for f, v in zip(freedoms, variances, strict=True)]
+    degrees = [
+        sum(f * factor * v for f, factor, v in zip(counts, factors, values, strict=True)) ** 2
+        / sum(f * (factor * v) ** 2 for f, factor, v in zip(counts, factors, values, strict=True))
+        for values in ([1.0] * 3, [*likely, pooled])
+    ]
+    return (first, second), np.minimum(*degrees)
 
 
 def noise_of_one(
@@ -153,8 +160,11 @@ def noise_of_one(
     """Return the standard deviation of one seed of a mixture, its degrees of freedom and its source."""
     if sample.seeds >= ENOUGH and sample.variance > 0:
         return sample.variance**0.5, sample.freedom, f"this study: its own {sample.seeds} seeds"
-    noise = noise_of(sample, sample, pool, published)
-    return (noise.sd, noise.degrees_of_freedom, noise.source) if noise else None
+    freedom, pooled = pool_of(pool)
+    if pooled > 0:
+        replicated = sum(one.freedom > 0 for one in pool)
+        return pooled**0.5, freedom, f"this study: pooled over {replicated} mixtures with several seeds"
+    return (published[0], PUBLISHED_FREEDOM, published[1]) if published else None
 
 
 PUBLISHED_FREEDOM = 16

@@ -33,6 +33,8 @@ class ScoredRun:
         original: whether the mixture holds nothing but original text; None if it is unknown.
         epochs: how often the student saw the component that was repeated most; None if it is unknown.
         despite_audits: why the mixture uses datasets that failed their audit; None if it uses none.
+        replicate_of: the mixture that its mixture repeats with other seeds, as the other arm of an A/A pair.
+        control_of: the mixture whose text its mixture has with shuffled words, as a negative control.
         evaluation: what computed the scores, and on which items.
         samples: the Parquet file with the score of each item; None if there is none.
         macro_interval: of the macro score at the last step, over items; None if it is unknown.
@@ -57,6 +59,13 @@ class ScoredRun:
     curve: Curve
     macro_interval: tuple[float, float] | None = None
     despite_audits: str | None = None
+    replicate_of: str | None = None
+    control_of: str | None = None
+
+    @property
+    def origin(self) -> str | None:
+        """The mixture that its mixture checks the study with, as an A/A pair or a control; None for a candidate."""
+        return self.replicate_of or self.control_of
 
     @property
     def step(self) -> int:
@@ -105,7 +114,8 @@ def read_runs(connection: duckdb.DuckDBPyConnection, studies: Collection[str] | 
     ]
 
 
-_UNKNOWN_MIXTURE = dict.fromkeys(("tokens", "mix_in", "original", "epochs", "despite_audits"))
+ORIGINS = ("replicate_of", "control_of")
+_UNKNOWN_MIXTURE = dict.fromkeys(("tokens", "mix_in", "original", "epochs", "despite_audits", *ORIGINS))
 
 
 def _given(names: Mapping[str, Any], *fields: str) -> dict[str, Any]:
@@ -133,6 +143,7 @@ def _mixture(manifest: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str,
         "original": all(described[part["version"]]["original"] for part in manifest["components"]),
         "epochs": None if None in epochs else max(epochs),
         "despite_audits": (manifest.get("despite_audits") or {}).get("reason"),
+        **{name: names.get(name) for name in ORIGINS},
     }
 
 

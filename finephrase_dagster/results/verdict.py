@@ -20,11 +20,11 @@ from finephrase_dagster.results.analysis import Question
 from finephrase_dagster.results.arms import Arm, arms, mismatches, unknowns
 from finephrase_dagster.results.decision import Decision, seeds_to_decide
 from finephrase_dagster.results.items import Values, item_variance, read_items
-from finephrase_dagster.results.multiplicity import adjusted
+from finephrase_dagster.results.multiplicity import adjusted, loading
 from finephrase_dagster.results.noise import Noise, Replicates, noise_of, pool_of, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun
 
-RULE = "1"
+RULE = "2"
 """Changes whenever the same scores may get another verdict."""
 SMALLEST_SHARE = 0.03
 """The smallest difference of interest, as a share of the baseline's score."""
@@ -163,6 +163,8 @@ def compare(
 ) -> list[Verdict]:
     """Return the verdict on each mixture against a baseline, for each student that the baseline trained.
 
+    Arms of A/A pairs and controls are left out: `checks.check_arms` compares them with what they are made from.
+
     Args:
         runs: scored runs of one study or of several.
         baseline: the name of a mixture.
@@ -177,7 +179,8 @@ def compare(
     every = [arm for arm in arms(runs) if student in (None, arm.student)]
     bases = [arm for arm in every if arm.mixture == baseline and arm.first.decay_from is None]
     _check(baseline, metric, student, every, bases)
-    pairs = [(base, arm) for base in bases for arm in every if arm.student == base.student and arm is not base]
+    candidates = [arm for arm in every if arm.origin is None]
+    pairs = [(base, arm) for base in bases for arm in candidates if arm.student == base.student and arm is not base]
     return compare_arms(pairs, every, metric=metric, question=question)
 
 
@@ -196,8 +199,7 @@ def compare_arms(
     for pair in family:
         loadings.setdefault(id(pair.baseline), []).append(_loading(pair))
     statistics, freedoms = [pair.statistic for pair in family], [pair.freedom for pair in family]
-    own = [pair.noise is not None and pair.noise.own for pair in family]
-    adjustments = adjusted(question, statistics, freedoms, tuple(map(tuple, loadings.values())), own, len(family) + 1)
+    adjustments = adjusted(question, statistics, freedoms, tuple(map(tuple, loadings.values())), len(family) + 1)
     by_pair = {id(pair): (p, factor) for pair, p, factor in zip(family, *adjustments, strict=True)}
     return [_verdict(pair, by_pair.get(id(pair)), len(family), metric, question) for pair in compared]
 
@@ -247,7 +249,7 @@ def _items(base: Arm, arm: Arm, metric: str, items: Any) -> tuple[float, int] | 
 
 def _loading(pair: _Pair) -> float:
     assert pair.noise
-    return (pair.noise.parts[0] / pair.variance) ** 0.5
+    return loading(pair.noise.seeds, pair.noise.variance / pair.variance)
 
 
 def _verdict(
@@ -293,7 +295,7 @@ def _verdict(
 
 def _alone(pair: _Pair) -> tuple[float, float]:
     """Return the p-value of a comparison that is not ranked, and the factor of its standard error."""
-    (p_value,), (factor,) = adjusted("exploration", [pair.statistic], [pair.freedom], (), (), 2)
+    (p_value,), (factor,) = adjusted("exploration", [pair.statistic], [pair.freedom], (), 2)
     return p_value, factor
 
 

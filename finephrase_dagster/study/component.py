@@ -27,11 +27,13 @@ class Component:
         source: the corpus, or the corpus that was rephrased.
         generator: the model that rephrased it; None for a corpus.
         prompt: the prompt that it was rephrased with; None for a corpus.
+        shuffled: whether the words of each document are shuffled, for a negative control.
     """
 
     source: str
     generator: str | None = None
     prompt: str | None = None
+    shuffled: bool = False
 
     @property
     def cell(self) -> str | None:

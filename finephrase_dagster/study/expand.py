@@ -29,7 +29,7 @@ from finephrase_dagster.study.fields import (
     shorten,
     validation_problems,
 )
-from finephrase_dagster.study.grid import CellGrid, MixtureGrid
+from finephrase_dagster.study.grid import CellGrid, MixtureGrid, derive_mixtures, is_derived
 from finephrase_dagster.study.spec import Study
 
 ALL = "all"
@@ -176,7 +176,7 @@ class Expansion:
         return {name: entry if isinstance(entry := defaults.get(name), dict) else {} for name in SECTIONS}
 
     def _over_defaults(self, section: str, entry: Any) -> Any:
-        return _merged(self._defaults[section], entry)
+        return entry if section == "mixtures" and is_derived(entry) else _merged(self._defaults[section], entry)
 
     def _expand_prompts(self) -> None:
         """Resolve the prompts: names of packaged ones, and paths of the study's own files."""
@@ -295,7 +295,8 @@ class Expansion:
                     self._grid_of[name] = index
                     mixtures[name] = self._over_defaults("mixtures", entry)
         if mixtures or "mixtures" in self.fields:
-            self.fields["mixtures"] = mixtures
+            self.fields["mixtures"], problems = derive_mixtures(mixtures)
+            self.problems += problems
 
     def _datasets(self) -> Iterator[Component]:
         everything = _listed(self.fields.get("prompts"))

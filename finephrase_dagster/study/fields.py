@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, get_args
 
 import yaml
@@ -304,6 +304,19 @@ def repeated(names: Iterable[str]) -> Iterator[tuple[int, str]]:
         if name in seen:
             yield index, name
         seen.add(name)
+
+
+def unknown_names(path: FieldPath, names: Iterable[str], known: Collection[str]) -> Iterator[Problem]:
+    """Yield the names that do not exist."""
+    for name in names:
+        if name not in known:
+            yield Problem(path, no_such_name(name, known))
+
+
+def repetitions(path: FieldPath, names: Iterable[str]) -> Iterator[Problem]:
+    """Yield one problem for all names that are listed more than once."""
+    if twice := list(dict.fromkeys(name for _, name in repeated(names))):
+        yield Problem(path, f"{shorten(twice)} is listed more than once; list it once")
 
 
 def _path_in(location: FieldPath, fields: object, kind: str) -> FieldPath:

@@ -1,10 +1,16 @@
-"""Grids: many cells and mixtures in few lines of a study file, and what they expand to."""
+"""Grids and derived mixtures: many entries in few lines of a study file, and what they expand to.
+
+A derived mixture is made from another one, to separate its effect from something else. `from` takes the fields of
+another mixture. `replicate_of` takes them too, and other seeds: both arms of this A/A pair must come out alike.
+`control_of` shuffles the words of each document: this negative control must lose. With `match_epochs_of`, students see
+their text as often as with another mixture.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import product
 from typing import Annotated, Any
@@ -23,8 +29,14 @@ from finephrase_dagster.study.fields import (
     Seed,
     Spec,
     describe,
+    no_such_name,
 )
 from finephrase_dagster.study.generator import Keep, OnFailure, Rollouts
+from finephrase_dagster.study.student import SEED_SHIFT, Mixture, StudentRun
+
+FROM = "from"
+ORIGINS = (FROM, "replicate_of", "control_of")
+"""The fields that name the mixture that another one is derived from."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -96,6 +108,8 @@ class MixtureGrid(Spec):
     )
     tokens: int | None = Field(default=None, ge=1)
     seed: Seed | None = None
+    epochs: float | None = Field(default=None, ge=1)
+    match_epochs_of: Name | None = None
 
     @model_validator(mode="after")
     def _check_templates(self) -> MixtureGrid:
@@ -125,7 +139,8 @@ class MixtureGrid(Spec):
         Raises:
             InvalidFields: a pattern matches no dataset, a name is invalid, or two mixtures have the same name.
         """
-        own = {key: value for key, value in (("tokens", self.tokens), ("seed", self.seed)) if value is not None}
+        names = ("tokens", "seed", "epochs", "match_epochs_of")
+        own = {name: value for name in names if (value := getattr(self, name)) is not None}
         shares = self.shares or (1.0,)
         chosen = self._chosen(datasets)
         if len(chosen) * len(shares) > LARGEST_GRID:
@@ -194,3 +209,85 @@ def _template_flaw(template: str, fields: tuple[str, ...]) -> str | None:
     except ValueError as error:
         return f"{describe(template)}: {error}; {remedy}"
     return None
+
+
+def is_derived(entry: Any) -> bool:
+    """Return whether the fields of a mixture name another mixture, whose fields it takes."""
+    return isinstance(entry, dict) and any(name in entry for name in ORIGINS)
+
+
+def derive_mixtures(entries: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the fields of all mixtures, those of derived ones in full, and what cannot be derived."""
+    problems: list[Problem] = []
+    derived: dict[str, Any] = {}
+    for name in entries:
+        _derive(name, entries, derived, problems, ())
+    return {name: derived[name] for name in entries}, problems
+
+
+def _derive(
+    name: str, entries: Mapping[str, Any], derived: dict[str, Any], problems: list[Problem], open_names: tuple[str, ...]
+) -> Any:
+    if name in derived:
+        return derived[name]
+    entry = entries[name]
+    fields: dict[str, Any] = {}
+    for field in ORIGINS if is_derived(entry) else ():
+        if (origin := entry.get(field)) is None:
+            continue
+        if not isinstance(origin, str) or origin not in entries:
+            problems.append(Problem(("mixtures", name, field), no_such_name(origin, entries)))
+        elif origin in (name, *open_names):
+            message = f"{origin} would be derived from itself; name another mixture"
+            problems.append(Problem(("mixtures", name, field), message))
+        elif isinstance(base := _derive(origin, entries, derived, problems, (*open_names, name)), dict):
+            fields |= {one: value for one, value in base.items() if one != "replicate_of"}
+            if field == "replicate_of" and isinstance(seed := base.get("seed", 0), int):
+                fields["seed"] = (seed + SEED_SHIFT) % 2**32
+    if is_derived(entry):
+        entry = {**fields, **{one: value for one, value in entry.items() if one != FROM}}
+    derived[name] = entry
+    return entry
+
+
+def wrong_mixtures(mixtures: Mapping[str, Mixture], trainer: str, sequence: int) -> Iterator[Problem]:
+    """Yield what is wrong with weights, with the mixtures that mixtures name, and with how often text is repeated."""
+    for name, mixture in mixtures.items():
+        windows = mixture.windows(sequence)
+        for component in mixture.components if sum(windows.values()) else ():
+            if not windows[component]:
+                message = (
+                    f"gets none of the {sum(windows.values())} windows of {sequence} tokens; raise its weight "
+                    "or the mixture's 'tokens', or remove it"
+                )
+                yield Problem(("mixtures", name, "components", component), message)
+        for field in ("replicate_of", "control_of", "match_epochs_of"):
+            other = getattr(mixture, field)
+            if other is None:
+                continue
+            if other not in mixtures:
+                yield Problem(("mixtures", name, field), no_such_name(other, mixtures))
+            elif other == name or (field == "match_epochs_of" and mixtures[other].match_epochs_of):
+                message = f"{other} takes its epochs from {mixtures[other].match_epochs_of or name}; name that mixture"
+                message = "is the mixture itself; name another one" if other == name else message
+                yield Problem(("mixtures", name, field), message)
+            elif field == "control_of" and mixtures[other].control_of:
+                message = f"{other} is a control itself; name {mixtures[other].control_of}"
+                yield Problem(("mixtures", name, field), message)
+        for field in ("epochs", "match_epochs_of"):
+            if getattr(mixture, field) is not None and trainer == "nanotron":
+                message = "has no effect with 'trainer: nanotron', which reads datasets completely; remove it"
+                yield Problem(("mixtures", name, field), message)
+        if mixture.epochs is not None and mixture.match_epochs_of is not None:
+            yield Problem(("mixtures", name, "epochs"), "cannot be combined with 'match_epochs_of'; write one of them")
+
+
+def equal_replicates(mixtures: Mapping[str, Mixture], runs: Mapping[str, StudentRun]) -> Iterator[Problem]:
+    """Yield the replicates that are trained with seeds of the mixture that they repeat."""
+    wrong: dict[str, Collection[str]] = {}
+    for run in runs.values():
+        if (origin := mixtures[run.mixture].replicate_of) and run.of_mixture(origin).name in runs:
+            wrong.setdefault(run.mixture, run.of_mixture(origin).name)
+    for name, twin in wrong.items():
+        message = f"has the seeds of {describe(twin)}; give {name} an entry of 'runs' with other seeds"
+        yield Problem(("mixtures", name, "replicate_of"), message)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,6 @@ from finephrase_dagster.study.component import Cell, Component
 from finephrase_dagster.study.fields import (
     LARGEST_GRID,
     MISSING,
-    FieldPath,
     InvalidFields,
     ModelReference,
     Name,
@@ -27,10 +27,12 @@ from finephrase_dagster.study.fields import (
     Spec,
     no_such_name,
     repeated,
+    repetitions,
     shorten,
+    unknown_names,
 )
 from finephrase_dagster.study.generator import Generator, Keep
-from finephrase_dagster.study.grid import matching
+from finephrase_dagster.study.grid import equal_replicates, matching, wrong_mixtures
 from finephrase_dagster.study.source import SourceSpec
 from finephrase_dagster.study.student import EarlyStop, Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
 
@@ -148,25 +150,25 @@ class Study(Spec):
 
     def _repeated_names(self) -> Iterator[Problem]:
         """Yield names that a list of partitions contains more than once."""
-        yield from _repetitions(("prompts",), self.prompts)
+        yield from repetitions(("prompts",), self.prompts)
         for index, cell in enumerate(self.cells):
-            yield from _repetitions(("cells", index, "prompts"), cell.prompts or ())
+            yield from repetitions(("cells", index, "prompts"), cell.prompts or ())
         for index, name in repeated(cell.name for cell in self.cells):
             yield Problem(("cells", index), f"{name} is listed more than once; list all its prompts in one cell")
 
     def _unknown_names(self) -> Iterator[Problem]:
         """Yield names of entries that the study does not have."""
         for index, cell in enumerate(self.cells):
-            yield from _unknown(("cells", index, "generator"), [cell.generator], self.generators)
-            yield from _unknown(("cells", index, "source"), [cell.source], self.sources)
-            yield from _unknown(("cells", index, "prompts"), cell.prompts or (), self.prompts)
+            yield from unknown_names(("cells", index, "generator"), [cell.generator], self.generators)
+            yield from unknown_names(("cells", index, "source"), [cell.source], self.sources)
+            yield from unknown_names(("cells", index, "prompts"), cell.prompts or (), self.prompts)
             prompts = [name for name in cell.gates if name not in self.gates]
-            yield from _unknown(("cells", index, "gates"), prompts, self.prompts_of(cell))
+            yield from unknown_names(("cells", index, "gates"), prompts, self.prompts_of(cell))
         for name, mixture in self.mixtures.items():
             for component in mixture.components:
-                yield from _unknown(("mixtures", name, "components", component), [component], self.datasets)
+                yield from unknown_names(("mixtures", name, "components", component), [component], self.datasets)
         if self.tokenizer:
-            yield from _unknown(("tokenizer", "sources"), self.tokenizer.sources, self.sources)
+            yield from unknown_names(("tokenizer", "sources"), self.tokenizer.sources, self.sources)
 
     def _fields_without_mixtures(self) -> Iterator[Problem]:
         """Yield the fields that say how to train, of a study that trains nothing."""
@@ -182,31 +184,23 @@ class Study(Spec):
 
     def _wrong_training(self) -> list[Problem]:
         """Return what is wrong with mixtures and with the names in the grids of runs."""
-        problems = list(_repetitions(("seeds",), [f"data {seeds.data}, model {seeds.model}" for seeds in self.seeds]))
+        problems = list(repetitions(("seeds",), [f"data {seeds.data}, model {seeds.model}" for seeds in self.seeds]))
         if self.evaluation:
-            problems += _repetitions(("evaluation", "tasks"), self.evaluation.tasks)
+            problems += repetitions(("evaluation", "tasks"), self.evaluation.tasks)
         for name, student in self.students.items():
             if field := student.unsupported_by(self.trainer):
                 message = f"has no effect with 'trainer: {self.trainer}'; remove it, or use the other trainer"
                 problems.append(Problem(("students", name, field), message))
         assert self.sequence is not None
-        for name, mixture in self.mixtures.items():
-            windows = mixture.windows(self.sequence)
-            for component in mixture.components if sum(windows.values()) else ():
-                if not windows[component]:
-                    message = (
-                        f"gets none of the {sum(windows.values())} windows of {self.sequence} tokens; raise its weight "
-                        "or the mixture's 'tokens', or remove it"
-                    )
-                    problems.append(Problem(("mixtures", name, "components", component), message))
+        problems += wrong_mixtures(self.mixtures, self.trainer, self.sequence)
         for index, grid in enumerate(self.runs or ()):
             for pattern, names in matching(grid.mixtures, self.mixtures).items():
                 if not names:
                     problems.append(Problem(("runs", index, "mixtures"), no_such_name(pattern, self.mixtures)))
-            problems += _unknown(("runs", index, "students"), grid.students, self.students)
+            problems += unknown_names(("runs", index, "students"), grid.students, self.students)
             if grid.decay_from is not None:
                 path = ("runs", index, "decay_from")
-                problems += _unknown(path, [grid.decay_from], self.mixtures)
+                problems += unknown_names(path, [grid.decay_from], self.mixtures)
                 if grid.decay_from in grid.mixtures:
                     message = f"{grid.decay_from} would decay from itself; remove it from the mixtures of this entry"
                     problems.append(Problem(path, message))
@@ -229,6 +223,7 @@ class Study(Spec):
             where = "twice in this entry" if index == first else f"in runs[{first}] too"
             problems.append(Problem(("runs", index), f"{shorten(names, 3)}: listed {where}; remove one of them"))
         problems += [*self._too_small_budgets(), *self._wrong_decays(first_entry)]
+        problems += equal_replicates(self.mixtures, {run.name: run for run in self._all_runs})
         return [*problems, *self._wrong_early_stop(counted_tasks)]
 
     def _wrong_early_stop(self, counted_tasks: Collection[str]) -> Iterator[Problem]:
@@ -306,7 +301,19 @@ class Study(Spec):
 
     def components(self, mixture: str) -> dict[str, Component]:
         """Return the datasets of a mixture by name, in the order of the study file."""
-        return {name: self.datasets[name] for name in self.mixtures[mixture].components}
+        spec = self.mixtures[mixture]
+        return {name: replace(self.datasets[name], shuffled=bool(spec.control_of)) for name in spec.components}
+
+    @cached_property
+    def tokenized(self) -> dict[Component, list[str]]:
+        """Everything that is tokenized, with the mixtures that depend on its tokens; shuffled datasets come last."""
+        plain = self.datasets.values()
+        users: dict[Component, list[str]] = {one: [] for one in (*plain, *(replace(c, shuffled=True) for c in plain))}
+        for name, mixture in self.mixtures.items():
+            matched = [mixture.match_epochs_of] if mixture.match_epochs_of else []
+            for component in {one for used in (name, *matched) for one in self.components(used).values()}:
+                users[component].append(name)
+        return {component: names for component, names in users.items() if names or not component.shuffled}
 
     @cached_property
     def student_runs(self) -> dict[str, StudentRun]:
@@ -367,20 +374,10 @@ class Study(Spec):
     def _numbered_runs(self) -> Iterator[tuple[int, StudentRun]]:
         """Yield the runs, each with the index of its entry in `runs`."""
         for index, grid in enumerate(self._grids):
-            for run in grid.runs(self._named(grid.mixtures), self.seeds):
+            named = {name: self.mixtures[name] for name in self._named(grid.mixtures)}
+            for run in grid.runs(named, self.seeds):
                 yield index, run
 
     def _named(self, patterns: tuple[str, ...]) -> tuple[str, ...]:
         """Return the mixtures that names and patterns match, each once."""
         return tuple(dict.fromkeys(name for names in matching(patterns, self.mixtures).values() for name in names))
-
-
-def _unknown(path: FieldPath, names: Iterable[str], known: Collection[str]) -> Iterator[Problem]:
-    for name in names:
-        if name not in known:
-            yield Problem(path, no_such_name(name, known))
-
-
-def _repetitions(path: FieldPath, names: Iterable[str]) -> Iterator[Problem]:
-    if twice := list(dict.fromkeys(name for _, name in repeated(names))):
-        yield Problem(path, f"{shorten(twice)} is listed more than once; list it once")

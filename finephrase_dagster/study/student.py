@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Name, Seed, Spec, check_heads, describe
 
+SEED_SHIFT = 1000
+"""Added to each seed of a mixture for the mixture that repeats it as the other arm of an A/A pair."""
 MANY_EPOCHS = 4
 """Up to so many epochs, repeated text is about as good as new text (Muennighoff et al., arXiv 2305.16264)."""
 
@@ -58,6 +60,19 @@ class Mixture(Spec):
     despite_audits: Reason | None = Field(
         default=None, description="the reason why datasets that failed their audit are used, too"
     )
+    epochs: float | None = Field(
+        default=None, ge=1, description="how often a student sees each window, of a part of each component if need be"
+    )
+    match_epochs_of: Name | None = Field(default=None, description="the mixture whose epochs this one takes")
+    replicate_of: Name | None = Field(default=None, description="the other arm of an A/A pair")
+    control_of: Name | None = Field(
+        default=None, description="the mixture that this one has the text of, with the words of each document shuffled"
+    )
+
+    @property
+    def origin(self) -> str | None:
+        """The mixture that this one checks the study with, as an A/A pair or a control; None for a candidate."""
+        return self.replicate_of or self.control_of
 
     @property
     def weights(self) -> dict[str, float]:
@@ -82,6 +97,26 @@ def allocate(weights: Mapping[str, float], windows: int) -> dict[str, int]:
     for name in by_remainder[: windows - sum(counts.values())]:
         counts[name] += 1
     return counts
+
+
+def window_pool(windows: int, available: int, epochs: float | None) -> int:
+    """Return from how many windows of a component the drawn ones are taken.
+
+    Args:
+        windows: the number of windows drawn, including repetitions.
+        available: complete windows in the dataset.
+        epochs: how often each is to be drawn; None: as the dataset's size gives it. A dataset that is too small for so
+            few repetitions has a pool that is larger than itself.
+    """
+    return available if epochs is None else max(1, round(windows / max(1.0, epochs)))
+
+
+def largest_epochs(mixture: Mixture, available: Mapping[str, int], sequence: int) -> float:
+    """Return how often a student sees the component that is repeated most, given each component's windows."""
+    return max(
+        count / max(1, window_pool(count, available[name], mixture.epochs))
+        for name, count in mixture.windows(sequence).items()
+    )
 
 
 class Student(Spec):
@@ -143,6 +178,11 @@ class Seeds(Spec):
     data: Seed = Field(examples=[0])
     model: Seed = Field(examples=[0])
 
+    @property
+    def shifted(self) -> Seeds:
+        """The seeds of an arm that repeats a mixture with these seeds."""
+        return Seeds(data=(self.data + SEED_SHIFT) % 2**32, model=(self.model + SEED_SHIFT) % 2**32)
+
 
 class SeedGrid(Spec):
     """Each data seed with each model seed."""
@@ -185,6 +225,10 @@ class StudentRun:
         if self.decay_from is None:
             return None
         return StudentRun(mixture=self.decay_from, student=self.student, seeds=self.seeds)
+
+    def of_mixture(self, mixture: str) -> StudentRun:
+        """Return the same run on another mixture."""
+        return replace(self, mixture=mixture)
 
 
 def arm_name(mixture: str, student: str, decay_from: str | None) -> str:
@@ -236,12 +280,15 @@ class RunGrid(Spec):
             seeds = len(self.seeds)
         return mixtures * len(self.students) * seeds
 
-    def runs(self, mixtures: Iterable[str], seeds: tuple[Seeds, ...]) -> Iterator[StudentRun]:
+    def runs(self, mixtures: Mapping[str, Mixture], seeds: tuple[Seeds, ...]) -> Iterator[StudentRun]:
         """Yield the runs on some mixtures; `seeds` are the study's, for a grid without its own.
 
-        The mixture that others decay from is left out: its run would continue itself.
+        A mixture that repeats another one shifts the study's seeds. The mixture that others decay from is left out: its
+        run would continue itself.
         """
         pairs = tuple(self.seeds.pairs()) if isinstance(self.seeds, SeedGrid) else self.seeds or seeds
         for mixture, student, pair in product(mixtures, self.students, pairs):
+            if self.seeds is None and mixtures[mixture].replicate_of:
+                pair = pair.shifted
             if mixture != self.decay_from:
                 yield StudentRun(mixture=mixture, student=student, seeds=pair, decay_from=self.decay_from)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.study.student import Mixture
+from finephrase_dagster.study.student import Mixture, window_pool
 from finephrase_dagster.train.tokens import TokenSet
 
 WINDOWS = "windows.parquet"
@@ -40,9 +40,11 @@ class ComponentFacts:
         documents: documents in the dataset.
         tokens_available: tokens in the dataset.
         windows_available: complete windows in the dataset; at most `sequence - 1` tokens are left over.
+        windows_pool: the windows that are drawn from: all, unless the mixture sets its epochs.
+        documents_drawn: documents of which a student sees at least a part.
         windows: windows drawn, including repetitions.
         tokens: tokens drawn, including repetitions.
-        epochs: windows / windows_available: how often a student sees the dataset; below 1, it sees a subset.
+        epochs: windows / windows_pool: how often a student sees these windows; below 1, it sees some of them.
     """
 
     name: str
@@ -52,6 +54,8 @@ class ComponentFacts:
     documents: int
     tokens_available: int
     windows_available: int
+    windows_pool: int
+    documents_drawn: int
     windows: int
     tokens: int
     epochs: float
@@ -89,18 +93,20 @@ def mix(
 ) -> MixtureFacts:
     """Draw a mixture's windows and write `output/windows.parquet`.
 
-    The windows of a component depend on its tokens, the mixture's seed and the number of its windows, but not on the
-    other components: with the same seed, a smaller share is a subset of a larger one.
+    The windows of a component depend on its tokens, the mixture's seed and epochs and the number of its windows, but
+    not on the other components: with the same seed, a smaller share is a subset of a larger one.
 
     Args:
         output: an existing folder.
-        mixture: weights, budget and seed. Its components are versions of datasets, so that nothing depends on names.
+        mixture: weights, budget, seed and epochs. Its components are versions of datasets, so that nothing depends on
+            names.
         sequence: tokens per window.
         components: the folder of tokens of each component.
         names: what messages and facts call the components. Default: their versions.
 
     Raises:
-        MixtureError: a component has no tokens, less than one window, or a share of less than one window.
+        MixtureError: a component has no tokens, less than one window, a share of less than one window, or too few
+            tokens for the mixture's epochs.
         TokensError: a component's tokens cannot be read.
     """
     total = mixture.tokens // sequence
@@ -122,7 +128,14 @@ def mix(
                 f"component {name} has {tokens.tokens} tokens, less than one window of {sequence}: give it more "
                 "text, lower the study's 'sequence', or take it out of the mixture"
             )
-        starts.append(draw(available, count, seed=mixture.seed, name=version) * sequence)
+        pool = window_pool(count, available, mixture.epochs)
+        if pool > available:
+            raise MixtureError(
+                f"component {name} has {available} windows of {sequence} tokens. For {mixture.epochs:.4g} epochs, "
+                f"{count} drawn windows need {pool} different ones: give it more text, lower its weight or 'tokens', "
+                f"or give all mixtures that are compared {count / available:.4g} epochs"
+            )
+        starts.append(draw(available, count, seed=mixture.seed, name=version, pool=pool) * sequence)
         facts.append(
             ComponentFacts(
                 name=name,
@@ -132,24 +145,38 @@ def mix(
                 documents=tokens.documents,
                 tokens_available=tokens.tokens,
                 windows_available=available,
+                windows_pool=pool,
+                documents_drawn=_documents_in(tokens, np.unique(starts[-1]), sequence),
                 windows=count,
                 tokens=count * sequence,
-                epochs=count / available,
+                epochs=count / pool,
             )
         )
     _write(output / WINDOWS, [fact.version for fact in facts], starts, sequence)
     return MixtureFacts(sequence=sequence, windows=total, tokens=total * sequence, components=tuple(facts))
 
 
-def draw(available: int, count: int, *, seed: int, name: str) -> np.ndarray:
+def draw(available: int, count: int, *, seed: int, name: str, pool: int | None = None) -> np.ndarray:
     """Return the numbers of the drawn windows, sorted; shape (count,), int64.
 
     They are complete epochs and a random subset of one more, so the repetitions of two windows differ by 1 at most.
+
+    Args:
+        pool: how many different windows are drawn from, all of them by default; a smaller pool is a subset of a larger.
     """
     source = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-    epochs, rest = divmod(count, available)
-    part = np.random.default_rng([seed, source]).permutation(available)[:rest]
-    return np.sort(np.concatenate([np.repeat(np.arange(available, dtype=np.int64), epochs), part]))
+    chosen = np.random.default_rng([seed, source]).permutation(available)[:pool]
+    epochs, rest = divmod(count, len(chosen))
+    return np.sort(np.concatenate([np.repeat(chosen, epochs), chosen[:rest]]))
+
+
+def _documents_in(tokens: TokenSet, starts: np.ndarray, sequence: int) -> int:
+    """Return how many documents have a token in one of some windows."""
+    ends = tokens.document_ends
+    marks = np.zeros(len(ends) + 1, np.int64)
+    np.add.at(marks, np.searchsorted(ends, starts, side="right"), 1)
+    np.add.at(marks, np.searchsorted(ends, starts + sequence - 1, side="right") + 1, -1)
+    return int((np.cumsum(marks) > 0).sum())
 
 
 def _write(path: Path, names: list[str], starts: list[np.ndarray], sequence: int) -> None:

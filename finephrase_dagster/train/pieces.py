@@ -1,11 +1,15 @@
-"""Divide long documents into pieces before they are tokenised, as the published study does.
+"""What is done to texts before they are tokenised: long documents become pieces, and controls are shuffled.
 
-Each piece gets an end-of-text token of its own, so attention never spans two pieces.
+Pieces are as in the published study: each gets an end-of-text token of its own, so attention never spans two pieces.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
+
+import numpy as np
 
 LONGEST = 100_000  # characters; arXiv 2604.13977
 ENDS = ("\n\n", "\n", ". ", " ")
@@ -33,3 +37,17 @@ def _end(text: str, longest: int) -> int:
         if place > 0:
             return place + len(end)
     return longest
+
+
+def shuffle_words(text: str, key: str) -> str:
+    """Return a text with its words in another order, which depends on the text's id and its number of words alone.
+
+    White space stays where it is, so that lines and paragraphs keep their number of words.
+    """
+    parts: list[str] = re.split(r"(\s+)", text)
+    words = [index for index, part in enumerate(parts) if index % 2 == 0 and part]
+    seed = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    order = np.random.default_rng(seed).permutation(len(words))
+    for index, word in zip(words, [parts[words[number]] for number in order], strict=True):
+        parts[index] = word
+    return "".join(parts)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.train.pieces import pieces
+from finephrase_dagster.train.pieces import pieces, shuffle_words
 from finephrase_dagster.train.quiet import quiet_datatrove
 from finephrase_dagster.train.tokenizer import TOKENIZER_FILE, load_tokenizer
 
@@ -64,6 +64,7 @@ def tokenise(
     dataset: str,
     log: Callable[[str], None],
     without: IdSet | None = None,
+    shuffled: bool = False,
 ) -> TokenFacts:
     """Tokenise a dataset's Parquet files with DataTrove's tokenizer step; a killed run resumes with the next file.
 
@@ -74,6 +75,7 @@ def tokenise(
         dataset: the dataset's name, for messages.
         log: receives one line per file.
         without: the rows that are left out.
+        shuffled: whether the words of each document are shuffled; see `shuffle_words`.
 
     Raises:
         TokensError: no document has text, or a file has no such column or cannot be read.
@@ -97,7 +99,8 @@ def tokenise(
         rows += _rows(file, dataset)
         name = f"{number:05d}"
         if not (output / f"{name}.documents.parquet").is_file():
-            documents = _tokenise_file(step, file, work, output, name, dataset, without or IdSet())
+            texts = _texts(file, dataset, without or IdSet(), shuffled=shuffled)
+            documents = _tokenise_file(step, texts, work, output, name)
             log(f"{dataset}: tokenised {file.name}, {documents} documents ({number + 1} of {len(files)} files)")
     shutil.rmtree(work, ignore_errors=True)
     token_set = TokenSet(output) if files else None
@@ -113,10 +116,10 @@ def tokenise(
     )
 
 
-def _tokenise_file(step: Any, file: Path, work: Path, output: Path, name: str, dataset: str, without: IdSet) -> int:
+def _tokenise_file(step: Any, texts: Iterator[tuple[str, str]], work: Path, output: Path, name: str) -> int:
     documents: list[tuple[str, int]] = []
     with quiet_datatrove():
-        step.run(_documents(file, dataset, documents, without), rank=int(name))
+        step.run(_documents(texts, documents), rank=int(name))
     written = work / f"{name}_unshuffled.ds"
     ends = np.fromfile(f"{written}.index", dtype="<u8")
     for source, target in ((written, f"{name}.ds"), (Path(f"{written}.index"), f"{name}.ds.index")):
@@ -156,22 +159,27 @@ def _rows(file: Path, dataset: str) -> int:
     return metadata.num_rows
 
 
-def _documents(file: Path, dataset: str, listed: list[tuple[str, int]], without: IdSet) -> Iterator[Any]:
-    """Yield the pieces of a file's documents in order, and append the id and the number of each piece to `listed`."""
-    from datatrove.data import Document
-
+def _texts(file: Path, dataset: str, without: IdSet, *, shuffled: bool) -> Iterator[tuple[str, str]]:
+    """Yield the ids and the texts of a file's documents in order."""
     try:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=1000, columns=["id", "text"]):
             for key, text in zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True):
-                if without and id_hash(str(key)) in without:
-                    continue
-                for number, piece in enumerate(pieces(text or "")):
-                    listed.append((str(key), number))
-                    yield Document(text=piece, id=str(key))
+                if not (without and id_hash(str(key)) in without):
+                    yield str(key), shuffle_words(text or "", str(key)) if shuffled else text or ""
     except (OSError, pa.ArrowInvalid) as error:
         raise TokensError(
             f"{dataset}: {file} cannot be read to its end ({error}): materialize the dataset again"
         ) from error
+
+
+def _documents(texts: Iterator[tuple[str, str]], listed: list[tuple[str, int]]) -> Iterator[Any]:
+    """Yield the pieces of documents in order, and append the id and the number of each piece to `listed`."""
+    from datatrove.data import Document
+
+    for key, text in texts:
+        for number, piece in enumerate(pieces(text)):
+            listed.append((key, number))
+            yield Document(text=piece, id=key)
 
 
 class TokenFile(NamedTuple):

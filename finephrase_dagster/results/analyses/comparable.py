@@ -12,6 +12,8 @@ def comparable(rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep]) -> li
     """Return one line per group of rows with the same student, budget and original text."""
     groups: dict[tuple[Any, ...], list[LeaderboardRow]] = {}
     for row in rows:
+        if row.get("check"):
+            continue
         mix_in = None if row["mix_in"] is None else tuple(row["mix_in"].items())
         groups.setdefault((row["student"], row["decay_from"], row["tokens"], mix_in), []).append(row)
     lines = []
