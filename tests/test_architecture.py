@@ -61,7 +61,7 @@ RECURRING = {
     "noise": "how far scores move with random seeds",
     "order": "the order in which a student reads its data",
     "plan": "the plan of a study",
-    "problems": "a generator's mathematical problems and those of a study file",
+    "preview": "a few documents with their completions",
     "progress": "how far something has come",
     "reader": "reading input rows",
     "report": "the page of a study's answer and figures",

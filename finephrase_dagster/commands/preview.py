@@ -169,7 +169,7 @@ def _previewed(
         files = documents if isinstance(documents, Sequence) else [write_documents(documents, limit, Path(folder))]
         job = build_job(files, output=f"{folder}/datasets", paths=paths, limit=limit, log=log, **options)
         engines = partial(job.open_engines, leases=devices, log=log)
-        with progress(len(job.prompts), log) as show:
+        with progress(log) as show:
             rows = preview_rows(job, limit, engines=engines, log=log, show=show, report=lambda line: None)
     prompts = summarize(rows)
     prices = {name: _price(one, job, paths.data, gpu_hour_dollars) for name, one in prompts.items()}
