@@ -29,7 +29,7 @@ _QUOTE = 20  # common n-grams of a short completion that quotes one sentence, at
 _UNIT = 1_000_000  # shares are summed as whole millionths, so that the order of the rows does not matter
 _OWNER = np.uint64(56)  # above these bits, a key has the index of its row
 _LOWEST = np.uint64((1 << 18) - 1)  # bits of a key
-_RUN = re.compile(b"\x01+")
+_RUN = re.compile(b"\x01\x01*")  # searched faster than one that begins with a repetition
 _CODE = re.compile(r"^```\w.*?^```", re.DOTALL | re.MULTILINE)
 
 

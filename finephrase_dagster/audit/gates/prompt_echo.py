@@ -13,7 +13,7 @@ from finephrase_dagster.study.turns import PLACEHOLDER
 
 SPAN = 7  # words in a row that no text has in common with a prompt by chance
 _SHORT = 4  # words of the shortest sentence of a prompt that is searched
-_RUN = re.compile(b"\x01{%d,}" % _SHORT)
+_RUN = re.compile(b"\x01" * _SHORT + b"\x01*")
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _SENTENCE = re.compile(r"[^.!?\n]+")
 _TEXT = r"(?:text|passage|document|article|paragraph|content|source|input|excerpt|page)s?"
