@@ -65,6 +65,8 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
     if own_mlflow:
         refuse_used_port(mlflow_port, option="--mlflow-port")
         paths.tracking_store.parent.mkdir(parents=True, exist_ok=True)
+        # MLflow's own matter, which its log would begin with.
+        environment.setdefault("PYTHONWARNINGS", "ignore:starlette.middleware.wsgi is deprecated")
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # otherwise it starts seven workers for traces
         environment["MLFLOW_BACKEND_STORE_URI"] = tracking  # an argument would be visible in `ps`
         environment["MLFLOW_ARTIFACTS_DESTINATION"] = str(paths.tracking_store.parent / "artifacts")

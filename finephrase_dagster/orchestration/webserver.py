@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -132,6 +133,8 @@ def main() -> None:
     """Run `dagster-webserver`, or `dagster dev` if that is the first argument."""
     hosts = allowed_hosts()
     if sys.argv[1:2] == ["dev"]:
+        # Dagster recommends a command that has no web server of ours.
+        warnings.filterwarnings("ignore", "Function `dev_command` is superseded", FutureWarning)
         from dagster._cli import dev
         from dagster._cli import main as dagster
 
