@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 seconds[Path(report.nodeid.split("::")[0]).name] += report.duration
     recorded = {name: round(total) for name, total in seconds.most_common() if total >= 1}
     DURATIONS.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def forget_the_study() -> Iterator[None]:
+    """Forget the study that a command in this process put into its environment, for child processes."""
+    yield
+    os.environ.pop("FINEPHRASE_STUDY", None)
 
 
 @pytest.fixture
