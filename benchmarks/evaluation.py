@@ -27,7 +27,7 @@ from finephrase_dagster.evaluate.evaluation import SAMPLES, evaluate_checkpoint
 from finephrase_dagster.evaluate.reading import EMBEDDED_ITEMS
 from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.study.paths import REPOSITORY
-from finephrase_dagster.study.spec import Evaluation
+from finephrase_dagster.study.student import Evaluation
 
 EVALUATE = REPOSITORY / "finephrase_dagster" / "evaluate"
 SETTINGS: dict[str, Any] = {"dtype": "float32", "add_special_tokens": False, "batch_size": 64}

@@ -45,7 +45,8 @@ def read_scores(study: str | Path | None = None) -> pa.Table:
     Returns:
         The columns `run`, `mixture`, `student`, `data_seed`, `model_seed`, `decay_from` (null: trained from scratch),
         `kind` (`task`, `category` or `mean`), `name` (such as `gsm8k`, `GK`, `macro`), `score`, the ends `low` and
-        `high` of its 95 % bootstrap interval, and `n`, the items of a task. Runs without scores are left out.
+        `high` of its 95 % bootstrap interval, `n`, the items of a task, and the score by other measures and estimates:
+        `bits_per_byte`, `last5` and `bits_per_byte_last5`. Runs without scores are left out.
 
     Example:
         >>> fp.read_scores("studies/demo.yaml").to_pandas().query("name == 'macro'")  # doctest: +SKIP

@@ -15,6 +15,7 @@ from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.verification import check_artifact
+from finephrase_dagster.evaluate.metric import BITS
 from finephrase_dagster.orchestration.devices import leased_here
 from finephrase_dagster.orchestration.progress import Progress, report
 
@@ -36,9 +37,9 @@ class Evaluator(dg.ConfigurableResource):
         with leased_here(f"the scores of {run}", log=log):
             for model in _kept_models(checkpoint_folder):
                 scores = self._scores(lineage, artifact, model, folder, f"{model.parent.name}/{model.name}")
-                curve.append({"step": int(model.name), **_means(scores)})
+                curve.append({"step": int(model.name), **curve_point(scores)})
             scores = self._scores(lineage, artifact, checkpoint_folder / "model", folder)
-        curve.append({"step": checkpoint.manifest()["steps"], **_means(scores)})
+        curve.append({"step": checkpoint.manifest()["steps"], **curve_point(scores)})
         facts = {**scores, "curve": curve}
         return Contents(files=sorted(folder.rglob(SAMPLES)), facts=facts)
 
@@ -83,9 +84,11 @@ def _shown() -> Callable[[int, int], None]:
     return show
 
 
-def _means(scores: dict[str, Any]) -> dict[str, Any]:
+def curve_point(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of a manifest in short, as its curve lists them."""
     tasks = {task: score["mean"] for task, score in scores["tasks"].items()}
-    return {**{name: scores[name] for name in ("macro", "micro", "categories")}, "tasks": tasks}
+    bits = {BITS: curve_point(scores[BITS])} if BITS in scores else {}
+    return {**{name: scores[name] for name in ("macro", "micro", "categories")}, "tasks": tasks, **bits}
 
 
 def _kept_models(checkpoint: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finephrase_dagster.commands.results import print_leaderboard
+from finephrase_dagster.commands.leaderboard import print_leaderboard
 from finephrase_dagster.results.analyses import analyses
 
 EARLY = [
@@ -26,6 +26,10 @@ def row(mixture: str, macro: float | None, **changes: Any) -> dict[str, Any]:
         "tokens": 1000,
         "mix_in": {"web": 0.5},
         "macro": macro,
+        "metric": "macro",
+        "score": macro,
+        "held_out": None,
+        "held_out_tasks": [],
         "macro_sd": 0.001,
         "micro": 0.02,
         "seeds": 2,

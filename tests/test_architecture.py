@@ -57,6 +57,7 @@ RECURRING = {
     "expand": "a study file written out in full",
     "hub": "the Hugging Face hub",
     "job": "one request that a stage carries to where it runs",
+    "leaderboard": "a study's mixtures, compared by their scores",
     "materialize": "making what is missing or stale",
     "noise": "how far scores move with random seeds",
     "order": "the order in which a student reads its data",

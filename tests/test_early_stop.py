@@ -12,6 +12,7 @@ from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.graph import Item, items, state
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
+from finephrase_dagster.artifacts.recorded import recorded_macro
 from finephrase_dagster.catalogue import catalogue, read_lineage
 from finephrase_dagster.plan.plan import plan
 from finephrase_dagster.study.paths import REPOSITORY, Paths
@@ -82,6 +83,29 @@ def test_a_stopped_run_names_the_score_that_decided(lineage: Lineage) -> None:
     reason = "was stopped at step 100: its macro score is number 5 of 5, and only the best 2 continue"
     with pytest.raises(StoppedEarly, match=reason):
         study.checkpoint("readmes_raw__nano__data0_model0")
+
+
+def test_held_out_tasks_do_not_decide_who_continues(lineage: Lineage) -> None:
+    study = stopping(lineage)
+    scored(study)
+    best, run = "formats_and_raw__nano__data0_model0", "readmes_raw__nano__data0_model0"
+    means = {"gsm8k": (0.9, "MATH"), "drop": (0.1, "RC"), "squad_v2": (0.3, "RC"), "arc_cf:challenge": (0.7, None)}
+    tasks = {task: {"mean": mean, "category": category} for task, (mean, category) in means.items()}
+    for rival in study.study.rivals[run]:
+        artifact = study.early_scores(rival)
+        (artifact.folder / "__meta__" / "manifest.json").unlink()
+        changed = {"gsm8k": {"mean": 0.9 if rival == best else 0.8, "category": "MATH"}}
+        changed |= {"drop": {"mean": 0.5, "category": "RC"}} if rival == run else {}
+        artifact.materialize(lambda folder, new=changed: Contents(files=[], facts={"macro": 0.5, "tasks": tasks | new}))
+    evaluation = lineage.evaluation.model_copy(update={"held_out": ("gsm8k",)})
+    spec = study.study.model_copy(update={"evaluation": evaluation})
+    held = Lineage(study=spec, paths=study.paths)
+    assert held.early_scores(run).fingerprint == study.early_scores(run).fingerprint
+    assert held.rank(run)[0] == 1
+    assert held.checkpoint(run).fingerprint
+    assert recorded_macro(held.early_scores(run)) == 0.5
+    assert recorded_macro(held.early_scores(run), {"gsm8k"}) == pytest.approx(0.4)
+    assert recorded_macro(held.early_scores(best), {"squad_v2"}) == pytest.approx(0.5)
 
 
 def test_no_student_continues_before_all_are_scored(lineage: Lineage) -> None:

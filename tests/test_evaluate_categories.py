@@ -17,9 +17,11 @@ from finephrase_dagster.evaluate.categories import (
     category_means,
     counted_tasks,
     macro_mean,
+    means_without,
     micro_mean,
 )
-from finephrase_dagster.evaluate.scores import NoItems, scores
+from finephrase_dagster.evaluate.metric import Metric, final_scores
+from finephrase_dagster.evaluate.scores import NoItems, means
 from finephrase_dagster.evaluate.tasks import benchmarks
 
 TASKS = counted_tasks()
@@ -118,20 +120,20 @@ def test_an_unknown_task_is_named() -> None:
 
 
 def test_a_task_score_has_its_standard_error() -> None:
-    score = scores({"gsm8k": {"": [0.1, 0.2, 0.6]}}).tasks["gsm8k"]
+    score = means({"gsm8k": {"": [0.1, 0.2, 0.6]}}).tasks["gsm8k"]
     assert (score.mean, score.n) == (pytest.approx(0.3), 3)
     assert score.stderr == pytest.approx(0.26457513110645906 / 3**0.5)
-    assert scores({"gsm8k": {"": [0.4]}}).tasks["gsm8k"].stderr is None
+    assert means({"gsm8k": {"": [0.4]}}).tasks["gsm8k"].stderr is None
 
 
 def test_a_task_with_subsets_is_the_mean_of_their_means_however_many_items_each_has() -> None:
-    score = scores({"mmlu_redux_cf": {"anatomy": [0.1, 0.3], "virology": [0.9] * 6}}).tasks["mmlu_redux_cf"]
+    score = means({"mmlu_redux_cf": {"anatomy": [0.1, 0.3], "virology": [0.9] * 6}}).tasks["mmlu_redux_cf"]
     assert (score.mean, score.n) == (pytest.approx((0.2 + 0.9) / 2), 8)
     assert score.stderr == pytest.approx((0.02 / 2) ** 0.5 / 2)
 
 
 def test_scores_of_all_tasks_have_both_means_each_with_an_interval() -> None:
-    complete = scores({task: {"": [index / 100, index / 50]} for index, task in enumerate(benchmarks())})
+    complete = means({task: {"": [index / 100, index / 50]} for index, task in enumerate(benchmarks())})
     assert set(complete.categories) == set(complete.category_intervals) == set(CATEGORIES)
     for mean, interval in [
         (complete.micro, complete.micro_interval),
@@ -142,7 +144,7 @@ def test_scores_of_all_tasks_have_both_means_each_with_an_interval() -> None:
         assert mean is not None
         assert interval is not None
         assert interval[0] <= mean <= interval[1]
-    part = scores({"gsm8k": {"": [0.25]}})
+    part = means({"gsm8k": {"": [0.25]}})
     assert (dict(part.categories), part.micro, part.macro) == ({"MATH": 0.25}, None, None)
     assert (part.micro_interval, part.macro_interval) == (None, None)
 
@@ -150,4 +152,51 @@ def test_scores_of_all_tasks_have_both_means_each_with_an_interval() -> None:
 @pytest.mark.parametrize("empty", [{}, {"": []}, {"anatomy": [0.5], "virology": []}])
 def test_a_task_without_items_is_an_error_and_never_a_zero(empty: dict[str, list[float]]) -> None:
     with pytest.raises(NoItems, match=r"task drop has no items to score. Check evaluation.items"):
-        scores({"gsm8k": {"": [0.5]}, "drop": empty})
+        means({"gsm8k": {"": [0.5]}, "drop": empty})
+
+
+def test_held_out_tasks_count_for_no_mean_but_their_own() -> None:
+    tasks = {task: float(index) for index, task in enumerate(benchmarks())}
+    point = {"step": 9, "tasks": tasks, "macro": -1.0, "bits_per_byte": {"tasks": dict.fromkeys(tasks, 1.0)}}
+    held = ["gsm8k", "drop", "arc_cf:challenge"]
+    found = means_without(point, held)
+    assert found["step"] == 9
+    assert set(found["categories"]) == set(CATEGORIES) - {"MATH"}
+    assert found["categories"]["RC"] == tasks["squad_v2"]
+    assert found["macro"] == pytest.approx(sum(found["categories"].values()) / 5)
+    assert found["micro"] == pytest.approx(sum(tasks[task] for task in counted_tasks() if task not in held) / 10)
+    assert found["held_out"] == pytest.approx(sum(tasks[task] for task in held) / 3)
+    assert found["bits_per_byte"]["macro"] == found["bits_per_byte"]["held_out"] == 1
+    del tasks["drop"]
+    assert means_without(point, held)["held_out"] is None
+    assert means_without(point, held)["macro"] == found["macro"]
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical", "sign"),
+    [
+        ("macro", "macro", 1),
+        ("bits_per_byte", "macro/bits_per_byte", -1),
+        ("last5", "macro/last5", 1),
+        ("arc_cf:easy/last5/bits_per_byte", "arc_cf:easy/bits_per_byte/last5", -1),
+        ("nothing/of/this", "nothing/of/this", 1),
+    ],
+)
+def test_a_score_is_named_by_its_parts_in_any_order(text: str, canonical: str, sign: int) -> None:
+    metric = Metric.read(text)
+    assert (str(metric), metric.sign) == (canonical, sign)
+    assert Metric.read(canonical) == metric
+
+
+@given(st.integers(1, 9), st.data())
+def test_the_second_estimate_is_the_mean_of_the_last_five_checkpoints(count: int, data: st.DataObject) -> None:
+    values = data.draw(st.lists(st.floats(0, 1), min_size=count, max_size=count))
+    curve = {10 * step: {"macro": value, "gsm8k": value} for step, value in enumerate(values)}
+    if count > 1:
+        del curve[10 * (count - 2)]["gsm8k"]
+    final = final_scores(curve)
+    assert final["macro"] == values[-1]
+    assert ("macro/last5" in final) == (count >= 5)
+    assert "gsm8k/last5" not in final
+    if count >= 5:
+        assert final["macro/last5"] == pytest.approx(sum(values[-5:]) / 5)

@@ -26,7 +26,7 @@ from finephrase_dagster.evaluate.scores import scores
 from finephrase_dagster.evaluate.tasks import __path__ as task_folders
 from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.evaluate.tasks.mmlu_redux import SUBJECTS
-from finephrase_dagster.study.spec import Evaluation
+from finephrase_dagster.study.student import Evaluation
 
 pytestmark = pytest.mark.slow  # each test evaluates a model
 
@@ -118,6 +118,7 @@ def test_scores_agree_with_a_direct_computation(wide: Path, tmp_path: Path) -> N
     scored = evaluate_checkpoint(wide, tmp_path, evaluation=ALL_TASKS, batch_size=8)
     direct, known = Direct(wide), examples_by_query(ALL_TASKS)
     values: dict[str, list[float]] = {task: [] for task in SUITE}
+    bits: dict[str, list[float]] = {task: [] for task in SUITE}
     for sample in samples(tmp_path):
         examples, golds = known[sample["task"], sample["query"]]
         assert sample["shots"] == len(examples) == 3
@@ -136,11 +137,16 @@ def test_scores_agree_with_a_direct_computation(wide: Path, tmp_path: Path) -> N
         assert sample["log_probability"] / tokens == pytest.approx(log_probability / tokens, abs=1e-5)
         assert (sample["tokens"], sample["gold"]) == (tokens, gold)
         values[sample["task"]].append(best)
+        bits[sample["task"]].append(
+            min(-sum_ / math.log(2) / (1 + len(gold.encode())) for _, sum_, _, gold in per_gold)
+        )
+        assert sample["bits_per_byte"] == pytest.approx(bits[sample["task"]][-1], abs=1e-4)
     assert max(max(of_task) for of_task in values.values()) > 5 * min(min(v) for v in values.values())
     for task in SUITE:
         mean = sum(values[task]) / len(values[task])
         assert scored.tasks[task].n == 6
         assert scored.tasks[task].mean == pytest.approx(mean, abs=1e-5)
+        assert scored.bits_per_byte.tasks[task].mean == pytest.approx(sum(bits[task]) / len(bits[task]), abs=1e-4)
     assert set(scored.categories) == set(CATEGORIES)
     assert scored.macro == pytest.approx(sum(scored.categories.values()) / 6)
 
@@ -370,12 +376,14 @@ def test_a_missing_task_is_an_error_and_no_score_is_written(narrow: Path, tmp_pa
 def test_all_scores_can_be_computed_from_the_samples(narrow: Path, tmp_path: Path) -> None:
     measured = evaluate_checkpoint(narrow, tmp_path, evaluation=ALL_TASKS, batch_size=16)
     values: dict[str, dict[str, list[float]]] = {}
+    bits: dict[str, dict[str, list[float]]] = {}
     for sample in samples(tmp_path):
         values.setdefault(sample["task"], {}).setdefault(sample["subset"], []).append(sample["prob_norm_token"])
+        bits.setdefault(sample["task"], {}).setdefault(sample["subset"], []).append(sample["bits_per_byte"])
         assert len(sample["examples"]) == sample["shots"]
         assert sample["item"] not in sample["examples"]
         assert len(sample["digest"]) == 64
-    assert scores(values) == measured
+    assert scores(values, bits) == measured
 
 
 def test_subjects_are_evaluated_separately_and_weigh_the_same(narrow: Path, tmp_path: Path) -> None:
@@ -403,7 +411,7 @@ def test_subjects_are_evaluated_separately_and_weigh_the_same(narrow: Path, tmp_
 
 def artifact_of_scores(root: Path, tasks: list[str]) -> Artifact:
     items = {benchmarks()[task].folder: "items" for task in SUITE}
-    recipe = {"checkpoint": "a", "tasks": tasks, "shots": 3, "samples": 6, "items": items}
+    recipe = {"code": "3", "checkpoint": "a", "tasks": tasks, "shots": 3, "samples": 6, "items": items}
     return Artifact(key=ItemKey(kind=SCORES, run="raw"), recipe=recipe, root=root, study="one")
 
 
@@ -412,9 +420,11 @@ def test_a_task_is_added_and_another_taken_out_without_evaluating_the_rest_again
     before = artifact_of_scores(tmp_path, sorted(first["tasks"]))
     with before.claim() as folder:
         evaluate_checkpoint(wide, folder, evaluation=ALL_TASKS.model_copy(update=first), batch_size=8)
+        table = pq.read_table(folder / "samples.parquet")  # as the code wrote it before there were bits per byte
+        pq.write_table(table.drop_columns("bits_per_byte"), folder / "samples.parquet")
         before.publish([folder / "samples.parquet"], {})
     before.label()
-    recipe = {**before.recipe, "tasks": sorted(second["tasks"])}
+    recipe = {**before.recipe, "code": "4", "tasks": sorted(second["tasks"])}
     known = known_samples(tmp_path / "studies" / "one" / before.name, recipe, "./samples.parquet")
     assert {sample["task"] for sample in known} == {"gsm8k"}
     evaluation = ALL_TASKS.model_copy(update=second)
@@ -424,13 +434,15 @@ def test_a_task_is_added_and_another_taken_out_without_evaluating_the_rest_again
     assert {task: score.n for task, score in reused.tasks.items()} == {task: s.n for task, s in fresh.tasks.items()}
     for task, score in fresh.tasks.items():
         assert reused.tasks[task].mean == pytest.approx(score.mean, rel=1e-5)
+        bits = reused.bits_per_byte.tasks[task].mean
+        assert bits == pytest.approx(fresh.bits_per_byte.tasks[task].mean, rel=1e-5)
     only_known = ALL_TASKS.model_copy(update={"tasks": ("gsm8k",)})
     shutil.copytree(wide, tmp_path / "no weights", ignore=shutil.ignore_patterns("*.safetensors"))
     evaluate_checkpoint(tmp_path / "no weights", tmp_path / "out", evaluation=only_known, batch_size=8, known=known)
 
 
 @pytest.mark.parametrize(
-    "change", [{"checkpoint": "other"}, {"shots": 5}, {"samples": 7}, {"items": {"gsm8k": "edited"}}]
+    "change", [{"code": "2"}, {"checkpoint": "other"}, {"shots": 5}, {"samples": 7}, {"items": {"gsm8k": "edited"}}]
 )
 def test_a_task_is_evaluated_again_if_anything_else_of_its_recipe_changed(
     change: dict[str, Any], tmp_path: Path

@@ -23,7 +23,7 @@ import json, sys
 from pathlib import Path
 from finephrase_dagster.evaluate.evaluation import evaluate_checkpoint
 from finephrase_dagster.evaluate.vllm_scorer import EngineUnavailable
-from finephrase_dagster.study.spec import Evaluation
+from finephrase_dagster.study.student import Evaluation
 
 evaluation = Evaluation.model_construct(**json.loads(sys.argv[1]))
 for name in ("model", "damaged"):

@@ -11,9 +11,10 @@ from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.graph import items
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
-from finephrase_dagster.evaluate.scores import read_scores, scores
+from finephrase_dagster.evaluate.scores import Values, read_scores, scores
 from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.study.paths import REPOSITORY, Paths
+from resources.evaluator import curve_point
 
 
 @pytest.fixture
@@ -38,8 +39,12 @@ def test_without_artifacts_the_table_has_its_columns_and_no_rows(lineage: Lineag
 def test_the_table_has_each_score_of_each_evaluated_run(lineage: Lineage) -> None:
     materialize_without_scores(lineage)
     run = list(lineage.study.student_runs)[1]
-    measured = scores({task: {"": [index / 100, index / 50]} for index, task in enumerate(benchmarks())})
-    lineage.scores(run).materialize(lambda folder: Contents(files=[], facts=asdict(measured)))
+    values: Values = {task: {"": [index / 100, index / 50]} for index, task in enumerate(benchmarks())}
+    measured = scores(values, {task: {"": [8.0, 2.0]} for task in benchmarks()})
+    facts = asdict(measured)
+    facts["curve"] = [{**curve_point(facts), "step": step} for step in (2, 4, 6, 8, 10)]
+    facts["curve"][0]["tasks"] = {**facts["curve"][0]["tasks"], "drop": measured.tasks["drop"].mean + 1}
+    lineage.scores(run).materialize(lambda folder: Contents(files=[], facts=facts))
     rows = read_scores(lineage).to_pylist()
     assert len(rows) == 13 + 6 + 2
     assert {row["run"] for row in rows} == {run}
@@ -56,3 +61,5 @@ def test_the_table_has_each_score_of_each_evaluated_run(lineage: Lineage) -> Non
     )
     assert (drop["score"], drop["n"]) == (measured.tasks["drop"].mean, 2)
     assert by_name["category", "GK"]["score"] == measured.categories["GK"]
+    assert (macro["bits_per_byte"], macro["bits_per_byte_last5"]) == (pytest.approx(5), pytest.approx(5))
+    assert drop["last5"] == pytest.approx(drop["score"] + 1 / 5)

@@ -20,8 +20,7 @@ from finephrase_dagster.rephrase import dataset as dataset_module
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.study.generator import Generator, Sampling
-from finephrase_dagster.study.spec import Evaluation
-from finephrase_dagster.study.student import Student
+from finephrase_dagster.study.student import Evaluation, Student
 from rephrase_parts import prompt
 
 STUDENT = Student(

@@ -25,6 +25,7 @@ from finephrase_dagster.evaluate.categories import categories
 from finephrase_dagster.results.evidence import Evidence, NoEvidence, read_evidence
 from finephrase_dagster.results.external import import_study
 from finephrase_dagster.results.figures import figures
+from finephrase_dagster.results.noise import Replicates, pool_of, published_spread
 from finephrase_dagster.results.report import SHOWN_ROWS, Drawn, chapter, draw, render, write_report
 from finephrase_dagster.results.warehouse import reading
 from finephrase_dagster.study.paths import REPOSITORY
@@ -170,6 +171,22 @@ def test_a_benchmarks_signal_is_its_spread_over_mixtures_by_that_over_seeds(evid
     assert not row["weak"]
 
 
+def test_averaged_checkpoints_are_scored_next_to_the_last(evidence: Evidence) -> None:
+    assert {row["estimate"] for row in rows("task_signal", evidence)} == {"last checkpoint"}  # four checkpoints
+    assert by("score", rows("other_scores", evidence)) == {}  # nothing but the macro score
+
+
+def test_a_token_is_worth_as_many_of_the_baseline_as_both_need_for_one_score(evidence: Evidence) -> None:
+    worth = by("mixture", rows("data_efficiency", evidence))
+    better = worth[f"mix-{BASE}-{TABLE}"]  # climbs evenly to 0.2, the baseline to 0.1
+    assert (better["efficiency"], better["better"]) == (pytest.approx(2), True)
+    assert better["speed_up_step"] == pytest.approx(STEPS[-1] / 2)
+    assert BASE not in worth
+    swapped = replace(evidence, baseline=evidence.entry(f"mix-{BASE}-{TABLE}"))
+    worse = by("mixture", rows("data_efficiency", swapped))[BASE]
+    assert (worse["efficiency"], worse["better"]) == (pytest.approx(0.5), False)
+
+
 def test_early_scores_that_rank_as_the_final_ones_agree_fully(evidence: Evidence) -> None:
     assert all(row["agreement"] == 1 and row["rank_correlation"] == 1 for row in rows("early_decisions", evidence))
 
@@ -220,7 +237,8 @@ def check(drawn: Drawn) -> None:
 
 def test_a_figure_is_drawn_if_there_are_data_for_it(evidence: Evidence) -> None:
     drawn = {one.name: one for one in chapter(evidence).figures}
-    assert set(figures()) - set(drawn) == {"proxies", "formats", "generators", "sources", "seed_variance", "collapse"}
+    missing = {"proxies", "formats", "generators", "sources", "seed_variance", "collapse", "other_scores"}
+    assert set(figures()) - set(drawn) == missing
     for one in drawn.values():
         check(one)
 
@@ -308,8 +326,19 @@ def test_the_published_studys_findings_come_out_of_its_files(tmp_path: Path) -> 
         "faq_smollm2_1.7b_hq": (0.1655, 0.6),
         "tutorial_smollm2_1.7b_hq": (0.1605, 0.6),
     }
-    signal = by("benchmark", rows("task_signal", found))
+    signal = by("score", rows("task_signal", found))
     assert (round(signal["drop"]["ratio"], 1), round(signal["winogrande_cf"]["ratio"], 1)) == (1.3, 2.1)
+    assert signal["drop"]["weak"] is signal["winogrande_cf"]["weak"] is True
+    assert signal["macro/last5"]["ratio"] > signal["macro"]["ratio"]
+    for name in signal:  # the grids of three data seeds and three model seeds
+        values = [[run.scores[name] for run in one.runs if "data" in (run.seed or "")] for one in found.entries]
+        noise = pool_of([Replicates(tuple(of_grid)) for of_grid in values if len(of_grid) == 9])[1] ** 0.5
+        spread = published_spread("1.7b", None, name)
+        assert spread is not None
+        assert noise == pytest.approx(spread[0], rel=0.01)
+    last, five = (published_spread("1.7b", None, name) for name in ("macro", "macro/last5"))
+    assert (last and last[0], five and five[0]) == (0.00221, 0.00156)
+    assert [row["better"] for row in rows("other_scores", found)] == [True, True]
     assert "4,677" in caption("throughput", found)
     assert "2,637" in caption("throughput", found)
     for one in chapter(found).figures:

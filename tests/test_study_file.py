@@ -123,6 +123,18 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda f: f["generators"]["rephraser"].update(sampling={"temperatur": 1}),
         r"generators\.rephraser\.sampling: unknown field 'temperatur'\. Did you mean 'temperature'\?",
     ),
+    "a held-out task that is not evaluated": (
+        lambda f: f["evaluation"].update(held_out=["gsm8k", "pica_cf"]),
+        r"evaluation\.held_out\[1\]: is not evaluated: there is no 'pica_cf'; did you mean piqa_cf",
+    ),
+    "a held-out task listed twice": (
+        lambda f: f["evaluation"].update(held_out=["gsm8k", "gsm8k"]),
+        r"evaluation\.held_out: gsm8k is listed more than once",
+    ),
+    "nothing left to choose by": (
+        lambda f: f["evaluation"].update(tasks=["gsm8k", "arc_cf:challenge"], held_out=["gsm8k"]),
+        r"evaluation\.held_out: holds out every task that counts for a mean; keep one or more",
+    ),
     "an unknown task": (lambda f: f["evaluation"].update(tasks=["chess"]), "evaluation.tasks"),
     "a name that leaves the folder": (lambda f: f["mixtures"].update({"../up": f["mixtures"]["readmes_raw"]}), "../up"),
     "a model without a revision": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -114,6 +115,31 @@ def test_scores_are_rows_with_their_names_steps_and_items(connection: duckdb.Duc
         ("mean", "macro", 0.3, None),
         ("task", "gsm8k", 0.1, 24),
     ]
+
+
+def test_scores_have_bits_per_byte_and_means_over_five_steps(connection: duckdb.DuckDBPyConnection) -> None:
+    record(connection, [(run_of("raw"), "a", 0.3, None)])
+    point = {"macro": 0.3, "micro": None, "categories": {}, "held_out": 0.7}
+    curve = [
+        {**point, "step": step, "tasks": {"arc_cf:easy": step}, "bits_per_byte": {**point, "tasks": {"arc_cf:easy": 2}}}
+        for step in (1, 2, 3, 4, 5, 9)
+    ]
+    curve[0]["tasks"] = curve[0]["bits_per_byte"]["tasks"] = {}
+    connection.execute("UPDATE current SET names = json_merge_patch(names, ?)", [json.dumps({"curve": curve})])
+    query = (
+        "SELECT step, name, score, bits_per_byte, last5, bits_per_byte_last5 FROM scores WHERE step > 4 ORDER BY ALL"
+    )
+    assert connection.execute(query).fetchall() == [
+        (5, "arc_cf:easy", 5, 2, None, None),
+        (5, "held_out", 0.7, 0.7, pytest.approx(0.7), pytest.approx(0.7)),
+        (5, "macro", 0.3, 0.3, pytest.approx(0.3), pytest.approx(0.3)),
+        (9, "arc_cf:easy", 9, 2, pytest.approx(4.6), 2),
+        (9, "held_out", 0.7, 0.7, pytest.approx(0.7), pytest.approx(0.7)),
+        (9, "macro", 0.3, 0.3, pytest.approx(0.3), pytest.approx(0.3)),
+    ]
+    (run,) = read_runs(connection, ["demo"])
+    assert run.scores["arc_cf:easy/bits_per_byte/last5"] == 2
+    assert run.scores["held_out"] == 0.7
 
 
 def tables_of(path: Path, study: str = "demo", recipe: str = "a") -> None:

@@ -54,8 +54,8 @@ from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.generator import PACKAGED
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_prompts
-from finephrase_dagster.study.spec import Evaluation, Study
-from finephrase_dagster.study.student import Mixture
+from finephrase_dagster.study.spec import Study
+from finephrase_dagster.study.student import Evaluation, Mixture
 
 HUB = "hub"
 
@@ -306,8 +306,7 @@ class Lineage:
     @remembered
     def early_scores(self, run: str) -> Artifact:
         """Return the scores that decide whether a student is trained further."""
-        recipe = {"checkpoint": self.early(run).version, **self._suite()}
-        return self._artifact_of_run(EARLY_SCORES, run, recipe)
+        return self._artifact_of_run(EARLY_SCORES, run, self._suite(self.early(run)))
 
     @remembered
     def rank(self, run: str) -> tuple[int, int]:
@@ -318,7 +317,7 @@ class Lineage:
         """
         assert self.study.early_stop is not None
         rivals = self.study.rivals[run]
-        macro = {rival: recorded_macro(self.early_scores(rival)) for rival in rivals}
+        macro = {rival: recorded_macro(self.early_scores(rival), self.evaluation.held_out) for rival in rivals}
         order = sorted(rivals, key=lambda rival: (-macro[rival], rival))
         return order.index(run) + 1, self.study.early_stop.going_on(len(rivals))
 
@@ -363,18 +362,17 @@ class Lineage:
     def scores(self, run: str) -> Artifact:
         """Return a student's benchmark scores."""
         every = {"every": self.evaluation.every} if self.evaluation.every else {}
-        recipe = {"checkpoint": self.checkpoint(run).version, **self._suite(), **every}
-        return self._artifact_of_run(SCORES, run, recipe)
+        return self._artifact_of_run(SCORES, run, {**self._suite(self.checkpoint(run)), **every})
 
-    def _suite(self) -> dict[str, Any]:
-        """Everything except the model that determines scores."""
-        evaluation = self.evaluation
+    def _suite(self, checkpoint: Artifact) -> dict[str, Any]:
+        """Everything that determines a model's scores."""
         return {
-            "tasks": sorted(evaluation.tasks),
-            "shots": evaluation.shots,
-            "samples": evaluation.samples,
-            **scorer_recipe(evaluation),
-            "items": self._items_digests(evaluation.items),
+            "checkpoint": checkpoint.version,
+            "tasks": sorted(self.evaluation.tasks),
+            "shots": self.evaluation.shots,
+            "samples": self.evaluation.samples,
+            **scorer_recipe(self.evaluation),
+            "items": self._items_digests(self.evaluation.items),
         }
 
     @remembered
@@ -384,7 +382,8 @@ class Lineage:
         parts = {run: self.study.components(self.study.student_runs[run].mixture) for run in scores}
         corpora = {run: sorted(part for part in some if part in self.study.sources) for run, some in parts.items()}
         checks = {name: one.origin for name, one in self.study.mixtures.items() if one.origin}
-        recipe = {"scores": scores, "corpora": corpora, **({"checks": checks} if checks else {})}
+        further = {"checks": checks, "held_out": sorted(self.evaluation.held_out)}
+        recipe = {"scores": scores, "corpora": corpora, **{name: value for name, value in further.items() if value}}
         return self._artifact(ItemKey(kind=LEADERBOARD), recipe)
 
     def _rows_in_order(self, source: str) -> str:

@@ -16,8 +16,7 @@ from finephrase_dagster.artifacts.versions import CLEANING, CODE, NANOTRON, TRUN
 from finephrase_dagster.study.component import Cell
 from finephrase_dagster.study.generator import Generator, Keep, Sampling
 from finephrase_dagster.study.prompt import Prompt, PromptError
-from finephrase_dagster.study.spec import Evaluation
-from finephrase_dagster.study.student import Student
+from finephrase_dagster.study.student import Evaluation, Student
 
 PRECISION = {"transformers": "float32", "nanotron": "bfloat16"}
 ENDPOINT_DAY = "the day of each request, as the endpoint sees it"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from statistics import fmean
 from typing import Any
 
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing
@@ -31,13 +33,19 @@ def recorded_dropped(audit: Artifact | None) -> dict[str, str]:
     return {"dropped": recorded_fields(audit, "dropped")["sha256"]}
 
 
-def recorded_macro(scores: Artifact) -> float:
-    """Return the macro score of a manifest.
+def recorded_macro(scores: Artifact, held_out: Collection[str] = ()) -> float:
+    """Return the macro score of a manifest, without held-out tasks.
 
     Raises:
         ArtifactMissing: it has none.
     """
     macro = scores.facts.get("macro")
+    if held_out and macro is not None:
+        by_category: dict[str, list[float]] = {}
+        for task, score in scores.manifest()["tasks"].items():
+            if task not in held_out and score["category"] is not None:
+                by_category.setdefault(score["category"], []).append(score["mean"])
+        macro = fmean(map(fmean, by_category.values()))
     if isinstance(macro, bool) or not isinstance(macro, int | float) or not math.isfinite(macro):
         raise ArtifactMissing(f"{scores.folder}: the manifest has no macro score; delete the folder")
     return macro

@@ -17,8 +17,8 @@ CODE: Final = {
     "tokens": "2",
     "mixtures": "2",
     "training": "5",
-    "evaluation": "3",
-    "leaderboard": "4",
+    "evaluation": "4",
+    "leaderboard": "5",
 }
 CLEANING: Final = "2"
 """The rules that turn a raw completion into text (`rephrase/clean.py`)."""

@@ -63,6 +63,20 @@ def proxies(
     _print_figure("proxies", name, study, as_json)
 
 
+def signal(
+    name: NameOption = None,
+    study: StudyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print how well each benchmark tells mixtures apart, by each measure and estimate; weak ones are marked.
+
+    \b
+    Examples:
+      finephrase results signal --name playbook
+    """
+    _print_figure("task_signal", name, study, as_json)
+
+
 def _print_figure(figure: str, name: str | None, study: Path | None, as_json: bool) -> None:
     from finephrase_dagster.commands.report import study_name
     from finephrase_dagster.results.evidence import read_evidence

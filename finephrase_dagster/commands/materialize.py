@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from finephrase_dagster.commands.leaderboard import print_leaderboard
 from finephrase_dagster.commands.options import StudyOption, dagster_home, paths_of
-from finephrase_dagster.commands.results import print_leaderboard
 from finephrase_dagster.commands.terminal import clock, complain, screen
 from finephrase_dagster.orchestration.logs import LOG_FORMAT, write_json_lines
 from finephrase_dagster.rephrase.statistics import duration

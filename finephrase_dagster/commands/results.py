@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finephrase_dagster.artifacts.artifact import NotMaterialized
-from finephrase_dagster.commands.figures import NoScores, figure, proxies
+from finephrase_dagster.commands.figures import NoScores, figure, proxies, signal
+from finephrase_dagster.commands.leaderboard import print_leaderboard, print_rows, read_json
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, dagster_home, paths_of
 from finephrase_dagster.commands.propose import price, propose
 from finephrase_dagster.commands.terminal import clock, complain, print_json, print_table, print_text
-from finephrase_dagster.results.analyses import analyses
-from finephrase_dagster.results.analysis import EarlyStep, LeaderboardRow, Question, row_name
+from finephrase_dagster.evaluate.metric import Metric
+from finephrase_dagster.results.analysis import Question
 from finephrase_dagster.study.paths import materialize_command, require_clone
 
 if TYPE_CHECKING:
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(help="Compare the scores of a study's students.")
+MetricOption = Annotated[
+    str,
+    typer.Option(
+        metavar="SCORE",
+        help="A task, a category, macro, micro or held_out; with /bits_per_byte for bits per byte of the answers, and "
+        "with /last5 for the mean over the last five checkpoints.",
+    ),
+]
 
 
 @app.command()
@@ -36,6 +44,7 @@ def leaderboard(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="An imported study; default: the study of --study.")
     ] = None,
+    metric: MetricOption = "macro",
     study: StudyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,17 +56,15 @@ def leaderboard(
     Examples:
       finephrase results leaderboard
       finephrase results leaderboard --study studies/mine.yaml --json
-      finephrase results leaderboard --name playbook
+      finephrase results leaderboard --name playbook --metric last5
+      finephrase results leaderboard --metric bits_per_byte
     """
     from finephrase_dagster.catalogue import read_lineage
 
     paths = paths_of(study)
-    if name is not None and (board := _external_leaderboard(paths, name)):
-        if as_json:
-            print_json(board.rows)
-        else:
-            print_rows(board.rows, board.early)
-        return
+    metric = str(Metric.read(metric))
+    if name is not None and (board := _external_leaderboard(paths, name, metric)):
+        return _print_board(board, as_json)
     lineage = read_lineage(paths)
     if name not in (None, lineage.study.name):
         raise OptionWrong(f"there is no study {name!r}; take it in with: finephrase results import --name {name}")
@@ -72,13 +79,26 @@ def leaderboard(
         raise NoScores(
             f"the study {lineage.study.name} has no scores yet. Run: {materialize_command(lineage.paths.study)}"
         ) from error
-    if as_json:
-        print_json(_read(artifact.folder / "leaderboard.json"))
+    if metric != "macro":
+        from finephrase_dagster.results.leaderboard import study_leaderboard
+        from finephrase_dagster.results.warehouse import reading
+
+        with reading(paths.warehouse) as connection:
+            _print_board(study_leaderboard(lineage, connection, metric), as_json)
+    elif as_json:
+        print_json(read_json(artifact.folder / "leaderboard.json"))
     else:
         print_leaderboard(lineage)
 
 
-def _external_leaderboard(paths: Paths, name: str) -> Leaderboard | None:
+def _print_board(board: Leaderboard, as_json: bool) -> None:
+    if as_json:
+        print_json(board.rows)
+    else:
+        print_rows(board.rows, board.early)
+
+
+def _external_leaderboard(paths: Paths, name: str, metric: str) -> Leaderboard | None:
     """Return the comparison of a study's runs in the warehouse; None if it has none."""
     from finephrase_dagster.results.leaderboard import compose_leaderboard
     from finephrase_dagster.results.scored_runs import read_runs
@@ -88,7 +108,7 @@ def _external_leaderboard(paths: Paths, name: str) -> Leaderboard | None:
         return None
     with reading(paths.warehouse) as connection:
         runs = read_runs(connection, [name])
-    return compose_leaderboard(runs) if runs else None
+    return compose_leaderboard(runs, metric) if runs else None
 
 
 @app.command()
@@ -99,7 +119,7 @@ def compare(
         typer.Option(metavar="NAME", help="An imported study; default: the study of --study."),
     ] = None,
     student: Annotated[str | None, typer.Option(metavar="NAME", help="Compare this student's mixtures only.")] = None,
-    metric: Annotated[str, typer.Option(metavar="NAME", help="A task, a category, macro or micro.")] = "macro",
+    metric: MetricOption = "macro",
     question: Annotated[
         Question,
         typer.Option(
@@ -120,6 +140,7 @@ def compare(
     Examples:
       finephrase results compare --baseline readmes_raw
       finephrase results compare --baseline fw_edu_hq --name playbook --student 1.7b --json
+      finephrase results compare --baseline readmes_raw --metric gsm8k/bits_per_byte
     """
     from finephrase_dagster.results.arms import arms
     from finephrase_dagster.results.checks import check_arms
@@ -128,7 +149,7 @@ def compare(
     from finephrase_dagster.results.verdict import compare as compare_runs
     from finephrase_dagster.results.warehouse import record_verdicts, writing
 
-    paths = paths_of(study)
+    paths, metric = paths_of(study), str(Metric.read(metric))
     with writing(paths.warehouse) as connection:
         lineage, name = _named_study(paths, name, connection)
         runs = [run for run in read_runs(connection, [name]) if student in (None, run.student)]
@@ -175,6 +196,7 @@ def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str) -> None:
     """Print verdicts as a table, and below it what each undecided one needs."""
     columns = ["mixture", "student", "verdict", f"difference in {metric}", "95 % interval", "p", "noise", "seeds"]
     print_table(columns, map(_comparison_cells, rows), names=3)
+    typer.echo(f"compared by: {Metric.read(metric).words}")
     for source in dict.fromkeys(row["noise"]["source"] for row in rows):
         typer.echo(f"noise: {source}")
     for row in rows:
@@ -307,84 +329,7 @@ def mlflow(study: StudyOption = None) -> None:
     typer.echo(f"MLflow has {students} students of the study {lineage.study.name}")
 
 
-def print_leaderboard(lineage: Lineage) -> None:
-    """Print the answer to a study's question, its leaderboard with references, and what may be concluded from it."""
-    from finephrase_dagster.evaluate.scores import chance
-
-    folder, lowest = lineage.leaderboard().folder, chance(lineage.vocabulary)
-    rows, early = (_read(folder / f"{name}.json") for name in ("leaderboard", "early"))
-    print_rows(rows, early, question=lineage.study.description, chance=lowest)
-    print_text(
-        f"× chance: macro over {lowest:.4f}, the score on every benchmark of a student that finds all "
-        f"{lineage.vocabulary:,} tokens equally probable; one that is certain of the right answers scores 1."
-    )
-
-
-def print_rows(
-    rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep], *, question: str = "", chance: float | None = None
-) -> None:
-    """Print the answer, the rows of a leaderboard, and what else may be concluded from them.
-
-    Args:
-        question: what the study asks; the title of the analysis "answer" stands in for a description without "?".
-        chance: the score of a student that has learned nothing, if it is known.
-    """
-    known = analyses()
-    answer = known.pop("answer")
-    _print_lines(question if question.endswith("?") else answer.title, answer.lines(rows, early))
-    categories = list(rows[0]["categories"]) if rows else []
-    references = ["× chance", "original"] if chance else ["original"]
-    columns = ["mixture", "student", "macro", *references, "± sd", "seeds", "epochs", "micro", *categories]
-    print_table(columns, (_cells(row, categories, chance) for row in rows), names=2)
-    print_text(
-        "macro: mean over six categories of the probability of the right answer's tokens; original: that of the "
-        "original text the mixture is compared with, in parentheses if more differs than the rephrased text; "
-        "± sd: standard deviation of macro over seeds; micro: mean over the twelve benchmarks that count."
-    )
-    for analysis in known.values():
-        _print_lines(analysis.title, analysis.lines(rows, early))
-
-
-def _print_lines(title: str, lines: Sequence[str]) -> None:
-    if lines:
-        print_text(title)
-    for line in lines:
-        print_text(f"  {line}", indent="    ")
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _cells(row: LeaderboardRow, categories: Iterable[str], chance: float | None) -> list[str]:
-    macro = row["macro"]
-    return [
-        row_name(row),
-        row["student"],
-        _score(macro),
-        *([] if chance is None else ["-" if macro is None else f"{macro / chance:.1f}"]),
-        _original(row),
-        _score(row["macro_sd"]),
-        str(row["seeds"]),
-        "-" if row["epochs"] is None else f"{row['epochs']:.2g}",
-        _score(row["micro"]),
-        *(_score(row["categories"].get(category)) for category in categories),
-    ]
-
-
-def _original(row: LeaderboardRow) -> str:
-    """Return the macro score of the original text that a row is compared with."""
-    against = row["against_original"]
-    if not against or against["difference"] is None:
-        return "-"
-    score = f"{row['macro'] - against['difference']:.4f}"
-    return score if against["matched"] else f"({score})"
-
-
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
 app.command()(figure)
 app.command()(proxies)
 app.command()(propose)
+app.command()(signal)

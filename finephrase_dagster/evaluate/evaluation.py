@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.evaluate.metric import BITS
 from finephrase_dagster.evaluate.questions import EncodedQuestion, Question, build_questions, fit
 from finephrase_dagster.evaluate.scores import Scores, scores
-from finephrase_dagster.study.spec import Evaluation
+from finephrase_dagster.study.student import Evaluation
 
 if TYPE_CHECKING:
     from finephrase_dagster.evaluate.scorer import Scorer, Show
@@ -54,7 +55,8 @@ def evaluate_checkpoint(
     - query (the item's own prompt), examples (ids of those that were put before it), shots (how many),
       prompt_tokens, cut_tokens (tokens of the question that did not fit);
     - golds with gold_log_probabilities (natural, summed over the gold's tokens) and gold_tokens;
-    - gold (the best of them) with log_probability, tokens and prob_norm_token.
+    - gold (the most probable of them per token) with log_probability, tokens and prob_norm_token;
+    - bits_per_byte, the fewest of all golds: -log2 of its probability by its UTF-8 bytes, the space before it included.
 
     Args:
         checkpoint: a Hugging Face folder of a decoder and its fast tokenizer.
@@ -85,13 +87,17 @@ def evaluate_checkpoint(
         with _quiet_libraries(threads), _loaded(checkpoint.absolute(), backend, batch_size, engine or {}) as scorer:
             samples += _score(scorer, questions, show)
     samples.sort(key=lambda sample: evaluation.tasks.index(sample["task"]))
-    values: dict[str, dict[str, list[float]]] = {task: {} for task in evaluation.tasks}
-    for sample in samples:
-        values[sample["task"]].setdefault(sample["subset"], []).append(sample["prob_norm_token"])
-    result = scores(values)
+    result = scores(*(_values(evaluation.tasks, samples, column) for column in ("prob_norm_token", BITS)))
     output.mkdir(parents=True, exist_ok=True)
     _write(samples, output / SAMPLES)
     return result
+
+
+def _values(tasks: Sequence[str], samples: Sequence[Mapping[str, Any]], column: str) -> dict[str, Any]:
+    values: dict[str, dict[str, list[float]]] = {task: {} for task in tasks}
+    for sample in samples:
+        values[sample["task"]].setdefault(sample["subset"], []).append(sample[column])
+    return values
 
 
 def _score(scorer: Scorer, questions: Sequence[Question], show: Show) -> list[dict[str, Any]]:
@@ -130,7 +136,18 @@ def _sample(encoded: EncodedQuestion, log_probabilities: list[float]) -> dict[st
         "log_probability": log_probabilities[best],
         "tokens": lengths[best],
         "prob_norm_token": values[best],
+        BITS: bits_per_byte(question.golds, log_probabilities),
     }
+
+
+def bits_per_byte(golds: Sequence[str], log_probabilities: Sequence[float]) -> float:
+    """Return how many bits each byte of a correct answer takes, with the space before it; of several the fewest.
+
+    Args:
+        log_probabilities: natural, summed over the tokens of each answer.
+    """
+    pairs = zip(golds, log_probabilities, strict=True)
+    return min(-value / math.log(2) / len(f" {gold}".encode()) for gold, value in pairs)
 
 
 def _write(samples: list[dict[str, Any]], path: Path) -> None:

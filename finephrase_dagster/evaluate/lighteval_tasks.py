@@ -39,7 +39,7 @@ from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.evaluate.evaluation import NotAProbability
 from finephrase_dagster.evaluate.questions import Question, build_questions, fit
 from finephrase_dagster.evaluate.tasks import benchmarks
-from finephrase_dagster.study.spec import Evaluation
+from finephrase_dagster.study.student import Evaluation
 
 GROUP = "finephrase"
 METRIC = "prob_norm_token"

@@ -13,7 +13,7 @@ from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.categories import check_tasks
 from finephrase_dagster.evaluate.reading import row_source
 from finephrase_dagster.evaluate.selection import BenchmarkItem, Selection, select
-from finephrase_dagster.study.spec import Evaluation
+from finephrase_dagster.study.student import Evaluation
 
 SEPARATOR = "\n\n"
 """Separates the examples from one another and from the question, as in lighteval."""

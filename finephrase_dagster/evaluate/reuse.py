@@ -1,4 +1,7 @@
-"""Reuse: samples of an earlier evaluation of the same checkpoint, so that a new task costs only itself."""
+"""Reuse: samples of an earlier evaluation of the same checkpoint, so that a new task costs only itself.
+
+Bits per byte follow from the answers and log-probabilities of a sample, so samples that lack them are reused too.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,13 @@ from typing import Any
 from finephrase_dagster.artifacts.artifact import labelled_manifest
 from finephrase_dagster.artifacts.folder import LocalFolder
 from finephrase_dagster.artifacts.verification import check_folder
+from finephrase_dagster.evaluate.evaluation import bits_per_byte
+from finephrase_dagster.evaluate.metric import BITS
 from finephrase_dagster.evaluate.tasks import benchmarks
 
 Recipe = Mapping[str, Any]
+SAME_SAMPLES = {("3", "4")}
+"""An earlier and a later version of the code that give the same samples; those of 3 lack bits per byte."""
 
 
 def known_samples(earlier: Path, recipe: Recipe, samples: str) -> list[dict[str, Any]]:
@@ -32,13 +39,15 @@ def known_samples(earlier: Path, recipe: Recipe, samples: str) -> list[dict[str,
     if not manifest or not tasks or not (earlier / samples).is_file():
         return []
     check_folder(LocalFolder(earlier.resolve()), manifest)
-    return [sample for sample in pq.read_table(earlier / samples).to_pylist() if sample["task"] in tasks]
+    known = [sample for sample in pq.read_table(earlier / samples).to_pylist() if sample["task"] in tasks]
+    return [{**sample, BITS: bits_per_byte(sample["golds"], sample["gold_log_probabilities"])} for sample in known]
 
 
 def unchanged_tasks(earlier: Recipe, recipe: Recipe) -> set[str]:
     """Return the tasks that both recipes of scores evaluate alike; none if more than tasks and items differs."""
-    per_task = {"tasks": None, "items": None}
-    if {**earlier, **per_task} != {**recipe, **per_task}:
+    apart = {"tasks": None, "items": None, "code": None}
+    codes = earlier.get("code"), recipe.get("code")
+    if {**earlier, **apart} != {**recipe, **apart} or (codes[0] != codes[1] and codes not in SAME_SAMPLES):
         return set()
     return {task for task in {*earlier["tasks"]} & {*recipe["tasks"]} if _items(earlier, task) == _items(recipe, task)}
 

@@ -74,7 +74,7 @@ def sights(lineage: Lineage) -> list[Sight]:
         seeds = min(mixtures.values())
         parameters = study.students[student].parameters(lineage.vocabulary)
         known = _own_spread(run for run in runs if run.student == student) or published_spread(
-            student, parameters, "macro"
+            student, parameters, "macro", lineage.evaluation.held_out
         )
         sd, source = known or (None, "unknown")
         in_sd = visible_difference(sd=1.0, seeds=seeds, arms=len(mixtures)) if seeds > 1 or sd is not None else None

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
 from finephrase_dagster.results.evidence import Entry, Evidence
+from finephrase_dagster.results.robustness import choice, other_scores
 from finephrase_dagster.results.verdict import Verdict
 
 ANSWERS = {"beats": "Yes", "loses": "No", "ties": "It makes no difference", "undecided": "Undecided"}
+
+WORDS = {
+    "beats": "beats",
+    "loses": "loses to",
+    "ties": "ties with",
+    "undecided": "differs, within the noise, from",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,21 +37,21 @@ class Conclusion:
 
 def conclude(evidence: Evidence) -> Conclusion:
     """Compare the best mixture that holds synthetic text with the baseline."""
-    matched = [verdict for verdict in evidence.verdicts if not verdict.mismatches and verdict.difference is not None]
-    candidates = [one for one in matched if evidence.entry(one.arm.mixture).kind != "original"] or matched
-    if not candidates:
+    best = choice(evidence)
+    if best is None:
         return Conclusion(
             word=None,
             answer=f"No mixture can be compared with {evidence.baseline.mixture}.",
             remarks=(*_checks(evidence), *_uncompared(evidence)),
         )
-    best = max(candidates, key=lambda verdict: verdict.difference or -math.inf)
+    compared = sum(not verdict.mismatches and verdict.difference is not None for verdict in evidence.verdicts)
     entry = evidence.entry(best.arm.mixture)
     remarks = (
-        *_certainty(best, len(matched)),
+        *_certainty(best, compared),
         *_checks(evidence),
         _cost(entry),
         _given_up(entry, evidence.baseline),
+        *_held_out(evidence),
         *_uncompared(evidence),
     )
     return Conclusion(word=best.verdict, answer=_answer(best, entry, evidence), remarks=remarks)
@@ -94,6 +102,20 @@ def _given_up(entry: Entry, baseline: Entry) -> str:
         return "What it gave up: no category scores lower than with the baseline."
     parts = ", ".join(f"{title} ({loss:+.4f})" for title, loss in sorted(lost.items(), key=lambda item: item[1]))
     return f"What it gave up: {parts}."
+
+
+def _held_out(evidence: Evidence) -> list[str]:
+    """Say whether the choice holds on the tasks that did not choose."""
+    for one in other_scores(evidence):
+        if str(one.metric) == "held_out" and one.verdict.difference is not None:
+            tasks = ", ".join(one.verdict.arm.first.held_out)
+            holds = "holds" if one.held else "does not hold"
+            return [
+                f"Held-out tasks ({tasks}), which did not choose it: the choice {holds}. It "
+                f"{WORDS[one.verdict.verdict]} the baseline by {one.verdict.difference:+.4f}, and is number {one.rank} "
+                "of all mixtures."
+            ]
+    return []
 
 
 def _uncompared(evidence: Evidence) -> list[str]:

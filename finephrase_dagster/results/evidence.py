@@ -338,7 +338,7 @@ def mean_interval(evidence: Evidence, entry: Entry) -> tuple[float | None, float
     from scipy.stats import t
 
     pool = [other.replicates("macro") for other in evidence.entries]
-    spread = published_spread(evidence.student, evidence.parameters, "macro")
+    spread = published_spread(evidence.student, evidence.parameters, "macro", entry.runs[0].held_out)
     noise = noise_of_one(entry.replicates("macro"), pool, spread)
     if noise is None:
         return None, None

@@ -9,16 +9,18 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from finephrase_dagster.evaluate.categories import categories, counted_tasks
-
 Values = Mapping[tuple[str, str, str], tuple[str, float]]
 """The cluster and the mean score over seeds of each item, by task, subset and item."""
 QUESTION = "Question: "
 """What follows the passage in a prompt."""
 
 
-def read_items(files: Sequence[Path]) -> Values | None:
-    """Return the mean over students of the items that all of them answered; None if a file is missing."""
+def read_items(files: Sequence[Path], measure: str) -> Values | None:
+    """Return the mean over models of the items that all of them answered; None if a file is missing.
+
+    Args:
+        measure: the column with the score of each item.
+    """
     import pyarrow.parquet as pq
 
     if not files or not all(path.is_file() for path in files):
@@ -26,7 +28,7 @@ def read_items(files: Sequence[Path]) -> Values | None:
     scores: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     clusters: dict[tuple[str, str, str], str] = {}
     for path in files:
-        table = pq.read_table(path, columns=["task", "subset", "item", "query", "prob_norm_token"])
+        table = pq.read_table(path, columns=["task", "subset", "item", "query", measure])
         for task, subset, item, query, score in zip(*(column.to_pylist() for column in table.columns), strict=True):
             key = (task, subset or "", item)
             scores[key].append(score)
@@ -36,12 +38,14 @@ def read_items(files: Sequence[Path]) -> Values | None:
     }
 
 
-def item_variance(first: Values, second: Values, metric: str) -> tuple[float, int] | None:
+def item_variance(first: Values, second: Values, tasks: Mapping[str, float]) -> tuple[float, int] | None:
     """Return the variance of the difference over shared items, clustered by passage, and the number of clusters.
 
-    None if the metric is not a mean over the items that both have.
+    None if there are no items of some task that both have.
+
+    Args:
+        tasks: the weight of each task in the score.
     """
-    tasks = _task_weights(metric)
     shared = [key for key in first if key in second and key[0] in tasks]
     if {key[0] for key in shared} != set(tasks):
         return None
@@ -56,13 +60,3 @@ def item_variance(first: Values, second: Values, metric: str) -> tuple[float, in
         sums[key[0], first[key][0]] += weight * (second[key][1] - first[key][1] - means[key[:2]])
     clusters = len(sums)
     return (sum(value**2 for value in sums.values()) * clusters / (clusters - 1), clusters) if clusters > 1 else None
-
-
-def _task_weights(metric: str) -> dict[str, float]:
-    """Return the weight of each task in a metric."""
-    by_category = categories()
-    if metric == "macro":
-        shares = {task: 1 / len(tasks) for tasks in by_category.values() for task in tasks}
-        return {task: share / len(by_category) for task, share in shares.items()}
-    tasks = counted_tasks() if metric == "micro" else by_category.get(metric, (metric,))
-    return {task: 1 / len(tasks) for task in tasks}

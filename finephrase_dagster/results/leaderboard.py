@@ -14,10 +14,12 @@ import duckdb
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Contents, write_json
 from finephrase_dagster.artifacts.fingerprint import fingerprint, plain
 from finephrase_dagster.artifacts.graph import items
-from finephrase_dagster.artifacts.key import MIXTURE
+from finephrase_dagster.artifacts.key import MIXTURE, SCORES
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
+from finephrase_dagster.evaluate.categories import means_without
 from finephrase_dagster.evaluate.evaluation import SAMPLES
+from finephrase_dagster.evaluate.metric import Metric
 from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.results.arms import Arm, arms, mismatches
 from finephrase_dagster.results.checks import check_arms
@@ -25,7 +27,7 @@ from finephrase_dagster.results.early import look_early
 from finephrase_dagster.results.noise import noise_of_one, published_spread
 from finephrase_dagster.results.scored_runs import ORIGINS, ScoredRun, common_scores, read_runs
 from finephrase_dagster.results.standing import standings
-from finephrase_dagster.results.verdict import compare_arms
+from finephrase_dagster.results.verdict import check_metric, compare_arms
 from finephrase_dagster.results.warehouse import key_of, mark_current, record_manifests, recorded
 
 
@@ -48,20 +50,29 @@ class Leaderboard:
         return Contents(files=folder.glob("*.json"), facts={"rows": len(self.rows)})
 
 
-def study_leaderboard(lineage: Lineage, connection: duckdb.DuckDBPyConnection) -> Leaderboard:
+def study_leaderboard(lineage: Lineage, connection: duckdb.DuckDBPyConnection, metric: str = "macro") -> Leaderboard:
     """Compare all finished student runs of a study, which `record_study` has recorded in the warehouse."""
     finishing = set(lineage.finishing_runs())
-    return compose_leaderboard(run for run in read_runs(connection, [lineage.study.name]) if run.run in finishing)
+    runs = [run for run in read_runs(connection, [lineage.study.name]) if run.run in finishing]
+    return compose_leaderboard(runs, metric)
 
 
-def compose_leaderboard(runs: Iterable[ScoredRun]) -> Leaderboard:
+def compose_leaderboard(runs: Iterable[ScoredRun], metric: str = "macro") -> Leaderboard:
     """Compare runs by their mixtures.
 
+    Args:
+        metric: the score that ranks them, as `evaluate/metric.py` names it; its measure and its estimate are those of
+            all scores of a row.
+
+    Raises:
+        NotComparable: no run has this score.
+
     Returns:
-        Rows, best macro score first, then by micro score, with
+        Rows, best score first, then by micro score, with
         `mixture`, `student`, `decay_from` (None: trained from scratch), `seeds` (number of student runs);
-        `macro` (None where tasks are missing), its standard deviation over seeds `macro_sd`, `micro`, `categories` and
-        `tasks`; `macro_interval`: mean of the runs' intervals over items, which more seeds do not narrow;
+        the `score` by the `metric`; `macro` (None where tasks are missing), its standard deviation over seeds
+        `macro_sd`, `micro`, `categories` and `tasks`; `held_out`: the mean of `held_out_tasks`, which no other mean
+        counts; `macro_interval`: mean of the runs' intervals over items, which more seeds do not narrow;
         `tokens`, `epochs` of the component that was repeated most, `mix_in`, the shares of original text, and
         `despite_audits`, the reason for using datasets that failed their audit;
         `comparable`: the number of rows, including this one, of the same student, budget and mix-in;
@@ -70,43 +81,56 @@ def compose_leaderboard(runs: Iterable[ScoredRun]) -> Leaderboard:
         `check`: what an arm of an A/A pair or a control, which has no standing, shows about the study (`checks.py`);
         `against_original`: the verdict on a mixture with synthetic text against the best original text that matches it.
     """
-    complete = [run for run in runs if run.complete]
+    complete, score = [run for run in runs if run.complete], Metric.read(metric)
+    if str(score) != "macro":
+        check_metric(str(score), complete)
     every = arms(complete)
-    rows = {id(arm): _row(arm) for arm in every}
+    rows = {id(arm): _row(arm, score) for arm in every}
     groups: dict[object, list[Arm]] = {}
     candidates = [arm for arm in every if arm.origin is None]
     for arm in candidates:
         groups.setdefault(_comparable(arm), []).append(arm)
     for group in groups.values():
-        _stand(group, every, rows)
-    _against_original(candidates, every, rows)
-    for check in check_arms(every):
+        _stand(group, every, rows, score)
+    _against_original(candidates, every, rows, score)
+    for check in check_arms(every, str(score)):
         rows[id(check.verdict.arm)] |= {"check": check.as_json(), "verdict": check.verdict.verdict}
-    ordered = sorted(rows.values(), key=lambda row: (-(row["macro"] or 0.0), -(row["micro"] or 0.0), row["mixture"]))
-    looks = look_early({run.run: _macros(run) for run in complete})
+    ordered = sorted(rows.values(), key=lambda row: (*_order(row, score), row["mixture"]))
+    looks = look_early({run.run: _course(run, score) for run in complete})
     return Leaderboard(
         rows=ordered,
         early=[{**asdict(look), "regret": {f"{part:g}": lost for part, lost in look.regret.items()}} for look in looks],
     )
 
 
-def _row(arm: Arm) -> dict[str, Any]:
+def _order(row: Mapping[str, Any], metric: Metric) -> tuple[bool, float, float]:
+    """Return what sorts rows, best first."""
+    return row["score"] is None, -metric.sign * (row["score"] or 0.0), -metric.sign * (row["micro"] or 0.0)
+
+
+def _row(arm: Arm, metric: Metric) -> dict[str, Any]:
     """Return the means of an arm, and what does not depend on others."""
-    scores = common_scores(arm.runs)
+    common = common_scores(arm.runs)
+    scores = {name: common[metric.of(name)] for name in common if metric.of(name) in common}
     means = {name: fmean(values) for name, values in scores.items()}
     macros, first = scores.get("macro", []), arm.first
-    intervals = [run.macro_interval for run in arm.runs if run.macro_interval]
+    is_default = not (metric.bits or metric.averaged)
+    intervals = [run.macro_interval for run in arm.runs if run.macro_interval and is_default]
     return {
         "mixture": arm.mixture,
         "student": arm.student,
         "decay_from": first.decay_from,
         "external": first.external,
         "seeds": len(arm.runs),
+        "metric": str(metric),
+        "score": means.get(metric.name),
         "macro": means.get("macro"),
         "macro_sd": stdev(macros) if len(macros) > 1 else None,
         "micro": means.get("micro"),
         "categories": {name: means[name] for name in CATEGORIES if name in means},
         "tasks": {name: means[name] for name in benchmarks() if name in means},
+        "held_out": means.get("held_out"),
+        "held_out_tasks": list(first.held_out),
         "macro_interval": [fmean(ends) for ends in zip(*intervals, strict=True)] or None,
         "tokens": first.tokens,
         "epochs": first.epochs,
@@ -126,43 +150,44 @@ def _comparable(arm: Arm) -> object:
     return one.study, one.student, one.decay_from, one.tokens, one.step, one.evaluation, mix_in
 
 
-def _stand(group: list[Arm], every: list[Arm], rows: dict[int, dict[str, Any]]) -> None:
+def _stand(group: list[Arm], every: list[Arm], rows: dict[int, dict[str, Any]], metric: Metric) -> None:
     """Add to the rows of comparable arms where they stand among each other."""
     for arm in group:
         rows[id(arm)]["comparable"] = len(group)
-    scored = [(arm, sample) for arm in group if (sample := arm.replicates("macro"))]
+    name, sign = str(metric), metric.sign
+    scored = [(arm, sample.times(sign)) for arm in group if (sample := arm.replicates(name))]
     if not scored:
         return
     best = max(scored, key=lambda pair: pair[1].mean)[0]
     of_student = [arm for arm in every if arm.student == best.student]
-    pool = [sample for arm in of_student if (sample := arm.replicates("macro"))]
-    spread = published_spread(best.student, best.first.parameters, "macro")
+    pool = [sample for arm in of_student if (sample := arm.replicates(name))]
+    spread = published_spread(best.student, best.first.parameters, name, best.first.held_out)
     placed = standings([sample for _, sample in scored], pool, spread) or []
     for arm, sample in scored:
         sd, _, source = noise_of_one(sample, pool, spread) or (None, None, None)
         rows[id(arm)] |= {"noise": sd, "noise_source": source}
     for (arm, _), standing in zip(scored, placed, strict=False):
-        rows[id(arm)] |= asdict(standing)
+        rows[id(arm)] |= asdict(standing) | {"shrunk": sign * standing.shrunk}
     rows[id(best)] |= {"behind": 0.0, "verdict": "best" if placed else "undecided"}
     pairs = [(best, arm) for arm, _ in scored if arm is not best]
-    for verdict in compare_arms(pairs, every, question="pairs"):
-        rows[id(verdict.arm)] |= {"behind": -(verdict.difference or 0.0), "verdict": verdict.verdict}
+    for verdict in compare_arms(pairs, every, metric=name, question="pairs"):
+        rows[id(verdict.arm)] |= {"behind": -sign * (verdict.difference or 0.0), "verdict": verdict.verdict}
 
 
 _STANDING = ("noise", "noise_source", "rank_interval", "p_best", "shrunk", "behind", "verdict")
 
 
-def _against_original(candidates: list[Arm], every: list[Arm], rows: dict[int, dict[str, Any]]) -> None:
+def _against_original(candidates: list[Arm], every: list[Arm], rows: dict[int, dict[str, Any]], metric: Metric) -> None:
     """Add to the rows with synthetic text the verdict against the best original text that they can be compared with."""
     students: dict[object, list[Arm]] = {}
     for arm in candidates:
-        if arm.first.decay_from is None and rows[id(arm)]["macro"] is not None and arm.first.original is not None:
+        if arm.first.decay_from is None and rows[id(arm)]["score"] is not None and arm.first.original is not None:
             students.setdefault((arm.first.study, arm.student, arm.first.tokens), []).append(arm)
     for group in students.values():
-        original = sorted((arm for arm in group if arm.first.original), key=lambda arm: -rows[id(arm)]["macro"])
+        original = sorted((arm for arm in group if arm.first.original), key=lambda arm: _order(rows[id(arm)], metric))
         if original:
             pairs = [(_baseline(arm, original), arm) for arm in group if not arm.first.original]
-            for verdict in compare_arms(pairs, every):
+            for verdict in compare_arms(pairs, every, metric=str(metric)):
                 rows[id(verdict.arm)]["against_original"] = verdict.as_json()
 
 
@@ -212,6 +237,10 @@ def _names(lineage: Lineage, artifact: Artifact) -> dict[str, Any]:
             "evaluation": _evaluation(recipe),
             "samples": str(artifact.folder / SAMPLES),
         }
+        held_out = lineage.evaluation.held_out
+        if key.kind is SCORES and held_out:
+            names["held_out"] = held_out
+            names["curve"] = [means_without(point, held_out) for point in artifact.manifest()["curve"]]
     return names
 
 
@@ -233,6 +262,7 @@ def _complete(lineage: Lineage) -> Iterator[Artifact]:
                 yield artifact
 
 
-def _macros(run: ScoredRun) -> dict[int, float]:
-    """Return the macro scores of a run by step; steps where tasks are missing are left out."""
-    return {step: scores["macro"] for step, scores in run.curve.items() if "macro" in scores}
+def _course(run: ScoredRun, metric: Metric) -> dict[int, float]:
+    """Return a score of a run by step, such that more is better; steps where tasks are missing are left out."""
+    name = str(Metric(metric.name, metric.bits))
+    return {step: metric.sign * scores[name] for step, scores in run.curve.items() if name in scores}

@@ -12,7 +12,7 @@ correlate by -.11 to .17.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, variance
@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from finephrase_dagster.evaluate.categories import task_weights
+from finephrase_dagster.evaluate.metric import Metric
 from finephrase_dagster.study.paths import SHIPPED
 
 LEAST_MODERATION, MOST_MODERATION, MODERATION_SHARE = 0.05, 0.75, 0.1
@@ -38,6 +40,10 @@ class Replicates:
     """The scores of one mixture's students, one per seed."""
 
     values: tuple[float, ...]
+
+    def times(self, factor: float) -> Replicates:
+        """Return the scores multiplied by a factor."""
+        return Replicates(tuple(factor * value for value in self.values))
 
     @property
     def seeds(self) -> int:
@@ -171,8 +177,16 @@ PUBLISHED_FREEDOM = 16
 """Of the published spread of each student: two mixtures, nine seeds each."""
 
 
-def published_spread(student: str, parameters: int | None, metric: str) -> tuple[float, str] | None:
-    """Return the published standard deviation over seeds of a student of this size; None if there is no such size."""
+def published_spread(
+    student: str, parameters: int | None, metric: str, held_out: Collection[str] = ()
+) -> tuple[float, str] | None:
+    """Return the published standard deviation over seeds of a student of this size.
+
+    None if there is no such size, or if the score was not published: bits per byte, or a mean without held-out tasks.
+    """
+    name = Metric.read(metric).name
+    if task_weights(name, held_out) != task_weights(name):
+        return None
     for name, spread in _spreads().items():
         alike = parameters is not None and abs(parameters / spread["parameters"] - 1) <= SAME_SIZE
         if (alike or (parameters is None and student == name)) and metric in spread:

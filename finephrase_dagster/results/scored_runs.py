@@ -6,15 +6,14 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from finephrase_dagster.artifacts.key import MIXTURE, SCORES
-
-Curve = Mapping[int, Mapping[str, float]]
-"""Scores by step and name: tasks, categories, `macro` and `micro`. What is missing is absent, never 0."""
+from finephrase_dagster.evaluate.metric import LAST, Curve, Metric, final_scores, point_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,7 @@ class ScoredRun:
         control_of: the mixture whose text its mixture has with shuffled words, as a negative control.
         evaluation: what computed the scores, and on which items.
         samples: the Parquet file with the score of each item; None if there is none.
+        held_out: tasks that count for none of its means.
         macro_interval: of the macro score at the last step, over items; None if it is unknown.
     """
 
@@ -67,15 +67,24 @@ class ScoredRun:
         """The mixture that its mixture checks the study with, as an A/A pair or a control; None for a candidate."""
         return self.replicate_of or self.control_of
 
+    held_out: tuple[str, ...] = ()
+
     @property
     def step(self) -> int:
         """The last step at which it was scored."""
         return max(self.curve)
 
-    @property
+    @cached_property
     def scores(self) -> Mapping[str, float]:
-        """The scores at the last step, by name."""
-        return self.curve[self.step]
+        """The scores at the last step and the means over the last five steps, by the text of their `Metric`."""
+        return final_scores(self.curve)
+
+    def sample_files(self, metric: Metric) -> list[Path]:
+        """Return the Parquet files with the items that a score is computed from."""
+        if self.samples is None:
+            return []
+        before = sorted(self.curve)[-LAST:-1] if metric.averaged else []
+        return [*(self.samples.parent / "steps" / str(step) / self.samples.name for step in before), self.samples]
 
 
 def read_runs(connection: duckdb.DuckDBPyConnection, studies: Collection[str] | None = None) -> list[ScoredRun]:
@@ -106,8 +115,9 @@ def read_runs(connection: duckdb.DuckDBPyConnection, studies: Collection[str] | 
             parameters=names["parameters"],
             evaluation=names["evaluation"],
             samples=Path(names["samples"]) if names["samples"] else None,
-            curve={point["step"]: point_scores(point) for point in manifest["curve"]},
-            macro_interval=tuple(manifest["macro_interval"]) if manifest.get("macro_interval") else None,
+            curve={point["step"]: point_scores(point) for point in names.get("curve", manifest["curve"])},
+            held_out=tuple(names.get("held_out", ())),
+            macro_interval=_interval(manifest, names),
             **{**_UNKNOWN_MIXTURE, **mixtures[study, names["mixture"]], **_given(names, "tokens", "epochs")},
         )
         for study, external, fingerprint, run, names, manifest in scored
@@ -122,10 +132,10 @@ def _given(names: Mapping[str, Any], *fields: str) -> dict[str, Any]:
     return {field: names[field] for field in fields if names.get(field) is not None}
 
 
-def point_scores(point: Mapping[str, Any]) -> dict[str, float]:
-    """Return all scores of a point of a curve by name."""
-    means = {name: point[name] for name in ("macro", "micro") if point.get(name) is not None}
-    return {**point.get("tasks", {}), **point["categories"], **means}
+def _interval(manifest: Mapping[str, Any], names: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the interval of the macro score over items; it is unknown without held-out tasks."""
+    ends = None if names.get("held_out") else manifest.get("macro_interval")
+    return (ends[0], ends[1]) if ends else None
 
 
 def _mixture(manifest: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,6 +158,6 @@ def _mixture(manifest: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str,
 
 
 def common_scores(runs: Sequence[ScoredRun]) -> dict[str, list[float]]:
-    """Return the last scores of some runs by name; only names that all of them have."""
+    """Return the final scores of some runs by name; only names that all of them have."""
     names = set.intersection(*(set(run.scores) for run in runs))
     return {name: [run.scores[name] for run in runs] for name in runs[0].scores if name in names}

@@ -7,7 +7,9 @@ only what a study has now.
 
 from __future__ import annotations
 
-VERSION = 2
+from finephrase_dagster.evaluate.metric import BITS, LAST, LAST_NAME, MEANS
+
+VERSION = 3
 """Changes with the tables. A warehouse of another version is begun again from the artifacts."""
 
 WRITTEN = {
@@ -60,10 +62,23 @@ _CELL = _names("generator", "source", "prompt")
 
 def _scores(kind: str, field: str) -> str:
     """Return a list of the scores of one kind at a point of the curve, each with its name."""
+    path = f"{field}.\"' || name || '\"'"
     return (
         f"list_transform(json_keys(point, '$.{field}'), lambda name: {{'kind': '{kind}', 'name': name, "
-        f"'score': json_extract(point, '$.{field}.\"' || name || '\"')::DOUBLE}})"
+        f"'score': json_extract(point, '$.{path})::DOUBLE, 'bits': json_extract(point, '$.{BITS}.{path})::DOUBLE}})"
     )
+
+
+_MEANS = ", ".join(
+    f"{{'kind': 'mean', 'name': '{mean}', 'score': (point->>'$.{mean}')::DOUBLE, "
+    f"'bits': (point->>'$.{BITS}.{mean}')::DOUBLE}}"
+    for mean in MEANS
+)
+
+
+def _over_last(column: str) -> str:
+    """Return the mean of a column over the last steps up to this one; null if there are fewer."""
+    return f"CASE WHEN count({column}) OVER latest = {LAST} THEN avg({column}) OVER latest END"
 
 
 VIEWS = {
@@ -105,15 +120,17 @@ VIEWS = {
     )
     + " FROM facts WHERE asset = 'training/checkpoint'",
     "scores": f"SELECT study, external, fingerprint, {_OF_RUN}, step, step = last_step AS final, score.kind, "
-    "score.name, score.score, json_extract(manifest, '$.tasks.\"' || score.name || '\".n')::INTEGER AS items, samples "
-    "FROM "
+    f"score.name, score.score, score.bits AS {BITS}, {_over_last('score.score')} AS {LAST_NAME}, "
+    f"{_over_last('score.bits')} AS {BITS}_{LAST_NAME}, "
+    "json_extract(manifest, '$.tasks.\"' || score.name || '\".n')::INTEGER AS items, samples FROM "
     f"(SELECT *, unnest(list_concat({_scores('task', 'tasks')}, {_scores('category', 'categories')}, "
-    "[{'kind': 'mean', 'name': 'micro', 'score': (point->>'$.micro')::DOUBLE}, "
-    "{'kind': 'mean', 'name': 'macro', 'score': (point->>'$.macro')::DOUBLE}])) AS score FROM "
-    f"(SELECT study, external, fingerprint, {_RUN}, (point->>'$.step')::BIGINT AS step, point, manifest, "
+    f"[{_MEANS}])) AS score FROM "
+    f"(SELECT study, external, fingerprint, {_RUN}, (point->>'$.step')::BIGINT AS step, place, point, manifest, "
     "(manifest->>'$.curve[#-1].step')::BIGINT AS last_step, names->>'$.samples' AS samples FROM "
-    "(SELECT *, unnest((manifest->'$.curve')::JSON[]) AS point FROM facts "
-    "WHERE asset = 'evaluation/benchmark_scores'))) WHERE score.score IS NOT NULL",
+    "(SELECT *, unnest(curve) AS point, generate_subscripts(curve, 1) AS place FROM "
+    "(SELECT *, coalesce(names->'$.curve', manifest->'$.curve')::JSON[] AS curve FROM facts "
+    "WHERE asset = 'evaluation/benchmark_scores')))) WHERE score.score IS NOT NULL "
+    f"WINDOW latest AS (PARTITION BY study, run, score.kind, score.name ORDER BY place RANGE {LAST - 1} PRECEDING)",
     "throughput": "SELECT study, external, fingerprint, generator, 'generation' AS basis, "
     "source || '/' || prompt AS settings, tokens_per_second FROM generations WHERE tokens_per_second IS NOT NULL "
     "UNION ALL SELECT study, external, fingerprint, part, 'sweep', setting->>'$.settings', "

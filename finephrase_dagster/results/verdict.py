@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.evaluate.categories import task_weights
+from finephrase_dagster.evaluate.metric import BITS, LAST, LAST_NAME, Metric
 from finephrase_dagster.results.analysis import Question
 from finephrase_dagster.results.arms import Arm, arms, mismatches, unknowns
 from finephrase_dagster.results.decision import Decision, seeds_to_decide
@@ -28,7 +30,7 @@ RULE = "2"
 """Changes whenever the same scores may get another verdict."""
 SMALLEST_SHARE = 0.03
 """The smallest difference of interest, as a share of the baseline's score."""
-NO_NOISE = "unknown: no mixture of this student has a second seed, and no student of this size was published"
+NO_NOISE = "unknown: no mixture of this student has a second seed, and this score of such a student was not published"
 
 Word = Literal["beats", "loses", "ties", "undecided"]
 Interval = tuple[float, float]
@@ -45,6 +47,7 @@ class Verdict:
     Attributes:
         baseline: the arm that it is compared with.
         arm: the mixture's arm.
+        metric: what they are compared by; `beats` means more of it, or less of it for bits per byte.
         difference: the mixture's mean score minus the baseline's; None if one has no score.
         interval: of the difference, at 95 % for all comparisons of the question together; None without noise.
         p_value: for all comparisons of the question together; None without noise.
@@ -75,7 +78,8 @@ class Verdict:
     def fingerprint(self) -> str:
         """A hash of the scores that the verdict is drawn from."""
         runs = (*self.baseline.runs, *self.arm.runs)
-        return fingerprint(sorted(f"{run.study} {run.run} {run.fingerprint}" for run in runs))[:SHORT]
+        scores = sorted(f"{run.study} {run.run} {run.fingerprint}" for run in runs)
+        return fingerprint([*scores, *self.arm.first.held_out])[:SHORT]
 
     def as_json(self) -> dict[str, Any]:
         """Return the verdict as `finephrase results compare --json` lists it."""
@@ -86,6 +90,7 @@ class Verdict:
             "student": self.arm.student,
             "decay_from": self.arm.first.decay_from,
             "metric": self.metric,
+            "lower_is_better": Metric.read(self.metric).sign < 0,
             "verdict": self.verdict,
             "difference": self.difference,
             "interval": self.interval and list(self.interval),
@@ -168,7 +173,7 @@ def compare(
     Args:
         runs: scored runs of one study or of several.
         baseline: the name of a mixture.
-        metric: a task, a category, `macro` or `micro`.
+        metric: a score, as `evaluate/metric.py` names it.
         student: compares only the mixtures of this student; default: of all students.
         question: what is asked, which decides how the number of comparisons counts: all mixtures against this baseline,
             all pairs, or exploration, where a share of 5 % of the findings may be false.
@@ -178,6 +183,7 @@ def compare(
     """
     every = [arm for arm in arms(runs) if student in (None, arm.student)]
     bases = [arm for arm in every if arm.mixture == baseline and arm.first.decay_from is None]
+    metric = str(Metric.read(metric))
     _check(baseline, metric, student, every, bases)
     candidates = [arm for arm in every if arm.origin is None]
     pairs = [(base, arm) for base in bases for arm in candidates if arm.student == base.student and arm is not base]
@@ -192,7 +198,9 @@ def compare_arms(
     Args:
         every: the arms that the noise of their students is taken from.
     """
-    items = cache(lambda arm: read_items([run.samples for run in arm.runs if run.samples]))
+    score = Metric.read(metric)
+    measure = BITS if score.bits else "prob_norm_token"
+    items = cache(lambda arm: read_items([file for run in arm.runs for file in run.sample_files(score)], measure))
     compared = [_pair(base, arm, metric, every, items) for base, arm in pairs]
     family = [pair for pair in compared if pair.ranked]
     loadings: dict[int, list[float]] = {}
@@ -213,9 +221,26 @@ def _check(baseline: str, metric: str, student: str | None, every: Sequence[Arm]
     if not bases:
         near = get_close_matches(baseline, mixtures, 3) or mixtures[:5]
         raise NotComparable(f"there are no scores of a mixture {baseline!r}. Name another one: {', '.join(near)}")
-    metrics = sorted({name for arm in every for name in arm.first.scores})
-    if metric not in metrics:
-        raise NotComparable(f"there are no scores {metric!r}. Choose from {', '.join(metrics)}")
+    check_metric(metric, (run for arm in every for run in arm.runs))
+
+
+def check_metric(metric: str, runs: Iterable[ScoredRun]) -> None:
+    """Check that some run has a score.
+
+    Raises:
+        NotComparable: none has; the message says why.
+    """
+    known, score = {name for run in runs for name in run.scores}, Metric.read(metric)
+    if metric in known:
+        return
+    if score.bits and not any(Metric.read(name).bits for name in known):
+        reason = "Published scores have no bits per byte; those of your own study get them from: finephrase materialize"
+    elif score.averaged and str(Metric(score.name, score.bits)) in known:
+        reason = f"No run was evaluated at {LAST} checkpoints. Set evaluation.every, or leave out {LAST_NAME}"
+    else:
+        names = ", ".join(sorted(name for name in known if "/" not in name))
+        reason = f"Choose from {names}; each may be followed by /{BITS}, /{LAST_NAME} or both"
+    raise NotComparable(f"there are no scores {metric!r}. {reason}")
 
 
 def _pair(base: Arm, arm: Arm, metric: str, every: Sequence[Arm], items: Any) -> _Pair:
@@ -225,7 +250,7 @@ def _pair(base: Arm, arm: Arm, metric: str, every: Sequence[Arm], items: Any) ->
     first, second = samples[id(base)], samples[id(arm)]
     noise = spread = None
     if first and second:
-        spread = published_spread(base.student, base.first.parameters, metric)
+        spread = published_spread(base.student, base.first.parameters, metric, base.first.held_out)
         noise = noise_of(first, second, pool, spread)
     return _Pair(
         baseline=base,
@@ -244,7 +269,8 @@ def _items(base: Arm, arm: Arm, metric: str, items: Any) -> tuple[float, int] | 
         return None
     first: Values | None = items(base)
     second: Values | None = items(arm)
-    return item_variance(first, second, metric) if first and second else None
+    weights = task_weights(Metric.read(metric).name, base.first.held_out)
+    return item_variance(first, second, weights) if first and second else None
 
 
 def _loading(pair: _Pair) -> float:
@@ -263,7 +289,7 @@ def _verdict(
         width = factor * pair.variance**0.5
         interval = (difference - width, difference + width)
     if adjustment and interval and smallest is not None:
-        word = _word(interval, smallest)
+        word = _word(interval, smallest, Metric.read(metric).sign)
     more = None
     if word == "undecided" and pair.ranked and difference is not None and smallest is not None:
         assert pair.noise
@@ -299,8 +325,8 @@ def _alone(pair: _Pair) -> tuple[float, float]:
     return p_value, factor
 
 
-def _word(interval: Interval, smallest: float) -> Word:
-    low, high = interval
+def _word(interval: Interval, smallest: float, sign: int) -> Word:
+    low, high = interval if sign > 0 else (-interval[1], -interval[0])
     if low > 0 or high < 0:
         return "beats" if low > 0 else "loses"
     return "ties" if -smallest < low and high < smallest else "undecided"

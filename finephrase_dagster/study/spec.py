@@ -7,10 +7,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
 
 from finephrase_dagster.study.catalogue import (
-    Catalogue,
     Gates,
     catalogue_of,
     complete_gates,
@@ -21,7 +20,6 @@ from finephrase_dagster.study.fields import (
     LARGEST_GRID,
     MISSING,
     InvalidFields,
-    ModelReference,
     Name,
     Problem,
     Spec,
@@ -34,50 +32,16 @@ from finephrase_dagster.study.fields import (
 from finephrase_dagster.study.generator import Generator, Keep
 from finephrase_dagster.study.grid import equal_replicates, matching, wrong_mixtures
 from finephrase_dagster.study.source import SourceSpec
-from finephrase_dagster.study.student import EarlyStop, Mixture, RunGrid, Seeds, Student, StudentRun, Tokenizer
-
-ALL = ("all",)
-"""Stands for all benchmarks until the catalogue is known."""
-
-
-class Evaluation(Spec):
-    """The benchmark suite."""
-
-    items: Literal["hub"] | ModelReference = Field(
-        description="`embedded`, `hub` (the original datasets), or a folder with one folder per benchmark"
-    )
-    tasks: tuple[str, ...] = Field(
-        default=ALL, validate_default=True, min_length=1, description="names of benchmarks; default: all"
-    )
-    shots: int = Field(default=3, ge=0, description="examples before each item")
-    samples: int = Field(default=1000, ge=1, description="most items per benchmark")
-    every: int | None = Field(
-        default=None, ge=1, description="also evaluate students every so many steps; default: only at their end"
-    )
-    backend: Literal["transformers", "vllm"] = Field(
-        default="transformers", description="transformers computes in float32, vLLM in the checkpoint's precision"
-    )
-    engine: Mapping[str, str | int | float | bool] = Field(
-        default_factory=dict, description="arguments of vLLM; those that only change how it runs are not identity"
-    )
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _resolve_tasks(cls, tasks: Any, info: ValidationInfo) -> Any:
-        if not isinstance(info.context, Catalogue):
-            return tasks
-        known = info.context.tasks
-        if tasks == ALL:
-            return tuple(known)
-        listed = tasks if isinstance(tasks, tuple) else ()
-        wrong = [
-            Problem((index,), no_such_name(task, known))
-            for index, task in enumerate(listed)
-            if isinstance(task, str) and task not in known
-        ]
-        if wrong:
-            raise InvalidFields(wrong)
-        return tasks
+from finephrase_dagster.study.student import (
+    EarlyStop,
+    Evaluation,
+    Mixture,
+    RunGrid,
+    Seeds,
+    Student,
+    StudentRun,
+    Tokenizer,
+)
 
 
 def _validate_source(value: Any, info: ValidationInfo) -> Any:

@@ -1,4 +1,4 @@
-"""Students: their tokenizer, the mixtures they are trained on, their shape and schedule, and the training runs."""
+"""Students: their tokenizer, mixtures, shape and schedule, the training runs, and how they are evaluated."""
 
 from __future__ import annotations
 
@@ -6,11 +6,32 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from finephrase_dagster.study.fields import EMBEDDED, ModelReference, Name, Seed, Spec, check_heads, describe
+from finephrase_dagster.study.catalogue import Catalogue
+from finephrase_dagster.study.fields import (
+    EMBEDDED,
+    InvalidFields,
+    ModelReference,
+    Name,
+    Problem,
+    Seed,
+    Spec,
+    check_heads,
+    describe,
+    no_such_name,
+    repeated,
+)
 
 SEED_SHIFT = 1000
 """Added to each seed of a mixture for the mixture that repeats it as the other arm of an A/A pair."""
@@ -254,6 +275,70 @@ class EarlyStop(Spec):
     def going_on(self, students: int) -> int:
         """Return how many of some students continue, rounded up."""
         return max(1, math.ceil(self.keep * students - 1e-9))  # 0.07 * 100 is a little more than 7
+
+
+ALL = ("all",)
+"""Stands for all benchmarks until the catalogue is known."""
+
+
+class Evaluation(Spec):
+    """The benchmark suite."""
+
+    items: Literal["hub"] | ModelReference = Field(
+        description="`embedded`, `hub` (the original datasets), or a folder with one folder per benchmark"
+    )
+    tasks: tuple[str, ...] = Field(
+        default=ALL, validate_default=True, min_length=1, description="names of benchmarks; default: all"
+    )
+    held_out: tuple[str, ...] = Field(
+        default=(), description="tasks that are evaluated and shown, but not used to choose: they count for no mean"
+    )
+    shots: int = Field(default=3, ge=0, description="examples before each item")
+    samples: int = Field(default=1000, ge=1, description="most items per benchmark")
+    every: int | None = Field(
+        default=None, ge=1, description="also evaluate students every so many steps; default: only at their end"
+    )
+    backend: Literal["transformers", "vllm"] = Field(
+        default="transformers", description="transformers computes in float32, vLLM in the checkpoint's precision"
+    )
+    engine: Mapping[str, str | int | float | bool] = Field(
+        default_factory=dict, description="arguments of vLLM; those that only change how it runs are not identity"
+    )
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _resolve_tasks(cls, tasks: Any, info: ValidationInfo) -> Any:
+        if not isinstance(info.context, Catalogue):
+            return tasks
+        known = info.context.tasks
+        if tasks == ALL:
+            return tuple(known)
+        listed = tasks if isinstance(tasks, tuple) else ()
+        wrong = [
+            Problem((index,), no_such_name(task, known))
+            for index, task in enumerate(listed)
+            if isinstance(task, str) and task not in known
+        ]
+        if wrong:
+            raise InvalidFields(wrong)
+        return tasks
+
+    @model_validator(mode="after")
+    def _keeps_tasks_to_choose_by(self, info: ValidationInfo) -> Self:
+        problems = [
+            Problem(("held_out", index), f"is not evaluated: {no_such_name(task, self.tasks)}")
+            for index, task in enumerate(self.held_out)
+            if task not in self.tasks
+        ]
+        if twice := list(repeated(self.held_out)):
+            problems.append(Problem(("held_out",), f"{twice[0][1]} is listed more than once; list it once"))
+        if isinstance(info.context, Catalogue) and self.held_out:
+            counted = {*info.context.counted_tasks} & {*self.tasks}
+            if counted <= {*self.held_out}:
+                problems.append(Problem(("held_out",), "holds out every task that counts for a mean; keep one or more"))
+        if problems:
+            raise InvalidFields(problems)
+        return self
 
 
 class RunGrid(Spec):

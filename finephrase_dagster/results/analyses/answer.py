@@ -27,8 +27,9 @@ def _sentence(row: LeaderboardRow) -> str:
     verdict = row["against_original"]
     difference, interval = verdict["difference"], verdict["interval"]
     pair = (
-        f"the best mixture with rephrased text, {row['mixture']} ({row['macro']:.4f}), is {abs(difference):.4f} "
-        f"{'ahead of' if difference > 0 else 'behind'} the original text {verdict['baseline']}"
+        f"the best mixture with rephrased text, {row['mixture']} ({row['score']:.4f}), is {abs(difference):.4f} "
+        f"{'ahead of' if (difference > 0) != verdict['lower_is_better'] else 'behind'} the original text "
+        f"{verdict['baseline']}"
     )
     if not verdict["matched"]:
         return f"not comparable. {pair[0].upper()}{pair[1:]}, but {'; '.join(verdict['mismatches'])}."

@@ -20,7 +20,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
     for entry in dict.fromkeys([*evidence.entries[:BEST], evidence.baseline]):
         curve = entry.curve()
         last = max(curve)
-        reached = _reached(curve, target)
+        crossing = reached(curve, target)
         found += [
             {
                 "mixture": entry.mixture,
@@ -28,14 +28,14 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
                 "step": step,
                 "share": step / last,
                 "macro": score,
-                "reaches_baseline_at": None if reached is None else reached / last,
+                "reaches_baseline_at": None if crossing is None else crossing / last,
             }
             for step, score in curve.items()
         ]
     return found if any(row["share"] < 1 for row in found) else []
 
 
-def _reached(curve: dict[int, float], target: float) -> float | None:
+def reached(curve: dict[int, float], target: float) -> float | None:
     """Return the step from which on a curve stays at or above a score, between two scored steps in proportion."""
     steps = sorted(curve)
     below = [step for step in steps if curve[step] < target]

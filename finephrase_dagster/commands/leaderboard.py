@@ -1,0 +1,102 @@
+"""What is printed of a leaderboard: its rows, and what may be concluded from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finephrase_dagster.commands.terminal import print_table, print_text
+from finephrase_dagster.evaluate.metric import Metric
+from finephrase_dagster.results.analyses import analyses
+from finephrase_dagster.results.analysis import EarlyStep, LeaderboardRow, row_name
+
+if TYPE_CHECKING:
+    from finephrase_dagster.artifacts.lineage import Lineage
+
+
+def print_leaderboard(lineage: Lineage) -> None:
+    """Print the answer to a study's question, its leaderboard with references, and what may be concluded from it."""
+    from finephrase_dagster.evaluate.scores import chance
+
+    folder, lowest = lineage.leaderboard().folder, chance(lineage.vocabulary)
+    rows, early = (read_json(folder / f"{name}.json") for name in ("leaderboard", "early"))
+    print_rows(rows, early, question=lineage.study.description, chance=lowest)
+    print_text(
+        f"× chance: macro over {lowest:.4f}, the score on every benchmark of a student that finds all "
+        f"{lineage.vocabulary:,} tokens equally probable; one that is certain of the right answers scores 1."
+    )
+
+
+def print_rows(
+    rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep], *, question: str = "", chance: float | None = None
+) -> None:
+    """Print the answer, the rows of a leaderboard, and what else may be concluded from them.
+
+    Args:
+        question: what the study asks; the title of the analysis "answer" stands in for a description without "?".
+        chance: the score of a student that has learned nothing, if it is known.
+    """
+    known = analyses()
+    answer = known.pop("answer")
+    _print_lines(question if question.endswith("?") else answer.title, answer.lines(rows, early))
+    categories = list(rows[0]["categories"]) if rows else []
+    metric = Metric.read(rows[0]["metric"] if rows else "macro")
+    held_out = rows[0]["held_out_tasks"] if rows else []
+    first = [] if metric.name == "macro" else [metric.name]
+    references = ["× chance", "original"] if chance else ["original"]
+    columns = ["mixture", "student", *first, "macro", *references, "± sd", "seeds", "epochs", "micro", *categories]
+    columns += ["held out"] * bool(held_out)
+    print_table(columns, (_cells(row, categories, first, chance) for row in rows), names=2)
+    print_text(
+        f"macro: mean over the categories; original: the score of the original text the mixture is compared with, in "
+        "parentheses if more differs than the rephrased text; ± sd: standard deviation of macro over seeds; micro: "
+        f"mean over the benchmarks that count. All scores: {metric.words}."
+    )
+    if held_out:
+        print_text(f"held out: mean over {', '.join(held_out)}, which count for no other mean.")
+    for analysis in known.values():
+        _print_lines(analysis.title, analysis.lines(rows, early))
+
+
+def _print_lines(title: str, lines: Sequence[str]) -> None:
+    if lines:
+        print_text(title)
+    for line in lines:
+        print_text(f"  {line}", indent="    ")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _cells(row: LeaderboardRow, categories: Iterable[str], first: Iterable[str], chance: float | None) -> list[str]:
+    macro = row["macro"]
+    return [
+        row_name(row),
+        row["student"],
+        *(_score(row["score"]) for _ in first),
+        _score(macro),
+        *([] if chance is None else ["-" if macro is None else f"{macro / chance:.1f}"]),
+        _original(row),
+        _score(row["macro_sd"]),
+        str(row["seeds"]),
+        "-" if row["epochs"] is None else f"{row['epochs']:.2g}",
+        _score(row["micro"]),
+        *(_score(row["categories"].get(category)) for category in categories),
+        *([_score(row["held_out"])] * bool(row["held_out_tasks"])),
+    ]
+
+
+def _original(row: LeaderboardRow) -> str:
+    """Return the score of the original text that a row is compared with."""
+    against = row["against_original"]
+    if not against or against["difference"] is None:
+        return "-"
+    score = f"{row['score'] - against['difference']:.4f}"
+    return score if against["matched"] else f"({score})"
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
