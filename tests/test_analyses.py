@@ -66,6 +66,7 @@ def test_early_scores_are_judged_by_what_they_predict() -> None:
 
 def against(difference: float, *, matched: bool) -> dict[str, Any]:
     verdict = {"verdict": "beats", "interval": [0.001, 0.02], "seeds_to_decide": None, "baseline": "raw"}
+    verdict["lower_is_better"] = False
     return {**verdict, "difference": difference, "matched": matched, "mismatches": [] if matched else ["tokens differ"]}
 
 

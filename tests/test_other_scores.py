@@ -60,8 +60,8 @@ def evidence_of(runs: list[ScoredRun]) -> Evidence:
     ordered = tuple(sorted(entries, key=lambda entry: -entry.macro))
     baseline = next(entry for entry in ordered if entry.mixture == "raw")
     verdicts = tuple(compare(runs, "raw"))
-    optional = {name: () for name in ("checks", "left_out", "unfinished") if name in Evidence.__dataclass_fields__}
-    return Evidence(entries=ordered, baseline=baseline, verdicts=verdicts, **fields, **optional)
+    fields |= {name: () for name in ("times", "checks", "left_out")}
+    return Evidence(entries=ordered, baseline=baseline, verdicts=verdicts, **fields)
 
 
 @pytest.mark.parametrize(
