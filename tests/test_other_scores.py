@@ -60,7 +60,7 @@ def evidence_of(runs: list[ScoredRun]) -> Evidence:
     ordered = tuple(sorted(entries, key=lambda entry: -entry.macro))
     baseline = next(entry for entry in ordered if entry.mixture == "raw")
     verdicts = tuple(compare(runs, "raw"))
-    fields |= {name: () for name in ("times", "checks", "left_out")}
+    fields |= dict.fromkeys(("times", "checks", "left_out"), ())
     return Evidence(entries=ordered, baseline=baseline, verdicts=verdicts, **fields)
 
 
