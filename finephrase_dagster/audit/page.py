@@ -113,7 +113,7 @@ def _gate_table(report: AuditReport) -> str:
             f"<tr><td><strong>{_text(gate.name)}</strong><small>{_prose(gates()[gate.name].sentence)}</small></td>"
             f'<td><span class="chip {style}">{verdict}</span></td><td class="number">{gate.value:.4g}</td>'
             f'<td class="number">{gate.bound} {gate.threshold:g}</td><td class="number">{gate.failing:,}</td>'
-            f'<td class="number">{gate.seconds / total:.1%}</td></tr>'
+            f'<td class="number">{gate.seconds:,.1f} s<small>{gate.seconds / total:.1%}</small></td></tr>'
         )
     notes = [f"Reading the rows and their words took {report.reading_seconds / total:.1%} of the time."]
     lacks: dict[str, list[str]] = {}
@@ -123,7 +123,7 @@ def _gate_table(report: AuditReport) -> str:
     return (
         '<h2>Gates</h2>\n<div class="scroll"><table>\n<tr><th>gate</th><th>verdict</th><th class="number">value</th>'
         '<th class="number">required</th><th class="number">failing rows</th>'
-        '<th class="number">share of cost</th></tr>\n'
+        '<th class="number">core-seconds</th></tr>\n'
         + "\n".join(lines)
         + f'\n</table></div>\n<p class="note">{_text(" ".join(notes))}</p>'
     )
