@@ -49,7 +49,7 @@ def rows(path: Path, texts: Sequence[str], sources: Sequence[str]) -> Path:
 
 def page(path: Path, processes: int = 1) -> str:
     with Audit(path, processes=processes) as audit:
-        return re.sub(r"[\d.,]+ core-seconds|[\d.,]+ s<small>|\d+\.\d%", "", audit_page(audit, "rows & more"))
+        return re.sub(r"[\d.,]+ core-seconds|[\d.,]+ s(?=<small>)|\d+\.\d%", "", audit_page(audit, "rows & more"))
 
 
 def test_text_of_a_model_cannot_break_the_page(tmp_path: Path) -> None:
