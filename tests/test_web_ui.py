@@ -139,7 +139,7 @@ def test_a_score_leads_to_its_run_in_mlflow(pages: Pages, page: Page, finished: 
     page.goto(f"{pages.dagster}{link}")
     assert page.url.startswith(f"{pages.mlflow}/#/experiments/")
     page.get_by_text(run).first.wait_for()
-    page.get_by_text("Datasets used").first.wait_for()
+    page.get_by_text("package_readmes").first.wait_for()
     for score in ("macro", "micro", "gsm8k"):
         page.get_by_text(score, exact=True).first.wait_for()
 
