@@ -16,8 +16,8 @@ from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Con
 from finephrase_dagster.artifacts.graph import items, state
 from finephrase_dagster.artifacts.key import CHECKPOINT, EARLY_STUDENT, PRE_DECAY_CHECKPOINT, SCORES, Kind
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.evaluate.metric import point_scores
 from finephrase_dagster.orchestration.events import latest_runs
-from finephrase_dagster.results.scored_runs import point_scores
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.student import arm_name
 from finephrase_dagster.train.job import LossCallback
@@ -139,7 +139,7 @@ def _scores(scores: Mapping[str, Any], last: int) -> list[Point]:
     final = {**scores, "tasks": {task: score["mean"] for task, score in scores["tasks"].items()}}
     return [
         (name, step, value)
-        for step, point in {**curve, last: final}.items()
+        for step, point in {**curve, last: {**curve.get(last, {}), **final}}.items()
         for name, value in point_scores(point).items()
     ]
 
