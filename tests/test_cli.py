@@ -157,7 +157,7 @@ def test_a_disk_without_room_fails_with_a_remedy_and_leaves_nothing_half_written
             ["results"],
             "Name a command: finephrase results leaderboard, finephrase results compare, finephrase results import, "
             "finephrase results rebuild, finephrase results mlflow, finephrase results figure, "
-            "finephrase results proxies",
+            "finephrase results proxies, finephrase results propose, finephrase results signal",
         ),
     ],
 )
