@@ -21,6 +21,7 @@ from finephrase_dagster.orchestration.events import latest_runs
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.student import arm_name
 from finephrase_dagster.train.job import LossCallback
+from resources.evaluator import curve_point
 from resources.nested_runs import CURVES, TAG_LIMIT, is_complete
 from resources.student_record import UNFINISHED, Point, RunDescription, StudentRecord, UsedDataset, run_name
 from resources.tracking import Tracking
@@ -136,10 +137,9 @@ def _mark_verdicts(tracking: Tracking, rows: Iterable[Mapping[str, Any]]) -> Non
 def _scores(scores: Mapping[str, Any], last: int) -> list[Point]:
     """Return the scores of all evaluated steps."""
     curve = {point["step"]: point for point in scores["curve"]}
-    final = {**scores, "tasks": {task: score["mean"] for task, score in scores["tasks"].items()}}
     return [
         (name, step, value)
-        for step, point in {**curve, last: {**curve.get(last, {}), **final}}.items()
+        for step, point in {**curve, last: curve_point(scores)}.items()
         for name, value in point_scores(point).items()
     ]
 
