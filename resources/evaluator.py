@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def _shown() -> Callable[[int, int], None]:
     return show
 
 
-def curve_point(scores: dict[str, Any]) -> dict[str, Any]:
+def curve_point(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scores of a manifest in short, as its curve lists them."""
     tasks = {task: score["mean"] for task, score in scores["tasks"].items()}
     bits = {BITS: curve_point(scores[BITS])} if BITS in scores else {}
