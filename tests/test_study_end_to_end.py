@@ -194,7 +194,9 @@ def test_events_that_dagster_lost_are_recorded_again_without_recomputing(own: In
     outcome, _ = own.materialize()
     assert outcome.complete
     assert len(outcome.made) == len(manifests)
-    assert {path: path.stat().st_mtime_ns for path in own.paths.data.rglob("manifest.json")} == manifests
+    assert {
+        path: path.stat().st_mtime_ns for path in (own.paths.data / "artifacts").rglob("manifest.json")
+    } == manifests
 
 
 def stale(installation: Installation) -> set[str]:
@@ -311,14 +313,14 @@ def test_one_line_replaces_the_generator_with_a_model_in_a_folder(own: Installat
 def test_renamed_entries_of_a_study_find_their_artifacts_and_only_the_leaderboard_is_composed_again(
     own: Installation,
 ) -> None:
-    manifests = {path: path.stat().st_mtime_ns for path in own.paths.data.rglob("manifest.json")}
+    manifests = {path: path.stat().st_mtime_ns for path in (own.paths.data / "artifacts").rglob("manifest.json")}
     text = own.study.read_text()
     for old, new in (("small", "renamed"), ("rephraser", "author"), ("package_readmes", "packages"), ("raw", "plain")):
         text = text.replace(old, new)
     own.study.write_text(text.replace("corpus: packages", "corpus: package_readmes"))
     outcome, _ = own.materialize()
     assert outcome.complete, outcome.failed
-    there = {path: path.stat().st_mtime_ns for path in own.paths.data.rglob("manifest.json")}
+    there = {path: path.stat().st_mtime_ns for path in (own.paths.data / "artifacts").rglob("manifest.json")}
     assert there.items() > manifests.items()
     assert {path.parents[2].name for path in there.keys() - manifests.keys()} == {"leaderboard"}
     again, _ = own.materialize()
@@ -382,7 +384,7 @@ def test_a_run_that_is_interrupted_again_and_again_completes_when_it_is_run_agai
         process.send_signal(sent)
         process.communicate(timeout=60)
         assert process.returncode != 0
-        there = {path: path.stat().st_mtime_ns for path in made.paths.data.rglob("manifest.json")}
+        there = {path: path.stat().st_mtime_ns for path in (made.paths.data / "artifacts").rglob("manifest.json")}
         assert there.items() > manifests.items(), said
         manifests = there
     outcome, _ = made.materialize()
