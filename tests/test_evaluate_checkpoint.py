@@ -164,6 +164,7 @@ def test_the_batch_size_changes_nothing(wide: Path, narrow: Path, tmp_path: Path
                 assert two.pop("log_probability") == pytest.approx(one["log_probability"], rel=1e-5)
                 several = two.pop("gold_log_probabilities")
                 assert several == pytest.approx(one["gold_log_probabilities"], rel=1e-5)
+                assert two.pop("bits_per_byte") == pytest.approx(one["bits_per_byte"], rel=1e-5)
                 assert two.items() <= one.items()
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from finephrase_dagster.artifacts.artifact import NotMaterialized
 from finephrase_dagster.artifacts.graph import Item
+from finephrase_dagster.commands.terminal import printable
 from finephrase_dagster.orchestration.progress import Event, Message, Progress, RunEnded, RunStarted, Settled
 from finephrase_dagster.plan.forecast import Forecast
 from finephrase_dagster.rephrase.statistics import duration
@@ -240,11 +241,6 @@ def _one_line(mark: str, style: str, name: str, details: str, width: int) -> Tex
     line = Text.assemble((f"{mark} ", style), name, (f"  {printable(details)}", "dim"))
     line.truncate(width, overflow="ellipsis")
     return line
-
-
-def printable(text: str) -> str:
-    """Return text on one line, without anything that a terminal would execute."""
-    return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))
 
 
 def _line(text: str, style: str) -> Text:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finephrase_dagster.commands.extras import require_extra
-from finephrase_dagster.commands.live import printable
 from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of, require_finite
 from finephrase_dagster.commands.rephrase import (
     ContextOption,
@@ -28,7 +27,7 @@ from finephrase_dagster.commands.rephrase import (
     TokenizerOption,
     progress,
 )
-from finephrase_dagster.commands.terminal import clock, print_json, print_table
+from finephrase_dagster.commands.terminal import clock, print_json, print_table, printable
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.fields import no_such_name
 from finephrase_dagster.study.generator import PACKAGED

@@ -126,6 +126,11 @@ def complain(message: str) -> None:
     typer.echo(json_line(message, level=level) if json_wanted() else message, err=True)
 
 
+def printable(text: str) -> str:
+    """Return text on one line, without anything that a terminal would execute."""
+    return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))
+
+
 def print_text(text: str, *, indent: str = "") -> None:
     """Print a paragraph on standard output; a terminal does not break it within words."""
     if sys.stdout.isatty():

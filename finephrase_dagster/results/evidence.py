@@ -297,7 +297,8 @@ def _datasets(
 
 def _times(connection: duckdb.DuckDBPyConnection, study: str) -> tuple[Mapping[str, Any], ...]:
     # The query, not the view, which an older warehouse does not have.
-    rows = connection.execute(f"SELECT * FROM ({VIEWS['goodput']}) WHERE study = ? ORDER BY ALL", [study])
+    query = " ".join(("WITH goodput AS (", VIEWS["goodput"], ") SELECT * FROM goodput WHERE study = ? ORDER BY ALL"))
+    rows = connection.execute(query, [study])
     names = [column[0] for column in rows.description]
     return tuple(dict(zip(names, row, strict=True)) for row in rows.fetchall())
 

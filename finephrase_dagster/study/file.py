@@ -123,7 +123,7 @@ def _unreadable(path: Path, kind: str, error: OSError | ValueError) -> str:
         case FileNotFoundError():
             studies = ", ".join(
                 str(other.relative_to(SHIPPED))
-                for other in sorted(STUDIES.glob("*.yaml"))
+                for other in sorted(STUDIES.glob("*.yaml"), key=lambda path: (path.stem != "demo", path.name))
                 if other.name not in (*REGISTRIES.values(), "figures.yaml")
             )
             remedy = f"name one with --study or FINEPHRASE_STUDY, such as {studies}" if kind == "study" else "create it"
