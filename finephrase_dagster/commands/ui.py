@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,13 +39,21 @@ def ui(
     require_clone("finephrase ui")
     paths = paths_of(study)
     lineage = read_lineage(paths)
-    threading.Thread(target=_end_orphans, args=[lineage], daemon=True).start()
+    threading.Thread(target=_end_orphans, args=[lineage, mlflow_port], daemon=True).start()
     serve(paths, dagster_home=dagster_home(), port=port, mlflow_port=mlflow_port, log=typer.echo)
 
 
-def _end_orphans(lineage: Lineage) -> None:
-    """Mark trainings that were killed in MLflow, where they would show as running forever."""
+def _end_orphans(lineage: Lineage, mlflow_port: int) -> None:
+    """Mark trainings that were killed in MLflow, where they would show as running forever.
+
+    MLflow's server, if it is ours, creates missing tables before it listens; two processes cannot do so at once.
+    """
+    from finephrase_dagster.orchestration.stores import is_server, tracking_uri
     from resources.tracking import Unreachable, study_tracking
 
+    while not is_server(tracking_uri(lineage.paths)):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", mlflow_port), timeout=5):
+            break
+        time.sleep(0.5)
     with contextlib.suppress(Unreachable):
         study_tracking(lineage).end_orphans()
