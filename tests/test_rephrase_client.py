@@ -231,10 +231,11 @@ def test_the_key_is_sent_and_a_wrong_one_stops_at_once(server: LocalServer) -> N
         ask([server], words(5), key="secret-7", concurrency=1)
 
 
-@pytest.mark.parametrize("url", ["ftp://host", "127.0.0.1:8000", "http://"])
+@pytest.mark.parametrize("url", ["ftp://host", "127.0.0.1:8000", "http://", "http://h/v1?api_key=abc", "http://h#abc"])
 def test_an_endpoint_that_is_not_a_url_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="write http://HOST:PORT"):
+    with pytest.raises(ValueError, match="write http://HOST:PORT") as refused:
         Server(url)
+    assert "abc" not in str(refused.value)
 
 
 def test_a_url_may_end_with_the_version_of_the_api() -> None:
@@ -265,6 +266,32 @@ def test_every_way_to_end_a_response_is_understood(reply: bytes) -> None:
     with raw_server(reply) as url:
         results = ask([Endpoint(url=url, model="tiny")], words(6), concurrency=2)
     assert [result.text for result in results.values() if isinstance(result, Completion)] == ["Whole."] * 6
+
+
+@pytest.mark.parametrize(
+    ("location", "part"),
+    [
+        (
+            "https://other.org:8443/api/v1/chat/completions",
+            "to https://other.org:8443/api/v1/chat/completions (HTTP 302)",
+        ),
+        ("https://other.org/v1/chat/completions", "use https://other.org as the endpoint"),
+        ("/login?next=%2Fv1", "/login (HTTP 302)"),
+        ("/v1/chat/completions", "correct the endpoint's URL"),
+        ("http://[odd", "to no address"),
+        ("", "to no address"),
+        ("/\u202e" + 3000 * "x", "xxx (HTTP 302)"),
+    ],
+)
+def test_a_redirect_of_requests_stops_the_run_and_says_where_it_leads(location: str, part: str) -> None:
+    reply = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+    with raw_server(reply) as url, pytest.raises(EngineFailed) as raised:
+        ask([Endpoint(url=url, model="tiny")], words(1))
+    message = str(raised.value)
+    assert message.startswith(f"{url} redirects /v1/chat/completions to ")
+    assert part in message
+    assert len(message) < 600
+    assert message.isprintable()
 
 
 MORTAL = """

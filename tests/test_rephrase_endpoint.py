@@ -179,10 +179,15 @@ def test_the_documentation_states_the_numbers_of_the_retry_policy() -> None:
         assert sentence in text, sentence
 
 
-@pytest.mark.parametrize("status", [302, 307])
-def test_a_redirect_is_not_followed_with_the_key(status: int) -> None:
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_named_and_not_followed_with_the_key(status: int) -> None:
     with local_server() as elsewhere, local_server() as server:
-        server.redirect = status, f"{elsewhere.url}/v1/models"
-        with pytest.raises(ContextUnknown, match=f"answers HTTP {status}"):
+        server.redirect = status, f"{elsewhere.url.replace('//', '//user:word@')}/v1/models?token=word"
+        with pytest.raises(
+            ContextUnknown,
+            match=rf"{server.url} redirects /v1/models to {elsewhere.url}/v1/models \(HTTP {status}\).*"
+            rf"use {elsewhere.url} as the endpoint",
+        ) as raised:
             read_context([Server(server.url, "secret")], "tiny")
+        assert "word" not in str(raised.value)
         assert elsewhere.headers == []

@@ -239,10 +239,13 @@ class Client:
     def _refusal(self, endpoint: EndpointClient, response: Response, now: float) -> FailedRow:
         """Return the failure that a response without a completion means for its row, or raise what else it means."""
         status = response.status
-        reason = self._without_key(f"HTTP {status}: {read_error(response.body)}")
+        redirect = response.redirect(str(endpoint), CHAT_PATH)
+        reason = self._without_key(redirect or f"HTTP {status}: {read_error(response.body)}")
         if status < 400 or status in KEY_STATUS or status in WRONG_SERVER_STATUS:
             if self.last_success > float("-inf"):  # key and URL are right, so this concerns the row
                 raise Unanswered(reason)
+            if redirect:
+                raise EngineFailed(reason)
             if status in KEY_STATUS:
                 raise EngineFailed(f"{endpoint} refuses the API key ({reason}); set {API_KEY}")
             raise EngineFailed(

@@ -17,10 +17,11 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httptools
 
+from finephrase_dagster.rephrase.completion import readable
 from finephrase_dagster.rephrase.policy import RetryPolicy
 
 API_KEY = "FINEPHRASE_API_KEY"
@@ -33,11 +34,31 @@ MOST_BYTES = 32 << 20  # of a response, also once decompressed
 
 
 class Response(NamedTuple):
-    """An HTTP response; `retry_after` is in seconds."""
+    """An HTTP response; `retry_after` is in seconds, `location` is where a redirect leads."""
 
     status: int
     retry_after: float | None
     body: bytes
+    location: str = ""
+
+    def redirect(self, url: str, path: str) -> str | None:
+        """Return where a redirect of a request to `url` + `path` leads, without secrets, and what to do, if it is one.
+
+        It is not followed, because the key would go there, too.
+        """
+        if not 300 <= self.status < 400:
+            return None
+        address = "no address"
+        with contextlib.suppress(ValueError):
+            if self.location:
+                target = urlsplit(urljoin(url + path, self.location))
+                address = readable(f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}", 200)
+        base = address.removesuffix(path).removesuffix("/v1")
+        advice = f"use {base} as the endpoint" if base not in (address, url) else "correct the endpoint's URL"
+        return (
+            f"{url} redirects {path} to {address} (HTTP {self.status}), which is not followed: the key would go "
+            f"there, too. If you trust that server, {advice}"
+        )
 
 
 class ConnectionBroken(ConnectionError):
@@ -69,10 +90,10 @@ class Server:
             ValueError: the URL is invalid, or holds a user or a password, which logs would show; or the key
                 cannot be part of a header.
         """
-        if "@" in url:
+        if any(mark in url for mark in "@?#"):
             raise ValueError(
-                f"an endpoint's URL has a user or a password in it; write http://HOST:PORT, and set {API_KEY} if the "
-                "server needs a key"
+                f"an endpoint's URL has a user or a password in it, or a query; write http://HOST:PORT, and set "
+                f"{API_KEY} if the server needs a key"
             )
         try:
             parts = urlsplit(url)
@@ -259,6 +280,8 @@ class Connection(asyncio.Protocol):
             self._has_length = True
         elif name == b"retry-after":
             self._retry_after = seconds_of(value)
+        elif name == b"location":
+            self._location = value.decode("utf-8", "replace").strip()
         elif name == b"content-encoding":
             self._encoding = value.strip().lower()
 
@@ -271,7 +294,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if 100 <= self._parser.get_status_code() < 200:  # an interim response; the final one follows
             return
-        response = Response(self._parser.get_status_code(), self._retry_after, self._decoded())
+        response = Response(self._parser.get_status_code(), self._retry_after, self._decoded(), self._location)
         pending, self._pending = self._pending, None
         self._responses += 1
         if not self._parser.should_keep_alive() or pending is None:
@@ -292,7 +315,7 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._body: list[bytes] = []
-        self._encoding = b""
+        self._encoding, self._location = b"", ""
         self._received = 0
         self._retry_after = None
         self._has_length = False

@@ -83,10 +83,11 @@ def _models(server: Server, log: Callable[[str], None]) -> list[Any]:
             response = asyncio.run(server.fetch(MODELS_PATH, TIMEOUT_SECONDS))
             if response.status == 200:
                 return list(json.loads(response.body)["data"])
+            if redirect := response.redirect(server.url, MODELS_PATH):
+                raise ContextUnknown(redirect)
             reason = f"HTTP {response.status}"
             if response.status < 500 and response.status != 429:
                 hint = f", or set {API_KEY}" if response.status in (401, 403) else ""
-                hint = ", or name the address that it redirects to" if 300 <= response.status < 400 else hint
                 raise ContextUnknown(
                     f"{server.url}{MODELS_PATH} answers {reason}, so the context is unknown. Set it with "
                     f"--context{hint}."
