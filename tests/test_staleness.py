@@ -142,6 +142,7 @@ EDITS: list[tuple[str, list[tuple[str, str]], set[str]]] = [
     ("another top_p", [("top_k: 40", "top_k: 40, top_p: 0.9")], DATASETS),
     ("another seed of sampling", [("seed: 3", "seed: 4")], DATASETS),
     ("the raw completions", [("max_tokens: 160", "max_tokens: 160\n    keep_raw: true")], DATASETS),
+    ("a rule for documents", [("gates: {truncated", "requires: {faq: 3 quantities}\ngates: {truncated")], DATASETS),
     ("a flag that changes logits", [("quantization: fp8", "quantization: awq")], DATASETS),
     ("a threshold", [("truncated: 0.1", "truncated: 0.2")], AUDITED),
     (
@@ -190,6 +191,7 @@ PROMPT_EDITS: list[tuple[str, str, str, set[str]]] = [
     ("spaces at the end of a prompt's lines", "\n\n", "  \n\n", NOTHING),
     ("an empty line at the end of a prompt", "[[DOCUMENT]]", "\n[[DOCUMENT]]", NOTHING),
     ("the form that an audit checks", "check: faq", "check: prose", AUDITED),
+    ("what a prompt requires", "check: faq", "check: faq\nrequires: quantities", DATASETS),
     ("the text of a prompt", "curious", "patient", DATASETS),
 ]
 

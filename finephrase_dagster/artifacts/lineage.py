@@ -73,7 +73,8 @@ class Lineage:
     def __init__(self, *, study: Study, paths: Paths) -> None:
         self.study = study
         self.paths = paths
-        self.prompts: dict[str, Prompt] = read_prompts(paths.prompts, study.prompts, study.prompt_files)
+        files, requires = study.prompt_files, study.requires
+        self.prompts: dict[str, Prompt] = read_prompts(paths.prompts, study.prompts, files, requires)
 
     def snapshot(self) -> Lineage:
         """Return the same lineage for many questions at once: it looks at each artifact once.

@@ -12,7 +12,7 @@ from typing import Any
 
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.processor import fast_precision
-from finephrase_dagster.artifacts.versions import CLEANING, CODE, NANOTRON, TRUNCATION
+from finephrase_dagster.artifacts.versions import CLEANING, CODE, ELIGIBILITY, NANOTRON, TRUNCATION
 from finephrase_dagster.study.component import Cell
 from finephrase_dagster.study.generator import Generator, Keep, Sampling
 from finephrase_dagster.study.prompt import Prompt, PromptError
@@ -47,7 +47,7 @@ def dataset_recipe(
 
     Args:
         rows: hash of the input rows; None until they have been read.
-        prompt: the prompt; its texts count, its description does not.
+        prompt: the prompt; its texts and what it requires count, its description does not.
         model: hash of weights, tokenizer and chat template; for an endpoint, the model's name.
         engine: the engine flags that change completions.
         sampling: see `resolve_sampling`; values that are missing are `SERVER_DEFAULT`.
@@ -92,6 +92,7 @@ def dataset_recipe(
         **({"grammar": prompt.grammar} if guided else {}),
         **({"keep_raw": True} if keep_raw else {}),
         **({"endpoint_model": endpoint_model} if endpoint_model else {}),
+        **({"requires": prompt.required, "eligibility": ELIGIBILITY} if prompt.requires else {}),
         **(day or {}),
         **({"rollouts": rollouts} if rollouts else {}),
     }

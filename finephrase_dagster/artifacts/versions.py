@@ -22,6 +22,8 @@ CODE: Final = {
 }
 CLEANING: Final = "2"
 """The rules that turn a raw completion into text (`rephrase/clean.py`)."""
+ELIGIBILITY: Final = "1"
+"""The rules that decide whether a document has what a prompt requires (`corpora/eligibility.py`)."""
 TRUNCATION: Final = "document end, by tokens of the generator"
 """How a document is cut to fit the context (`rephrase/render.py`)."""
 TRUNCATION_BYTES: Final = "document end, by UTF-8 bytes"

@@ -71,8 +71,9 @@ def observed_prompts(lineage: Lineage) -> Iterator[tuple[Prompt, dg.AssetObserva
     Raises:
         PromptError: a file is wrong.
     """
-    folder, own = lineage.paths.prompts, lineage.study.prompt_files
-    for name, prompt in read_prompts(folder, lineage.study.prompts, own).items():
+    folder, study = lineage.paths.prompts, lineage.study
+    own = study.prompt_files
+    for name, prompt in read_prompts(folder, study.prompts, own, study.requires).items():
         yield prompt, observed(prompt, Path(own.get(name, folder / f"{name}.md")))
 
 

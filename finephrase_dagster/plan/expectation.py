@@ -15,6 +15,7 @@ from typing import Any
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, labelled_manifest
 from finephrase_dagster.artifacts.key import CORPUS, ItemKey
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.corpora.eligibility import not_eligible
 from finephrase_dagster.corpora.kinds.embedded import EmbeddedSource
 from finephrase_dagster.plan.measured import Measured, Rate, number
 from finephrase_dagster.plan.published import Published
@@ -32,6 +33,7 @@ EMBEDDED = {
 """Roughly: documents, and bytes per document."""
 SMALL = 50e6  # parameters; smaller models are trained and served without a GPU
 ASSUMED_DOCUMENT = 1_000  # tokens per document of an unknown source
+SAMPLED_SHARDS, SAMPLED_ROWS = 5, 200  # shards, and documents of each, that are asked whether they are eligible
 ASSUMED_FAILING = 0.2  # the share of rollouts that fail a gate, until a dataset was made
 
 
@@ -69,7 +71,23 @@ class Expectations:
             return Size(documents=documents, tokens=tokens, basis="counted here")
         source, generator = self.size(Component(source=dataset.source)), self._study.generators[dataset.generator]
         mean, basis = self._completion(dataset.source, dataset.generator, dataset.prompt)
-        return Size(documents=source.documents, tokens=source.documents * min(mean, generator.max_tokens), basis=basis)
+        share, found = self._eligible(dataset.source, dataset.prompt)
+        documents = share * source.documents
+        return Size(documents=documents, tokens=documents * min(mean, generator.max_tokens), basis=basis + found)
+
+    def _eligible(self, source: str, prompt: str) -> tuple[float, str]:
+        """Return the share of a source's documents that have what a prompt requires, and where the figure comes from.
+
+        Until the source exists the share is unknown; all documents are counted, so that the cost is an upper bound.
+        """
+        if not (requires := self._lineage.prompts[prompt].required):
+            return 1.0, ""
+        rule = f"; eligible ({self._lineage.prompts[prompt].requires}): "
+        if _manifest(lambda: self._lineage.source(source)) is None:
+            return 1.0, rule + "unknown until the source exists, all are counted"
+        texts = _sampled_texts(self._lineage.source(source))
+        share = sum(not_eligible(text, requires) is None for text in texts) / max(1, len(texts))
+        return share, f"{rule}{share:.1%} of {len(texts):,} sampled documents"
 
     def draws(self, dataset: Component) -> float:
         """Return how often a row of a synthetic dataset is drawn on average."""
@@ -156,6 +174,19 @@ class Expectations:
         """Return the version of a generator's model; None if the model is not on disk."""
         manifest = _manifest(lambda: self._lineage.generator(generator))
         return manifest["version"] if manifest else None
+
+
+def _sampled_texts(corpus: Artifact) -> list[str]:
+    """Return the first texts of some shards of a corpus."""
+    import pyarrow.parquet as pq
+
+    texts: list[str] = []
+    shards = corpus.manifest()["files"]
+    for shard in shards[:: -(-len(shards) // SAMPLED_SHARDS)]:
+        with pq.ParquetFile(corpus.folder / shard["path"]) as file:
+            batch = next(file.iter_batches(SAMPLED_ROWS, columns=["text"]), None)
+            texts += batch["text"].to_pylist() if batch else []
+    return texts
 
 
 def _expected(source: SourceSpec) -> Size:

@@ -20,6 +20,7 @@ from finephrase_dagster.artifacts.fingerprint import differences, fingerprint, p
 from finephrase_dagster.artifacts.folder import Folder
 from finephrase_dagster.artifacts.provenance import installed, other_versions
 from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_folder
+from finephrase_dagster.corpora.eligibility import NOT_ELIGIBLE
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.rephrase.outcome import NONE, Discarded
@@ -190,6 +191,11 @@ class RowCounts:
     def failed(self) -> int:
         return self._rejected("failed")
 
+    @property
+    def not_eligible(self) -> int:
+        """The rows that were skipped because their document does not have what the prompt requires."""
+        return sum(count for (_, reason), count in self.rejected.items() if reason.startswith(NOT_ELIGIBLE))
+
     def _rejected(self, status: str) -> int:
         return sum(count for (row_status, _), count in self.rejected.items() if row_status == status)
 
@@ -198,6 +204,7 @@ class RowCounts:
         names = ("rows_in", "completed", "skipped", "failed", "prompt_tokens", "completion_tokens", "documents_cut")
         reasons = {f"{status}: {why}": count for (status, why), count in self.rejected.most_common(MOST_REASONS)}
         counts = {name: getattr(self, name) for name in names}
+        counts |= {"not_eligible": self.not_eligible} if self.not_eligible else {}
         discarded = dict(zip(("rollouts", "prompt_tokens", "completion_tokens"), self.discarded, strict=True))
         return {**counts, "cleaned": dict(sorted(self.cleaned.items())), "discarded": discarded, "reasons": reasons}
 

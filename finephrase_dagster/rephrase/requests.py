@@ -11,6 +11,7 @@ from datatrove.data import Document
 
 from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.artifacts.recipe import base_seed, request_parameters
+from finephrase_dagster.corpora.eligibility import not_eligible
 from finephrase_dagster.rephrase.ledger import Chunk, Ledger
 from finephrase_dagster.rephrase.outcome import Rejected
 from finephrase_dagster.rephrase.render import CountedRenderer, Rendered, RendererLike
@@ -22,7 +23,7 @@ from finephrase_dagster.rephrase.window import CountTokens, RowRequest
 class RequestSource:
     """Iterates over the requests for documents that are not done yet: all prompts of a document, then the next one.
 
-    Documents without text are recorded as skipped on the way.
+    Documents without text, or without what a prompt requires, are recorded as skipped on the way.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RequestSource:
         self._documents = documents
         self._ledgers = ledgers
         self._parameters = {name: {"model": model, **request_parameters(recipes[name])} for name in ledgers}
+        self._requires = {name: recipes[name].get("requires", {}) for name in ledgers}
         self._seeds = {name: base_seed(recipes[name]) for name in ledgers}
         self._renderer = renderer
         self._statistics = statistics
@@ -70,7 +72,7 @@ class RequestSource:
                         self._completed_before = prompt, document
                     continue
                 chunk = ledger.assign(shard)
-                if reason := document.metadata["skip"]:
+                if reason := document.metadata["skip"] or not_eligible(document.text, self._requires[prompt]):
                     self._statistics.prompts[prompt].skipped += 1
                     ledger.record(chunk, row, Rejected(id=document.id, status="skipped", reason=reason))
                 else:

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.fields import NAME_ADAPTER, NAME_RULE, Name, similar
@@ -44,8 +44,33 @@ Check = Literal["faq", "math", "table", "tutorial", "qa_pairs", "list", "dialogu
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 GRAMMAR = ".ebnf"
+REQUIRED = {"quantities": 3, "words": 100}
+"""What a prompt can require of a document, and the least number where none is given; see `corpora/eligibility.py`."""
 _MARK = "---"
 _NO_PROMPT = "readme"  # the only Markdown file of the folder that is not a prompt
+
+
+def parse_requires(text: str) -> dict[str, int]:
+    """Return the least number of each thing that a text such as "3 quantities, 100 words" requires, by name.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    required = {}
+    for part in text.split(","):
+        match = re.fullmatch(rf"(?:([1-9][0-9]{{0,8}}) )?({'|'.join(REQUIRED)})", " ".join(part.split()))
+        if match is None or match[2] in required:
+            raise ValueError(f"{text!r} is not a rule; write for example '3 quantities', or '3 quantities, 100 words'")
+        required[match[2]] = int(match[1] or REQUIRED[match[2]])
+    return dict(sorted(required.items()))
+
+
+def _check_requires(text: str) -> str:
+    return ", ".join(f"{least} {name}" for name, least in parse_requires(text).items())
+
+
+Requires = Annotated[str, AfterValidator(_check_requires)]
+"""What a document must have to be rephrased: `quantities`, `5 quantities`, `3 quantities, 100 words`."""
 
 
 class PromptError(FinephraseError, exit_status=2):
@@ -66,6 +91,7 @@ class Prompt(BaseModel):
         template: the text, with `[[DOCUMENT]]` in place of the document; see `study/turns.py`.
         system: an optional system message.
         grammar: the EBNF of a completion, for generators that are guided by it.
+        requires: what a document must have; others are skipped.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,13 +106,19 @@ class Prompt(BaseModel):
     description: Phrase = "A prompt of this study."
     system: str | None = Field(default=None, min_length=1)
     grammar: str | None = Field(default=None, min_length=1)
+    requires: Requires | None = None
     template: str
 
     @cached_property
     def digest(self) -> str:
-        """The hash of the texts that are sent; what only people read does not count."""
-        texts = json.dumps([self.system, self.template])
+        """The hash of the texts that are sent and of what is required; what only people read does not count."""
+        texts = json.dumps([self.system, self.template, *([self.required] if self.requires else [])])
         return hashlib.sha256(texts.encode()).hexdigest()
+
+    @property
+    def required(self) -> dict[str, int]:
+        """The least number of each thing that a document must have."""
+        return parse_requires(self.requires) if self.requires else {}
 
     @cached_property
     def turns(self) -> tuple[Turn, ...]:
@@ -129,13 +161,19 @@ def _check_name(name: str, shown: str) -> None:
         raise PromptError(f"{shown} is not a valid name of a prompt; use {NAME_RULE}") from error
 
 
-def read_prompts(folder: Path, names: tuple[str, ...], own: Mapping[str, str] | None = None) -> dict[str, Prompt]:
+def read_prompts(
+    folder: Path,
+    names: tuple[str, ...],
+    own: Mapping[str, str] | None = None,
+    requires: Mapping[str, str] | None = None,
+) -> dict[str, Prompt]:
     """Read the named prompts of a folder, in the given order.
 
     Args:
         folder: the folder of the packaged prompts.
         names: the names of prompts.
         own: the files of prompts that are not in the folder, by name.
+        requires: by name, rules in place of the prompts' own `requires`.
 
     Raises:
         PromptError: one of them is wrong or missing, or two files of the folder have the same name.
@@ -151,7 +189,9 @@ def read_prompts(folder: Path, names: tuple[str, ...], own: Mapping[str, str] | 
             for name in unknown
         )
         raise PromptError(flaws)
-    return {name: read_prompt(files.get(name, folder / f"{name}.md")) for name in names}
+    prompts = {name: read_prompt(files.get(name, folder / f"{name}.md")) for name in names}
+    rules = {name: {"requires": rule} for name, rule in (requires or {}).items()}
+    return {name: prompt.model_copy(update=rules.get(name, {})) for name, prompt in prompts.items()}
 
 
 def read_referenced(folder: Path, references: Sequence[str]) -> dict[str, Prompt]:

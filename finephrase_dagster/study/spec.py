@@ -31,6 +31,7 @@ from finephrase_dagster.study.fields import (
 )
 from finephrase_dagster.study.generator import Generator, Keep
 from finephrase_dagster.study.grid import equal_replicates, matching, wrong_mixtures
+from finephrase_dagster.study.prompt import Requires
 from finephrase_dagster.study.source import SourceSpec
 from finephrase_dagster.study.student import (
     EarlyStop,
@@ -69,6 +70,11 @@ class Study(Spec):
     )
     prompts: tuple[Name, ...] = Field(
         default=(), description="the prompts to rephrase with", examples=[["faq", "table"]]
+    )
+    requires: Mapping[Name, Requires] = Field(
+        default_factory=dict,
+        description="what documents must have for a prompt; others are skipped",
+        examples=[{"math": "3 quantities"}],
     )
     prompt_files: Mapping[Name, str] = Field(default_factory=dict, description="the paths of the study's own prompts")
     sources: Mapping[Name, Source] = Field(
@@ -122,6 +128,7 @@ class Study(Spec):
 
     def _unknown_names(self) -> Iterator[Problem]:
         """Yield names of entries that the study does not have."""
+        yield from unknown_names(("requires",), self.requires, self.prompts)
         for index, cell in enumerate(self.cells):
             yield from unknown_names(("cells", index, "generator"), [cell.generator], self.generators)
             yield from unknown_names(("cells", index, "source"), [cell.source], self.sources)

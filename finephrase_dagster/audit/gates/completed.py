@@ -5,10 +5,11 @@ from itertools import islice
 from typing import Self
 
 from finephrase_dagster.audit.gate import EXAMPLES, AuditedRow, FailingRow, Gate, Measure, Measurement
+from finephrase_dagster.corpora.eligibility import NOT_ELIGIBLE
 
 
 class CompletedShare(Measure):
-    """Reads the share from the manifest's counts."""
+    """Reads the share from the manifest's counts; documents that are not eligible do not count."""
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
         """Ignore the rows: the manifest has the counts."""
@@ -18,15 +19,18 @@ class CompletedShare(Measure):
 
     def failing_others(self) -> Iterator[FailingRow]:
         for row in self.dataset.rejected:
-            yield FailingRow(str(row["id"]), f"{row['status']}: {row['reason']}")
+            if not str(row["reason"]).startswith(NOT_ELIGIBLE):
+                yield FailingRow(str(row["id"]), f"{row['status']}: {row['reason']}")
 
     def result(self) -> Measurement:
         manifest, rejected = self.dataset.manifest or {}, iter(self.failing_others())
         examples = list(islice(rejected, EXAMPLES))
-        completed, rows_in = manifest["completed"], manifest["rows_in"]
+        others = manifest.get("not_eligible", 0)
+        completed, eligible = manifest["completed"], manifest["rows_in"] - others
         return Measurement(
-            value=completed / rows_in if rows_in else 0.0,
-            detail=f"{completed:,} of {rows_in:,} documents have a completion",
+            value=completed / eligible if eligible else 0.0,
+            detail=f"{completed:,} of {eligible:,} documents have a completion"
+            + (f"; {others:,} others are not eligible" if others else ""),
             failing=len(examples) + sum(1 for _ in rejected),
             examples=examples,
         )

@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import Any, Self
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
-from finephrase_dagster.audit.quantities import MONTHS, known_values, listed
 from finephrase_dagster.audit.row_sample import RowSample
+from finephrase_dagster.corpora.quantities import MONTHS, known_values, listed
 
 _CAPITAL = r"(?:[A-Z]['\u2019])?[A-Z\u00c0-\u00de\u0100-\u017f][\w-]+(?!['\u2019\w])"
 _NAME = re.compile(rf"{_CAPITAL}(?: (?:(?:of|the|de|del|van|von|da|di|la) )*{_CAPITAL})*")

@@ -20,7 +20,7 @@ from finephrase_dagster.audit.gate import (
     Settings,
 )
 from finephrase_dagster.audit.prefilter import may_match
-from finephrase_dagster.audit.quantities import (
+from finephrase_dagster.corpora.quantities import (
     HINT,
     LARGE_WORDS,
     NUMBER_WORDS,

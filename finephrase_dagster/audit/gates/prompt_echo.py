@@ -6,7 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
-from finephrase_dagster.audit.quantities import listed
+from finephrase_dagster.corpora.quantities import listed
 from finephrase_dagster.study.paths import SHIPPED
 from finephrase_dagster.study.prompt import read_prompt
 from finephrase_dagster.study.turns import PLACEHOLDER
