@@ -6,10 +6,14 @@ in ten of them of the source, which is as long. Sources are joined by id: `--ord
 `--shorter` is a second dataset of rows of 300 characters, of which only the memory matters. Times are processor time,
 which other programs on the machine change less than the time that passes.
 
+`--memory` lists numbers of rows of 100 characters without sources, of which one in 1,000 repeats another one. They
+show that memory does not grow with the rows.
+
 The peer is the plain way to judge a row: each gate alone, from the row's text, without words that gates share and
 without tests of many rows at once. It judges the first rows of the same dataset in this process.
 
     python benchmarks/audit.py [--rows 1000000] [--shorter 10000000] [--order same] [--processes 2]
+    python benchmarks/audit.py --rows 0 --memory 1000000 10000000
 """
 
 from __future__ import annotations
@@ -29,7 +33,9 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 from memory import memory
 
@@ -44,6 +50,7 @@ PROSE = re.compile(r"[A-Z][\w\s,;:'\u2019()\"-]{20,300}[.!?]")
 CHARACTERS, SHORTER_CHARACTERS = 1_500, 300
 TARGET_SECONDS, TARGET_MB = 240, 3_000
 EVERY_SECONDS = 0.2
+SHORT_WORDS = 15  # of 6 characters
 
 
 def main() -> None:
@@ -53,12 +60,14 @@ def main() -> None:
     parser.add_argument("--shorter", type=int, default=0)
     parser.add_argument("--order", choices=("same", "shuffled"), default="same")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--memory", type=int, nargs="*", default=[])
     arguments = parser.parse_args()
-    full = measure(arguments.rows, CHARACTERS, arguments)
+    full = measure(arguments.rows, CHARACTERS, arguments) if arguments.rows else None
     shorter = measure(arguments.shorter, SHORTER_CHARACTERS, arguments) if arguments.shorter else None
     figures = {
         "full": full,
         "shorter": shorter,
+        "memory": [measure_memory(rows, arguments.processes) for rows in arguments.memory],
         "target_seconds": TARGET_SECONDS * arguments.rows / 1_000_000,
         "target_mb": TARGET_MB,
         "order": arguments.order,
@@ -73,17 +82,10 @@ def measure(rows: int, characters: int, arguments: argparse.Namespace) -> dict[s
     with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as name:
         folder, source = Path(name) / "faq", Path(name) / "source.parquet"
         write_dataset(folder, source, rows, characters, shuffled=arguments.order == "shuffled")
-        command = [sys.executable, "-m", "finephrase_dagster.commands.main", "audit", str(folder), "--json"]
-        command += ["--check", "faq", "--source", str(source), "--processes", str(arguments.processes)]
-        started, before, peak = time.monotonic(), _children_seconds(), 0
-        with (Path(name) / "report.json").open("w+") as output:
-            process = subprocess.Popen(command, stdout=output)
-            while process.poll() is None:
-                peak = max(peak, memory(process.pid, "VmRSS"))
-                time.sleep(EVERY_SECONDS)
-            seconds, spent = time.monotonic() - started, _children_seconds() - before
-            output.seek(0)
-            report = json.load(output)
+        options = ["--check", "faq", "--source", str(source), "--processes", str(arguments.processes)]
+        before = _children_seconds()
+        report, seconds, peak = audit(folder, options)
+        spent = _children_seconds() - before
         alone = one_gate_at_a_time(folder, source)
     if report["rows"] != rows or report["without_source"]:
         raise RuntimeError(
@@ -105,6 +107,34 @@ def measure(rows: int, characters: int, arguments: argparse.Namespace) -> dict[s
         "times_faster": round(sum(alone.values()) / shared, 2),
         "failed": [gate["name"] for gate in report["gates"] if not gate["passed"]],
     }
+
+
+def measure_memory(rows: int, processes: int) -> dict[str, int]:
+    """Audit so many short rows without sources; return the most resident memory in MB."""
+    draw, words = np.random.default_rng(rows), np.array([name(number) for number in range(256, 4096)])
+    with tempfile.TemporaryDirectory(prefix="finephrase-bench-") as folder:
+        for start in range(0, rows, PART_ROWS):
+            numbers = np.arange(start, min(start + PART_ROWS, rows))
+            columns = [words[draw.integers(0, len(words), len(numbers))] for _ in range(SHORT_WORDS)]
+            texts = pa.compute.binary_join_element_wise(*columns, " ")
+            places = np.where(numbers % 1000 == 1, numbers - start - 1, numbers - start)
+            table = pa.table({"id": pa.array(numbers).cast(pa.string()), "text": texts.take(pa.array(places))})
+            pq.write_table(table, Path(folder) / f"{start:012d}.parquet", compression="zstd")
+        report, seconds, peak = audit(Path(folder), ["--processes", str(processes)])
+    return {"rows": report["rows"], "seconds": round(seconds), "peak_mb": peak}
+
+
+def audit(folder: Path, options: list[str]) -> tuple[dict[str, Any], float, int]:
+    """Run `finephrase audit`; return its report, the seconds, and the most resident memory in MB."""
+    command = [sys.executable, "-m", "finephrase_dagster.commands.main", "audit", str(folder), "--json", *options]
+    started, peak = time.monotonic(), 0
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output)
+        while process.poll() is None:
+            peak = max(peak, memory(process.pid, "VmRSS"))
+            time.sleep(EVERY_SECONDS)
+        output.seek(0)
+        return json.load(output), time.monotonic() - started, peak
 
 
 def _children_seconds() -> float:

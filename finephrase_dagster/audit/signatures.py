@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Self
 
 import numpy as np
@@ -20,7 +21,7 @@ BANDS = (
     32  # of 4 values of 16 bits: texts of which half the sequences are the same share a band in 87 %, of 0.6 in 99 %
 )
 VALUES = 4 * BANDS
-_ROWS_AT_ONCE, _PAIRS_AT_ONCE = 1 << 10, 1 << 17
+_ROWS_AT_ONCE, _PAIRS_AT_ONCE, _BLOCK = 1 << 10, 1 << 17, 1 << 12
 _FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 
 Positions = NDArray[np.int64]
@@ -31,7 +32,7 @@ class Signatures:
 
     def __init__(self) -> None:
         self._bands = [Column() for _ in range(BANDS)]
-        self._ids, self._id_sizes = Column(np.uint8), Column()
+        self._ids, self._id_sizes = Column(np.uint8), Column(np.uint32)
         self.id_hashes = Column()
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
@@ -62,35 +63,38 @@ class Signatures:
 
     def candidates(self) -> Iterator[tuple[Positions, Positions]]:
         """Yield pairs of rows that may be similar, in an order that does not depend on the order of the rows."""
-        hashes = self.id_hashes.read()
         for number, band in enumerate(self._bands):
-            keys, next_keys = band.read(), self._bands[(number + 1) % BANDS].read()
+            next_band = self._bands[(number + 1) % BANDS]
             for positions in band.groups():
-                group = keys[positions]
-                ordered = np.sort(group)
+                keys = band.read()[positions]
+                ordered = np.sort(keys)
                 repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
                 if not len(repeated):
                     continue
-                places = np.minimum(np.searchsorted(repeated, group), len(repeated) - 1)
-                shared = positions[repeated[places] == group]
+                is_shared = repeated[np.minimum(np.searchsorted(repeated, keys), len(repeated) - 1)] == keys
+                shared, keys = positions[is_shared], keys[is_shared]
                 # Among many rows that share the band, those that also share the next one come together.
-                shared = shared[np.lexsort((hashes[shared], next_keys[shared], keys[shared]))]
-                first = np.flatnonzero(np.diff(keys[shared], prepend=keys[shared[:1]] ^ np.uint64(1)))
+                order = np.lexsort((self.id_hashes.read()[shared], next_band.read()[shared], keys))
+                shared, keys = shared[order], keys[order]
+                first = np.flatnonzero(np.diff(keys, prepend=keys[:1] ^ np.uint64(1)))
                 first_of = np.repeat(shared[first], np.diff(first, append=len(shared)))
                 for start in range(1, len(shared), _PAIRS_AT_ONCE):
                     later = slice(start, start + _PAIRS_AT_ONCE)
                     second, before = shared[later], shared[start - 1 : start - 1 + len(shared[later])]
-                    yield before[keys[before] == keys[second]], second[keys[before] == keys[second]]
+                    alike = keys[start - 1 : start - 1 + len(second)] == keys[later]
+                    yield before[alike], second[alike]
                     yield first_of[later][first_of[later] != second], second[first_of[later] != second]
 
     def id(self, position: int) -> str:
         """Return the id of a row."""
-        start, end = self._id_ends[position - 1] if position else 0, self._id_ends[position]
-        return self._ids.read()[start:end].tobytes().decode(errors="surrogatepass")
+        block, sizes = position // _BLOCK, self._id_sizes.read()
+        start = self._block_starts[block] + int(sizes[block * _BLOCK : position].sum())
+        return self._ids.read()[start : start + int(sizes[position])].tobytes().decode(errors="surrogatepass")
 
     @cached_property
-    def _id_ends(self) -> NDArray[np.uint64]:
-        return np.cumsum(self._id_sizes.read())
+    def _block_starts(self) -> list[int]:
+        sizes = self._id_sizes.read()
+        return [0, *accumulate(int(sizes[start : start + _BLOCK].sum()) for start in range(0, len(sizes), _BLOCK))]
 
     def forget(self) -> None:
         """Delete the signatures, and keep the ids."""

@@ -34,25 +34,20 @@ class Column:
             self._write()
 
     def read(self) -> NDArray[Any]:
-        """Return all numbers, read from the file where they are used."""
+        """Return all numbers, read from the file where they are used; it is in memory until dropped."""
         self._write()
         return np.memmap(self._file, self._dtype, "r", shape=(len(self),)) if len(self) else np.empty(0, self._dtype)
 
     def groups(self, groups: int = 0) -> Iterator[NDArray[Any]]:
         """Yield the positions of all numbers in so many groups, or as many as fit into memory, by their remainder."""
-        numbers = self.read()
-        groups = groups or len(numbers) // SORTED_AT_ONCE + 1
+        groups = groups or len(self) // SORTED_AT_ONCE + 1
         for group in range(groups):
-            yield np.concatenate([
-                start + np.flatnonzero(numbers[start : start + SORTED_AT_ONCE] % self._dtype.type(groups) == group)
-                for start in range(0, len(numbers) + 1, SORTED_AT_ONCE)
-            ])  # fmt: skip
+            yield self._group(group, groups)
 
     def counts(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """Yield different numbers, a group at a time, and how often each was added."""
-        numbers = self.read()
         for positions in self.groups():
-            yield np.unique(numbers[positions], return_counts=True)
+            yield np.unique(self.read()[positions], return_counts=True)
 
     def merge(self, later: Self) -> None:
         """Add what was added to another column."""
@@ -74,6 +69,13 @@ class Column:
         dtype, path, self._count = state
         self._dtype, self._file, self._kept = np.dtype(dtype), Path(path).open("r+b"), []  # noqa: SIM115
         Path(path).unlink()
+
+    def _group(self, group: int, groups: int) -> NDArray[Any]:
+        numbers, divisor = self.read(), self._dtype.type(groups)
+        return np.concatenate([
+            start + np.flatnonzero(numbers[start : start + SORTED_AT_ONCE] % divisor == group)
+            for start in range(0, len(numbers) + 1, SORTED_AT_ONCE)
+        ])  # fmt: skip
 
     def _write(self) -> None:
         self._file.seek(0, 2)
