@@ -6,7 +6,7 @@ difference that `visible_difference` promises, and pairs of equal mixtures that 
 rule and the bounds alone are tried on many studies at once, then all of `compare`, then the commands: studies are
 written as CSV files in the published form, taken in by `results import`, and judged by `results compare`.
 
-    python benchmarks/verdicts.py [--rule-draws 20000] [--draws 2000] [--command-draws 300] [--pairs 1000]
+    python benchmarks/verdicts.py [--rule-draws 50000] [--draws 2000] [--command-draws 300] [--pairs 1000]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from finephrase_dagster.commands.main import app
 from finephrase_dagster.evaluate.categories import counted_tasks
 from finephrase_dagster.results.decision import POWER, bounds_of, visible_difference
 from finephrase_dagster.results.multiplicity import loading
-from finephrase_dagster.results.noise import moderated, published_spread
+from finephrase_dagster.results.noise import PUBLISHED_FREEDOM, moderated, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun
 from finephrase_dagster.results.verdict import Verdict, compare
 
@@ -42,7 +42,10 @@ DESIGNS: dict[str, tuple[Sequence[int], Sequence[float]]] = {
     "2 mixtures, 3 seeds": ([3, 3], [SD] * 2),
     "2 mixtures, 3 seeds, unequal": ([3, 3], [ORIGINAL, TABLE]),
     "2 mixtures, 5 seeds, unequal": ([5, 5], [TABLE, ORIGINAL]),
+    "3 mixtures, 3 seeds, unequal": ([3] * 3, [ORIGINAL] + [TABLE] * 2),
     "5 mixtures, 3 seeds": ([3] * 5, [SD] * 5),
+    "5 mixtures, 3 seeds, unequal": ([3] * 5, [ORIGINAL] + [TABLE] * 4),
+    "5 mixtures, 5 seeds": ([5] * 5, [SD] * 5),
     "2 mixtures, 5 and 2 seeds": ([5, 2], [SD] * 2),
     "2 mixtures, 5 and 2 seeds, the 2 noisier": ([5, 2], [TABLE, ORIGINAL]),
     "2 mixtures, 2 and 5 seeds, the 2 noisier": ([2, 5], [ORIGINAL, TABLE]),
@@ -51,6 +54,10 @@ DESIGNS: dict[str, tuple[Sequence[int], Sequence[float]]] = {
     "9 mixtures, 3 seeds, unequal": ([3] * 9, [ORIGINAL] + [TABLE] * 8),
     "9 mixtures, 2 seeds": ([2] * 9, [SD] * 9),
     "9 mixtures, 2 seeds, unequal": ([2] * 9, [ORIGINAL] + [TABLE] * 8),
+    "20 mixtures, 3 seeds": ([3] * 20, [SD] * 20),
+    "20 mixtures, 3 seeds, unequal": ([3] * 20, [ORIGINAL] + [TABLE] * 19),
+    "20 mixtures, 5 seeds, every second noisier": ([5] * 20, [TABLE, ORIGINAL] * 10),
+    "20 mixtures, 1 seed": ([1] * 20, [SD] * 20),
     "4 mixtures, 5, 3, 2 and 1 seeds": ([5, 3, 2, 1], [SD] * 4),
     "4 mixtures, 5, 3, 2 and 1 seeds, unequal": ([5, 3, 2, 1], [TABLE, ORIGINAL, ORIGINAL, TABLE]),
     "5 mixtures, 9, 3, 3, 2 and 2 seeds, unequal": ([9, 3, 3, 2, 2], [TABLE, ORIGINAL, TABLE, ORIGINAL, TABLE]),
@@ -122,17 +129,22 @@ def of_rule(seeds: Sequence[int], sds: Sequence[float], draws: int, draw: np.ran
     scales = [draw.chisquare(freedom, draws) / freedom if freedom else np.zeros(draws) for freedom in freedoms]
     variances = true[:, None] ** 2 * np.array(scales)
     sums = freedoms[:, None] * variances
-    family = (tuple(round(loading((seeds[0], count)), 2) for count in seeds[1:]),)
-    missed = []
+    replicated = bool(freedoms.sum())
+    family = (tuple(round(loading((seeds[0], count), estimated=replicated), 2) for count in seeds[1:]),)
+    beaten, missed = [], []
     for arm in range(1, len(seeds)):
         others = int(freedoms.sum() - freedoms[0] - freedoms[arm])
         rest = (sums.sum(axis=0) - sums[0] - sums[arm]) / max(1, others)
-        estimated, degrees = moderated((variances[0], variances[arm]), (seeds[0], seeds[arm]), (others, rest))
+        estimated, degrees = (SD**2, SD**2), float(PUBLISHED_FREEDOM)
+        if replicated:
+            estimated, degrees = moderated((variances[0], variances[arm]), (seeds[0], seeds[arm]), (others, rest))
         error = np.sqrt(estimated[0] / seeds[0] + estimated[1] / seeds[arm])
         bounds = bounds_of(np.broadcast_to(degrees, (draws,)), family)
         missed.append(np.abs(means[arm] - means[0]) > bounds * error)
+        beaten.append(means[arm] - means[0] > bounds * error)
     return {
         "coverage_of_all": round(1 - float(np.any(missed, axis=0).mean()), 4),
+        "false_beats_per_study": round(float(np.any(beaten, axis=0).mean()), 4),
         "false_per_comparison": round(float(np.mean(missed)), 4),
     }
 
@@ -222,7 +234,7 @@ def by_command(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rule-draws", type=int, default=20_000, help="studies per design for the noise rule alone")
+    parser.add_argument("--rule-draws", type=int, default=50_000, help="studies per design for the noise rule alone")
     parser.add_argument("--draws", type=int, default=2000, help="simulated studies per design")
     parser.add_argument("--command-draws", type=int, default=300, help="studies per design through the commands")
     parser.add_argument("--pairs", type=int, default=1000, help="A/A pairs through the commands")

@@ -193,7 +193,7 @@ class Tracking(dg.ConfigurableResource):
         return self._address(mlflow_links.FINGERPRINT_TAG, artifact.fingerprint, run_id)
 
     def comparison(self) -> str:
-        """Return the address of the web page with all runs, best macro score first."""
+        """Return the address of the web page with the current run of each student, best macro score first."""
         if not self.web_url:
             return mlflow_links.link(self.experiment)
         return mlflow_links.experiment_page(self.web_url, self._experiment_id(self.client()))
@@ -237,7 +237,7 @@ def study_tracking(lineage: Lineage, uri: Any = None) -> Tracking:
     address = tracking_uri(lineage.paths)
     return Tracking(
         uri=uri or address,
-        experiment=f"finephrase/{lineage.study.name}",
+        experiment=mlflow_links.experiment_of(lineage.study.name),
         artifacts=str(lineage.paths.tracking_store.parent / "artifacts"),
         web_url=address if is_server(address) else "",
     )

@@ -48,7 +48,6 @@ def evidence_of(runs: list[ScoredRun]) -> Evidence:
     names = dict.fromkeys(one.mixture for one in runs)
     entries = [
         Entry(
-            mixture=name,
             runs=tuple(one for one in runs if one.mixture == name),
             components={},
             synthetic=0.0 if name == "raw" else 0.5,

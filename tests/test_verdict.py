@@ -119,6 +119,23 @@ def test_fewer_seeds_take_the_noise_of_all_mixtures_of_the_student() -> None:
     assert verdict_of([*arm("raw", [0.10]), *arm("faq", [0.15])], student="nano").noise is None
 
 
+def test_a_run_that_lacks_a_task_leaves_the_other_seeds_to_be_compared() -> None:
+    whole = [*arm("raw", RAW), *arm("faq", [0.12, 0.121])]
+    (lacking,) = arm("faq", [0.0], curve={5: {"gsm8k": 0.3}})
+    found = verdict_of([*whole, lacking])
+    assert (found.interval, found.verdict) == (verdict_of(whole).interval, "beats")
+    assert found.as_json()["seeds"] == {"baseline": 3, "mixture": 2}
+    assert verdict_of([*arm("raw", RAW), lacking]).difference is None
+
+
+def test_the_interval_of_one_comparison_alone_is_narrower_than_that_of_all_together() -> None:
+    runs = [*arm("raw", RAW), *(one for name in ("faq", "table") for one in arm(name, [0.104, 0.107, 0.101]))]
+    verdict = verdict_of(runs)
+    assert verdict.interval is not None
+    assert verdict.single_interval is not None
+    assert verdict.interval[0] < verdict.single_interval[0] < verdict.single_interval[1] < verdict.interval[1]
+
+
 @given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=5), min_size=2, max_size=5))
 def test_the_noise_of_a_pair_has_no_more_freedom_than_its_seeds(values: list[list[float]]) -> None:
     samples = [Replicates(tuple(one)) for one in values]

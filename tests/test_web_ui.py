@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from browser import Pages, command, environment, free_port, opened, served
+from finephrase_dagster.orchestration.mlflow_links import link
 from installation import CELL, Installation
 
 if TYPE_CHECKING:
@@ -144,11 +145,16 @@ def test_a_score_leads_to_its_run_in_mlflow(pages: Pages, page: Page, finished: 
         page.get_by_text(score, exact=True).first.wait_for()
 
 
-def test_mlflow_lists_every_checkpoint_with_its_scores(pages: Pages, page: Page, finished: Installation) -> None:
-    page.goto(f"{pages.mlflow}/#/experiments/1/runs?workflowType=machine_learning")
-    page.get_by_text("finephrase/small").first.wait_for()
-    for run in finished.lineage.study.student_runs.values():
-        page.get_by_text(run.arm, exact=True).first.wait_for()
+def test_the_printed_link_shows_one_current_run_per_student_as_trainings(
+    pages: Pages, page: Page, finished: Installation
+) -> None:
+    page.goto(pages.dagster + link("finephrase/small"))
+    assert page.url.startswith(f"{pages.mlflow}/#/experiments/")
+    runs = finished.lineage.study.student_runs
+    for run in runs:
+        page.get_by_text(run, exact=True).first.wait_for()
+    shown(page, f"{len(runs)} matching runs").wait_for()
+    page.get_by_text("Model training", exact=True).first.wait_for()
 
 
 def test_the_launchpad_describes_its_configuration_and_refuses_an_invalid_one(pages: Pages, page: Page) -> None:

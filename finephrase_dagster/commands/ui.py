@@ -34,13 +34,16 @@ def ui(
       finephrase ui --study studies/mine.yaml --port 3001 --mlflow-port 5001
     """
     from finephrase_dagster.catalogue import read_lineage
+    from finephrase_dagster.orchestration.mlflow_links import experiment_of
     from finephrase_dagster.orchestration.servers import serve
 
     require_clone("finephrase ui")
     paths = paths_of(study)
     lineage = read_lineage(paths)
     threading.Thread(target=_end_orphans, args=[lineage, mlflow_port], daemon=True).start()
-    serve(paths, dagster_home=dagster_home(), port=port, mlflow_port=mlflow_port, log=typer.echo)
+    ports = {"port": port, "mlflow_port": mlflow_port}
+    experiment = experiment_of(lineage.study.name)
+    serve(paths, experiment=experiment, dagster_home=dagster_home(), **ports, log=typer.echo)
 
 
 def _end_orphans(lineage: Lineage, mlflow_port: int) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, quote, urlencode
 
 from finephrase_dagster.orchestration.stores import CONNECT_SECONDS
 from finephrase_dagster.rephrase.connection import fetch
@@ -22,12 +22,18 @@ SUPERSEDED_TAG = "finephrase.superseded"
 PUBLIC, INTERNAL = "FINEPHRASE_MLFLOW_URL", "FINEPHRASE_MLFLOW_SERVER"
 """Variables of the web server: MLflow's address for browsers, and for the web server itself."""
 TRAINING_VIEW = "workflowType=machine_learning"  # otherwise the pages open as those of chat traces
-BEST_FIRST = "orderByKey=metrics.%60macro%60&orderByAsc=false"
+STUDENTS = "tags.`finephrase.kind` = 'student' AND tags.`finephrase.superseded` IS NULL"
+BEST_FIRST = f"orderByKey=metrics.%60macro%60&orderByAsc=false&searchFilter={quote(STUDENTS)}"
 FOUND, NOT_FOUND, BAD_GATEWAY = 302, 404, 502
 
 
+def experiment_of(study: str) -> str:
+    """Return the name of a study's experiment."""
+    return f"finephrase/{study}"
+
+
 def link(experiment: str, tag: str | None = None, value: str = "") -> str:
-    """Return a link to the run that a tag identifies, or to all runs of an experiment."""
+    """Return a link to the run that a tag identifies, or to the students of an experiment."""
     return f"{PATH}?{urlencode({'experiment': experiment, **({tag: value} if tag else {})})}"
 
 
@@ -37,7 +43,7 @@ def run_page(url: str, experiment_id: str, run_id: str) -> str:
 
 
 def experiment_page(url: str, experiment_id: str) -> str:
-    """Return the address of the page with all runs of an experiment, best macro score first."""
+    """Return the address of the page with the current run of each student, best macro score first."""
     return f"{url.rstrip('/')}/#/experiments/{experiment_id}/runs?{TRAINING_VIEW}&{BEST_FIRST}"
 
 

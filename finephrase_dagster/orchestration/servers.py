@@ -37,10 +37,13 @@ class ServerEnded(FinephraseError):
     """One of the servers ended by itself; the message has the last lines of its log."""
 
 
-def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log: Callable[[str], None]) -> None:
+def serve(
+    paths: Paths, *, experiment: str, dagster_home: Path, port: int, mlflow_port: int, log: Callable[[str], None]
+) -> None:
     """Run both servers until interrupted; MLflow's only if `MLFLOW_TRACKING_URI` names no server.
 
-    The servers' output goes to `logs/dagster.log` and `logs/mlflow.log` in the data folder.
+    Logs their addresses; MLflow's leads to the students of an experiment. The servers' output goes to
+    `logs/dagster.log` and `logs/mlflow.log` in the data folder.
 
     Raises:
         PortsEqual, PortInUse, AllowedHostsInvalid, InvalidStore, StoreUnusable: before anything is started.
@@ -78,7 +81,8 @@ def serve(paths: Paths, *, dagster_home: Path, port: int, mlflow_port: int, log:
     folder = paths.data / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     logs = {name: folder / f"{name}.log" for name in commands}
-    log(f"Dagster: http://{HOST}:{port}\nMLflow:  {f'http://{HOST}:{mlflow_port}' if own_mlflow else tracking}")
+    dagster, mlflow = f"http://{HOST}:{port}", f"http://{HOST}:{mlflow_port}" if own_mlflow else tracking
+    log(f"Dagster: {dagster}\nMLflow:  {dagster}{mlflow_links.link(experiment)} (served on {mlflow})")
     log(f"Logs:    {', '.join(map(str, logs.values()))}\nPress Ctrl-C to stop.")
     servers = {name: _start(command, environment, logs[name]) for name, command in commands.items()}
     try:

@@ -14,7 +14,7 @@ from finephrase_dagster.plan.measured import Measured
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.results.arms import arms
 from finephrase_dagster.results.decision import POWER, visible_difference
-from finephrase_dagster.results.noise import published_spread
+from finephrase_dagster.results.noise import pool_of, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun, read_runs
 from finephrase_dagster.results.warehouse import NoWarehouse, reading
 
@@ -102,12 +102,8 @@ def _scored(lineage: Lineage) -> list[ScoredRun]:
 
 def _own_spread(runs: Iterable[ScoredRun]) -> tuple[float, str] | None:
     """Return the pooled standard deviation of the students that are scored already."""
-    samples = [sample for arm in arms(runs) if (sample := arm.replicates("macro"))]
-    freedom = sum(sample.freedom for sample in samples)
-    if not freedom:
-        return None
-    variance = sum(sample.freedom * sample.variance for sample in samples) / freedom
-    return variance**0.5, f"measured here with {freedom} degrees of freedom"
+    freedom, variance = pool_of([arm.replicates("macro") for arm in arms(runs)])
+    return (variance**0.5, f"measured here with {freedom} degrees of freedom") if freedom else None
 
 
 @dataclass(frozen=True, kw_only=True)

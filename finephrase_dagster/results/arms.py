@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
 
 from finephrase_dagster.results.noise import Replicates
 from finephrase_dagster.results.scored_runs import ScoredRun
@@ -37,11 +39,15 @@ class Arm:
         """The mixture that this arm checks the study with, as an A/A pair or a control; None for a candidate."""
         return self.first.origin
 
-    def replicates(self, metric: str) -> Replicates | None:
-        """Return the scores of the runs; None if one of them lacks the metric."""
-        values = [run.scores.get(metric) for run in self.runs]
-        known = tuple(value for value in values if value is not None)
-        return Replicates(known) if len(known) == len(values) else None
+    def replicates(self, metric: str) -> Replicates:
+        """Return a score of the runs that have it; a run that lacks a task lacks its means, too."""
+        return Replicates(tuple(run.scores[metric] for run in self.runs if metric in run.scores))
+
+    @cached_property
+    def scores(self) -> Mapping[str, float]:
+        """The mean of each score at the last step, over the runs that have it."""
+        names = dict.fromkeys(name for run in self.runs for name in run.scores)
+        return {name: fmean(run.scores[name] for run in self.runs if name in run.scores) for name in names}
 
 
 def arms(runs: Iterable[ScoredRun]) -> list[Arm]:

@@ -103,11 +103,11 @@ class Outlook:
             variance * draw.chisquare(freedom, DRAWS) / freedom if freedom else np.zeros(DRAWS)
             for variance, freedom in zip((*variances, others[1]), freedoms, strict=True)
         )
-        if sum(freedoms):
+        if replicated := sum(freedoms) > 0:
             estimated, degrees = moderated((first, second), seeds, (others[0], rest))
         else:
             estimated, degrees = (np.full(DRAWS, variances[0]), np.full(DRAWS, variances[1])), PUBLISHED_FREEDOM
-        family = ((round(loading(seeds), 2),) * comparisons,)
+        family = ((round(loading(seeds, estimated=replicated), 2),) * comparisons,)
         bounds = bounds_of(np.broadcast_to(degrees, (DRAWS,)), family)
         widths = bounds * np.sqrt(estimated[0] / seeds[0] + estimated[1] / seeds[1] + items)
         return cls(error=(true + items) ** 0.5, widths=widths)

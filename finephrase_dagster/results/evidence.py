@@ -7,7 +7,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -16,8 +15,8 @@ import duckdb
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.results.arms import Arm, arms, mismatches
 from finephrase_dagster.results.checks import ArmCheck, check_arms
-from finephrase_dagster.results.noise import Replicates, noise_of_one, published_spread
-from finephrase_dagster.results.scored_runs import ScoredRun, common_scores, read_runs
+from finephrase_dagster.results.noise import noise_of_one, pool_of, published_spread
+from finephrase_dagster.results.scored_runs import ScoredRun, read_runs
 from finephrase_dagster.results.tables import VIEWS
 from finephrase_dagster.results.verdict import Verdict, compare
 
@@ -53,8 +52,8 @@ class Generation:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Entry:
-    """The runs of one mixture with one student.
+class Entry(Arm):
+    """An arm with what its mixture holds.
 
     Attributes:
         components: the share of each component of the mixture.
@@ -62,16 +61,9 @@ class Entry:
         datasets: the synthetic datasets that it holds.
     """
 
-    mixture: str
-    runs: tuple[ScoredRun, ...]
     components: Mapping[str, float]
     synthetic: float | None
     datasets: tuple[Generation, ...]
-
-    @cached_property
-    def scores(self) -> Mapping[str, float]:
-        """The mean score of its runs at their last step, by name."""
-        return {name: fmean(values) for name, values in common_scores(self.runs).items()}
 
     @property
     def macro(self) -> float:
@@ -84,10 +76,6 @@ class Entry:
         if self.synthetic is None:
             return "unknown"
         return "original" if self.synthetic == 0 else "synthetic" if self.synthetic == 1 else "mixed"
-
-    def replicates(self, name: str) -> Replicates:
-        """Return a score of the runs that have it."""
-        return Replicates(tuple(run.scores[name] for run in self.runs if name in run.scores))
 
     def curve(self, name: str = "macro") -> dict[int, float]:
         """Return the mean of a score by step, at the steps at which every run was scored."""
@@ -127,12 +115,12 @@ class Evidence:
     @property
     def parameters(self) -> int | None:
         """Size of the student; None if it is unknown."""
-        return self.entries[0].runs[0].parameters
+        return self.entries[0].first.parameters
 
     @property
     def tokens(self) -> int | None:
         """Tokens that each student trained on; None if they are unknown."""
-        return self.entries[0].runs[0].tokens
+        return self.entries[0].first.tokens
 
     @property
     def runs(self) -> int:
@@ -207,16 +195,10 @@ def _baseline(entries: Sequence[Entry]) -> str:
     """
     original = [entry for entry in entries if entry.kind == "original"] or list(entries)
     for entry in entries:
-        alike = [other for other in original if entry not in original and not mismatches(_arm(other), _arm(entry))]
+        alike = [other for other in original if entry not in original and not mismatches(other, entry)]
         if alike:
-            return max(
-                alike, key=lambda other: set(other.runs[0].mix_in or ()) == set(entry.runs[0].mix_in or ())
-            ).mixture
+            return max(alike, key=lambda other: set(other.first.mix_in or ()) == set(entry.first.mix_in or ())).mixture
     return original[0].mixture
-
-
-def _arm(entry: Entry) -> Arm:
-    return Arm(runs=entry.runs)
 
 
 def _components(connection: duckdb.DuckDBPyConnection, study: str) -> dict[str, dict[str, float]]:
@@ -241,7 +223,6 @@ def _entries(
     for (student, mixture), group in groups.items():
         entries[student].append(
             Entry(
-                mixture=mixture,
                 runs=tuple(group),
                 components=components.get(mixture, {}),
                 synthetic=_synthetic_share(group[0]),
@@ -321,11 +302,8 @@ def _collapse(connection: duckdb.DuckDBPyConnection, study: str) -> dict[tuple[s
 
 def seed_noise(entries: Iterable[Entry], name: str = "macro") -> tuple[float | None, int]:
     """Return the standard deviation of a score over seeds, pooled over entries, and its degrees of freedom."""
-    samples = [entry.replicates(name) for entry in entries]
-    freedom = sum(sample.freedom for sample in samples)
-    if not freedom:
-        return None, 0
-    return math.sqrt(math.fsum(sample.freedom * sample.variance for sample in samples) / freedom), freedom
+    freedom, variance = pool_of([entry.replicates(name) for entry in entries])
+    return variance**0.5 if freedom else None, freedom
 
 
 def most_common(values: Iterable[Any]) -> Any:
@@ -338,9 +316,8 @@ def mean_interval(evidence: Evidence, entry: Entry) -> tuple[float | None, float
     """Return the 95 % interval of an entry's mean macro score over seeds; None without any noise."""
     from scipy.stats import t
 
-    pool = [other.replicates("macro") for other in evidence.entries]
-    spread = published_spread(evidence.student, evidence.parameters, "macro", entry.runs[0].held_out)
-    noise = noise_of_one(entry.replicates("macro"), pool, spread)
+    spread = published_spread(evidence.student, evidence.parameters, "macro", entry.first.held_out)
+    noise = noise_of_one(entry.replicates("macro"), [one.replicates("macro") for one in evidence.entries], spread)
     if noise is None:
         return None, None
     sd, freedom, _ = noise

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import duckdb
@@ -25,7 +25,7 @@ from finephrase_dagster.results.arms import Arm, arms, mismatches
 from finephrase_dagster.results.checks import check_arms
 from finephrase_dagster.results.early import look_early
 from finephrase_dagster.results.noise import noise_of_one, published_spread
-from finephrase_dagster.results.scored_runs import ORIGINS, ScoredRun, common_scores, read_runs
+from finephrase_dagster.results.scored_runs import ORIGINS, ScoredRun, read_runs
 from finephrase_dagster.results.standing import standings
 from finephrase_dagster.results.verdict import check_metric, compare_arms
 from finephrase_dagster.results.warehouse import key_of, mark_current, record_manifests, recorded
@@ -110,10 +110,8 @@ def _order(row: Mapping[str, Any], metric: Metric) -> tuple[bool, float, float]:
 
 def _row(arm: Arm, metric: Metric) -> dict[str, Any]:
     """Return the means of an arm, and what does not depend on others."""
-    common = common_scores(arm.runs)
-    scores = {name: common[metric.of(name)] for name in common if metric.of(name) in common}
-    means = {name: fmean(values) for name, values in scores.items()}
-    macros, first = scores.get("macro", []), arm.first
+    means = {name: arm.scores[metric.of(name)] for name in arm.scores if metric.of(name) in arm.scores}
+    macros, first = arm.replicates(metric.of("macro")), arm.first
     is_default = not (metric.bits or metric.averaged)
     intervals = [run.macro_interval for run in arm.runs if run.macro_interval and is_default]
     return {
@@ -125,7 +123,7 @@ def _row(arm: Arm, metric: Metric) -> dict[str, Any]:
         "metric": str(metric),
         "score": means.get(metric.name),
         "macro": means.get("macro"),
-        "macro_sd": stdev(macros) if len(macros) > 1 else None,
+        "macro_sd": macros.variance**0.5 if macros.freedom else None,
         "micro": means.get("micro"),
         "categories": {name: means[name] for name in CATEGORIES if name in means},
         "tasks": {name: means[name] for name in benchmarks() if name in means},
@@ -160,7 +158,7 @@ def _stand(group: list[Arm], every: list[Arm], rows: dict[int, dict[str, Any]], 
         return
     best = max(scored, key=lambda pair: pair[1].mean)[0]
     of_student = [arm for arm in every if arm.student == best.student]
-    pool = [sample for arm in of_student if (sample := arm.replicates(name))]
+    pool = [arm.replicates(name) for arm in of_student]
     spread = published_spread(best.student, best.first.parameters, name, best.first.held_out)
     placed = standings([sample for _, sample in scored], pool, spread) or []
     for arm, sample in scored:

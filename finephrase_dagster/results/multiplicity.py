@@ -24,21 +24,22 @@ from finephrase_dagster.results.analysis import Question
 LEVEL = 0.05
 NEGLIGIBLE = 1e-3
 """Below this probability, that two statistics exceed a bound is too rare to count."""
-COMMON = 0.8
-"""The part of the correlation due to a common baseline that counts. Each comparison estimates its noise by itself, so
-comparisons move together less than Dunnett's test assumes; `benchmarks/verdicts.py` shows what this figure gives."""
+COMMON = 0.5
+"""The part of the correlation due to a common baseline that counts where each comparison estimates its noise by itself:
+they move together less than Dunnett's test assumes. `benchmarks/verdicts.py` shows what this figure gives."""
 Loadings = tuple[tuple[float, ...], ...]
 """Per baseline, `loading` of each comparison with it."""
 
 
-def loading(seeds: tuple[int, int], share: float = 1.0) -> float:
+def loading(seeds: tuple[int, int], share: float = 1.0, *, estimated: bool = True) -> float:
     """Return the root of the share that the baseline's mean has in the variance of a difference, as far as it counts.
 
     Args:
         seeds: of the baseline and of the mixture.
         share: of the variance over seeds in that of the difference; the rest is over items.
+        estimated: whether each comparison estimates its noise by itself; False for a published spread.
     """
-    return COMMON * (share * seeds[1] / sum(seeds)) ** 0.5
+    return (COMMON if estimated else 1.0) * (share * seeds[1] / sum(seeds)) ** 0.5
 
 
 def adjusted(

@@ -41,6 +41,9 @@ class Replicates:
 
     values: tuple[float, ...]
 
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
     def times(self, factor: float) -> Replicates:
         """Return the scores multiplied by a factor."""
         return Replicates(tuple(factor * value for value in self.values))
@@ -73,12 +76,14 @@ class Noise:
         seeds: the number of seeds of each.
         degrees_of_freedom: of the variance of the difference.
         source: where the variances come from, in words.
+        estimated: from the scores of this study; False for a published spread.
     """
 
     variances: tuple[float, float]
     seeds: tuple[int, int]
     degrees_of_freedom: float
     source: str
+    estimated: bool = True
 
     @property
     def parts(self) -> tuple[float, float]:
@@ -116,7 +121,10 @@ def noise_of(
         return Noise(variances=variances, seeds=seeds, degrees_of_freedom=float(degrees), source=source)
     if published:
         sd, name = published
-        return Noise(variances=(sd**2, sd**2), seeds=seeds, degrees_of_freedom=PUBLISHED_FREEDOM, source=name)
+        variances = sd**2, sd**2
+        return Noise(
+            variances=variances, seeds=seeds, degrees_of_freedom=PUBLISHED_FREEDOM, source=name, estimated=False
+        )
     return None
 
 

@@ -154,7 +154,7 @@ def _noise(evidence: Evidence, entries: list[Entry]) -> tuple[float, str]:
             f"no two scored mixtures of the study {study} have a component in common, so nothing can be learned from "
             "one about another. Train two mixtures that share a component"
         )
-    spread = published_spread(student, evidence.parameters, "macro", entries[0].runs[0].held_out)
+    spread = published_spread(student, evidence.parameters, "macro", entries[0].first.held_out)
     noise = noise_of_one(Replicates((0.0,)), [entry.replicates("macro") for entry in entries], spread)
     if noise is None or not noise[0]:
         raise NoEvidence(
@@ -180,7 +180,7 @@ def _candidates(
         listed = list(new)[:MOST_CANDIDATES]
         return lambda indices: [listed[index] for index in indices], [new[name] for name in listed]
     components = list(
-        dict.fromkeys(name for entry in entries if not entry.runs[0].despite_audits for name in entry.components)
+        dict.fromkeys(name for entry in entries if not entry.first.despite_audits for name in entry.components)
     )[:MOST_COMPONENTS]
     grid: list[Weights] = [weights for weights in simplex(components) if _rounded(weights) not in seen]
     free = (name for number in range(1, 10_000) if (name := f"proposal_{number}") not in taken)

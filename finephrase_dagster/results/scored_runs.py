@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -155,9 +155,3 @@ def _mixture(manifest: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str,
         "despite_audits": (manifest.get("despite_audits") or {}).get("reason"),
         **{name: names.get(name) for name in ORIGINS},
     }
-
-
-def common_scores(runs: Sequence[ScoredRun]) -> dict[str, list[float]]:
-    """Return the final scores of some runs by name; only names that all of them have."""
-    names = set.intersection(*(set(run.scores) for run in runs))
-    return {name: [run.scores[name] for run in runs] for name in runs[0].scores if name in names}

@@ -26,7 +26,7 @@ from finephrase_dagster.results.multiplicity import adjusted, loading
 from finephrase_dagster.results.noise import Noise, Replicates, noise_of, pool_of, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun
 
-RULE = "2"
+RULE = "3"
 """Changes whenever the same scores may get another verdict."""
 SMALLEST_SHARE = 0.03
 """The smallest difference of interest, as a share of the baseline's score."""
@@ -50,6 +50,7 @@ class Verdict:
         metric: what they are compared by; `beats` means more of it, or less of it for bits per byte.
         difference: the mixture's mean score minus the baseline's; None if one has no score.
         interval: of the difference, at 95 % for all comparisons of the question together; None without noise.
+        single_interval: of the difference, at 95 % for this comparison alone; None without noise.
         p_value: for all comparisons of the question together; None without noise.
         noise: of the seeds; None if it is unknown.
         item_variance: of the difference over benchmark items; None if their scores are unknown.
@@ -65,6 +66,7 @@ class Verdict:
     verdict: Word
     difference: float | None
     interval: Interval | None
+    single_interval: Interval | None
     p_value: float | None
     noise: Noise | None
     item_variance: float | None
@@ -94,6 +96,7 @@ class Verdict:
             "verdict": self.verdict,
             "difference": self.difference,
             "interval": self.interval and list(self.interval),
+            "single_interval": self.single_interval and list(self.single_interval),
             "p_value": self.p_value,
             "noise": {
                 "sd": noise and noise.sd,
@@ -104,7 +107,10 @@ class Verdict:
                 "seeds_sd": noise and noise.variance**0.5,
                 "items_sd": None if self.item_variance is None else self.item_variance**0.5,
             },
-            "seeds": {"baseline": len(self.baseline.runs), "mixture": len(self.arm.runs)},
+            "seeds": {
+                "baseline": self.baseline.replicates(self.metric).seeds,
+                "mixture": self.arm.replicates(self.metric).seeds,
+            },
             "matched": not self.mismatches,
             "mismatches": list(self.mismatches),
             "unknown": list(self.unknown),
@@ -123,8 +129,8 @@ class _Pair:
 
     baseline: Arm
     arm: Arm
-    first: Replicates | None
-    second: Replicates | None
+    first: Replicates
+    second: Replicates
     noise: Noise | None
     items: tuple[float, int] | None
     mismatches: tuple[str, ...]
@@ -246,9 +252,9 @@ def check_metric(metric: str, runs: Iterable[ScoredRun]) -> None:
 def _pair(base: Arm, arm: Arm, metric: str, every: Sequence[Arm], items: Any) -> _Pair:
     """Return the comparison of two arms, with the noise of their student."""
     samples = {id(one): one.replicates(metric) for one in every if one.student == base.student}
-    pool = [sample for sample in samples.values() if sample]
+    pool = list(samples.values())
     first, second = samples[id(base)], samples[id(arm)]
-    noise = spread = None
+    noise = None
     if first and second:
         spread = published_spread(base.student, base.first.parameters, metric, base.first.held_out)
         noise = noise_of(first, second, pool, spread)
@@ -275,7 +281,7 @@ def _items(base: Arm, arm: Arm, metric: str, items: Any) -> tuple[float, int] | 
 
 def _loading(pair: _Pair) -> float:
     assert pair.noise
-    return loading(pair.noise.seeds, pair.noise.variance / pair.variance)
+    return loading(pair.noise.seeds, pair.noise.variance / pair.variance, estimated=pair.noise.estimated)
 
 
 def _verdict(
@@ -283,11 +289,14 @@ def _verdict(
 ) -> Verdict:
     difference, smallest = pair.difference, SMALLEST_SHARE * abs(pair.first.mean) if pair.first else None
     word: Word = "undecided"
-    interval = p_value = None
+    interval = alone = p_value = None
     if pair.noise and difference is not None:
-        p_value, factor = adjustment or _alone(pair)
-        width = factor * pair.variance**0.5
-        interval = (difference - width, difference + width)
+        single_p, single = _alone(pair)
+        p_value, factor = adjustment or (single_p, single)
+        interval, alone = (
+            (difference - width, difference + width)
+            for width in (factor * pair.variance**0.5, single * pair.variance**0.5)
+        )
     if adjustment and interval and smallest is not None:
         word = _word(interval, smallest, Metric.read(metric).sign)
     more = None
@@ -308,6 +317,7 @@ def _verdict(
         verdict=word,
         difference=difference,
         interval=interval,
+        single_interval=alone,
         p_value=p_value,
         noise=pair.noise,
         item_variance=pair.items[0] if pair.items else None,
@@ -320,7 +330,7 @@ def _verdict(
 
 
 def _alone(pair: _Pair) -> tuple[float, float]:
-    """Return the p-value of a comparison that is not ranked, and the factor of its standard error."""
+    """Return the p-value of a comparison by itself, and the factor of its standard error."""
     (p_value,), (factor,) = adjusted("exploration", [pair.statistic], [pair.freedom], (), 2)
     return p_value, factor
 

@@ -17,7 +17,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for entry in evidence.entries:
         hours = [dataset.gpu_hours for dataset in entry.datasets]
-        synthetic = set(entry.components) - set(entry.runs[0].mix_in or ())
+        synthetic = set(entry.components) - set(entry.first.mix_in or ())
         if not hours or None in hours or len(hours) < len(synthetic):
             continue
         found.append(

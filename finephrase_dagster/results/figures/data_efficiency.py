@@ -39,7 +39,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
                 "efficiency": worth,
                 "better": curve[last] >= baseline[max(baseline)],
                 "speed_up_step": step,
-                "tokens_saved": None if step is None else (entry.runs[0].tokens or 0) * (1 - step / last) or None,
+                "tokens_saved": None if step is None else (entry.first.tokens or 0) * (1 - step / last) or None,
                 "macro": curve[last],
             }
         )

@@ -21,7 +21,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
     for entry in evidence.entries:
         if len(entry.datasets) == 1:
             dataset = entry.datasets[0]
-            original = tuple(sorted((entry.runs[0].mix_in or {}).items()))
+            original = tuple(sorted((entry.first.mix_in or {}).items()))
             groups[dataset.prompt, dataset.source, original].append(
                 {
                     "generator": dataset.generator,

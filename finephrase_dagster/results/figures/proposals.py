@@ -55,7 +55,7 @@ def _curves(evidence: Evidence, surrogate: Surrogate) -> list[dict[str, Any]]:
     pairs: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in evidence.entries:
         if len(entry.components) == 2:
-            original = entry.runs[0].mix_in or ()
+            original = entry.first.mix_in or ()
             pairs[tuple(sorted(entry.components, key=lambda name: (name in original, name)))].append(entry)
     found: list[list[dict[str, Any]]] = []
     for (first, second), entries in pairs.items():

@@ -25,7 +25,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
     for components, entries in families.items():
         if len({entry.synthetic for entry in entries}) < LEAST:
             continue
-        original = set(entries[0].runs[0].mix_in or ())
+        original = set(entries[0].first.mix_in or ())
         for share in sorted({entry.synthetic or 0.0 for entry in entries}):
             alike = [entry for entry in entries if entry.synthetic == share]
             found.append(
@@ -34,7 +34,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
                     "mixed_with": " + ".join(sorted(original)),
                     "synthetic": share,
                     "macro": fmean(run.scores["macro"] for entry in alike for run in entry.runs),
-                    "epochs": alike[0].runs[0].epochs,
+                    "epochs": alike[0].first.epochs,
                     "runs": sum(len(entry.runs) for entry in alike),
                 }
             )

@@ -39,7 +39,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
 def _component(entry: Entry, evidence: Evidence) -> str:
     """Return the component that is the entry's synthetic dataset: the one that fewest mixtures hold."""
     held = Counter(name for other in evidence.entries for name in other.components)
-    return min(entry.components, key=lambda name: (name in (entry.runs[0].mix_in or {}), held[name], name))
+    return min(entry.components, key=lambda name: (name in (entry.first.mix_in or {}), held[name], name))
 
 
 def caption(rows: Rows) -> str:
