@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
 from finephrase_dagster.results.evidence import Entry, Evidence
+from finephrase_dagster.results.figure import as_number, as_score
 from finephrase_dagster.results.robustness import choice, other_scores
 from finephrase_dagster.results.verdict import Verdict
 
@@ -72,7 +73,7 @@ def _certainty(verdict: Verdict, comparisons: int) -> list[str]:
     low, high = verdict.interval
     lines = [
         f"How sure: the difference lies between {low:+.4f} and {high:+.4f} (95 % for all {comparisons} comparisons "
-        f"with this baseline together). Noise of seeds: {verdict.noise.sd:.4f}, {verdict.noise.source}."
+        f"with this baseline together). Noise of seeds: {as_score(verdict.noise.sd)}, {verdict.noise.source}."
     ]
     if verdict.decision:
         lines.append(f"What would decide: probably {verdict.decision.seeds} more seeds for each of the two mixtures.")
@@ -89,7 +90,7 @@ def _cost(entry: Entry) -> str:
         return "Cost: unknown, since the cost of its synthetic text is not recorded."
     tokens = sum(dataset.tokens for dataset in entry.datasets)
     total = math.fsum(value for value in hours if value is not None)
-    return f"Cost: {total:,.4g} GPU-hours for {tokens:,} tokens of synthetic text."
+    return f"Cost: {as_number(total)} GPU-hours for {tokens:,} tokens of synthetic text."
 
 
 def _given_up(entry: Entry, baseline: Entry) -> str:

@@ -1,20 +1,31 @@
 """A figure: a question about scored runs, the data that answer it, one sentence of what they show, and a chart.
 
 Each figure is one file in `results/figures/`; `finephrase_dagster.results.figures.figures()` finds it there. Charts are
-declarative: `chart` returns a Vega-Lite specification, which is drawn without a browser. This module stays cheap to
-import: Altair is imported where a chart is made.
+declarative: `chart` returns a Vega-Lite specification, which is drawn without a browser.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from finephrase_dagster.results.evidence import Evidence
 
 if TYPE_CHECKING:
-    import altair as alt
+    import altair
+
+    alt = altair
+else:
+
+    class _Altair:
+        """Altair, imported by its first use: that takes a second, and the data of figures do not need it."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(import_module("altair"), name)
+
+    alt = _Altair()
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -75,7 +86,7 @@ def styled(chart: alt.TopLevelMixin) -> dict[str, Any]:
         "axisY": {"domain": False, "ticks": False},
         "header": {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 12, "titleFontWeight": "normal"},
         "legend": {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 12, "titleFontWeight": "normal"}
-        | {"labelLimit": 260, "symbolLimit": 12, "symbolOpacity": 1},
+        | {"labelLimit": 260, "symbolLimit": 12, "symbolOpacity": 1, "symbolBaseFillColor": MUTED},
         "text": {"color": INK, "fontSize": 11},
         "rule": {"color": MUTED},
         "range": {"category": list(SERIES), "diverging": list(DIVERGING)},
@@ -85,8 +96,6 @@ def styled(chart: alt.TopLevelMixin) -> dict[str, Any]:
 
 def cell_words(cells: alt.Chart, field: str, form: str, edges: Sequence[float]) -> alt.Chart:
     """Return the numbers of a grid of cells, in the colour of the page on the strongest colours."""
-    import altair as alt
-
     strong = f"datum.{field} < {edges[0]} || datum.{field} >= {edges[-1]}"
     color = alt.condition(strong, alt.value(SURFACE), alt.value(INK))
     return cells.mark_text().encode(text=alt.Text(f"{field}:Q", format=form), color=color)
@@ -100,4 +109,14 @@ def as_word(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return as_number(value) if isinstance(value, float) else str(value)
+
+
+def as_number(value: float) -> str:
+    """Return a number with about four digits, never as a power of ten because it is large."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def as_score(value: float) -> str:
+    """Return a score or a difference of scores; those of tiny students have more digits."""
+    return f"{value:.6f}" if abs(value) < 0.0005 else f"{value:.4f}"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import DIVERGING, WIDTH, Figure, Rows, cell_words
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import DIVERGING, WIDTH, Figure, Rows, alt, cell_words
 
 SHOWN = 15
 
@@ -45,8 +42,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw a grid of mixtures and categories."""
-    import altair as alt
-
     limit = max(abs(row["difference"]) for row in rows) or 1.0
     edges = [limit * edge for edge in (-0.6, -0.3, -0.08, 0.08, 0.3, 0.6)]
     base = alt.Chart(alt.Data(values=list(rows))).encode(
@@ -65,7 +60,9 @@ def chart(rows: Rows) -> alt.TopLevelMixin:
             scale=alt.Scale(type="threshold", domain=edges, range=list(DIVERGING)),
         )
     )
-    return (cells + cell_words(base, "difference", "+.3f", edges)).properties(width=WIDTH - 120, height=alt.Step(22))
+    return (cells + cell_words(base, "difference", "+.3f" if limit > 0.01 else "+.4f", edges)).properties(
+        width=WIDTH - 120, height=alt.Step(22)
+    )
 
 
 FIGURE = Figure(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import WIDTH, Figure, Rows, alt
 
 MOST = 5  # datasets with a curve, those that begin alike most; the others are in the data
 PUBLISHED = (
@@ -49,8 +46,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw a curve per dataset, and the published points."""
-    import altair as alt
-
     own = [row for row in rows if not row["dataset"].startswith("published")]
     early = sorted(own, key=lambda row: (abs(row["length"] - 10), row["distinct_share"]))
     names = list(dict.fromkeys(row["dataset"] for row in early))[:MOST]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import BASELINE, SYNTHETIC, WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import BASELINE, SYNTHETIC, WIDTH, Figure, Rows, alt, as_number
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
@@ -41,17 +38,16 @@ def caption(rows: Rows) -> str:
     first, last = frontier[0], frontier[-1]
     if first is last:
         return f"{last['mixture']} is both the cheapest and the best of {len(rows)} mixtures of known cost."
+    hours = [as_number(row["gpu_hours"]) for row in (first, last)]
     return (
-        f"On the frontier, where a better score costs more, the score rises from {first['macro']:.4f} for "
-        f"{first['gpu_hours']:,.4g} GPU-hours ({first['mixture']}) to {last['macro']:.4f} for {last['gpu_hours']:,.4g} "
-        f"GPU-hours ({last['mixture']}). Text that several mixtures share is counted whole for each."
+        f"On the frontier, where a better score costs more, the score rises from {first['macro']:.4f} for {hours[0]} "
+        f"GPU-hours ({first['mixture']}) to {last['macro']:.4f} for {hours[1]} GPU-hours ({last['mixture']}). Text "
+        "that several mixtures share is counted in full for each."
     )
 
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw every mixture, and a step line through the frontier."""
-    import altair as alt
-
     ticks = alt.Axis(tickCount=4, labelOverlap="greedy", grid=False)
     x = alt.X(
         "gpu_hours:Q",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import BASELINE, SYNTHETIC, WIDTH, Figure, Rows
+from finephrase_dagster.results.figure import BASELINE, SYNTHETIC, WIDTH, Figure, Rows, alt
 from finephrase_dagster.results.figures.learning_curves import reached
-
-if TYPE_CHECKING:
-    import altair as alt
 
 SHOWN = 25
 
@@ -58,8 +55,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw the most efficient mixtures."""
-    import altair as alt
-
     shown = list(rows)[:SHOWN]
     points = (
         alt.Chart(alt.Data(values=shown))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.early import spearman
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import WIDTH, Figure, Rows, alt
 
 AGREED = 0.9
 MEASURES = {"rank_correlation": "rank correlation", "agreement": "pairs in the final order"}
@@ -58,8 +55,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw both measures by share of the training."""
-    import altair as alt
-
     long = [
         {"share": row["share"], "measure": title, "value": row[field]}
         for row in rows

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from finephrase_dagster.results.evidence import Entry, Evidence
-from finephrase_dagster.results.figure import INK, SYNTHETIC, WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import INK, SYNTHETIC, WIDTH, Figure, Rows, alt
 
 KNOWLEDGE, COMMON_SENSE = "GK", "NLU"
 LEAST = 3  # prompts that make a figure
@@ -60,14 +57,17 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw a point per format, and the baseline as two lines."""
-    import altair as alt
-
     base = alt.Chart(alt.Data(values=_placed(rows))).encode(
         x=alt.X("knowledge:Q", title="general knowledge, difference to the baseline"),
         y=alt.Y("common_sense:Q", title="language understanding, difference to the baseline"),
     )
     points = base.mark_circle(color=SYNTHETIC, opacity=0.85).encode(
-        size=alt.Size("mixtures:Q", title="mixtures", scale=alt.Scale(range=[40, 300], zero=False))
+        size=alt.Size(
+            "mixtures:Q",
+            title="mixtures",
+            scale=alt.Scale(range=[40, 300], zero=False),
+            legend=alt.Legend(orient="bottom", tickCount=4),
+        )
     )
     names = [
         base.transform_filter(f"datum.place == {place}")

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.early import spearman
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import BASELINE, SYNTHETIC, WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import BASELINE, SYNTHETIC, WIDTH, Figure, Rows, alt
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
@@ -70,8 +67,6 @@ def _by_size(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw a row per generator and a mark per prompt."""
-    import altair as alt
-
     leads: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         leads[row["generator"]].append(row["lead"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Evidence
 from finephrase_dagster.results.figure import (
@@ -15,10 +15,8 @@ from finephrase_dagster.results.figure import (
     WIDTH,
     Figure,
     Rows,
+    alt,
 )
-
-if TYPE_CHECKING:
-    import altair as alt
 
 MOST_BARS = 40
 PARTS = {
@@ -84,8 +82,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw a stacked bar per dataset."""
-    import altair as alt
-
     long = [
         {
             "dataset": row["dataset"],

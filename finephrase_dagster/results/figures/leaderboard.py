@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Evidence, mean_interval
-from finephrase_dagster.results.figure import BASELINE, ORIGINAL, SYNTHETIC, WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import BASELINE, ORIGINAL, SYNTHETIC, WIDTH, Figure, Rows, alt
 
 SHOWN = 25
 
@@ -51,8 +48,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw the best mixtures and the baseline."""
-    import altair as alt
-
     shown = [row for row in rows if row["rank"] <= SHOWN or row["text"] == "baseline"]
     kinds = ["rephrased", "original", "baseline"]
     color = alt.Color("text:N", title=None, scale=alt.Scale(domain=kinds, range=[SYNTHETIC, ORIGINAL, BASELINE]))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import WIDTH, Figure, Rows, alt
 
 BEST = 4
 
@@ -62,8 +59,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw a line per mixture, the baseline's final score, and the crossings."""
-    import altair as alt
-
     final = max((row for row in rows if row["text"] == "baseline"), key=lambda row: row["share"])["macro"]
     order = list(dict.fromkeys(row["mixture"] for row in rows))
     color = alt.Color("mixture:N", title=None, sort=order, legend=alt.Legend(orient="bottom", columns=1))

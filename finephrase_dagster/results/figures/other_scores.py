@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import BASELINE, MUTED, SYNTHETIC, WIDTH, Figure, Rows
+from finephrase_dagster.results.figure import BASELINE, MUTED, SYNTHETIC, WIDTH, Figure, Rows, alt
 from finephrase_dagster.results.robustness import other_scores
-
-if TYPE_CHECKING:
-    import altair as alt
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
@@ -50,8 +47,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw the gain of the chosen mixture by each score, with its interval."""
-    import altair as alt
-
     color = alt.Color(
         "better:N",
         title=None,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Entry, Evidence, NoEvidence
-from finephrase_dagster.results.figure import BASELINE, INK, ORIGINAL, SYNTHETIC, WIDTH, Figure, Rows
+from finephrase_dagster.results.figure import BASELINE, INK, ORIGINAL, SYNTHETIC, WIDTH, Figure, Rows, alt
 from finephrase_dagster.results.proposals import Proposal, propose
 from finephrase_dagster.results.surrogate import Surrogate, Weights
-
-if TYPE_CHECKING:
-    import altair as alt
 
 COUNT, LEAST, MOST_CURVES = 5, 3, 4
 """Proposals, shares that make a curve, and curves."""
@@ -89,8 +86,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw the proposals with their intervals above one panel per pair of components."""
-    import altair as alt
-
     listed = [row for row in rows if row["kind"] in ("best so far", "proposed")]
     base = alt.Chart(alt.Data(values=listed)).encode(
         y=alt.Y("mixture:N", axis=None, sort=[row["mixture"] for row in listed]),
@@ -119,8 +114,6 @@ def chart(rows: Rows) -> alt.TopLevelMixin:
 
 
 def _panel(rows: Rows, pair: str, width: float) -> alt.LayerChart:
-    import altair as alt
-
     expected = alt.Chart(alt.Data(values=[row for row in rows if row["kind"] == "expected"]))
     x = alt.X("share:Q", title=f"share of {pair}", axis=alt.Axis(format="%", tickCount=5, titleLimit=width))
     band = expected.mark_area(color=SYNTHETIC, opacity=0.18).encode(

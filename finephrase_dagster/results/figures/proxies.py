@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
 from finephrase_dagster.results.evidence import Entry, Evidence, Generation
-from finephrase_dagster.results.figure import MUTED, SYNTHETIC, WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import MUTED, SYNTHETIC, WIDTH, Figure, Rows, alt
 
 DRAWS = 1_000
 LEAST = 8  # datasets; fewer give no interval worth drawing
@@ -105,8 +102,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw an interval per proxy for the macro score."""
-    import altair as alt
-
     macro = sorted((row for row in rows if row["score"] == "macro"), key=lambda row: -row["correlation"])
     base = alt.Chart(alt.Data(values=macro)).encode(
         y=alt.Y("proxy:N", title=None, sort=[row["proxy"] for row in macro])

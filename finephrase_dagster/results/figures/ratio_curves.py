@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Entry, Evidence
-from finephrase_dagster.results.figure import WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import WIDTH, Figure, Rows, alt
 
 LEAST = 3  # shares that make a curve
 
@@ -56,8 +53,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw scores above epochs, on one axis of shares."""
-    import altair as alt
-
     base = alt.Chart(alt.Data(values=list(rows))).encode(
         x=alt.X("synthetic:Q", title="share of synthetic text", axis=alt.Axis(format="%", tickCount=10)),
         color=alt.Color("components:N", title=None),

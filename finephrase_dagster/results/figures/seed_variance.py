@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from finephrase_dagster.results.evidence import Entry, Evidence
-from finephrase_dagster.results.figure import WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import WIDTH, Figure, Rows, alt
 
 _SEEDS = re.compile(r"data (?P<data>\d+), model (?P<model>\d+)")
 PARTS = {"data": "order of the data", "model": "initial weights", "rest": "both together"}
@@ -83,8 +80,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw a stacked bar per grid."""
-    import altair as alt
-
     shown = [{**row, "entry": f"{row['mixture']} · {row['student']}"} for row in rows if row["share"] is not None]
     return (
         alt.Chart(alt.Data(values=shown))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Evidence, seed_noise
-from finephrase_dagster.results.figure import SYNTHETIC, WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import SYNTHETIC, WIDTH, Figure, Rows, alt, as_score
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
@@ -37,7 +34,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
 def caption(rows: Rows) -> str:
     """State the noise by student."""
     noise = {row["student"]: row["noise"] for row in rows if row["noise"] is not None}
-    parts = [f"{student}: {sd:.4f}" for student, sd in noise.items()]
+    parts = [f"{student}: {as_score(sd)}" for student, sd in noise.items()]
     return (
         f"Each point is one run, as its distance from the mean of its mixture. Standard deviation of the macro score "
         f"over seeds, pooled over mixtures, by student: {', '.join(parts)}."
@@ -46,8 +43,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw one strip per mixture and student."""
-    import altair as alt
-
     labelled = [{**row, "entry": f"{row['mixture']} · {row['student']}"} for row in rows]
     order = list(dict.fromkeys(row["entry"] for row in labelled))
     ticks = (

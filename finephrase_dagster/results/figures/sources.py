@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Entry, Evidence
-from finephrase_dagster.results.figure import DIVERGING, WIDTH, Figure, Rows, cell_words
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import DIVERGING, WIDTH, Figure, Rows, alt, cell_words
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
@@ -63,8 +60,6 @@ def _spread(rows: Rows, field: str) -> float:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw a grid of sources and original texts for each prompt."""
-    import altair as alt
-
     values = sorted(row["macro"] for row in rows)
     edges = [values[round((len(values) - 1) * part)] for part in (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)]
     base = alt.Chart().encode(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from itertools import product
 from statistics import stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.evaluate.metric import FORMS, LAST, LAST_NAME
 from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.results.evidence import Evidence, seed_noise
-from finephrase_dagster.results.figure import INK, ORIGINAL, SYNTHETIC, WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import INK, ORIGINAL, SYNTHETIC, WIDTH, Figure, Rows, alt
 
 MEASURES = ("probability per token", "bits per byte")
 ESTIMATES = ("last checkpoint", f"mean of the last {LAST}")
@@ -63,8 +60,6 @@ def caption(rows: Rows) -> str:
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw both estimates of each benchmark, a panel per measure, and the line below which one is weak."""
-    import altair as alt
-
     order = list(dict.fromkeys(row["benchmark"] for row in rows))
     measures = [measure for measure in MEASURES if any(row["measure"] == measure for row in rows)]
     panels = []

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import SYNTHETIC, WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import SYNTHETIC, WIDTH, Figure, Rows, alt, as_number
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
@@ -37,14 +34,14 @@ def caption(rows: Rows) -> str:
     if known:
         hours = math.fsum(row["gpu_hours"] for row in known)
         weighted = math.fsum(row["tokens_per_second"] * row["gpu_hours"] for row in known) / hours
-        text += f"; weighted by GPU-hours, which is what is paid for: {weighted:,.0f} ({hours:,.4g} GPU-hours in all)"
+        text += (
+            f"; weighted by GPU-hours, which is what is paid for: {weighted:,.0f} ({as_number(hours)} GPU-hours in all)"
+        )
     return f"{text}."
 
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw a mark per dataset by generator."""
-    import altair as alt
-
     return (
         alt.Chart(alt.Data(values=list(rows)))
         .mark_tick(thickness=2, size=14, color=SYNTHETIC)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.figure import BASELINE, MUTED, ORIGINAL, SERIES, SYNTHETIC, WIDTH, Figure, Rows
-
-if TYPE_CHECKING:
-    import altair as alt
+from finephrase_dagster.results.figure import (
+    BASELINE,
+    MUTED,
+    ORIGINAL,
+    SERIES,
+    SYNTHETIC,
+    WIDTH,
+    Figure,
+    Rows,
+    alt,
+    as_score,
+)
 
 SHOWN = 30
 WORDS = {"beats": SYNTHETIC, "ties": ORIGINAL, "undecided": SERIES[4], "loses": BASELINE}
@@ -43,15 +51,13 @@ def caption(rows: Rows) -> str:
     return (
         f"Of {len(rows)} mixtures that differ from {rows[0]['baseline']} in their synthetic text alone: {parts}. "
         f"Intervals are 95 % for all of them together; between the dotted lines a difference is too small to matter"
-        f" ({rows[0]['smallest'] or 0:.2g})."
+        f" ({as_score(rows[0]['smallest'] or 0)})."
         + (f" The first and last {SHOWN // 2} are drawn." if len(rows) > SHOWN else "")
     )
 
 
 def chart(rows: Rows) -> alt.TopLevelMixin:
     """Draw an interval per mixture around its difference."""
-    import altair as alt
-
     shown = list(rows) if len(rows) <= SHOWN else [*rows[: SHOWN // 2], *rows[-SHOWN // 2 :]]
     base = alt.Chart(alt.Data(values=shown)).encode(
         y=alt.Y("mixture:N", title=None, sort=[row["mixture"] for row in shown]),
