@@ -3,7 +3,8 @@
 `labelled_outputs.jsonl` has 25 documents of the embedded corpora, four prompts and two temperatures. `flaws` are the
 gates that a careful reader would let the row fail. `labelled_talk.jsonl` has outputs from 40 other documents and six
 prompts, with all rows that talk to the user or give back their prompt, and a third of the others; only these two gates
-are labelled there.
+are labelled there. `labelled_unseen.jsonl` has 64 outputs from 8 more documents that were labelled before any gate had
+judged them, for `copying`, `faithfulness` and `invented_quantities`, too.
 """
 
 from __future__ import annotations
@@ -85,3 +86,9 @@ def test_flaws_of_real_outputs_are_found_without_false_alarms(name: str) -> None
 @pytest.mark.parametrize("name", TALK)
 def test_talk_and_echoes_of_other_real_outputs_are_found_without_false_alarms(name: str) -> None:
     assert min(precision_and_recall(judgements("labelled_talk.jsonl", TALK), name)) >= RIGHT
+
+
+def test_each_gate_judges_nearly_all_outputs_right_that_were_labelled_unseen() -> None:
+    judged = judgements("labelled_unseen.jsonl", (*LABELLED, "copying"))
+    right = Counter(name for name, flawed, fails in judged if flawed == fails)
+    assert {name: count / 64 for name, count in right.items() if count / 64 < RIGHT} == {}

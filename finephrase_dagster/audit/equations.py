@@ -12,6 +12,9 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
+from finephrase_dagster.audit.worded_sums import HINT as WORDED
+from finephrase_dagster.audit.worded_sums import in_figures
+
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
 _WORD = r"[A-Za-z\u00b5\u00b0]{2,}|[mglLshk\u00b0](?![A-Za-z])"
 _NO_UNIT = r"(?!(?:and|then|so|which|or|but|is|are|in|for|at|as|to|if|with|remainder|rounded|we|he|she|they)\b)"
@@ -50,8 +53,8 @@ _PLAIN = [
         (r"(?<![\d./])(\d+) (\d+)/(\d+)(?![\d.])", r"(\1+\2/\3)"),
         (r"(?<=[\d)%])( ?)x( ?)(?=[\d(])(?<!0x)", r"\1*\2"),
         (r"(?<=[\d)])\(", "*("),
-        (r"(%|\d/\d+\)?) of (?=\d)", r"\1 * "),
-        (r"(?<=[\d)%a-z]) percent\b", "%"),
+        (r"(?<=\d) (?:percent|per cent)\b", "%"),
+        (r"(%|\d/\d+\)?) of (?:the )?(?=\d)", r"\1 * "),
     )
 ]
 _NUMBER_END = rf"(?<=[\d)%])((?: (?:{_WORD})){{0,2}})"
@@ -73,17 +76,17 @@ _PHRASES = [
 # read closely.
 _OPERATORS = r"[-+*/^%x\u00d7\u00f7\u00b7\u2219\u2212\u2013\\\u00b2\u00b3]"
 _CANDIDATE = re.compile(
-    rf"[\d\u00bc-\u00be](?:[^\n=\u2248]{{0,30}}?{_OPERATORS}[^\n=\u2248]{{0,50}}(?:=|\u2248|approx)"
+    rf"[\d\u00bc-\u00be](?:[^\n=\u2248]{{0,30}}?(?:{_OPERATORS}|\}}\{{)[^\n=\u2248]{{0,50}}(?:=|\u2248|approx)"
     r"|(?: [^\W\d]+){0,2} (?:plus|minus|times|multiplied|divided|added)\b| ?(?:%|percent) of \d"
     r"| ?[-+*/\u00d7\u00f7\u2212] ?\d)"
     rf"|[=\u2248] ?[^\n\w]{{0,4}}[\d\u00bc-\u00be][^\n=\u2248]{{0,30}}?{_OPERATORS}[^\n=\u2248]{{0,5}}[\d\u00bc-\u00be]"
 )
 _SIGN, _DIGIT = r"[-+*/^%x\x{d7}\x{f7}\x{b7}\x{2219}\x{2212}\x{2013}\\\x{b2}\x{b3}]", r"[\p{Nd}\x{bc}-\x{be}]"
 HINT = (
-    rf"{_DIGIT}(?:[^\n=\x{{2248}}]*{_SIGN}[^\n=\x{{2248}}]*(?:=|\x{{2248}}|approx)"
+    rf"{_DIGIT}(?:[^\n=\x{{2248}}]*(?:{_SIGN}|\}}\{{)[^\n=\x{{2248}}]*(?:=|\x{{2248}}|approx)"
     rf"|(?: [^\n ]+){{0,2}} (?:plus|minus|times|multiplied|divided|added)| ?(?:%|percent) of {_DIGIT}"
     rf"| ?[-+*/\x{{d7}}\x{{f7}}\x{{2212}}] ?{_DIGIT})|[=\x{{2248}}][^\n]{{0,5}}{_DIGIT}"
-    rf"|(?:sum|product|difference|quotient) (?:of|between) {_DIGIT}"
+    rf"|(?:sum|product|difference|quotient) (?:of|between) {_DIGIT}|{WORDED}"
 )
 """A pattern for RE2 that matches every text with a statement, and few others."""
 _FIRST = re.compile(r"[\d\u00bc-\u00be=\u2248]")
@@ -145,6 +148,7 @@ class Side(NamedTuple):
 
 def equations(text: str) -> Iterator[Equation]:
     """Yield the arithmetic statements of a text that can be decided."""
+    text = in_figures(text)
     if "\n=" in text:
         text = text.replace("\n=", " =")
     end = -1

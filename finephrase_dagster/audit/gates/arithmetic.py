@@ -81,6 +81,6 @@ GATE = Gate(
     reason="Students learn wrong sums as well as right ones; a sound generator calculates wrongly in fewer rows.",
     remedy="Read the wrong equations. Take a generator that calculates better, or lower the temperature.",
     measure=Equations,
-    version=2,
+    version=3,
     by_row=True,
 )

@@ -30,7 +30,7 @@ def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str |
     marks = [match.group().strip() for match in _MARKUP.finditer(text)]
     if dataset.check != "dialogue":  # where anybody may speak
         marks += [match.group() for match in _TURN.finditer(text)]
-    mark = next((mark for mark in marks if mark not in source), None)
+    mark = next((mark for mark in marks if mark not in (row.source_lines if mark.isalpha() else source)), None)
     return f"mark-up of a chat template: {mark!r}" if mark else None
 
 
@@ -44,5 +44,5 @@ GATE = row_gate(
     remedy="Check the chat template and the stop tokens of the generator, and generate the dataset again.",
     find_flaw=_flaw,
     hint=_HINT,
-    version=2,
+    version=3,
 )

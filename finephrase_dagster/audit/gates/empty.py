@@ -1,10 +1,10 @@
-"""Completions without text."""
+"""Completions without text: without a letter or a digit."""
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
-    return None if row.text.strip() else "empty"
+    return None if any(map(str.isalnum, row.text)) else "empty"
 
 
 GATE = row_gate(
@@ -16,4 +16,5 @@ GATE = row_gate(
     remedy="Look at the documents of the empty completions. Raise `max_tokens` if the model thinks before it "
     "writes, or correct the prompt.",
     find_flaw=_flaw,
+    version=2,
 )

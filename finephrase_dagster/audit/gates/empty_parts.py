@@ -1,6 +1,7 @@
 """Completions with list items, table cells or headings that have no content."""
 
 import re
+from collections.abc import Sequence
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
 
@@ -13,7 +14,7 @@ _MARK = r"(?:[*+\u2022-]|\d{1,3}[.)])[ \t]"
 _LABEL = re.compile(
     rf"^([ \t]*){_MARK}+[*_]{{2}}[^*_\n]+(?::[*_]{{2}}|[*_]{{2}}[ \t]*:)[ \t]*(?=\n\1{_MARK}|\s*\Z)", re.MULTILINE
 )
-_ANOTHER = r"(?![*+\u2022-](?:\s|$)|(?:\d{1,3}|[A-Z])[.)](?:\s|$)|\#{1,6}\s)"  # an item or a heading
+_ANOTHER = r"(?![*+\u2022-](?:\s|$)|(?:(?:\d{1,3}|[A-Z])[.)]|[a-z]\))(?:\s|$)|\#{1,6}\s)"  # an item or a heading
 _CONTENT = re.compile(rf"\n(?:[ \t]*\n)*[ \t]+{_ANOTHER}\S|\n{_ANOTHER}\S")
 _PARAGRAPH = re.compile(rf"\s*\n{_ANOTHER}\S")
 _HEADING = re.compile(r"^(#{1,6})[ \t]+\S.*$", re.MULTILINE)
@@ -27,7 +28,8 @@ _HINT = (  # an empty item, or what headings and tables have, for RE2
     r"(?m)[#|]|[*_]{2}[ \t]*:|:[*_]{2}|^[ \t]*(?:[*+\x{2022}-]|(?:\p{Nd}{1,3}|[A-Z])[.)]|[a-z]\))"
     r"(?:[ \t]+(?:[*_]{2,4}|\[[ xX]\]|N/A|\.{3}|\x{2026}))?[ \t]*$"
 )
-_MOST_EMPTY = 0.34  # of a table's cells; some have nothing to say
+_MOST_EMPTY = 0.34  # of a table's cells without a word
+_EMPTY_CELL = re.compile(r"\|[ \t]*\|")
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
@@ -36,7 +38,7 @@ def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str |
         return None
     if "```" in text or "~~~" in text:
         text = _FENCE.sub("code", text)
-    return _list_flaw(text) or ("#" in text and _heading_flaw(text)) or ("|" in text and _table_flaw(text)) or None
+    return _list_flaw(text) or ("#" in text and _heading_flaw(text)) or ("|" in text and _table_flaw(row, text)) or None
 
 
 def _list_flaw(text: str) -> str | None:
@@ -66,23 +68,36 @@ def _heading_flaw(text: str) -> str | None:
     return None
 
 
-def _table_flaw(text: str) -> str | None:
+def _table_flaw(row: AuditedRow, text: str) -> str | None:
     lines = [line.strip() for line in text.splitlines()]
     for number, line in enumerate(lines):
         if "|" not in line or not _SEPARATOR.fullmatch(line) or not number or "|" not in lines[number - 1]:
             continue
         end = next((at for at in range(number + 1, len(lines)) if "|" not in lines[at]), len(lines))
         rows = [_cells(one) for one in lines[number + 1 : end]]
-        if any(not any(cells) for cells in rows):
+        if any(not any(cell.strip("*_-") for cell in cells) for cells in rows):
             return "an empty table row"
-        total, empty = sum(map(len, rows)), sum(not cell for cells in rows for cell in cells)
-        if total and empty / total > _MOST_EMPTY:
-            return f"empty table cells: {empty} of {total}"
+        cells = [cell for cells in rows for cell in cells]
+        empty = cells.count("")
+        wordless = sum(not cell.strip("*_-") for cell in cells)
+        if cells and wordless / len(cells) > _MOST_EMPTY:
+            return f"empty table cells: {wordless} of {len(cells)}"
+        if (
+            empty
+            and not any(map(_is_ticked, zip(*rows, strict=False)))
+            and not _EMPTY_CELL.search(row.source_text or "")
+        ):
+            return f"empty table cells: {empty} of {len(cells)}"
     return None
 
 
+def _is_ticked(column: Sequence[str]) -> bool:
+    """Return whether a column has marks, such as ticks, where others are empty."""
+    return "" in column and any(column) and all(len(cell) <= 1 or not any(map(str.isalnum, cell)) for cell in column)
+
+
 def _cells(line: str) -> list[str]:
-    return [cell.strip(" *_-") for cell in line.strip("|").split("|")]
+    return [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
 
 
 GATE = row_gate(
@@ -95,5 +110,5 @@ GATE = row_gate(
     remedy="Read the examples. Ask for fewer parts in the prompt, or generate with `guided: true`.",
     find_flaw=_flaw,
     hint=_HINT,
-    version=2,
+    version=3,
 )

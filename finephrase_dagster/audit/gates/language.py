@@ -27,7 +27,7 @@ _SOURCE = 400  # characters of a source whose language is detected
 _EDGE = 450  # characters at the beginning and at the end of a completion whose language is detected
 _LETTERS, _NAMES = 25, 45  # bytes of words that show a language, and of words that are mostly names
 _QUOTED = 10  # percent of a source in a language that the completion may then have, too
-_PART = 40  # percent of a text in another language, from which the text is partly in it
+_PART = 25  # percent of a text in another language, from which the text is partly in it
 _CERTAIN = 0.5  # probability of a fastText model's label
 _NOT_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\S*[/\\_@=|{}<>]\S*", re.DOTALL)
 _NO_CHARACTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -200,4 +200,5 @@ GATE = Gate(
     "set `language` if a translation is wanted.",
     measure=Languages,
     by_row=True,
+    version=2,
 )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from operator import eq
+from operator import eq, sub
 from typing import Self
 
 import numpy as np
@@ -21,6 +21,9 @@ _LABEL = re.compile(
 _RUN_OF_LETTERS = re.compile(r"([^_]{1,12}?)\1{11,}")
 _TAIL, _RULES = 60, frozenset("-=_*#~.+^| \n\u2500")  # characters of a rule below a heading
 _ENDING = 12  # characters at the end of a line
+_COUNTED, _LONGEST_PERIOD = 4, 3  # times that lines occur with other numbers, and how many lines occur in turn
+_DIGITS, _NO_DIGITS = re.compile(r"[0-9]+"), dict.fromkeys(map(ord, "0123456789"))
+_MANY_DIGITS = r"(?s)[0-9].*[0-9].*[0-9].*[0-9]"
 _SPAN = 4  # words of the sequences that show where a phrase may be repeated
 _NEVER = np.iinfo(np.int64).max
 _LONG = 40  # characters of a line without spaces that counts as long
@@ -39,6 +42,7 @@ def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str |
     return (
         _repeated("a line", _unlabelled(row.lines), lambda: row.source_lines, share)
         or _repeated("a sentence", row.sentences, lambda: row.source_sentences, share)
+        or _counts_up(row)
         or _repeated_phrase(row)
         or _repeated_letters(row)
     )
@@ -74,6 +78,35 @@ def _repeated(what: str, units: Sequence[str], source: Callable[[], Sequence[str
     if extra and extra[unit] >= _SHORT_RUN and sum(extra.values()) >= 0.5 * len(units):
         return f"repeats {what}: {unit[:80]!r}, {counts[unit]} times{_to_the_end(unit, units)}"
     return None
+
+
+def _counts_up(row: AuditedRow) -> str | None:
+    """Return which lines or sentences are alike but for numbers that go up: "Chapter 3 ...", "Chapter 4 ..."."""
+    for units, source in ((row.lines, row.source_lines), (row.sentences, row.source_sentences)):
+        plain = [unit.translate(_NO_DIGITS) for unit in units]
+        if len(plain) - len(set(plain)) < _COUNTED - 1:
+            continue
+        for period in range(1, _LONGEST_PERIOD + 1):
+            same = bytes(map(eq, plain, plain[period:]))
+            length = max(map(len, same.split(b"\0")))
+            start = same.index(b"\1" * length)
+            unit = " ".join(plain[start : start + period])
+            if length < (_COUNTED - 1) * period or unit.count(" ") < _FEWEST_WORDS or plain[start] in _plain(source):
+                continue
+            repeated = units[start : start + length + period]
+            if all(_goes_up(repeated[place::period]) for place in range(period)):
+                return f"repeats with other numbers: {units[start][:80]!r}, {length // period + 1} times in a row"
+    return None
+
+
+def _plain(units: Iterable[str]) -> set[str]:
+    return {unit.translate(_NO_DIGITS) for unit in units}
+
+
+def _goes_up(units: Sequence[str]) -> bool:
+    """Return whether each number of some texts goes up, or down, in equal steps."""
+    numbers = zip(*(map(int, _DIGITS.findall(unit)) for unit in units), strict=False)
+    return all(len(set(map(sub, column[1:], column))) == 1 for column in numbers)
 
 
 def _is_long(unit: str) -> bool:
@@ -135,9 +168,14 @@ def _repeated_phrase(row: AuditedRow) -> str | None:
         if times >= (6 if period == 1 else 4 if period < _SPAN else 3):
             place = same.index(b"\1" * length)
             phrase = " ".join(words[place : place + period])
-            if (times >= _MANY or any(map(str.isalpha, phrase))) and _is_repetition(phrase, times, row):
+            if (times >= _MANY or _is_wordy(words[place : place + period])) and _is_repetition(phrase, times, row):
                 return f"repeats a phrase: {phrase[:80]!r}, {times} times in a row"
     return None
+
+
+def _is_wordy(phrase: Sequence[str]) -> bool:
+    """Return whether a phrase is more than letters and numbers, as a call "f x, y" is."""
+    return 2 * sum(len(word) > 1 and not word.isdigit() for word in phrase) >= len(phrase)
 
 
 def _is_repetition(phrase: str, times: int, row: AuditedRow) -> bool:
@@ -189,10 +227,14 @@ class Loops(RowShare):
 
     def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
         long = may_match([row.text for row in rows], rf"\S{{{_LONG}}}")
-        for row, has_phrase, is_long in zip(rows, _have_repeated_phrases(rows), long, strict=True):
+        numbered = may_match([row.text for row in rows], _MANY_DIGITS)
+        for row, has_phrase, is_long, has_digits in zip(
+            rows, _have_repeated_phrases(rows), long, numbered, strict=True
+        ):
             yield (
                 has_phrase
                 or is_long
+                or (has_digits and _counts_up(row) is not None)
                 or _ends_in_letters(row.text)
                 or any(len(set(units)) < len(units) for units in (_unlabelled(row.lines), row.sentences))
             )
@@ -214,5 +256,6 @@ GATE = Gate(
     reason="A loop teaches a model to repeat itself; one in twenty is already more than a sound generator writes.",
     remedy="Read the examples. Raise the temperature a little, lower `max_tokens`, or take a stronger generator.",
     measure=Loops,
+    version=2,
     by_row=True,
 )

@@ -6,6 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
+from finephrase_dagster.audit.talk import talk
 from finephrase_dagster.corpora.quantities import listed
 from finephrase_dagster.study.paths import SHIPPED
 from finephrase_dagster.study.prompt import read_prompt
@@ -16,57 +17,17 @@ _SHORT = 4  # words of the shortest sentence of a prompt that is searched
 _RUN = re.compile(b"\x01" * _SHORT + b"\x01*")
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _SENTENCE = re.compile(r"[^.!?\n]+")
-_TEXT = r"(?:text|passage|document|article|paragraph|content|source|input|excerpt|page)s?"
-_VERB = (
-    r"(?:re-?write|rephrase|paraphrase|summari[sz]e|convert|turn|transform|reformulate|restructure|create"
-    r"|generate|write"
-    r"|produce|make|compose|explain|teach|translate|improve|use|extract|read|analy[sz]e|consider|take|given"
-    r"|using|gather"
-    r"|answer|continue|expand|simplify|edit|proofread|style|format|list|describe|include|present|add)"
-)
-_ASIDE = r"(?:[\w,;:'\"-]+ ){0,14}?"
-_PART = (
-    r"(?:answers?|questions?|tables?|lists?|items?|rows?|steps?|tutorial|summary|solution|response|paragraphs?"
-    r"|sentences?)"
-)
-_MANNER = (  # how a part is to be written
-    r"(?:in your (?:response|answer)|in (?:\d+|one|two|three) (?:sentences|words|paragraphs|lines)|below it"
-    r"|with markdown|on (?:an?|one|the same|the next|its own|separate) (?:\w+ )?lines?"
-    r"|with (?:an? )?(?:answers?|header)|in markdown)"
-)
-_INSTRUCTION = re.compile(
-    rf"(?:please )?{_VERB} {_ASIDE}(?:(?:the|this|that|from|following|above|given|provided|below|original)"
-    rf" {_ASIDE}{_TEXT}"
-    rf"(?: (?:above|below|provided|given|into|as|in|so that|for|to|using))|{_TEXT} (?:above|below))\b"
-    rf"|(?:please )?(?:re-?write|rephrase|paraphrase|summari[sz]e|translate) (?:this|the) {_TEXT}\b"
-    rf"|(?:please )?(?:generate|create|write|make|produce|extract|turn|convert) {_ASIDE}(?:from|about|based"
-    rf" on) (?:this|the) {_TEXT}\b"
-    r"|below is an instruction that describes|(?:your|the) task (?:is|should be) to (?:write|read|produce|provide"
-    r"|generate|answer|extract)"
-    rf"|(?:please )?{_VERB} {_ASIDE}(?:the (?:following|above|given|provided) {_TEXT})\b"
-    r"|(?:please )?(?:reply|respond|answer|output|return) (?:only |just )?with (?:only |just )?(?:the|an?"
-    r"|your) (?:[\w-]+ ){1,8}?"
-    r"(?:only|alone|and nothing else)\b"
-    r"|(?:please )?(?:reply|respond|output|return) (?:only|just)\b"
-    r"|(?:do not|don't) (?:include|add|write|use|provide|output) (?:any |an |additional )?(?:\w+"
-    r" )?(?:explanations?|comments?"
-    r"|commentary|introduction|preamble|other text|additional text|extra text)"
-    r"|(?:your|the) task is to (?:re-?write|rephrase|paraphrase|summari[sz]e|convert|turn|transform|create a"
-    r" (?:table|tutorial|faq|list))"
-    r"|you are an? (?:\w+ ){0,4}?(?:assistant|chatbot|editor|rewriter|paraphraser|tutor|expert in)\b"
-    rf"|(?:for [^,]{{1,40}}, )?(?:please |just )*{_VERB} {_ASIDE}{_PART}[,;:]? {_ASIDE}{_MANNER}\b"
-    rf"|(?:every|each|the|all|your) (?:\w+ )?{_PART} (?:must(?! be an?\b)|should (?:have|follow|contain|include|start"
-    r"|begin|consist|be (?:in|on|written|numbered|followed|formatted)))\b"
-    rf"|you must (?:write|answer|reply|respond|provide|give) {_ASIDE}(?:details|{_PART})\b"
-    r"|you will be given an? (?:\w+ )?"
-    + _TEXT
-    + r"|(?:state|write) (?:the|a) (?:problem|solution) (?:in full|to the problem)"
-    r"|write (?:one|each|your) (?:\w+ ){0,2}?(?:question|answer)s? (?:\w+ )?(?:on a line|to reply|that can be)"
-)
-# How a sentence begins that the expression matches.
+_LABEL = re.compile(r"(?:instructions?|task|prompt|request|user|question)\W{1,4}(?=\w)")
+# How a sentence begins that a rule matches.
 _FIRST = frozenset(
-    re.findall(r"[\w']+", _VERB.replace("-?", "").replace("[sz]", "s") + " please reply respond output return")
-) | set(listed("do don't your the you below summarize analyze rewrite re an now every each all for just q"))
+    listed(
+        "rewrite rephrase paraphrase summarise convert turn transform reformulate restructure create generate"
+        " write produce make compose explain teach translate improve use extract read analyse consider take"
+        " given using gather answer continue expand simplify edit proofread style format list describe include"
+        " present add please reply respond output return do don't your the you below summarize analyze re an now"
+        " every each all for just q instruction instructions task prompt request user question"
+    )
+)
 _TURN = re.compile(
     r"<\|(?:im_start|start_header_id)\|>(?:user|system)|<\|(?:user|system)\|>|\[INST\]|\#{2,3} Instruction:"
 )
@@ -135,8 +96,9 @@ def _instruction(row: AuditedRow) -> str | None:
         first = _WORD.search(sentence[:40].lower())
         if (first is None or first.group() not in _FIRST) and not sentence[:1].isdigit():
             continue
-        lower = sentence.lower().lstrip(" *_#>-\"'(\u201c0123456789.").replace("\u2019", "'").removeprefix("q: ")
-        match = _INSTRUCTION.match(lower)
+        lower = sentence.lower().lstrip(" *_#>-\"'(\u201c0123456789.").replace("\u2019", "'")
+        lower = _LABEL.sub("", lower.removeprefix("q: "), count=1) if lower[:1] in "ituprq" else lower
+        match = next(talk("instruction", lower), None)
         if match and not _is_in_source(" ".join(_WORD.findall(match.group())), row):
             return f"gives an instruction instead of following one: {sentence[:80]!r}"
     return None
@@ -159,5 +121,5 @@ GATE = row_gate(
     reason="An instruction that is given back is no text of the wanted form, and is the same in every row.",
     remedy="Put the document before the instruction, shorten the prompt, or take a stronger generator.",
     find_flaw=_flaw,
-    version=2,
+    version=3,
 )
