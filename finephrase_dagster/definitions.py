@@ -24,6 +24,7 @@ from assets.generators import build_generators
 from assets.mixtures import build_mixtures
 from assets.plan import build_plan
 from assets.prompts import build_prompts
+from assets.release import build_release
 from assets.report import build_report
 from assets.sources import build_sources
 from assets.synthetic import build_synthetic
@@ -69,6 +70,7 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
         *build_synthetic(lineage),
         *build_audits(lineage),
         *(_training(lineage) if lineage.study.mixtures else []),
+        *build_release(lineage),
     ]
     jobs = build_jobs(lineage)
     schedule, launcher = build_nightly(lineage, jobs)

@@ -20,7 +20,10 @@ OURS = ("finephrase_dagster", "assets", "resources")
 LOOSE = {"definitions", "errors", "catalogue"}
 ROOMS = 20  # at most
 LINES, FUNCTION_LINES = 400, 80  # of the longest file and the longest function
-LIBRARY = ("artifacts", "corpora", "generators", "rephrase", "audit", "train", "evaluate", "results", "plan", "pods")
+LIBRARY = (
+    *("artifacts", "corpora", "generators", "rephrase", "audit", "train", "evaluate", "results", "plan", "pods"),
+    "release",
+)
 BORROWS = {
     "errors": set(),
     "study": {"errors"},
@@ -33,6 +36,7 @@ BORROWS = {
     "train": {"errors", "study", "artifacts", "corpora", "pods"},
     "rephrase": {"errors", "study", "artifacts", "corpora", "pods", "generators", "catalogue", "audit"},
     "generators": {"errors", "study", "artifacts", "corpora", "audit", "train"},
+    "release": {"errors", "study", "artifacts", "corpora", "audit", "train", "rephrase"},
     "plan": {"errors", "study", "artifacts", "corpora", "results"},
     "catalogue": {"errors", "study", "artifacts", "corpora", "audit", "evaluate"},
 }
@@ -65,6 +69,7 @@ RECURRING = {
     "preview": "a few documents with their completions",
     "progress": "how far something has come",
     "reader": "reading input rows",
+    "release": "a study's datasets as one published dataset",
     "report": "the page of a study's answer and figures",
     "source": "a source of raw text",
     "student": "a student model",

@@ -18,6 +18,7 @@ from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Not
 from finephrase_dagster.artifacts.fingerprint import differences
 from finephrase_dagster.artifacts.key import ItemKey, audit_key, dataset_key, tokens_key
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
+from finephrase_dagster.artifacts.release import release_artifact
 from finephrase_dagster.study.file import StudyError
 
 Status = Literal["current", "stale", "missing", "waiting", "stopped"]
@@ -78,7 +79,7 @@ def items(lineage: Lineage) -> Iterator[Item]:
     """Yield every item of a study, upstream first."""
     if lineage.graph is None:
         training = (_mixture_items(lineage), _student_items(lineage)) if lineage.study.mixtures else ()
-        lineage.graph = tuple(chain(_generation_items(lineage), *training))
+        lineage.graph = tuple(chain(_generation_items(lineage), *training, _release_items(lineage)))
     yield from lineage.graph
 
 
@@ -127,6 +128,16 @@ def _mixture_items(lineage: Lineage) -> Iterator[Item]:
         tokenized = [tokens_key(component) for component, users in study.tokenized.items() if name in users]
         mixture = _item(lineage, _mixture(name), [*tokenized, *audits], lineage.mixture, name)
         yield replace(mixture, audits=() if study.mixtures[name].despite_audits else tuple(key.name for key in audits))
+
+
+def _release_items(lineage: Lineage) -> Iterator[Item]:
+    """Yield the configurations of the release."""
+    waived = lineage.study.release.despite_audits if lineage.study.release else {}
+    for name, components in lineage.study.released.items():
+        audits = {component.name: audit_key(component) for component in components}
+        needs = [*map(dataset_key, components), *audits.values()]
+        item = _item(lineage, ItemKey(kind=keys.RELEASE, configuration=name), needs, release_artifact, lineage, name)
+        yield replace(item, audits=tuple(key.name for dataset, key in audits.items() if dataset not in waived))
 
 
 def _student_items(lineage: Lineage) -> Iterator[Item]:

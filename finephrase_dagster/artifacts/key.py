@@ -12,7 +12,10 @@ from typing import Literal
 
 from finephrase_dagster.study.component import Component, cell_name
 
-STAGES = ("sources", "generators", "synthetic", "audits", "tokens", "mixtures", "early", "training", "evaluation")
+STAGES = (
+    *("sources", "generators", "synthetic", "audits", "tokens", "mixtures", "early", "training", "evaluation"),
+    "release",
+)
 """The stages that make artifacts, in the order in which data flows."""
 
 
@@ -30,7 +33,7 @@ class Kind:
 
     path: tuple[str, str]
     stage: str
-    partitioned_by: Literal["source", "generator", "prompt", "mixture", "run"] | None
+    partitioned_by: Literal["source", "generator", "prompt", "mixture", "run", "configuration"] | None
     group: str = ""
     code: str = ""
 
@@ -80,6 +83,7 @@ LEADERBOARD = Kind(
 )
 VERDICTS = Kind(path=("results", "verdicts"), stage="report", partitioned_by=None, group="results")
 REPORT = Kind(path=("results", "report"), stage="report", partitioned_by=None, group="results")
+RELEASE = Kind(path=("release", "dataset"), stage="release", partitioned_by="configuration")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,7 @@ class ItemKey:
     prompt: str | None = None
     mixture: str | None = None
     run: str | None = None
+    configuration: str | None = None
 
     def __post_init__(self) -> None:
         given = {name for name, value in vars(self).items() if name != "kind" and value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -14,6 +15,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     columns = list(zip(*listed, strict=True)) or [()] * len(header)
     marks = ["---:" if any(column) and all(map(_is_figure, column)) else "---" for column in columns]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, marks, *listed))
+
+
+def fenced(text: str) -> str:
+    """Return a text as a Markdown code block, whatever it contains."""
+    fence = "`" * max(4, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def _is_figure(cell: str) -> bool:

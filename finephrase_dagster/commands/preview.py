@@ -319,10 +319,9 @@ def _shown(text: str) -> str:
 
 def _page(result: Result) -> str:
     """Return a preview as a page that needs no network."""
-    from jinja2 import Environment, PackageLoader
+    from finephrase_dagster.rephrase.side_by_side import side_by_side_page
 
-    loader = PackageLoader("finephrase_dagster.commands", "")
-    template = Environment(loader=loader, autoescape=True).get_template("preview.html.jinja")
     summaries = [_summary(name, summary, result.prices[name]) for name, summary in result.prompts.items()]
     settings = {name: _value(value) for name, value in result.settings.items()}
-    return template.render(result=result, columns=COLUMNS, summaries=summaries, settings=settings)
+    title = f"Preview of {result.model}"
+    return side_by_side_page(title, result.rows, settings=settings, columns=COLUMNS, summaries=summaries)

@@ -155,7 +155,7 @@ class _Clock:
         self._logged, self._read = now, 0
 
 
-class _HashedFile(io.RawIOBase):
+class HashedFile(io.RawIOBase):
     """A file that is hashed while it is written from beginning to end."""
 
     def __init__(self, path: Path) -> None:
@@ -206,7 +206,7 @@ def _write_shard(
 ) -> Shard:
     """Write a shard, row group by row group: `batch`, then further documents."""
     rows = 0
-    with atomic_write(path) as temporary, _HashedFile(temporary) as file:
+    with atomic_write(path) as temporary, HashedFile(temporary) as file:
         with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
             while batch:
                 writer.write_table(_table(batch, tally.add(batch)))

@@ -7,7 +7,6 @@ Dagster itself would have written.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from dagster._core.definitions.data_version import (
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.markdown import fenced
 from finephrase_dagster.orchestration.partitions import TEMPLATE
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 
@@ -102,9 +102,8 @@ def prompt_text(prompt: Prompt) -> dg.MarkdownMetadataValue:
 
 def quoted(text: str) -> str:
     """Return a text as a Markdown code block; long lines are wrapped, because a page would cut them off."""
-    fence = "`" * max(4, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     lines = [part for line in text.splitlines() for part in textwrap.wrap(line, LINE, replace_whitespace=False) or [""]]
-    return "\n".join([f"{fence}text", *lines, fence])
+    return fenced("\n".join(lines))
 
 
 def materialize_each(

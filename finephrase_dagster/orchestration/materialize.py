@@ -31,6 +31,7 @@ from finephrase_dagster.orchestration.jobs import job_of
 from finephrase_dagster.orchestration.launcher import PROCESS_TAG
 from finephrase_dagster.orchestration.progress import RunEnded, RunStarted, Settled, report
 from finephrase_dagster.orchestration.retries import NO_SPACE, ONCE_TAG
+from finephrase_dagster.release.publish import ReleaseRefused, check_release
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.train.admission import AuditNotPassed, check_mixture, is_overridden, refusal
 
@@ -122,12 +123,15 @@ def _is_admitted(item: Item, lineage: Lineage, graph: Mapping[str, Item], outcom
     """Return whether no failed audit forbids an item that is missing; if one does, record it in the outcome."""
     if not failed_audits(item, graph) or state(item).status == "current":
         return True
-    if item.key.mixture is None:
+    if item.key.mixture is None and item.key.configuration is None:
         outcome.waiting.append(item.name)
         return False
     try:
-        check_mixture(lineage, item.key.mixture, lambda line: None)
-    except AuditNotPassed as error:
+        if item.key.mixture:
+            check_mixture(lineage, item.key.mixture, lambda line: None)
+        else:
+            check_release(lineage, [item.key.configuration or ""])
+    except (AuditNotPassed, ReleaseRefused) as error:
         outcome.failed[item.name] = str(error)
     return False
 

@@ -26,6 +26,7 @@ PACE = {
     "sources": ("rows", (keys.CORPUS,), 5_000),
     "audits": ("rows", (keys.AUDIT,), 5_000),
     "tokens": ("tokens", TOKENS, 1.2e6),
+    "release": ("rows", (keys.RELEASE,), 30_000),
 }
 """By stage: the manifest field that counts its work, the kinds of items that do it, units per second on two cores."""
 SMALL_FLOPS = 8e10  # FLOP/s when a small model is trained on two cores
@@ -131,6 +132,13 @@ class Estimator:
             disk_bytes=20_000,
             basis=(f"time: {basis}",),
         )
+
+    def _release(self, item: Item) -> Cost:
+        sizes = [self.expected.size(dataset) for dataset in self._study.released[item.key.configuration or ""]]
+        documents, (pace, basis) = sum(size.documents for size in sizes), self._pace(item)
+        disk = sum(size.tokens for size in sizes) * BYTES_PER_TOKEN * COMPRESSED
+        hours = _hours(documents / pace)
+        return Cost(documents=round(documents), hours=hours, disk_bytes=round(disk), basis=(f"time: {basis}",))
 
     def _tokens(self, item: Item) -> Cost:
         if item.key.kind is keys.TOKENIZER:

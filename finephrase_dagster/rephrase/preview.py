@@ -15,28 +15,7 @@ from finephrase_dagster.corpora.rows import read_rows
 from finephrase_dagster.corpora.source import SourceReader
 from finephrase_dagster.rephrase.dataset import read_dataset
 from finephrase_dagster.rephrase.job import RephraseJob, execute
-
-CUT = "was cut off at the most tokens of a completion"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreviewRow:
-    """What became of one document with one prompt.
-
-    Attributes:
-        text: the completion, cleaned; None if there is none.
-        flaw: why the completion fails the form that its prompt asks for, or why there is none; None if it has the form.
-        document_cut: whether the document was cut to fit the context.
-    """
-
-    prompt: str
-    id: str
-    source: str
-    text: str | None
-    flaw: str | None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    document_cut: bool = False
+from finephrase_dagster.rephrase.side_by_side import CUT, PreviewRow
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,20 @@
-"""Cells, and components: the datasets that a mixture may name, as values instead of text.
+"""Cells, the release, and components: the datasets that a mixture may name, as values instead of text.
 
 `Study.datasets` maps every name that a study file may use to its component, so no other code reads such a name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import Field
 
 from finephrase_dagster.study.catalogue import CellGates
 from finephrase_dagster.study.fields import Name, Spec
 from finephrase_dagster.study.generator import Keep, OnFailure, Rollouts
+from finephrase_dagster.study.student import Reason
 
 
 def cell_name(generator: str, source: str) -> str:
@@ -70,3 +73,22 @@ class Cell(Spec):
     def component(self, prompt: str) -> Component:
         """Return the dataset of one of its prompts."""
         return Component(generator=self.generator, source=self.source, prompt=prompt)
+
+
+class Release(Spec):
+    """What of a study is published as one dataset, and how it is called."""
+
+    license: str = Field(min_length=1, description="license of the release, as the hub names it", examples=["odc-by"])
+    title: str | None = Field(default=None, min_length=1, description="default: the name of the study")
+    configurations: Mapping[Name, Annotated[tuple[str, ...], Field(min_length=1, strict=False)]] = Field(
+        default_factory=dict,
+        description="datasets, or patterns of their names, by configuration; default: one configuration per prompt",
+        examples=[{"faq": ["writer__my_text/faq"]}],
+    )
+    despite_audits: Mapping[str, Reason] = Field(
+        default_factory=dict, description="the reason why a dataset that failed its audit is released, by dataset"
+    )
+    tags: tuple[str, ...] = Field(default=(), description="further tags for the hub")
+    languages: tuple[str, ...] = Field(default=("en",), min_length=1, description="language codes")
+    limits: str | None = Field(default=None, min_length=1, description="what readers of the card should beware of")
+    file_megabytes: int = Field(default=512, ge=1, le=5000, description="the largest size of a file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
@@ -15,7 +16,7 @@ from finephrase_dagster.study.catalogue import (
     complete_gates,
     settings_for,
 )
-from finephrase_dagster.study.component import Cell, Component
+from finephrase_dagster.study.component import Cell, Component, Release
 from finephrase_dagster.study.fields import (
     LARGEST_GRID,
     MISSING,
@@ -97,6 +98,9 @@ class Study(Spec):
     )
     evaluation: Evaluation | None = Field(default=None, description="the benchmarks")
     early_stop: EarlyStop | None = Field(default=None, description="when to stop weak students; default: never")
+    release: Release | None = Field(
+        default=None, description="what is published as one dataset", examples=[{"license": "odc-by"}]
+    )
     trainer: Literal["transformers", "nanotron"] = Field(
         default="transformers", description="transformers trains on one machine, nanotron on a cluster"
     )
@@ -138,6 +142,13 @@ class Study(Spec):
         for name, mixture in self.mixtures.items():
             for component in mixture.components:
                 yield from unknown_names(("mixtures", name, "components", component), [component], self.datasets)
+        if self.release:
+            known = [name for name, component in self.datasets.items() if component.generator]
+            yield from unknown_names(("release", "despite_audits"), self.release.despite_audits, known)
+            for name, patterns in self.release.configurations.items():
+                path = ("release", "configurations", name)
+                missing = [one for one, found in matching(patterns, dict.fromkeys(known)).items() if not found]
+                yield from unknown_names(path, missing, known)
         if self.tokenizer:
             yield from unknown_names(("tokenizer", "sources"), self.tokenizer.sources, self.sources)
 
@@ -269,6 +280,21 @@ class Study(Spec):
         corpora = [Component(source=source) for source in self.sources]
         synthetic = [cell.component(prompt) for cell in self.cells for prompt in self.prompts_of(cell)]
         return {component.name: component for component in (*corpora, *synthetic)}
+
+    @cached_property
+    def released(self) -> dict[str, tuple[Component, ...]]:
+        """The datasets of each configuration of the release; without one of its own, each prompt is a configuration."""
+        if self.release is None:
+            return {}
+        synthetic = {name: component for name, component in self.datasets.items() if component.generator}
+        if not self.release.configurations:
+            by_prompt = {prompt: [one for one in synthetic.values() if one.prompt == prompt] for prompt in self.prompts}
+            return {prompt: tuple(some) for prompt, some in by_prompt.items() if some}
+        matched = {name: matching(patterns, synthetic) for name, patterns in self.release.configurations.items()}
+        return {
+            name: tuple(synthetic[one] for one in dict.fromkeys(chain.from_iterable(found.values())))
+            for name, found in matched.items()
+        }
 
     def components(self, mixture: str) -> dict[str, Component]:
         """Return the datasets of a mixture by name, in the order of the study file."""

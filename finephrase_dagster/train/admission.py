@@ -34,9 +34,11 @@ class AuditNotPassed(FinephraseError):
 
 
 def is_overridden(study: Study, dataset: str) -> bool:
-    """Return whether all mixtures that contain a dataset use it whatever its audit says."""
-    users = [mixture for mixture in study.mixtures.values() if dataset in mixture.components]
-    return bool(users) and all(mixture.despite_audits for mixture in users)
+    """Return whether all mixtures that contain a dataset, and the release, use it whatever its audit says."""
+    reasons = [mixture.despite_audits for mixture in study.mixtures.values() if dataset in mixture.components]
+    if study.release and any(dataset == one.name for some in study.released.values() for one in some):
+        reasons.append(study.release.despite_audits.get(dataset))
+    return bool(reasons) and all(reasons)
 
 
 def failed_gates(audit: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,186 @@
+"""The dataset card of a release: a README with the header that the Hugging Face hub reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from itertools import chain
+from typing import Any
+
+import yaml
+
+from finephrase_dagster.artifacts.fingerprint import plain
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.markdown import fenced, markdown_table
+from finephrase_dagster.artifacts.release import origin_columns
+from finephrase_dagster.release.columns import COLUMNS, ORIGIN
+from finephrase_dagster.release.samples import samples
+from finephrase_dagster.study.component import Component
+from finephrase_dagster.train.admission import failed_gates
+
+SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+LARGE_SIZES = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**12, "n>1B"))
+TAGS = ("synthetic", "finephrase")
+SHOWN_CHARACTERS = 1_200
+UNKNOWN = "not stated"
+IN_OTHER_SECTIONS = ("stage", "code", "rows", "prompt", "model", "grammar")
+"""Fields of a recipe that the table of sampling settings leaves out."""
+
+
+def card(lineage: Lineage, manifests: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the card of a release.
+
+    Args:
+        lineage: of a study whose release is complete.
+        manifests: those of the configurations.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    release, components = lineage.study.release, dict.fromkeys(chain.from_iterable(lineage.study.released.values()))
+    assert release is not None
+    rows = sum(manifest["rows"] for manifest in manifests.values())
+    template = files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.from_string(template).render(
+        header=yaml.safe_dump(_header(lineage, manifests, rows), sort_keys=False, allow_unicode=True),
+        title=release.title or lineage.study.name,
+        study=lineage.study,
+        rows=rows,
+        example=next(iter(manifests)),
+        configurations=_configurations(manifests),
+        columns=markdown_table(
+            ("column", "meaning"), [(f"`{name}`", text) for name, (_, text) in {**COLUMNS, **ORIGIN}.items()]
+        ),
+        samples={name: samples(lineage, name, 1) for name in manifests},
+        shown=lambda text: fenced(text[:SHOWN_CHARACTERS] + " ..." * (len(text) > SHOWN_CHARACTERS)),
+        datasets=_datasets(lineage, components),
+        prompts={component.prompt: lineage.prompts[component.prompt or ""] for component in components},
+        fenced=fenced,
+        recipes=_recipes(lineage, components),
+        audits={component.name: _audit(lineage, component) for component in components},
+        costs=_costs(lineage, components),
+        licenses=_licenses(lineage, components),
+        limits=release.limits,
+    )
+
+
+def _header(lineage: Lineage, manifests: Mapping[str, Mapping[str, Any]], rows: int) -> dict[str, Any]:
+    release = lineage.study.release
+    assert release is not None
+    return {
+        "pretty_name": release.title or lineage.study.name,
+        "license": release.license,
+        "language": list(release.languages),
+        "task_categories": ["text-generation"],
+        "size_categories": [next((name for most, name in (*SIZES, *LARGE_SIZES) if rows < most), "n>1T")],
+        "tags": list(dict.fromkeys((*TAGS, *release.tags))),
+        # A configuration without rows has no files and cannot be loaded.
+        "configs": [
+            {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]}
+            for name, manifest in manifests.items()
+            if manifest["files"]
+        ],
+    }
+
+
+def _configurations(manifests: Mapping[str, Mapping[str, Any]]) -> str:
+    counts = ("rows", "prompt_tokens", "completion_tokens")
+    table = [
+        (
+            f"`{name}`",
+            *(f"{manifest[count]:,}" for count in counts),
+            f"{manifest['completion_tokens'] / max(1, manifest['rows']):,.0f}",
+            str(len(manifest["files"])),
+            f"{sum(file['bytes'] for file in manifest['files']) / 1e6:,.2f}",
+        )
+        for name, manifest in manifests.items()
+    ]
+    header = ("configuration", "rows", "prompt tokens", "completion tokens", "tokens per completion", "files", "MB")
+    return markdown_table(header, table)
+
+
+def _datasets(lineage: Lineage, components: Mapping[Component, None]) -> str:
+    table = []
+    for component in components:
+        dataset = lineage.component(component)
+        made, columns = dataset.manifest(), origin_columns(lineage, component)
+        counts = (made["rows_in"], made["completed"], made["skipped"], made.get("not_eligible", 0), made["failed"])
+        audit = lineage.component_audit(component)
+        dropped = (audit.facts.get("dropped") or {}).get("rows", 0) if audit else 0
+        table.append(
+            (
+                f"`{component.name}`",
+                f"{columns['model']} at `{columns['model_revision']}`",
+                f"{columns['source']} at `{columns['source_version']}`",
+                *(f"{count:,}" for count in (*counts, dropped)),
+                f"`{dataset.fingerprint[:16]}`",
+            )
+        )
+    counts_header = ("documents", "completed", "skipped", "of these not eligible", "failed", "left out by gates")
+    return markdown_table(("dataset", "model", "source", *counts_header, "fingerprint"), table)
+
+
+def _recipes(lineage: Lineage, components: Mapping[Component, None]) -> dict[str, str]:
+    """Return what determines each dataset besides its prompt, model and source, as JSON."""
+    recipes = {}
+    for component in components:
+        recipe = plain(lineage.component(component).recipe)
+        shown = {name: value for name, value in recipe.items() if name not in IN_OTHER_SECTIONS}
+        shown["guided"] = "grammar" in recipe
+        recipes[component.name] = json.dumps(shown, indent=2, ensure_ascii=False)
+    return recipes
+
+
+def _audit(lineage: Lineage, component: Component) -> dict[str, Any]:
+    """Return the gates of a dataset that block or that it failed, and why it is released although one failed."""
+    audit, release = lineage.component_audit(component), lineage.study.release
+    assert audit is not None
+    assert release is not None
+    manifest = audit.manifest()
+    table = [
+        (
+            gate["name"],
+            f"{gate['value']:.4g}",
+            f"{gate['bound']} {gate['threshold']:g}",
+            "yes" if gate["blocking"] else "no",
+            "passed" if gate["passed"] else "**failed**",
+        )
+        for gate in manifest["gates"]
+        if gate["blocking"] or not gate["passed"]
+    ]
+    return {
+        "gates": markdown_table(("gate", "value", "required", "blocking", "outcome"), table),
+        "failed": [] if manifest["passed"] else failed_gates(manifest),
+        "reason": release.despite_audits.get(component.name),
+    }
+
+
+def _costs(lineage: Lineage, components: Mapping[Component, None]) -> str:
+    table = []
+    for component in components:
+        spent = lineage.component(component).manifest().get("goodput") or {}
+        hours, dollars = spent.get("gpu_hours"), spent.get("dollars")
+        seconds = spent.get("engine_seconds")
+        table.append(
+            (
+                f"`{component.name}`",
+                UNKNOWN if seconds is None else f"{seconds / 3600:,.3f}",
+                UNKNOWN if hours is None else f"{hours:,.1f}",
+                UNKNOWN if dollars is None else f"{dollars:,.2f}",
+                UNKNOWN if spent.get("goodput") is None else f"{spent['goodput']:.0%}",
+            )
+        )
+    return markdown_table(("dataset", "engine hours", "GPU-hours", "dollars", "goodput"), table)
+
+
+def _licenses(lineage: Lineage, components: Mapping[Component, None]) -> str:
+    study, table = lineage.study, {}
+    for component in components:
+        source, generator = study.sources[component.source], study.generators[component.generator or ""]
+        columns = origin_columns(lineage, component)
+        table["source", columns["source"]] = getattr(source, "license", None) or UNKNOWN
+        table["model", columns["model"]] = generator.license or UNKNOWN
+    return markdown_table(("", "name", "license"), [(kind, name, license) for (kind, name), license in table.items()])
