@@ -10,7 +10,7 @@ from finephrase_dagster.artifacts.release import release_artifact
 from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import needs
-from finephrase_dagster.release.columns import COLUMNS, ORIGIN
+from finephrase_dagster.release.content import COLUMNS, ORIGIN
 from finephrase_dagster.release.export import materialize_configuration
 from finephrase_dagster.release.publish import check_release
 from resources.warehouse import Warehouse

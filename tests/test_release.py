@@ -26,7 +26,7 @@ from finephrase_dagster.artifacts.release import release_artifact
 from finephrase_dagster.artifacts.verification import ArtifactDamaged, verify_folder
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.plan.plan import plan
-from finephrase_dagster.release.columns import COLUMNS, SCHEMA, ContentHash
+from finephrase_dagster.release.content import COLUMNS, SCHEMA, ContentHash
 from finephrase_dagster.release.export import ExportWrong, content_of
 from finephrase_dagster.release.publish import ReleaseRefused, publish
 from finephrase_dagster.rephrase.ledger import COMPLETED_SCHEMA

@@ -14,7 +14,7 @@ from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.markdown import fenced, markdown_table
 from finephrase_dagster.artifacts.release import origin_columns
-from finephrase_dagster.release.columns import COLUMNS, ORIGIN
+from finephrase_dagster.release.content import COLUMNS, ORIGIN
 from finephrase_dagster.release.samples import samples
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.train.admission import failed_gates

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from finephrase_dagster.release.columns import COLUMNS, ORIGIN
+from finephrase_dagster.release.content import COLUMNS, ORIGIN
 
 PARQUET = "application/x-parquet"
 TYPES = {pa.string(): "sc:Text", pa.int64(): "sc:Integer", pa.bool_(): "sc:Boolean"}

@@ -25,7 +25,7 @@ from finephrase_dagster.artifacts.verification import check_artifact
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.corpora.shards import HashedFile
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.release.columns import COLUMNS, SCHEMA, ContentHash
+from finephrase_dagster.release.content import COLUMNS, SCHEMA, ContentHash
 from finephrase_dagster.rephrase.chunks import place_of, stem
 from finephrase_dagster.train.admission import dropped_rows
 
@@ -42,7 +42,7 @@ class ExportWrong(FinephraseError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class DataFile:
     """A data file of a dataset that is released.
 
     Attributes:
@@ -87,7 +87,7 @@ class RowGroup(NamedTuple):
     end: tuple[int, int]
 
 
-def dataset_parts(lineage: Lineage, configuration: str) -> list[Part]:
+def dataset_parts(lineage: Lineage, configuration: str) -> list[DataFile]:
     """Return the data files of a configuration's datasets, all of which are verified.
 
     Raises:
@@ -106,12 +106,14 @@ def dataset_parts(lineage: Lineage, configuration: str) -> list[Part]:
             lineage_of |= {"source_shard": shard["path"], "source_shard_sha256": shard["sha256"]}
             path = dataset.folder / file["path"]
             parts.append(
-                Part(path=path, origin={**origin, "source_shard": shard["path"]}, lineage=lineage_of, dropped=dropped)
+                DataFile(
+                    path=path, origin={**origin, "source_shard": shard["path"]}, lineage=lineage_of, dropped=dropped
+                )
             )
     return parts
 
 
-def export(parts: Sequence[Part], folder: Path, *, most_bytes: int, log: Callable[[str], None]) -> Contents:
+def export(parts: Sequence[DataFile], folder: Path, *, most_bytes: int, log: Callable[[str], None]) -> Contents:
     """Write `part-00000.parquet` and so on; no file is larger than `most_bytes`, unless one row group is.
 
     Returns:
@@ -159,7 +161,7 @@ def _write_file(
     return {**listed, "spans": sorted(spans.items()), "end": end}, group
 
 
-def _row_groups(parts: Sequence[Part], start: Sequence[int]) -> Iterator[RowGroup]:
+def _row_groups(parts: Sequence[DataFile], start: Sequence[int]) -> Iterator[RowGroup]:
     """Yield the rows of all parts from a place on: a part, and a row in it."""
     tables: list[pa.Table] = []
     spans: list[tuple[int, int]] = []
@@ -193,7 +195,7 @@ def _finished(folder: Path, journal: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _checked(parts: Sequence[Part], folder: Path, entries: Sequence[Mapping[str, Any]]) -> Contents:
+def _checked(parts: Sequence[DataFile], folder: Path, entries: Sequence[Mapping[str, Any]]) -> Contents:
     """Compare the files with the datasets, row by row, and return what the export wrote."""
     with ThreadPoolExecutor(2) as pool:
         reading = pool.submit(content_of, (table for part in parts for _, table in part.batches()))
