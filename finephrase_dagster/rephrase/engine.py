@@ -22,7 +22,7 @@ from finephrase_dagster.artifacts.engine_flags import flag_name
 from finephrase_dagster.artifacts.processes import end, last_lines
 from finephrase_dagster.artifacts.processor import known_variables, on_cpu
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.rephrase import guard
+from finephrase_dagster.rephrase import cpu_server, guard
 from finephrase_dagster.study.generator import Generator
 
 Flags = Mapping[str, str | int | float | bool]
@@ -262,7 +262,8 @@ class Engine:
         with socket.socket() as free:
             free.bind((LOCALHOST, 0))
             self._port = free.getsockname()[1]
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *self._arguments]
+        server = ["-P", cpu_server.__file__] if on_cpu() else ["-m", cpu_server.SERVER]
+        command = [sys.executable, *server, *self._arguments]
         command += ["--host", LOCALHOST, "--port", str(self._port)]
         if self._template is not None:
             template = self.log.with_suffix(".jinja")
