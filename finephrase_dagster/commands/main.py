@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from finephrase_dagster.commands.audit import audit
 from finephrase_dagster.commands.expand import expand
 from finephrase_dagster.commands.extras import missing_extra
+from finephrase_dagster.commands.gc import gc
 from finephrase_dagster.commands.init import init
 from finephrase_dagster.commands.materialize import materialize
 from finephrase_dagster.commands.plan import plan
@@ -25,7 +26,9 @@ from finephrase_dagster.commands.rephrase import ManyValues, rephrase
 from finephrase_dagster.commands.report import report
 from finephrase_dagster.commands.results import app as results
 from finephrase_dagster.commands.schema import schema
+from finephrase_dagster.commands.show import show
 from finephrase_dagster.commands.terminal import complain, leave_terminal, silence_libraries
+from finephrase_dagster.commands.trace import trace
 from finephrase_dagster.commands.ui import ui
 from finephrase_dagster.commands.usage import USAGE, is_usage_error, usage_message
 from finephrase_dagster.commands.verify import verify
@@ -110,11 +113,14 @@ app.command(cls=ManyValues, short_help="Rewrite a few documents, to look at them
 app.command(cls=ManyValues, short_help="Rewrite documents with a language model.")(rephrase)
 app.command(short_help="Check the quality of a synthetic dataset.")(audit)
 app.command(short_help="Show what would run, and what it would cost.")(plan)
+app.command(short_help="Show one item of a study: its state, recipe, files and cost.")(show)
+app.command(short_help="Trace scores down to documents, or a document up to scores.")(trace)
 app.command(short_help="Print a study file in full.")(expand)
 app.command(short_help="Print the JSON schema of study files, for editors.")(schema)
 app.command(short_help="Write a page with a study's answer and its figures.")(report)
 app.command(short_help="Publish a study's datasets as one dataset.")(release)
 app.command(short_help="Check the files of datasets and other artifacts.")(verify)
+app.command(short_help="Delete artifacts that no study needs any more.")(gc)
 app.command(short_help="Serve the web pages of Dagster and MLflow.")(ui)
 app.add_typer(results, name="results")
 

@@ -117,15 +117,18 @@ def read_fields(path: Path, kind: str, *, example: str) -> dict[str, Any]:
     return fields
 
 
+def shipped_studies() -> list[Path]:
+    """Return the study files in `studies/`, the demo first."""
+    others = (*REGISTRIES.values(), "figures.yaml")
+    studies = [path for path in STUDIES.glob("*.yaml") if path.name not in others]
+    return sorted(studies, key=lambda path: (path.stem != "demo", path.name))
+
+
 def _unreadable(path: Path, kind: str, error: OSError | ValueError) -> str:
     """Return the message for a file that cannot be read as text."""
     match error:
         case FileNotFoundError():
-            studies = ", ".join(
-                str(other.relative_to(SHIPPED))
-                for other in sorted(STUDIES.glob("*.yaml"), key=lambda path: (path.stem != "demo", path.name))
-                if other.name not in (*REGISTRIES.values(), "figures.yaml")
-            )
+            studies = ", ".join(str(other.relative_to(SHIPPED)) for other in shipped_studies())
             remedy = f"name one with --study or FINEPHRASE_STUDY, such as {studies}" if kind == "study" else "create it"
             return f"{path}: no such {kind} file; {remedy}"
         case IsADirectoryError():

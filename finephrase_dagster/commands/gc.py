@@ -1,0 +1,106 @@
+"""The `gc` command."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finephrase_dagster.commands.options import JsonOption
+from finephrase_dagster.commands.terminal import print_json
+from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.study.paths import Paths, study_path
+
+if TYPE_CHECKING:
+    from finephrase_dagster.artifacts.garbage import Unneeded
+    from finephrase_dagster.artifacts.lineage import Lineage
+
+
+class StudyFileMissing(FinephraseError, exit_status=2):
+    """Artifacts belong to a study whose file was not read."""
+
+
+def gc(
+    study: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--study",
+            metavar="FILE",
+            help="A study file outside studies/, besides $FINEPHRASE_STUDY, whose artifacts are needed. Repeatable.",
+        ),
+    ] = None,
+    keep_days: Annotated[float, typer.Option(min=0, metavar="N", help="Keep what was written in the last N days.")] = 7,
+    forget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A study that exists no longer: its artifacts may go. May be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted; delete nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete artifacts that no study needs: not one of the files in studies/, nor one that is named.
+
+    A study needs the artifacts of its current recipes, and the latest one of an item that is not current. What is being
+    written is kept.
+
+    \b
+    Examples:
+      finephrase gc --dry-run
+      finephrase gc --study my_study/study.yaml --keep-days 30
+    """
+    from finephrase_dagster.artifacts.garbage import delete, sweep, unneeded
+
+    paths = Paths.from_environment()
+    found = [each for each in unneeded(paths.data, _studies(paths, study or [])) if each.days >= keep_days]
+    foreign = {name for each in found for name in each.studies} - set(forget or [])
+    kept = [each for each in found if foreign & set(each.studies)]
+    chosen = [each for each in found if each not in kept]
+    if foreign and not dry_run:
+        raise StudyFileMissing(
+            f"{len(kept)} of the artifacts, {sum(each.size_bytes for each in kept):,} bytes, belong to "
+            f"{', '.join(sorted(foreign))}, whose study file was not read. Name the file with --study, or, if the "
+            "study is not needed any more, add --forget NAME."
+        )
+    if not dry_run:
+        sweep(paths.data)
+        chosen = [each for each, is_gone in delete(chosen) if is_gone]
+        sweep(paths.data)
+    freed = sum(each.size_bytes for each in chosen)
+    if as_json:
+        print_json(
+            {
+                "deleted": not dry_run,
+                "bytes": freed,
+                "artifacts": [_as_json(each) for each in chosen],
+                "kept": [_as_json(each) for each in kept],
+            }
+        )
+        return
+    for each in chosen:
+        typer.echo(f"{each.folder}: {each.size_bytes:,} bytes, {each.days:.0f} days old")
+    for each in kept:
+        typer.echo(f"{each.folder}: kept, it belongs to {', '.join(each.studies)} (see --study and --forget)")
+    done = f"would be deleted, {freed:,} bytes" if dry_run else f"deleted, {freed:,} bytes freed"
+    typer.echo(f"{len(chosen)} artifacts {done}")
+
+
+def _studies(paths: Paths, named: list[Path]) -> list[Lineage]:
+    """Return the lineages of all study files: in `studies/`, of the environment, and those that are named."""
+    from finephrase_dagster.catalogue import read_lineage
+    from finephrase_dagster.study.file import shipped_studies
+
+    files = shipped_studies()
+    files += [study_path(file, start=Path.cwd()) for file in named]
+    files.append(paths.study)
+    unique = {file.resolve(): file for file in files}
+    return [read_lineage(replace(paths, study=file)) for file in unique.values()]
+
+
+def _as_json(artifact: Unneeded) -> dict[str, object]:
+    return {
+        "folder": str(artifact.folder),
+        "bytes": artifact.size_bytes,
+        "days": round(artifact.days, 2),
+        "studies": list(artifact.studies),
+    }

@@ -1,0 +1,93 @@
+"""The `trace` command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of
+from finephrase_dagster.commands.terminal import print_json
+
+WhatArgument = Annotated[
+    str,
+    typer.Argument(metavar="MIXTURE|FILE#ID", help="A mixture of the study, or a row of a dataset's or corpus's file."),
+]
+
+
+def trace(what: WhatArgument, study: StudyOption = None, as_json: JsonOption = False) -> None:
+    """Trace a mixture's scores down to its documents, or a document up to the scores of the students that saw it.
+
+    \b
+    Examples:
+      finephrase trace faq_and_raw
+      finephrase trace 'data/studies/demo/synthetic/rephraser__package_readmes/faq#package_readmes/rich'
+    """
+    from finephrase_dagster.catalogue import read_lineage
+    from finephrase_dagster.results.trace import trace_document, trace_mixture
+
+    lineage = read_lineage(paths_of(study))
+    file, separator, key = what.partition("#")
+    found = trace_document(lineage, Path(file), key) if separator else trace_mixture(lineage, what)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo("\n".join(_document_lines(found) if separator else _mixture_lines(found)))
+
+
+def _mixture_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"mixture {found['mixture']} of the study {found['study']}: {found['tokens']:,} tokens, {found['folder']}"
+    yield from map(_student_line, found["students"])
+    for dataset in found["datasets"]:
+        yield (
+            f"  {dataset['share']:.1%} {dataset['name']}: {dataset['tokens']:,} tokens, {dataset['epochs']:.2f} epochs,"
+            f" {dataset['documents_drawn']:,} of {dataset['documents']:,} documents"
+        )
+        for origin in dataset["origins"]:
+            yield from _origin_lines(origin)
+
+
+def _origin_lines(origin: Mapping[str, Any]) -> Iterator[str]:
+    if origin["prompt"]:
+        audit = {True: "passed", False: "failed", None: "is missing"}[origin["audit_passed"]]
+        yield f"    prompt {origin['prompt']}, model {origin['model']}; its audit {audit}"
+        yield f"    files in {origin['folder']}"
+    yield f"    source {origin['source']}, files in {origin['source_folder']}"
+    for document in origin["first_documents"]:
+        yield f"    e.g. {document}"
+
+
+def _document_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    belongs = ", ".join(found["items"]) or "no item of this study; see --study"
+    yield f"{found['id']} in {found['file']}: {belongs}"
+    if found["row"] is None:
+        yield f"  was not completed: {found['rejected']['status']}: {found['rejected']['reason']}"
+    else:
+        yield from _row_lines(found["row"])
+    if source := found["source"]:
+        yield f"made from {source['file']}#{found['id']}"
+        yield from _row_lines(source["row"])
+    for each in found["rephrased"]:
+        yield f"rephrased as {each['item']} ({each['finish_reason']}): {each['file']}"
+    for each in found["students"]:
+        shuffled = ", its words shuffled" if each["shuffled"] else ""
+        yield f"seen in {each['windows']} windows of the mixture {each['mixture']}{shuffled} by"
+        yield _student_line(each)
+    if not found["students"]:
+        yield "no student saw it"
+
+
+def _row_lines(row: Mapping[str, Any]) -> Iterator[str]:
+    rest = {name: value for name, value in row.items() if name not in ("id", "text") and value is not None}
+    yield "  " + ", ".join(f"{name} {value}" for name, value in rest.items())
+    for line in row["text"].splitlines():
+        yield f"  | {line}"
+
+
+def _student_line(student: Mapping[str, Any]) -> str:
+    if student["folder"] is None:
+        return f"  {student['run']}: not trained yet"
+    scores = [f"{name} {student[name]:.4f}" for name in ("macro", "micro") if student[name] is not None]
+    return f"  {student['run']}: {', '.join(scores) or 'not evaluated yet'}; {student['folder']}"

@@ -1,0 +1,182 @@
+"""`show`, `trace` and `gc` on a study that is complete, and on copies of it that a test changes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from finephrase_dagster.artifacts.description import ItemUnknown, describe
+from finephrase_dagster.artifacts.garbage import delete, sweep, unneeded
+from finephrase_dagster.artifacts.graph import items
+from finephrase_dagster.commands.show import described
+from finephrase_dagster.results.trace import NothingToTrace, trace_document, trace_mixture
+from installation import CELL, Installation, small_study
+from test_cli import finephrase
+
+pytestmark = pytest.mark.slow
+
+DATASET = f"synthetic/{CELL}/faq"
+
+
+def test_every_item_is_described_with_its_inputs_and_dependants(finished: Installation) -> None:
+    lineage = finished.lineage
+    for item in items(lineage):
+        found = describe(lineage, item.name)
+        artifact = item.artifact()
+        assert (found["state"], found["reasons"]) == ("current", [])
+        assert found["fingerprint"] == artifact.fingerprint
+        assert found["folder"] == str(artifact.folder)
+        assert {each["item"] for each in found["needs"]} == set(item.needs)
+        assert {each["item"] for each in found["needed_by"]} == {
+            other.name for other in items(lineage) if item.name in other.needs
+        }
+        assert {file["path"] for file in found["files"]} == {file["path"] for file in artifact.manifest()["files"]}
+        recipe = yaml.safe_load(described(found).partition("\nrecipe\n")[2])
+        assert recipe == found["recipe"] == artifact.manifest()["recipe"]
+
+
+def test_the_cost_of_a_dataset_is_the_account_of_its_engine(finished: Installation) -> None:
+    account = finished.lineage.dataset(finished.lineage.study.cells[0], "faq").manifest()["goodput"]
+    assert describe(finished.lineage, DATASET)["cost"]["engine_seconds"] == account["engine_seconds"]
+
+
+def test_a_stale_item_shows_why_and_what_was_made_before(own: Installation) -> None:
+    before = own.lineage.dataset(own.lineage.study.cells[0], "faq")
+    fields = small_study()
+    fields["generators"]["rephraser"]["sampling"] = {"temperature": 0.25}
+    own.write(fields)
+    found = describe(own.lineage, DATASET)
+    assert found["state"] == "stale"
+    assert "sampling.temperature" in " ".join(found["reasons"])
+    assert found["folder"] == str(before.folder.resolve())
+    assert found["fingerprint"] != before.fingerprint
+    assert found["recipe"]["sampling"]["temperature"] == 0.25
+    (audit,) = (each for each in found["needed_by"] if each["item"].startswith("audits/"))
+    assert audit["state"] == "stale"
+
+
+def test_an_unknown_item_is_refused_with_similar_names(finished: Installation) -> None:
+    with pytest.raises(ItemUnknown, match=r"no item 'faq_and_raw'\. Did you mean mixtures/mixture/faq_and_raw\?"):
+        describe(finished.lineage, "faq_and_raw")
+    with pytest.raises(ItemUnknown, match="plan --items"):
+        describe(finished.lineage, "zzzz")
+
+
+def test_a_mixture_is_traced_to_its_students_datasets_and_documents(finished: Installation) -> None:
+    lineage = finished.lineage
+    found = trace_mixture(lineage, "faq_and_raw")
+    runs = {name for name, run in lineage.study.student_runs.items() if run.mixture == "faq_and_raw"}
+    assert {student["run"]: student["macro"] for student in found["students"]} == {
+        run: lineage.scores(run).manifest()["macro"] for run in runs
+    }
+    origins = {origin["item"]: origin for dataset in found["datasets"] for origin in dataset["origins"]}
+    assert origins.keys() == {DATASET, "sources/corpus/package_readmes"}
+    assert (origins[DATASET]["prompt"], origins[DATASET]["source"]) == ("faq", "package_readmes")
+    assert origins[DATASET]["audit_passed"]
+    for origin in origins.values():
+        file, _, key = origin["first_documents"][0].partition("#")
+        assert trace_document(lineage, Path(file), key)["row"]["id"] == key
+    with pytest.raises(NothingToTrace, match="no mixture 'nothing'; it has raw, faq_and_raw"):
+        trace_mixture(lineage, "nothing")
+
+
+def windows_with(installation: Installation, run: str, tokens: Path, version: str, key: str) -> int:
+    """Count the windows of a run that hold a token of a document, token by token."""
+    documents = pq.read_table(next(tokens.glob("*.documents.parquet"))).to_pylist()
+    owner = [document["id"] for document in documents for _ in range(document["tokens"])]
+    order = pq.read_table(installation.lineage.checkpoint(run).folder / "order.parquet")
+    starts = order.filter(pc.equal(order["component"].cast("string"), version))["start"].to_pylist()
+    return sum(key in owner[start : start + installation.lineage.sequence] for start in starts)
+
+
+def test_a_document_is_traced_to_what_was_made_of_it_and_to_the_students_that_saw_it(finished: Installation) -> None:
+    lineage = finished.lineage
+    cell, source = lineage.study.cells[0], lineage.source("package_readmes").folder
+    ids = pq.read_table(source / "shard-00000.parquet")["id"].to_pylist()
+    for key in ids[:2]:
+        found = trace_document(lineage, source, key)
+        made = {each["item"] for each in found["rephrased"]}
+        assert made == {f"synthetic/{CELL}/faq", f"synthetic/{CELL}/table"}
+        faq = trace_document(lineage, lineage.dataset(cell, "faq").folder, key)
+        assert faq["items"] == [DATASET]
+        assert faq["source"]["row"]["id"] == key
+        for traced, component in ((found, "package_readmes"), (faq, f"{CELL}/faq")):
+            tokens = lineage.tokens(lineage.study.datasets[component])
+            seen = {each["run"]: each["windows"] for each in traced["students"]}
+            for run in lineage.study.student_runs:
+                assert seen.get(run, 0) == windows_with(finished, run, tokens.folder, tokens.version, key)
+            assert seen
+
+
+def test_what_cannot_be_traced_is_named(finished: Installation, tmp_path: Path) -> None:
+    lineage = finished.lineage
+    corpus = lineage.source("package_readmes").folder
+    for file, message in (
+        (corpus, "no row with the id 'nobody'"),
+        (tmp_path, "not a complete dataset"),
+        (tmp_path / "x", "does not exist"),
+    ):
+        with pytest.raises(NothingToTrace, match=message):
+            trace_document(lineage, file, "nobody")
+
+
+def test_artifacts_of_an_earlier_recipe_are_kept_until_the_new_one_is_there(own: Installation) -> None:
+    assert unneeded(own.paths.data, [own.lineage]) == []
+    cell = own.lineage.study.cells[0]
+    earlier = own.lineage.audit(cell, "faq")
+    fields = small_study()
+    fields["gates"]["form"] = {"threshold": 0, "blocking": False}
+    own.write(fields)
+    assert own.lineage.audit(cell, "faq").fingerprint != earlier.fingerprint
+    assert unneeded(own.paths.data, [own.lineage]) == []
+    shutil.copytree(earlier.folder, own.lineage.audit(cell, "faq").folder)  # stands for the new one
+    manifest = own.lineage.audit(cell, "faq").folder / "__meta__" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(earlier.fingerprint, own.lineage.audit(cell, "faq").fingerprint))
+    assert [each.folder for each in unneeded(own.paths.data, [own.lineage])] == [earlier.folder]
+
+
+def test_only_what_no_study_needs_is_deleted_and_never_what_is_being_written(own: Installation) -> None:
+    data, lineage = own.paths.data, own.lineage
+    sources = {name: lineage.source(name).folder for name in lineage.study.sources}
+    fields = small_study()
+    del fields["sources"]["language_reference"]
+    fields["tokenizer"]["sources"] = ["package_readmes"]
+    own.write(fields)
+    found = unneeded(data, [own.lineage])
+    assert sources["language_reference"] in [each.folder for each in found]
+    assert sources["package_readmes"] not in [each.folder for each in found]
+    assert unneeded(data, [own.lineage, lineage]) == [], "another study needs them"
+    (corpus,) = [each for each in found if each.folder == sources["language_reference"]]
+    assert corpus.size_bytes == sum(file.stat().st_size for file in corpus.folder.rglob("*") if file.is_file())
+    with lineage.source("language_reference").claim():
+        assert [is_gone for _, is_gone in delete([corpus])] == [False]
+    assert corpus.folder.exists()
+    assert [is_gone for _, is_gone in delete([corpus])] == [True]
+    assert not corpus.folder.exists()
+    label = data / "studies" / "small" / "sources" / "corpus" / "language_reference"
+    assert label.is_symlink()
+    sweep(data)
+    assert not label.is_symlink()
+
+
+def test_gc_spares_studies_whose_file_was_not_read_until_they_are_forgotten(own: Installation) -> None:
+    environment = {"FINEPHRASE_DATA": str(own.paths.data)}
+    kept = finephrase("gc", "--keep-days", "0", "--dry-run", "--study", str(own.study), **environment)
+    assert (kept.returncode, kept.stdout) == (0, "0 artifacts would be deleted, 0 bytes\n"), kept.stderr
+    refused = finephrase("gc", "--keep-days", "0", **environment)
+    assert refused.returncode == 2
+    assert "belong to small, whose study file was not read" in refused.stderr
+    old = time.time() - 8 * 86_400
+    for path in (own.paths.data / "artifacts").rglob("*"):
+        os.utime(path, (old, old), follow_symlinks=False)
+    done = finephrase("gc", "--forget", "small", **environment)
+    assert done.returncode == 0, done.stderr
+    assert not list((own.paths.data / "artifacts").glob("*/*"))
+    assert "bytes freed" in done.stdout
