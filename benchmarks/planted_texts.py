@@ -94,7 +94,9 @@ def outputs(gate: str) -> list[AuditedRow]:
     return [
         AuditedRow("", one["text"], one.get("finish_reason"), sources[one["source"]])
         for one in labelled
-        if gate not in one["flaws"] and one["source"] in sources and len(re.findall(r"[a-z]{3,}", one["text"])) > 40
+        if gate not in one["flaws"]
+        and one["text"].count("```") % 2 == 0
+        and len(re.findall(r"[a-z]{3,}", one["text"])) > 40
     ]
 
 

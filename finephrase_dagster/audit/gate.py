@@ -227,6 +227,7 @@ class Gate:
         return value >= threshold if self.bound == "at least" else value <= threshold
 
 
+Hint = str | Callable[[Sequence[AuditedRow]], Iterable[bool]]
 FindFlaw = Callable[[AuditedRow, AuditedDataset, Settings], str | None]
 
 
@@ -234,7 +235,7 @@ class RowShare(Measure):
     """Counts the rows with a flaw, by kind: a flaw's text up to a colon; what follows is of the row."""
 
     def __init__(
-        self, bound: Bound, find_flaw: FindFlaw, dataset: AuditedDataset, settings: Settings, *, hint: str = ""
+        self, bound: Bound, find_flaw: FindFlaw, dataset: AuditedDataset, settings: Settings, *, hint: Hint = ""
     ) -> None:
         super().__init__(dataset, settings)
         self._bound, self._find_flaw, self._hint = bound, find_flaw, hint
@@ -262,7 +263,9 @@ class RowShare(Measure):
         return self._find_flaw(row, self.dataset, self.settings)
 
     def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
-        return may_match([row.text for row in rows], self._hint) if self._hint else super().may_fail(rows)
+        if isinstance(self._hint, str):
+            return may_match([row.text for row in rows], self._hint) if self._hint else super().may_fail(rows)
+        return self._hint(rows)
 
     def result(self) -> Measurement:
         flawed = self._flaws.total()
@@ -290,7 +293,7 @@ def row_gate(
     blocking: bool = True,
     forms: Mapping[str, Settings] | None = None,
     version: int = 1,
-    hint: str = "",
+    hint: Hint = "",
 ) -> Gate:
     """Return a gate that judges each row by itself; its value is a share of the rows.
 
@@ -298,7 +301,8 @@ def row_gate(
         bound: "at most" limits the share of rows with a flaw, "at least" demands a share of rows without one.
         find_flaw: returns the reason why a row fails, or None if it passes; a function of a module, so that a measure
             can be sent to another process.
-        hint: a pattern in RE2's syntax that matches every text with a flaw, and few others.
+        hint: a pattern in RE2's syntax that matches every text with a flaw, and few others; or a function that returns
+            for each row whether it may have one.
     """
 
     return Gate(

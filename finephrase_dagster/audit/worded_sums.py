@@ -24,16 +24,18 @@ HINT = (
     rf"|[a-z] (?:plus|minus|times|multiplied by|divided by|added to) {_NUMBER}"
 )
 """A pattern for RE2 that matches every text with such a calculation."""
-_WORDS = (" plus ", " minus ", " times ", " multiplied by ", " divided by ", " added to ", " of ")
+_SUMS = (" plus ", " minus ", " times ", " multiplied by ", " divided by ", " added to ")
+_PARTS_OF = tuple(f"{part[1:]}{plural} of " for part in _PARTS for plural in ("", "s"))
 _WORD = re.compile("[a-z]+")
 
 
 def in_figures(text: str) -> str:
     """Return a text in which calculations are written in digits; others of its numbers stay as they are."""
-    if not any(word in text for word in _WORDS):
-        return text
-    text = _PART.sub(lambda match: f"{_COUNTS[(match[1] or 'one').lower()]}/{_PARTS[match[2].lower()]} of ", text)
-    return "\n".join(_figures(line) if _SUM.search(line) else line for line in text.split("\n"))
+    if any(part in text for part in _PARTS_OF):
+        text = _PART.sub(lambda match: f"{_COUNTS[(match[1] or 'one').lower()]}/{_PARTS[match[2].lower()]} of ", text)
+    if any(word in text for word in _SUMS):
+        text = "\n".join(_figures(line) if _SUM.search(line) else line for line in text.split("\n"))
+    return text
 
 
 def _figures(line: str) -> str:

@@ -1,15 +1,17 @@
 """Completions that talk to the user before or after their content: "Here is a table of ...", "I hope this helps"."""
 
 import re
+from collections.abc import Iterator, Sequence
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
-from finephrase_dagster.audit.talk import plain, talk
+from finephrase_dagster.audit.talk import may_talk, plain, talk
 
 _EDGE = 300  # characters at each end in which an announcement is looked for
 # A sentence in which the writer speaks of the text: "I kept all numbers of the original."
 _LABEL = re.compile(r"\W*(?:\w+ ){0,2}?\w+\W?:|\W*(?:q|how|why|what|when|where|can|should|do|if|who)\b", re.IGNORECASE)
 _SENTENCE = re.compile(r"[^\n.!?|]+")
 _WRITER = re.compile(r"\bI(?:['\u2019](?:ve|ll|d|m))? (?=[a-z])|\b[Mm]y [a-z]|\b[Ll]et me ")
+_WRITER_HINTS = ("I ", "I'", "I\u2019", "my ", "My ", "et me ")
 _TEXT = re.compile(
     r"\b(?:texts?|passage|article|document|original|rewr\w+|rephras\w+|paraphras\w+|summar\w+|tutorial|table|faqs?"
     r"|request|instructions?|feedback|word problem|questions? and answers?|your questions?"
@@ -20,7 +22,7 @@ _TEXT = re.compile(
 
 def _spoken(edge: str, source: str) -> str | None:
     """Return a sentence at an edge in which the writer speaks of the text."""
-    if not _WRITER.search(edge) or _WRITER.search(source):
+    if not any(hint in edge for hint in _WRITER_HINTS) or not _WRITER.search(edge) or _WRITER.search(source):
         return None
     for sentence in map(re.Match.group, _SENTENCE.finditer(edge)):
         if (
@@ -32,9 +34,21 @@ def _spoken(edge: str, source: str) -> str | None:
     return None
 
 
+def _edges(row: AuditedRow) -> tuple[str, str]:
+    text = row.text.strip()
+    return text[:_EDGE], text[-_EDGE:]
+
+
+def _may_talk(rows: Sequence[AuditedRow]) -> Iterator[bool]:
+    edges = [_edges(row) for row in rows]
+    before, after = ([plain(one[place]) for one in edges] for place in (0, 1))
+    for pair, *may in zip(edges, may_talk("before", before), may_talk("after", after), strict=True):
+        yield any(may) or any(hint in edge for edge in pair for hint in _WRITER_HINTS)
+
+
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
-    text, source = row.text.strip(), row.source_text or ""
-    for place, edge in (("before", text[:_EDGE]), ("after", text[-_EDGE:])):
+    source = row.source_text or ""
+    for place, edge in zip(("before", "after"), _edges(row), strict=True):
         for match in talk(place, plain(edge)):
             if match.group().strip() not in plain(source):
                 return f"talks to the user {place} the content: {edge[match.start() : match.end()].strip()!r}"
@@ -53,5 +67,6 @@ GATE = row_gate(
     remedy="Say in the prompt that nothing may be before or after the content; see in the examples what the"
     " cleaning did not remove.",
     find_flaw=_flaw,
+    hint=_may_talk,
     version=3,
 )

@@ -23,11 +23,16 @@ _NAME = re.compile(rf"{_CAPITAL}(?: (?:(?:of|the|de|del|van|von|da|di|la) )*{_CA
 _WORD = re.compile(_CAPITAL)
 _MONTH = "|".join([*MONTHS, *(f"{month[:3]}t?" for month in MONTHS)])
 _DATE = re.compile(rf"\b(?:({_MONTH})\.? \d|\d+(?:st|nd|rd|th)? (?:of )?({_MONTH})\b)", re.IGNORECASE)
-_TITLE = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|Prof|St)\. (?=[A-Z])")
+_TITLES = frozenset(("Dr", "Mr", "Mrs", "Ms", "Prof", "St"))
 _NO_SENTENCE = re.compile(r"```.*?```|`[^`\n]*`|^[ \t]*[#|][^\n]*", re.DOTALL | re.MULTILINE)
 _BEGINS = re.compile('(?:^|\n|[-*.!?:;] |[("\u201c]|[-*.!?] ?\n ?)$')
 _GOES_ON = re.compile(r" \(?[a-z]|['\u2019]s |[,)]? *$|[,)] ", re.MULTILINE)
 _ACTS = re.compile(r" (?:has|had|says|said|wrote|writes|believes|argues|lives|lived|became|founded|won|told|thinks)\b")
+_MORE = re.compile(rf"[\w'\u2019-]+ (?:(?:of|the|de|del|van|von|da|di|la) )*[A-Z\u00c0-\u017f]|[\w-]+{_ACTS.pattern}")
+_START = re.compile(
+    rf"[ \n(\"\u201c](?=[A-Z\u00c0-\u00de\u0100-\u017f])(?:(?<=[a-z\u00df-\u017f,] )|(?<=[A-Z][a-z]\. )|(?<=Mrs\. )"
+    rf"|(?<=Prof\. )|(?={_MORE.pattern}))"
+)
 _COMMON = re.compile(
     r"(?:ing|ion|ment|ness|ity|ism|ware|s|er|or|ance|ence|body|thing|one)$"
 )  # endings of ordinary nouns
@@ -50,26 +55,29 @@ _ORDINARY = frozenset(["English", "Internet", *_DAYS, *(month.title() for month 
 def names(row: AuditedRow) -> list[list[str]]:
     """Return the names of a completion, each as its words; none if it writes all nouns in capitals."""
     text = _NO_SENTENCE.sub(" ", row.text) if any(mark in row.text for mark in "`#|") else row.text
-    if ". " in text:
-        text = _TITLE.sub("", text)
-    inner, outer = [], []
-    for match in _NAME.finditer(text):
-        words = _WORD.findall(match[0])
-        if match[0][0].islower() or not words:
+    text = f"\n{text}"
+    inner, outer, end = [], [], 0
+    for place in _START.finditer(text):
+        start = place.end()
+        if start < end:
             continue
-        start, end = match.span()
-        if text[start - 1 : start] == " " and (text[start - 2].isalpha() or text[start - 2] == ","):
-            before = text[text.rfind(" ", 0, start - 1) + 1 : start - 1].rpartition("\n")[2].removesuffix(",")
-            if before.isalpha() and before.islower():
-                inner.append(words)
-        elif _BEGINS.search(text, max(start - 3, 0), start):
+        before = text[text.rfind(" ", 0, start - 1) + 1 : start - 1].rpartition("\n")[2].removesuffix(",")
+        if place[0] == " " and ((before.isalpha() and before.islower()) or before.rstrip(".") in _TITLES):
+            if match := _NAME.match(text, start):
+                inner.append(_WORD.findall(match[0]))
+                end = match.end()
+        elif _MORE.match(text, start) and _BEGINS.search(text, max(start - 3, 0), start):
+            match = _NAME.match(text, start)
+            if match is None:
+                continue
+            words, end = _WORD.findall(match[0]), match.end()
             rest = words[words[0].lower() in _STARTERS :]
             acts = len(words) > 1 or (_ACTS.match(text, end) and not _COMMON.search(match[0]))
             if rest and (len(rest) < len(words) or (acts and _GOES_ON.match(text, end))):
                 outer.append(rest)
     if len(inner) > max(_NOUNS_IN_CAPITALS * len(row.words), 3):
         return []
-    return [name for name in (*inner, *outer) if len(name) > 1 or len(name[0]) > 3]
+    return [name for name in (*inner, *outer) if len(name) > 1 or (len(name[0]) > 3 and name[0] not in _TITLES)]
 
 
 def _unknown(row: AuditedRow) -> Iterator[str]:

@@ -24,7 +24,7 @@ Shares = Mapping[str, int]
 """The languages of a text with their shares in percent; empty if the text does not show them, as code and numbers."""
 
 _SOURCE = 400  # characters of a source whose language is detected
-_EDGE = 450  # characters at the beginning and at the end of a completion whose language is detected
+_EDGE = 300  # characters at the beginning and at the end of a completion whose language is detected
 _LETTERS, _NAMES = 25, 45  # bytes of words that show a language, and of words that are mostly names
 _QUOTED = 10  # percent of a source in a language that the completion may then have, too
 _PART = 25  # percent of a text in another language, from which the text is partly in it

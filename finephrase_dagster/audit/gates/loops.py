@@ -22,8 +22,7 @@ _RUN_OF_LETTERS = re.compile(r"([^_]{1,12}?)\1{11,}")
 _TAIL, _RULES = 60, frozenset("-=_*#~.+^| \n\u2500")  # characters of a rule below a heading
 _ENDING = 12  # characters at the end of a line
 _COUNTED, _LONGEST_PERIOD = 4, 3  # times that lines occur with other numbers, and how many lines occur in turn
-_DIGITS, _NO_DIGITS = re.compile(r"[0-9]+"), dict.fromkeys(map(ord, "0123456789"))
-_MANY_DIGITS = r"(?s)[0-9].*[0-9].*[0-9].*[0-9]"
+_DIGITS = re.compile(r"[0-9]+")
 _SPAN = 4  # words of the sequences that show where a phrase may be repeated
 _NEVER = np.iinfo(np.int64).max
 _LONG = 40  # characters of a line without spaces that counts as long
@@ -83,7 +82,7 @@ def _repeated(what: str, units: Sequence[str], source: Callable[[], Sequence[str
 def _counts_up(row: AuditedRow) -> str | None:
     """Return which lines or sentences are alike but for numbers that go up: "Chapter 3 ...", "Chapter 4 ..."."""
     for units, source in ((row.lines, row.source_lines), (row.sentences, row.source_sentences)):
-        plain = [unit.translate(_NO_DIGITS) for unit in units]
+        plain = _plain(units)
         if len(plain) - len(set(plain)) < _COUNTED - 1:
             continue
         for period in range(1, _LONGEST_PERIOD + 1):
@@ -99,8 +98,10 @@ def _counts_up(row: AuditedRow) -> str | None:
     return None
 
 
-def _plain(units: Iterable[str]) -> set[str]:
-    return {unit.translate(_NO_DIGITS) for unit in units}
+def _plain(units: Sequence[str]) -> list[str]:
+    """Return lines or sentences without digits."""
+    text = "\n".join(units).encode(errors="surrogatepass").translate(None, b"0123456789")
+    return text.decode(errors="surrogatepass").split("\n")
 
 
 def _goes_up(units: Sequence[str]) -> bool:
@@ -227,14 +228,11 @@ class Loops(RowShare):
 
     def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
         long = may_match([row.text for row in rows], rf"\S{{{_LONG}}}")
-        numbered = may_match([row.text for row in rows], _MANY_DIGITS)
-        for row, has_phrase, is_long, has_digits in zip(
-            rows, _have_repeated_phrases(rows), long, numbered, strict=True
-        ):
+        for row, has_phrase, is_long in zip(rows, _have_repeated_phrases(rows), long, strict=True):
             yield (
                 has_phrase
                 or is_long
-                or (has_digits and _counts_up(row) is not None)
+                or (sum(map(row.text.count, "0123456789")) >= _COUNTED and _counts_up(row) is not None)
                 or _ends_in_letters(row.text)
                 or any(len(set(units)) < len(units) for units in (_unlabelled(row.lines), row.sentences))
             )

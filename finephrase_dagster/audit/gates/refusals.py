@@ -1,9 +1,15 @@
 """Completions in which the model refuses, or asks for a text that it was given."""
 
+from collections.abc import Sequence
+
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
-from finephrase_dagster.audit.talk import plain, talk
+from finephrase_dagster.audit.talk import may_talk, plain, talk
 
 _BEGINNING = 400  # characters; a refusal comes first
+
+
+def _may_refuse(rows: Sequence[AuditedRow]) -> list[bool]:
+    return may_talk("refusal", [plain(row.text[:_BEGINNING]) for row in rows])
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
@@ -21,5 +27,6 @@ GATE = row_gate(
     remedy="Read the examples. Change the wording of the prompt, or leave out the documents that the"
     " generator refuses.",
     find_flaw=_flaw,
+    hint=_may_refuse,
     version=3,
 )
