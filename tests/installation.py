@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,12 @@ class Installation:
     def instance(self) -> dg.DagsterInstance:
         return dg.DagsterInstance.from_config(str(self.root / "dagster_home"))
 
-    def materialize(self) -> tuple[Outcome, list[str]]:
+    def materialize(self, only: Collection[str] | None = None) -> tuple[Outcome, list[str]]:
         """Materialize what is missing, in this process; return the outcome and the log messages."""
         messages: list[str] = []
+        lineage, log = self.lineage, messages.append
         with self.instance() as instance:
-            return materialize_study(self.lineage, build_defs(self.lineage), instance, log=messages.append), messages
+            return materialize_study(lineage, build_defs(lineage), instance, only=only, log=log), messages
 
     def copy(self, root: Path) -> Installation:
         return Installation(Path(shutil.copytree(self.root, root, symlinks=True)))

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from finephrase_dagster.artifacts.description import ItemUnknown, describe
+from finephrase_dagster.artifacts.description import describe
 from finephrase_dagster.artifacts.garbage import delete, sweep, unneeded
-from finephrase_dagster.artifacts.graph import items
+from finephrase_dagster.artifacts.graph import Item, items
+from finephrase_dagster.artifacts.selection import ItemUnknown, select_items
 from finephrase_dagster.commands.show import described
 from finephrase_dagster.results.trace import NothingToTrace, trace_document, trace_mixture
 from installation import CELL, Installation, small_study
@@ -67,6 +68,43 @@ def test_an_unknown_item_is_refused_with_similar_names(finished: Installation) -
         describe(finished.lineage, "faq_and_raw")
     with pytest.raises(ItemUnknown, match="plan --items"):
         describe(finished.lineage, "zzzz")
+
+
+def test_items_are_chosen_by_name_asset_stage_or_pattern_with_everything_upstream(finished: Installation) -> None:
+    graph = {item.name: item for item in items(finished.lineage)}
+    table, corpus, model = f"synthetic/{CELL}/table", "sources/corpus/package_readmes", "generators/model/rephraser"
+    assert select_items(graph, [table]) == {table, corpus, model}
+    audits = {f"audits/{CELL}_audit/{prompt}" for prompt in ("faq", "table")}
+    for pattern in ("audits", f"audits/{CELL}_audit", "audits/*"):
+        assert select_items(graph, [pattern]) == {*audits, DATASET, table, corpus, model}
+    compared = select_items(graph, ["results/leaderboard"])
+    assert {*audits, table} - compared == {f"audits/{CELL}_audit/table", table}, "no mixture has the table"
+    with pytest.raises(ItemUnknown, match=r"no item 'audit'\. Did you mean audits"):
+        select_items(graph, [DATASET, "audit"])
+
+
+def test_a_selection_is_materialized_alone_and_a_dry_run_makes_nothing(own: Installation) -> None:
+    cell = own.lineage.study.cells[0]
+    folders = {f"audits/{CELL}_audit/{prompt}": own.lineage.audit(cell, prompt).folder for prompt in ("faq", "table")}
+    for folder in folders.values():
+        shutil.rmtree(folder)
+    chosen, other = folders
+    environment = {"FINEPHRASE_DATA": str(own.paths.data), "DAGSTER_HOME": str(own.root / "dagster_home")}
+    dry = finephrase(
+        "materialize", "--study", str(own.study), "--dry-run", "--select", "sources", chosen, **environment
+    )
+    assert dry.returncode == 0, dry.stderr
+    assert dry.stdout.splitlines()[0] == f"{chosen}: missing"
+    assert dry.stdout.splitlines()[-1].startswith("1 partitions would be materialized")
+    assert not any(folder.exists() for folder in folders.values())
+    outcome, _ = own.materialize({chosen, *own_graph(own)[chosen].needs})
+    assert outcome.made == [chosen]
+    assert outcome.complete
+    assert not folders[other].exists()
+
+
+def own_graph(installation: Installation) -> dict[str, Item]:
+    return {item.name: item for item in items(installation.lineage)}
 
 
 def test_a_mixture_is_traced_to_its_students_datasets_and_documents(finished: Installation) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,12 @@ from finephrase_dagster.artifacts.artifact import MANIFEST, Artifact, ArtifactMi
 from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.graph import Item, State, items, states
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
-from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.artifacts.selection import find_item
 from finephrase_dagster.study.file import StudyError
 
 COSTS = ("engine_seconds", "gpu_hours", "dollars", "goodput")
 APART = ("version", "made_with", "bytes", "goodput", "run")
 """Fields of a manifest that are not among the `figures` of a description."""
-
-
-class ItemUnknown(FinephraseError, exit_status=2):
-    """A study has no item of this name."""
 
 
 def describe(lineage: Lineage, name: str) -> dict[str, Any]:
@@ -35,7 +30,7 @@ def describe(lineage: Lineage, name: str) -> dict[str, Any]:
     """
     lineage = lineage.snapshot()
     graph = {item.name: item for item in items(lineage)}
-    item = find_item(graph, name, lineage.study.name)
+    item = find_item(graph, name)
     known = states(graph)
     artifact = _artifact(item)
     manifest, folder = _latest(item, artifact, known[item.name])
@@ -60,20 +55,6 @@ def describe(lineage: Lineage, name: str) -> dict[str, Any]:
         "figures": {field: value for field, value in facts.items() if field not in APART},
         "cost": {field: value for field, value in _cost(facts).items() if value is not None},
     }
-
-
-def find_item(graph: Mapping[str, Item], name: str, study: str) -> Item:
-    """Return an item by its name.
-
-    Raises:
-        ItemUnknown: there is none; the message names similar ones.
-    """
-    if name in graph:
-        return graph[name]
-    ending = [other for other in graph if other.endswith(f"/{name}")]
-    similar = ending or get_close_matches(name, graph, n=3, cutoff=0.5)
-    advice = f"Did you mean {', '.join(similar[:5])}?" if similar else "'finephrase plan --items' lists its items."
-    raise ItemUnknown(f"the study {study} has no item {name!r}. {advice}")
 
 
 def _artifact(item: Item) -> Artifact | None:

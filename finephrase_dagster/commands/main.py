@@ -108,7 +108,7 @@ def _options(
 
 
 app.command(short_help="Write a study of your own to begin with.")(init)
-app.command(short_help="Run what is missing or stale in a study.")(materialize)
+app.command(cls=ManyValues, short_help="Run what is missing or stale in a study.")(materialize)
 app.command(cls=ManyValues, short_help="Rewrite a few documents, to look at them.")(preview)
 app.command(cls=ManyValues, short_help="Rewrite documents with a language model.")(rephrase)
 app.command(short_help="Check the quality of a synthetic dataset.")(audit)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from finephrase_dagster.artifacts.key import LEADERBOARD
 from finephrase_dagster.commands.leaderboard import print_leaderboard
 from finephrase_dagster.commands.options import StudyOption, dagster_home, paths_of
 from finephrase_dagster.commands.terminal import clock, complain, screen
@@ -18,10 +19,12 @@ from finephrase_dagster.rephrase.statistics import duration
 from finephrase_dagster.study.paths import materialize_command, program, require_clone, shown_path
 
 if TYPE_CHECKING:
+    from finephrase_dagster.artifacts.graph import Item
     from finephrase_dagster.artifacts.lineage import Lineage
     from finephrase_dagster.orchestration.materialize import Outcome
 
 TRAINING = "training/"
+MOST_REASONS = 4  # that an item is stale, in a dry run; `show` has all
 
 LogFormat = Literal["text", "json"]
 
@@ -31,6 +34,13 @@ def materialize(
     log_format: Annotated[
         LogFormat | None, typer.Option(help="Print lines in place of the live view: text, or JSON objects.")
     ] = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ITEM...", help="Only these items and what they need: names of plan --items; * is allowed."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be made, and why; make nothing.")] = False,
 ) -> None:
     """Materialize everything of a study that is missing or stale, in this process.
 
@@ -42,7 +52,10 @@ def materialize(
     Examples:
       finephrase materialize
       finephrase materialize --study studies/mine.yaml
+      finephrase materialize --select audits synthetic/rephraser__package_readmes/faq --dry-run
     """
+    from finephrase_dagster.artifacts.graph import items
+    from finephrase_dagster.artifacts.selection import select_items
     from finephrase_dagster.catalogue import read_lineage
 
     require_clone("finephrase materialize")
@@ -52,6 +65,11 @@ def materialize(
     log = clock()
     paths = paths_of(study)
     lineage = read_lineage(paths)
+    graph = {item.name: item for item in items(lineage.snapshot())}
+    chosen = select_items(graph, select) if select else None
+    if dry_run:
+        _print_due([item for item in graph.values() if chosen is None or item.name in chosen])
+        return
     home = dagster_home()
     with _store_failures_explained():
         from finephrase_dagster.orchestration.stores import TRACKING_URI, open_instance, refuse_unusable
@@ -67,9 +85,9 @@ def materialize(
         with (
             _resuming(lineage),
             open_instance(home) as instance,
-            _watching(lineage, log, live=log_format is None) as log_line,
+            _watching(lineage, log, live=log_format is None, only=chosen) as log_line,
         ):
-            outcome = materialize_study(lineage, defs, instance, engines_kept=engines_kept, log=log_line)
+            outcome = materialize_study(lineage, defs, instance, only=chosen, engines_kept=engines_kept, log=log_line)
             if lost_tracking and any(name.startswith(TRAINING) for name in outcome.reused):
                 log_line(f"MLflow's store {paths.tracking_store} did not exist; the students are recorded again")
                 record_in_mlflow(lineage, instance, log=log_line)
@@ -83,14 +101,28 @@ def materialize(
         if outcome.waiting:
             complain(f"{len(outcome.waiting)} partitions wait for something that is missing")
         raise typer.Exit(1)
-    if lineage.study.mixtures:
+    if lineage.study.mixtures and (chosen is None or LEADERBOARD.asset in chosen):
         print_leaderboard(lineage)
     _print_times(outcome)
     _print_next_steps(lineage)
 
 
+def _print_due(items: Sequence[Item]) -> None:
+    """Print which items are not current, and why."""
+    from finephrase_dagster.artifacts.graph import states
+
+    known = states({item.name: item for item in items})
+    due = {name: state for name, state in known.items() if state.status in ("missing", "stale")}
+    for name, state in due.items():
+        reasons = [*state.reasons[:MOST_REASONS], *["..."] * (len(state.reasons) > MOST_REASONS)]
+        typer.echo(f"{name}: {state.status}{': ' if reasons else ''}{'; '.join(reasons)}")
+    typer.echo(f"{len(due)} partitions would be materialized, {len(known) - len(due)} are there")
+
+
 @contextmanager
-def _watching(lineage: Lineage, log: Callable[[str], None], *, live: bool) -> Iterator[Callable[[str], None]]:
+def _watching(
+    lineage: Lineage, log: Callable[[str], None], *, live: bool, only: Collection[str] | None
+) -> Iterator[Callable[[str], None]]:
     """Show the live view within the block where there is a terminal; yield what prints a line."""
     with screen(lineage.paths.data / "logs" / "materialize.log") if live else nullcontext() as console:
         if console is None:
@@ -102,7 +134,7 @@ def _watching(lineage: Lineage, log: Callable[[str], None], *, live: bool) -> It
         from finephrase_dagster.plan.forecast import Forecast
 
         study, lineage = lineage.study, lineage.snapshot()
-        every = [*items(lineage)]
+        every = [item for item in items(lineage) if only is None or item.name in only]
         title = f"{study.name}: {study.description}" if study.description else study.name
         view = LiveView(title, every, console, Forecast.of(lineage, every))
         with view.shown(), listening(view):

@@ -130,14 +130,14 @@ MetricsPortOption = Annotated[
 
 
 class ManyValues(TyperCommand):
-    """A command whose options --input and --endpoint accept several values, and may be repeated."""
+    """A command whose options --input, --endpoint and --select accept several values, and may be repeated."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         spread: list[str] = []
         option = None
         for word in args:
             if word.startswith("-"):
-                option = word if word in ("--input", "--endpoint") else None
+                option = word if word in ("--input", "--endpoint", "--select") else None
             elif option and spread[-1] != option:
                 spread.append(option)
             spread.append(word)

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -59,11 +59,13 @@ def materialize_study(
     instance: dg.DagsterInstance,
     *,
     log: Callable[[str], None],
+    only: Collection[str] | None = None,
     engines_kept: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Outcome:
     """Materialize what is missing or stale; a failure affects only what depends on it.
 
     Args:
+        only: the names of the items to look at, all upstream items among them. Default: all.
         engines_kept: returns a context in which engines outlive their runs; entered once per stage.
     """
     end_abandoned_runs(instance)
@@ -71,9 +73,9 @@ def materialize_study(
         instance.report_runless_asset_event(observation)
     lineage = lineage.snapshot()
     outcome, partitions = Outcome(), Partitions(items(lineage))
-    graph = {item.name: item for item in items(lineage)}
+    graph = {item.name: item for item in items(lineage) if only is None or item.name in only}
     with noting_interrupts() as raise_if_interrupted:
-        for _, of_stage in groupby(items(lineage), key=lambda item: item.stage):
+        for _, of_stage in groupby(graph.values(), key=lambda item: item.stage):
             with engines_kept():
                 for asset, of_asset in groupby(of_stage, key=lambda item: item.asset):
                     lineage.forget_missing()
