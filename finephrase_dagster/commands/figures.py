@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -49,32 +50,15 @@ def figure(
     _print_figure(figure, name, study, as_json)
 
 
-def proxies(
-    name: NameOption = None,
-    study: StudyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print how well cheap scores of the texts predict the benchmark scores.
+def of_figure(command: str, figure: str, summary: str) -> Callable[..., None]:
+    """Return a command that prints the data of one figure."""
 
-    \b
-    Examples:
-      finephrase results proxies --name playbook
-    """
-    _print_figure("proxies", name, study, as_json)
+    def print_data(name: NameOption = None, study: StudyOption = None, as_json: JsonOption = False) -> None:
+        _print_figure(figure, name, study, as_json)
 
-
-def signal(
-    name: NameOption = None,
-    study: StudyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print how well each benchmark tells mixtures apart, by each measure and estimate; weak ones are marked.
-
-    \b
-    Examples:
-      finephrase results signal --name playbook
-    """
-    _print_figure("task_signal", name, study, as_json)
+    print_data.__name__ = command
+    print_data.__doc__ = f"{summary}\n\n\b\nExamples:\n  finephrase results {command} --name playbook"
+    return print_data
 
 
 def _print_figure(figure: str, name: str | None, study: Path | None, as_json: bool) -> None:

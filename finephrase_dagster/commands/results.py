@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finephrase_dagster.artifacts.artifact import NotMaterialized
-from finephrase_dagster.commands.figures import NoScores, figure, proxies, signal
+from finephrase_dagster.commands.figures import NameOption, NoScores, figure, of_figure
 from finephrase_dagster.commands.leaderboard import print_leaderboard, print_rows, read_json
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, dagster_home, paths_of
 from finephrase_dagster.commands.propose import price, propose
@@ -41,9 +41,7 @@ MetricOption = Annotated[
 
 @app.command()
 def leaderboard(
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="An imported study; default: the study of --study.")
-    ] = None,
+    name: NameOption = None,
     metric: MetricOption = "macro",
     study: StudyOption = None,
     as_json: JsonOption = False,
@@ -114,10 +112,7 @@ def _external_leaderboard(paths: Paths, name: str, metric: str) -> Leaderboard |
 @app.command()
 def compare(
     baseline: Annotated[str, typer.Option(metavar="MIXTURE", help="The mixture that the others are compared with.")],
-    name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="An imported study; default: the study of --study."),
-    ] = None,
+    name: NameOption = None,
     student: Annotated[str | None, typer.Option(metavar="NAME", help="Compare this student's mixtures only.")] = None,
     metric: MetricOption = "macro",
     question: Annotated[
@@ -330,6 +325,8 @@ def mlflow(study: StudyOption = None) -> None:
 
 
 app.command()(figure)
-app.command()(proxies)
+app.command()(of_figure("proxies", "proxies", "Print how well cheap scores of the texts predict the benchmark scores."))
 app.command()(propose)
-app.command()(signal)
+app.command()(
+    of_figure("signal", "task_signal", "Print how well each benchmark tells mixtures apart; weak ones are marked.")
+)

@@ -12,6 +12,7 @@ import os
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
+from finephrase_dagster.artifacts.key import CHECKPOINT
 from finephrase_dagster.orchestration.stores import CONNECT_SECONDS
 from finephrase_dagster.rephrase.connection import fetch
 
@@ -22,7 +23,7 @@ SUPERSEDED_TAG = "finephrase.superseded"
 PUBLIC, INTERNAL = "FINEPHRASE_MLFLOW_URL", "FINEPHRASE_MLFLOW_SERVER"
 """Variables of the web server: MLflow's address for browsers, and for the web server itself."""
 TRAINING_VIEW = "workflowType=machine_learning"  # otherwise the pages open as those of chat traces
-STUDENTS = "tags.`finephrase.kind` = 'student' AND tags.`finephrase.superseded` IS NULL"
+STUDENTS = f"tags.`dagster.asset` = '{CHECKPOINT.asset}' AND tags.`{SUPERSEDED_TAG}` IS NULL"
 BEST_FIRST = f"orderByKey=metrics.%60macro%60&orderByAsc=false&searchFilter={quote(STUDENTS)}"
 FOUND, NOT_FOUND, BAD_GATEWAY = 302, 404, 502
 
