@@ -62,7 +62,7 @@ def test_any_bytes_are_a_completion_or_a_reason(sent: bytes) -> None:
         assert is_short(readable(str(error)))
         return
     if isinstance(result, Completion):
-        assert result.text.strip()
+        assert any(letter.isprintable() for letter in result.text.strip())
         result.text.encode()
         assert is_short(result.finish_reason)
     else:
@@ -105,7 +105,14 @@ def test_each_finish_reason_has_its_outcome_and_is_documented(name: str, meaning
         (body("", "length"), "the completion has no text, but used up max_tokens"),
         (body(" \n", "stop"), "the completion has no text"),
         (body(None, "stop", reasoning_content="Let me see"), "the completion has no text, only reasoning"),
+        (body("\0", "stop"), "the completion has no text"),
+        (body("\u200b\ufeff \n", "stop"), "the completion has no text"),
+        (
+            body(None, "stop", tool_calls=[{"id": "a"}]),
+            "the model called a tool instead of writing text; start the server without tools",
+        ),
         (body(None, "stop", refusal="Not this."), "the model refused to answer: Not this."),
+        (body("As asked, the", "stop", refusal="Not this."), "the model refused to answer: Not this."),
         (body("Half a", "wizardry"), "finish_reason wizardry: it is not known whether the text is complete"),
     ],
 )
@@ -113,6 +120,12 @@ def test_an_answer_without_a_usable_text_fails_with_its_reason(sent: bytes, reas
     result = read_completion(sent)
     assert isinstance(result, FailedRow)
     assert result.reason.endswith(reason)
+
+
+def test_a_text_that_comes_with_an_error_is_not_complete() -> None:
+    sent = json.loads(body("Half of it")) | {"error": {"message": "out of memory", "code": 500}}
+    with pytest.raises(NotACompletion, match="out of memory"):
+        read_completion(json.dumps(sent).encode())
 
 
 def test_text_parts_are_joined_and_lone_surrogates_are_replaced() -> None:
@@ -164,7 +177,17 @@ def answer_of(sent: bytes) -> Response:
 
 def test_a_body_that_is_compressed_unasked_is_read() -> None:
     assert answer_of(reply(gzip.compress(b"words"), "Content-Encoding: gzip")).body == b"words"
+    assert answer_of(reply(gzip.compress(b"words"), "Content-Encoding: X-GZip")).body == b"words"
     assert answer_of(reply(b"no gzip", "Content-Encoding: gzip")).body == b"no gzip"
+    assert answer_of(reply(b"words", "Content-Encoding: identity")).body == b"words"
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "\x1b[2Jodd"])
+def test_an_encoding_that_is_not_read_is_named(encoding: str) -> None:
+    answer = "the server compressed its answer|Invalid header"
+    with pytest.raises(OSError, match=answer) as raised:
+        answer_of(reply(b"\x0b\x02\x80", f"Content-Encoding: {encoding}"))
+    assert str(raised.value).isprintable()
 
 
 def test_a_response_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

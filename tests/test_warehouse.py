@@ -13,9 +13,11 @@ from typing import Any
 
 import duckdb
 import pytest
+from filelock import FileLock
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import SCORES, ItemKey
+from finephrase_dagster.results import warehouse
 from finephrase_dagster.results.leaderboard import compose_leaderboard
 from finephrase_dagster.results.scored_runs import read_runs
 from finephrase_dagster.results.warehouse import create_tables, key_of, mark_current, record_manifests, writing
@@ -212,3 +214,14 @@ def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
         list(pool.map(write, range(24)))
     with duckdb.connect(str(path), read_only=True) as opened:
         assert opened.execute("SELECT count(DISTINCT run) FROM scores").fetchone() == (24,)
+
+
+def test_a_writer_that_waits_for_another_one_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "warehouse.duckdb"
+    monkeypatch.setattr(warehouse, "SHORT_SECONDS", 0.05)
+    monkeypatch.setattr(warehouse, "WRITER_SECONDS", 0.1)
+    with FileLock(f"{path}.lock"), pytest.raises(warehouse.WarehouseBusy, match="more than"), warehouse.writing(path):
+        pass
+    assert f"waiting for the process that is writing {path}" in caplog.text

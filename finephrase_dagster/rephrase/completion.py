@@ -78,6 +78,8 @@ def read_completion(body: bytes) -> Completion | FailedRow:
     """
     try:
         response = _loads(body)
+        if response.get("error"):
+            raise ValueError("the server broke off")
         choice, usage = response["choices"][0], response.get("usage") or {}
         message = choice["message"]
         text = _text(message.get("content"))
@@ -87,7 +89,7 @@ def read_completion(body: bytes) -> Completion | FailedRow:
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         detail = f" ({error})" if isinstance(error, _WrongCount) else ""
         raise NotACompletion(f"HTTP 200, but not a chat completion{detail}: {read_error(body)}") from error
-    if refusal and not text:
+    if refusal:
         return FailedRow(f"the model refused to answer: {refusal}", "refusal", *tokens)
     reason = FINISH_REASONS.get(given.lower(), OTHER)
     name = reason.name or readable(given, 50)
@@ -96,7 +98,9 @@ def read_completion(body: bytes) -> Completion | FailedRow:
         raise NotACompletion(problem)
     if reason.outcome == "failed":
         return FailedRow(problem, "finish_reason", *tokens)
-    if not text.strip():
+    if not any(letter.isprintable() and letter != " " for letter in text):
+        if message.get("tool_calls") or message.get("function_call"):
+            return FailedRow(f"{NO_TEXT}: {_TOOL.meaning}", "no_text", *tokens)
         reasoned = message.get("reasoning") or message.get("reasoning_content")
         if name == "length":
             return FailedRow(ONLY_THOUGHT if reasoned else f"{NO_TEXT}, but used up max_tokens", "no_text", *tokens)

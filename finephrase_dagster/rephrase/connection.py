@@ -31,6 +31,8 @@ CHAT_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
 TOKENIZE_PATH = "/tokenize"
 MOST_BYTES = 32 << 20  # of a response, also once decompressed
+ENCODINGS = {"": False, "identity": False, "gzip": True, "x-gzip": True, "deflate": True}
+"""The values of `Content-Encoding` that are read, and whether they compress."""
 
 
 class Response(NamedTuple):
@@ -259,7 +261,9 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserUpgrade:
+            self.close("the server switches to another protocol")
+        except httptools.HttpParserError as error:
             self.close(f"not an HTTP response: {error}")
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -283,7 +287,7 @@ class Connection(asyncio.Protocol):
         elif name == b"location":
             self._location = value.decode("utf-8", "replace").strip()
         elif name == b"content-encoding":
-            self._encoding = value.strip().lower()
+            self._encoding = value.decode("latin-1").strip().lower()
 
     def on_headers_complete(self) -> None:
         self._ends_with_connection = not self._has_length
@@ -293,6 +297,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if 100 <= self._parser.get_status_code() < 200:  # an interim response; the final one follows
+            return
+        if self._encoding not in ENCODINGS:
+            self.close(f"the server compressed its answer ({readable(self._encoding, 50)}), which it was asked not to")
             return
         response = Response(self._parser.get_status_code(), self._retry_after, self._decoded(), self._location)
         pending, self._pending = self._pending, None
@@ -308,14 +315,14 @@ class Connection(asyncio.Protocol):
     def _decoded(self) -> bytes:
         """Return the body, decompressed if the server compressed it although it was asked not to."""
         body = b"".join(self._body)
-        if self._encoding in (b"gzip", b"deflate"):
+        if ENCODINGS[self._encoding]:
             with contextlib.suppress(zlib.error):
                 return zlib.decompressobj(32 + zlib.MAX_WBITS).decompress(body, MOST_BYTES)
         return body
 
     def _reset(self) -> None:
         self._body: list[bytes] = []
-        self._encoding, self._location = b"", ""
+        self._encoding = self._location = ""
         self._received = 0
         self._retry_after = None
         self._has_length = False

@@ -25,8 +25,8 @@ from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.results.tables import READ_ALL, STATEMENTS, VERSION
 
-WRITER_SECONDS = 60.0
-"""How long a writer waits for another one. Writing takes milliseconds, so the other one hangs."""
+SHORT_SECONDS, WRITER_SECONDS = 2.0, 60.0
+"""How long a writer waits for another one before it says so, and then. Writing takes milliseconds, so it hangs."""
 
 
 Key = tuple[str, str, str]
@@ -54,9 +54,15 @@ def writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         WarehouseBusy: another process has held the lock of the writers for a minute.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock", timeout=WRITER_SECONDS)
+    lock = FileLock(f"{path}.lock")
     try:
-        lock.acquire()
+        try:
+            lock.acquire(timeout=SHORT_SECONDS)
+        except Timeout:
+            logging.getLogger(__name__).warning(
+                f"waiting for the process that is writing {path}: fuser {lock.lock_file}"
+            )
+            lock.acquire(timeout=WRITER_SECONDS)
     except Timeout as error:
         raise WarehouseBusy(
             f"another process has been writing {path} for more than {WRITER_SECONDS:.0f} s. Find it with "
