@@ -21,9 +21,13 @@ from finephrase_dagster.orchestration.partitions import asset_key, cell_tags, st
 from finephrase_dagster.orchestration.placement import Placement, preparing
 from finephrase_dagster.orchestration.retries import retried
 from finephrase_dagster.study.component import Cell
+from finephrase_dagster.study.fields import hub_reference
 
 Columns = Mapping[str, tuple[str, str]]
 """The columns of an asset's files: type and description by name."""
+
+UNVERSIONED = {"limit", "paths", "documents", "tokens", "license"}
+"""Fields of a source that do not count, or of which only reading the source shows whether its rows change."""
 
 
 class Check(NamedTuple):
@@ -106,11 +110,13 @@ def _code_version(lineage: Lineage, kind: Kind, cell: Cell | None) -> str | None
         settings["generator"] = {
             "sampling": generator.sampling.model_dump(exclude_none=True),
             "engine": distribution_flags(generator.engine),
+            "model": hub_reference(generator.model),
             "cleaning": CLEANING,
             "truncation": TRUNCATION,
             **{name: getattr(generator, name) for name in ("context", "max_tokens", "keep_raw", "date")},
             "guided": study.is_guided(cell),
         }
+        settings["source"] = study.sources[cell.source].model_dump(exclude=UNVERSIONED)
         most, keep = study.rollouts_of(cell)
         if cell.on_failure == "drop_rows":
             settings["drops"] = study.gates, cell.gates
