@@ -4,7 +4,7 @@
 
 Writes datasets of 100,000 and of N rows of 1.5 KB, exports each in a process of its own, and reports seconds and the
 largest memory of that process. The export writes the origin of each row, hashes its files, reads them again and
-compares them with the datasets, row by row. The peers read and write Parquet with zstd and do none of that: DuckDB's
+compares them with the datasets, row by row. The peers read and write Parquet and do none of that: DuckDB's
 COPY, and `datasets`, which loads into its cache and writes again. The last line is JSON; `ratio` is the time of the
 export over that of DuckDB's COPY.
 """
@@ -82,7 +82,7 @@ def copy_with_datasets(folder: Path, output: Path) -> None:
 
     files, cache = f"{folder}/*.parquet", f"{output}-cache"
     loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
-    loaded.to_parquet(f"{output}.parquet", compression="zstd")
+    loaded.to_parquet(f"{output}.parquet")
 
 
 WAYS = {"export": export, "duckdb": copy_with_duckdb, "datasets": copy_with_datasets}

@@ -26,6 +26,7 @@ from finephrase_dagster.artifacts.release import release_artifact
 from finephrase_dagster.artifacts.verification import ArtifactDamaged, verify_folder
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.plan.plan import plan
+from finephrase_dagster.release.card import _size
 from finephrase_dagster.release.content import COLUMNS, SCHEMA, ContentHash
 from finephrase_dagster.release.export import ExportWrong, content_of
 from finephrase_dagster.release.publish import ReleaseRefused, publish
@@ -297,12 +298,17 @@ def test_the_card_has_a_header_for_the_hub_and_all_that_a_reader_needs(out: Path
         lineage.prompts["faq"].template.splitlines()[-1],
         '"temperature": 0.5',
         "| loops | 0.5 | at most 0.1 | no | **failed** |",
-        "| `writer__topics/faq` | 2.000 | 2.0 | 6.00 | 44% |",
+        "| `writer__topics/faq` | 7,200 | 2.0 | 6.00 | 44% |",
         "| source | files | PSF-2.0 |",
         "| model | HuggingFaceTB/SmolLM2-135M-Instruct | Apache-2.0 |",
         "Source `doc-0`:",
     ):
         assert expected in body, expected
+
+
+def test_the_card_has_the_size_that_the_hub_knows() -> None:
+    sizes = {0: "n<1K", 999: "n<1K", 1_000: "1K<n<10K", 99_999: "10K<n<100K", 1_357_391_368: "1B<n<10B", 10**12: "n>1T"}
+    assert {rows: _size(rows) for rows in sizes} == sizes
 
 
 def test_the_croissant_metadata_describe_the_files_as_they_are(out: Path) -> None:

@@ -19,8 +19,7 @@ from finephrase_dagster.release.samples import samples
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.train.admission import failed_gates
 
-SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-LARGE_SIZES = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**12, "n>1B"))
+SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 TAGS = ("synthetic", "finephrase")
 SHOWN_CHARACTERS = 1_200
 UNKNOWN = "not stated"
@@ -59,7 +58,7 @@ def card(lineage: Lineage, manifests: Mapping[str, Mapping[str, Any]]) -> str:
         datasets=_datasets(lineage, components),
         prompts={component.prompt: lineage.prompts[component.prompt or ""] for component in components},
         fenced=fenced,
-        recipes=_recipes(lineage, components),
+        recipes={component.name: _recipe(lineage, component) for component in components},
         audits={component.name: _audit(lineage, component) for component in components},
         costs=_costs(lineage, components),
         licenses=_licenses(lineage, components),
@@ -75,7 +74,7 @@ def _header(lineage: Lineage, manifests: Mapping[str, Mapping[str, Any]], rows: 
         "license": release.license,
         "language": list(release.languages),
         "task_categories": ["text-generation"],
-        "size_categories": [next((name for most, name in (*SIZES, *LARGE_SIZES) if rows < most), "n>1T")],
+        "size_categories": [_size(rows)],
         "tags": list(dict.fromkeys((*TAGS, *release.tags))),
         # A configuration without rows has no files and cannot be loaded.
         "configs": [
@@ -84,6 +83,12 @@ def _header(lineage: Lineage, manifests: Mapping[str, Mapping[str, Any]], rows: 
             if manifest["files"]
         ],
     }
+
+
+def _size(rows: int) -> str:
+    """Return the hub's name for a number of rows."""
+    place = max(0, len(str(rows)) - 3)
+    return "n<1K" if not place else "n>1T" if place >= len(SIZES) else f"{SIZES[place - 1]}<n<{SIZES[place]}"
 
 
 def _configurations(manifests: Mapping[str, Mapping[str, Any]]) -> str:
@@ -123,15 +128,11 @@ def _datasets(lineage: Lineage, components: Mapping[Component, None]) -> str:
     return markdown_table(("dataset", "model", "source", *counts_header, "fingerprint"), table)
 
 
-def _recipes(lineage: Lineage, components: Mapping[Component, None]) -> dict[str, str]:
-    """Return what determines each dataset besides its prompt, model and source, as JSON."""
-    recipes = {}
-    for component in components:
-        recipe = plain(lineage.component(component).recipe)
-        shown = {name: value for name, value in recipe.items() if name not in IN_OTHER_SECTIONS}
-        shown["guided"] = "grammar" in recipe
-        recipes[component.name] = json.dumps(shown, indent=2, ensure_ascii=False)
-    return recipes
+def _recipe(lineage: Lineage, component: Component) -> str:
+    """Return what determines a dataset besides its prompt, model and source, as JSON."""
+    recipe = plain(lineage.component(component).recipe)
+    shown = {name: value for name, value in recipe.items() if name not in IN_OTHER_SECTIONS}
+    return json.dumps({**shown, "guided": "grammar" in recipe}, indent=2, ensure_ascii=False)
 
 
 def _audit(lineage: Lineage, component: Component) -> dict[str, Any]:
@@ -159,21 +160,13 @@ def _audit(lineage: Lineage, component: Component) -> dict[str, Any]:
 
 
 def _costs(lineage: Lineage, components: Mapping[Component, None]) -> str:
+    figures = {"engine_seconds": ",.0f", "gpu_hours": ",.1f", "dollars": ",.2f", "goodput": ".0%"}
     table = []
     for component in components:
         spent = lineage.component(component).manifest().get("goodput") or {}
-        hours, dollars = spent.get("gpu_hours"), spent.get("dollars")
-        seconds = spent.get("engine_seconds")
-        table.append(
-            (
-                f"`{component.name}`",
-                UNKNOWN if seconds is None else f"{seconds / 3600:,.3f}",
-                UNKNOWN if hours is None else f"{hours:,.1f}",
-                UNKNOWN if dollars is None else f"{dollars:,.2f}",
-                UNKNOWN if spent.get("goodput") is None else f"{spent['goodput']:.0%}",
-            )
-        )
-    return markdown_table(("dataset", "engine hours", "GPU-hours", "dollars", "goodput"), table)
+        known = ((spent.get(name), form) for name, form in figures.items())
+        table.append((f"`{component.name}`", *(UNKNOWN if one is None else format(one, form) for one, form in known)))
+    return markdown_table(("dataset", "seconds of one engine", "GPU-hours", "dollars", "goodput"), table)
 
 
 def _licenses(lineage: Lineage, components: Mapping[Component, None]) -> str:

@@ -59,11 +59,10 @@ class DataFile:
     def batches(self, start: int = 0) -> Iterator[tuple[int, pa.Table]]:
         """Yield the number of rows read so far and the rows among them that are released, from row `start` on."""
         row = 0
-        with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
-                row += batch.num_rows
-                if row > start:
-                    yield row, self._kept(pa.Table.from_batches([batch]))
+        for table in _rows([self.path]):
+            row += len(table)
+            if row > start:
+                yield row, self._kept(table)
 
     def _kept(self, table: pa.Table) -> pa.Table:
         if not len(self.dropped):
@@ -104,12 +103,8 @@ def dataset_parts(lineage: Lineage, configuration: str) -> list[DataFile]:
             shard = shards[number] if 0 <= number < len(shards) else {"path": None, "sha256": None}
             lineage_of = {"dataset_file": file["path"], "dataset_file_sha256": file["sha256"], **origin}
             lineage_of |= {"source_shard": shard["path"], "source_shard_sha256": shard["sha256"]}
-            path = dataset.folder / file["path"]
-            parts.append(
-                DataFile(
-                    path=path, origin={**origin, "source_shard": shard["path"]}, lineage=lineage_of, dropped=dropped
-                )
-            )
+            own, path = {**origin, "source_shard": shard["path"]}, dataset.folder / file["path"]
+            parts.append(DataFile(path=path, origin=own, lineage=lineage_of, dropped=dropped))
     return parts
 
 
@@ -223,8 +218,9 @@ def _checked(parts: Sequence[DataFile], folder: Path, entries: Sequence[Mapping[
 def _rows(files: Iterable[Path]) -> Iterator[pa.Table]:
     for path in files:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
-                yield pa.Table.from_batches([batch])
+            for number in range(file.num_row_groups):  # asked for several, Arrow holds the bytes of all in memory
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=[number], columns=list(COLUMNS)):
+                    yield pa.Table.from_batches([batch])
 
 
 def content_of(tables: Iterable[pa.Table]) -> ContentHash:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.artifacts.artifact import MANIFEST, atomic_write, build_manifest, write_json
+from finephrase_dagster.artifacts.artifact import MANIFEST, atomic_write, build_manifest, labelled_manifest, write_json
 from finephrase_dagster.artifacts.claim import LOCK, claim_folder
 from finephrase_dagster.artifacts.fingerprint import SHORT, differences, fingerprint
 from finephrase_dagster.artifacts.folder import LocalFolder
@@ -89,13 +89,14 @@ def publish(lineage: Lineage, folder: Path, log: Callable[[str], None] = lambda 
     texts = _texts(lineage, manifests, data)
     manifest = _manifest(manifests, data, texts)
     with claim_folder(folder):
-        existing = _read(folder / MANIFEST)
+        existing = labelled_manifest(folder)
         if existing and existing["recipe"] != (recipe := manifest["recipe"]):
             changes = "; ".join(differences(existing["recipe"], recipe))
             raise ReleaseRefused(
                 f"{folder}: holds another release ({changes}). Choose another --output, or delete the folder."
             )
-        if existing is None or existing["seal"] != manifest["seal"]:
+        is_new = existing is None or existing.get("seal") != manifest["seal"]
+        if is_new:
             (folder / MANIFEST).unlink(missing_ok=True)
             for name in data:
                 source = check_artifact(release_artifact(lineage, name))
@@ -103,10 +104,9 @@ def publish(lineage: Lineage, folder: Path, log: Callable[[str], None] = lambda 
                     _link(source / file["path"], folder / name / file["path"])
             for name, content in texts.items():
                 LocalFolder(folder).write(name, content)
-            check_folder(LocalFolder(folder), manifest, strays=True)
+        check_folder(LocalFolder(folder), manifest, strays=True)
+        if is_new:
             write_json(folder / MANIFEST, manifest)
-        else:
-            check_folder(LocalFolder(folder), manifest, strays=True)
     return manifest
 
 
@@ -157,11 +157,3 @@ def _link(source: Path, target: Path) -> None:
         return
     with atomic_write(target) as copy:
         shutil.copyfile(source, copy)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads(path.read_bytes())
-        return manifest if {"recipe", "seal"} <= manifest.keys() else None
-    except (OSError, ValueError, AttributeError):
-        return None
