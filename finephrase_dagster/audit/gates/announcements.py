@@ -51,7 +51,8 @@ def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str |
     for place, edge in zip(("before", "after"), _edges(row), strict=True):
         for match in talk(place, plain(edge)):
             if match.group().strip() not in plain(source):
-                return f"talks to the user {place} the content: {edge[match.start() : match.end()].strip()!r}"
+                excerpt = " ".join(edge[match.start() : match.end()].split()).lstrip(".,:;!? ")
+                return f"talks to the user {place} the content: {excerpt!r}"
         if sentence := _spoken(edge, source):
             return f"talks to the user {place} the content: {sentence!r}"
     return None
