@@ -49,6 +49,48 @@ def test_a_list_of_texts_becomes_a_dataset(tmp_path: Path, server: LocalServer) 
     assert (again.manifest, len(server.requests)) == (dataset.manifest, 2)
 
 
+def test_columns_may_have_other_names_and_lie_in_nested_fields(tmp_path: Path, server: LocalServer) -> None:
+    plain, nested = tmp_path / "plain.jsonl", tmp_path / "nested.jsonl"
+    plain.write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in documents(3)))
+    nested.write_text("".join(json.dumps({"m": {"k": name}, "body": text}) + "\n" for name, text in documents(3)))
+    made = [
+        rephrase_documents(file, prompt="faq", output=tmp_path / "out", endpoint=server.url, model="tiny", **options)
+        for file, options in ((nested, {"columns": ("m.k", "body")}), (plain, {}))
+    ]
+    assert made[0].manifest == made[1].manifest, "the names of columns are not part of the recipe"
+    assert len(server.requests) == 3
+    assert sorted(row["id"] for row in made[0].rows) == sorted(name for name, _ in documents(3))
+    with pytest.raises(InputUnreadable, match=r"no row has a field 'words'; its fields are body, m\. Name it"):
+        rephrase_documents(
+            nested, prompt="faq", output=tmp_path / "no", endpoint=server.url, model="tiny", columns=("m.k", "words")
+        )
+
+
+def test_sampling_is_sent_and_part_of_the_recipe(tmp_path: Path, server: LocalServer) -> None:
+    made = rephrase_documents(
+        ["A text."], prompt="faq", output=tmp_path, endpoint=server.url, model="tiny", top_p=0.9, top_k=40
+    )
+    assert {(request["top_p"], request["top_k"]) for request in server.requests} == {(0.9, 40)}
+    assert {name: made.manifest["recipe"]["sampling"][name] for name in ("top_p", "top_k")} == {
+        "top_p": 0.9,
+        "top_k": 40,
+    }
+    for wrong in ({"top_p": 0.0}, {"top_p": float("nan")}, {"top_k": -2}):
+        with pytest.raises(JobInvalid, match="--top-"):
+            rephrase_documents(["A text."], prompt="faq", output=tmp_path, endpoint=server.url, model="tiny", **wrong)
+
+
+def test_the_default_length_fits_the_context_of_a_small_server(tmp_path: Path, server: LocalServer) -> None:
+    said: list[str] = []
+    server.context = 2000
+    made = rephrase_documents(
+        ["A text."], prompt="faq", output=tmp_path, endpoint=server.url, model="tiny", log=said.append
+    )
+    assert {request["max_tokens"] for request in server.requests} == {1000}
+    assert made.manifest["recipe"]["max_tokens"] == 1000
+    assert "completions have at most 1000 tokens, half of the context; --max-tokens sets another limit" in said
+
+
 def test_dictionaries_and_files_become_one_dataset_per_prompt(tmp_path: Path, server: LocalServer) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in documents(3)))

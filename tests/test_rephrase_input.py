@@ -144,7 +144,8 @@ def test_a_jsonl_file_none_of_whose_rows_has_a_text_is_refused_with_its_fields(
 ) -> None:
     file = jsonl(tmp_path / "in.jsonl", [{"id": "a", "body": "b"}, {"id": "b", "body": "c"}, {"id": "c", "body": "d"}])
     with pytest.raises(
-        InputUnreadable, match=r"in\.jsonl: no row has a field 'text'; its fields are body, id\. Rename"
+        InputUnreadable,
+        match=r"in\.jsonl: no row has a field 'text'; its fields are body, id\. Name it with --text",
     ):
         survey_input([jsonl(tmp_path / "good.jsonl", LINES), file], limit and len(LINES) + limit)
 

@@ -34,8 +34,8 @@ InputOption = Annotated[
     typer.Option(
         "--input",
         metavar="FILE...",
-        help="Input files: JSONL (plain, .gz, .zst) or Parquet, with columns id and text. Paths or URLs, no patterns: "
-        "the shell expands those.",
+        help="Input files: JSONL (plain, .gz, .zst) or Parquet, with columns id and text (see --id-column). Paths or "
+        "URLs, no patterns: the shell expands those.",
     ),
 ]
 PromptOption = Annotated[
@@ -68,12 +68,29 @@ ContextOption = Annotated[
 ]
 MaxTokensOption = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Maximum tokens of a completion. Default: the generator's, or 2048."),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Maximum tokens of a completion. Default: the generator's, or 2048, and half of the context at most.",
+    ),
 ]
 TemperatureOption = Annotated[
     float | None,
     typer.Option(min=0, metavar="T", help="Sampling temperature. Default: the generator's, or the server's."),
 ]
+TopPOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P", help="Draw from the likeliest tokens that have probability P together. Default: likewise."
+    ),
+]
+TopKOption = Annotated[
+    int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens; -1: from all. Default: likewise.")
+]
+IdColumnOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Column of the ids; a dot leads into a nested field, such as meta.id.")
+]
+TextColumnOption = Annotated[str, typer.Option(metavar="NAME", help="Column of the texts.")]
 SeedOption = Annotated[
     int | None,
     typer.Option(
@@ -155,6 +172,8 @@ def rephrase(
     context: ContextOption = None,
     max_tokens: MaxTokensOption = None,
     temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    top_k: TopKOption = None,
     seed: SeedOption = None,
     guided: GuidedOption = None,
     rollouts: RolloutsOption = None,
@@ -162,6 +181,8 @@ def rephrase(
     concurrency: ConcurrencyOption = 256,
     chunk_rows: ChunkRowsOption = 5000,
     limit: LimitOption = None,
+    id_column: IdColumnOption = "id",
+    text_column: TextColumnOption = "text",
     keep_raw: KeepRawOption = False,
     retry_failed: RetryFailedOption = False,
     gpus: GpusOption = None,
@@ -201,6 +222,8 @@ def rephrase(
         context=context,
         max_tokens=max_tokens,
         temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
         seed=seed,
         guided=guided,
         rollouts=rollouts,
@@ -208,6 +231,7 @@ def rephrase(
         keep_raw=keep_raw,
         paths=paths_of(study),
         limit=limit,
+        columns=(id_column, text_column),
         concurrency=concurrency,
         chunk_rows=chunk_rows,
         gpus=gpus,

@@ -34,11 +34,14 @@ class RephraseOptions(TypedDict, total=False):
     context: int
     max_tokens: int
     temperature: float
+    top_p: float
+    top_k: int
     seed: int
     rollouts: int
     keep: Keep
     keep_raw: bool
     limit: int
+    columns: tuple[str, str]
     concurrency: int
     chunk_rows: int
     gpus: int
@@ -89,11 +92,14 @@ def rephrase_documents(
         generator: a generator of the study file (FINEPHRASE_STUDY), in place of `endpoint` and `model`.
         tokenizer: folder or hub name of the model's tokenizer, to cut long documents by tokens instead of bytes.
         context: maximum number of tokens of prompt and completion together; default: what the endpoint reports.
-        max_tokens: maximum number of tokens of a completion; default: the generator's, or 2048.
+        max_tokens: maximum number of tokens of a completion; default: the generator's, or 2048, at most half of
+            the context.
         temperature: sampling temperature; default: the generator's, or the server's.
+        top_p, top_k: draw from the likeliest tokens only; default: likewise.
         seed: the seed from which each row and prompt gets its own; default: the generator's, or none.
         keep_raw: keep the completions before cleaning, too, in the column `raw`.
         limit: process only the first so many rows.
+        columns: the columns of ids and texts in files; default: `("id", "text")`.
         concurrency: maximum number of requests in flight (256).
         chunk_rows: input rows per output file (5000).
         gpus, gpu_hour_dollars: used to compute the cost.

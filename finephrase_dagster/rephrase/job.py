@@ -37,7 +37,7 @@ from finephrase_dagster.rephrase.model_source import (
     installed_endpoints,
 )
 from finephrase_dagster.rephrase.progress import Lines
-from finephrase_dagster.rephrase.reader import InputReader, check_files
+from finephrase_dagster.rephrase.reader import COLUMNS, InputReader, check_files
 from finephrase_dagster.rephrase.readme import write_readme
 from finephrase_dagster.rephrase.render import (
     ByteRenderer,
@@ -73,6 +73,7 @@ class RephraseJob(_Frozen):
     Attributes:
         files: the input files, paths or URLs.
         limit: process only the first so many rows; None: all.
+        columns: the columns of ids and texts in the files.
         prompts: by name.
         targets: the datasets to write, by prompt name. Sampling, context and lengths are read from their recipes.
         output: the folder that holds the datasets' folders and gets a README; None: no README is written.
@@ -86,6 +87,7 @@ class RephraseJob(_Frozen):
 
     files: tuple[str, ...]
     limit: int | None = None
+    columns: tuple[str, str] = COLUMNS
     prompts: Mapping[str, Prompt]
     targets: Mapping[str, Target]
     output: str | None = None
@@ -116,7 +118,8 @@ class RephraseJob(_Frozen):
 
     def saved_survey(self) -> Survey | None:
         """Return the survey that a dataset of an earlier run keeps, if the input has not changed since."""
-        surveys = (saved_survey(folder_at(target.folder), self.files, self.limit) for target in self.targets.values())
+        folders = (folder_at(target.folder) for target in self.targets.values())
+        surveys = (saved_survey(folder, self.files, self.limit, self.columns) for folder in folders)
         return next((survey for survey in surveys if survey), None)
 
     def renderer(self) -> RendererLike:
@@ -249,7 +252,7 @@ def execute(
         InputUnreadable, DuplicateId, NoRows: the input cannot be used.
         EngineFailed, FolderBusy, RecipeChanged, LedgerError: see `RephraseStep.run`.
     """
-    survey = job.saved_survey() or survey_input(job.files, job.limit, log)
+    survey = job.saved_survey() or survey_input(job.files, job.limit, log, job.columns)
     job = job.sized(survey, log)
     datasets = job.datasets(survey.digest)
     manifests = {prompt: dataset.manifest() for prompt, dataset in datasets.items()}  # raises for another recipe
@@ -261,7 +264,7 @@ def execute(
     if not all(manifests.values()):
         settings = job.settings(log=log, watch=watch, show=show, report=report)
         step = job.step(survey, engines or partial(job.open_engines, log=log), settings)
-        InProcessExecutor([InputReader(survey.files, survey.limit, survey.surveyed), step]).run()
+        InProcessExecutor([InputReader(survey.files, survey.limit, survey.surveyed, survey.columns), step]).run()
     complete = {prompt: _manifest(dataset) for prompt, dataset in datasets.items()}
     if job.output is not None:
         write_readme(folder_at(job.output))
@@ -316,6 +319,8 @@ def build_job(
     context: int | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
     seed: int | None = None,
     guided: bool | None = None,
     rollouts: int | None = None,
@@ -339,8 +344,8 @@ def build_job(
         keep: which rollout is kept; None: as the generator says, or "first_passing".
         paths: the study file and the folders; default: those that the environment names.
         log: receives a line when an endpoint is waited for.
-        execution: further fields of `RephraseJob`: `limit`, `concurrency`, `chunk_rows`, `gpus`, `gpu_hour_dollars`,
-            `retry_failed`.
+        execution: further fields of `RephraseJob`: `limit`, `columns`, `concurrency`, `chunk_rows`, `gpus`,
+            `gpu_hour_dollars`, `retry_failed`.
 
     Raises:
         JobInvalid: options contradict each other, or one is missing.
@@ -351,13 +356,18 @@ def build_job(
     for option, number in (("--temperature", temperature), ("--gpu-hour-dollars", execution.get("gpu_hour_dollars"))):
         if number is not None and not math.isfinite(number):
             raise JobInvalid(f"{option} {number}: not a finite number.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise JobInvalid(f"--top-p {top_p}: write a number above 0 and at most 1.")
+    if top_k is not None and top_k < -1:
+        raise JobInvalid(f"--top-k {top_k}: write a number of tokens, or -1 for all.")
     paths = paths or Paths.from_environment()
     texts = read_referenced(paths.prompts, prompts)
     check_files(files)
     folders = {name: f"{output.rstrip('/') or '/'}/{name}" for name in texts}
     for folder in folders.values():
         folder_at(folder)  # refuses what cannot be a folder, before an endpoint is asked for anything
-    overrides = {name: value for name, value in (("temperature", temperature), ("seed", seed)) if value is not None}
+    chosen = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    overrides = {name: value for name, value in chosen.items() if value is not None}
     if generator:
         source = generator_source(generator, paths, max_tokens, overrides, guided)
     else:

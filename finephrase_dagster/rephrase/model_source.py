@@ -191,7 +191,10 @@ def endpoint_source(
     except ValueError as error:
         raise JobInvalid(f"--endpoint: {error}") from error
     context = context or read_context(servers, model, log)
-    max_tokens = MAX_TOKENS if max_tokens is None else max_tokens
+    if max_tokens is None:
+        max_tokens = min(MAX_TOKENS, context // 2)
+        if max_tokens < MAX_TOKENS:
+            log(f"completions have at most {max_tokens} tokens, half of the context; --max-tokens sets another limit")
     if max_tokens >= context:
         raise JobInvalid(
             f"--max-tokens {max_tokens} leaves no room for a prompt in a context of {context}. Lower --max-tokens, or "

@@ -20,11 +20,13 @@ from finephrase_dagster.artifacts.folder import stamp_of
 from finephrase_dagster.corpora.document import CorpusError, row_id, text_flaw
 from finephrase_dagster.corpora.jsonl import BLANK_LINE, Place
 from finephrase_dagster.corpora.rows import check_ending, read_rows
-from finephrase_dagster.corpora.table import as_text
+from finephrase_dagster.corpora.table import as_text, may_have, value_at
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.fields import MOST_SHOWN, shorten
 
 COLUMNS = ("id", "text")
+"""The columns of ids and texts, unless others are named; a dot leads into a struct."""
+
 MAGIC = set("*?[")
 MARK_ROWS = 5_000
 FEWEST_PASSED = 5_000  # shorter stretches of rows that are done are read: opening a file again takes longer
@@ -92,20 +94,27 @@ class SurveyedFile:
 
 
 def rows_of(
-    file: str, limit: int | None = None, *, start: int = 0, marks: Sequence[tuple[int, int]] | None = None
+    file: str,
+    limit: int | None = None,
+    *,
+    columns: tuple[str, str] = COLUMNS,
+    start: int = 0,
+    marks: Sequence[tuple[int, int]] | None = None,
 ) -> Iterator[InputRow]:
     """Yield the rows of a Parquet or JSONL (plain, .gz, .zst) file, in order.
 
     Args:
         file: its path or URL.
         limit: read only the first so many rows.
+        columns: the columns of ids and texts.
         start: the number of rows to skip.
         marks: see `SurveyedFile`; a list is completed while the file is read from its beginning.
 
     Raises:
-        InputUnreadable: naming the file, and the row that is wrong; after the last row if none has a field `text`.
+        InputUnreadable: naming the file, and the row that is wrong; after the last row if none has a text.
     """
     fields: set[str] = set()
+    ids, texts = columns
     place, count, has_text = Place(), 0, bool(start)
     skipped = start if file.endswith(".parquet") else 0
     if start and not skipped and marks:
@@ -114,7 +123,7 @@ def rows_of(
     elif skipped:
         count = start
     try:
-        for row in read_rows(file, columns=COLUMNS, id_column="id", start=skipped, place=place):
+        for row in read_rows(file, columns=columns, id_column=ids, start=skipped, place=place):
             if row.flaw == BLANK_LINE:
                 continue
             if limit is not None and count >= limit:
@@ -127,18 +136,20 @@ def rows_of(
             where = f"{file}: row {row.number}"
             if row.values is None:
                 raise InputUnreadable(f"{where} is {row.flaw} {row.detail}; write one JSON object per line")
-            has_text = has_text or "text" in row.values
+            has_text = has_text or may_have(row.values, texts)
             if not has_text and len(fields) < MOST_SHOWN:
                 fields |= row.values.keys()
-            name = row_id(row.values.get("id"), "id", where)
-            text: Any = as_text(row.values, "text")
+            name = row_id(value_at(row.values, ids), ids, where)
+            text: Any = as_text(row.values, texts)
             flaw = text_flaw(text)
             yield InputRow(name, "", str(flaw)) if flaw else InputRow(name, text, None)
     except CorpusError as error:
         raise InputUnreadable(str(error)) from error
     if count and not has_text:
         names = shorten(sorted(fields)) or "none"
-        raise InputUnreadable(f"{file}: no row has a field 'text'; its fields are {names}. Rename the field.")
+        raise InputUnreadable(
+            f"{file}: no row has a field {texts!r}; its fields are {names}. Name it with --text-column."
+        )
 
 
 def stamp(file: str) -> str:
@@ -167,9 +178,15 @@ class InputRows:
     """
 
     def __init__(
-        self, files: Mapping[int, str], limit: int | None, surveyed: Sequence[SurveyedFile], opened: Callable[[], None]
+        self,
+        files: Mapping[int, str],
+        limit: int | None,
+        surveyed: Sequence[SurveyedFile],
+        opened: Callable[[], None],
+        columns: tuple[str, str] = COLUMNS,
     ) -> None:
         self._files, self._limit, self._surveyed, self._opened = files, limit, surveyed, opened
+        self._columns = columns
         self.next_needed: Callable[[int, int], int] | None = None
         self.passed = 0
 
@@ -178,7 +195,7 @@ class InputRows:
         for shard, file in self._files.items():
             self._opened()
             if not self._surveyed:
-                for row, content in enumerate(rows_of(file, left)):
+                for row, content in enumerate(rows_of(file, left, columns=self._columns)):
                     yield _document(shard, row, content)
                     left = None if left is None else left - 1
                 if left == 0:
@@ -205,7 +222,7 @@ class InputRows:
         first = row
         if row >= surveyed.rows:
             return row
-        for content in rows_of(file, surveyed.rows, start=row, marks=surveyed.marks):
+        for content in rows_of(file, surveyed.rows, columns=self._columns, start=row, marks=surveyed.marks):
             yield _document(shard, row, content)
             row += 1
             if (row - first) % FEWEST_PASSED == 0 and self._needed(shard, row) - row >= FEWEST_PASSED:
@@ -226,20 +243,28 @@ class InputReader(BaseReader):
 
     name = "Rows"
 
-    def __init__(self, files: Sequence[str], limit: int | None = None, surveyed: Sequence[SurveyedFile] = ()) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        limit: int | None = None,
+        surveyed: Sequence[SurveyedFile] = (),
+        columns: tuple[str, str] = COLUMNS,
+    ) -> None:
         """Describe what is read; nothing is opened yet.
 
         Args:
             files: all files; a task reads every `world_size`-th of them.
             limit: the number of rows to read, over all files; a run of several tasks has no limit.
             surveyed: the survey of each file; with it, rows that are done need not be read.
+            columns: the columns of ids and texts.
         """
         super().__init__()
         self._files = list(files)
         self._limit = limit
         self._surveyed = tuple(surveyed)
+        self._columns = columns
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Read the files `rank`, `rank + world_size` and so on."""
         files = {shard: self._files[shard] for shard in range(rank, len(self._files), world_size)}
-        return InputRows(files, self._limit, self._surveyed, lambda: self.stat_update("input_files"))
+        return InputRows(files, self._limit, self._surveyed, lambda: self.stat_update("input_files"), self._columns)

@@ -20,7 +20,7 @@ from finephrase_dagster.artifacts.folder import Folder
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.corpora.ids import RepeatedIds
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.rephrase.reader import InputRow, SurveyedFile, rows_of, stamp
+from finephrase_dagster.rephrase.reader import COLUMNS, InputRow, SurveyedFile, rows_of, stamp
 
 SURVEY = f"{META}/input.json"
 BATCH = 1_000
@@ -43,11 +43,13 @@ class Survey:
         files: paths or URLs, in the order given.
         limit: only the first so many rows are used; None: all.
         surveyed: what is known of each file.
+        columns: the columns of ids and texts.
     """
 
     files: tuple[str, ...]
     limit: int | None
     surveyed: tuple[SurveyedFile, ...]
+    columns: tuple[str, str] = COLUMNS
 
     @property
     def rows(self) -> int:
@@ -75,7 +77,8 @@ class Survey:
 
     def save(self, folder: Folder) -> None:
         """Keep the survey in a dataset's folder."""
-        content = {"limit": self.limit, "reader": CODE["synthetic"], "files": [asdict(file) for file in self.surveyed]}
+        asked = {"limit": self.limit, "columns": self.columns, "reader": CODE["synthetic"]}
+        content = {**asked, "files": [asdict(file) for file in self.surveyed]}
         folder.write(SURVEY, json.dumps(content).encode())
 
 
@@ -104,21 +107,27 @@ class RowSet:
         return hashlib.sha256(total).hexdigest()[:SHORT]
 
 
-def saved_survey(folder: Folder, files: Sequence[str], limit: int | None) -> Survey | None:
+def saved_survey(
+    folder: Folder, files: Sequence[str], limit: int | None, columns: tuple[str, str] = COLUMNS
+) -> Survey | None:
     """Return the survey that a dataset keeps, if it is one of these files and none has changed."""
     if any(file.startswith("http") for file in files):  # a web server need not tell whether a file has changed
         return None
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, FinephraseError):
         content = json.loads(folder.read(SURVEY))
         surveyed = tuple(SurveyedFile(**{**file, "marks": tuple(file["marks"])}) for file in content["files"])
-        survey = Survey(files=tuple(files), limit=limit, surveyed=surveyed)
-        if (content["limit"], content["reader"]) == (limit, CODE["synthetic"]) and survey.is_current():
+        survey = Survey(files=tuple(files), limit=limit, surveyed=surveyed, columns=columns)
+        asked = (content["limit"], tuple(content["columns"]), content["reader"])
+        if asked == (limit, columns, CODE["synthetic"]) and survey.is_current():
             return survey
     return None
 
 
 def survey_input(
-    files: Sequence[str], limit: int | None = None, log: Callable[[str], None] = lambda line: None
+    files: Sequence[str],
+    limit: int | None = None,
+    log: Callable[[str], None] = lambda line: None,
+    columns: tuple[str, str] = COLUMNS,
 ) -> Survey:
     """Read all rows once; `log` receives a line every few seconds, as no request is sent before the end.
 
@@ -139,8 +148,8 @@ def survey_input(
     for file in files:
         earlier = sum(one.rows for one in surveyed)
         left = None if limit is None else limit - earlier
-        surveyed.append(_survey_file(file, left, ids, partial(report, earlier)))
-    survey = Survey(files=tuple(files), limit=limit, surveyed=tuple(surveyed))
+        surveyed.append(_survey_file(file, left, columns, ids, partial(report, earlier)))
+    survey = Survey(files=tuple(files), limit=limit, surveyed=tuple(surveyed), columns=columns)
     for name in ids.find(_ids(survey)):
         raise DuplicateId(f"{', '.join(files)}: more than one row has the id {name!r}. Give each row its own id.")
     if not survey.rows:
@@ -148,11 +157,13 @@ def survey_input(
     return survey
 
 
-def _survey_file(file: str, limit: int | None, ids: RepeatedIds, report: Callable[[int], None]) -> SurveyedFile:
+def _survey_file(
+    file: str, limit: int | None, columns: tuple[str, str], ids: RepeatedIds, report: Callable[[int], None]
+) -> SurveyedFile:
     before, content, order = stamp(file), RowSet(), hashlib.sha256()
     marks: list[tuple[int, int]] = []
     names: list[str] = []
-    for row in rows_of(file, limit, marks=marks) if limit != 0 else ():
+    for row in rows_of(file, limit, columns=columns, marks=marks) if limit != 0 else ():
         order.update(content.add(row))
         names.append(row.id)
         if len(names) == BATCH:
@@ -173,4 +184,4 @@ def _survey_file(file: str, limit: int | None, ids: RepeatedIds, report: Callabl
 
 def _ids(survey: Survey) -> Iterator[str]:
     for path, file in zip(survey.files, survey.surveyed, strict=True):
-        yield from (row.id for row in (rows_of(path, file.rows) if file.rows else ()))
+        yield from (row.id for row in (rows_of(path, file.rows, columns=survey.columns) if file.rows else ()))
