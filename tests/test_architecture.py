@@ -75,6 +75,7 @@ RECURRING = {
     "student": "a student model",
     "tokenizer": "tokenizers",
     "tokens": "tokenized datasets",
+    "trace": "from scores to documents, and back",
     "tracking": "MLflow",
     "trainer": "what trains a student",
     "warehouse": "the DuckDB file",

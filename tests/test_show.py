@@ -15,7 +15,7 @@ import yaml
 from finephrase_dagster.artifacts.description import describe
 from finephrase_dagster.artifacts.garbage import delete, sweep, unneeded
 from finephrase_dagster.artifacts.graph import Item, items
-from finephrase_dagster.artifacts.selection import ItemUnknown, select_items
+from finephrase_dagster.artifacts.item_names import ItemUnknown, select_items
 from finephrase_dagster.commands.show import described
 from finephrase_dagster.results.trace import NothingToTrace, trace_document, trace_mixture
 from installation import CELL, Installation, small_study

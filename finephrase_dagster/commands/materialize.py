@@ -55,7 +55,7 @@ def materialize(
       finephrase materialize --select audits synthetic/rephraser__package_readmes/faq --dry-run
     """
     from finephrase_dagster.artifacts.graph import items
-    from finephrase_dagster.artifacts.selection import select_items
+    from finephrase_dagster.artifacts.item_names import select_items
     from finephrase_dagster.catalogue import read_lineage
 
     require_clone("finephrase materialize")

@@ -19,6 +19,7 @@ from finephrase_dagster.commands.terminal import clock
 from finephrase_dagster.orchestration.logs import json_wanted
 
 if TYPE_CHECKING:
+    from finephrase_dagster.rephrase.job import RephraseJob
     from finephrase_dagster.rephrase.statistics import RunStatistics
 
 LINE_SECONDS = 10.0
@@ -204,9 +205,8 @@ def rephrase(
     if generator and not endpoint:  # both together are refused below, whatever is installed
         require_extra("engine", "--generator")
     require_finite({"--temperature": temperature, "--gpu-hour-dollars": gpu_hour_dollars})
-    from finephrase_dagster.orchestration import devices
-    from finephrase_dagster.rephrase.job import build_job, execute
-    from finephrase_dagster.rephrase.metrics import ports_of, serve_metrics
+    from finephrase_dagster.rephrase.job import build_job
+    from finephrase_dagster.rephrase.metrics import ports_of
 
     started, log = time.monotonic(), clock()
     if metrics_port:
@@ -239,15 +239,25 @@ def rephrase(
         retry_failed=retry_failed,
         log=log,
     )
+    datasets = _execute(job, metrics_port, log)
+    report = {"output": output, "seconds": round(time.monotonic() - started, 3), "datasets": datasets}
+    typer.echo(json.dumps(report, indent=2) if as_json else rephrased_text(report))
+
+
+def _execute(job: RephraseJob, metrics_port: str | None, log: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Execute a job, show its progress and serve its metrics; return what is reported of each dataset."""
+    from finephrase_dagster.orchestration import devices
+    from finephrase_dagster.rephrase.job import execute
+    from finephrase_dagster.rephrase.metrics import serve_metrics
+
     report_rows = log if json_wanted() else _ignore  # a log for machines is complete in itself
     with progress(log) as show, serve_metrics(metrics_port, model=job.model, log=log) as watch:
         engines = partial(job.open_engines, leases=devices, log=log)
         manifests = execute(job, engines=engines, log=log, watch=watch, show=show, report=report_rows)
-    report: dict[str, Any] = {"output": output, "seconds": round(time.monotonic() - started, 3), "datasets": {}}
-    for name, manifest in manifests.items():
-        fields = {field: manifest.get(field) for field in REPORTED}
-        report["datasets"][name] = {"folder": job.targets[name].folder, **fields}
-    typer.echo(json.dumps(report, indent=2) if as_json else rephrased_text(report))
+    return {
+        name: {"folder": job.targets[name].folder, **{field: manifest.get(field) for field in REPORTED}}
+        for name, manifest in manifests.items()
+    }
 
 
 @contextlib.contextmanager
