@@ -45,8 +45,8 @@ def materialize(
     """Materialize everything of a study that is missing or stale, in this process.
 
     The stages run one after another: sources, generators, synthetic datasets and their audits, tokenized data,
-    mixtures, training, evaluation. What exists already is reused. Run the same command again to resume after an
-    interruption.
+    mixtures, training, evaluation, the release. What exists already is reused. Run the same command again to resume
+    after an interruption.
 
     \b
     Examples:
