@@ -10,8 +10,8 @@ from typing import Any
 from finephrase_dagster.artifacts.artifact import MANIFEST, Artifact, ArtifactMissing, labelled_manifest, manifest_facts
 from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.graph import Item, State, items, states
-from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.artifacts.item_names import find_item
+from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.study.file import StudyError
 
 COSTS = ("engine_seconds", "gpu_hours", "dollars", "goodput")
