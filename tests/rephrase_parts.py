@@ -23,7 +23,7 @@ import pytest
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import plain, sha256_text
 from finephrase_dagster.artifacts.key import DATASET, ItemKey
-from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_sampling
+from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_day, resolve_sampling
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
 from finephrase_dagster.rephrase.policy import RetryPolicy
@@ -105,6 +105,9 @@ def documents(count: int, *, words: int = 60, start: int = 0) -> list[tuple[str,
     ]
 
 
+GRAMMAR = 'root ::= "It says yes." | "It says no."'
+
+
 def prompt(name: str, template: str = "[[DOCUMENT]]\n\nSay it in other words.", system: str | None = None) -> Prompt:
     return Prompt(
         name=name,
@@ -117,6 +120,7 @@ def prompt(name: str, template: str = "[[DOCUMENT]]\n\nSay it in other words.", 
         description="a test's",
         template=template,
         system=system,
+        grammar=GRAMMAR,
     )
 
 
@@ -145,6 +149,8 @@ def recipe(name: str, spec: Generator | None = None) -> dict[str, Any]:
         context=spec.context,
         max_tokens=spec.max_tokens,
         keep_raw=spec.keep_raw,
+        guided=spec.guided,
+        day=resolve_day(None, spec.date, endpoints=False),
     )
 
 
