@@ -6,7 +6,7 @@ difference that `visible_difference` promises, and pairs of equal mixtures that 
 rule and the bounds alone are tried on many studies at once, then all of `compare`, then the commands: studies are
 written as CSV files in the published form, taken in by `results import`, and judged by `results compare`.
 
-    python benchmarks/verdicts.py [--rule-draws 50000] [--draws 2000] [--command-draws 300] [--pairs 1000]
+    python benchmarks/verdicts.py [--rule-draws 100000] [--draws 2000] [--command-draws 300] [--pairs 1000]
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def by_command(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rule-draws", type=int, default=50_000, help="studies per design for the noise rule alone")
+    parser.add_argument("--rule-draws", type=int, default=100_000, help="studies per design for the noise rule alone")
     parser.add_argument("--draws", type=int, default=2000, help="simulated studies per design")
     parser.add_argument("--command-draws", type=int, default=300, help="studies per design through the commands")
     parser.add_argument("--pairs", type=int, default=1000, help="A/A pairs through the commands")
