@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +32,19 @@ UNREAD = {
 
 
 @pytest.fixture(scope="module")
-def pages(finished: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
-    """Run `finephrase ui` on a copy of the finished study with four more corpora."""
+def served_study(finished: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """A copy of the finished study with four more corpora."""
     installation = finished.copy(tmp_path_factory.mktemp("pages") / "installation")
     fields: dict[str, Any] = yaml.safe_load(installation.study.read_text(encoding="utf-8"))
     installation.write(fields | {"sources": fields["sources"] | UNREAD})
+    return installation
+
+
+@pytest.fixture(scope="module")
+def pages(served_study: Installation) -> Iterator[Pages]:
+    """Run `finephrase ui` on the study."""
     found = Pages(*(f"http://127.0.0.1:{free_port()}" for _ in range(2)))
-    with served(installation, found):
+    with served(served_study, found):
         yield found
 
 
@@ -192,6 +200,59 @@ def test_a_backfill_of_four_partitions_can_be_launched_by_clicking(pages: Pages,
     reload_until(page, "Materialized (6)")
     page.goto(f"{pages.dagster}/runs?view=backfills")
     shown(page, "Success").wait_for(timeout=RUN_SECONDS * 1000)
+
+
+STATES = """query($keys: [AssetKeyInput!], $partition: String!) {
+  assetNodes(assetKeys: $keys) { assetKey { path } staleStatus(partition: $partition) } }"""
+RELOAD = """mutation { reloadRepositoryLocation(repositoryLocationName: "finephrase") { __typename } }"""
+OF_CELL = {f"synthetic/{CELL}", f"audits/{CELL}_audit", f"tokens/{CELL}_tokens"}
+PARTITIONS = {
+    "package_readmes": ["sources/corpus"],
+    "faq": [*OF_CELL, "prompts/template"],
+    "raw": ["mixtures/mixture"],
+    "raw__nano__data0_model0": ["training/checkpoint", "evaluation/benchmark_scores"],
+}
+
+
+def ask(pages: Pages, query: str, **variables: Any) -> dict[str, Any]:
+    """Return what Dagster's GraphQL answers."""
+    request = urllib.request.Request(
+        f"{pages.dagster}/graphql",
+        json.dumps({"query": query, "variables": variables}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    answer = json.load(urllib.request.urlopen(request, timeout=120))
+    assert "errors" not in answer, answer["errors"]
+    return answer["data"]
+
+
+def stale(pages: Pages) -> set[str]:
+    """Return the assets whose partition Dagster shows as stale after it has loaded the study again."""
+    assert ask(pages, RELOAD)["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry"
+    found = set()
+    for partition, names in PARTITIONS.items():
+        keys = [{"path": name.split("/")} for name in names]
+        nodes = ask(pages, STATES, keys=keys, partition=partition)["assetNodes"]
+        assert len(nodes) == len(names)
+        found |= {"/".join(node["assetKey"]["path"]) for node in nodes if node["staleStatus"] == "STALE"}
+    return found
+
+
+def test_dagster_shows_what_an_edit_of_the_study_makes_stale_and_nothing_else(
+    pages: Pages, served_study: Installation
+) -> None:
+    before = served_study.study.read_text(encoding="utf-8")
+    fields: dict[str, Any] = yaml.safe_load(before)
+    try:
+        fields |= {"name": "renamed", "description": "Another description."}
+        fields["generators"]["rephraser"] |= {"license": "other", "parameters": 3.0}
+        served_study.write(fields)
+        assert stale(pages) == set()
+        fields["generators"]["rephraser"]["sampling"] = {"temperature": 0.31}
+        served_study.write(fields)
+        assert stale(pages) == OF_CELL
+    finally:
+        served_study.study.write_text(before, encoding="utf-8")
 
 
 def test_a_port_in_use_is_named_with_the_option_that_chooses_another(finished: Installation) -> None:
