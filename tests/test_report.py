@@ -362,7 +362,20 @@ def test_ones_own_study_and_a_published_one_stand_in_one_page(finished: Installa
 @pytest.mark.slow
 def test_the_asset_writes_the_page_and_stores_it_once_in_mlflow(own: Installation) -> None:
     job = build_defs(own.lineage).resolve_job_def("make__results__report")
+    analysis = build_defs(own.lineage).resolve_job_def("make__results__analysis")
     with own.instance() as instance:
+        for name in ("leaderboard", "proxies"):
+            assert analysis.execute_in_process(instance=instance, partition_key=name).success
+            made = instance.get_latest_materialization_event(dg.AssetKey(["results", "analysis"]))
+            assert made is not None
+            assert made.asset_materialization.partition == name
+            shown = made.asset_materialization.metadata
+            assert shown["question"].value == figures()[name].question
+            if name == "leaderboard":
+                assert Path(shown["drawing"].value).read_text().startswith("<svg")
+                assert shown["answer"].value in shown["preview"].value
+            else:
+                assert shown["answer"].value == "the study's scores do not suffice for it"
         for _ in range(2):
             assert job.execute_in_process(instance=instance).success
         event = instance.get_latest_materialization_event(dg.AssetKey(["results", "report"]))

@@ -82,6 +82,9 @@ LEADERBOARD = Kind(
     path=("results", "leaderboard"), stage="evaluation", partitioned_by=None, group="results", code="leaderboard"
 )
 VERDICTS = Kind(path=("results", "verdicts"), stage="report", partitioned_by=None, group="results")
+ANALYSIS = Kind(path=("results", "analysis"), stage="report", partitioned_by=None, group="results")
+"""Its partitions are the figures of the report, which no study names."""
+
 REPORT = Kind(path=("results", "report"), stage="report", partitioned_by=None, group="results")
 RELEASE = Kind(path=("release", "dataset"), stage="release", partitioned_by="configuration")
 

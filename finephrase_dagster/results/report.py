@@ -119,18 +119,22 @@ def render(chapters: Sequence[Chapter]) -> str:
     return environment.from_string(template).render(chapters=chapters, dark=DARK, surface=figure.SURFACE)
 
 
+def write_figure(folder: Path, drawn: Drawn) -> Path:
+    """Write a figure as SVG, CSV and Vega-Lite specification; return the drawing's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / f"{drawn.name}.csv", drawn.csv)
+    _write(folder / f"{drawn.name}.vl.json", json.dumps(drawn.specification, indent=1))
+    return _write(folder / f"{drawn.name}.svg", drawn.svg)
+
+
 def write_report(folder: Path, chapters: Sequence[Chapter]) -> Path:
     """Write the page `report.html` and each figure as SVG, CSV and Vega-Lite specification; return the page's path.
 
     Each file appears complete or not at all.
     """
     for one in chapters:
-        drawings = folder / "figures" / one.evidence.study
-        drawings.mkdir(parents=True, exist_ok=True)
         for drawn in one.figures:
-            _write(drawings / f"{drawn.name}.svg", drawn.svg)
-            _write(drawings / f"{drawn.name}.csv", drawn.csv)
-            _write(drawings / f"{drawn.name}.vl.json", json.dumps(drawn.specification, indent=1))
+            write_figure(folder / "figures" / one.evidence.study, drawn)
     return _write(folder / PAGE, render(chapters))
 
 
