@@ -66,7 +66,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a weight that gets no window": (
         lambda f: f["mixtures"]["faq_and_raw"]["components"].update(package_readmes=1e6),
-        "rephraser__package_readmes/faq: gets none of the 312 windows of 256 tokens; raise its weight",
+        "rephraser__package_readmes/faq: gets none of the 250 windows of 256 tokens; raise its weight",
     ),
     "a final rate above the rate": (
         lambda f: f["students"]["nano"].update(final_learning_rate=1),
@@ -206,7 +206,7 @@ def test_the_docs_have_a_heading_for_every_field_that_a_message_refers_to() -> N
 
 def test_whole_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    text = DEMO.read_text(encoding="utf-8").replace("80_000", "8e4").replace("2.0e-3", "2e-3")
+    text = DEMO.read_text(encoding="utf-8").replace("64_000", "64e3").replace("2.0e-3", "2e-3")
     path.write_text(text, encoding="utf-8")
     assert read_study(path, catalogue()) == read_study(DEMO, catalogue())
 

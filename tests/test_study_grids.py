@@ -180,9 +180,9 @@ def test_aliases_and_merges_are_read(tmp_path: Path) -> None:
     text = text.replace("  readmes_raw:\n", "  readmes_raw: &raw\n")
     own = "    components: {language_reference: 1}\n"
     path = tmp_path / "study.yaml"
-    path.write_text(text.replace(f"{own}    tokens: 80_000\n    seed: 0\n", f"    <<: *raw\n{own}"), encoding="utf-8")
+    path.write_text(text.replace(f"{own}    tokens: 64_000\n    seed: 0\n", f"    <<: *raw\n{own}"), encoding="utf-8")
     mixture = read_study(path, catalogue()).mixtures["reference_raw"]
-    assert (mixture.tokens, dict(mixture.components)) == (80_000, {"language_reference": 1})
+    assert (mixture.tokens, dict(mixture.components)) == (64_000, {"language_reference": 1})
 
 
 def cell(fields: dict[str, Any], index: int = 0) -> dict[str, Any]:
