@@ -16,6 +16,7 @@ from finephrase_dagster.artifacts.description import describe
 from finephrase_dagster.artifacts.garbage import delete, sweep, unneeded
 from finephrase_dagster.artifacts.graph import Item, items
 from finephrase_dagster.artifacts.item_names import ItemUnknown, select_items
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.commands.show import described
 from finephrase_dagster.results.trace import NothingToTrace, trace_document, trace_mixture
 from installation import CELL, Installation, small_study
@@ -125,17 +126,17 @@ def test_a_mixture_is_traced_to_its_students_datasets_and_documents(finished: In
         trace_mixture(lineage, "nothing")
 
 
-def windows_with(installation: Installation, run: str, tokens: Path, version: str, key: str) -> int:
+def windows_with(lineage: Lineage, run: str, tokens: Path, version: str, key: str) -> int:
     """Count the windows of a run that hold a token of a document, token by token."""
     documents = pq.read_table(next(tokens.glob("*.documents.parquet"))).to_pylist()
     owner = [document["id"] for document in documents for _ in range(document["tokens"])]
-    order = pq.read_table(installation.lineage.checkpoint(run).folder / "order.parquet")
+    order = pq.read_table(lineage.checkpoint(run).folder / "order.parquet")
     starts = order.filter(pc.equal(order["component"].cast("string"), version))["start"].to_pylist()
-    return sum(key in owner[start : start + installation.lineage.sequence] for start in starts)
+    return sum(key in owner[start : start + lineage.sequence] for start in starts)
 
 
 def test_a_document_is_traced_to_what_was_made_of_it_and_to_the_students_that_saw_it(finished: Installation) -> None:
-    lineage = finished.lineage
+    lineage = finished.lineage.snapshot()
     cell, source = lineage.study.cells[0], lineage.source("package_readmes").folder
     ids = pq.read_table(source / "shard-00000.parquet")["id"].to_pylist()
     for key in ids[:2]:
@@ -149,7 +150,7 @@ def test_a_document_is_traced_to_what_was_made_of_it_and_to_the_students_that_sa
             tokens = lineage.tokens(lineage.study.datasets[component])
             seen = {each["run"]: each["windows"] for each in traced["students"]}
             for run in lineage.study.student_runs:
-                assert seen.get(run, 0) == windows_with(finished, run, tokens.folder, tokens.version, key)
+                assert seen.get(run, 0) == windows_with(lineage, run, tokens.folder, tokens.version, key)
             assert seen
 
 
