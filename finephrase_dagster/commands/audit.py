@@ -33,8 +33,8 @@ def audit(
         list[str],
         typer.Argument(
             metavar="DIR|FILE...",
-            help="Folder of a dataset, or of those of several prompts; or Parquet and JSONL (plain, .gz, .zst) files "
-            "with a column text, and if they have them id, finish_reason and source_text.",
+            help="Folder of a dataset, or a folder that holds the datasets of several prompts; or Parquet and JSONL "
+            "(plain, .gz, .zst) files with a column text, and optionally id, finish_reason and source_text.",
         ),
     ],
     check: Annotated[
@@ -60,7 +60,7 @@ def audit(
         list[str] | None,
         typer.Option(
             metavar="NAME[.SETTING]=VALUE",
-            help="Change a gate's threshold or another setting, as form=0.9 or form.blocking=false. May be repeated.",
+            help="Change a gate's threshold or another setting: form=0.9, form.blocking=false. May be repeated.",
         ),
     ] = None,
     processes: Annotated[
@@ -73,7 +73,7 @@ def audit(
     \b
     Examples:
       finephrase audit out/faq --check faq --source web.jsonl.zst
-      finephrase audit out --source web.jsonl.zst   (all prompts, and how far they say the same)
+      finephrase audit out --source web.jsonl.zst   (all prompts, and how much they overlap)
       finephrase audit rows.parquet --rows failing.parquet --gate form=0.9
     """
     from finephrase_dagster.audit.audit import Audit

@@ -13,7 +13,8 @@ from finephrase_dagster.commands.terminal import print_json, print_table
 from finephrase_dagster.errors import FinephraseError
 
 NameOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="A study of the warehouse; default: that of the study file.")
+    str | None,
+    typer.Option(metavar="NAME", help="Name of a study in the warehouse. Default: that of --study."),
 ]
 
 
@@ -29,7 +30,9 @@ def figure(
     study: StudyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the data of one of the report's figures, and what they show.
+    """Print the data of a figure of the report.
+
+    Below the data it prints what they show.
 
     \b
     Examples:

@@ -28,21 +28,21 @@ def gc(
         typer.Option(
             "--study",
             metavar="FILE",
-            help="A study file outside studies/, besides $FINEPHRASE_STUDY, whose artifacts are needed. Repeatable.",
+            help="A further study file, outside studies/, whose artifacts are kept. May be repeated.",
         ),
     ] = None,
     keep_days: Annotated[float, typer.Option(min=0, metavar="N", help="Keep what was written in the last N days.")] = 7,
     forget: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A study that exists no longer: its artifacts may go. May be repeated."),
+        typer.Option(metavar="NAME", help="A study given up: its artifacts may be deleted. May be repeated."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted; delete nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete artifacts that no study needs: not one of the files in studies/, nor one that is named.
+    """Delete artifacts that no study needs.
 
-    A study needs the artifacts of its current recipes, and the latest one of an item that is not current. What is being
-    written is kept.
+    Studies are the files in studies/, $FINEPHRASE_STUDY, and the files given with --study. A study needs the artifacts
+    of its current recipes, and of an item that is not current the latest one. What is being written is kept.
 
     \b
     Examples:

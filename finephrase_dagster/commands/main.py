@@ -107,10 +107,10 @@ def _options(
     check_log_format()
 
 
-app.command(short_help="Write a study of your own to begin with.")(init)
+app.command(short_help="Write a study of your own, to start from.")(init)
 app.command(cls=ManyValues, short_help="Run what is missing or stale in a study.")(materialize)
-app.command(cls=ManyValues, short_help="Rewrite a few documents, to look at them.")(preview)
-app.command(cls=ManyValues, short_help="Rewrite documents with a language model.")(rephrase)
+app.command(cls=ManyValues, short_help="Rephrase a few documents, to look at them.")(preview)
+app.command(cls=ManyValues, short_help="Rephrase documents with a language model.")(rephrase)
 app.command(short_help="Check the quality of a synthetic dataset.")(audit)
 app.command(short_help="Show what would run, and what it would cost.")(plan)
 app.command(short_help="Show one item of a study: its state, recipe, files and cost.")(show)

@@ -32,17 +32,19 @@ LogFormat = Literal["text", "json"]
 def materialize(
     study: StudyOption = None,
     log_format: Annotated[
-        LogFormat | None, typer.Option(help="Print lines in place of the live view: text, or JSON objects.")
+        LogFormat | None, typer.Option(help="Print lines instead of the live view: text, or JSON objects.")
     ] = None,
     select: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ITEM...", help="Only these items and what they need: names of plan --items; * is allowed."
+            metavar="ITEM...",
+            help="Only these items and what they need. Names of items (as plan --items prints them), assets or "
+            "stages; * matches any characters.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be made, and why; make nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run, and why; start nothing.")] = False,
 ) -> None:
-    """Materialize everything of a study that is missing or stale, in this process.
+    """Materialize everything in a study that is missing or stale, in this process.
 
     The stages run one after another: sources, generators, synthetic datasets and their audits, tokenized data,
     mixtures, training, evaluation, the release. What exists already is reused. Run the same command again to resume

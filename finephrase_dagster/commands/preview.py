@@ -64,19 +64,24 @@ PromptsOption = Annotated[
     typer.Option(
         "--prompt",
         metavar="NAME[,NAME...]",
-        help="Prompts: names, or files *.md. Default: those of the study.",
+        help="Names of prompts, or prompt files (*.md). Default: the prompts of the study.",
         show_default=False,
     ),
 ]
 FilesOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--input", metavar="FILE...", help="Input files, as for rephrase. Default: the source.", show_default=False
+        "--input",
+        metavar="FILE...",
+        help="Input files, as for rephrase. Default: the documents of --source.",
+        show_default=False,
     ),
 ]
 SourceOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="A source of the study; default: that of its first cell.", show_default=False),
+    typer.Option(
+        metavar="NAME", help="A corpus of the study. Default: that of the study's first cell.", show_default=False
+    ),
 ]
 DocumentsOption = Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Number of documents.")]
 PriceOption = Annotated[
@@ -84,7 +89,7 @@ PriceOption = Annotated[
     typer.Option(min=0, metavar="USD", help="Price per GPU-hour; default: 3, as in the published study."),
 ]
 PageOption = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Also write a page.", show_default=False)
+    Path | None, typer.Option("--html", metavar="FILE", help="Also write an HTML page.", show_default=False)
 ]
 
 
@@ -110,7 +115,7 @@ def preview(
     """Rephrase a few documents, and show sources and completions side by side. Writes no dataset.
 
     Shows for each completion whether it has the form that its prompt asks for, and what a million documents would cost.
-    Without a generator and an endpoint, the study's first cell is shown.
+    Without --generator and --endpoint, the study's first cell (a generator and the corpus it rephrases) is used.
 
     \b
     Examples:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def propose(
     name: NameOption = None,
     student: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Propose for this student; default: that with most mixtures.")
+        str | None, typer.Option(metavar="NAME", help="Propose for this student. Default: the one with most mixtures.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=20, metavar="N", help="Number of mixtures.")] = 3,
     candidates: Annotated[
@@ -31,7 +31,9 @@ def propose(
     study: StudyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print which mixtures to train next, with what they may gain and whether the study's seeds would show it.
+    """Print which mixtures to train next.
+
+    Each comes with what it may gain, and whether the study's seeds would show the gain.
 
     A Gaussian process learns from the scores of all mixtures at all steps. The last lines printed are YAML for the
     section `mixtures` of a study file.

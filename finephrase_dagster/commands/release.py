@@ -14,7 +14,10 @@ PAGE = "samples.html"
 
 
 def release(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the dataset; new, or that of this release.")],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Folder of the release, new or written before."),
+    ],
     study: StudyOption = None,
     sample: Annotated[
         int | None,
@@ -22,14 +25,14 @@ def release(
     ] = None,
     push: Annotated[
         str | None,
-        typer.Option(metavar="REPO", help="Also upload it to this dataset of the Hugging Face hub; needs $HF_TOKEN."),
+        typer.Option(metavar="REPO", help="Also upload it to this dataset repository on the hub; needs $HF_TOKEN."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish a study's datasets as one dataset, with a card, Croissant metadata and the lineage of each file.
 
-    The study's section `release` says which datasets, under which names. All must be current and have passed their
-    audits. Run the same command again to resume, or to verify the files.
+    The study's section `release` lists the datasets and names them. All must be current and have passed their audits.
+    Run the same command again to resume, or to verify the files.
 
     \b
     Examples:

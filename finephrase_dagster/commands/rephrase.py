@@ -36,29 +36,29 @@ InputOption = Annotated[
         "--input",
         metavar="FILE...",
         help="Input files: JSONL (plain, .gz, .zst) or Parquet, with columns id and text (see --id-column). Paths or "
-        "URLs, no patterns: the shell expands those.",
+        "URLs; only the shell expands patterns such as *.jsonl.",
     ),
 ]
 PromptOption = Annotated[
-    str, typer.Option(metavar="NAME[,NAME...]", help="Prompts to rephrase with. Each one makes a dataset.")
+    str, typer.Option(metavar="NAME[,NAME...]", help="Prompts to rephrase with. The result is one dataset per prompt.")
 ]
 OutputOption = Annotated[
     str, typer.Option(metavar="DIR", help="Folder or URL (s3://...). Each dataset is written to DIR/<prompt>.")
 ]
 GeneratorOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Generator of the study file; an engine is started for it.")
+    str | None, typer.Option(metavar="NAME", help="A generator of the study file; the command starts an engine for it.")
 ]
 EndpointOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="URL...", help="Servers with OpenAI's API that have the model. Requests are balanced."),
+    typer.Option(metavar="URL...", help="Servers with OpenAI's API that serve the model. They share the requests."),
 ]
 ModelOption = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the model at the endpoint.")]
 TokenizerOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|DIR",
-        help="Tokenizer of the endpoint's model, to cut long documents by tokens. Default: by tokens that the endpoint "
-        "counts, or by UTF-8 bytes if it counts none.",
+        help="Tokenizer of the endpoint's model, to cut long documents by tokens. Default: the endpoint counts the "
+        "tokens; if it cannot, documents are cut by UTF-8 bytes.",
     ),
 ]
 ContextOption = Annotated[
@@ -72,7 +72,7 @@ MaxTokensOption = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Maximum tokens of a completion. Default: the generator's, or 2048, and half of the context at most.",
+        help="Maximum tokens of a completion. Default: the generator's, or 2048, or half of the context if less.",
     ),
 ]
 TemperatureOption = Annotated[
@@ -82,27 +82,29 @@ TemperatureOption = Annotated[
 TopPOption = Annotated[
     float | None,
     typer.Option(
-        metavar="P", help="Draw from the likeliest tokens that have probability P together. Default: likewise."
+        metavar="P",
+        help="Sample from the likeliest tokens with a probability of P together. Default: as above.",
     ),
 ]
 TopKOption = Annotated[
-    int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens; -1: from all. Default: likewise.")
+    int | None,
+    typer.Option(metavar="K", help="Sample from the K likeliest tokens; -1: from all. Default: as above."),
 ]
 IdColumnOption = Annotated[
-    str, typer.Option(metavar="NAME", help="Column of the ids; a dot leads into a nested field, such as meta.id.")
+    str, typer.Option(metavar="NAME", help="Column of the ids; a dot names a nested field, such as meta.id.")
 ]
 TextColumnOption = Annotated[str, typer.Option(metavar="NAME", help="Column of the texts.")]
 SeedOption = Annotated[
     int | None,
     typer.Option(
-        min=0, metavar="N", help="Seed from which each row and prompt gets its own. Default: the generator's, or none."
+        min=0, metavar="N", help="Seed from which each request derives its own. Default: the generator's, or none."
     ),
 ]
 GuidedOption = Annotated[
     bool | None,
     typer.Option(
         "--guided/--free",
-        help="Whether the prompts' grammars decide the form of completions. Default: as the generator says, or free.",
+        help="Whether the prompts' grammars decide the form of completions. Default: as in the generator, or free.",
     ),
 ]
 RolloutsOption = Annotated[
@@ -111,22 +113,22 @@ RolloutsOption = Annotated[
         min=1,
         max=100,
         metavar="N",
-        help="Draw a row that fails a gate for single rows (form, truncated, ...) again with another seed, up to N "
-        "times in all. Default: as the generator says, or 1.",
+        help="While a row's completion fails a gate that judges single rows (form, truncated, ...), generate it again "
+        "with another seed, up to N times in all. Default: as in the generator, or 1.",
     ),
 ]
 KeepOption = Annotated[
     Literal["best", "first_passing"] | None,
     typer.Option(
         help="first_passing: stop at the first rollout that passes; best: draw all N and keep the one with the fewest "
-        "flaws. Default: as the generator says, or first_passing."
+        "flaws. Default: as in the generator, or first_passing."
     ),
 ]
 ConcurrencyOption = Annotated[int, typer.Option(min=1, max=20_000, metavar="N", help="Maximum requests in flight.")]
 ChunkRowsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Input rows per output file.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, max=2**62, metavar="N", help="Process only the first N rows.")]
 KeepRawOption = Annotated[
-    bool, typer.Option("--keep-raw", help="Keep the completions before cleaning, too, in the column raw.")
+    bool, typer.Option("--keep-raw", help="Also keep each completion as it was before cleaning, in the column raw.")
 ]
 RetryFailedOption = Annotated[
     bool, typer.Option("--retry-failed", help="Send the failed rows of complete datasets again.")

@@ -11,13 +11,13 @@ from finephrase_dagster.commands.options import StudyOption, paths_of
 
 NamesOption = Annotated[
     list[str] | None,
-    typer.Option("--name", metavar="NAME", help="A study of the warehouse; default: the study of the study file."),
+    typer.Option("--name", metavar="NAME", help="Name of a study in the warehouse. Default: that of --study."),
 ]
 StudentOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Compare mixtures with this student; default: the one with most.")
+    str | None, typer.Option(metavar="NAME", help="Compare the mixtures of this student. Default: the one with most.")
 ]
 BaselineOption = Annotated[
-    str | None, typer.Option(metavar="MIXTURE", help="Compare with this mixture; default: the usual original text.")
+    str | None, typer.Option(metavar="MIXTURE", help="Compare with this mixture. Default: an original text.")
 ]
 
 
@@ -30,7 +30,7 @@ def report(
 ) -> None:
     """Write a page that answers a study's question, with figures; it needs no network.
 
-    With several --name, each study gets a chapter of its own, for example one's own study and an imported one.
+    With several --name, each study gets a chapter of its own, for example your own study and an imported one.
     The folder also gets each figure as SVG, as data (CSV) and as a Vega-Lite specification.
 
     \b

@@ -48,7 +48,7 @@ def leaderboard(
 ) -> None:
     """Print a study's mixtures, best first.
 
-    Their scores must exist already: `finephrase materialize` computes them, `finephrase results import` takes them in.
+    Their scores must exist already: `finephrase materialize` computes them, `finephrase results import` imports them.
 
     \b
     Examples:
@@ -118,14 +118,16 @@ def compare(
     question: Annotated[
         Question,
         typer.Option(
-            help="What is asked, so that many comparisons do not find differences by chance: each mixture against the "
+            help="The comparisons to correct for, so that chance alone finds no differences: each mixture with the "
             "baseline (Dunnett), all pairs (Tukey), or exploration (5 % of the findings may be false)."
         ),
     ] = "baseline",
     study: StudyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print whether each mixture beats a baseline, loses to it, ties with it, or is undecided.
+    """Print a verdict on each mixture.
+
+    A mixture beats the baseline, loses to it, ties with it, or is undecided.
 
     Mixtures that differ from the baseline in more than their data (tokens, mix-in, repetition, evaluation) are listed
     as not comparable. Undecided comparisons come with the seeds per mixture that would probably decide, and their cost.
@@ -221,7 +223,7 @@ def _comparison_cells(row: Mapping[str, Any]) -> list[str]:
 @app.command("import")
 def import_(
     scores: Annotated[Path, typer.Option(metavar="CSV", help="Scores by run and step (benchmark-results.csv).")],
-    name: Annotated[str, typer.Option(metavar="NAME", help="What to call the study here.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name for the imported study.")],
     generations: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Generation runs with proxies (rephrasing_metadata.json).")
     ] = None,
@@ -230,9 +232,9 @@ def import_(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take in a published study, so that its runs stand next to one's own, marked as external.
+    """Import the results of a published study.
 
-    Importing under the same name again replaces what was imported before.
+    They are compared like your own, and marked as external. Importing again under the same name replaces them.
 
     \b
     Examples:
@@ -266,9 +268,10 @@ def import_(
 
 @app.command()
 def rebuild(study: StudyOption = None, as_json: JsonOption = False) -> None:
-    """Record in the warehouse what exists of a study, and the studies that were imported.
+    """Write the warehouse again.
 
-    The warehouse is made from the files on disk, so it can be deleted at any time. Nothing is computed again.
+    It is made from files on disk, those of the study and of imported studies, so it can be deleted at any time. Nothing
+    is computed again.
 
     \b
     Examples:
@@ -301,10 +304,10 @@ def rebuild(study: StudyOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def mlflow(study: StudyOption = None) -> None:
-    """Record a study's students and their scores in MLflow again, for example on a new server.
+    """Record students and scores in MLflow again.
 
-    The checkpoints and scores that exist are read, and nothing is computed again. A student that MLflow has already
-    keeps its run. `MLFLOW_TRACKING_URI` names the server.
+    Use it for a new MLflow server, which `MLFLOW_TRACKING_URI` names. The checkpoints and scores that exist are read,
+    and nothing is computed again. A student that MLflow has already keeps its run.
 
     \b
     Examples:
@@ -325,8 +328,6 @@ def mlflow(study: StudyOption = None) -> None:
 
 
 app.command()(figure)
-app.command()(of_figure("proxies", "proxies", "Print how well cheap scores of the texts predict the benchmark scores."))
+app.command()(of_figure("proxies", "proxies", "Print how well proxy scores predict benchmarks."))
 app.command()(propose)
-app.command()(
-    of_figure("signal", "task_signal", "Print how well each benchmark tells mixtures apart; weak ones are marked.")
-)
+app.command()(of_figure("signal", "task_signal", "Print how well benchmarks tell mixtures apart."))

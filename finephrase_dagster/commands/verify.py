@@ -24,7 +24,7 @@ def verify(folder: DirArgument, as_json: JsonOption = False) -> None:
     """Compare all files of datasets, corpora, models, checkpoints and scores with their manifests, hash by hash.
 
     Reports files that are missing, torn, damaged, edited, or not in the manifest, each with the next action. The exit
-    status is 1 if there is one.
+    status is 1 if it finds any.
 
     \b
     Examples:
