@@ -328,6 +328,20 @@ def mlflow(study: StudyOption = None) -> None:
 
 
 app.command()(figure)
-app.command()(of_figure("proxies", "proxies", "Print how well proxy scores predict benchmarks."))
+app.command()(
+    of_figure(
+        "proxies",
+        "proxies",
+        "Print how well proxy scores predict benchmarks.\n\n"
+        "A proxy scores the texts themselves, for example for their educational value, and trains no student.",
+    )
+)
 app.command()(propose)
-app.command()(of_figure("signal", "task_signal", "Print how well benchmarks tell mixtures apart."))
+app.command()(
+    of_figure(
+        "signal",
+        "task_signal",
+        "Print how well benchmarks tell mixtures apart.\n\n"
+        "A benchmark whose scores differ little more between mixtures than between seeds is marked as weak.",
+    )
+)
