@@ -105,6 +105,7 @@ def test_a_repeated_phrase_is_found_from_the_third_or_fourth_time(phrase: list[s
         ("###\n\nText.\n", "an empty heading: '###'"),
         ("| A | B |\n|---|---|\n| 1 | 2 |\n|  |  |", "an empty table row"),
         ("| A | B |\n|---|---|\n| 1 |  |\n|  | 4 |", "empty table cells: 2 of 4"),
+        ("| | A | B |\n|---|---|---|\n| Rain | yes | |\n| Snow | yes | no |", "empty table cells: 1 of 6"),
     ],
 )
 def test_an_empty_part_is_found(text: str, reason: str) -> None:
@@ -115,7 +116,8 @@ def test_an_empty_part_is_found(text: str, reason: str) -> None:
     "text",
     [
         *SOUND.values(),
-        "| | Oslo | Lima |\n|---|---|---|\n| Rain | yes | |\n| Snow | yes | no |\n| Sun | no | yes |",
+        "| | Oslo | Lima |\n|---|---|---|\n| Rain | yes | - |\n| Snow | yes | no |\n| Sun | no | yes |",
+        "| | Oslo | Lima |\n|---|---|---|\n| Rain | x | |\n| Snow | x | x |\n| Sun | | x |",
         "1.\n\nA paragraph under its number.\n\n2.\n\nAnother one.",
         "```sh\n# only a comment\n# another\n```\nDone.",
         "Title\n*****\n\nPart\n-\nText.",
@@ -182,7 +184,7 @@ def test_a_word_in_a_script_that_the_source_does_not_use_is_found() -> None:
 )  # fmt: skip
 def test_leaked_mark_up_of_a_chat_template_is_found(leak: str) -> None:
     assert "mark-up of a chat template" in str(flaw("chat_markup", f"{PROSE}\n{leak}"))
-    assert flaw("chat_markup", f"{PROSE}\n{leak}", source=f"In a template stands {leak} .") is None
+    assert flaw("chat_markup", f"{PROSE}\n{leak}", source=f"In a template stands:\n{leak}\n.") is None
 
 
 @pytest.mark.parametrize(

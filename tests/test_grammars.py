@@ -134,4 +134,4 @@ def test_a_grammar_is_part_of_the_recipe_and_of_requests_only_if_it_guides() -> 
     assert grammar not in str(free)
     assert "structured_outputs" not in request_parameters(free)
     with pytest.raises(PromptError, match=r"prompt 'plain': has no grammar, .* leave the generator free \(--free"):
-        recipe(prompt("plain"), guided=True)
+        recipe(prompt("plain").model_copy(update={"grammar": None}), guided=True)

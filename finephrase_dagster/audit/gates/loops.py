@@ -175,8 +175,8 @@ def _repeated_phrase(row: AuditedRow) -> str | None:
 
 
 def _is_wordy(phrase: Sequence[str]) -> bool:
-    """Return whether a phrase is more than letters and numbers, as a call "f x, y" is."""
-    return 2 * sum(len(word) > 1 and not word.isdigit() for word in phrase) >= len(phrase)
+    """Return whether a phrase is more than letters and numbers, as a call "f x, y" is; an ideograph is a word."""
+    return 2 * sum((len(word) > 1 or not word.isascii()) and not word.isdigit() for word in phrase) >= len(phrase)
 
 
 def _is_repetition(phrase: str, times: int, row: AuditedRow) -> bool:
