@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
@@ -41,9 +43,24 @@ def write_packaged_model(folder: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    with contextlib.redirect_stderr(io.StringIO()):  # progress bars of a few seconds
+    with _parsing_once(), contextlib.redirect_stderr(io.StringIO()):  # progress bars of a few seconds
         model = AutoModelForCausalLM.from_pretrained(
             source.parent, gguf_file=FILE, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         )
         model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=FILE).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source.parent, gguf_file=FILE).save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _parsing_once() -> Iterator[None]:
+    """Let gguf parse a file and its table of names once in the block; transformers asks three times, and 400 times."""
+    import gguf
+
+    asked = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, function in asked.items():
+        setattr(gguf, name, cache(function))
+    try:
+        yield
+    finally:
+        for name, function in asked.items():
+            setattr(gguf, name, function)
