@@ -118,7 +118,7 @@ def _print_due(items: Sequence[Item]) -> None:
     for name, state in due.items():
         reasons = [*state.reasons[:MOST_REASONS], *["..."] * (len(state.reasons) > MOST_REASONS)]
         typer.echo(f"{name}: {state.status}{': ' if reasons else ''}{'; '.join(reasons)}")
-    typer.echo(f"{len(due)} partitions would be materialized, {len(known) - len(due)} are there")
+    typer.echo(f"{len(due)} partitions would be materialized, {len(known) - len(due)} exist already")
 
 
 @contextmanager
