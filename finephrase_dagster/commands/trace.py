@@ -23,7 +23,7 @@ def trace(what: WhatArgument, study: StudyOption = None, as_json: JsonOption = F
     \b
     Examples:
       finephrase trace faq_and_raw
-      finephrase trace 'data/studies/demo/synthetic/rephraser__package_readmes/faq#package_readmes/rich'
+      finephrase trace 'data/studies/demo/synthetic/rephraser__package_readmes/faq#package_readmes/accelerate'
     """
     from finephrase_dagster.catalogue import read_lineage
     from finephrase_dagster.results.trace import trace_document, trace_mixture
