@@ -31,8 +31,8 @@ def release(
 ) -> None:
     """Publish a study's datasets as one dataset, with a card, Croissant metadata and the lineage of each file.
 
-    The study's section `release` lists the datasets and names them. All must be current and have passed their audits.
-    Run the same command again to resume, or to verify the files.
+    The study's section `release` lists the datasets and names them. All must be current, and must have passed
+    their audits or have a reason in `despite_audits`. Run the same command again to resume, or to verify the files.
 
     \b
     Examples:

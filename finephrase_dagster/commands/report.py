@@ -17,7 +17,8 @@ StudentOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Compare the mixtures of this student. Default: the one with most.")
 ]
 BaselineOption = Annotated[
-    str | None, typer.Option(metavar="MIXTURE", help="Compare with this mixture. Default: an original text.")
+    str | None,
+    typer.Option(metavar="MIXTURE", help="Compare with this mixture. Default: the original text of the best."),
 ]
 
 
