@@ -7,7 +7,8 @@ LIST := requirements/cpu.txt
 INSTALLED = $(VENV)/installed-$(notdir $(LIST))
 SYSTEM := $(VENV)/system-packages
 PROCESSES ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
-BENCHMARKS := driver http_client resume growth memory audit planted metrics engine prefix guided tokens train evaluation graph backfill pages verdicts
+BENCHMARKS := driver http_client resume growth memory audit planted metrics engine prefix guided tokens train evaluation graph \
+  backfill pages verdicts release
 .PHONY: help install demo ui test test-fast bench lint clean
 
 help:

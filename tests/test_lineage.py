@@ -22,7 +22,7 @@ from finephrase_dagster.study.spec import Study
 
 def complete(lineage: Lineage) -> None:
     """Publish every artifact of a study, upstream first, with its name as content."""
-    for item in items(lineage):
+    for item in items(lineage.snapshot()):
 
         def make(folder: Path, name: str = item.name) -> Contents:
             (folder / "content.txt").write_text(name)
@@ -32,7 +32,7 @@ def complete(lineage: Lineage) -> None:
 
 
 def states(lineage: Lineage) -> dict[str, str]:
-    return {item.name: state(item).status for item in items(lineage)}
+    return {item.name: state(item).status for item in items(lineage.snapshot())}
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_a_key_has_the_fields_of_its_kind_and_no_others() -> None:
 
 def test_every_item_carries_its_cell_prompt_mixture_and_run(lineage: Lineage) -> None:
     study = lineage.study
-    for item in items(lineage):
+    for item in items(lineage.snapshot()):
         key = item.key
         assert key.stage in STAGES
         assert key.cell is None or key.cell in {cell.name for cell in study.cells}

@@ -45,7 +45,7 @@ def lineage_of(study: str, data: Path) -> Lineage:
 
 def complete(lineage: Lineage) -> None:
     """Publish every artifact of a study with the figures that a plan reads."""
-    for item in items(lineage):
+    for item in items(lineage.snapshot()):
 
         def make(folder: Path, of: Item = item) -> Contents:
             (folder / "content.txt").write_text(of.name)
@@ -197,7 +197,7 @@ def test_the_rate_of_a_large_model_without_a_gpu_never_makes_a_study_free(comple
 def test_a_failed_audit_is_named_with_what_cannot_be_made_because_of_it(tmp_path: Path) -> None:
     lineage = lineage_of("demo", tmp_path)
     failed = {"passed": False, "gates": [{"name": "form", "passed": False}, {"name": "empty", "passed": True}]}
-    for item in items(lineage):
+    for item in items(lineage.snapshot()):
 
         def make(folder: Path, of: Item = item) -> Contents:
             (folder / "content.txt").write_text(of.name)
@@ -251,7 +251,7 @@ def test_the_cost_is_unknown_if_only_a_cpu_rate_of_the_model_is_known(completed:
     study = tmp_path / "unknown.yaml"
     study.write_text(yaml.safe_dump(fields))
     lineage = read_lineage(Paths(data=completed.paths.data, study=study, prompts=completed.paths.prompts))
-    for item in items(lineage):
+    for item in items(lineage.snapshot()):
         facts = {"sampling": {}} if item.stage == "generators" else FACTS.get(item.stage, {})
         item.artifact().materialize(lambda folder, figures=facts: Contents(files=[], facts=figures))
     shutil.rmtree(lineage.dataset(lineage.study.cells[0], "table").folder)
