@@ -71,8 +71,8 @@ def proxy_gate(*, name: str, scorer: str, defaults: Settings, open_model: Callab
         defaults={"threshold": 0, **defaults},
         reason="In the published study the mean score of the completions hardly correlates with the result, so it is "
         "only recorded.",
-        remedy="It never fails. The figures compare the completions with their sources: the means, the difference, and "
-        "the share of completions that score higher than their source.",
+        remedy="Nothing needs doing: the score is only recorded. The figures compare the completions with their "
+        "sources: the means, the difference, and the share of completions that score higher than their source.",
         measure=partial(ProxyScore, name, open_model),
         blocking=False,
         recorded=True,

@@ -64,7 +64,7 @@ GATE = row_gate(
     bound="at most",
     blocking=False,
     defaults={"threshold": 0.05},
-    reason="Students learn announcements by heart, since so many rows begin alike.",
+    reason="Students learn to repeat announcements, because so many rows begin with them.",
     remedy="Say in the prompt that nothing may be before or after the content; see in the examples what the"
     " cleaning did not remove.",
     find_flaw=_flaw,
