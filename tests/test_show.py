@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.description import describe
 from finephrase_dagster.artifacts.garbage import delete, sweep, unneeded
 from finephrase_dagster.artifacts.graph import Item, items
@@ -62,6 +63,8 @@ def test_a_stale_item_shows_why_and_what_was_made_before(own: Installation) -> N
     assert found["recipe"]["sampling"]["temperature"] == 0.25
     (audit,) = (each for each in found["needed_by"] if each["item"].startswith("audits/"))
     assert audit["state"] == "stale"
+    with pytest.raises(ArtifactMissing, match=f"{DATASET} is stale: materialize it first"):
+        trace_mixture(own.lineage, "faq_and_raw")
 
 
 def test_an_unknown_item_is_refused_with_similar_names(finished: Installation) -> None:

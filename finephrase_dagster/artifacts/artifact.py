@@ -129,7 +129,9 @@ class Artifact:
             manifest = json.loads(path.read_bytes())
             recorded, _ = manifest["fingerprint"], manifest["version"]
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotMaterialized(f"{self.name} does not exist: materialize it first") from error
+            made = self.study is not None and (self.root / LABELS / self.study / self.name).exists()
+            state = "is stale" if made else "does not exist"
+            raise NotMaterialized(f"{self.name} {state}: materialize it first") from error
         except KeyError as error:
             raise ArtifactMissing(f"{path} has no field {error}: delete its folder") from error
         except (OSError, ValueError, TypeError) as error:
