@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 from collections.abc import Iterator
@@ -54,8 +55,7 @@ def write_packaged_model(folder: Path) -> None:
 @contextlib.contextmanager
 def _parsing_once() -> Iterator[None]:
     """Let gguf parse a file and its table of names once in the block; transformers asks three times, and 400 times."""
-    import gguf
-
+    gguf = importlib.import_module("gguf")  # only a machine that unpacks the model has it, not every image of a worker
     asked = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     for name, function in asked.items():
         setattr(gguf, name, cache(function))
