@@ -45,14 +45,14 @@ def main() -> None:
 
 def lineage(page: Page, url: str) -> None:
     """Take a screenshot of the lineage graph with all groups expanded, without the rest of the page."""
-    page.set_viewport_size({"width": 1800, "height": 1750})
+    page.set_viewport_size({"width": 1800, "height": 1900})
     page.goto(f"{url}/asset-groups")
     page.get_by_text("synthetic", exact=True).last.wait_for()
-    page.mouse.click(1300, 800, button="right")
+    page.mouse.click(1300, 700, button="right")
     page.get_by_role("menuitem", name="Expand all groups").click()
     page.get_by_text("checkpoint", exact=True).locator("visible=true").first.wait_for()
     page.wait_for_timeout(4 * SETTLE_MILLISECONDS)
-    page.screenshot(path=FOLDER / "lineage.png", clip={"x": 553, "y": 190, "width": 1222, "height": 1340})
+    page.screenshot(path=FOLDER / "lineage.png", clip={"x": 553, "y": 280, "width": 1222, "height": 1350})
 
 
 def take(page: Page, address: str, words: str, name: str) -> None:
