@@ -7,7 +7,7 @@ saw, so both directions are exact and no index has to be kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -224,13 +224,8 @@ class _Places:
 
 def _seen(lineage: Lineage, key: ItemKey, row: str) -> Iterator[dict[str, Any]]:
     """Yield, per student, in how many windows it saw a document, and its scores; nothing for one that did not."""
-    dataset = Component(source=key.source or "", generator=key.generator, prompt=key.prompt)
     for component in lineage.study.tokenized:
-        if (component.source, component.generator, component.prompt) != (
-            dataset.source,
-            dataset.generator,
-            dataset.prompt,
-        ):
+        if dataset_key(replace(component, shuffled=False)) != key:
             continue
         if (tokens := _complete(partial(lineage.tokens, component))) is None:
             continue
