@@ -8,6 +8,7 @@ from assets.previews import records, tasks
 from assets.tracking import record_students, tracked
 from finephrase_dagster.artifacts.key import CHECKPOINT, LEADERBOARD, SCORES
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.evaluate.categories import partial_words, unscored_tasks
 from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, needs_same
@@ -60,6 +61,7 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
             mlflow=dg.MetadataValue.url(link) if link else None,
             macro=scores["macro"],
             micro=scores["micro"],
+            partial=partial_words(unscored_tasks(scores["tasks"])) or None,
             **scores["categories"],
             seconds=scores["seconds"],
             macro_interval=" to ".join(f"{end:.4f}" for end in scores["macro_interval"] or ()) or None,
@@ -106,6 +108,7 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
             rows=len(flat),
             best=best and best["mixture"],
             best_macro=best and best["macro"],
+            partial=best and best["partial"],
             preview=records(flat),
             early=records(early) if early else None,
             mlflow=dg.MetadataValue.url(link) if link else None,

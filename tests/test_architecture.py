@@ -37,7 +37,7 @@ BORROWS = {
     "rephrase": {"errors", "study", "artifacts", "corpora", "pods", "generators", "catalogue", "audit"},
     "generators": {"errors", "study", "artifacts", "corpora", "audit", "train"},
     "release": {"errors", "study", "artifacts", "corpora", "audit", "train", "rephrase"},
-    "plan": {"errors", "study", "artifacts", "corpora", "results"},
+    "plan": {"errors", "study", "artifacts", "corpora", "evaluate", "results"},
     "catalogue": {"errors", "study", "artifacts", "corpora", "audit", "evaluate"},
 }
 """The rooms that each room of the library may import."""

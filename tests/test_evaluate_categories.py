@@ -19,6 +19,8 @@ from finephrase_dagster.evaluate.categories import (
     macro_mean,
     means_without,
     micro_mean,
+    partial_words,
+    unscored_tasks,
 )
 from finephrase_dagster.evaluate.metric import Metric, final_scores
 from finephrase_dagster.evaluate.scores import NoItems, means
@@ -144,9 +146,17 @@ def test_scores_of_all_tasks_have_both_means_each_with_an_interval() -> None:
         assert mean is not None
         assert interval is not None
         assert interval[0] <= mean <= interval[1]
-    part = means({"gsm8k": {"": [0.25]}})
-    assert (dict(part.categories), part.micro, part.macro) == ({"MATH": 0.25}, None, None)
-    assert (part.micro_interval, part.macro_interval) == (None, None)
+
+
+def test_a_study_of_some_tasks_has_partial_means_over_these() -> None:
+    part = means({"gsm8k": {"": [0.25]}, "arc_cf:easy": {"": [0.5]}, "arc_cf:challenge": {"": [0.9]}})
+    assert (part.micro, part.macro) == (0.375, 0.375)
+    assert part.macro_interval == (0.375, 0.375)
+    words = partial_words(unscored_tasks(part.tasks))
+    assert words.startswith("partial: macro and micro are means over 2 of the 12 tasks that count. Not evaluated: ")
+    assert "gsm8k" not in words
+    assert (unscored_tasks(TASKS), partial_words(())) == ((), "")
+    assert means({"arc_cf:challenge": {"": [0.9]}}).macro is None
 
 
 @pytest.mark.parametrize("empty", [{}, {"": []}, {"anatomy": [0.5], "virology": []}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finephrase_dagster.commands.leaderboard import print_rows
+from finephrase_dagster.commands.results import print_comparisons
 from finephrase_dagster.results.conclusion import conclude
 from finephrase_dagster.results.evidence import Entry, Evidence
 from finephrase_dagster.results.figures import figures
@@ -113,6 +116,25 @@ def test_the_report_says_whether_the_choice_holds_on_held_out_tasks() -> None:
     drawn = draw("other_scores", evidence)
     assert drawn is not None
     assert "better than the baseline by 6 of 8 scores" in drawn.caption
+
+
+def test_partial_means_are_marked_wherever_they_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [replace(one, unscored=("hellaswag_cf", "treb_qa")) for one in RUNS]
+    words = "means over 10 of the 12 tasks that count. Not evaluated: hellaswag_cf, treb_qa."
+    board = compose_leaderboard(runs)
+    print_rows(board.rows, board.early)
+    print_comparisons([{**one.as_json(), "cost_to_decide": None} for one in compare(runs, "raw")], "macro")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count(words) == 2
+    assert {"macro (partial)", "micro (partial)"} <= set(re.findall(r"m[ai]cro \(partial\)", shown))
+    assert words in " ".join(conclude(evidence_of(runs)).remarks)
+    assert {row["partial"] for row in compose_leaderboard(RUNS).rows} == {None}
+
+
+def test_partial_means_are_not_compared_with_complete_ones() -> None:
+    mixed = [replace(one, unscored=("treb_qa",)) if one.mixture == "faq" else one for one in RUNS]
+    (faq,) = (one for one in compare(mixed, "raw") if one.arm.mixture == "faq")
+    assert faq.mismatches == ("tasks without a score: treb_qa against none",)
 
 
 def test_a_score_that_does_not_exist_is_explained() -> None:

@@ -46,7 +46,9 @@ def print_rows(
     held_out = rows[0]["held_out_tasks"] if rows else []
     first = [] if metric.name == "macro" else [metric.name]
     references = ["× chance", "original"] if chance else ["original"]
-    columns = ["mixture", "student", *first, "macro", *references, "± sd", "seeds", "epochs", "micro", *categories]
+    partial = next((row["partial"] for row in rows if row.get("partial")), None)
+    macro, micro = (f"{name} (partial)" * bool(partial) or name for name in ("macro", "micro"))
+    columns = ["mixture", "student", *first, macro, *references, "± sd", "seeds", "epochs", micro, *categories]
     columns += ["held out"] * bool(held_out)
     print_table(columns, (_cells(row, categories, first, chance) for row in rows), names=2)
     print_text(
@@ -54,6 +56,8 @@ def print_rows(
         "parentheses if more differs than the rephrased text; ± sd: standard deviation of macro over seeds; micro: "
         f"mean over the benchmarks that count. All scores: {metric.words}."
     )
+    if partial:
+        print_text(partial)
     if held_out:
         print_text(f"held out: mean over {', '.join(held_out)}, which count for no other mean.")
     for analysis in known.values():

@@ -194,6 +194,8 @@ def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str) -> None:
     columns = ["mixture", "student", "verdict", f"difference in {metric}", "95 % interval", "p", "noise", "seeds"]
     print_table(columns, map(_comparison_cells, rows), names=3)
     typer.echo(f"compared by: {Metric.read(metric).words}")
+    for partial in dict.fromkeys(row["partial"] for row in rows if row["partial"]):
+        print_text(partial)
     for source in dict.fromkeys(row["noise"]["source"] for row in rows):
         typer.echo(f"noise: {source}")
     for row in rows:

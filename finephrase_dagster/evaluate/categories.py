@@ -1,7 +1,9 @@
 """The six categories of the benchmarks that count, and the two means over them.
 
 The categories reproduce the study's published columns (its prose puts PIQA elsewhere, which does not). A missing task
-is never a zero: a mean over an incomplete set of tasks does not exist. ARC-Challenge counts for no mean.
+is never a zero: a mean over an incomplete set of tasks does not exist, unless the missing ones are named as tasks that
+do not count. The means of a study that evaluates a subset of the tasks are such *partial* means, and are marked
+wherever they are shown. ARC-Challenge counts for no mean.
 """
 
 from __future__ import annotations
@@ -33,6 +35,22 @@ def categories(held_out: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
 def counted_tasks(held_out: Collection[str] = ()) -> tuple[str, ...]:
     """Return the tasks that belong to a category, which the macro and the micro mean are made of."""
     return tuple(task for tasks in categories(held_out).values() for task in tasks)
+
+
+def unscored_tasks(tasks: Collection[str]) -> tuple[str, ...]:
+    """Return the tasks that would count for the means of a study and that it does not evaluate."""
+    return tuple(task for task in counted_tasks() if task not in tasks)
+
+
+def partial_words(unscored: Collection[str]) -> str:
+    """Return what partial means lack, for a reader; empty if no task is unscored."""
+    every = len(counted_tasks())
+    if not unscored:
+        return ""
+    return (
+        f"partial: macro and micro are means over {every - len(unscored)} of the {every} tasks that count. Not "
+        f"evaluated: {', '.join(unscored)}."
+    )
 
 
 def check_tasks(tasks: Iterable[str]) -> None:
@@ -68,13 +86,13 @@ def micro_mean(means: Mapping[str, Value], held_out: Collection[str] = ()) -> Va
     """Return the mean of all tasks that count; None unless all are given."""
     check_tasks(means)
     counted = counted_tasks(held_out)
-    return _mean([means[task] for task in counted]) if all(task in means for task in counted) else None
+    return _mean([means[task] for task in counted]) if counted and all(task in means for task in counted) else None
 
 
 def macro_mean(means: Mapping[str, Value], held_out: Collection[str] = ()) -> Value | None:
     """Return the mean of the six categories, the study's headline figure; None unless all tasks are given."""
     by_category = category_means(means, held_out)
-    return _mean(list(by_category.values())) if len(by_category) == len(categories(held_out)) else None
+    return _mean([*by_category.values()]) if by_category and len(by_category) == len(categories(held_out)) else None
 
 
 def task_weights(name: str, held_out: Collection[str] = ()) -> dict[str, float]:
@@ -92,15 +110,17 @@ def means_without(point: Mapping[str, Any], held_out: Collection[str]) -> dict[s
     """Return a point of a curve whose means leave out held-out tasks; `held_out` is the mean of these tasks.
 
     Args:
-        point: with the score of each task in `tasks`, and the same of bits per byte if they are known.
+        point: with the score of each task in `tasks`, and the same of bits per byte if they are known. Tasks that are
+            not among them do not count either.
     """
     tasks = point["tasks"]
     held = [tasks[task] for task in held_out if task in tasks]
+    uncounted = (*held_out, *unscored_tasks(tasks))
     return {
         **point,
-        "categories": category_means(tasks, held_out),
-        "micro": micro_mean(tasks, held_out),
-        "macro": macro_mean(tasks, held_out),
+        "categories": category_means(tasks, uncounted),
+        "micro": micro_mean(tasks, uncounted),
+        "macro": macro_mean(tasks, uncounted),
         "held_out": _mean(held) if held and len(held) == len(held_out) else None,
         **({BITS: means_without(point[BITS], held_out)} if BITS in point else {}),
     }

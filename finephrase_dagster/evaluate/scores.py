@@ -12,7 +12,14 @@ from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.bootstrap import Interval, interval, resampled_means
-from finephrase_dagster.evaluate.categories import category_means, check_tasks, macro_mean, means_without, micro_mean
+from finephrase_dagster.evaluate.categories import (
+    category_means,
+    check_tasks,
+    macro_mean,
+    means_without,
+    micro_mean,
+    unscored_tasks,
+)
 from finephrase_dagster.evaluate.metric import BITS, LAST_NAME, MEANS, final_scores, point_scores
 from finephrase_dagster.evaluate.tasks import benchmarks
 
@@ -49,9 +56,10 @@ class Means:
 
     Attributes:
         tasks: by task name.
-        categories: means of the categories all of whose tasks are evaluated.
-        micro: the mean of the twelve tasks that count; None if one is missing.
-        macro: the mean of the six categories; None if a task is missing.
+        categories: the mean of each category's tasks.
+        micro: the mean of the twelve tasks that count; None if none is evaluated.
+        macro: the mean of the six categories; None if none is evaluated. Of a subset of the tasks, all means are
+            partial.
         category_intervals, micro_interval, macro_interval: the 95 % bootstrap interval of each.
     """
 
@@ -103,9 +111,10 @@ def means(values: Values) -> Means:
             raise NoItems(f"task {task} has no items to score. Check evaluation.items, or remove the task.")
     of_tasks = {task: fmean(fmean(group) for group in of_task) for task, of_task in groups.items()}
     resampled = {task: resampled_means(task, of_task) for task, of_task in groups.items()}
-    categories, micro, macro = category_means(of_tasks), micro_mean(of_tasks), macro_mean(of_tasks)
-    micro_resampled, macro_resampled = micro_mean(resampled), macro_mean(resampled)
-    resampled_categories = category_means(resampled)
+    unscored = unscored_tasks(values)
+    categories, resampled_categories = category_means(of_tasks, unscored), category_means(resampled, unscored)
+    micro, micro_resampled = micro_mean(of_tasks, unscored), micro_mean(resampled, unscored)
+    macro, macro_resampled = macro_mean(of_tasks, unscored), macro_mean(resampled, unscored)
     return Means(
         tasks={
             task: TaskScore(
@@ -147,6 +156,7 @@ def read_scores(lineage: Lineage) -> pa.Table:
         - bits_per_byte, and `last5` and `bits_per_byte_last5`, the means over the last five checkpoints (null: fewer).
 
         Means leave out the study's held-out tasks, and then have no interval; `held_out` is the mean of those tasks.
+        They also leave out tasks that the study does not evaluate.
     """
     import pyarrow as pa
 
@@ -181,10 +191,11 @@ def _named_scores(manifest: Mapping[str, Any], held_out: Sequence[str]) -> list[
     """Return each score of a manifest with its kind, name, interval and other measures and estimates."""
     tasks, unknown = manifest["tasks"], (None, None)
     intervals = {name: (score["interval"], score["n"]) for name, score in tasks.items()}
+    unscored = unscored_tasks(tasks)
     if not held_out:
         intervals |= {name: (ends, None) for name, ends in manifest["category_intervals"].items()}
-        intervals |= {name: (manifest[f"{name}_interval"], None) for name in ("micro", "macro")}
-    curve = [means_without(point, held_out) if held_out else point for point in manifest["curve"]]
+        intervals |= {name: (manifest[f"{name}_interval"] or unknown, None) for name in ("micro", "macro")}
+    curve = [means_without(point, held_out) if held_out or unscored else point for point in manifest["curve"]]
     scores = final_scores({point["step"]: point_scores(point) for point in curve})
     rows = []
     for name, score in scores.items():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from finephrase_dagster.artifacts.graph import items
 from finephrase_dagster.artifacts.key import CHECKPOINT, SCORES
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.evaluate.categories import unscored_tasks
 from finephrase_dagster.plan.cost import Estimator
 from finephrase_dagster.plan.measured import Measured
 from finephrase_dagster.plan.published import Published
@@ -67,6 +68,7 @@ def sights(lineage: Lineage) -> list[Sight]:
         if run.decay_from is None and study.mixtures[run.mixture].origin is None:
             counts[run.student][run.mixture] += 1
     runs = _scored(lineage)
+    uncounted = (*lineage.evaluation.held_out, *unscored_tasks(lineage.evaluation.tasks)) if counts else ()
     result = []
     for student, mixtures in counts.items():
         if len(mixtures) < 2:
@@ -74,7 +76,7 @@ def sights(lineage: Lineage) -> list[Sight]:
         seeds = min(mixtures.values())
         parameters = study.students[student].parameters(lineage.vocabulary)
         known = _own_spread(run for run in runs if run.student == student) or published_spread(
-            student, parameters, "macro", lineage.evaluation.held_out
+            student, parameters, "macro", uncounted
         )
         sd, source = known or (None, "unknown")
         in_sd = visible_difference(sd=1.0, seeds=seeds, arms=len(mixtures)) if seeds > 1 or sd is not None else None

@@ -10,6 +10,7 @@ from finephrase_dagster.artifacts.key import AUDIT, MIXTURE
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.provenance import other_versions
 from finephrase_dagster.corpora.kinds.hub import HubSource
+from finephrase_dagster.evaluate.categories import partial_words, unscored_tasks
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.study.fields import EMBEDDED, hub_reference
 from finephrase_dagster.study.generator import Generator
@@ -77,6 +78,8 @@ def study_warnings(lineage: Lineage, published: Published, *, gpus: int) -> Iter
     every = study.evaluation.every if study.evaluation else None
     if every and all(study.steps(run) <= every for run in study.student_runs):
         yield f"evaluation.every: no run has more than {every} steps; reduce it, or remove it"
+    if study.evaluation and (words := partial_words(unscored_tasks(study.evaluation.tasks))):
+        yield f"evaluation.tasks: {words}"
     if study.tokenizer and _is_missing_folder(study.tokenizer.model):
         yield f"tokenizer: the folder {study.tokenizer.model} does not exist; add the tokenizer or correct the path"
     for name, generator in study.generators.items():

@@ -67,6 +67,7 @@ def mismatches(first: Arm, second: Arm) -> list[str]:
         "tokens": (one.tokens, other.tokens),
         "step": (one.step, other.step),
         "evaluation": (one.evaluation, other.evaluation),
+        "tasks without a score": (", ".join(one.unscored) or "none", ", ".join(other.unscored) or "none"),
         "decay": (one.decay_from or "from scratch", other.decay_from or "from scratch"),
     }
     found = [

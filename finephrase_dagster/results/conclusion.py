@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
+from finephrase_dagster.evaluate.categories import partial_words
 from finephrase_dagster.results.evidence import Entry, Evidence
 from finephrase_dagster.results.figure import as_number, as_score
 from finephrase_dagster.results.robustness import choice, other_scores
@@ -43,12 +44,13 @@ def conclude(evidence: Evidence) -> Conclusion:
         return Conclusion(
             word=None,
             answer=f"No mixture can be compared with {evidence.baseline.mixture}.",
-            remarks=(*_checks(evidence), *_uncompared(evidence)),
+            remarks=(*_partial(evidence), *_checks(evidence), *_uncompared(evidence)),
         )
     compared = sum(not verdict.mismatches and verdict.difference is not None for verdict in evidence.verdicts)
     entry = evidence.entry(best.arm.mixture)
     remarks = (
         *_certainty(best, compared),
+        *_partial(evidence),
         *_checks(evidence),
         _cost(entry),
         _given_up(entry, evidence.baseline),
@@ -82,6 +84,11 @@ def _certainty(verdict: Verdict, comparisons: int) -> list[str]:
 
 def _checks(evidence: Evidence) -> list[str]:
     return [f"Check by {check.text}" for check in evidence.checks]
+
+
+def _partial(evidence: Evidence) -> list[str]:
+    words = partial_words(evidence.baseline.first.unscored)
+    return [f"Scores are {words}"] if words else []
 
 
 def _cost(entry: Entry) -> str:

@@ -316,7 +316,7 @@ def mean_interval(evidence: Evidence, entry: Entry) -> tuple[float | None, float
     """Return the 95 % interval of an entry's mean macro score over seeds; None without any noise."""
     from scipy.stats import t
 
-    spread = published_spread(evidence.student, evidence.parameters, "macro", entry.first.held_out)
+    spread = published_spread(evidence.student, evidence.parameters, "macro", entry.first.uncounted)
     noise = noise_of_one(entry.replicates("macro"), [one.replicates("macro") for one in evidence.entries], spread)
     if noise is None:
         return None, None

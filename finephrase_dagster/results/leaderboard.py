@@ -17,7 +17,7 @@ from finephrase_dagster.artifacts.graph import items
 from finephrase_dagster.artifacts.key import MIXTURE, SCORES
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
-from finephrase_dagster.evaluate.categories import means_without
+from finephrase_dagster.evaluate.categories import means_without, partial_words, unscored_tasks
 from finephrase_dagster.evaluate.evaluation import SAMPLES
 from finephrase_dagster.evaluate.metric import Metric
 from finephrase_dagster.evaluate.tasks import benchmarks
@@ -129,6 +129,7 @@ def _row(arm: Arm, metric: Metric) -> dict[str, Any]:
         "tasks": {name: means[name] for name in benchmarks() if name in means},
         "held_out": means.get("held_out"),
         "held_out_tasks": list(first.held_out),
+        "partial": partial_words(first.unscored) or None,
         "macro_interval": [fmean(ends) for ends in zip(*intervals, strict=True)] or None,
         "tokens": first.tokens,
         "epochs": first.epochs,
@@ -159,7 +160,7 @@ def _stand(group: list[Arm], every: list[Arm], rows: dict[int, dict[str, Any]], 
     best = max(scored, key=lambda pair: pair[1].mean)[0]
     of_student = [arm for arm in every if arm.student == best.student]
     pool = [arm.replicates(name) for arm in of_student]
-    spread = published_spread(best.student, best.first.parameters, name, best.first.held_out)
+    spread = published_spread(best.student, best.first.parameters, name, best.first.uncounted)
     placed = standings([sample for _, sample in scored], pool, spread) or []
     for arm, sample in scored:
         sd, _, source = noise_of_one(sample, pool, spread) or (None, None, None)
@@ -235,9 +236,9 @@ def _names(lineage: Lineage, artifact: Artifact) -> dict[str, Any]:
             "evaluation": _evaluation(recipe),
             "samples": str(artifact.folder / SAMPLES),
         }
-        held_out = lineage.evaluation.held_out
-        if key.kind is SCORES and held_out:
-            names["held_out"] = held_out
+        held_out, unscored = lineage.evaluation.held_out, unscored_tasks(lineage.evaluation.tasks)
+        if key.kind is SCORES and (held_out or unscored):
+            names |= {"held_out": held_out, "unscored": unscored}
             names["curve"] = [means_without(point, held_out) for point in artifact.manifest()["curve"]]
     return names
 

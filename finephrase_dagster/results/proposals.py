@@ -154,7 +154,7 @@ def _noise(evidence: Evidence, entries: list[Entry]) -> tuple[float, str]:
             f"no two scored mixtures of the study {study} have a component in common, so nothing can be learned from "
             "one about another. Train two mixtures that share a component"
         )
-    spread = published_spread(student, evidence.parameters, "macro", entries[0].first.held_out)
+    spread = published_spread(student, evidence.parameters, "macro", entries[0].first.uncounted)
     noise = noise_of_one(Replicates((0.0,)), [entry.replicates("macro") for entry in entries], spread)
     if noise is None or not noise[0]:
         raise NoEvidence(

@@ -36,7 +36,9 @@ class ScoredRun:
         control_of: the mixture whose text its mixture has with shuffled words, as a negative control.
         evaluation: what computed the scores, and on which items.
         samples: the Parquet file with the score of each item; None if there is none.
-        held_out: tasks that count for none of its means.
+        held_out: tasks that are evaluated and count for none of its means.
+        unscored: tasks that count for means elsewhere and that its study does not evaluate, so that its means are
+            partial.
         macro_interval: of the macro score at the last step, over items; None if it is unknown.
     """
 
@@ -68,6 +70,12 @@ class ScoredRun:
         return self.replicate_of or self.control_of
 
     held_out: tuple[str, ...] = ()
+    unscored: tuple[str, ...] = ()
+
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """The tasks that count for none of its means."""
+        return (*self.held_out, *self.unscored)
 
     @property
     def step(self) -> int:
@@ -117,6 +125,7 @@ def read_runs(connection: duckdb.DuckDBPyConnection, studies: Collection[str] | 
             samples=Path(names["samples"]) if names["samples"] else None,
             curve={point["step"]: point_scores(point) for point in names.get("curve", manifest["curve"])},
             held_out=tuple(names.get("held_out", ())),
+            unscored=tuple(names.get("unscored", ())),
             macro_interval=_interval(manifest, names),
             **{**_UNKNOWN_MIXTURE, **mixtures[study, names["mixture"]], **_given(names, "tokens", "epochs")},
         )

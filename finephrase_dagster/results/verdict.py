@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.evaluate.categories import task_weights
+from finephrase_dagster.evaluate.categories import partial_words, task_weights
 from finephrase_dagster.evaluate.metric import BITS, LAST, LAST_NAME, Metric
 from finephrase_dagster.results.analysis import Question
 from finephrase_dagster.results.arms import Arm, arms, mismatches, unknowns
@@ -111,6 +111,7 @@ class Verdict:
                 "baseline": self.baseline.replicates(self.metric).seeds,
                 "mixture": self.arm.replicates(self.metric).seeds,
             },
+            "partial": partial_words(self.arm.first.unscored) or None,
             "matched": not self.mismatches,
             "mismatches": list(self.mismatches),
             "unknown": list(self.unknown),
@@ -256,7 +257,7 @@ def _pair(base: Arm, arm: Arm, metric: str, every: Sequence[Arm], items: Any) ->
     first, second = samples[id(base)], samples[id(arm)]
     noise = None
     if first and second:
-        spread = published_spread(base.student, base.first.parameters, metric, base.first.held_out)
+        spread = published_spread(base.student, base.first.parameters, metric, base.first.uncounted)
         noise = noise_of(first, second, pool, spread)
     return _Pair(
         baseline=base,
@@ -275,7 +276,7 @@ def _items(base: Arm, arm: Arm, metric: str, items: Any) -> tuple[float, int] | 
         return None
     first: Values | None = items(base)
     second: Values | None = items(arm)
-    weights = task_weights(Metric.read(metric).name, base.first.held_out)
+    weights = task_weights(Metric.read(metric).name, base.first.uncounted)
     return item_variance(first, second, weights) if first and second else None
 
 
