@@ -79,6 +79,19 @@ def test_an_endpoint_that_is_not_alive_stays_down(server: LocalServer, endpoint:
     assert endpoint.state is EndpointState.DOWN
 
 
+def test_an_endpoint_that_asked_for_a_pause_and_then_breaks_off_is_checked_during_the_pause(
+    endpoint: EndpointClient,
+) -> None:
+    for _ in range(9):
+        endpoint.record_throttled(time.monotonic(), retry_after=3600.0)
+    fail(endpoint, 3)
+    assert endpoint.needs_check(time.monotonic()), "otherwise its silence would end the run before the pause does"
+    assert check(endpoint, others_up=False)
+    assert endpoint.state is EndpointState.UP
+    assert not endpoint.is_ready(time.monotonic() + POLICY.retry_after_endpoint - 1)
+    assert endpoint.is_ready(time.monotonic() + POLICY.retry_after_endpoint)
+
+
 def test_an_answer_that_arrives_during_a_check_counts_more_than_the_check(
     server: LocalServer, endpoint: EndpointClient
 ) -> None:

@@ -41,7 +41,8 @@ class EndpointClient:
         self._pool = ConnectionPool(self._server, policy)
         self._failures = 0  # consecutive
         self._pause = policy.first_pause
-        self._paused_until = 0.0
+        self._paused_until = 0.0  # until the next check, or the next request on trial
+        self._throttled_until = 0.0
 
     def __str__(self) -> str:
         return self.engine.url
@@ -57,7 +58,7 @@ class EndpointClient:
 
     def is_ready(self, now: float) -> bool:
         """Return whether it may get a request now."""
-        if now < self._paused_until or self.state is EndpointState.DOWN:
+        if now < max(self._paused_until, self._throttled_until) or self.state is EndpointState.DOWN:
             return False
         if self.state is EndpointState.TRIAL:
             return self.in_flight == 0
@@ -114,7 +115,8 @@ class EndpointClient:
         """Record "too many requests"; an overloaded endpoint gets none until `retry_after` seconds have passed."""
         self.limit.record_throttled(now, self.in_flight)
         if retry_after and self.limit.is_exceeded:
-            self._paused_until = max(self._paused_until, now + min(retry_after, self._policy.retry_after_endpoint))
+            until = now + min(retry_after, self._policy.retry_after_endpoint)
+            self._throttled_until = max(self._throttled_until, until)
 
     def record_restart(self) -> None:
         """Record that the engine was restarted: it has a new address and a clean record."""
@@ -122,7 +124,8 @@ class EndpointClient:
         self.close("the engine was restarted")
         self._server = Server(self.engine.url, self._key)
         self._pool = ConnectionPool(self._server, self._policy)
-        self.state, self._failures, self._paused_until = EndpointState.UP, 0, 0.0
+        self.state, self._failures = EndpointState.UP, 0
+        self._paused_until = self._throttled_until = 0.0
         self._pause = self._policy.first_pause
 
     def close_overdue(self, now: float, timeout: float) -> None:
