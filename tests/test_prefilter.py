@@ -12,9 +12,8 @@ from audit_parts import flaw
 from finephrase_dagster.audit.gate import AuditedRow
 from finephrase_dagster.audit.gates.copying import among
 from finephrase_dagster.audit.prefilter import may_match
-from finephrase_dagster.audit.vendi import collapse_space
 
-HINTED = ("arithmetic", "chat_markup", "empty_parts", "encoding", "refusals")
+HINTED = ("arithmetic", "chat_markup", "empty_parts", "encoding", "loops", "prompt_echo", "refusals")
 PIECES = [
     "I can't", "i\u2019m unable to", "I'm not able to", "As an AI", "a large language model", "please provide the",
     "you haven\u2019t provided", "It seems that there is no", "rewrite this text.", "I am happy to help.", "What",
@@ -26,14 +25,18 @@ PIECES = [
     "- N/A",
     "I must decline", "There is no text given", "The text does not contain enough information", "17 minus 6 leaves 21",
     "11 + 6", "\n= 27", "I won\u2019t be able to", "It is not possible for me to", "I am not comfortable with this",
+    "Chapter 1 begins with a walk by the sea.", "Chapter 2 begins with a walk by the sea.", "..", "Q: What?", "A:",
+    "Rewrite the text above as a list.", "Use the following article", "Your task is to", "Reply only with the answer.",
+    "[[DOCUMENT]]", "{text}", "Every answer must have", "questions a newcomer would ask about it", "\u3000",
+    "\u2029", "x" * 45,
     "\u0663 + \u0664 = \u0668", "$4 * 3", "= $13", "two words", "Stra\u00dfe", " ", "\n", "\n\n", "\t", ".",
 ]  # fmt: skip
 
 
-@given(st.lists(st.sampled_from(PIECES), max_size=8), st.sampled_from(["", " ", "\n"]))
-def test_a_hint_misses_no_flaw(pieces: list[str], gap: str) -> None:
+@given(st.lists(st.sampled_from(PIECES), max_size=8), st.integers(1, 4), st.sampled_from(["", " ", "\n", "\n\n"]))
+def test_a_hint_misses_no_flaw(pieces: list[str], times: int, gap: str) -> None:
     for name in HINTED:
-        flaw(name, gap.join(pieces))  # which compares the hint with the flaw
+        flaw(name, gap.join(pieces * times))  # which compares the hint with the flaw
 
 
 @given(st.lists(st.text(alphabet="ab1\u0663\u00e9\n\ud83d", max_size=5)))
@@ -51,7 +54,6 @@ def test_a_repeated_phrase_passes_the_quick_test(words: list[str], times: int) -
 def test_quick_ways_for_plain_text_give_what_the_patterns_do(text: str) -> None:
     row = AuditedRow("d0", text)
     assert row.sentences == [part for line in row.lines for part in re.split(r"(?<=[.!?])\s+", line) if part]
-    assert collapse_space(text) == " ".join(text.lower().split())
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=20), st.sets(st.integers(0, 2**64 - 1), max_size=20))

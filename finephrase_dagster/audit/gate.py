@@ -227,7 +227,7 @@ class Gate:
         return value >= threshold if self.bound == "at least" else value <= threshold
 
 
-Hint = str | Callable[[Sequence[AuditedRow]], Iterable[bool]]
+Hint = str | Callable[[Sequence[AuditedRow], AuditedDataset], Iterable[bool]]
 FindFlaw = Callable[[AuditedRow, AuditedDataset, Settings], str | None]
 
 
@@ -265,7 +265,7 @@ class RowShare(Measure):
     def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
         if isinstance(self._hint, str):
             return may_match([row.text for row in rows], self._hint) if self._hint else super().may_fail(rows)
-        return self._hint(rows)
+        return self._hint(rows, self.dataset)
 
     def result(self) -> Measurement:
         flawed = self._flaws.total()

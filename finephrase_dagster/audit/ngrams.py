@@ -16,20 +16,34 @@ _FACTORS = np.random.default_rng(0).integers(1, 2**63, 64, dtype=np.uint64) | np
 
 
 class HashedWords:
-    """The words of some texts, as the hashes that `AuditedRow` has of them."""
+    """The words of some texts, as the hashes that `AuditedRow` has of them.
+
+    Attributes:
+        words: the hashes, one text after the other.
+        owners: the index of each word's text.
+    """
 
     def __init__(self, texts: Sequence[Hashes]) -> None:
-        self._words = np.concatenate([np.empty(0, np.uint64), *texts])
-        self._owners = np.repeat(np.arange(len(texts)), list(map(len, texts)))
+        self.words = np.concatenate([np.empty(0, np.uint64), *texts])
+        self.owners = np.repeat(np.arange(len(texts)), list(map(len, texts)))
 
     def ngrams(self, length: int) -> tuple[Hashes, NDArray[np.int64]]:
         """Return the hashes of all n-grams, one text after the other, and the index of each one's text."""
-        count = max(len(self._words) - length + 1, 0)
+        count = max(len(self.words) - length + 1, 0)
         hashes = np.zeros(count, np.uint64)
         for place in range(length):
-            hashes += self._words[place : place + count] * _FACTORS[place]
-        inside = self._owners[:count] == self._owners[len(self._owners) - count :]
-        return hashes[inside], self._owners[:count][inside]
+            hashes += self.words[place : place + count] * _FACTORS[place]
+        inside = self.owners[:count] == self.owners[len(self.owners) - count :]
+        return hashes[inside], self.owners[:count][inside]
+
+    def ngrams_at(self, places: NDArray[np.int64], length: int) -> tuple[Hashes, NDArray[np.int64]]:
+        """Return the hashes of the n-grams at some places, and these places; those across two texts are left out."""
+        places = places[places <= len(self.words) - length]
+        places = places[self.owners[places] == self.owners[places + length - 1]]
+        hashes = np.zeros(len(places), np.uint64)
+        for step in range(length):
+            hashes += self.words[places + step] * _FACTORS[step]
+        return hashes, places
 
 
 def slices(rows: Sequence[AuditedRow]) -> Iterator[Sequence[AuditedRow]]:

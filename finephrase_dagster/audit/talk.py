@@ -56,6 +56,12 @@ def talk(kind: str, text: str) -> Iterator[re.Match[str]]:
                 break
 
 
+def expression(kind: str) -> str:
+    """Return a section of `talk.txt` that has no hints as one expression."""
+    (rule,) = _rules()[kind]
+    return rule.expression.pattern
+
+
 def may_talk(kind: str, texts: Sequence[str]) -> list[bool]:
     """Return for each plain text whether a rule of a section may match it: all at once, in a fraction of the time."""
     hints = [hint for rule in _rules()[kind] for hint in rule.hints]

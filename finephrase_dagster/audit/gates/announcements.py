@@ -39,7 +39,7 @@ def _edges(row: AuditedRow) -> tuple[str, str]:
     return text[:_EDGE], text[-_EDGE:]
 
 
-def _may_talk(rows: Sequence[AuditedRow]) -> Iterator[bool]:
+def _may_talk(rows: Sequence[AuditedRow], dataset: AuditedDataset) -> Iterator[bool]:
     edges = [_edges(row) for row in rows]
     before, after = ([plain(one[place]) for one in edges] for place in (0, 1))
     for pair, *may in zip(edges, may_talk("before", before), may_talk("after", after), strict=True):

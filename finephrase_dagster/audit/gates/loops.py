@@ -3,17 +3,19 @@
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import eq, sub
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
+from finephrase_dagster.audit.joined import Joined, Places
 from finephrase_dagster.audit.ngrams import HashedWords, slices
-from finephrase_dagster.audit.prefilter import may_match
+from finephrase_dagster.audit.words import Hashes
 
 _LABEL = re.compile(
     r"^(?:[\W_]*(?:\d{1,4}[.):]|[A-Za-z][.):](?=\s+\S)|[-*+#>\u2022]|(?:step|question|answer|q|a)\s*\d*\s*:))+\s*", re.I
@@ -24,6 +26,13 @@ _ENDING = 12  # characters at the end of a line
 _COUNTED, _LONGEST_PERIOD = 4, 3  # times that lines occur with other numbers, and how many lines occur in turn
 _DIGITS = re.compile(r"[0-9]+")
 _SPAN = 4  # words of the sequences that show where a phrase may be repeated
+_BREAK, _SPACE, _BYTES = 10, 32, 4  # bytes, and the most that a character has
+_ENDS_SENTENCE = np.isin(np.arange(256), list(b".!?"))
+_WIDE_SPACES = [list(char.encode()) for char in map(chr, range(128, 1 << 16)) if char.isspace()]
+_WIDE_SPACE = np.zeros((256, 256), bool)  # by the first two bytes of such a character
+_WIDE_SPACE[[char[0] for char in _WIDE_SPACES], [char[1] for char in _WIDE_SPACES]] = True
+_WIDE_SPACE_END = np.isin(np.arange(256), [char[-1] for char in _WIDE_SPACES])
+_FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 _NEVER = np.iinfo(np.int64).max
 _LONG = 40  # characters of a line without spaces that counts as long
 _FEWEST_WORDS = 4  # of a line or sentence whose repetition counts wherever it is; a shorter one may be a label
@@ -68,7 +77,7 @@ def _repeated(what: str, units: Sequence[str], source: Callable[[], Sequence[str
     prose = {unit: count for unit, count in long.items() if unit[-1] in _PROSE_ENDS and unit.count(" ") >= _PROSE_WORDS}
     for repeated, least in ((prose, share), (long, 2 * share)):  # code and lists of links have repeated lines
         unit = max(repeated, key=lambda one: repeated[one] * len(one), default="")
-        part = sum(count * len(one) for one, count in repeated.items()) / sum(map(len, units))
+        part = sum(count * len(one) for one, count in repeated.items()) / max(sum(map(len, units)), 1)
         if part >= (least if sum(repeated.values()) > 1 else max(least, _ONCE)) or (
             repeated is prose and repeated.get(unit, 0) >= _SCATTERED - 1 and part >= share / 2
         ):
@@ -123,27 +132,96 @@ def _is_count(lines: Sequence[str]) -> bool:
     return len(lines) > _SHORT_RUN and all(len(line) < _ENDING for line in lines[-_SHORT_RUN:])
 
 
-def _have_repeated_phrases(rows: Sequence[AuditedRow]) -> Iterator[bool]:
-    """Yield whether each row may have a phrase that is repeated as often as `_repeated_phrase` demands.
+def _repeated_units(texts: Sequence[str], share: float) -> NDArray[np.bool_]:
+    """Return which texts may repeat lines, sentences or letters, or count up.
+
+    Units are compared by their last bytes, since the labels of lines do not count. In a text with other white space
+    than line breaks and single spaces, anything may be repeated.
+    """
+    encoded = [text.strip().encode(errors="surrogatepass") for text in texts]
+    joined = Joined(encoded)
+    data, may_repeat = joined.data, np.zeros(len(texts), bool)
+    blanks, lines, sentences = _ends(data)
+    may_repeat[joined.owners(_odd_spaces(data, blanks))] = True
+    may_repeat[joined.owners(blanks[:-1][np.diff(blanks) > _LONG])] = True
+    owners, sizes, keys = _units(joined, sentences)
+    again = _earlier(owners, keys + sizes.astype(np.uint64))
+    may_repeat[owners[again > 1]] = True
+    characters = np.bincount(owners, sizes, len(texts)) - joined.count(np.flatnonzero(data & 0xC0 == 0x80))
+    repeated = np.bincount(owners, sizes * (again > 0), len(texts))
+    may_repeat |= (repeated > 0) & (repeated >= 0.999 * share * characters)
+    owners, sizes, keys = _units(joined, lines)
+    may_repeat[owners[_earlier(owners, keys) > 0]] = True
+    runs = np.append(0, np.cumsum(sizes < _ENDING * _BYTES))  # lines that only count ("1.", "2.") are short
+    last = np.searchsorted(owners, np.arange(len(texts)), "right")
+    may_repeat |= (last >= _SHORT_RUN) & (runs[last] - runs[np.maximum(last - _SHORT_RUN, 0)] == _SHORT_RUN)
+    numbered = np.flatnonzero(joined.count(np.flatnonzero(data - np.uint8(48) < 10)) >= _COUNTED)
+    if len(numbered):
+        without = Joined([encoded[place].translate(None, b"0123456789") for place in numbered.tolist()])
+        for ends in _ends(without.data)[1:]:
+            owners, sizes, keys = _units(without, ends)
+            counts = np.bincount(owners[_earlier(owners, keys + sizes.astype(np.uint64)) > 0], minlength=len(numbered))
+            may_repeat[numbered[counts >= _COUNTED - 1]] = True
+    return may_repeat
+
+
+def _ends(data: NDArray[np.uint8]) -> tuple[Places, Places, Places]:
+    """Return the places of all spaces and line breaks, of line breaks, and of those after a sentence."""
+    blanks = np.flatnonzero((data == _BREAK) | (data == _SPACE))
+    is_break = data[blanks] == _BREAK
+    return blanks, blanks[is_break], blanks[is_break | _ENDS_SENTENCE[data[blanks - 1]]]
+
+
+def _odd_spaces(data: NDArray[np.uint8], blanks: Places) -> Places:
+    """Return where white space is that is no line break and no single space."""
+    after = blanks[1:][np.diff(blanks) == 1]
+    high = np.flatnonzero(data >= 0xC2)
+    high = high[_WIDE_SPACE[data[high], data[high + 1]]]
+    is_wide = (data[high + 1] != 0x80) | _WIDE_SPACE_END[data[high + 2]]  # dashes begin with E2 80, too
+    is_double = (data[after] == _SPACE) | (data[after - 1] == _SPACE)
+    return np.concatenate([after[is_double], high[is_wide], np.flatnonzero((data < _SPACE) & (data != _BREAK))])
+
+
+def _units(joined: Joined, ends: Places) -> tuple[Places, Places, Hashes]:
+    """Return the texts, the sizes and the last eight bytes of what is between some places."""
+    begins, ends = ends[:-1] + 1, ends[1:]
+    begins, ends = begins[ends > begins], ends[ends > begins]
+    keys = np.zeros(len(begins), np.uint64)
+    for step in range(1, 9):
+        keys = keys << np.uint64(8) | np.where(ends - step >= begins, joined.data[np.maximum(ends - step, 0)], 0)
+    return joined.owners(begins), ends - begins, keys
+
+
+def _earlier(owners: Places, keys: Hashes) -> Places:
+    """Return for each of some keys how many of its owner are the same and come before it in some order."""
+    keys, places = (keys * _FACTORS[0]) ^ (owners.astype(np.uint64) * _FACTORS[1]), np.arange(len(keys))
+    order = np.argsort(keys)
+    is_first = np.append(True, np.diff(keys[order]) != 0)[: len(keys)]
+    earlier = np.empty_like(places)
+    earlier[order] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    return earlier
+
+
+def _repeated_phrases(rows: Sequence[AuditedRow]) -> NDArray[np.bool_]:
+    """Return which of at most 256 rows may have a phrase that is repeated as often as `_repeated_phrase` demands.
 
     In such a row, the sequences of four words occur again soon at many places one after the other: of a phrase of p
     words that occurs three times, at 2p - 3 places after at most p words.
     """
-    for few in slices(rows):
-        spans, owners = HashedWords([row.word_hashes for row in few]).ngrams(_SPAN)
-        places = np.uint64((1 << len(spans).bit_length()) - 1)
-        ordered = np.sort(spans & ~places | np.arange(len(spans), dtype=np.uint64))
-        at = (ordered & places).astype(np.int64)
-        again = ((ordered[1:] ^ ordered[:-1]) <= places) & (owners[at[1:]] == owners[at[:-1]])
-        distances = np.full(len(spans) + 2, _NEVER)  # to the next place with the same words
-        distances[1 + at[:-1][again]] = (at[1:] - at[:-1])[again]
-        inside = distances < _NEVER
-        starts = np.flatnonzero(inside & ~np.roll(inside, 1))
-        ends = np.flatnonzero(~inside & np.roll(inside, 1))
-        nearest = np.minimum.reduceat(distances, starts) if len(starts) else starts
-        repeated = np.zeros(len(few), bool)
-        repeated[owners[starts[2 * nearest <= ends - starts + 3] - 1]] = True
-        yield from repeated.tolist()
+    spans, owners = HashedWords([row.word_hashes for row in rows]).ngrams(_SPAN)
+    places = np.uint64((1 << len(spans).bit_length()) - 1)
+    ordered = np.sort(spans & ~places | np.arange(len(spans), dtype=np.uint64))
+    at = (ordered & places).astype(np.int64)
+    again = ((ordered[1:] ^ ordered[:-1]) <= places) & (owners[at[1:]] == owners[at[:-1]])
+    distances = np.full(len(spans) + 2, _NEVER)  # to the next place with the same words
+    distances[1 + at[:-1][again]] = (at[1:] - at[:-1])[again]
+    inside = distances < _NEVER
+    starts = np.flatnonzero(inside & ~np.roll(inside, 1))
+    ends = np.flatnonzero(~inside & np.roll(inside, 1))
+    nearest = np.minimum.reduceat(distances, starts) if len(starts) else starts
+    repeated = np.zeros(len(rows), bool)
+    repeated[owners[starts[2 * nearest <= ends - starts + 3] - 1]] = True
+    return repeated
 
 
 def _repeated_phrase(row: AuditedRow) -> str | None:
@@ -220,22 +298,16 @@ class Loops(RowShare):
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
         super().add(rows)
-        for row in rows:
-            # Compressing takes longer than all else here. The ids decide which rows are in the sample.
-            text = row.text.encode("utf-8", "surrogatepass")
-            if text and zlib.crc32(row.id.encode("utf-8", "surrogatepass")) % _SAMPLED == 0:
+        for row in rows:  # compressing takes longer than all else here: the ids decide which rows are in the sample
+            if row.text and zlib.crc32(row.id.encode("utf-8", "surrogatepass")) % _SAMPLED == 0:
+                text = row.text.encode("utf-8", "surrogatepass")
                 self._ratios[min(len(zlib.compress(text, 1)) * _BINS // len(text), _BINS - 1)] += 1
 
     def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
-        long = may_match([row.text for row in rows], rf"\S{{{_LONG}}}")
-        for row, has_phrase, is_long in zip(rows, _have_repeated_phrases(rows), long, strict=True):
-            yield (
-                has_phrase
-                or is_long
-                or (sum(map(row.text.count, "0123456789")) >= _COUNTED and _counts_up(row) is not None)
-                or _ends_in_letters(row.text)
-                or any(len(set(units)) < len(units) for units in (_unlabelled(row.lines), row.sentences))
-            )
+        for few in slices(rows):
+            suspects = _repeated_units([row.text for row in few], self.settings["repeated"]) | _repeated_phrases(few)
+            for row, is_suspect in zip(few, suspects.tolist(), strict=True):
+                yield is_suspect or _ends_in_letters(row.text)
 
     def merge(self, later: Self) -> None:
         super().merge(later)

@@ -1,17 +1,25 @@
 """Completions that give back the instruction of their prompt instead of following it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from operator import or_
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
-from finephrase_dagster.audit.talk import talk
+from finephrase_dagster.audit.ngrams import HashedWords, slices
+from finephrase_dagster.audit.prefilter import may_match
+from finephrase_dagster.audit.talk import expression, talk
+from finephrase_dagster.audit.words import hash_words
 from finephrase_dagster.corpora.quantities import listed
 from finephrase_dagster.study.paths import SHIPPED
 from finephrase_dagster.study.prompt import read_prompt
 from finephrase_dagster.study.turns import PLACEHOLDER
 
+_BITS = (14, 22)  # of the hashes of words, and of sequences
 SPAN = 7  # words in a row that no text has in common with a prompt by chance
 _SHORT = 4  # words of the shortest sentence of a prompt that is searched
 _RUN = re.compile(b"\x01" * _SHORT + b"\x01*")
@@ -38,16 +46,24 @@ _HOLE = re.compile(
 )
 
 
+_MAY_TURN = (  # for RE2, as are the rules of `talk.txt`
+    r"<\|(?:im_start|start_header_id|user|system)\|>|\[INST\]|## Instruction:"
+    r"|\[(?:DOCUMENT|TEXT|INPUT|SOURCE)\]|\{\s*(?:document|text|input|source|passage)\s*\}|<(?:text|document)>"
+)
+
+
 class Template(NamedTuple):
     """What of prompts is searched: their words, and sequences of words and short sentences by their number of words.
 
     Attributes:
         beginnings: the first two words of each.
+        hashes: by number of words, for the lowest bits of a hash whether a sequence may have it.
     """
 
     words: frozenset[str]
     spans: Mapping[int, frozenset[str]]
     beginnings: frozenset[tuple[str, ...]]
+    hashes: Mapping[int, NDArray[np.bool_]]
 
 
 @cache
@@ -67,7 +83,34 @@ def _template(own: str) -> Template:
             spans.setdefault(len(words), set()).add(" ".join(words))
     known = frozenset(word for words in sentences for word in words)
     beginnings = frozenset(tuple(text.split(" ")[:2]) for texts in spans.values() for text in texts)
-    return Template(known, {size: frozenset(texts) for size, texts in spans.items()}, beginnings)
+    hashes = {size: _table(texts, size) for size, texts in {1: known, **spans}.items()}
+    return Template(known, {size: frozenset(texts) for size, texts in spans.items()}, beginnings, hashes)
+
+
+def _table(texts: Iterable[str], size: int) -> NDArray[np.bool_]:
+    table = np.zeros(1 << _BITS[size > 1], bool)
+    table[HashedWords([hash_words(text.split(" ")) for text in texts]).ngrams(size)[0] & _lowest(table)] = True
+    return table
+
+
+def _lowest(table: NDArray[np.bool_]) -> np.uint64:
+    return np.uint64(len(table) - 1)
+
+
+def _may_echo(rows: Sequence[AuditedRow], dataset: AuditedDataset) -> Iterator[bool]:
+    """Yield whether each row has words whose hash is that of words of a prompt, or matches `HINT`."""
+    hashes = _template(_own_prompt(dataset)).hashes
+    matches = iter(may_match([row.text for row in rows], rf"(?i){_MAY_TURN}|{expression('may instruct')}"))
+    for few in slices(rows):
+        texts = HashedWords([row.word_hashes for row in few])
+        known = hashes[1][texts.ngrams(1)[0] & _lowest(hashes[1])]
+        pairs = known[1:] & known[:-1]
+        places = np.flatnonzero(pairs[2:] & pairs[:-2])
+        echoes = np.zeros(len(few), bool)
+        for size in set(hashes) - {1}:
+            ngrams, at = texts.ngrams_at(places, size)
+            echoes[texts.owners[at[hashes[size][ngrams & _lowest(hashes[size])]]]] = True
+        yield from map(or_, echoes.tolist(), matches)
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
@@ -121,5 +164,6 @@ GATE = row_gate(
     reason="An instruction that is given back is no text of the wanted form, and is the same in every row.",
     remedy="Put the document before the instruction, shorten the prompt, or take a stronger generator.",
     find_flaw=_flaw,
+    hint=_may_echo,
     version=3,
 )

@@ -8,7 +8,7 @@ from finephrase_dagster.audit.talk import may_talk, plain, talk
 _BEGINNING = 400  # characters; a refusal comes first
 
 
-def _may_refuse(rows: Sequence[AuditedRow]) -> list[bool]:
+def _may_refuse(rows: Sequence[AuditedRow], dataset: AuditedDataset) -> list[bool]:
     return may_talk("refusal", [plain(row.text[:_BEGINNING]) for row in rows])
 
 
