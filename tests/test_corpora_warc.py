@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
@@ -135,6 +137,31 @@ def test_an_archive_that_is_cut_off_is_refused_wherever(tmp_path: Path, name: st
         path.write_bytes(whole[:length])
         with pytest.raises(CorpusError, match=name.replace(".", r"\.")):
             read(source)
+
+
+@given(stated=st.integers(0, 10**25).map(str) | st.text(st.characters(exclude_categories=("C", "Z")), max_size=9))
+@example(stated="9000000000000000000")
+@example(stated="9" * 5000)
+@example(stated="0017")
+@example(stated="\u0661\u0667")  # 17 in Arabic digits
+def test_a_record_is_read_with_its_true_length_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, stated: str
+) -> None:
+    path = tmp_path_factory.mktemp("warc") / "a.wet"
+    head = f"WARC/1.0\r\nWARC-Type: conversion\r\nContent-Length: {stated}\r\n\r\n"
+    path.write_bytes(f"{head}A text of a page.\r\n\r\n".encode())
+    if stated.isascii() and stated.lstrip("0") == str(len("A text of a page.")):
+        assert [row.text for row in documents(read(files(path, id_column=None)))] == ["A text of a page."]
+        return
+    with pytest.raises(CorpusError, match=r"a\.wet: "):
+        read(files(path, id_column=None))
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-be", "utf-32", "no-such", "base64"])
+def test_a_page_whose_charset_is_wrong_is_read_by_what_it_holds(tmp_path: Path, charset: str) -> None:
+    named = f"text/html; charset={charset}"
+    path = write_archive(tmp_path / "a.warc", [Record("response", page() + b" " * 3, named)])
+    assert [SENTENCES.strip() in row.text for row in documents(read(files(path, id_column=NUMBER)))] == [True]
 
 
 def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:

@@ -74,6 +74,22 @@ def test_a_character_that_would_be_lost_is_refused_with_its_line(text: str, file
         read(file, f"name: a\nfield: {text}\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('name: "\\U00110000"', "study.yaml:1: .*an escape is a number above that of the last character"),
+        ("name: &x a\nother: &x b", "study.yaml:2: .*found duplicate anchor 'x'; correct line 2"),
+        (f"name: !{'odd' * 100_000} a", "study.yaml:1: .*the tag '.* correct line 1"),
+        (f"name: *{'a' * 100_000}", "study.yaml:1: .*found undefined alias '.* correct line 1"),
+    ],
+    ids=["escape", "anchor", "long tag", "long alias"],
+)
+def test_a_problem_is_named_with_its_line_in_few_words(text: str, problem: str, file: Path) -> None:
+    with pytest.raises(StudyError, match=problem) as refused:
+        read(file, text)
+    assert len(str(refused.value)) < 600
+
+
 def _merges(levels: int) -> str:
     lines = ["a0: &a0 {k: 1}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}], k{n}: 1}}" for n in range(1, levels))]
     return "\n".join(lines)

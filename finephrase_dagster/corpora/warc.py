@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import io
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -21,6 +22,8 @@ from finephrase_dagster.corpora.table import missing_column
 
 PAGES = ("text/html", "application/xhtml+xml")
 LARGEST_PAGE = 64 << 20  # bytes, of a record and of the page that it holds compressed
+_PIECE = 1 << 20  # bytes
+_SHOWN = 200  # characters of a library's message
 _PROTOCOLS = ["HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/2", "HTTP/3"]
 _TYPES = ("conversion", "response")
 _HEADERS = ("warc-", "content-")
@@ -67,7 +70,7 @@ def warc_rows(file: BinaryIO, names: Sequence[str], url: str, start: int) -> Ite
             else:
                 yield page, f"{url}: row {number}", {"text": text, **_named(headers, names)}
     except ArchiveLoadFailed as error:
-        flaw = str(error).strip().splitlines()[0]
+        flaw = str(error).strip().splitlines()[0][:_SHOWN]
         raise CorpusError(f"{url}: cannot be read ({flaw}); replace the file") from error
 
 
@@ -118,12 +121,22 @@ def _records(stream: Any, url: str) -> Iterator[tuple[Any, bytes]]:
             break
         count += 1
         stated = record.rec_headers.get_header("Content-Length") or ""
-        block = record.raw_stream.read() if stated.isdecimal() and record.length is not None else b""
-        if not stated.isdecimal() or len(block) != int(stated):
+        is_number = re.fullmatch("[0-9]{1,18}", stated) and record.length is not None
+        size, block = _block(record) if is_number else (-1, b"")
+        if not is_number or size != int(stated):
             raise CorpusError(f"{url}: is cut off or broken in record {count}; replace the file")
         last = record, block
     if not count:
         raise CorpusError(f"{url}: has no record; replace the file")
+
+
+def _block(record: Any) -> tuple[int, bytes]:
+    """Return how many bytes a record has, which need not be what its length says, and the first of them."""
+    block = record.raw_stream.read(LARGEST_PAGE + 1)
+    size = len(block)
+    while more := record.raw_stream.read(_PIECE):
+        size += len(more)
+    return size, block
 
 
 def _text(record: Any, block: bytes) -> str | Reason | None:
@@ -174,9 +187,10 @@ def _decoded(page: bytes, content_type: str) -> str | bytes:
         return page
     try:
         # Browsers read these two as their superset.
-        return page.decode("cp1252" if charset in ("iso-8859-1", "us-ascii") else charset) if charset else page
+        text = page.decode("cp1252" if charset in ("iso-8859-1", "us-ascii") else charset) if charset else ""
     except (LookupError, ValueError):
         return page
+    return text if "<" in text else page
 
 
 def _main_text(page: str | bytes) -> str | None:

@@ -18,6 +18,7 @@ MOST_VALUES = 25_000
 """Most names and values of a file, and most that its aliases and merge keys may make of them."""
 DEEPEST = 20
 LONGEST_NUMBER = 400  # characters
+LONGEST_PROBLEM = 300  # characters
 
 _TOO_DEEP = f"is nested more than {DEEPEST} levels deep; write it flatter"
 _TOO_LARGE = f"has more than {MOST_VALUES:,} names and values, with those that aliases repeat; write fewer"
@@ -71,17 +72,20 @@ def _run(text: str, step: Any) -> Any:
     if separator := re.search("[\x85\u2028\u2029]", text):
         flaw = f"U+{ord(separator[0]):04X} is a line break in YAML 1.1 and none in YAML 1.2; remove it"
         raise InvalidYaml(flaw, text.count("\n", 0, separator.start()) + 1)
+    loader = None
     try:
-        return step(_Loader(text))
+        loader = _Loader(text)
+        return step(loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        if str(problem).startswith("but "):
-            problem = f"{error.context} {problem}"  # type: ignore[attr-defined]
-        raise InvalidYaml(problem, line + 1) from error
-    except (ValueError, OverflowError) as error:  # an escape that is no character
-        raise InvalidYaml(error) from error
+        problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
+        if problem.startswith(("but ", "second ")):
+            problem = f"{error.context} {problem}".partition("; first")[0]  # type: ignore[attr-defined]
+        raise InvalidYaml(problem[:LONGEST_PROBLEM], line + 1) from error
+    except (ValueError, OverflowError) as error:
+        flaw = "an escape is a number above that of the last character; correct it"
+        raise InvalidYaml(flaw, loader.line + 1 if loader else None) from error
     except RecursionError as error:  # a mapping that is merged into itself
         raise InvalidYaml("is nested in itself by an alias; write it flatter") from error
 
