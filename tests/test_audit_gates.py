@@ -159,10 +159,12 @@ def test_files_that_differ_from_the_manifest_fail_the_accounting(tmp_path: Path)
     pq.write_table(pq.read_table(tmp_path / "part-00000.parquet").slice(1), tmp_path / "part-00000.parquet")
     (tmp_path / "part-00001.parquet").write_bytes(b"cut off")
     (tmp_path / "__meta__" / "rejected.parquet").unlink()
+    pq.write_table(pq.read_table(tmp_path / "part-00000.parquet"), tmp_path / "copy of part-00000.parquet")
     detail = gate(audited_faq(tmp_path), "accounting").detail
     assert "part-00000.parquet has 4 rows, the manifest lists 5" in detail
     assert "part-00000.parquet has another sha256 than the manifest lists" in detail
     assert "part-00001.parquet cannot be read" in detail
+    assert "copy of part-00000.parquet is not in the manifest" in detail, "*.parquet would read its rows twice"
     assert "rejected.parquet cannot be read" in detail
 
 

@@ -159,7 +159,7 @@ def _open_folder(folder: Path, check: str | None) -> AuditedDataset:
         check=check,
         offers=frozenset({"manifest", "finish_reason", *_check(check)}),
     )
-    unlisted = sorted({file.name for file in folder.glob("part-*.parquet")} - listed)
+    unlisted = sorted({file.name for file in folder.glob("*.parquet")} - listed)
     dataset.problems += [f"{name} is not in the manifest" for name in unlisted]
     if "seal" in manifest and manifest["seal"] != seal(manifest):
         dataset.problems.append(f"{MANIFEST} was edited")
