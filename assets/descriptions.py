@@ -5,8 +5,11 @@ The first sentence of a description stands alone, because the catalogue shows on
 
 from __future__ import annotations
 
+from functools import partial
+
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.markdown import markdown_table
+from finephrase_dagster.artifacts.sampling import sampling_words
 from finephrase_dagster.study.component import Cell
 from finephrase_dagster.study.fields import hub_reference
 from finephrase_dagster.study.generator import PACKAGED, Generator
@@ -74,12 +77,11 @@ def of_generators(lineage: Lineage) -> str:
 def of_cell(lineage: Lineage, cell: Cell) -> str:
     """Describe a cell: its corpus, model, limits and prompts."""
     source, generator = lineage.study.sources[cell.source], lineage.study.generators[cell.generator]
-    sampling = ", ".join(f"{name} {value}" for name, value in generator.sampling.model_dump(exclude_none=True).items())
     settings = [
         ("corpus", f"`{cell.source}`: {source.label}"),
         ("model", f"`{cell.generator}`: {_label(generator)}"),
         ("limits", f"{generator.context:,} tokens of context, {generator.max_tokens:,} of them for the completion"),
-        ("sampling of new datasets", f"{sampling}; other values are the model's own. Each dataset names its own"),
+        ("sampling of new datasets", sampling_words(generator, partial(lineage.generator, cell.generator))),
     ]
     prompts = [lineage.prompts[name] for name in lineage.study.prompts_of(cell)]
     return (

@@ -1,6 +1,7 @@
 """Benchmark scores of every student run, and the leaderboard over all of them."""
 
 import json
+from typing import Any
 
 import dagster as dg
 
@@ -13,6 +14,7 @@ from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, needs_same
 from finephrase_dagster.orchestration.placement import evaluating
+from finephrase_dagster.results.analysis import LeaderboardRow, row_name
 from finephrase_dagster.results.leaderboard import record_study, study_leaderboard
 from finephrase_dagster.results.warehouse import record_verdicts
 from resources.evaluator import Evaluator
@@ -97,21 +99,35 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
             return tracking.comparison()
 
         link = tracking.attempt(artifact, catch_up, warn=context.log.warning)
-        flat = [
-            {**{k: v for k, v in row.items() if not isinstance(v, dict | list | tuple)}, **row["categories"]}
-            for row in board.rows
-        ]
-        best = next((row for row in flat if row["macro"] is not None), None)
+        best = next((row for row in board.rows if row["macro"] is not None), None)
         early = [{**look, "regret": json.dumps(look["regret"])} for look in board.early]
         return materialized(
             artifact,
-            rows=len(flat),
+            rows=len(board.rows),
             best=best and best["mixture"],
             best_macro=best and best["macro"],
             partial=best and best["partial"],
-            preview=records(flat),
+            preview=records(map(_important_first, board.rows)),
             early=records(early) if early else None,
             mlflow=dg.MetadataValue.url(link) if link else None,
         )
 
     return leaderboard
+
+
+def _important_first(row: LeaderboardRow) -> dict[str, Any]:
+    """Return a row of the leaderboard as the page shows it; the first columns fit a window of 1,400 pixels."""
+    original = row["against_original"] or {}
+    return {
+        "mixture": row_name(row),
+        "macro": row["macro"],
+        "± sd": row["macro_sd"],
+        "original": original.get("verdict"),
+        "best": row["verdict"],
+        "seeds": row["seeds"],
+        "student": row["student"],
+        "micro": row["micro"],
+        "epochs": row["epochs"] and round(row["epochs"], 1),
+        **row["categories"],
+        **{name: row[name] for name in ("held_out", "tokens", "despite_audits") if row[name] is not None},
+    }

@@ -26,8 +26,7 @@ import pyarrow.parquet as pq
 from random_model import CONTEXT, Document, documents, engine, generator, prompt, rephrased, write_model
 
 from finephrase_dagster.artifacts.processor import on_cpu
-from finephrase_dagster.artifacts.recipe import DEFAULT_SAMPLING
-from finephrase_dagster.generators.sampling import read_sampling
+from finephrase_dagster.artifacts.sampling import DEFAULT_SAMPLING, read_sampling
 from finephrase_dagster.rephrase.clean import clean
 from finephrase_dagster.rephrase.engine import CPU_FLAGS, FLAGS, Engine, environment
 from finephrase_dagster.rephrase.render import Renderer

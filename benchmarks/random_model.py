@@ -24,8 +24,8 @@ from pydoc_data.topics import topics
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_sampling
-from finephrase_dagster.generators.sampling import read_sampling
+from finephrase_dagster.artifacts.recipe import dataset_recipe
+from finephrase_dagster.artifacts.sampling import read_sampling, resolve_sampling
 from finephrase_dagster.rephrase.engine import Engine, EngineLike
 from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
 from finephrase_dagster.study.generator import Generator, Sampling

@@ -39,6 +39,7 @@ from finephrase_dagster.orchestration.automation.nightly import build_nightly
 from finephrase_dagster.orchestration.automation.observer import build_observer
 from finephrase_dagster.orchestration.automation.reload import build_reload_sensor
 from finephrase_dagster.orchestration.automation.webhook import build_failure_sensor
+from finephrase_dagster.orchestration.due_job import build_due_job
 from finephrase_dagster.orchestration.jobs import build_jobs
 from finephrase_dagster.orchestration.placement import executor
 from finephrase_dagster.orchestration.progress import progress
@@ -76,7 +77,7 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
     schedule, launcher = build_nightly(lineage, jobs)
     return dg.Definitions(
         assets=[*build_prompts(lineage), *with_conditions(lineage, assets)],
-        jobs=jobs,
+        jobs=[build_due_job(lineage), *jobs],
         schedules=[schedule],
         sensors=[
             build_observer(lineage),

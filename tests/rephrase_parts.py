@@ -23,7 +23,8 @@ import pytest
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import plain, sha256_text
 from finephrase_dagster.artifacts.key import DATASET, ItemKey
-from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_day, resolve_sampling
+from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_day
+from finephrase_dagster.artifacts.sampling import resolve_sampling
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
 from finephrase_dagster.rephrase.policy import RetryPolicy

@@ -14,7 +14,8 @@ from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.artifacts.processor import known_variables
 from finephrase_dagster.artifacts.provenance import other_versions
-from finephrase_dagster.artifacts.recipe import dataset_recipe, resolve_sampling, scorer_recipe, student_recipe
+from finephrase_dagster.artifacts.recipe import dataset_recipe, scorer_recipe, student_recipe
+from finephrase_dagster.artifacts.sampling import resolve_sampling
 from finephrase_dagster.evaluate.vllm_scorer import _environment
 from finephrase_dagster.rephrase import dataset as dataset_module
 from finephrase_dagster.rephrase.dataset import Dataset

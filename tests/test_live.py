@@ -22,6 +22,7 @@ from finephrase_dagster.artifacts.graph import Item
 from finephrase_dagster.artifacts.key import CHECKPOINT, DATASET, SCORES, ItemKey
 from finephrase_dagster.commands import live
 from finephrase_dagster.commands.live import LiveView, printable
+from finephrase_dagster.commands.overall import OverallProgress
 from finephrase_dagster.orchestration.progress import (
     Message,
     Progress,
@@ -201,6 +202,19 @@ def command(made: Installation, *options: str) -> tuple[list[str], dict[str, str
         "DAGSTER_HOME": str(made.root / "dagster_home"),
     }
     return [sys.executable, "-m", "finephrase_dagster.commands.main", *arguments], environment
+
+
+def test_lines_without_a_terminal_say_how_much_is_done_what_is_left_and_what_it_cost() -> None:
+    costs = {one.name: Cost(gpu_hours=0.5) for one in ITEMS[4:6]} | {ITEMS[0].name: Cost(hours=0.25)}
+    lines: list[str] = []
+    overall = OverallProgress(ITEMS, Forecast(costs, gpu_hour_dollars=3.0), lines.append)
+    overall(Settled(item=ITEMS[-1]))
+    overall(RunEnded(name="a dataset", items=(ITEMS[0],), seconds=900))
+    overall(RunEnded(name="a student", items=(ITEMS[4],), seconds=3600))
+    assert lines == [
+        "2 of 8 done, about 1 h 0 min left, $0.00 of about $3.00",
+        "3 of 8 done, about 1 h 0 min left, $1.50 of about $3.00",  # it took twice as long as expected
+    ]
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -196,7 +198,14 @@ def test_the_rate_of_a_large_model_without_a_gpu_never_makes_a_study_free(comple
 
 def test_a_failed_audit_is_named_with_what_cannot_be_made_because_of_it(tmp_path: Path) -> None:
     lineage = lineage_of("demo", tmp_path)
-    failed = {"passed": False, "gates": [{"name": "form", "passed": False}, {"name": "empty", "passed": True}]}
+    failed = {
+        "passed": False,
+        "gates": [
+            {"name": "form", "passed": False, "blocking": True, "value": 0.611, "bound": "at least", "threshold": 0.8},
+            {"name": "loops", "passed": False, "blocking": False},
+            {"name": "empty", "passed": True, "blocking": True},
+        ],
+    }
     for item in items(lineage.snapshot()):
 
         def make(folder: Path, of: Item = item) -> Contents:
@@ -208,11 +217,15 @@ def test_a_failed_audit_is_named_with_what_cannot_be_made_because_of_it(tmp_path
     figures = plan(lineage).as_json()
     (warning,) = [warning for warning in figures["warnings"] if "did not pass" in warning]
     listed = [item for item in figures["items"] if item["stage"] == "audits"]
-    not_passed = [item["name"] for item in listed if item["reasons"] == ["did not pass (form)"]]
+    not_passed = [
+        item["name"] for item in listed if item["reasons"] == ["did not pass (form 0.611, required at least 0.8)"]
+    ]
     assert not_passed == [item["name"] for item in listed if "readmes_audit/faq" in item["name"]]
     audits = figures["stages"]["audits"]
     assert (audits["failed"], audits["exists"]["partitions"]) == (len(not_passed), len(listed) - len(not_passed))
-    assert warning.startswith("audits/rephraser__package_readmes_audit/faq: did not pass (form); mixtures/mixture/")
+    assert warning.startswith(
+        "audits/rephraser__package_readmes_audit/faq: did not pass (form 0.611, required at least 0.8); mix"
+    )
     assert "mixtures/mixture/faq_and_raw" in warning
     assert "14 partitions downstream" in warning  # tokens, three mixtures of two students with scores, the leaderboard
 
@@ -467,3 +480,40 @@ def test_rollouts_cost_what_they_are_expected_to_draw(tmp_path: Path) -> None:
     once, best, first = tokens.values()
     assert best == pytest.approx(3 * once, rel=0.01)
     assert first == pytest.approx((1 + 0.2 + 0.04) * once, rel=0.01)
+
+
+def test_items_that_are_stale_for_one_reason_take_one_line(tmp_path: Path) -> None:
+    study = Path(shutil.copy(STUDIES / "demo.yaml", tmp_path))
+    complete(read_lineage(Paths(data=tmp_path / "data", study=study)))
+    study.write_text(study.read_text().replace("tokens: 64_000", "tokens: 32_000"))
+    output = finephrase("plan", "--study", str(study), FINEPHRASE_DATA=str(tmp_path / "data"))
+    assert output.returncode == 0, output.stderr
+    output = output.stdout
+    stale = output[output.index("stale:") : output.index("sampling:")].splitlines()[1:]
+    assert len(stale) < 8, stale
+    assert any(re.search(r" \d+ of training, such as \S+: inputs that are not current: 1$", line) for line in stale)
+
+
+def test_local_files_are_measured_and_a_local_model_is_no_download(tmp_path: Path) -> None:
+    texts = ["A short text.", "Another one that is longer. " * 20] * 50
+    for name in ("a", "b"):
+        pq.write_table(pa.table({"body": texts, "other": texts}), tmp_path / f"{name}.parquet", use_dictionary=False)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "generation_config.json").write_text('{"temperature": 0.6}')
+    fields = {
+        "name": "own",
+        "description": "How large is it?",
+        "sources": {"mine": {"kind": "files", "paths": [str(tmp_path / "*.parquet")], "text_column": "body"}},
+        "generators": {"local": {"model": str(tmp_path / "model"), "context": 1024, "max_tokens": 256}},
+        "cells": [{"generator": "local", "source": "mine", "prompts": ["faq"]}],
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(fields))
+    figures = plan(read_lineage(Paths(data=tmp_path / "data", study=tmp_path / "study.yaml"))).as_json()
+    sources, generators = figures["stages"]["sources"], figures["stages"]["generators"]
+    assert sources["documents"] == 200
+    assert sources["input_tokens"] == pytest.approx(2 * sum(map(len, texts)) / 4, rel=0.1)
+    assert generators["basis"] == ["read in place from its folder"]
+    assert generators["disk_bytes"] == 0
+    assert figures["sampling"] == [
+        "local: temperature 0.6 (set by the model), top_p 1.0 (default), top_k off (default), seed 0"
+    ]

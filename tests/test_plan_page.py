@@ -1,30 +1,65 @@
-"""The page of `study/plan`: a cost that is partly unknown is left out instead of being shown as zero."""
+"""The page of `study/plan`: up to date without a run, and without a figure for a cost that is unknown in part."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
 
-from assets.plan import COSTS, build_plan
+from assets.plan import build_plan
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
+from finephrase_dagster.orchestration.automation.observer import build_observer
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 from installation import small_study
+
+COSTS = {"gpu_hours", "dollars", "wall_time"}
+
+
+@pytest.fixture
+def lineage_of(tmp_path: Path) -> Callable[..., Lineage]:
+    def lineage(**generator: Any) -> Lineage:
+        fields = small_study()
+        fields["generators"]["rephraser"] |= generator
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(fields))
+        paths = Paths(data=tmp_path / "data", study=tmp_path / "study.yaml", prompts=REPOSITORY / "prompts")
+        return read_lineage(paths)
+
+    return lineage
 
 
 @pytest.mark.parametrize("throughput", [None, {"tokens_per_second": 200, "basis": "a guess"}])
 def test_the_plans_page_shows_costs_only_if_all_of_them_are_known(
-    throughput: dict[str, object] | None, tmp_path: Path
+    throughput: dict[str, object] | None, lineage_of: Callable[..., Lineage]
 ) -> None:
-    fields = small_study()
-    fields["generators"]["rephraser"] |= {
-        "model": "org/unmeasured@main",
-        **({"throughput": throughput} if throughput else {}),
-    }
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(fields))
-    paths = Paths(data=tmp_path / "data", study=tmp_path / "study.yaml", prompts=REPOSITORY / "prompts")
-    result = dg.materialize(build_plan(read_lineage(paths)), instance=dg.DagsterInstance.ephemeral())
+    lineage = lineage_of(model="org/unmeasured@main", **({"throughput": throughput} if throughput else {}))
+    result = dg.materialize(build_plan(lineage), instance=dg.DagsterInstance.ephemeral())
     page = result.asset_materializations_for_node("study__plan")[0].metadata
     priced = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}["priced"]
-    assert {name for name in COSTS if name in page} == (set(COSTS) if priced else set())
+    assert COSTS & set(page) == (COSTS if priced else set())
     assert priced == (throughput is not None)
+
+
+def test_the_observer_shows_the_plan_on_its_page_and_is_silent_until_the_plan_changes(
+    lineage_of: Callable[..., Lineage],
+) -> None:
+    lineage = lineage_of()
+    observer, instance = build_observer(lineage), dg.DagsterInstance.ephemeral()
+
+    def tick(cursor: str | None) -> dg.SensorResult | dg.SkipReason:
+        result = observer(dg.build_sensor_context(instance=instance, cursor=cursor))
+        assert isinstance(result, dg.SensorResult | dg.SkipReason)
+        for event in result.asset_events if isinstance(result, dg.SensorResult) else ():
+            instance.report_runless_asset_event(event)
+        return result
+
+    first = tick(None)
+    assert isinstance(first, dg.SensorResult)
+    event = instance.get_latest_materialization_event(dg.AssetKey(["study", "plan"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert {"to_do", "plan", "stale", "sampling"} <= set(event.asset_materialization.metadata)
+    assert isinstance(tick(first.cursor), dg.SkipReason)
+    assert isinstance(tick("an earlier plan"), dg.SensorResult)

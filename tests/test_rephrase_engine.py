@@ -19,9 +19,8 @@ import psutil
 import pytest
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
-from finephrase_dagster.artifacts.recipe import resolve_sampling
+from finephrase_dagster.artifacts.sampling import GenerationConfigError, read_sampling, resolve_sampling
 from finephrase_dagster.artifacts.versions import TRUNCATION_BYTES, TRUNCATION_ENDPOINT
-from finephrase_dagster.generators.sampling import GenerationConfigError, read_sampling
 from finephrase_dagster.rephrase import engine as engines
 from finephrase_dagster.rephrase import guard
 from finephrase_dagster.rephrase.dataset import read_dataset

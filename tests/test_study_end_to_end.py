@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,9 @@ from finephrase_dagster.artifacts.key import CHECKPOINT
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.overlap import prompt_overlaps
 from finephrase_dagster.catalogue import catalogue
+from finephrase_dagster.commands.leaderboard import print_unfinished
 from finephrase_dagster.definitions import build_defs, record_in_mlflow
+from finephrase_dagster.orchestration.due_job import build_due_job
 from finephrase_dagster.results.leaderboard import record_study
 from finephrase_dagster.results.warehouse import writing
 from finephrase_dagster.study.paths import REPOSITORY
@@ -194,6 +197,9 @@ def test_events_that_dagster_lost_are_recorded_again_without_recomputing(own: In
     outcome, _ = own.materialize()
     assert outcome.complete
     assert len(outcome.made) == len(manifests)
+    with own.instance() as instance:  # otherwise Overview and Jobs would not show them
+        runs = instance.get_runs()
+    assert {run.remote_job_origin and run.remote_job_origin.location_name for run in runs} == {"finephrase"}
     assert {
         path: path.stat().st_mtime_ns for path in (own.paths.data / "artifacts").rglob("manifest.json")
     } == manifests
@@ -259,12 +265,35 @@ def test_dagster_marks_the_partition_of_an_edited_prompt_once_the_file_is_observ
     assert not {name for name in stale(own) if "faq" not in name}
 
 
-def test_a_mixture_refuses_a_dataset_that_did_not_pass_its_audit(own: Installation) -> None:
+def test_a_job_materializes_what_is_due_or_the_chosen_part_of_it(
+    own: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"DAGSTER_HOME": own.root / "dagster_home", "FINEPHRASE_STUDY": own.study}.items():
+        monkeypatch.setenv(name, str(value))
+    fields = small_study()
+    for mixture in fields["mixtures"].values():
+        mixture["tokens"] += 4096
+    own.write(fields)
+    config = {"ops": {"materialize": {"config": {"select": ["mixtures/mixture/raw"]}}}}
+    with own.instance() as instance:
+        assert build_due_job(own.lineage).execute_in_process(run_config=config, instance=instance).success
+    states = {item.name: state(item).status for item in items(own.lineage)}
+    assert states["mixtures/mixture/raw"] == "current"
+    assert states["mixtures/mixture/faq_and_raw"] == "stale"
+
+
+def test_a_mixture_refuses_a_dataset_that_did_not_pass_its_audit(
+    own: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
     fields = small_study()
     fields["gates"]["form"] = 1.0
     own.write(fields)
     outcome, _ = own.materialize()
     assert not outcome.complete
+    assert print_unfinished(own.lineage)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert " raw nano" in shown
+    assert re.search(r"without a score: faq_and_raw \(\d students?\): audits/\S+/faq did not pass \(form 0", shown)
     audits = {f"audits/{CELL}_audit/{prompt}" for prompt in ("faq", "table")}
     assert set(outcome.failed) == {*audits, "mixtures/mixture/faq_and_raw"}
     assert all(

@@ -269,3 +269,15 @@ def build_manifest(
         "files": list(files),
     }
     return {**manifest, "seal": seal(manifest)}
+
+
+def file_stamps(path: Path) -> list[list[str | int]]:
+    """Return the name, size and time of each file of a folder, or of a file.
+
+    Raises:
+        ArtifactMissing: it does not exist.
+    """
+    if not path.exists():
+        raise ArtifactMissing(f"{path} does not exist; correct the path in the study file, or put the files there")
+    files = sorted(path.glob("*")) if path.is_dir() else [path]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -121,9 +121,3 @@ def _change(old: str, new: str) -> str:
 def _cut(text: str, begin: int) -> str:
     part = text[begin : begin + SHOWN]
     return f"{'...' if begin else ''}{part}{'...' if begin + SHOWN < len(text) else ''}"
-
-
-def file_stamps(path: Path) -> list[list[str | int]]:
-    """Return the name, size and time of each file of a folder, or of a file."""
-    files = sorted(path.glob("*")) if path.is_dir() else [path]
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

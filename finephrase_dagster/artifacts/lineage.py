@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.artifacts.artifact import LABELS, Artifact, labelled_manifest
+from finephrase_dagster.artifacts.artifact import LABELS, Artifact, file_stamps, labelled_manifest
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
-from finephrase_dagster.artifacts.fingerprint import SHORT, file_stamps, fingerprint, plain, sha256_file, sha256_folders
+from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, sha256_file, sha256_folders
 from finephrase_dagster.artifacts.gate_model import model_identity
 from finephrase_dagster.artifacts.key import (
     CHECKPOINT,
@@ -39,12 +39,12 @@ from finephrase_dagster.artifacts.recipe import (
     dropping_gates,
     resolve_day,
     resolve_precision,
-    resolve_sampling,
     rollout_recipe,
     scorer_recipe,
     student_recipe,
 )
 from finephrase_dagster.artifacts.recorded import have_same_rows, recorded_dropped, recorded_fields, recorded_macro
+from finephrase_dagster.artifacts.sampling import resolve_sampling
 from finephrase_dagster.artifacts.snapshot import remembered
 from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.errors import FinephraseError

@@ -14,7 +14,7 @@ from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.processor import fast_precision
 from finephrase_dagster.artifacts.versions import CLEANING, CODE, ELIGIBILITY, NANOTRON, TRUNCATION
 from finephrase_dagster.study.component import Cell
-from finephrase_dagster.study.generator import Generator, Keep, Sampling
+from finephrase_dagster.study.generator import Generator, Keep
 from finephrase_dagster.study.prompt import Prompt, PromptError
 from finephrase_dagster.study.student import Evaluation, Student
 
@@ -22,8 +22,6 @@ PRECISION = {"transformers": "float32", "nanotron": "bfloat16"}
 ENDPOINT_DAY = "the day of each request, as the endpoint sees it"
 SERVER_DEFAULT = "server default"
 SAMPLING = ("temperature", "top_p", "top_k", "seed")
-TOP_K_OFF = -1
-DEFAULT_SAMPLING: Mapping[str, float | int] = {"temperature": 1.0, "top_p": 1.0, "top_k": TOP_K_OFF}
 
 
 def dataset_recipe(
@@ -50,7 +48,7 @@ def dataset_recipe(
         prompt: the prompt; its texts and what it requires count, its description does not.
         model: hash of weights, tokenizer and chat template; for an endpoint, the model's name.
         engine: the engine flags that change completions.
-        sampling: see `resolve_sampling`; values that are missing are `SERVER_DEFAULT`.
+        sampling: see `artifacts/sampling.py`; values that are missing are `SERVER_DEFAULT`.
         context: maximum number of tokens of prompt and completion together.
         max_tokens: maximum number of tokens of a completion.
         truncation: how a document is cut to fit the context.
@@ -171,16 +169,6 @@ def resolve_precision(generator: Generator) -> Generator:
     if not generator.is_packaged or "dtype" in generator.engine:
         return generator
     return generator.model_copy(update={"engine": {"dtype": fast_precision(), **generator.engine}})
-
-
-def resolve_sampling(study: Sampling, model: Mapping[str, float | int]) -> dict[str, float | int]:
-    """Return a generator's sampling values: those of the study, else of the model, else `DEFAULT_SAMPLING`."""
-    sampling = {**DEFAULT_SAMPLING, **model, **study.model_dump(exclude_none=True)}
-    if sampling["top_k"] <= 0 or sampling["temperature"] == 0:  # greedy: top-k and top-p have no effect
-        sampling["top_k"] = TOP_K_OFF
-    if sampling["temperature"] == 0:
-        sampling["top_p"] = DEFAULT_SAMPLING["top_p"]
-    return sampling
 
 
 def request_parameters(recipe: Mapping[str, Any]) -> dict[str, Any]:

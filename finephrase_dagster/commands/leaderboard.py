@@ -29,6 +29,24 @@ def print_leaderboard(lineage: Lineage) -> None:
     )
 
 
+def print_unfinished(lineage: Lineage) -> bool:
+    """Print the leaderboard of the students that are scored, and why the others are not; False if none is scored."""
+    from finephrase_dagster.artifacts.graph import items, states
+    from finephrase_dagster.plan.obstacle import unscored_runs
+    from finephrase_dagster.results.leaderboard import record_study, study_leaderboard
+    from finephrase_dagster.results.warehouse import writing
+
+    lineage = lineage.snapshot()
+    with writing(lineage.paths.warehouse) as connection:
+        record_study(lineage, connection)
+        board = study_leaderboard(lineage, connection)
+    if board.rows:
+        print_rows(board.rows, board.early, question=lineage.study.description)
+    graph = {item.name: item for item in items(lineage)}
+    _print_lines("Students without a score:", list(unscored_runs(lineage, graph, states(graph))))
+    return bool(board.rows)
+
+
 def print_rows(
     rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep], *, question: str = "", chance: float | None = None
 ) -> None:

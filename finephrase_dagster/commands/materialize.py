@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from finephrase_dagster.artifacts.key import LEADERBOARD
-from finephrase_dagster.commands.leaderboard import print_leaderboard
+from finephrase_dagster.commands.leaderboard import print_leaderboard, print_unfinished
 from finephrase_dagster.commands.options import StudyOption, dagster_home, paths_of
+from finephrase_dagster.commands.overall import OverallProgress
 from finephrase_dagster.commands.terminal import clock, complain, screen
 from finephrase_dagster.orchestration.logs import LOG_FORMAT, write_json_lines
 from finephrase_dagster.rephrase.statistics import duration
@@ -43,6 +44,13 @@ def materialize(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run, and why; start nothing.")] = False,
+    keep_going: Annotated[
+        bool,
+        typer.Option(
+            "--keep-going/--stop-at-failure",
+            help="After a failure, continue with what does not depend on it, or stop.",
+        ),
+    ] = True,
 ) -> None:
     """Materialize everything in a study that is missing or stale, in this process.
 
@@ -89,21 +97,44 @@ def materialize(
             open_instance(home) as instance,
             _watching(lineage, log, live=log_format is None, only=chosen) as log_line,
         ):
-            outcome = materialize_study(lineage, defs, instance, only=chosen, engines_kept=engines_kept, log=log_line)
+            outcome = materialize_study(
+                lineage, defs, instance, only=chosen, keep_going=keep_going, engines_kept=engines_kept, log=log_line
+            )
             if lost_tracking and any(name.startswith(TRAINING) for name in outcome.reused):
                 log_line(f"MLflow's store {paths.tracking_store} did not exist; the students are recorded again")
                 record_in_mlflow(lineage, instance, log=log_line)
             with writing(paths.warehouse) as connection:
                 record_study(lineage.snapshot(), connection)
+    _print_outcome(
+        lineage, outcome, log, everything=chosen is None, compared=chosen is None or LEADERBOARD.asset in chosen
+    )
+
+
+def _print_outcome(
+    lineage: Lineage, outcome: Outcome, log: Callable[[str], None], *, everything: bool, compared: bool
+) -> None:
+    """Print what was made, the leaderboard if it was made, and what to do next.
+
+    Args:
+        everything: whether the complete study was to be materialized.
+        compared: whether its leaderboard was.
+
+    Raises:
+        typer.Exit: not everything that was wanted could be made.
+    """
     stopped = f", {len(outcome.stopped)} stopped early" if outcome.stopped else ""
-    log(f"{len(outcome.made)} partitions materialized, {len(outcome.reused)} reused{stopped}")
+    counts = f"{len(outcome.made)} partitions materialized, {len(outcome.reused)} reused{stopped}"
+    log(f"{lineage.study.name}: {counts}")
     if not outcome.complete:
+        if lineage.study.mixtures and everything:
+            print_unfinished(lineage)
         for name, message in outcome.failed.items():
             complain(f"failed: {name}: {message}")
         if outcome.waiting:
             complain(f"{len(outcome.waiting)} partitions wait for something that is missing")
+        complain(f"{lineage.study.name} is not complete. To resume: {materialize_command(lineage.paths.study)}")
         raise typer.Exit(1)
-    if lineage.study.mixtures and (chosen is None or LEADERBOARD.asset in chosen):
+    if lineage.study.mixtures and compared:
         print_leaderboard(lineage)
     _print_times(outcome)
     _print_next_steps(lineage)
@@ -126,19 +157,22 @@ def _watching(
     lineage: Lineage, log: Callable[[str], None], *, live: bool, only: Collection[str] | None
 ) -> Iterator[Callable[[str], None]]:
     """Show the live view within the block where there is a terminal; yield what prints a line."""
+    from finephrase_dagster.artifacts.graph import items
+    from finephrase_dagster.orchestration.progress import listening
+    from finephrase_dagster.plan.forecast import Forecast
+
+    study, snapshot = lineage.study, lineage.snapshot()
+    every = [item for item in items(snapshot) if only is None or item.name in only]
+    forecast = Forecast.of(snapshot, every)
     with screen(lineage.paths.data / "logs" / "materialize.log") if live else nullcontext() as console:
         if console is None:
-            yield log
+            with listening(OverallProgress(every, forecast, log)):
+                yield log
             return
-        from finephrase_dagster.artifacts.graph import items
         from finephrase_dagster.commands.live import LiveView
-        from finephrase_dagster.orchestration.progress import listening
-        from finephrase_dagster.plan.forecast import Forecast
 
-        study, lineage = lineage.study, lineage.snapshot()
-        every = [item for item in items(lineage) if only is None or item.name in only]
         title = f"{study.name}: {study.description}" if study.description else study.name
-        view = LiveView(title, every, console, Forecast.of(lineage, every))
+        view = LiveView(title, every, console, forecast)
         with view.shown(), listening(view):
             yield view.log
 
@@ -168,7 +202,8 @@ def _print_next_steps(lineage: Lineage) -> None:
     if generator := next(iter(lineage.study.generators), None):
         command = f"{program()} rephrase --input FILE --prompt {lineage.study.prompts[0]} --output DIR"
         steps.append(("Rephrase texts of your own", f"{command} --generator {generator} --study {study}"))
-    typer.echo(f"\nData, checkpoints and scores are in {lineage.paths.data}. Next steps:")
+    name, data = lineage.study.name, lineage.paths.data
+    typer.echo(f"\nThe data, checkpoints and scores of {name} are in {data}. Next steps:")
     for what, command in steps:
         typer.echo(f"  {what}:\n    {command}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,8 @@ from finephrase_dagster.commands.terminal import complain, print_json, print_tab
 if TYPE_CHECKING:
     from finephrase_dagster.plan.plan import Plan
 
-MOST_STALE = 12  # stale partitions that are listed without --items
+MOST_STALE = 12  # reasons for staleness that are listed without --items
+_VERSIONS = re.compile(r'(\w+): "[0-9a-f]{16}" -> "[0-9a-f]{16}"')
 
 
 def plan(
@@ -102,6 +104,8 @@ def _print_plan(plan: Plan, every_item: bool) -> None:
             typer.echo(f"{name}: {'; '.join(stage['basis'])}")
     for line in _item_lines(figures["items"], every_item):
         typer.echo(line)
+    for line in plan.sampling:
+        typer.echo(f"sampling: {line}")
     for sight in plan.sights:
         typer.echo(f"seeds: {sight}")
     for warning in plan.warnings:
@@ -111,14 +115,27 @@ def _print_plan(plan: Plan, every_item: bool) -> None:
 
 
 def _item_lines(items: Sequence[Mapping[str, Any]], every_item: bool) -> list[str]:
-    listed = items if every_item else [item for item in items if item["state"] == "stale"]
-    if not listed:
-        return []
-    lines = ["", "items:" if every_item else "stale:"]
-    for item in listed if every_item else listed[:MOST_STALE]:
-        state = f" {item['state']}" if every_item else ""
-        reasons = f": {'; '.join(item['reasons'])}" if item["reasons"] else ""
-        lines.append(f"  {item['name']}{state}{reasons}")
-    if not every_item and len(listed) > MOST_STALE:
-        lines.append(f"  and {len(listed) - MOST_STALE} more; --items lists all")
-    return lines
+    if every_item:
+        return ["", "items:", *(f"  {item['name']} {item['state']}{_reasons(item)}" for item in items)]
+    groups: dict[tuple[str, str], list[str]] = {}
+    names = {item["name"] for item in items}
+    for item in items:
+        if item["state"] == "stale":
+            groups.setdefault((item["stage"], _why(item["reasons"], names)), []).append(item["name"])
+    lines = [
+        f"  {some[0] if len(some) == 1 else f'{len(some)} of {stage}, such as {some[0]}'}: {why}"
+        for (stage, why), some in groups.items()
+    ]
+    more = [f"  and {len(lines) - MOST_STALE} more reasons; --items lists all"] * (len(lines) > MOST_STALE)
+    return ["", "stale:", *lines[:MOST_STALE], *more] if lines else []
+
+
+def _reasons(item: Mapping[str, Any]) -> str:
+    return f": {'; '.join(item['reasons'])}" if item["reasons"] else ""
+
+
+def _why(reasons: Sequence[str], names: Collection[str]) -> str:
+    """Return why an item is stale, in words that items with the same reason have in common."""
+    own = [_VERSIONS.sub(r"\1: another version", one) for one in reasons if one.rpartition(" is ")[0] not in names]
+    inputs = len(reasons) - len(own)
+    return "; ".join([*own, *[f"inputs that are not current: {inputs}"] * (inputs > 0)])

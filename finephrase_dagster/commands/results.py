@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finephrase_dagster.artifacts.artifact import NotMaterialized
+from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.commands.figures import NameOption, NoScores, figure, of_figure
-from finephrase_dagster.commands.leaderboard import print_leaderboard, print_rows, read_json
+from finephrase_dagster.commands.leaderboard import print_leaderboard, print_rows, print_unfinished, read_json
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, dagster_home, paths_of
 from finephrase_dagster.commands.propose import price, propose
 from finephrase_dagster.commands.terminal import clock, complain, print_json, print_table, print_text
@@ -73,7 +73,9 @@ def leaderboard(
     try:
         artifact = lineage.leaderboard()
         artifact.manifest()
-    except NotMaterialized as error:
+    except ArtifactMissing as error:
+        if not as_json and metric == "macro" and paths.warehouse.exists() and print_unfinished(lineage):
+            return
         raise NoScores(
             f"the study {lineage.study.name} has no scores yet. Run: {materialize_command(lineage.paths.study)}"
         ) from error

@@ -53,6 +53,18 @@ def parquet_rows(
             number += len(batch)
 
 
+def footer_size(path: str, columns: Sequence[str]) -> tuple[int, int]:
+    """Return the number of rows of a file and the uncompressed bytes of some columns, as its footer states them.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or is not a Parquet file.
+    """
+    footer = pq.read_metadata(path)
+    groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
+    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
+    return footer.num_rows, sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)
+
+
 def _batch_rows(metadata: pq.FileMetaData, groups: Sequence[int], columns: Sequence[str] | None) -> int:
     """Return how many rows can be in memory at once, judged by the sizes that the file states."""
     rows = BATCH

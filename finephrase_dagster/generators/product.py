@@ -7,9 +7,9 @@ from pathlib import Path
 
 from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.fingerprint import SHORT
+from finephrase_dagster.artifacts.sampling import read_sampling
 from finephrase_dagster.generators.hub import resolve_model
 from finephrase_dagster.generators.packaged import write_packaged_model
-from finephrase_dagster.generators.sampling import read_sampling
 from finephrase_dagster.generators.template_clock import read_clock
 from finephrase_dagster.study.generator import Generator
 

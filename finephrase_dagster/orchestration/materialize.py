@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from finephrase_dagster.artifacts.graph import Item, failed_audits, items, state
 from finephrase_dagster.artifacts.key import AUDIT
@@ -31,6 +32,7 @@ from finephrase_dagster.orchestration.jobs import job_of
 from finephrase_dagster.orchestration.launcher import PROCESS_TAG
 from finephrase_dagster.orchestration.progress import RunEnded, RunStarted, Settled, report
 from finephrase_dagster.orchestration.retries import NO_SPACE, ONCE_TAG
+from finephrase_dagster.orchestration.run_origin import show_runs_in_location
 from finephrase_dagster.release.publish import ReleaseRefused, check_release
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.train.admission import AuditNotPassed, check_mixture, is_overridden, refusal
@@ -60,15 +62,18 @@ def materialize_study(
     *,
     log: Callable[[str], None],
     only: Collection[str] | None = None,
+    keep_going: bool = True,
     engines_kept: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Outcome:
     """Materialize what is missing or stale; a failure affects only what depends on it.
 
     Args:
         only: the names of the items to look at, all upstream items among them. Default: all.
+        keep_going: whether to continue, after a failure, with what does not depend on it.
         engines_kept: returns a context in which engines outlive their runs; entered once per stage.
     """
     end_abandoned_runs(instance)
+    show_runs_in_location(instance)
     for observation in changed_prompts(lineage, instance):
         instance.report_runless_asset_event(observation)
     lineage = lineage.snapshot()
@@ -78,6 +83,8 @@ def materialize_study(
         for _, of_stage in groupby(graph.values(), key=lambda item: item.stage):
             with engines_kept():
                 for asset, of_asset in groupby(of_stage, key=lambda item: item.asset):
+                    if outcome.failed and not keep_going:
+                        return outcome
                     lineage.forget_missing()
                     chosen = {
                         item.partition or "": item
@@ -88,6 +95,8 @@ def materialize_study(
                     for names in partitions.runs(asset, chosen):
                         _run(asset, [chosen[name] for name in names], definitions, instance, outcome, log)
                         raise_if_interrupted()
+                        if outcome.failed and not keep_going:
+                            return outcome
                     for item in graph.values():
                         if item.asset == asset and (reason := _failed_audit(lineage, item)):
                             outcome.failed[item.name] = reason
@@ -156,7 +165,9 @@ def _is_due(
 ) -> bool:
     """Return whether an item must run; if not, record the reason in the outcome."""
     current = state(item)
-    if current.status == "waiting":
+    if current.status == "waiting" and not item.needs:  # a folder of the study that does not exist
+        outcome.failed[item.name] = current.reasons[0]
+    elif current.status == "waiting":
         outcome.waiting.append(item.name)
     elif current.status == "stopped":
         log(f"{item.name}: {current.reasons[0]}")
@@ -193,7 +204,7 @@ def _run(
 ) -> None:
     partitions = [item.partition for item in group if item.partition]
     name = f"{asset} {', '.join(partitions)}".strip()
-    tags = {PROCESS_TAG: this_process(), ONCE_TAG: "true"}
+    tags = {PROCESS_TAG: this_process(), ONCE_TAG: "true", MAX_RETRIES_TAG: "0"}
     if len(partitions) > 1:
         tags |= range_tags(partitions)
     started = time.monotonic()

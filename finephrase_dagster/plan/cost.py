@@ -7,6 +7,7 @@ names its basis. GPU-hours are ideal: they assume engines that are always busy.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from finephrase_dagster.artifacts import key as keys
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
@@ -17,6 +18,7 @@ from finephrase_dagster.plan.expectation import BYTES_PER_TOKEN, SMALL, Expectat
 from finephrase_dagster.plan.measured import Measured, number
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.study.component import Component
+from finephrase_dagster.study.fields import hub_reference
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.student import StudentRun
 
@@ -31,6 +33,7 @@ PACE = {
 """By stage: the manifest field that counts its work, the kinds of items that do it, units per second on two cores."""
 SMALL_FLOPS = 8e10  # FLOP/s when a small model is trained on two cores
 WINDOWS_PER_SECOND = 2e6
+HASHED_PER_SECOND = 1e9  # bytes of a model in a folder
 UNPACKING_SECONDS = 25.0  # of the packaged generator, on two cores
 OVERHEAD_SECONDS = 3.0  # per item, however small it is
 GPU_FLOPS = 3e14  # FLOP/s of an H100 at a third of its peak, as in the published trainings
@@ -95,6 +98,9 @@ class Estimator:
         disk = round(2 * (generator.parameters or 0))
         if generator.is_packaged:
             return Cost(hours=_hours(UNPACKING_SECONDS), disk_bytes=disk, basis=("time: observed on two cores",))
+        if hub_reference(generator.model) is None:
+            read = sum(file.stat().st_size for file in Path(generator.model).glob("*") if file.is_file())
+            return Cost(hours=_hours(read / HASHED_PER_SECOND), basis=("read in place from its folder",))
         return Cost(hours=_hours(disk / 1e8), disk_bytes=disk, basis=("download at 100 MB/s",))
 
     def _synthetic(self, item: Item) -> Cost:

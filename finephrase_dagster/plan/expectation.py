@@ -16,7 +16,10 @@ from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, lab
 from finephrase_dagster.artifacts.key import CORPUS, ItemKey
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.eligibility import not_eligible
+from finephrase_dagster.corpora.inputs import input_files
 from finephrase_dagster.corpora.kinds.embedded import EmbeddedSource
+from finephrase_dagster.corpora.kinds.files import FilesSource
+from finephrase_dagster.corpora.parquet import footer_size
 from finephrase_dagster.plan.measured import Measured, Rate, number
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.study.component import Component
@@ -33,6 +36,7 @@ EMBEDDED = {
 """Roughly: documents, and bytes per document."""
 SMALL = 50e6  # parameters; smaller models are trained and served without a GPU
 ASSUMED_DOCUMENT = 1_000  # tokens per document of an unknown source
+SAMPLED_FOOTERS = 100  # of the files of a source
 SAMPLED_SHARDS, SAMPLED_ROWS = 5, 200  # shards, and documents of each, that are asked whether they are eligible
 ASSUMED_FAILING = 0.2  # the share of rollouts that fail a gate, until a dataset was made
 
@@ -103,7 +107,7 @@ class Expectations:
         made = _counted(_manifest(lambda: self._lineage.source(name)), "counted here")
         if made is not None:
             return made
-        expected = _expected(source)
+        expected = _in_footers(source) or _expected(source)
         if expected.basis != "unknown":
             return expected
         earlier = _counted(
@@ -187,6 +191,26 @@ def _sampled_texts(corpus: Artifact) -> list[str]:
             batch = next(file.iter_batches(SAMPLED_ROWS, columns=["text"]), None)
             texts += batch["text"].to_pylist() if batch else []
     return texts
+
+
+def _in_footers(source: SourceSpec) -> Size | None:
+    """Return the size of local Parquet files by some of their footers; None for other files, and for filtered rows."""
+    if not isinstance(source, FilesSource) or source.keep or source.sample:
+        return None
+    columns = (source.text_column,) if isinstance(source.text_column, str) else source.text_column
+    try:
+        files = input_files(source.paths)
+        if any("://" in file.url or not file.url.endswith(".parquet") for file in files):
+            return None
+        read = files[:: -(-len(files) // SAMPLED_FOOTERS)]
+        footers = [footer_size(file.url, columns) for file in read]
+    except (OSError, ValueError, StudyError):  # reading the source names the file
+        return None
+    share = sum(file.size for file in files) / max(1, sum(file.size for file in read))
+    rows, size = (share * sum(column) for column in zip(*footers, strict=True))
+    documents = min(rows, source.limit or rows)
+    tokens = size / BYTES_PER_TOKEN * documents / max(1, rows)
+    return Size(documents=documents, tokens=tokens, basis="the footers of its Parquet files")
 
 
 def _expected(source: SourceSpec) -> Size:

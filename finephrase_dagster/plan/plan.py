@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.artifacts.graph import Item, State, items, states
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.sampling import sampling_words
 from finephrase_dagster.plan.cost import Cost, Estimator
 from finephrase_dagster.plan.epochs import repetition_warnings
 from finephrase_dagster.plan.measured import Measured
@@ -63,6 +65,7 @@ class Plan:
         data: the folder of all artifacts.
         warnings: what a person should know before starting anything.
         sights: the smallest difference that the study's seeds can show, by student.
+        sampling: the sampling values that requests have, with the names of the generators.
     """
 
     study: str
@@ -72,6 +75,7 @@ class Plan:
     items: tuple[Planned, ...]
     warnings: tuple[str, ...]
     sights: tuple[Sight, ...]
+    sampling: tuple[str, ...] = ()
 
     @property
     def dollars(self) -> float:
@@ -105,6 +109,7 @@ class Plan:
             "stages": {stage: self._summary([p for p in self.items if p.item.stage == stage]) for stage in used},
             "total": self._summary(self.items),
             "warnings": list(self.warnings),
+            "sampling": list(self.sampling),
             "visible_differences": [asdict(sight) for sight in self.sights],
             "unknown": list(self.unknown),
             "items": [
@@ -200,7 +205,18 @@ def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
         items=planned,
         warnings=tuple(warnings),
         sights=tuple(sights(lineage)),
+        sampling=tuple(_sampling(lineage)),
     )
+
+
+def _sampling(lineage: Lineage) -> Iterator[str]:
+    """Yield the sampling values of the generators that cells use; those with the same values together."""
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys(cell.generator for cell in lineage.study.cells):
+        alike.setdefault(sampling_words(lineage.study.generators[name], partial(lineage.generator, name)), []).append(
+            name
+        )
+    return (f"{', '.join(names)}: {words}" for words, names in alike.items())
 
 
 def _unreadable_sources(planned: Iterable[Planned]) -> Iterable[str]:

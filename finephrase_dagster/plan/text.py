@@ -51,15 +51,18 @@ def _cells(name: str, stage: Mapping[str, Any]) -> list[str]:
         _short(stage["output_tokens"]),
         _priced(stage, "gpu_hours", 1),
         _priced(stage, "dollars", 0),
-        _duration(stage["known"]["wall_hours"]),
+        _marked(hours_text(stage["known"]["wall_hours"]), stage),
         f"{_short(stage['disk_bytes'])}B" if stage["disk_bytes"] else "-",
     ]
 
 
 def _priced(stage: Mapping[str, Any], figure: str, digits: int) -> str:
-    """Return a figure, with a question mark if the cost of some items is unknown."""
-    known = f"{stage['known'][figure]:,.{digits}f}" if stage["known"][figure] else ""
-    return f"{known} + ?".removeprefix(" + ") if stage["unpriced"] else known or "-"
+    return _marked(f"{stage['known'][figure]:,.{digits}f}" if stage["known"][figure] else "-", stage)
+
+
+def _marked(known: str, stage: Mapping[str, Any]) -> str:
+    """Return a sum, with a question mark if it leaves out items whose cost is unknown."""
+    return f"{known} + ?".removeprefix("- + ") if stage["unpriced"] else known
 
 
 def _short(number: float) -> str:
@@ -70,7 +73,8 @@ def _short(number: float) -> str:
     return f"{number:.0f} " if number else "- "
 
 
-def _duration(hours: float) -> str:
+def hours_text(hours: float) -> str:
+    """Return hours as people read them, such as `14.5 days`, `2.5 h` or `3 min`."""
     if hours >= 48:
         return f"{hours / 24:,.1f} days"
     if hours >= 1:

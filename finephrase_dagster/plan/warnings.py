@@ -20,16 +20,16 @@ BRANCHES = ("main", "master")
 
 
 def failed_gates(item: Item) -> str | None:
-    """Return the names of the gates that the dataset of a complete audit did not pass; None if it is no such audit."""
+    """Return the blocking gates that a complete audit did not pass, with value and threshold; None for other items."""
     if item.key.kind is not AUDIT or (current_facts(item) or {}).get("passed") is not False:
         return None
     gates = item.artifact().manifest().get("gates")
-    names = [
-        str(gate.get("name"))
+    failed = [
+        f"{gate['name']} {gate['value']:.3g}, required {gate['bound']} {gate['threshold']:.3g}"
         for gate in (gates if isinstance(gates, list) else [])
-        if isinstance(gate, dict) and not gate.get("passed")
+        if gate["blocking"] and not gate["passed"]
     ]
-    return ", ".join(names) or "its gates"
+    return "; ".join(failed) or "its gates"
 
 
 def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]) -> Iterator[str]:

@@ -14,13 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.fingerprint import SHORT, sha256_file
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.artifacts.recipe import (
-    ENDPOINT_DAY,
-    resolve_day,
-    resolve_precision,
-    resolve_sampling,
-    rollout_recipe,
-)
+from finephrase_dagster.artifacts.recipe import ENDPOINT_DAY, resolve_day, resolve_precision, rollout_recipe
+from finephrase_dagster.artifacts.sampling import resolve_sampling
 from finephrase_dagster.artifacts.versions import TRUNCATION, TRUNCATION_BYTES
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.generators.template_clock import read_clock

@@ -52,9 +52,11 @@ class Leaderboard:
 
 def study_leaderboard(lineage: Lineage, connection: duckdb.DuckDBPyConnection, metric: str = "macro") -> Leaderboard:
     """Compare all finished student runs of a study, which `record_study` has recorded in the warehouse."""
-    finishing = set(lineage.finishing_runs())
-    runs = [run for run in read_runs(connection, [lineage.study.name]) if run.run in finishing]
-    return compose_leaderboard(runs, metric)
+    runs = read_runs(connection, [lineage.study.name])
+    with contextlib.suppress(ArtifactMissing):  # the early stop is undecided
+        finishing = set(lineage.finishing_runs())
+        runs = [run for run in runs if run.run in finishing]
+    return compose_leaderboard(runs, metric) if runs else Leaderboard(rows=[], early=[])
 
 
 def compose_leaderboard(runs: Iterable[ScoredRun], metric: str = "macro") -> Leaderboard:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from finephrase_dagster.evaluate.metric import BITS, LAST, LAST_NAME, MEANS
 
-VERSION = 3
+VERSION = 4
 """Changes with the tables. A warehouse of another version is begun again from the artifacts."""
 
 WRITTEN = {
@@ -84,6 +84,9 @@ def _over_last(column: str) -> str:
 VIEWS = {
     "facts": "SELECT study, external, fingerprint, asset, part, names, manifest FROM current "
     "JOIN manifests USING (fingerprint, asset, part)",
+    "superseded": "SELECT study, old.fingerprint, asset, part, fresh.fingerprint AS superseded_by, manifest, "
+    "recorded_at FROM manifests old JOIN current fresh USING (asset, part) "
+    "WHERE NOT EXISTS (FROM current WHERE current.fingerprint = old.fingerprint)",
     "generations": f"SELECT study, external, fingerprint, {_CELL}, "
     + _facts(
         "rows_in BIGINT",

@@ -20,12 +20,12 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.automation.webhook import PAGES
+from finephrase_dagster.orchestration.run_origin import LOCATION
 from finephrase_dagster.rephrase.connection import fetch
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.prompt import PromptError
 
 SECONDS, TIMEOUT_SECONDS = 60, 50  # Dagster ends a sensor after 60
-LOCATION = "finephrase"
 BY_HAND = "press 'Reload' next to the code location on the page Deployment"
 RELOAD = """
 mutation Reload($location: String!) {
