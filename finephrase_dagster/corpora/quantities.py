@@ -106,12 +106,12 @@ class Quantity(NamedTuple):
 
 def digit_strings(text: str) -> list[str]:
     """Return the numbers in digits as they are written."""
-    return _DIGITS.findall(text)
+    return [match[0] for match in in_digits(text)]
 
 
 def in_digits(text: str) -> Iterator[re.Match[str]]:
     """Yield the numbers in digits."""
-    return _DIGITS.finditer(text)
+    return _DIGITS.finditer(text) if any(map(text.__contains__, "0123456789")) else iter(())
 
 
 def quantity(match: re.Match[str]) -> Quantity:
@@ -166,7 +166,8 @@ def known_values(text: str, words: Iterable[str]) -> set[float]:
     for match in in_digits(text):
         values = quantity(match).values
         known.update(values or map(float, _GROUP.findall(match[0])))
-    known.update(float(match.replace(" ", "")) for match in _SPACED.findall(text))
+    if known:
+        known.update(float(match.replace(" ", "")) for match in _SPACED.findall(text))
     present = _ALL_WORDS.intersection(words)
     for spelled in in_words(text, present - _OF_SOURCES.keys()):
         known.update(spelled.values)
