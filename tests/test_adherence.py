@@ -140,6 +140,24 @@ def test_regret_is_no_refusal(text: str) -> None:
     assert flaw("refusals", text) is None
 
 
+def test_wordings_that_no_rule_was_written_from_are_mostly_told_from_sound_sentences() -> None:
+    lines = (Path(__file__).parent / "wordings.txt").read_text("utf-8").splitlines()
+    wordings = [(kind, text) for kind, _, text in (line.partition(": ") for line in lines)]
+    for gate, kinds, most_missed in (("announcements", ("before", "after"), 8), ("refusals", ("refusal",), 5)):
+        missed = [
+            text
+            for kind, text in wordings
+            if kind in kinds and not flaw(gate, f"{PROSE}\n\n{text}" if kind == "after" else f"{text}\n\n{PROSE}")
+        ]
+        alarms = [
+            text
+            for kind, text in wordings
+            if kind == "sound" and (flaw(gate, f"{text} {PROSE}") or flaw(gate, f"{PROSE}\n\n{text}"))
+        ]
+        assert len(missed) <= most_missed, missed
+        assert len(alarms) <= 1, alarms
+
+
 def test_lengths_are_compared_with_the_source() -> None:
     source = " ".join(["word"] * 300)
     assert flaw("length", "Only a few words.", source=source) == "too short: 4 words from a source of 300"

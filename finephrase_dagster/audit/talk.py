@@ -12,33 +12,46 @@ from finephrase_dagster.audit.prefilter import may_match
 
 _DEFINITION = re.compile(r"(\w+) = (.*)")
 _NAME = re.compile(r"<(\w+)>")
+_CLASS = re.compile("[A-Z]+")
+_SENTENCE = re.compile(r"[^\n.!?|]+[.!?]*")
+_LABEL = re.compile(r"\W*(?:[\w.]+ ){0,3}?[\w.]+\W?:\W*\w|\W*(?:\d+\.|\#)|\s*[\"\u201c]|.*\|")
+# "Anna: ...", an item, a heading, a quotation, a table
+_NEAR = 3  # sentences at an edge of a text that may be talk
+_SHORT = 25  # characters of a sentence that counts together with the next one, such as "Gladly!"
 
 
 class Rule(NamedTuple):
-    """An expression, and words of which one is in every text that it matches, searched for first."""
+    """Expressions that a text, or a sentence of it, must all match, and words of which one is in it, searched first."""
 
     hints: tuple[str, ...]
-    expression: re.Pattern[str]
+    expressions: tuple[re.Pattern[str], ...]
 
 
 @cache
-def _rules() -> dict[str, list[Rule]]:
-    """Return the rules by section; those with the same hints are one."""
+def _rules(kind: str) -> list[Rule]:
+    """Return the rules of a section; those of one expression with the same hints are one."""
     definitions: dict[str, str] = {}
-    sections: dict[str, dict[str, str]] = {}
+    section, rules = "", dict[str, str]()
     for line in (Path(__file__).parent / "talk.txt").read_text("utf-8").splitlines():
+        hints, is_rule, expression = line.partition(" :: ")
         if line.startswith("["):
-            rules = sections[line.strip("[]")] = {}
-        elif " :: " in line:
-            hints, _, expression = line.partition(" :: ")
-            expression = _NAME.sub(lambda name: definitions[name[1]], expression)
-            rules[hints] = f"{rules[hints]}|{expression}" if hints in rules else expression
+            section = line.strip("[]")
         elif definition := _DEFINITION.fullmatch(line):
             definitions[definition[1]] = _NAME.sub(lambda name: definitions[name[1]], definition[2])
-    return {
-        section: [Rule(tuple(hints.split(";")), re.compile(expression)) for hints, expression in rules.items()]
-        for section, rules in sections.items()
-    }
+        elif is_rule and section == kind:
+            if " & " in expression:
+                rules[line] = _CLASS.sub(lambda name: definitions[name[0]], expression.replace("/", "|"))
+            else:
+                expression = _NAME.sub(lambda name: definitions[name[1]], expression)
+                rules[hints] = f"{rules[hints]}|{expression}" if hints in rules else expression
+    return [
+        Rule(_hints(key.partition(" :: ")[0]), tuple(map(re.compile, expression.split(" & "))))
+        for key, expression in rules.items()
+    ]
+
+
+def _hints(words: str) -> tuple[str, ...]:
+    return tuple(words.replace("\\n", "\n").split(";"))
 
 
 def plain(text: str) -> str:
@@ -48,7 +61,7 @@ def plain(text: str) -> str:
 
 def talk(kind: str, text: str) -> Iterator[re.Match[str]]:
     """Yield what the rules of a section of `talk.txt` find in a plain text."""
-    for hints, expression in _rules()[kind]:
+    for hints, (expression, *_) in _rules(kind):
         for hint in hints:
             if hint in text:
                 if match := expression.search(text):
@@ -56,14 +69,30 @@ def talk(kind: str, text: str) -> Iterator[re.Match[str]]:
                 break
 
 
+def spoken(kind: str, text: str) -> str | None:
+    """Return the first sentence at an edge of a plain text that has all classes of a rule."""
+    kind = f"{kind} sentences"
+    rules = [expressions for hints, expressions in _rules(kind) if any(map(text.__contains__, hints))]
+    if not rules:
+        return None
+    sentences = [match[0] for match in _SENTENCE.finditer(text) if match[0].strip()]
+    near = sentences[-_NEAR:] if kind.startswith("after") else sentences[:_NEAR]
+    if not kind.startswith("after") and len(near) > 1 and len(near[0]) < _SHORT:
+        near.insert(1, f"{near[0]} {near[1].strip()}")
+    for sentence in near:
+        if any(all(one.search(sentence) for one in rule) for rule in rules) and not _LABEL.match(sentence):
+            return sentence.strip()
+    return None
+
+
 def expression(kind: str) -> str:
     """Return a section of `talk.txt` that has no hints as one expression."""
-    (rule,) = _rules()[kind]
-    return rule.expression.pattern
+    (rule,) = _rules(kind)
+    return rule.expressions[0].pattern
 
 
 def may_talk(kind: str, texts: Sequence[str]) -> list[bool]:
     """Return for each plain text whether a rule of a section may match it: all at once, in a fraction of the time."""
-    hints = [hint for rule in _rules()[kind] for hint in rule.hints]
-    words, others = ("|".join(one for one in hints if one[0].isalpha() is word) for word in (True, False))
+    hints = dict.fromkeys(hint for rule in (*_rules(kind), *_rules(f"{kind} sentences")) for hint in rule.hints)
+    words, others = ("|".join(re.escape(one) for one in hints if one[0].isalpha() is word) for word in (True, False))
     return may_match(texts, rf"(?:^|[^a-z])(?:{words})|{others}" if others else rf"(?:^|[^a-z])(?:{words})")

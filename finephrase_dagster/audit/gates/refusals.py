@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
-from finephrase_dagster.audit.talk import may_talk, plain, talk
+from finephrase_dagster.audit.talk import may_talk, plain, spoken, talk
 
 _BEGINNING = 400  # characters; a refusal comes first
 
@@ -13,8 +13,10 @@ def _may_refuse(rows: Sequence[AuditedRow], dataset: AuditedDataset) -> list[boo
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
-    source = plain(row.source_text or "")
-    matches = (match.group().strip() for match in talk("refusal", plain(row.text[:_BEGINNING])))
+    source, beginning = plain(row.source_text or ""), plain(row.text[:_BEGINNING])
+    matches = [match.group().strip() for match in talk("refusal", beginning)]
+    if sentence := spoken("refusal", beginning):
+        matches.append(sentence)
     return next((f"refuses: {match!r}" for match in matches if match not in source), None)
 
 
@@ -28,5 +30,5 @@ GATE = row_gate(
     " generator refuses.",
     find_flaw=_flaw,
     hint=_may_refuse,
-    version=3,
+    version=4,
 )
