@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,34 @@ def test_a_folder_whose_sqlite_files_would_be_looked_for_elsewhere_is_refused(
     shutil.copytree(REPOSITORY / "dagster_home", tmp_path / name, ignore=shutil.ignore_patterns("storage", "logs"))
     with pytest.raises(InvalidStore, match=r"DAGSTER_HOME is .* Rename the folder"):
         refuse_unusable(paths, tmp_path / name)
+
+
+def _torn(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 4096)
+
+
+@pytest.mark.parametrize(
+    "damage", [_torn, lambda path: path.write_bytes(b"not a database " * 999)], ids=["torn", "other"]
+)
+def test_a_damaged_file_of_mlflow_is_set_aside_with_what_would_be_applied_to_a_new_one(
+    damage: Callable[[Path], None], paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = paths.tracking_store
+    store.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(store)) as writer:
+        writer.execute("CREATE TABLE runs (name TEXT)")
+        writer.execute("BEGIN EXCLUSIVE")
+        refuse_unusable(paths, REPOSITORY / "dagster_home")
+    assert store.exists(), "a store that another process writes is sound"
+    damage(store)
+    damaged, journal = store.read_bytes(), store.with_name("mlflow.db-journal")
+    journal.write_bytes(b"pages of the old file")
+    refuse_unusable(paths, REPOSITORY / "dagster_home")
+    assert "finephrase materialize` records the students" in caplog.text
+    assert store.with_name("mlflow.db.damaged").read_bytes() == damaged
+    assert not store.exists()
+    assert not journal.exists()
 
 
 @pytest.mark.parametrize("name", ["[work]", "a*b"])

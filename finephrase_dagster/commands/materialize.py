@@ -85,7 +85,8 @@ def materialize(
         from finephrase_dagster.orchestration.stores import TRACKING_URI, open_instance, refuse_unusable
 
         refuse_unusable(paths, home)
-        lost_tracking = not os.environ.get(TRACKING_URI) and not paths.tracking_store.exists()
+        store = paths.tracking_store
+        lost_tracking = not os.environ.get(TRACKING_URI) and not (store.exists() and store.stat().st_size)
         from finephrase_dagster.definitions import defs, record_in_mlflow
         from finephrase_dagster.orchestration.materialize import materialize_study
         from finephrase_dagster.results.leaderboard import record_study
@@ -101,7 +102,7 @@ def materialize(
                 lineage, defs, instance, only=chosen, keep_going=keep_going, engines_kept=engines_kept, log=log_line
             )
             if lost_tracking and any(name.startswith(TRAINING) for name in outcome.reused):
-                log_line(f"MLflow's store {paths.tracking_store} did not exist; the students are recorded again")
+                log_line(f"MLflow's store {store} had no tables; the students are recorded again")
                 record_in_mlflow(lineage, instance, log=log_line)
             with writing(paths.warehouse) as connection:
                 record_study(lineage.snapshot(), connection)

@@ -8,10 +8,12 @@ A password in a URL is never printed.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -90,7 +92,7 @@ def printable(uri: str) -> str:
 
 
 def refuse_unusable(paths: Paths, dagster_home: Path) -> None:
-    """Check that every store that is not a file answers.
+    """Check that every store that is not a file answers, and set a damaged file of MLflow aside.
 
     Raises:
         InvalidStore: the address of a store is invalid.
@@ -105,6 +107,8 @@ def refuse_unusable(paths: Paths, dagster_home: Path) -> None:
         _refuse_unusable_database(tracking, TRACKING_URI)
     elif is_server(tracking):
         _refuse_unusable_server(tracking)
+    elif not os.environ.get(TRACKING_URI):
+        _set_aside_if_damaged(paths.tracking_store)
 
 
 def open_instance(dagster_home: Path) -> dg.DagsterInstance:
@@ -206,6 +210,25 @@ def _database(uri: str, named_by: str) -> Any:
     if url.drivername != DRIVER:
         raise InvalidStore(f"{named_by}: no driver for the scheme {url.drivername} is installed. Write {DRIVER}://")
     return url
+
+
+def _set_aside_if_damaged(path: Path) -> None:
+    """Rename a SQLite file that cannot be read, so that a new one is begun."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:  # locked, for example
+        return
+    except sqlite3.DatabaseError as error:
+        for suffix in ("-wal", "-shm", "-journal"):  # they would be applied to the new file
+            path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+        damaged = path.replace(path.with_name(f"{path.name}.damaged"))
+        logging.getLogger(__name__).warning(
+            "%s cannot be read (%s). It is now %s, and a new one is begun; `finephrase materialize` records the "
+            "students in it.", path, error, damaged.name,
+        )  # fmt: skip
 
 
 def _refuse_unusable_database(uri: str, named_by: str) -> None:
