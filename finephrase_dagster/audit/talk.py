@@ -54,6 +54,15 @@ def _hints(words: str) -> tuple[str, ...]:
     return tuple(words.replace("\\n", "\n").split(";"))
 
 
+@cache
+def _conjunctions(kind: str) -> dict[tuple[str, ...], list[tuple[re.Pattern[str], ...]]]:
+    """Return the rules of a section of sentences by their hints, which several rules share."""
+    groups: dict[tuple[str, ...], list[tuple[re.Pattern[str], ...]]] = {}
+    for hints, classes in _rules(f"{kind} sentences"):
+        groups.setdefault(hints, []).append(classes)
+    return groups
+
+
 def plain(text: str) -> str:
     """Return a text as the rules expect it."""
     return text.lower().replace("\u2019", "'")
@@ -71,13 +80,13 @@ def talk(kind: str, text: str) -> Iterator[re.Match[str]]:
 
 def spoken(kind: str, text: str) -> str | None:
     """Return the first sentence at an edge of a plain text that has all classes of a rule."""
-    kind = f"{kind} sentences"
-    rules = [expressions for hints, expressions in _rules(kind) if any(map(text.__contains__, hints))]
+    groups = _conjunctions(kind).items()
+    rules = [classes for hints, rules in groups if any(map(text.__contains__, hints)) for classes in rules]
     if not rules:
         return None
     sentences = [match[0] for match in _SENTENCE.finditer(text) if match[0].strip()]
-    near = sentences[-_NEAR:] if kind.startswith("after") else sentences[:_NEAR]
-    if not kind.startswith("after") and len(near) > 1 and len(near[0]) < _SHORT:
+    near = sentences[-_NEAR:] if kind == "after" else sentences[:_NEAR]
+    if kind != "after" and len(near) > 1 and len(near[0]) < _SHORT:
         near.insert(1, f"{near[0]} {near[1].strip()}")
     for sentence in near:
         if any(all(one.search(sentence) for one in rule) for rule in rules) and not _LABEL.match(sentence):
