@@ -1,24 +1,17 @@
 """Source corpora: one partition per source, written once as numbered Parquet shards."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import dagster as dg
 
 from assets import descriptions
 from assets.previews import documents
-from finephrase_dagster.artifacts.artifact import Contents
-from finephrase_dagster.artifacts.fingerprint import SHORT
 from finephrase_dagster.artifacts.key import CORPUS
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.corpora.journal import JOURNAL
-from finephrase_dagster.corpora.shards import write_corpus
-from finephrase_dagster.corpora.source import read_source
+from finephrase_dagster.corpora.shards import make_corpus
 from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from resources.warehouse import Warehouse
 
-SHARD_DOCUMENTS = 10_000
 COLUMNS = {
     "id": ("string", "the document's id, the same every time the source is read"),
     "text": ("string", "the document"),
@@ -43,7 +36,10 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
     def corpus(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         name = context.partition_key
         source, artifact = lineage.study.sources[name], lineage.source(name)
-        manifest = artifact.materialize(lambda folder: _write(lineage, name, folder, context.log.info))
+        requirements = lineage.paths.requirements
+        manifest = artifact.materialize(
+            lambda folder: make_corpus(source, name, requirements, folder, context.log.info)
+        )
         (artifact.folder / JOURNAL).unlink(missing_ok=True)  # the manifest holds the same figures
         warehouse.record(artifact)
         page = source.page
@@ -59,9 +55,3 @@ def build_sources(lineage: Lineage) -> list[dg.AssetsDefinition]:
         )
 
     return [corpus]
-
-
-def _write(lineage: Lineage, name: str, folder: Path, log: Callable[[str], None]) -> Contents:
-    reader = read_source(lineage.study.sources[name], name, requirements=lineage.paths.requirements)
-    facts = write_corpus(reader, folder, shard_documents=SHARD_DOCUMENTS, log=log)
-    return Contents(files=(), facts=facts.figures, version=facts.content[:SHORT])

@@ -11,6 +11,7 @@ from assets.previews import GLANCE, completions, pairs_markdown
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import CORPUS, DATASET, MODEL, TEMPLATE
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.sweep import running_generator
 from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialize_each, materialized, prompt_text
 from finephrase_dagster.orchestration.partitions import asset_key, needs
@@ -59,7 +60,7 @@ def _cell_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         partitions=prompts,
         columns=COLUMNS if most == 1 else COLUMNS | ROLLOUTS,
         deps=[needs(kind, _by_input(partitions)) for kind, partitions in upstream.items()],
-        placement=rephrasing(lineage.study.generators[cell.generator]),
+        placement=rephrasing(running_generator(lineage, cell.generator)),
         single_run=True,
     )
     def synthetic(

@@ -27,6 +27,7 @@ from assets.prompts import build_prompts
 from assets.release import build_release
 from assets.report import build_report
 from assets.sources import build_sources
+from assets.sweep import build_sweep
 from assets.synthetic import build_synthetic
 from assets.tokens import build_tokens
 from assets.tracking import record_students
@@ -72,6 +73,7 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
         *build_audits(lineage),
         *(_training(lineage) if lineage.study.mixtures else []),
         *build_release(lineage),
+        *build_sweep(lineage),
     ]
     jobs = build_jobs(lineage)
     schedule, launcher = build_nightly(lineage, jobs)

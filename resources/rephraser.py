@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from finephrase_dagster.rephrase.job import RephraseJob
     from finephrase_dagster.rephrase.statistics import RunStatistics
 
+IN_FLIGHT = 128
+"""Requests in flight, unless a setting or a throughput sweep says otherwise."""
+
 _engines: dict[str, Engine] = {}
 _keepers = 0
 
@@ -87,7 +90,11 @@ class Rephraser(dg.ConfigurableResource):
     Endpoints are no setting of a run, because who launches it must not choose where documents and the API key go.
     """
 
-    concurrency: int = Field(default=128, ge=1, description="maximum number of requests in flight")
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        description="maximum number of requests in flight; default: what the throughput sweep chose, else 128",
+    )
     chunk_rows: int = Field(default=5000, ge=1, description="input rows per data file")
     gpu_hour_dollars: float | None = Field(
         default=None, ge=0, description="price per GPU-hour in dollars; used to compute the cost"
@@ -141,13 +148,15 @@ class Rephraser(dg.ConfigurableResource):
                 _stop_unless_kept()
 
     def _job(self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact]) -> RephraseJob:
+        from finephrase_dagster.artifacts.sweep import swept_settings
         from finephrase_dagster.rephrase.job import cell_job
 
+        swept = swept_settings(lineage, cell.generator)
         return cell_job(
             lineage,
             cell,
             datasets,
-            concurrency=self.concurrency,
+            concurrency=self.concurrency or (swept.concurrency if swept else IN_FLIGHT),
             chunk_rows=self.chunk_rows,
             gpu_hour_dollars=self.gpu_hour_dollars,
             log_seconds=self.log_seconds,

@@ -22,7 +22,7 @@ ROOMS = 20  # at most
 LINES, FUNCTION_LINES = 400, 80  # of the longest file and the longest function
 LIBRARY = (
     *("artifacts", "corpora", "generators", "rephrase", "audit", "train", "evaluate", "results", "plan", "pods"),
-    "release",
+    *("release", "throughput"),
 )
 BORROWS = {
     "errors": set(),
@@ -37,6 +37,7 @@ BORROWS = {
     "rephrase": {"errors", "study", "artifacts", "corpora", "pods", "generators", "catalogue", "audit"},
     "generators": {"errors", "study", "artifacts", "corpora", "audit", "train"},
     "release": {"errors", "study", "artifacts", "corpora", "audit", "train", "rephrase"},
+    "throughput": {"errors", "study", "artifacts", "corpora", "generators", "rephrase"},
     "plan": {"errors", "study", "artifacts", "corpora", "evaluate", "results"},
     "catalogue": {"errors", "study", "artifacts", "corpora", "audit", "evaluate"},
 }
@@ -73,6 +74,7 @@ RECURRING = {
     "report": "the page of a study's answer and figures",
     "source": "a source of raw text",
     "student": "a student model",
+    "sweep": "the throughput sweep of a generator",
     "tokenizer": "tokenizers",
     "tokens": "tokenized datasets",
     "trace": "from scores to documents, and back",

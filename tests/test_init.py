@@ -21,7 +21,7 @@ from finephrase_dagster.study.file import REGISTRIES, StudyError, read_study
 from finephrase_dagster.study.loader import load_yaml
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 
-NO_STUDIES = (*REGISTRIES.values(), "figures.yaml")
+NO_STUDIES = (*REGISTRIES.values(), "figures.yaml", "sweep.yaml")
 STUDIES = [path for path in sorted((REPOSITORY / "studies").glob("*.yaml")) if path.name not in NO_STUDIES]
 SCHEMA = study_schema(catalogue())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

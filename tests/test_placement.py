@@ -39,7 +39,7 @@ def test_a_nanotron_student_uses_all_gpus_of_the_cluster(published: Lineage, mon
 def test_every_item_has_a_number_of_gpus(published: Lineage) -> None:
     for item in items(published):
         busy = item.stage in ("synthetic", "early", "training") or "scores" in item.asset
-        assert (gpus_of(item, published.study) > 0) == busy, item.name
+        assert (gpus_of(item, published) > 0) == busy, item.name
 
 
 def test_later_stages_run_first_and_expensive_runs_first_within_a_stage() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from finephrase_dagster.artifacts.artifact import FOLDERS, LABELS, ArtifactMissing
 from finephrase_dagster.artifacts.claim import FolderBusy, claim_folder
 from finephrase_dagster.artifacts.graph import Item, items, state
+from finephrase_dagster.artifacts.key import SWEEP, ItemKey
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.study.file import StudyError
 
@@ -94,6 +95,8 @@ def _needed(lineage: Lineage) -> Iterator[Path]:
             yield item.artifact().folder.resolve()
         if not _is_current(item):
             yield (item.labels / item.name).resolve()
+    for generator in lineage.study.generators:
+        yield (lineage.labels / ItemKey(kind=SWEEP, generator=generator).name).resolve()
 
 
 def _is_current(item: Item) -> bool:

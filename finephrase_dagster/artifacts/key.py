@@ -86,6 +86,9 @@ ANALYSIS = Kind(path=("results", "analysis"), stage="report", partitioned_by=Non
 """Its partitions are the figures of the report, which no study names."""
 
 REPORT = Kind(path=("results", "report"), stage="report", partitioned_by=None, group="results")
+SWEEP = Kind(path=("throughput", "sweep"), stage="throughput", partitioned_by="generator")
+"""No study needs it: it is made when a person asks for it, and chooses how the engine of its generator executes."""
+
 RELEASE = Kind(path=("release", "dataset"), stage="release", partitioned_by="configuration")
 
 

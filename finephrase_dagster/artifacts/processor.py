@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -48,6 +52,21 @@ def on_cpu() -> bool:
         except metadata.PackageNotFoundError:
             continue
     return False
+
+
+@cache
+def device_name() -> str | None:
+    """Return what vLLM computes on, such as `2 cores of an AMD EPYC` or `NVIDIA H100`; None if that is not known."""
+    if on_cpu():
+        lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.exists() else []
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else 'a processor'}"
+    if command := shutil.which("nvidia-smi"):
+        query = [command, "--query-gpu=name", "--format=csv,noheader"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            output = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
+            return next(iter(output.splitlines()), "").strip() or None
+    return None
 
 
 def _has_any(instructions: tuple[str, ...]) -> bool:

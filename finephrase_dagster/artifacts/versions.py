@@ -20,6 +20,7 @@ CODE: Final = {
     "evaluation": "4",
     "leaderboard": "5",
     "release": "1",
+    "throughput": "1",
 }
 CLEANING: Final = "2"
 """The rules that turn a raw completion into text (`rephrase/clean.py`)."""

@@ -27,6 +27,7 @@ from finephrase_dagster.commands.report import report
 from finephrase_dagster.commands.results import app as results
 from finephrase_dagster.commands.schema import schema
 from finephrase_dagster.commands.show import show
+from finephrase_dagster.commands.sweep import sweep
 from finephrase_dagster.commands.terminal import complain, leave_terminal, silence_libraries
 from finephrase_dagster.commands.trace import trace
 from finephrase_dagster.commands.ui import ui
@@ -113,6 +114,7 @@ app.command(cls=ManyValues, short_help="Rephrase a few documents, to look at the
 app.command(cls=ManyValues, short_help="Rephrase documents with a language model.")(rephrase)
 app.command(short_help="Check the quality of a synthetic dataset.")(audit)
 app.command(short_help="Show what would run, and what it would cost.")(plan)
+app.command(short_help="Find the fastest settings of a generator's engine.")(sweep)
 app.command(short_help="Show one item of a study: its state, recipe, files and cost.")(show)
 app.command(short_help="Trace scores down to documents, or a document up to scores.")(trace)
 app.command(short_help="Print a study file in full.")(expand)
@@ -132,7 +134,7 @@ def main() -> None:
         signal.signal(signal.SIGHUP, leave_terminal)
     silence_libraries()
     status = _status()
-    if sys.argv[1:2] not in (["rephrase"], ["materialize"], ["preview"]):
+    if sys.argv[1:2] not in (["rephrase"], ["materialize"], ["preview"], ["sweep"]):
         sys.exit(status)
     # All is written by now. Threads of libraries that still run while Python ends sometimes abort it ("terminate called
     # without an active exception") or print a long list of what they did not free, although the run has finished.

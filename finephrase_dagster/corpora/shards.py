@@ -14,13 +14,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.artifacts.artifact import atomic_write
+from finephrase_dagster.artifacts.artifact import Contents, atomic_write
+from finephrase_dagster.artifacts.fingerprint import SHORT
 from finephrase_dagster.corpora.document import CorpusError, Document, Row
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.corpora.journal import CorpusJournal, JournalEntry, Shard
-from finephrase_dagster.corpora.source import SourceReader
+from finephrase_dagster.corpora.source import SourceReader, read_source
 from finephrase_dagster.corpora.tally import Tally
+from finephrase_dagster.study.source import SourceSpec
 
+SHARD_DOCUMENTS = 10_000
 SHARDS = "shard-*.parquet"
 ROW_GROUP = 1_000  # most documents that are in memory at once, also for a reader of one column
 ROW_GROUP_CHARACTERS = 64 << 20  # of their texts; a document that is longer is a row group by itself
@@ -67,6 +70,15 @@ class CorpusFacts:
             "seconds": round(tally.seconds, 3),
             "files": [asdict(shard) for shard in self.shards],
         }
+
+
+def make_corpus(
+    source: SourceSpec, name: str, requirements: Path, folder: Path, log: Callable[[str], None]
+) -> Contents:
+    """Write the corpus of a study's source into an artifact's folder; see `read_source` and `write_corpus`."""
+    reader = read_source(source, name, requirements=requirements)
+    facts = write_corpus(reader, folder, shard_documents=SHARD_DOCUMENTS, log=log)
+    return Contents(files=(), facts=facts.figures, version=facts.content[:SHORT])
 
 
 def write_corpus(

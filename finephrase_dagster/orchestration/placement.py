@@ -6,7 +6,7 @@ Which failures are retried is decided in `retries.py`, and who may use a GPU of 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ import dagster as dg
 from finephrase_dagster.artifacts import key as keys
 from finephrase_dagster.artifacts.graph import Item
 from finephrase_dagster.artifacts.key import STAGES
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.sweep import running_generator
 from finephrase_dagster.pods.cluster import Cluster, cluster_from_environment
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.generator import Generator
@@ -60,6 +62,12 @@ def rephrasing(generator: Generator) -> Placement:
     return Placement(gpus=generator.gpus, op_tags=_pod_tags(pod))
 
 
+def sweeping(generators: Iterable[Generator]) -> Placement:
+    """Return the placement of throughput sweeps: the GPUs and the pod of the largest generator's engine."""
+    largest = max(generators, key=lambda generator: (generator.gpus, generator.parameters or 0))
+    return Placement(gpus=largest.gpus, op_tags=_pod_tags(lambda cluster: Pod.of(cluster, largest)))
+
+
 def training(study: Study) -> Placement:
     """Return the placement of students: one GPU, or with nanotron the GPUs of the Job that the step starts."""
 
@@ -95,13 +103,13 @@ def executor() -> dg.ExecutorDefinition:
     return build_executor(cluster)
 
 
-def gpus_of(item: Item, study: Study) -> int:
+def gpus_of(item: Item, lineage: Lineage) -> int:
     """Return the number of GPUs that an item's run uses."""
     match item.key.kind:
         case keys.DATASET:
-            return rephrasing(study.generators[item.key.generator or ""]).gpus
+            return rephrasing(running_generator(lineage, item.key.generator or "")).gpus
         case keys.EARLY_STUDENT | keys.PRE_DECAY_CHECKPOINT | keys.CHECKPOINT:
-            return training(study).gpus
+            return training(lineage.study).gpus
         case keys.EARLY_SCORES | keys.SCORES:
             return evaluating().gpus
     return preparing().gpus

@@ -15,6 +15,7 @@ from typing import Any
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, labelled_manifest
 from finephrase_dagster.artifacts.key import CORPUS, ItemKey
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.sweep import swept_settings
 from finephrase_dagster.corpora.eligibility import not_eligible
 from finephrase_dagster.corpora.inputs import input_files
 from finephrase_dagster.corpora.kinds.embedded import EmbeddedSource
@@ -139,10 +140,13 @@ class Expectations:
         generator = self._study.generators[name]
         model = self._model(name)
         measured = self._measured.generation(model) if model else None
+        swept = swept_settings(self._lineage, name)
         known = generator.throughput or self._of_same_model(generator.model)
         size = number(_manifest(lambda: self._lineage.generator(name)), "model_bytes")
         parameters = generator.parameters or (size / 2 if size else None)  # at two bytes each
         small = generator.is_packaged or (parameters is not None and parameters < SMALL)
+        if swept and (swept.gpus or small):  # by the settings that the next run has
+            return Rate(tokens_per_second=swept.tokens_per_second, on_gpu=swept.gpus > 0), swept.basis
         if measured is not None and (measured.on_gpu or small):
             where = "" if measured.on_gpu else ", without a GPU"
             return measured, f"measured here over {measured.tokens:,.0f} tokens{where}"

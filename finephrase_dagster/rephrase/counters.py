@@ -1,4 +1,4 @@
-"""vLLM's own counters: hits of the prefix cache, tokens that speculation proposed and that were accepted, and seconds.
+"""vLLM's own counters: tokens, hits of the prefix cache, tokens that speculation proposed and had accepted, seconds.
 
 Read from the `/metrics` page of engines of ours; an endpoint of others gets generation requests only. The names are
 those of vLLM's documentation ("Production Metrics").
@@ -16,6 +16,7 @@ from finephrase_dagster.rephrase.connection import fetch
 from finephrase_dagster.rephrase.engine import EngineLike
 
 NAMES = {
+    "vllm:generation_tokens_total": "generated",
     "vllm:prefix_cache_hits_total": "prefix_hits",
     "vllm:prefix_cache_queries_total": "prefix_queries",
     "vllm:spec_decode_num_draft_tokens_total": "drafted",

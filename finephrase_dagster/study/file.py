@@ -119,7 +119,7 @@ def read_fields(path: Path, kind: str, *, example: str) -> dict[str, Any]:
 
 def shipped_studies() -> list[Path]:
     """Return the study files in `studies/`, the demo first."""
-    others = (*REGISTRIES.values(), "figures.yaml")
+    others = (*REGISTRIES.values(), "figures.yaml", "sweep.yaml")
     studies = [path for path in STUDIES.glob("*.yaml") if path.name not in others]
     return sorted(studies, key=lambda path: (path.stem != "demo", path.name))
 

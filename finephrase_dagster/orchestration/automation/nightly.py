@@ -149,7 +149,7 @@ def requests(
                         **priority(stage, share=weight / heaviest[stage] if heaviest[stage] else 0.0),
                         DOCUMENTS_TAG: str(amount.documents),
                         GPU_HOURS_TAG: f"{amount.gpu_hours:.6g}",
-                        GPUS_TAG: str(gpus_of(some[0].item, lineage.study)),
+                        GPUS_TAG: str(gpus_of(some[0].item, lineage)),
                     },
                 )
             )
