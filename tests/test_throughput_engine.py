@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 
@@ -21,6 +22,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processor import device_name
 from finephrase_dagster.artifacts.sweep import running_generator, sweep_artifact, swept_settings
 from finephrase_dagster.catalogue import read_lineage
+from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.generators.product import make_generator
 from finephrase_dagster.plan.plan import plan
 from finephrase_dagster.rephrase.model_source import engine_spec
@@ -245,6 +247,36 @@ def test_a_tier_starts_from_the_winner_of_the_one_before_and_speculation_is_trie
     text = "\n".join(conclusions(manifest))
     assert "failed (time-out): max_num_seqs 16, concurrency 32: too slow" in text
     assert "halving saved" in text
+
+
+def test_the_page_of_a_sweep_shows_its_choice_a_chart_and_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = {"None None 32": 100.0, "8 None 32": 150.0, "16 None 32": 0.0, "8 ngram 32": 140.0}
+    measure = Table({**speeds, "8 None 4": 50.0, "8 ngram 4": 90.0})
+    monkeypatch.setattr("finephrase_dagster.throughput.measurement.Bench.measure", measure)
+    lineage, _ = swept(tmp_path, {"engine": {}})
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(TWO_TIERS))
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = (
+            build_defs(lineage)
+            .resolve_job_def("make__throughput__sweep")
+            .execute_in_process(
+                instance=instance,
+                partition_key=GENERATOR,
+                run_config={"ops": {"throughput__sweep": {"config": {"file": str(tmp_path / "sweep.yaml")}}}},
+            )
+        )
+        (event,) = run.asset_materializations_for_node("throughput__sweep")
+    page = {name: entry.value for name, entry in event.metadata.items()}
+    assert page["best"] == "max_num_seqs 8, concurrency 32"
+    assert page["tokens_per_second"] == pytest.approx(150, rel=0.01)
+    assert page["low"] < page["tokens_per_second"] < page["high"]
+    assert page["measurements"] == len(measure.asked)
+    assert "█" in page["preview"]
+    assert "| > max_num_seqs 8, concurrency 32 |" in page["preview"]
+    assert "not applicable: speculation suffix_32" not in page["conclusions"]
+    assert "halving saved" in page["conclusions"]
 
 
 def test_a_sweep_in_which_everything_fails_is_an_error_that_names_the_logs(
