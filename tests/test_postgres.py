@@ -160,23 +160,31 @@ def _torn(path: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [_torn, lambda path: path.write_bytes(b"not a database " * 999)], ids=["torn", "other"]
 )
-def test_a_damaged_file_of_mlflow_is_set_aside_with_what_would_be_applied_to_a_new_one(
-    damage: Callable[[Path], None], paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("place", ["data/mlflow/mlflow.db", "home/history/runs.db"])
+def test_a_damaged_file_is_set_aside_with_what_would_be_applied_to_a_new_one(
+    damage: Callable[[Path], None],
+    place: str,
+    paths: Paths,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = paths.tracking_store
+    paths, home, store = replace(paths, data=tmp_path / "data"), tmp_path / "home", tmp_path / place
+    home.mkdir()
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
     store.parent.mkdir(parents=True)
     with closing(sqlite3.connect(store)) as writer:
         writer.execute("CREATE TABLE runs (name TEXT)")
         writer.execute("BEGIN EXCLUSIVE")
-        refuse_unusable(paths, REPOSITORY / "dagster_home")
+        refuse_unusable(paths, home)
     assert store.exists(), "a store that another process writes is sound"
     damage(store)
-    damaged, journal = store.read_bytes(), store.with_name("mlflow.db-journal")
+    damaged, journal = store.read_bytes(), store.with_name(f"{store.name}-journal")
     journal.write_bytes(b"pages of the old file")
-    refuse_unusable(paths, REPOSITORY / "dagster_home")
-    assert "finephrase materialize` records the students" in caplog.text
-    assert store.with_name("mlflow.db.damaged").read_bytes() == damaged
+    refuse_unusable(paths, home)
+    assert "`finephrase materialize` records in it what there is" in caplog.text
+    assert store.with_name(f"{store.name}.damaged").read_bytes() == damaged
     assert not store.exists()
     assert not journal.exists()
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 DRIVER = "postgresql+psycopg2"
+SQLITE_FILES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+"""Dagster's files in `DAGSTER_HOME`, unless its settings name other ones."""
 CONNECT_SECONDS = 10
 LOCK = 0x66696E65  # any number that no other application locks
 
@@ -92,7 +94,7 @@ def printable(uri: str) -> str:
 
 
 def refuse_unusable(paths: Paths, dagster_home: Path) -> None:
-    """Check that every store that is not a file answers, and set a damaged file of MLflow aside.
+    """Check that every store that is not a file answers, and set damaged files aside.
 
     Raises:
         InvalidStore: the address of a store is invalid.
@@ -103,6 +105,9 @@ def refuse_unusable(paths: Paths, dagster_home: Path) -> None:
     _refuse_path(dagster_home, "DAGSTER_HOME", "%?*[")  # Dagster looks for its settings by a glob pattern
     if (dagster := _dagster_uri(settings)) is not None:
         _refuse_unusable_database(dagster, str(settings))
+    else:
+        for name in SQLITE_FILES:
+            _set_aside_if_damaged(dagster_home / name)
     if is_postgres(tracking):
         _refuse_unusable_database(tracking, TRACKING_URI)
     elif is_server(tracking):
@@ -226,8 +231,8 @@ def _set_aside_if_damaged(path: Path) -> None:
             path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
         damaged = path.replace(path.with_name(f"{path.name}.damaged"))
         logging.getLogger(__name__).warning(
-            "%s cannot be read (%s). It is now %s, and a new one is begun; `finephrase materialize` records the "
-            "students in it.", path, error, damaged.name,
+            "%s cannot be read (%s). It is now %s, and a new one is begun; `finephrase materialize` records in it "
+            "what there is.", path, error, damaged.name,
         )  # fmt: skip
 
 
