@@ -95,7 +95,8 @@ def test_a_setting_names_only_what_differs_from_the_generator() -> None:
     assert other.name == "max_num_seqs 32, speculation none, concurrency 16"
     assert other.flags(own) == {"max_num_seqs": 32}
     assert other.with_values({"max_num_seqs": 64}, own, 16).name == "speculation none, concurrency 16"
-    assert speculation_name({"speculative_config": '{"method": "eagle", "model": "x"}'}) == "own"
+    for unnamed in ('{"method": "eagle", "model": "x"}', "ngram", "[1]"):
+        assert speculation_name({"speculative_config": unnamed}) == "own"
     assert speculative_config("ngram_6")["num_speculative_tokens"] == 6
 
 

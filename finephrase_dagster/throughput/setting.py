@@ -38,13 +38,8 @@ class Setting:
         changes = [f"{axis} {value}" for axis, value in self.changes] or ["default"]
         return ", ".join([*changes, f"concurrency {self.concurrency}"])
 
-    @property
-    def complexity(self) -> int:
-        """The number of changes; among equally fast settings the one with fewest is the simplest."""
-        return len(self.changes)
-
     def with_values(self, values: Mapping[str, Value], own: Flags, concurrency: int) -> Setting:
-        """Return this setting with other values of some axes; values that the generator has anyway are left out."""
+        """Return this setting with other values of some axes; values that `own` has anyway are left out."""
         changes = {**dict(self.changes), **values}
         known = {**own, SPECULATION: speculation_name(own)}
         differing = {axis: value for axis, value in changes.items() if known.get(axis) != value}
@@ -79,6 +74,9 @@ def speculation_name(flags: Flags) -> str:
     """Return the name of the speculation that flags set; `own` if it has no name here."""
     if not (text := flags.get(_CONFIG)):
         return NONE
-    config = json.loads(str(text))
+    try:
+        config = dict(json.loads(str(text)))
+    except (ValueError, TypeError):  # vLLM will refuse it
+        return "own"
     name = f"{config.get('method')}_{config.get('num_speculative_tokens')}"
     return name if SPECULATIONS.fullmatch(name) and speculative_config(name).items() >= config.items() else "own"

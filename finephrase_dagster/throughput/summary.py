@@ -7,16 +7,7 @@ from typing import Any
 
 from finephrase_dagster.artifacts.markdown import fenced, markdown_table
 
-COLUMNS = (
-    "setting",
-    "tokens/s/GPU",
-    "interval",
-    "runs",
-    "start",
-    "warm-up",
-    "cache hits",
-    "accepted",
-)
+COLUMNS = ("setting", "tokens/s/GPU", "interval", "runs", "start", "warm-up", "cache hits", "accepted")
 WIDTH = 40  # characters of the longest bar of a chart
 
 
@@ -58,15 +49,9 @@ def conclusions(manifest: Mapping[str, Any]) -> list[str]:
 
 def chart(tier: Mapping[str, Any]) -> str:
     """Return a bar per setting as Markdown, the fastest first."""
-    rows = [row for row in tier["settings"] if row["tokens_per_second"]]
-    most = max(row["tokens_per_second"] for row in rows)
-    ranked = sorted(rows, key=lambda row: -row["tokens_per_second"])
-    width = max(len(row["name"]) for row in rows)
-    lines = [
-        f"{row['name']:<{width}}  {'█' * max(1, round(WIDTH * row['tokens_per_second'] / most)):<{WIDTH}}  "
-        f"{row['tokens_per_second']:,.0f}"
-        for row in ranked
-    ]
+    rows = sorted((row["tokens_per_second"], row["name"]) for row in tier["settings"] if row["tokens_per_second"])
+    width, most = max(len(name) for _, name in rows), rows[-1][0]
+    lines = [f"{name:<{width}}  {'█' * round(WIDTH * one / most):<{WIDTH}}  {one:,.0f}" for one, name in reversed(rows)]
     return fenced("\n".join(lines))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finephrase_dagster.artifacts.artifact import Artifact, Contents, write_json
+from finephrase_dagster.artifacts.engine_flags import flag_name
 from finephrase_dagster.artifacts.fingerprint import fingerprint, plain
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.recipe import resolve_precision
@@ -75,7 +76,8 @@ class _Sweep:
     @property
     def known(self) -> Flags:
         """The engine's flags, with the defaults that are known."""
-        return {"tensor_parallel_size": 1, **FLAGS, **(CPU_FLAGS if self.machine.cpu else {}), **self.generator.engine}
+        own = {flag_name(name): value for name, value in self.generator.engine.items()}
+        return {"tensor_parallel_size": 1, **FLAGS, **(CPU_FLAGS if self.machine.cpu else {}), **own}
 
     def prepare(self) -> list[tuple[dict[str, list[Any]], list[int]]]:
         """Return the axes of each tier and its numbers of requests in flight; log what is not measured, and why."""
