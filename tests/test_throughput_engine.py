@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
 
@@ -192,6 +193,16 @@ def test_what_cannot_be_swept_is_refused(
         sweep(read_lineage(paths), generator, SweepSpec.model_validate(SPEC), devices=["cpu"])
 
 
+def test_an_engine_that_does_not_start_in_time_is_stopped_and_counted_as_a_time_out(tmp_path: Path) -> None:
+    lineage, _ = swept(tmp_path, {"engine": {}})
+    spec = SweepSpec.model_validate({**SPEC, "start_seconds": 0.3, "tiers": [{"speculation": ["none"]}]})
+    lines: list[str] = []
+    with pytest.raises(SweepFailed, match=r"every setting failed \(1 x time-out\)"):
+        sweep(lineage, GENERATOR, spec, devices=["cpu"], log=lines.append)
+    assert any("run 1, default, concurrency 8: time-out" in line for line in lines)
+    assert not [one for one in psutil.Process().children(recursive=True) if "guard.py" in " ".join(one.cmdline())]
+
+
 class Table:
     """The speeds that a test gives to settings in place of engines, whose speed no test can know."""
 
@@ -255,7 +266,7 @@ def test_the_page_of_a_sweep_shows_its_choice_a_chart_and_a_table(
     speeds = {"16 None 32": 100.0, "8 None 32": 150.0, "8 ngram 32": 140.0, "8 None 4": 50.0, "8 ngram 4": 90.0}
     measure = Table(speeds)
     monkeypatch.setattr("finephrase_dagster.throughput.measurement.Bench.measure", measure)
-    lineage, _ = swept(tmp_path, {"engine": {}}, **{"max-num-seqs": 16})  # which is the default, therefore
+    lineage, _ = swept(tmp_path, {"engine": {}}, **{"max-num-seqs": 16})  # so 16 is the default
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(TWO_TIERS))
     with dg.DagsterInstance.ephemeral() as instance:
         run = (
