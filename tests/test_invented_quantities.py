@@ -67,7 +67,7 @@ def test_a_sum_or_difference_of_a_source_with_few_numbers_is_not_invented_where_
 
 def test_the_reason_quotes_the_quantity() -> None:
     assert flaw("The dam is 310 feet tall and weighs 800 tonnes.") == (
-        "the source does not state 800 ('m is 310 feet tall and weighs 800 tonnes.')"
+        "the source does not state: 800 ('m is 310 feet tall and weighs 800 tonnes.')"
     )
 
 

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Set
 from functools import cached_property
-from itertools import combinations, compress
-from typing import Self
+from itertools import combinations
 
 from finephrase_dagster.audit.equations import equations, numbers
-from finephrase_dagster.audit.gate import (
-    EXAMPLES,
-    AuditedDataset,
-    AuditedRow,
-    FailingRow,
-    Gate,
-    Measure,
-    Measurement,
-    Settings,
-)
-from finephrase_dagster.audit.prefilter import may_match
+from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
 from finephrase_dagster.corpora.quantities import (
     HINT,
     LARGE_WORDS,
@@ -213,45 +202,14 @@ def _is_derived(text: str, candidate: Quantity, known: Set[float]) -> bool:
     return value == sum(values) or any(value in (one + other, (one + other) / 2) for one, other in pairs)
 
 
-class InventedShare(Measure):
-    """Counts the rows with quantities that their source does not state."""
-
-    def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
-        super().__init__(dataset, settings)
-        self._rows = self._failing = 0
-        self._examples: list[FailingRow] = []
-
-    def add(self, rows: Sequence[AuditedRow]) -> None:
-        self._rows += len(rows)
-        for row in compress(rows, self.may_fail(rows)):
-            if flaw := self.flaw(row):
-                self._failing += 1
-                self._examples = [*self._examples, FailingRow(row.id, flaw)][:EXAMPLES]
-
-    def merge(self, later: Self) -> None:
-        self._rows += later._rows
-        self._failing += later._failing
-        self._examples = [*self._examples, *later._examples][:EXAMPLES]
-
-    def may_fail(self, rows: Sequence[AuditedRow]) -> Iterable[bool]:
-        return may_match([row.text for row in rows], HINT)
-
-    def flaw(self, row: AuditedRow) -> str | None:
-        if (first := find_invented(row)) is None:
-            return None
-        excerpt = " ".join(row.text[max(first.start - 30, 0) : first.end + 30].split())
-        return f"the source does not state {first.text} ({excerpt!r})"
-
-    def result(self) -> Measurement:
-        return Measurement(
-            value=self._failing / self._rows if self._rows else 0.0,
-            detail=f"{self._failing:,} of {self._rows:,} completions state a quantity that is not in their source",
-            failing=self._failing,
-            examples=self._examples,
-        )
+def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
+    if (first := find_invented(row)) is None:
+        return None
+    excerpt = " ".join(row.text[max(first.start - 30, 0) : first.end + 30].split())
+    return f"the source does not state: {first.text} ({excerpt!r})"
 
 
-GATE = Gate(
+GATE = row_gate(
     name="invented_quantities",
     sentence="the share of completions with quantities that their source does not state",
     bound="at most",
@@ -260,9 +218,9 @@ GATE = Gate(
     "completions are found to invent one.",
     remedy="Read the completions with their sources. Ask for the facts of the document in the prompt, lower the "
     "temperature, or take a larger generator. Set `blocking: true` where numbers must be right.",
-    by_row=True,
-    version=2,
-    measure=InventedShare,
+    find_flaw=_flaw,
+    hint=HINT,
+    version=3,
     needs=("source_text",),
     blocking=False,
 )
