@@ -208,6 +208,22 @@ def test_a_small_parquet_file_with_a_repeated_large_text_is_read_in_little_memor
     assert most < 1 << 30
 
 
+def test_a_small_parquet_file_whose_page_is_huge_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finephrase_dagster.corpora.parquet._LARGEST_PACKED", 1 << 20)
+    path, word = tmp_path / "rows.parquet", "word " * 200_000
+    table = pa.table({"id": range(20), "text": [word] * 20})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+    with pytest.raises(
+        CorpusError, match=r"rows.parquet: column 'text' has 20,\d+,\d+ bytes, packed into \d,\d+, which"
+    ):
+        read(files(path))
+    several = [" and ".join(str(number * step) for step in range(10_000)) for number in range(1, 21)]
+    pq.write_table(pa.table({"id": range(20), "text": several}), path, compression="zstd", use_dictionary=False)
+    assert [row.text for row in documents(read(files(path)))] == several
+
+
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

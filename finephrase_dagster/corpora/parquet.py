@@ -8,11 +8,14 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finephrase_dagster.corpora.document import CorpusError
 from finephrase_dagster.corpora.table import FileRow, check_id_type, check_schema, holds_text, top_columns
 
 BATCH = 1_000  # most rows in memory at once
 BATCH_BYTES = 128 << 20  # about the most bytes in memory at once
 _REPEATED = 64  # most rows at once where a value that is stored once may be that of every row
+_LARGEST_PACKED = 512 << 20  # bytes of a column in a row group, if they are packed as no text can be
+_DENSEST = 1_000  # times that texts are made smaller by packing; usual are 2 to 10
 _SUSPICIOUS = 50  # times that a column may shrink before its largest value is taken to be as large as all of it
 
 
@@ -46,7 +49,7 @@ def parquet_rows(
                 groups.append(group)
             else:
                 number += rows
-        rows = _batch_rows(table.metadata, groups, columns)
+        rows = _batch_rows(table.metadata, groups, columns, where)
         for batch in table.iter_batches(rows, row_groups=groups, columns=columns) if groups else ():
             skipped = min(max(start - number, 0), len(batch))
             yield from _table_rows(pa.Table.from_batches([batch.slice(skipped)]), number + skipped + 1)
@@ -65,8 +68,12 @@ def footer_size(path: str, columns: Sequence[str]) -> tuple[int, int]:
     return footer.num_rows, sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)
 
 
-def _batch_rows(metadata: pq.FileMetaData, groups: Sequence[int], columns: Sequence[str] | None) -> int:
-    """Return how many rows can be in memory at once, judged by the sizes that the file states."""
+def _batch_rows(metadata: pq.FileMetaData, groups: Sequence[int], columns: Sequence[str] | None, where: str) -> int:
+    """Return how many rows can be in memory at once, judged by the sizes that the file states.
+
+    Raises:
+        CorpusError: a small column becomes so large that it cannot be text; Arrow unpacks up to 2 GiB of it at once.
+    """
     rows = BATCH
     for group in map(metadata.row_group, groups):
         for index in range(group.num_columns):
@@ -74,6 +81,11 @@ def _batch_rows(metadata: pq.FileMetaData, groups: Sequence[int], columns: Seque
             if columns is not None and not any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns):
                 continue
             size = chunk.total_uncompressed_size
+            if size > max(_LARGEST_PACKED, _DENSEST * chunk.total_compressed_size):
+                raise CorpusError(
+                    f"{where}: column {chunk.path_in_schema!r} has {size:,} bytes, packed into "
+                    f"{chunk.total_compressed_size:,}, which no text can be; replace the file"
+                )
             if chunk.has_dictionary_page:
                 rows = min(rows, _REPEATED)
             if not (chunk.has_dictionary_page and size > _SUSPICIOUS * chunk.total_compressed_size):
