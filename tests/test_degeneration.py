@@ -36,6 +36,7 @@ LINE = "Then the water finds another way around the bank."
         f"{PROSE} www.example.org/{'-hatch' * 40}",
         f"{PROSE} {'ha' * 40}",
         f"{PROSE} {'!' * 90}",
+        f"{PROSE} {'.' * 160}",
         PROSE + "\U0001f600 " * 40,
         "# Heading\n" + "\n\n".join("::" for _ in range(30)),
         "```\n" + "\n".join(f"# {number}." for number in range(30)),

@@ -22,6 +22,7 @@ _LABEL = re.compile(
 )
 _RUN_OF_LETTERS = re.compile(r"([^_]{1,12}?)\1{11,}")
 _TAIL, _RULES = 60, frozenset("-=_*#~.+^| \n\u2500")  # characters of a rule below a heading
+_WIDEST_RULE = 150
 _ENDING = 12  # characters at the end of a line
 _COUNTED, _LONGEST_PERIOD = 4, 3  # times that lines occur with other numbers, and how many lines occur in turn
 _DIGITS = re.compile(r"[0-9]+")
@@ -286,7 +287,9 @@ def _repeated_letters(row: AuditedRow) -> str | None:
 
 def _ends_in_letters(text: str) -> bool:
     tail = set(text[-_TAIL:])
-    return len(tail) <= 3 and len(text) > _TAIL and not tail <= _RULES
+    if len(tail) > 3 or len(text) <= _TAIL:
+        return False
+    return not tail <= _RULES or (len(text) > _WIDEST_RULE and len(set(text[-_WIDEST_RULE:])) <= 3)
 
 
 class Loops(RowShare):
@@ -326,6 +329,6 @@ GATE = Gate(
     reason="A loop teaches a model to repeat itself; one in twenty is already more than a sound generator writes.",
     remedy="Read the examples. Raise the temperature a little, lower `max_tokens`, or take a stronger generator.",
     measure=Loops,
-    version=2,
+    version=3,
     by_row=True,
 )
