@@ -56,7 +56,7 @@ def tier_outcome(
     found = {
         "default": base.name,
         "chosen": choice.chosen.name,
-        "why": _why(choice, base, len(last), spread, confidence),
+        "why": _why(choice, base, len(last), len(speeds), spread, confidence),
         "spread": round(spread.sd, 5),
         "degrees_of_freedom": spread.freedom,
         "settings": rows,
@@ -90,9 +90,13 @@ def _row(
     }
 
 
-def _why(choice: Chosen[Setting], base: Setting, compared: int, spread: Spread, confidence: float) -> str:
+def _why(
+    choice: Chosen[Setting], base: Setting, compared: int, measured: int, spread: Spread, confidence: float
+) -> str:
     """Return in one sentence why a setting was chosen."""
     noise = f"the noise (runs of one setting differ by {spread.sd:.1%}, confidence {confidence:.0%})"
+    if compared == 1 < measured:
+        return f"{choice.chosen.name} was faster than every other setting in its first runs, so it is kept"
     if compared == 1:
         return f"{choice.chosen.name} is the only setting that could be measured"
     if choice.chosen == base:
