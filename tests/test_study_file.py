@@ -324,6 +324,9 @@ def test_gates_of_a_cell_and_of_a_prompt_replace_those_of_the_study(tmp_path: Pa
     first, *others = study.cells
     assert (study.is_guided(first), study.generators[first.generator].guided) == (False, True)
     assert study.rollouts_of(first) == (3, "first_passing")
+    again = first.model_copy(update={"on_failure": "regenerate"})
+    assert study.rollouts_of(again) == (3, "first_passing")
+    assert study.rollouts_of(again.model_copy(update={"rollouts": None})) == (4, "first_passing")
     thresholds = {
         (cell, prompt): study.gates_for(cell, prompt, None)["form"]["threshold"]
         for cell in study.cells
@@ -522,3 +525,19 @@ def test_weights_are_shares(components: dict[str, float]) -> None:
     fields["mixtures"]["readmes_raw"]["components"] = components
     weights = Study.model_validate(fields, context=catalogue()).mixtures["readmes_raw"].weights
     assert sum(weights.values()) == pytest.approx(1)
+
+
+def test_all_mistakes_are_listed_at_once_each_with_its_line_and_where_to_read_on(tmp_path: Path) -> None:
+    def change(fields: dict[str, Any]) -> None:
+        fields["gates"]["lop"] = 0.3
+        fields["evaluation"] |= {"shots": "many", "tasks": ["gsm8k", "foo"]}
+        fields["mixtures"]["readmes_raw"]["tokens"] = -1
+        fields["cells"][0]["source"] = "nowhere"
+
+    with pytest.raises(StudyError) as caught:
+        read_study(written(tmp_path, change), catalogue())
+    first, *lines = str(caught.value).splitlines()
+    assert "has 5 problems" in first
+    assert all(re.fullmatch(r"  line \d+: \w.*[;?] [Ss]ee docs/study-file\.md#\w+", line) for line in lines), lines
+    assert any("is 'many'; must be a whole number, for example `shots: 3`" in line for line in lines)
+    assert any("for example `tokens: 80000`" in line for line in lines)

@@ -227,7 +227,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "an unknown prompt in a grid of four": (
         lambda f: cell(f, 1)["prompts"].append("artcle"),
-        r"study\.yaml:[0-9]+: cells\[1\]\.prompts: there is no 'artcle'; did you mean article\?$",
+        r"study\.yaml:[0-9]+: cells\[1\]\.prompts: there is no 'artcle'; did you mean article\?",
     ),
     "a number as a prompt": (
         lambda f: cell(f)["prompts"].append(2026),
@@ -243,7 +243,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a default of another type": (
         lambda f: f["defaults"].update(students={"weight_decay": "much"}),
-        r"study\.yaml:[0-9]+: defaults\.students\.weight_decay: is 'much'; must be a number$",
+        r"study\.yaml:[0-9]+: defaults\.students\.weight_decay: is 'much'; must be a number; see",
     ),
     "a misspelt default": (
         lambda f: f["defaults"].update(students={"weight_decai": 0.2}),

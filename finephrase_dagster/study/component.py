@@ -60,7 +60,10 @@ class Cell(Spec):
     guided: bool | None = Field(default=None, description="default: as the generator says")
     rollouts: Rollouts | None = Field(default=None, description="default: as the generator says")
     keep: Keep | None = Field(default=None, description="default: as the generator says")
-    on_failure: OnFailure = Field(default="refuse", description="`drop_rows`: train without the rows that fail a gate")
+    on_failure: OnFailure = Field(
+        default="refuse",
+        description="`drop_rows`: train without the rows that fail a gate; `regenerate`: draw them again",
+    )
     gates: CellGates = Field(default_factory=dict, description="quality thresholds that differ from the study's")
 
     def __hash__(self) -> int:

@@ -233,26 +233,42 @@ def _line(
     purposes: Mapping[str, str],
     known: Callable[[FieldPath], Mapping[str, FieldInfo]],
 ) -> str:
+    see = f"; see {docs}#{path[0]}" if path and docs and path[0] in purposes else ""
     if message not in (MISSING, UNKNOWN):
-        return f"{dotted(path)}: {message}" if path else message
+        field = known(path[:-1]).get(str(path[-1])) if path and message.startswith("is ") else None
+        example = f", for example {_written(str(path[-1]), field)}" if field and _value(field) is not None else ""
+        text = f"{message}{example}"
+        return f"{dotted(path)}: {text}{see.replace('; see', ' See') if text.endswith('?') else see}" if path else text
     *outer, last = path
-    see = f"; see {docs}#{path[0]}" if docs and path[0] in purposes else ""
     if message == MISSING:
         purpose = f" ({purposes[str(last)]})" if not outer and last in purposes else ""
         field = known(tuple(outer)).get(str(last))
-        remedy = _example(str(last), field) if field and field.examples else "it" if outer else repr(f"{last}:")
+        remedy = "it" if outer else repr(f"{last}:")
+        if field and field.examples:
+            remedy = f"it, for example {_written(str(last), field)}"
         line = f"missing field {describe(last)}{purpose}. Add {remedy}{see}"
     else:
         near = difflib.get_close_matches(str(last), known(tuple(outer)) if outer else purposes, n=1)
-        remedy = f"Did you mean {near[0]!r}?" if near else f"Correct its name or remove it{see}"
+        remedy = (
+            f"Did you mean {near[0]!r}?{see.replace('; see', ' See')}"
+            if near
+            else f"Correct its name or remove it{see}"
+        )
         line = f"unknown field {describe(last)}. {remedy}"
     return f"{dotted(tuple(outer))}: {line}" if outer else line
 
 
-def _example(name: str, field: FieldInfo) -> str:
+def _value(field: FieldInfo) -> Any:
+    """Return an example of a field's value: a documented one, or its default; None without any."""
+    if field.examples:
+        return field.examples[0]
+    return field.default if isinstance(field.default, bool | int | float | str) else None
+
+
+def _written(name: str, field: FieldInfo) -> str:
     """Return a field with an example of its value, as YAML writes it in one line."""
-    text = yaml.safe_dump({name: field.examples[0]}, default_flow_style=True, width=1000, sort_keys=False)  # type: ignore[index]
-    return f"it, for example `{text.strip()[1:-1]}`"
+    text = yaml.safe_dump({name: _value(field)}, default_flow_style=True, width=1000, sort_keys=False)
+    return f"`{text.strip()[1:-1]}`"
 
 
 def dotted(path: FieldPath) -> str:

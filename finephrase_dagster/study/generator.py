@@ -52,8 +52,12 @@ Day = Annotated[str, AfterValidator(_check_day)]
 Keep = Literal["best", "first_passing"]
 """Which of a row's rollouts a dataset keeps."""
 
-OnFailure = Literal["refuse", "drop_rows"]
-"""What becomes of rows that fail a gate for single rows: their dataset is refused, or they are not trained on."""
+OnFailure = Literal["refuse", "drop_rows", "regenerate"]
+"""What becomes of rows that fail a gate for single rows: they count against their dataset, which may then be refused;
+they are not trained on; or they are drawn again before the dataset is judged."""
+
+REGENERATED = 4
+"""How often a row is drawn at most where failing rows are drawn again."""
 
 Rollouts = Annotated[int, Field(ge=1, le=100)]
 """How often a row is drawn at most."""

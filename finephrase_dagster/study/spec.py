@@ -30,7 +30,7 @@ from finephrase_dagster.study.fields import (
     shorten,
     unknown_names,
 )
-from finephrase_dagster.study.generator import Generator, Keep
+from finephrase_dagster.study.generator import REGENERATED, Generator, Keep
 from finephrase_dagster.study.grid import equal_replicates, matching, wrong_mixtures
 from finephrase_dagster.study.prompt import Requires
 from finephrase_dagster.study.source import SourceSpec
@@ -268,7 +268,8 @@ class Study(Spec):
     def rollouts_of(self, cell: Cell) -> tuple[int, Keep]:
         """Return how often a row of a cell is drawn at most, and which rollout is kept."""
         generator = self.generators[cell.generator]
-        return cell.rollouts or generator.rollouts, cell.keep or generator.keep
+        least = REGENERATED if cell.on_failure == "regenerate" and cell.rollouts is None else 1
+        return max(cell.rollouts or generator.rollouts, least), cell.keep or generator.keep
 
     def cell(self, name: str) -> Cell:
         """Return the cell with the name `<generator>__<source>`."""
