@@ -26,6 +26,7 @@ from memory import memory
 
 from finephrase_dagster.artifacts.folder import LocalFolder
 from finephrase_dagster.rephrase.chunks import PublishedChunks
+from finephrase_dagster.rephrase.journals import Finished
 from finephrase_dagster.rephrase.survey import saved_survey
 
 CHUNK_ROWS = 5_000
@@ -134,7 +135,7 @@ def publish(folder: Path, source: Path, begin: int, end: int) -> None:
             "rejected": [],
             "example": [start, f"d{start}"],
         }
-        chunks.publish(f"part-00000-{1_000 + start // CHUNK_ROWS:05d}", table, [], part)
+        chunks.publish(f"part-00000-{1_000 + start // CHUNK_ROWS:05d}", Finished(table, [], part))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finephrase_dagster.rephrase.ledger import COMPLETED_SCHEMA
+from finephrase_dagster.rephrase.journals import COMPLETED_SCHEMA
 
 ROW_BYTES, CHUNK_ROWS, FEW = 1_500, 5_000, 100_000
 BOUND_SECONDS = 60.0

@@ -21,7 +21,7 @@ from finephrase_dagster.artifacts.fingerprint import sha256_file, sha256_text
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.release import export
-from finephrase_dagster.rephrase.ledger import COMPLETED_SCHEMA
+from finephrase_dagster.rephrase.journals import COMPLETED_SCHEMA
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 from rephrase_parts import documents, write_corpus
 

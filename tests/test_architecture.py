@@ -22,7 +22,7 @@ ROOMS = 20  # at most
 LINES, FUNCTION_LINES = 400, 80  # of the longest file and the longest function
 LIBRARY = (
     *("artifacts", "corpora", "generators", "rephrase", "audit", "train", "evaluate", "results", "plan", "pods"),
-    *("release", "throughput"),
+    *("release", "throughput", "production"),
 )
 BORROWS = {
     "errors": set(),
@@ -36,6 +36,7 @@ BORROWS = {
     "train": {"errors", "study", "artifacts", "corpora", "pods"},
     "rephrase": {"errors", "study", "artifacts", "corpora", "pods", "generators", "catalogue", "audit"},
     "generators": {"errors", "study", "artifacts", "corpora", "audit", "train"},
+    "production": {"errors", "study", "artifacts", "pods", "rephrase"},
     "release": {"errors", "study", "artifacts", "corpora", "audit", "train", "rephrase"},
     "throughput": {"errors", "study", "artifacts", "corpora", "generators", "rephrase"},
     "plan": {"errors", "study", "artifacts", "corpora", "evaluate", "results"},
@@ -81,6 +82,7 @@ RECURRING = {
     "tracking": "MLflow",
     "trainer": "what trains a student",
     "warehouse": "the DuckDB file",
+    "worker": "a process that rephrases",
 }
 """The base names of files that occur in several rooms, each for the same idea."""
 PATH_READERS = {

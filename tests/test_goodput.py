@@ -25,7 +25,7 @@ from finephrase_dagster.rephrase.account import (
     Account,
     EngineClock,
     divided,
-    load_account,
+    load_spent,
     record_expected,
     save_account,
 )
@@ -172,12 +172,12 @@ def test_a_killed_run_costs_at_most_the_seconds_between_two_writes(tmp_path: Pat
     content = json.loads(folder.read(accounts_module.ACCOUNT))
     for away, lost in ((3.0, 6_000), (3600.0, 2 * 1000 * accounts_module.SAVE_SECONDS)):
         folder.write(accounts_module.ACCOUNT, json.dumps({**content, "saved": time.time() - away}).encode())
-        resumed = load_account(folder, "print")
+        resumed = load_spent(folder, "print").account
         assert resumed.unaccounted == pytest.approx(lost, abs=100)
         assert resumed.total == spent.total + resumed.unaccounted
-    assert load_account(folder, "another recipe") == Account()
+    assert load_spent(folder, "another recipe").account == Account()
     save_account(folder, "print", spent, engines=2, is_open=False)
-    assert load_account(folder, "print") == spent
+    assert load_spent(folder, "print").account == spent
 
 
 def test_engine_counters_that_begin_at_zero_again_are_added_to() -> None:

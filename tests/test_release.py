@@ -30,7 +30,7 @@ from finephrase_dagster.release.card import _size
 from finephrase_dagster.release.content import COLUMNS, SCHEMA, ContentHash
 from finephrase_dagster.release.export import ExportWrong, content_of
 from finephrase_dagster.release.publish import ReleaseRefused, publish
-from finephrase_dagster.rephrase.ledger import COMPLETED_SCHEMA
+from finephrase_dagster.rephrase.journals import COMPLETED_SCHEMA
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 from release_parts import DOCUMENTS, SHARDS, SMALL_FILE, finished_study, make_upstream, small_files

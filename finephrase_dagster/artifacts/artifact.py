@@ -40,10 +40,14 @@ class NotMaterialized(ArtifactMissing):
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, once: bool = False) -> Iterator[Path]:
     """Yield a temporary path next to `path`, and rename the file written there to `path` at the end.
 
-    If the block raises, the temporary file is deleted and `path` stays as it was.
+    If the block raises, the temporary file is deleted and `path` stays as it was. With `once`, a file that exists is
+    not replaced.
+
+    Raises:
+        FileExistsError: with `once`, `path` exists.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
@@ -51,7 +55,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.rename(path)
+        os.link(temporary, path) if once else temporary.rename(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # otherwise the new name may be lost in a power failure

@@ -8,6 +8,7 @@ behind never blocks anybody. An object store has no such locks; see `rephrase/lo
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,22 @@ def claim_folder(folder: Path, name: object = None) -> Iterator[Path]:
         yield folder
 
 
-def lock_file(path: Path, *, mode: int | None = None) -> IO[str] | None:
+@contextlib.contextmanager
+def share_folder(folder: Path) -> Iterator[None]:
+    """Create a folder and hold it together with others, so that nobody claims it.
+
+    Raises:
+        FolderBusy: another process has claimed it.
+    """
+    (folder / META).mkdir(parents=True, exist_ok=True)
+    lock = lock_file(folder / LOCK, shared=True)
+    if lock is None:
+        raise FolderBusy(folder)
+    with lock:
+        yield
+
+
+def lock_file(path: Path, *, mode: int | None = None, shared: bool = False) -> IO[str] | None:
     """Open and lock a file; return None if another process holds the lock.
 
     Closing the file ends the lock, unless a child process inherited it: then the lock ends with that child.
@@ -60,6 +76,7 @@ def lock_file(path: Path, *, mode: int | None = None) -> IO[str] | None:
         path: the file, which is created if it does not exist.
         mode: its permissions if it is created, whatever the umask; None: those that the umask leaves. Whoever locks the
             file must be allowed to write it.
+        shared: whether other processes may hold shared locks at the same time.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
@@ -69,7 +86,15 @@ def lock_file(path: Path, *, mode: int | None = None) -> IO[str] | None:
             with contextlib.suppress(PermissionError):
                 path.chmod(mode)
     file = os.fdopen(descriptor, "r+", encoding="utf-8")
-    if lock_descriptor(descriptor, blocking=False):
+    if _share(descriptor) if shared else lock_descriptor(descriptor, blocking=False):
         return file
     file.close()
     return None
+
+
+def _share(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

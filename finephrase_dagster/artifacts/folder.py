@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from finephrase_dagster.artifacts.artifact import atomic_write
-from finephrase_dagster.artifacts.claim import META, claim_folder
+from finephrase_dagster.artifacts.claim import META, claim_folder, share_folder
 from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.errors import FinephraseError
 
@@ -59,6 +59,9 @@ class Folder(Protocol):
     def claim(self) -> contextlib.AbstractContextManager[None]:
         """Create the folder and hold it for writing; raise FolderBusy if another process holds it."""
 
+    def share(self) -> contextlib.AbstractContextManager[None]:
+        """Create the folder and hold it together with others; raise FolderBusy if a process holds it alone."""
+
     def names(self, pattern: str) -> list[str]:
         """Return the files whose path in the folder matches a pattern, sorted."""
 
@@ -80,8 +83,14 @@ class Folder(Protocol):
     def write(self, name: str, content: bytes) -> None:
         """Write a file, completely or not at all."""
 
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file that does not exist; return False, and leave it alone, if it exists with other content."""
+
     def remove(self, name: str) -> None:
         """Delete a file, if it exists."""
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        """Delete files, those that exist."""
 
     def journals(self) -> list[str]:
         """Return the names of the existing journals, sorted."""
@@ -120,6 +129,9 @@ class LocalFolder:
             (self.path / JOURNALS).mkdir(exist_ok=True)
             yield
 
+    def share(self) -> contextlib.AbstractContextManager[None]:
+        return share_folder(self.path)
+
     def names(self, pattern: str) -> list[str]:
         return sorted(str(path.relative_to(self.path)) for path in self.path.glob(pattern) if path.is_file())
 
@@ -148,8 +160,22 @@ class LocalFolder:
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
 
+    def create(self, name: str, content: bytes) -> bool:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with atomic_write(path, once=True) as temporary:
+                temporary.write_bytes(content)
+        except FileExistsError:
+            return path.read_bytes() == content
+        return True
+
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.remove(name)
 
     def journals(self) -> list[str]:
         return [name.removeprefix(f"{JOURNALS}/") for name in self.names(f"{JOURNALS}/*")]

@@ -126,6 +126,16 @@ KeepOption = Annotated[
 ]
 ConcurrencyOption = Annotated[int, typer.Option(min=1, max=20_000, metavar="N", help="Maximum requests in flight.")]
 ChunkRowsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Input rows per output file.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1024,
+        metavar="N",
+        help="Processes that share the rows; each starts an engine, or sends a part of the requests to the endpoints. "
+        "The same command may run on other machines at the same time, with the same DIR.",
+    ),
+]
 LimitOption = Annotated[int | None, typer.Option(min=1, max=2**62, metavar="N", help="Process only the first N rows.")]
 KeepRawOption = Annotated[
     bool, typer.Option("--keep-raw", help="Also keep each completion as it was before cleaning, in the column raw.")
@@ -183,6 +193,7 @@ def rephrase(
     keep: KeepOption = None,
     concurrency: ConcurrencyOption = 256,
     chunk_rows: ChunkRowsOption = 5000,
+    workers: WorkersOption = None,
     limit: LimitOption = None,
     id_column: IdColumnOption = "id",
     text_column: TextColumnOption = "text",
@@ -210,7 +221,7 @@ def rephrase(
     from finephrase_dagster.rephrase.job import build_job
     from finephrase_dagster.rephrase.metrics import ports_of
 
-    started, log = time.monotonic(), clock()
+    log = clock()
     if metrics_port:
         ports_of(metrics_port)  # refuses a wrong value before anything else is done
     job = build_job(
@@ -241,25 +252,34 @@ def rephrase(
         retry_failed=retry_failed,
         log=log,
     )
-    datasets = _execute(job, metrics_port, log)
-    report = {"output": output, "seconds": round(time.monotonic() - started, 3), "datasets": datasets}
+    report = {"output": output, **_execute(job, metrics_port, workers, log)}
     typer.echo(json.dumps(report, indent=2) if as_json else rephrased_text(report))
 
 
-def _execute(job: RephraseJob, metrics_port: str | None, log: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Execute a job, show its progress and serve its metrics; return what is reported of each dataset."""
+def _execute(
+    job: RephraseJob, metrics_port: str | None, workers: int | None, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Execute a job, show its progress and serve its metrics; return what is reported of time and datasets."""
     from finephrase_dagster.orchestration import devices
     from finephrase_dagster.rephrase.job import execute
     from finephrase_dagster.rephrase.metrics import serve_metrics
 
+    started = time.monotonic()
+    run: Callable[..., dict[str, dict[str, Any]]] = partial(
+        execute, engines=partial(job.open_engines, leases=devices, log=log)
+    )
+    if workers:
+        from finephrase_dagster.production.workers import execute_with_workers
+
+        run = partial(execute_with_workers, workers=workers, leases=devices)
     report_rows = log if json_wanted() else _ignore  # a log for machines is complete in itself
     with progress(log) as show, serve_metrics(metrics_port, model=job.model, log=log) as watch:
-        engines = partial(job.open_engines, leases=devices, log=log)
-        manifests = execute(job, engines=engines, log=log, watch=watch, show=show, report=report_rows)
-    return {
+        manifests = run(job, log=log, watch=watch, show=show, report=report_rows)
+    datasets = {
         name: {"folder": job.targets[name].folder, **{field: manifest.get(field) for field in REPORTED}}
         for name, manifest in manifests.items()
     }
+    return {"seconds": round(time.monotonic() - started, 3), "datasets": datasets}
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.corpora.shards import HashedFile
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.release.content import COLUMNS, SCHEMA, ContentHash
-from finephrase_dagster.rephrase.chunks import place_of, stem
+from finephrase_dagster.rephrase.chunks import chunk_of, place_of
 from finephrase_dagster.train.admission import dropped_rows
 
 JOURNAL, LINEAGE = f"{META}/export.jsonl", f"{META}/lineage.jsonl"
@@ -99,7 +99,7 @@ def dataset_parts(lineage: Lineage, configuration: str) -> list[DataFile]:
         shards, files = corpus.manifest()["files"], dataset.manifest()["files"]
         origin, dropped = origin_columns(lineage, component), dropped_rows(lineage, component)
         for file in files:
-            number = place_of(stem(file["path"]))[0]
+            number = place_of(chunk_of(file["path"]))[0]
             shard = shards[number] if 0 <= number < len(shards) else {"path": None, "sha256": None}
             lineage_of = {"dataset_file": file["path"], "dataset_file_sha256": file["sha256"], **origin}
             lineage_of |= {"source_shard": shard["path"], "source_shard_sha256": shard["sha256"]}

@@ -18,7 +18,7 @@ from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.folder import Folder
 from finephrase_dagster.rephrase.outcome import Completed, Outcome
 
-ACCOUNT, EXPECTED = f"{META}/account.json", f"{META}/expected.json"
+ACCOUNT, ACCOUNTS, EXPECTED = f"{META}/account.json", f"{META}/accounts", f"{META}/expected.json"
 SAVE_SECONDS = 10.0
 """Seconds between two writes of the accounts."""
 PARTS = ("kept", "start", "idle", "repeated", "failed", "discarded", "unaccounted", "other")
@@ -194,30 +194,61 @@ def divided(total: int, weights: Sequence[float]) -> list[int]:
     return [round(total * after / sums[-1]) - round(total * before / sums[-1]) for before, after in pairwise(sums)]
 
 
-def load_account(folder: Folder, fingerprint: str) -> Account:
-    """Return what earlier runs wrote down for a dataset; nothing if it is of another recipe, or unreadable."""
+@dataclass(frozen=True)
+class Spent:
+    """What earlier runs wrote down for a dataset: the sum of their accounts, and what each worker says of its run."""
+
+    account: Account = field(default_factory=Account)
+    workers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def load_spent(folder: Folder, fingerprint: str) -> Spent:
+    """Return what earlier runs wrote down; nothing of what is of another recipe, or unreadable."""
+    total, added = _read_account(folder, ACCOUNT, fingerprint)
+    workers = {}
+    for name in folder.names(f"{ACCOUNTS}/*.json"):
+        account, content = _read_account(folder, name, fingerprint)
+        workers[name] = content.get("run", {})
+        if name not in added.get("workers", ()):
+            total += account
+    return Spent(total, workers)
+
+
+def _read_account(folder: Folder, name: str, fingerprint: str) -> tuple[Account, dict[str, Any]]:
     try:
-        content = json.loads(folder.read(ACCOUNT))
+        content = json.loads(folder.read(name))
         if content["fingerprint"] != fingerprint:
-            return Account()
+            return Account(), {}
         account = Account(**content["account"])
         if content["open"]:  # the run that wrote it was killed
-            lost = min(max(0.0, time.time() - content["saved"]), SAVE_SECONDS)
+            lost = min(max(0.0, time.time() - content["saved"]), content.get("seconds", SAVE_SECONDS))
             account = replace(account, unaccounted=account.unaccounted + round(1000 * lost * content["engines"]))
-        return account
+        return account, content
     except (OSError, ValueError, LookupError, TypeError):
-        return Account()
+        return Account(), {}
 
 
-def save_account(folder: Folder, fingerprint: str, account: Account, *, engines: float, is_open: bool) -> None:
+def save_account(
+    folder: Folder,
+    fingerprint: str,
+    account: Account,
+    *,
+    engines: float,
+    is_open: bool,
+    name: str = ACCOUNT,
+    **facts: Any,
+) -> None:
     """Write down a dataset's account.
 
     Args:
         engines: how many engines work for it now, which costs so much per second until the next write.
         is_open: whether the run goes on.
+        name: the file; each of several workers has its own.
+        facts: `workers`, the accounts of workers that are part of this one; of a worker, `seconds` until the next write
+            and the figures of its `run`.
     """
-    content = {"fingerprint": fingerprint, "saved": time.time(), "open": is_open, "engines": engines}
-    folder.write(ACCOUNT, json.dumps({**content, "account": asdict(account)}, indent=2).encode())
+    content = {"fingerprint": fingerprint, "saved": time.time(), "open": is_open, "engines": engines, **facts}
+    folder.write(name, json.dumps({**content, "account": asdict(account)}, indent=2).encode())
 
 
 def record_expected(folder: Folder, expected: Mapping[str, Any]) -> None:

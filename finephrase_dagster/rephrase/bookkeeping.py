@@ -5,9 +5,18 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from finephrase_dagster.artifacts.folder import FolderUnusable
-from finephrase_dagster.rephrase.account import SAVE_SECONDS, Account, load_account, save_account
+from finephrase_dagster.rephrase.account import (
+    ACCOUNT,
+    ACCOUNTS,
+    SAVE_SECONDS,
+    Account,
+    Spent,
+    load_spent,
+    save_account,
+)
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.rephrase.readme import write_readme
@@ -17,10 +26,11 @@ README_WRITES = 3  # every third time that the accounts are written
 
 
 class Books:
-    """Writes accounts every `SAVE_SECONDS` within a block; at its end they are closed.
+    """Writes accounts every so many seconds within a block; at its end they are closed.
 
     Attributes:
-        accounts: at the end of the block, where the time of all runs went, by prompt.
+        accounts: at the end of the block, where the time of all runs went, by prompt; of a worker, of its own run.
+        spent: what earlier runs, and all workers, wrote down, by prompt.
     """
 
     def __init__(
@@ -30,12 +40,16 @@ class Books:
         *,
         output: str | None,
         read_counters: Callable[[], Mapping[str, float]],
+        worker: str | None = None,
+        seconds: float = SAVE_SECONDS,
     ) -> None:
         """Load the accounts of earlier runs.
 
         Args:
             output: the folder whose README shows the progress; None: no README.
             read_counters: returns what the engines have counted; nothing if that is not known.
+            worker: the name of this worker, if it is one of several; then only its own account is kept.
+            seconds: time between two writes.
         """
         self._datasets = datasets
         self._statistics = statistics
@@ -44,8 +58,12 @@ class Books:
         self._counting = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="bookkeeping", daemon=True)
-        for name, dataset in datasets.items():
-            statistics.prompts[name].before = load_account(dataset.folder, dataset.fingerprint)
+        self._name = f"{ACCOUNTS}/{worker}.json" if worker else ACCOUNT
+        self._seconds = seconds
+        self.spent: dict[str, Spent] = {}
+        for name, dataset in () if worker else datasets.items():
+            self.spent[name] = load_spent(dataset.folder, dataset.fingerprint)
+            statistics.prompts[name].before = self.spent[name].account
 
     def __enter__(self) -> Books:
         self._thread.start()
@@ -70,7 +88,7 @@ class Books:
             if writes % README_WRITES == 0:
                 self._show_progress()
             writes += 1
-            if self._over.wait(SAVE_SECONDS):
+            if self._over.wait(self._seconds):
                 return
             self.count()
 
@@ -79,8 +97,23 @@ class Books:
         engines = max(1, len(self._statistics.clocks)) / len(accounts)
         for name, dataset in self._datasets.items():
             with contextlib.suppress(OSError, FolderUnusable):  # the ledger notices, too, and says so
-                save_account(dataset.folder, dataset.fingerprint, accounts[name], engines=engines, is_open=is_open)
+                save_account(
+                    dataset.folder,
+                    dataset.fingerprint,
+                    accounts[name],
+                    engines=engines,
+                    is_open=is_open,
+                    name=self._name,
+                    **self._facts(name),
+                )
         return accounts
+
+    def _facts(self, prompt: str) -> dict[str, Any]:
+        if self._name == ACCOUNT:
+            return {"workers": sorted(self.spent[prompt].workers)}
+        done = self._statistics.prompts[prompt]
+        rows = {name: getattr(done, name) for name in ("completed", "skipped", "failed", "tokens")}
+        return {"seconds": self._seconds, "run": {**self._statistics.cost(), "rows": rows}}
 
     def _show_progress(self) -> None:
         if self._output is not None:

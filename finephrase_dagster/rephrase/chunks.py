@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -29,6 +29,7 @@ from finephrase_dagster.rephrase.dataset import (
     read_parquet,
     sha256_bytes,
 )
+from finephrase_dagster.rephrase.journals import Finished
 from finephrase_dagster.rephrase.outcome import NONE, Rejected, count_rules
 
 FOOTER = b"finephrase"
@@ -52,26 +53,27 @@ class PublishedChunks:
         for first in range(0, len(names), FILES_AT_ONCE):
             batch = names[first : first + FILES_AT_ONCE]
             for name, content in zip(batch, folder.read_all(batch), strict=True):
-                self.parts[stem(name)] = self._footer(name, content)
+                self.parts[chunk_of(name)] = self._footer(name, content)
 
-    def publish(self, name: str, table: pa.Table | None, rejected: list[Rejected], part: Mapping[str, Any]) -> None:
+    def publish(self, name: str, finished: Finished) -> None:
         """Write the data file of a chunk, if it has completions, and then its summary."""
-        part = {"path": f"{name}.parquet", **part}
-        if table is not None:
-            content = parquet(table)
-            self._folder.write(part["path"], content)
-            part |= {"sha256": sha256_bytes(content), "stamp": list(self._folder.stamps([part["path"]])[part["path"]])}
-        columns = [[getattr(row, name) for row in rejected] for name in REJECTED_SCHEMA.names]
-        self._summarize(name, pa.table(columns, schema=REJECTED_SCHEMA), part)
+        self.parts[name] = write_chunk(self._folder, name, finished)
 
     def adopt(self, unpublished: Iterable[str]) -> None:
-        """Write summaries for data files without one, whose chunk is not unpublished: somebody deleted the manifest."""
+        """Write summaries for data files without one, whose chunk is not unpublished: somebody deleted the manifest.
+
+        A second file of a known chunk is from a writer that was killed, or whose lease was taken over: it is deleted.
+        """
         known = {*self.parts, *unpublished}
-        orphans = [path for path in self._folder.names(DATA_FILES) if stem(path) not in known]
+        listed = {part["path"] for part in self.parts.values()}
+        files = self._folder.names(DATA_FILES)
+        self._folder.remove_all([path for path in files if chunk_of(path) in known and path not in listed])
+        orphans = [path for path in files if chunk_of(path) not in known]
         kept = self._kept() if orphans else {}
         for path in orphans:
             part = kept.get(path) or self._part_of(path)
-            self._summarize(stem(path), REJECTED_SCHEMA.empty_table(), part)
+            self.parts[chunk_of(path)] = part
+            self._folder.write(f"{CHUNKS}/{chunk_of(path)}.parquet", _summary([], part))
 
     def check_files(self) -> None:
         """Compare the data files with the summaries; those that have changed since they were written are hashed.
@@ -85,8 +87,8 @@ class PublishedChunks:
             path = part["path"]
             if path not in stamps:
                 raise LedgerError(
-                    f"{self._folder}: {path} is missing. Delete {CHUNKS}/{path} and run the command again to redo its "
-                    "rows."
+                    f"{self._folder}: {path} is missing. Delete {CHUNKS}/{chunk_of(path)}.parquet and run the command "
+                    "again to redo its rows."
                 )
             if list(stamps[path]) != part.get("stamp"):
                 if self._folder.sha256(path) != part["sha256"]:
@@ -113,14 +115,8 @@ class PublishedChunks:
 
     def remove(self) -> None:
         """Delete the summaries."""
-        for name in self.parts:
-            self._folder.remove(f"{CHUNKS}/{name}.parquet")
+        self._folder.remove_all([f"{CHUNKS}/{name}.parquet" for name in self.parts])
         self.parts.clear()
-
-    def _summarize(self, name: str, rejected: pa.Table, part: dict[str, Any]) -> None:
-        table = rejected.replace_schema_metadata({FOOTER: json_bytes(part)})
-        self._folder.write(f"{CHUNKS}/{name}.parquet", parquet(table))
-        self.parts[name] = part
 
     def _kept(self) -> dict[str, dict[str, Any]]:
         """Return the parts of a dataset that was complete, by the paths of their files, as if nothing was rejected."""
@@ -150,12 +146,11 @@ class PublishedChunks:
 
     def _footer(self, name: str, content: bytes) -> dict[str, Any]:
         try:
-            with pq.ParquetFile(io.BytesIO(content)) as file:
-                return dict(json.loads(file.schema_arrow.metadata[FOOTER]))
+            return _footer(content)
         except (OSError, pa.ArrowException, LookupError, ValueError, TypeError) as error:
             raise LedgerError(
-                f"{self._folder}: {name} is damaged ({error}). Delete it and {stem(name)}.parquet, and run the command "
-                "again to redo their rows."
+                f"{self._folder}: {name} is damaged ({error}). Delete it and {chunk_of(name)}*.parquet, and run the "
+                "command again to redo their rows."
             ) from error
 
     def _read(self, path: str, content: bytes, columns: list[str] | None = None) -> pa.Table:
@@ -166,17 +161,64 @@ class PublishedChunks:
 
     def _damaged(self, path: str, flaw: str) -> LedgerError:
         return LedgerError(
-            f"{self._folder}: {path} is damaged ({flaw}). Delete it and {CHUNKS}/{path}, and run the command again to "
-            "redo its rows."
+            f"{self._folder}: {path} is damaged ({flaw}). Delete it and {CHUNKS}/{chunk_of(path)}.parquet, and run the "
+            "command again to redo its rows."
         )
 
 
-def stem(path: str) -> str:
-    """Return the name of a chunk, given one of its files."""
-    return PurePosixPath(path).stem
+def write_chunk(folder: Folder, name: str, finished: Finished) -> dict[str, Any]:
+    """Write the data file of a chunk, if it has completions, and then its summary; return the summary's footer."""
+    part = _write_data(folder, f"{name}.parquet", finished)
+    folder.write(f"{CHUNKS}/{name}.parquet", _summary(finished.rejected, part))
+    return part
+
+
+def write_chunk_once(folder: Folder, name: str, finished: Finished, writer: str) -> bool:
+    """Write a chunk that another process may write, too; return False, and leave no file, if it has done so.
+
+    Args:
+        writer: a name that no other writer of the chunk has; it is part of the data file's name.
+    """
+    part = _write_data(folder, f"{name}-{writer}.parquet", finished)
+    summary = f"{CHUNKS}/{name}.parquet"
+    if folder.create(summary, _summary(finished.rejected, part)):
+        return True
+    if _footer(folder.read(summary))["path"] == part["path"]:  # of an attempt whose end did not reach the store
+        return True
+    folder.remove(part["path"])
+    return False
+
+
+def _write_data(folder: Folder, path: str, finished: Finished) -> dict[str, Any]:
+    part = {"path": path, **finished.part}
+    if finished.table is not None:
+        content = parquet(finished.table)
+        folder.write(path, content)
+        part |= {"sha256": sha256_bytes(content), "stamp": list(folder.stamps([path])[path])}
+    return part
+
+
+def _summary(rejected: Sequence[Rejected], part: Mapping[str, Any]) -> bytes:
+    columns = [[getattr(row, name) for row in rejected] for name in REJECTED_SCHEMA.names]
+    table = pa.table(columns, schema=REJECTED_SCHEMA)
+    return parquet(table.replace_schema_metadata({FOOTER: json_bytes(part)}))
+
+
+def _footer(summary: bytes) -> dict[str, Any]:
+    with pq.ParquetFile(io.BytesIO(summary)) as file:
+        return dict(json.loads(file.schema_arrow.metadata[FOOTER]))
+
+
+def chunk_of(path: str) -> str:
+    """Return the name of a chunk, given its summary, journal or data file; the latter may end with a writer's name."""
+    match = re.match(r"part-\d+-r?\d+", PurePosixPath(path).stem)
+    return match[0] if match else PurePosixPath(path).stem
 
 
 def place_of(name: str) -> tuple[int, int]:
-    """Return the input file that a chunk's rows are from, and the chunk's number among those of the file."""
-    match = re.fullmatch(r"part-(\d+)-(\d+)", name)
+    """Return the input file that a chunk's rows are from, and the chunk's number among those of the file.
+
+    A chunk that has an `r` before its number is a shard (`artifacts.leases.RowShard`), and is numbered by its first row.
+    """
+    match = re.fullmatch(r"part-(\d+)-r?(\d+)", name)
     return (int(match[1]), int(match[2])) if match else (-1, -1)

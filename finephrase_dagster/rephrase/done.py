@@ -32,9 +32,27 @@ class DoneRows:
 
     def add_ids(self, names: Iterable[str]) -> None:
         """Add rows by their ids."""
-        self._ids = IdSet() if self._ids is None else self._ids
         for name in names:
+            self._ids = IdSet() if self._ids is None else self._ids
             self.count += self._ids.add(id_hash(name))
+
+    @property
+    def knows_ids(self) -> bool:
+        """Whether rows were added by their ids."""
+        return self._ids is not None
+
+    def complement(self, rows: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Return the stretches that are missing, each with the index of its file; `rows` is the length of each file."""
+        missing = []
+        for shard, count in enumerate(rows):
+            row = self.next_missing(shard, 0)
+            while row < count:
+                stretches = self._merged[shard]
+                place = bisect_right(stretches, row, key=lambda stretch: stretch[0])
+                stop = min(count, stretches[place][0] if place < len(stretches) else count)
+                missing.append((shard, row, stop))
+                row = self.next_missing(shard, stop)
+        return missing
 
     def has(self, shard: int, row: int, name: str) -> bool:
         """Return whether a row is in the set."""

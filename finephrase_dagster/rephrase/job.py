@@ -252,26 +252,40 @@ def execute(
         InputUnreadable, DuplicateId, NoRows: the input cannot be used.
         EngineFailed, FolderBusy, RecipeChanged, LedgerError: see `RephraseStep.run`.
     """
-    survey = job.saved_survey() or survey_input(job.files, job.limit, log, job.columns)
-    job = job.sized(survey, log)
-    datasets = job.datasets(survey.digest)
-    manifests = {prompt: dataset.manifest() for prompt, dataset in datasets.items()}  # raises for another recipe
-    for prompt, manifest in manifests.items():
-        if job.retry_failed and manifest and manifest["failed"]:
-            log(f"{prompt}: {manifest['failed']:,} failed rows are sent again")
-            datasets[prompt].reopen()
-            manifests[prompt] = None
-    if not all(manifests.values()):
+    job, survey, datasets = prepare(job, log)
+    if not all(dataset.manifest() for dataset in datasets.values()):
         settings = job.settings(log=log, watch=watch, show=show, report=report)
         step = job.step(survey, engines or partial(job.open_engines, log=log), settings)
         InProcessExecutor([InputReader(survey.files, survey.limit, survey.surveyed, survey.columns), step]).run()
-    complete = {prompt: _manifest(dataset) for prompt, dataset in datasets.items()}
+    complete = {prompt: written_manifest(dataset) for prompt, dataset in datasets.items()}
     if job.output is not None:
         write_readme(folder_at(job.output))
     return complete
 
 
-def _manifest(dataset: Dataset) -> dict[str, Any]:
+def prepare(job: RephraseJob, log: Callable[[str], None]) -> tuple[RephraseJob, Survey, dict[str, Dataset]]:
+    """Survey the input, unless its survey is kept, and reopen the datasets whose failed rows are sent again.
+
+    Returns:
+        The job as its endpoints can cut documents, the survey, and the datasets by prompt.
+
+    Raises:
+        InputUnreadable, DuplicateId, NoRows: the input cannot be used.
+        RecipeChanged, LedgerError: see `Dataset.manifest`.
+    """
+    survey = job.saved_survey() or survey_input(job.files, job.limit, log, job.columns)
+    job = job.sized(survey, log)
+    datasets = job.datasets(survey.digest)
+    for prompt, dataset in datasets.items():
+        manifest = dataset.manifest()  # raises for another recipe
+        if job.retry_failed and manifest and manifest["failed"]:
+            log(f"{prompt}: {manifest['failed']:,} failed rows are sent again")
+            dataset.reopen()
+    return job, survey, datasets
+
+
+def written_manifest(dataset: Dataset) -> dict[str, Any]:
+    """Return the manifest of a dataset that was just completed."""
     manifest = dataset.manifest()
     if manifest is None:
         raise LedgerError(f"{dataset.folder}: its manifest was deleted during the run. Run the command again.")

@@ -62,6 +62,11 @@ class Lock:
                 raise FolderBusy(self._folder) from error
         self._beats.start()
 
+    def refuse_if_held(self) -> None:
+        """Raise FolderBusy if another process holds the lock."""
+        if (holder := self._holder()) is not None and _is_alive(holder):
+            raise FolderBusy(self._folder)
+
     def check(self) -> None:
         """Raise FolderBusy if another process has taken the lock over because this one did not refresh it."""
         if not self._lost and time.time() - self._heard > SILENT_SECONDS / 2:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import fsspec
 
 from finephrase_dagster.artifacts.folder import JOURNALS, Folder, FolderUnusable, Journal, Stamp
+from finephrase_dagster.artifacts.leases import refuse_if_leased
 from finephrase_dagster.rephrase.lock import Lock
 
 FIRST = "00000"
@@ -43,12 +44,18 @@ class ObjectFolder:
         lock = self._lock = Lock(self)
         lock.take()
         try:
+            refuse_if_leased(self)
             journals = set(self.journals())
             names = self.names(f"{JOURNALS}/*")
             self.remove_all([name for name in names if _journal_of(name) not in journals])
             yield
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[None]:
+        Lock(self).refuse_if_held()
+        yield
 
     def names(self, pattern: str) -> list[str]:
         directory, slash, _ = pattern.rpartition("/")
@@ -93,6 +100,15 @@ class ObjectFolder:
         """Write a file without checking the lock; with `create`, raise FileExistsError if the file exists."""
         with self._errors(FileExistsError):
             self._store.pipe_file(f"{self._root}/{name}", content, mode=mode)
+
+    def create(self, name: str, content: bytes) -> bool:
+        try:
+            self.put(name, content, "create")
+        except FileExistsError:  # a first attempt may have succeeded, though its response was lost
+            with contextlib.suppress(FileNotFoundError):
+                return self.read(name) == content
+            return False
+        return True
 
     def tag(self, name: str) -> str | None:
         """Return the tag of a file's present version; None if there is no file, or the store has no tags."""

@@ -196,7 +196,7 @@ class InputRows:
             self._opened()
             if not self._surveyed:
                 for row, content in enumerate(rows_of(file, left, columns=self._columns)):
-                    yield _document(shard, row, content)
+                    yield document_of(shard, row, content)
                     left = None if left is None else left - 1
                 if left == 0:
                     return
@@ -223,19 +223,20 @@ class InputRows:
         if row >= surveyed.rows:
             return row
         for content in rows_of(file, surveyed.rows, columns=self._columns, start=row, marks=surveyed.marks):
-            yield _document(shard, row, content)
+            yield document_of(shard, row, content)
             row += 1
             if (row - first) % FEWEST_PASSED == 0 and self._needed(shard, row) - row >= FEWEST_PASSED:
                 return row
         return surveyed.rows
 
 
-def _document(shard: int, row: int, content: InputRow) -> Document:
+def document_of(shard: int, row: int, content: InputRow) -> Document:
+    """Return a row as a document, with its place in the input."""
     return Document(text=content.text, id=content.id, metadata={"shard": shard, "row": row, "skip": content.skip})
 
 
 class InputReader(BaseReader):
-    """Yields a document for every row of this task's files, in order.
+    """Yields a document for every row of the files, in order.
 
     `metadata` holds `shard` (the index of the row's file), `row` (its index in the file) and `skip` (why the row has no
     text to send, or None).
@@ -253,8 +254,8 @@ class InputReader(BaseReader):
         """Describe what is read; nothing is opened yet.
 
         Args:
-            files: all files; a task reads every `world_size`-th of them.
-            limit: the number of rows to read, over all files; a run of several tasks has no limit.
+            files: all files.
+            limit: the number of rows to read, over all files.
             surveyed: the survey of each file; with it, rows that are done need not be read.
             columns: the columns of ids and texts.
         """
@@ -265,6 +266,11 @@ class InputReader(BaseReader):
         self._columns = columns
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Read the files `rank`, `rank + world_size` and so on."""
-        files = {shard: self._files[shard] for shard in range(rank, len(self._files), world_size)}
-        return InputRows(files, self._limit, self._surveyed, lambda: self.stat_update("input_files"), self._columns)
+        """Read all files."""
+        return InputRows(
+            dict(enumerate(self._files)),
+            self._limit,
+            self._surveyed,
+            lambda: self.stat_update("input_files"),
+            self._columns,
+        )

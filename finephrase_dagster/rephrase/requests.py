@@ -12,7 +12,7 @@ from datatrove.data import Document
 from finephrase_dagster.artifacts.fingerprint import sha256_text
 from finephrase_dagster.artifacts.recipe import base_seed, request_parameters
 from finephrase_dagster.corpora.eligibility import not_eligible
-from finephrase_dagster.rephrase.ledger import Chunk, Ledger
+from finephrase_dagster.rephrase.journals import Chunk, JournalWriter
 from finephrase_dagster.rephrase.outcome import Rejected
 from finephrase_dagster.rephrase.render import CountedRenderer, Rendered, RendererLike
 from finephrase_dagster.rephrase.rollouts import request_seed
@@ -28,9 +28,9 @@ class RequestSource:
 
     def __init__(
         self,
-        documents: Iterable[Document],
+        documents: Iterable[Document | None],
         *,
-        ledgers: Mapping[str, Ledger],
+        ledgers: Mapping[str, JournalWriter],
         recipes: Mapping[str, Mapping[str, Any]],
         renderer: RendererLike,
         model: str,
@@ -39,7 +39,7 @@ class RequestSource:
         """Describe the source.
 
         Args:
-            documents: the input rows, from `InputReader`.
+            documents: the input rows, from `InputReader`; None while there is none, but may be later.
             ledgers: by prompt.
             recipes: by prompt; they determine the parameters of each request.
             renderer: fills the prompts.
@@ -59,9 +59,12 @@ class RequestSource:
         """Return a request that an earlier run got a completion for; None if its row has not been read yet."""
         return self._body(*self._completed_before) if self._completed_before else None
 
-    def __iter__(self) -> Iterator[RowRequest]:
+    def __iter__(self) -> Iterator[RowRequest | None]:
         shard = 0
         for document in self._documents:
+            if document is None:
+                yield None
+                continue
             if document.metadata["shard"] != shard:
                 self._close(shard)
                 shard = document.metadata["shard"]

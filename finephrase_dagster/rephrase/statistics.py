@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -17,6 +17,12 @@ from finephrase_dagster.rephrase.pace import Pace
 
 Opened = TypeVar("Opened")
 SAMPLE_SECONDS = 8.0
+ADDED = (
+    *("requests", "repeated_requests", "engine_restarts", "engine_start_seconds", "engine_seconds", "other_seconds"),
+    *("prompt_tokens", "completion_tokens", "discarded_completion_tokens", "tokens_per_second", "requests_per_second"),
+    *("gpu_hours", "dollars", "gpus"),
+)
+"""Figures of a run that are added over workers."""
 MOST_ANSWERED = 256  # documents whose completions are kept until all are there
 
 
@@ -195,6 +201,27 @@ class RunStatistics:
                 self.engine[name] = self.engine.get(name, 0.0) + count - (0.0 if restarted else last.get(name, 0.0))
         self._counted = dict(counted)
 
+    def record_workers(self, done: Mapping[str, Mapping[str, int]], runs: Sequence[Mapping[str, Any]]) -> None:
+        """Record what several workers have done so far, in place of what this process did.
+
+        Args:
+            done: by prompt, the rows that they `completed`, `skipped` and `failed`, and `tokens`.
+            runs: what each of them says of its run (see `cost`).
+        """
+        for name, counts in done.items():
+            prompt = self.prompts[name]
+            prompt.completed, prompt.skipped = counts["completed"], counts["skipped"]
+            prompt.failed, prompt.tokens = counts["failed"], counts["tokens"]
+        self.failures = Counter(failed=sum(prompt.failed for prompt in self.prompts.values()))
+        self.sent, self.retries = (
+            sum(run["requests"] for run in runs),
+            Counter(sum=sum(run["repeated_requests"] for run in runs)),
+        )
+        self.prompt_tokens = sum(run["prompt_tokens"] for run in runs)
+        self.completion_tokens = sum(run["completion_tokens"] for run in runs)
+        self._busy = max((run["engine_seconds"] for run in runs), default=0.0)
+        self.pace.record(self._busy, self.done, self.completion_tokens, in_flight=max(1, len(runs)))
+
     def accounts(self) -> dict[str, Account]:
         """Return where the time of all runs went until now, by prompt.
 
@@ -296,6 +323,23 @@ class RunStatistics:
         """Return one engine counter divided by another, if the engines count both."""
         part_count, count = self.engine.get(part), self.engine.get(of)
         return round(part_count / count, 4) if part_count is not None and count else None
+
+
+def total_cost(own: dict[str, Any], workers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a run cost together with what each of several workers did; rates are those of all workers."""
+    workers = [worker for worker in workers if worker]
+    if not workers:
+        return own
+    total = {"workers": len(workers), **own}
+    for name in ADDED:
+        values = [cost[name] for cost in (own, *workers)]
+        known = [value for value in values if value is not None]
+        total[name] = round(sum(known), 4) if known else None
+    total["wall_seconds"] = max(cost["wall_seconds"] for cost in workers)
+    total["tokens_per_gpu_hour"] = (
+        round(total["completion_tokens"] / total["gpu_hours"]) if total["gpu_hours"] else None
+    )
+    return total
 
 
 def duration(seconds: float) -> str:

@@ -1,22 +1,19 @@
-"""The inference step: a DataTrove step that sends documents through all prompts and writes the datasets.
-
-Run as one task, it writes complete datasets. Run as one of several tasks, it writes its part of each dataset;
-`tasks.merge_tasks` then merges the parts.
-"""
+"""The inference step: a DataTrove step that sends documents through all prompts and writes the datasets."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from finephrase_dagster.rephrase.account import Account, PromptStatistics, read_expected
+from finephrase_dagster.artifacts.leases import forget_leases
+from finephrase_dagster.rephrase.account import SAVE_SECONDS, PromptStatistics, read_expected
 from finephrase_dagster.rephrase.bookkeeping import Books
 from finephrase_dagster.rephrase.client import Client
 from finephrase_dagster.rephrase.connection import API_KEY
@@ -29,17 +26,17 @@ from finephrase_dagster.rephrase.dataset import (
     no_completion,
 )
 from finephrase_dagster.rephrase.engine import EngineLike
+from finephrase_dagster.rephrase.journals import JournalWriter
 from finephrase_dagster.rephrase.ledger import Ledger
 from finephrase_dagster.rephrase.progress import goodput_text
-from finephrase_dagster.rephrase.reader import InputRow, InputRows
+from finephrase_dagster.rephrase.reader import InputRows
 from finephrase_dagster.rephrase.render import RendererLike
 from finephrase_dagster.rephrase.requests import RequestSource
 from finephrase_dagster.rephrase.rollouts import RolloutRule
 from finephrase_dagster.rephrase.settings import ExecutionSettings
-from finephrase_dagster.rephrase.statistics import RunStatistics
-from finephrase_dagster.rephrase.survey import RowSet, Survey
-from finephrase_dagster.rephrase.tasks import task_dataset
-from finephrase_dagster.rephrase.window import Window
+from finephrase_dagster.rephrase.statistics import RunStatistics, total_cost
+from finephrase_dagster.rephrase.survey import Survey
+from finephrase_dagster.rephrase.window import PAUSE_SECONDS, RowRequest, Window
 
 Engines = contextlib.AbstractContextManager[Sequence[EngineLike]]
 
@@ -79,7 +76,7 @@ class RephraseStep(PipelineStep):
         self._settings = settings
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Rephrase the documents that are not done yet, and complete the datasets, or this task's parts of them.
+        """Rephrase the documents that are not done yet, and complete the datasets.
 
         Raises:
             EngineFailed: the engine cannot answer. Finished rows are kept, also after the errors below.
@@ -88,11 +85,7 @@ class RephraseStep(PipelineStep):
             LedgerError: files are damaged, or cannot be written.
             NothingCompleted: rows failed, and no row has a completion.
         """
-        is_part = world_size > 1
-        datasets = {
-            name: task_dataset(dataset, rank, world_size) if is_part else dataset
-            for name, dataset in self._datasets.items()
-        }
+        datasets = dict(self._datasets)
         with contextlib.ExitStack() as claims:
             for name, dataset in list(datasets.items()):
                 if not dataset.manifest():
@@ -104,17 +97,19 @@ class RephraseStep(PipelineStep):
                 ledgers = {
                     name: claims.enter_context(self._ledger(name, dataset)) for name, dataset in datasets.items()
                 }
-                if isinstance(data, InputRows) and not is_part:  # a task hashes all rows that it reads
+                if isinstance(data, InputRows):
                     data.next_needed = partial(_next_needed, list(ledgers.values()))
-                rows = _Rows(data, hashed=is_part)
-                statistics, accounts = self._send(rows, datasets, ledgers, renderer)
-                self._check_input(rows)
-                self._complete(datasets, ledgers, rows, statistics, accounts)
+                rows = _Rows(data)
+                statistics = self._statistics(ledgers, total=self._survey.rows)
+                books = self._send(rows, datasets, ledgers, renderer, statistics)
+                self._check_input(rows.count)
+                self._complete(datasets, ledgers, rows.count, statistics, books)
         yield from ()
 
     @contextlib.contextmanager
     def _ledger(self, prompt: str, dataset: Dataset) -> Iterator[Ledger]:
         dataset.begin(self._settings.log)
+        forget_leases(dataset.folder)
         self._survey.save(dataset.folder)
         ledger = Ledger(
             dataset.folder,
@@ -129,30 +124,46 @@ class RephraseStep(PipelineStep):
         finally:
             ledger.release()
 
-    def _send(
-        self, rows: _Rows, datasets: Mapping[str, Dataset], ledgers: Mapping[str, Ledger], renderer: RendererLike
-    ) -> tuple[RunStatistics, Mapping[str, Account]]:
-        """Send what is not done yet, and publish all chunks."""
-        is_part, settings = rows.hash is not None, self._settings
+    def _statistics(self, ledgers: Mapping[str, JournalWriter], *, total: int) -> RunStatistics:
+        """Return the statistics of a run, before it has begun; `total` is 0 if the number of rows is not known."""
+        settings = self._settings
         statistics = RunStatistics(
             gpus=settings.gpus, gpu_hour_dollars=settings.gpu_hour_dollars, stated=settings.stated
         )
         for name, ledger in ledgers.items():
             statistics.prompts[name] = PromptStatistics(
-                total=0 if is_part else self._survey.rows,
-                done_before=ledger.done_before,
-                tokens_before=ledger.tokens_before,
+                total=total, done_before=ledger.done_before, tokens_before=ledger.tokens_before
             )
-        self._settings.watch(statistics)
+        settings.watch(statistics)
+        return statistics
+
+    def _send(
+        self,
+        rows: Iterable[Document | None],
+        datasets: Mapping[str, Dataset],
+        ledgers: Mapping[str, JournalWriter],
+        renderer: RendererLike,
+        statistics: RunStatistics,
+        worker: str | None = None,
+        save_seconds: float = SAVE_SECONDS,
+    ) -> Books:
+        """Send what is not done yet, publish all chunks, and return the books.
+
+        Args:
+            worker, save_seconds: see `Books`.
+        """
         recipes = {name: dataset.recipe for name, dataset in datasets.items()}
         source = RequestSource(
             rows, ledgers=ledgers, recipes=recipes, renderer=renderer, model=self._model, statistics=statistics
         )
         requests = iter(source)
         engines: Sequence[EngineLike] = ()
-        output = None if is_part else settings.output
-        with Books(datasets, statistics, output=output, read_counters=lambda: read_counters(engines)) as books:
-            if (first := next(requests, None)) is not None:
+        output = None if worker else self._settings.output
+        counters = lambda: read_counters(engines)  # noqa: E731 - of the engines that run when it is called
+        with Books(
+            datasets, statistics, output=output, read_counters=counters, worker=worker, seconds=save_seconds
+        ) as books:
+            if (first := _first(requests)) is not None:
                 # Before there is an event loop, so that an interrupt ends a long start at once.
                 with statistics.engines_open(self._engines()) as engines:
                     books.count()
@@ -164,13 +175,13 @@ class RephraseStep(PipelineStep):
                 ledger.publish_left_over()
                 ledger.publish_full()
         statistics.chunks = sum(ledger.published for ledger in ledgers.values())
-        return statistics, books.accounts
+        return books
 
     def _window(
         self,
         engines: Sequence[EngineLike],
         datasets: Mapping[str, Dataset],
-        ledgers: Mapping[str, Ledger],
+        ledgers: Mapping[str, JournalWriter],
         statistics: RunStatistics,
         *,
         opening: str,
@@ -187,34 +198,31 @@ class RephraseStep(PipelineStep):
         raw = dataset.keeps_raw
         return Window(client, ledgers, self._settings, statistics, rules, keep_raw=raw, opening=opening)
 
-    def _check_input(self, rows: _Rows) -> None:
+    def _check_input(self, rows: int | None = None) -> None:
         """Raise LedgerError if a file changed since the survey."""
-        if not self._survey.is_current() or (rows.hash is None and rows.count != self._survey.rows):
-            files = ", ".join(self._survey.files)
-            raise LedgerError(f"{files}: changed during the run. Restore the files and run the command again.")
+        if not self._survey.is_current() or rows not in (None, self._survey.rows):
+            raise changed_input(self._survey)
 
     def _complete(
         self,
         datasets: Mapping[str, Dataset],
         ledgers: Mapping[str, Ledger],
-        rows: _Rows,
+        rows: int,
         statistics: RunStatistics,
-        accounts: Mapping[str, Account],
+        books: Books,
     ) -> None:
         """Write the manifests."""
-        facts: dict[str, Any] = {"run": {"prompts": list(datasets), **statistics.cost()}}
-        if rows.hash is not None:
-            facts["row_sum"] = f"{rows.hash.sum % 2**256:x}"
-        counts = {name: ledgers[name].count_rows(rows.count) for name in datasets}
-        if rows.hash is None and is_without_completions(counts.values()):  # of tasks, the merge decides
+        counts = {name: ledgers[name].count_rows(rows) for name in datasets}
+        if is_without_completions(counts.values()):
             for ledger in ledgers.values():
                 ledger.forget_rejected()
             raise NothingCompleted.of(counts.values())
         lines = []
         for name, dataset in datasets.items():
             count = counts[name]
-            goodput = accounts[name].facts(read_expected(dataset.folder))
-            ledgers[name].complete(dataset, count, {**facts, "goodput": goodput})
+            goodput = books.accounts[name].facts(read_expected(dataset.folder))
+            run = {"prompts": list(datasets), **total_cost(statistics.cost(), books.spent[name].workers.values())}
+            ledgers[name].complete(dataset, count, {"run": run, "goodput": goodput})
             lines.append(
                 f"{name}: {count.completed:,} completed, {count.skipped:,} skipped, {count.failed:,} failed; "
                 f"{count.completion_tokens:,} completion tokens"
@@ -231,22 +239,34 @@ def _next_needed(ledgers: Sequence[Ledger], shard: int, row: int) -> int:
     return min(ledger.next_needed(shard, row) for ledger in ledgers)
 
 
-class _Rows:
-    """Iterates over documents, and counts them; for a task's part also hashes them."""
+def _first(requests: Iterator[RowRequest | None]) -> RowRequest | None:
+    """Return the first request, and wait for it if there is none yet; None if there will be none."""
+    for request in requests:
+        if request is not None:
+            return request
+        time.sleep(PAUSE_SECONDS)
+    return None
 
-    def __init__(self, documents: Iterable[Document], *, hashed: bool) -> None:
+
+def changed_input(survey: Survey) -> LedgerError:
+    """Return the error for input that is not as it was surveyed."""
+    return LedgerError(
+        f"{', '.join(survey.files)}: changed during the run. Restore the files and run the command again."
+    )
+
+
+class _Rows:
+    """Iterates over documents, and counts them, including those that are passed because they are done."""
+
+    def __init__(self, documents: Iterable[Document]) -> None:
         self._documents = documents
         self._read = 0
-        self.hash = RowSet() if hashed else None
 
     @property
     def count(self) -> int:
-        """The number of rows, including those that were passed because they are done."""
         return self._read + (self._documents.passed if isinstance(self._documents, InputRows) else 0)
 
     def __iter__(self) -> Iterator[Document]:
         for document in self._documents:
             self._read += 1
-            if self.hash is not None:
-                self.hash.add(InputRow(document.id, document.text, document.metadata["skip"]))
             yield document

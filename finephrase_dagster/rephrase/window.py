@@ -11,13 +11,14 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
+from operator import methodcaller
 from typing import NamedTuple
 
 from finephrase_dagster.rephrase.backpressure import BackPressure
 from finephrase_dagster.rephrase.clean import clean, is_unfinished_thought
 from finephrase_dagster.rephrase.client import Client, UnresolvedRow
 from finephrase_dagster.rephrase.completion import NO_TEXT, ONLY_THOUGHT, Completion, FailedRow, readable
-from finephrase_dagster.rephrase.ledger import Chunk, Ledger
+from finephrase_dagster.rephrase.journals import Chunk, JournalWriter
 from finephrase_dagster.rephrase.loop import run_in_own_loop
 from finephrase_dagster.rephrase.outcome import Completed, Outcome, Rejected, Rollout
 from finephrase_dagster.rephrase.rollouts import BY_CHANCE, RolloutRule
@@ -26,6 +27,9 @@ from finephrase_dagster.rephrase.statistics import RunStatistics
 
 PUBLISH_SECONDS = 0.5
 """Time between two looks at finished chunks."""
+
+PAUSE_SECONDS = 0.1
+"""Time between two looks whether there is a row to send."""
 
 SYNC_SECONDS = 0.5
 """Time between two syncs of the journals: what the machine's death may cost."""
@@ -58,7 +62,7 @@ class Window:
     def __init__(
         self,
         client: Client,
-        ledgers: Mapping[str, Ledger],
+        ledgers: Mapping[str, JournalWriter],
         settings: ExecutionSettings,
         statistics: RunStatistics,
         rules: Mapping[str, RolloutRule],
@@ -89,8 +93,12 @@ class Window:
         self._again = 0  # how many of them are tried again in any case
         self._resolving = asyncio.Lock()
 
-    def run(self, rows: Iterator[RowRequest], *, earlier_request: Callable[[], bytes | None]) -> None:
-        """Send all requests; `earlier_request` returns one that an earlier run completed, if there is one.
+    def run(self, rows: Iterator[RowRequest | None], *, earlier_request: Callable[[], bytes | None]) -> None:
+        """Send all requests.
+
+        Args:
+            rows: yields None while there is no row to send, but may be later.
+            earlier_request: returns a request that an earlier run completed, if there is one.
 
         Raises:
             EngineFailed: the endpoints can complete no request.
@@ -113,7 +121,7 @@ class Window:
                     if not self._unresolved:
                         break
                     await self._resolve(at_most=0)
-                await self._write_all(Ledger.sync)
+                await self._write_all(methodcaller("sync"))
             finally:
                 syncing.cancel()
                 publishing.cancel()
@@ -127,6 +135,9 @@ class Window:
             if (next_one := self._next()) is None:
                 return
             row, unresolved = next_one
+            if row is None:
+                await self._pause()
+                continue
             statistics.record_sent(again=unresolved is not None)
             attempts = unresolved or UnresolvedRow(began=time.monotonic())
             try:
@@ -145,15 +156,26 @@ class Window:
         rule = self._rules.get(row.prompt)
         return rule.request(row.request, row.id, rule.next(row.drawn) or 0) if rule else row.request
 
-    def _next(self) -> tuple[RowRequest, UnresolvedRow | None] | None:
-        """Return a row that is drawn again, an unresolved row after a success since its last attempt, or the next."""
+    async def _pause(self) -> None:
+        """Wait because there is no next row at present. Unresolved rows must not wait for it."""
+        if self._unresolved and not self._statistics.in_flight:
+            await self._resolve(at_most=0)
+        else:
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    def _next(self) -> tuple[RowRequest | None, UnresolvedRow | None] | None:
+        """Return a row that is drawn again, an unresolved row after a success since its last attempt, or the next.
+
+        The row is None if there is none at present, but may be later.
+        """
         if self._redrawn:
             return self._redrawn.popleft(), None
         if self._unresolved and (self._again or self._unresolved[0][1].sent < self._client.last_success):
             self._again = max(0, self._again - 1)
             return self._unresolved.popleft()
-        row = next(self._rows, None)
-        return None if row is None else (row, None)
+        for row in self._rows:
+            return row, None
+        return None
 
     async def _resolve(self, *, at_most: int) -> None:
         """If there are more unresolved rows than this, wait until they can be tried again."""
@@ -210,10 +232,10 @@ class Window:
 
     async def _publish(self) -> None:
         """Write finished chunks as files, in another thread."""
-        await self._write_all(Ledger.publish_left_over)
+        await self._write_all(methodcaller("publish_left_over"))
         while True:
             await asyncio.sleep(PUBLISH_SECONDS)
-            await self._write_all(Ledger.publish_full)
+            await self._write_all(methodcaller("publish_full"))
             self._statistics.chunks = sum(ledger.published for ledger in self._ledgers.values())
 
     async def _sync(self) -> None:
@@ -222,8 +244,8 @@ class Window:
             await asyncio.sleep(SYNC_SECONDS)
             self._statistics.record_pace()
             self._settings.show(self._statistics)
-            await self._write_all(Ledger.sync)
+            await self._write_all(methodcaller("sync"))
 
-    async def _write_all(self, change: Callable[[Ledger], None]) -> None:
+    async def _write_all(self, change: Callable[[JournalWriter], None]) -> None:
         for ledger in self._ledgers.values():
             await self._folders.write(partial(change, ledger))

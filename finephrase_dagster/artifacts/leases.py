@@ -1,0 +1,375 @@
+"""Leases: several workers, on any machines, divide the rows of a dataset among themselves.
+
+The rows are divided into *shards*. A worker holds the lease of a shard while it works on it. The state of a lease is
+the newest of the files `__meta__/leases/<shard>.<version>`. Whoever changes it creates the next version, which only one
+can: on a disk by a link, in an object store by a conditional upload. A finished shard has `<shard>.done`.
+
+- Its holder creates a version every `beat` seconds. A lease whose version does not change for `expiry` seconds, on the
+  clock of whoever observes it, or whose holder was a process of this machine that has ended, is taken over.
+- A holder reserves rows some seconds before it reads them. Workers that find no free shard cut off half of the rows
+  that are not reserved. So no clocks are compared, and no row is read by two holders unless one was taken to be dead.
+- Versions other than the first are deleted some time after they were replaced. A process that was stopped for longer
+  might create one that was deleted, so after a change that took longer than `expiry` it looks for newer ones.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
+
+from finephrase_dagster.artifacts.claim import META, FolderBusy
+from finephrase_dagster.artifacts.folder import Folder, LocalFolder
+from finephrase_dagster.artifacts.processes import is_running, this_machine, this_process
+from finephrase_dagster.errors import FinephraseError
+
+LEASES, SHARDS = f"{META}/leases", f"{META}/shards.json"
+DONE = "done"
+EXAMINED = 16
+"""How many leases of others a worker without work reads at a time."""
+FEWEST_ROWS = 2
+"""Fewer rows than these cannot be divided."""
+DELETED_AT_ONCE = 8
+
+
+class LeaseLost(FinephraseError, retryable=True):
+    """Another worker has taken over a lease, because it did not change for long."""
+
+
+class Timing(NamedTuple):
+    """Seconds between two versions of a lease, and after how many without a new one its holder is taken to be dead."""
+
+    beat: float
+    expiry: float
+
+    @classmethod
+    def of(cls, folder: Folder) -> Timing:
+        """Return what suits a folder: in an object store, each request costs money."""
+        return cls(5.0, 60.0) if isinstance(folder, LocalFolder) else cls(60.0, 180.0)
+
+
+class RowShard(NamedTuple):
+    """The rows `start` to `stop - 1` of an input file."""
+
+    file: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return f"part-{self.file:05d}-r{self.start:09d}"
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseState:
+    """One version of a lease.
+
+    Attributes:
+        file, start, stop: the shard's rows; `stop` falls when another worker cuts off its end.
+        reserved: rows before this one are the holder's.
+        worker: the holder; "" after it gave the lease back.
+        machine, process: where it runs.
+    """
+
+    file: int
+    start: int
+    stop: int
+    reserved: int
+    worker: str
+    machine: str
+    process: str
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether it was given back, or its holder was a process of this machine that has ended."""
+        return not self.worker or (self.machine == this_machine() and not is_running(self.process))
+
+    @property
+    def unreserved(self) -> int:
+        return self.stop - self.reserved
+
+
+@dataclass
+class ShardLease:
+    """A lease that this process holds."""
+
+    shard: RowShard
+    version: int
+    reserved: int
+    changed: float
+    earlier: list[tuple[float, int]] = field(default_factory=list)
+    """Older versions, each with the time since when it is not the newest."""
+
+    @property
+    def name(self) -> str:
+        return self.shard.name
+
+
+class Leases:
+    """The leases of one dataset, as one worker sees them. Its methods may be called from several threads."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        shards: Sequence[RowShard] = (),
+        *,
+        timing: Timing | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        worker: str | None = None,
+    ) -> None:
+        """Describe a worker; nothing is read yet.
+
+        Args:
+            folder: of the dataset.
+            shards: all shards, as they were laid out.
+            timing: default: what suits the folder.
+            clock: returns seconds.
+            worker: a name that no other worker has; default: a random one.
+        """
+        self.timing = timing or Timing.of(folder)
+        self.worker = worker or uuid.uuid4().hex
+        self._folder = folder
+        self._shards = list(shards)
+        self._clock = clock
+        self._chance = random.Random(self.worker)
+        self._observed: dict[str, tuple[int, float]] = {}
+        self._lock = threading.RLock()
+
+    def take(self, after: RowShard | None = None, *, ahead: int = 0, worth: int = FEWEST_ROWS) -> ShardLease | None:
+        """Take the lease of a shard: a free one, an abandoned one, or half of what another worker has not begun.
+
+        Args:
+            after: the last shard; the one that follows it in its file is preferred.
+            ahead: how many rows to reserve.
+            worth: the fewest rows without a reservation that are divided.
+
+        Returns:
+            None if there is nothing to take at present.
+        """
+        with self._lock:
+            shard = self._following(after) if after else None
+            while shard := shard or self._free():
+                taken = self._create(shard, ahead)
+                if taken is not None:
+                    return taken
+                shard = None
+            return self._take_from_others(ahead, worth)
+
+    def take_same(self, other: RowShard, *, ahead: int = 0) -> ShardLease | None:
+        """Take the lease of the shard that begins with a given row, if it is free."""
+        with self._lock:
+            shard = next((one for one in self._shards if one[:2] == other[:2]), None)
+            return self._create(shard, ahead) if shard else None
+
+    def extend(self, lease: ShardLease, ahead_of: int) -> None:
+        """Show that the holder is alive, and reserve the rows before `ahead_of`; its shard may have been cut.
+
+        Raises:
+            LeaseLost: another worker has taken it over.
+        """
+        with self._lock:
+            while True:
+                reserved = max(lease.reserved, min(ahead_of, lease.shard.stop))
+                if self._change(lease, self._state(lease.shard, reserved)):
+                    lease.reserved = reserved
+                    return
+                self._reread(lease)
+
+    def give_back(self, lease: ShardLease) -> None:
+        """Let others take the lease over at once."""
+        with self._lock:
+            while True:
+                if self._change(lease, replace(self._state(lease.shard, lease.reserved), worker="")):
+                    return
+                try:
+                    self._reread(lease)
+                except LeaseLost:
+                    return
+
+    def finish(self, lease: ShardLease) -> None:
+        """Record that the shard is finished.
+
+        Raises:
+            LeaseLost: another worker has taken it over.
+        """
+        with self._lock:
+            self.extend(lease, lease.shard.stop)
+            self._folder.create(f"{LEASES}/{lease.name}.{DONE}", b"")
+            self._forget(lease, [version for _, version in lease.earlier] + [lease.version])
+
+    def are_finished(self) -> bool:
+        """Return whether all shards are finished, and nobody holds a lease."""
+        newest = self._newest()
+        return all(version is None for version in newest.values()) and all(
+            shard.name in newest for shard in self._shards
+        )
+
+    def finished_rows(self) -> int:
+        """Return how many rows the finished shards had when they were laid out."""
+        newest = self._newest()
+        return sum(shard.rows for shard in self._shards if newest.get(shard.name, 0) is None)
+
+    def held_by_others(self) -> Iterable[tuple[str, int, LeaseState]]:
+        """Yield name, newest version and state of leases that others hold, in a random order."""
+        outstanding = [(name, version) for name, version in self._newest().items() if version is not None]
+        self._chance.shuffle(outstanding)
+        for name, version in outstanding:
+            state = self._read(name, version)
+            if state is not None and state.worker != self.worker:
+                yield name, version, state
+
+    def _following(self, shard: RowShard) -> RowShard | None:
+        return next((one for one in self._shards if one.file == shard.file and one.start == shard.stop), None)
+
+    def _free(self) -> RowShard | None:
+        """Return a shard that nobody has begun: a random one, so that others choose another."""
+        newest = self._newest()
+        free = [shard for shard in self._shards if shard.name not in newest]
+        return self._chance.choice(free) if free else None
+
+    def _create(self, shard: RowShard, ahead: int) -> ShardLease | None:
+        lease = ShardLease(shard, 0, min(shard.start + ahead, shard.stop), self._clock())
+        return lease if self._change(lease, self._state(shard, lease.reserved)) else None
+
+    def _take_from_others(self, ahead: int, worth: int) -> ShardLease | None:
+        alive: list[tuple[str, int, LeaseState]] = []
+        began = self._clock()
+        for name, version, state in self.held_by_others():
+            if state.is_abandoned or self._is_expired(name, version):
+                shard = RowShard(state.file, state.start, state.stop)
+                reserved = max(state.reserved, min(shard.start + ahead, shard.stop))
+                lease = ShardLease(shard, version, reserved, began)
+                if self._change(lease, self._state(shard, reserved)):
+                    return lease
+            else:
+                alive.append((name, version, state))
+            if len(alive) == EXAMINED:
+                break
+        alive.sort(key=lambda one: -one[2].unreserved)
+        for name, version, state in alive:
+            if state.unreserved >= worth and (half := self._cut(name, version, state, ahead, began)):
+                return half
+        return None
+
+    def _cut(self, name: str, version: int, state: LeaseState, ahead: int, began: float) -> ShardLease | None:
+        """Take the second half of the rows that were not reserved at the time `began`."""
+        middle = state.reserved + (state.unreserved + 1) // 2
+        # First a lease without rows, so that nobody takes the dataset to be finished if this process ends in between.
+        half = self._create(RowShard(state.file, middle, middle), 0)
+        if half is None:
+            return None
+        if not self._swap(name, version, replace(state, stop=middle), began):
+            self._folder.remove_all([f"{LEASES}/{half.name}.{half.version:06d}"])
+            return None
+        half.shard = RowShard(state.file, middle, state.stop)
+        self.extend(half, middle + ahead)
+        return half
+
+    def _is_expired(self, name: str, version: int) -> bool:
+        since = self._observed.get(name)
+        return since is not None and since[0] == version and self._clock() - since[1] > self.timing.expiry
+
+    def _state(self, shard: RowShard, reserved: int) -> LeaseState:
+        return LeaseState(
+            file=shard.file,
+            start=shard.start,
+            stop=shard.stop,
+            reserved=reserved,
+            worker=self.worker,
+            machine=this_machine(),
+            process=this_process(),
+        )
+
+    def _change(self, lease: ShardLease, state: LeaseState) -> bool:
+        """Create the next version of a lease; return whether nobody else had created it."""
+        now = self._clock()
+        if not self._swap(lease.name, lease.version, state, lease.changed):
+            return False
+        if lease.version:
+            lease.earlier.append((now, lease.version))
+        lease.version += 1
+        lease.changed = now
+        old = [version for since, version in lease.earlier if now - since > 2 * self.timing.expiry]
+        if len(old) >= DELETED_AT_ONCE:
+            self._forget(lease, old)
+        return True
+
+    def _forget(self, lease: ShardLease, versions: Sequence[int]) -> None:
+        """Delete versions, except the first: while it exists, nobody takes the shard to be free."""
+        self._folder.remove_all([f"{LEASES}/{lease.name}.{version:06d}" for version in versions if version > 1])
+        lease.earlier = [(since, version) for since, version in lease.earlier if version not in versions]
+
+    def _swap(self, name: str, version: int, state: LeaseState, known: float) -> bool:
+        """Create the version after `version`, which was the newest at the time `known`."""
+        content = json.dumps({**asdict(state), "mark": uuid.uuid4().hex}).encode()
+        if not self._folder.create(f"{LEASES}/{name}.{version + 1:06d}", content):
+            return False
+        if self._clock() - known <= self.timing.expiry or self._newest().get(name, 0) == version + 1:
+            return True
+        self._folder.remove_all([f"{LEASES}/{name}.{version + 1:06d}"])
+        return False
+
+    def _reread(self, lease: ShardLease) -> None:
+        """Take over what another worker has changed: the end of the shard.
+
+        Raises:
+            LeaseLost: it is not this worker's any more.
+        """
+        now, newest = self._clock(), self._newest().get(lease.name)
+        state = None if newest is None else self._read(lease.name, newest)
+        if newest is None or state is None or state.worker != self.worker:
+            raise LeaseLost(f"{self._folder}: another worker has taken over {lease.name}")
+        lease.earlier += [(now, version) for version in range(lease.version, newest)]
+        lease.shard, lease.version, lease.changed = lease.shard._replace(stop=state.stop), newest, now
+
+    def _newest(self) -> Mapping[str, int | None]:
+        """Return the newest version of each lease; None if the shard is finished. One request."""
+        newest: dict[str, int | None] = {}
+        for path in self._folder.names(f"{LEASES}/*"):
+            name, _, version = path.removeprefix(f"{LEASES}/").rpartition(".")
+            if version == DONE:
+                newest[name] = None
+            elif version.isdigit() and newest.get(name, 0) is not None:
+                newest[name] = max(newest.get(name) or 0, int(version))
+        now = self._clock()
+        for name, number in newest.items():
+            if number is not None and self._observed.get(name, (0, 0.0))[0] != number:
+                self._observed[name] = number, now
+        return newest
+
+    def _read(self, name: str, version: int) -> LeaseState | None:
+        """Return a version; None if it was replaced in the meantime."""
+        try:
+            content = json.loads(self._folder.read(f"{LEASES}/{name}.{version:06d}"))
+        except FileNotFoundError:
+            return None
+        del content["mark"]
+        return LeaseState(**content)
+
+
+def forget_leases(folder: Folder) -> None:
+    """Delete the leases of a folder that the caller has claimed, and how its rows are divided into shards."""
+    folder.remove_all([SHARDS, *folder.names(f"{LEASES}/*")])
+
+
+def refuse_if_leased(folder: Folder, timing: Timing | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Raise FolderBusy if a worker holds a lease. Whether one on another machine is alive shows within `expiry`."""
+    leases, began, first = Leases(folder, timing=timing), time.monotonic(), dict[str, int]()
+    while held := [
+        (name, version, state) for name, version, state in leases.held_by_others() if not state.is_abandoned
+    ]:
+        first = first or {name: version for name, version, _ in held}
+        if any(state.machine == this_machine() or first.get(name) != version for name, version, state in held):
+            raise FolderBusy(folder)
+        if time.monotonic() - began > leases.timing.expiry:
+            return
+        sleep(leases.timing.beat / 4)

@@ -1,0 +1,1 @@
+"""Several workers write one dataset: leases, goodput, and a simulation."""

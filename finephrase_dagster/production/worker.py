@@ -1,0 +1,177 @@
+"""One of several workers that write the same datasets, with an engine of its own that stays warm.
+
+As a program, `python -m finephrase_dagster.production.worker` reads a job as the first line of its standard input, and
+works until all shards are finished. It ends, and gives its leases back, on SIGTERM and when its standard input closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from datatrove.data import Document
+
+from finephrase_dagster.artifacts.claim import FolderBusy
+from finephrase_dagster.artifacts.folder import LocalFolder
+from finephrase_dagster.artifacts.leases import Leases, Timing
+from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.pods.failure import TEMPORARY_FAILURE
+from finephrase_dagster.production.division import lay_out, read_shards
+from finephrase_dagster.production.shard_ledger import ShardLedger
+from finephrase_dagster.production.shard_reader import ShardReader
+from finephrase_dagster.rephrase.account import SAVE_SECONDS
+from finephrase_dagster.rephrase.dataset import Dataset
+from finephrase_dagster.rephrase.job import RephraseJob, prepare
+from finephrase_dagster.rephrase.metrics import serve_metrics_from_environment
+from finephrase_dagster.rephrase.statistics import RunStatistics
+from finephrase_dagster.rephrase.step import RephraseStep
+
+WAIT_SECONDS = 600.0
+"""How long a worker waits for another one that divides the rows into shards."""
+LOCAL_SAVE_SECONDS = 2.0
+
+
+class WorkerStep(RephraseStep):
+    """Rephrases the shards that this worker leases, until all are finished; a DataTrove step for any number of tasks.
+
+    It completes no dataset: when all workers have ended, `execute` does that.
+    """
+
+    name = "Worker"
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Work until all shards are finished.
+
+        Raises:
+            EngineFailed, RecipeChanged, LedgerError: see `RephraseStep.run`.
+            FolderBusy: a process that is no worker writes one of the datasets.
+        """
+        datasets = {name: dataset for name, dataset in self._datasets.items() if not dataset.manifest()}
+        with contextlib.ExitStack() as stack:
+            for name, dataset in datasets.items():
+                _wait_while_busy(partial(self._lay_out, name, dataset))
+                _wait_while_busy(partial(_enter, stack, dataset))
+            datasets = {name: dataset for name, dataset in datasets.items() if not dataset.manifest()}
+            if datasets:
+                renderer = self._renderer()
+                ledgers = {name: self._shard_ledger(name, dataset) for name, dataset in datasets.items()}
+                statistics = self._statistics(ledgers, total=0)
+                reader = stack.enter_context(ShardReader(self._survey, ledgers, self._settings.log))
+                worker = next(iter(ledgers.values())).leases.worker
+                seconds = min(map(save_seconds, datasets.values()))
+                self._send(reader, datasets, ledgers, renderer, statistics, worker, seconds)
+                self._check_input()
+        yield from ()
+
+    def _lay_out(self, name: str, dataset: Dataset) -> None:
+        lay_out(dataset, self._survey, prompt=name, rows=self._settings.chunk_rows)
+
+    def _shard_ledger(self, name: str, dataset: Dataset) -> ShardLedger:
+        dataset.begin(self._settings.log)
+        shards = read_shards(dataset.folder, self._survey.layout)
+        assert shards is not None, f"{dataset.folder} is shared, so that nobody can have removed its shards"
+        return ShardLedger(
+            dataset.folder,
+            name,
+            Leases(dataset.folder, shards, timing=TIMING),
+            keep_raw=dataset.keeps_raw,
+            has_rollouts=dataset.has_rollouts,
+            layout=self._survey.layout,
+        )
+
+
+TIMING: Timing | None = None
+"""Of the leases; None: what suits the folder."""
+
+
+def save_seconds(dataset: Dataset) -> float:
+    """Return how often a worker writes down how far it is: in an object store, each time costs a request."""
+    return (
+        LOCAL_SAVE_SECONDS
+        if isinstance(dataset.folder, LocalFolder)
+        else max(SAVE_SECONDS, Timing.of(dataset.folder).beat)
+    )
+
+
+def work(job: RephraseJob, log: Callable[[str], None]) -> None:
+    """Work on a job's datasets until all shards are finished.
+
+    Raises:
+        FinephraseError: see `WorkerStep.run`.
+    """
+    with serve_metrics_from_environment(job.model, log=log) as watch:
+        for _ in worker_step(job, log, watch).run():
+            pass
+
+
+def worker_step(
+    job: RephraseJob,
+    log: Callable[[str], None] = lambda line: None,
+    watch: Callable[[RunStatistics], None] = lambda statistics: None,
+) -> WorkerStep:
+    """Return the step of each worker; for the arguments and errors see `job.execute`."""
+    job, survey, datasets = prepare(job, log)
+    return WorkerStep(
+        datasets=datasets,
+        survey=survey,
+        renderer=job.renderer,
+        model=job.model,
+        engines=lambda: job.open_engines(log=log),
+        settings=job.settings(log=log, watch=watch, show=lambda statistics: None),
+    )
+
+
+def _enter(stack: contextlib.ExitStack, dataset: Dataset) -> None:
+    stack.enter_context(dataset.folder.share())
+
+
+def _wait_while_busy(attempt: Callable[[], object]) -> None:
+    """Make an attempt, again and again while another worker divides the rows."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            attempt()
+            return
+        except FolderBusy:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+
+
+def main() -> None:
+    """Execute the job on standard input. Exit with status 1 if it fails, or `TEMPORARY_FAILURE` if a retry may help."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    line = b""
+    while not line.endswith(b"\n") and (more := os.read(0, 65_536)):
+        line += more
+    job = RephraseJob.model_validate_json(line)
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    try:
+        work(job, _print)
+    except FinephraseError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(TEMPORARY_FAILURE if error.retryable else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _end_with_input() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
