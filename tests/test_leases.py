@@ -56,11 +56,8 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shards_of(*sizes: int, rows: int) -> list[RowShard]:
-    return [
-        RowShard(file, first, min(first + rows, size))
-        for file, size in enumerate(sizes)
-        for first in range(0, size, rows)
-    ]
+    starts = [(file, size, first) for file, size in enumerate(sizes) for first in range(0, size, rows)]
+    return [RowShard(file, first, min(first + rows, size)) for file, size, first in starts]
 
 
 def worker(folder: Folder, clock: Clock, shards: list[RowShard], name: str) -> Leases:
