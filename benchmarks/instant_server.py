@@ -4,7 +4,9 @@ It shares the machine with the program that is measured, so it does very little:
 sends prepared bytes. It counts requests; with --track it also distinguishes documents by the marker `Document 000123.`
 at their beginning, which takes a search of every request.
 
-    python benchmarks/instant_server.py [--port 0] [--words 360] [--context 8192] [--track]
+With --seconds each answer takes so long, whatever the load, or with --ragged between a tenth and twice as long.
+
+    python benchmarks/instant_server.py [--port 0] [--words 360] [--context 8192] [--track] [--seconds 0.2 [--ragged]]
 
 prints its port and serves on 127.0.0.1 until its standard input ends. `InstantServer` runs it in another process. In
 addition to `POST /v1/chat/completions` and `GET /v1/models` there are `GET /counts` and `POST /reset`.
@@ -15,12 +17,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import re
 import subprocess
 import sys
 import time
 import urllib.request
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -58,9 +62,12 @@ class Counts:
 class InstantServer:
     """A context manager that runs the server."""
 
-    def __init__(self, *, words: int = 360, context: int = 8192, track: bool = False) -> None:
-        """Describe a server: words per answer, the context it reports, whether it distinguishes documents."""
-        self._options = ["--words", str(words), "--context", str(context), *(["--track"] if track else [])]
+    def __init__(
+        self, *, words: int = 360, context: int = 8192, track: bool = False, seconds: float = 0, ragged: bool = False
+    ) -> None:
+        """Describe a server by its options, which the beginning of this file describes."""
+        self._options = ["--words", str(words), "--context", str(context), "--seconds", str(seconds)]
+        self._options += [*(["--track"] if track else []), *(["--ragged"] if ragged else [])]
 
     def __enter__(self) -> InstantServer:
         command = [sys.executable, str(Path(__file__)), *self._options]
@@ -118,7 +125,8 @@ class Tally:
 class Connection(asyncio.Protocol):
     """One connection; requests may arrive in pieces, or several in one piece."""
 
-    def __init__(self, tally: Tally, completion: bytes, models: bytes) -> None:
+    def __init__(self, tally: Tally, completion: bytes, models: bytes, seconds: float, ragged: bool) -> None:
+        self._seconds, self._ragged = seconds, ragged
         self._tally = tally
         self._completion = completion
         self._models = models
@@ -146,6 +154,10 @@ class Connection(asyncio.Protocol):
         if request.startswith(CHAT):
             self._tally.count(request)
             answer = self._completion
+            if self._seconds:
+                pause = self._seconds * (random.uniform(0.1, 2) if self._ragged else 1)
+                asyncio.get_running_loop().call_later(pause, self._write, answer)
+                return
         elif request.startswith(b"GET /v1/models "):
             answer = self._models
         elif request.startswith(b"GET /counts "):
@@ -158,6 +170,10 @@ class Connection(asyncio.Protocol):
         self._transport.write(answer)
         if last:
             self._transport.close()
+
+    def _write(self, answer: bytes) -> None:
+        if not self._transport.is_closing():  # the client may have been killed
+            self._transport.write(answer)
 
 
 def http(body: bytes, status: str = "200 OK") -> bytes:
@@ -184,13 +200,14 @@ def completion(words: int) -> bytes:
     return http(json.dumps(answer).encode())
 
 
-async def serve(port: int, words: int, context: int, track: bool) -> None:
+async def serve(port: int, words: int, context: int, track: bool, seconds: float, ragged: bool) -> None:
     """Serve until standard input ends."""
     tally, answer = Tally(track), completion(words)
     model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "benchmark", "max_model_len": context}
     models = http(json.dumps({"object": "list", "data": [model]}).encode())
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(tally, answer, models), "127.0.0.1", port, backlog=4096)
+    connection = partial(Connection, tally, answer, models, seconds, ragged)
+    server = await loop.create_server(connection, "127.0.0.1", port, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.buffer.read)
     server.close()
@@ -203,8 +220,9 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=360, help="words per answer")
     parser.add_argument("--context", type=int, default=8192, help="context that the server reports")
     parser.add_argument("--track", action="store_true", help="distinguish documents")
-    arguments = parser.parse_args()
-    uvloop.run(serve(arguments.port, arguments.words, arguments.context, arguments.track))
+    parser.add_argument("--seconds", type=float, default=0, help="how long an answer takes")
+    parser.add_argument("--ragged", action="store_true", help="let answers take different times")
+    uvloop.run(serve(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pydantic import Field
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.orchestration import devices
 from finephrase_dagster.orchestration.devices import Lease, are_free, lease
 from finephrase_dagster.orchestration.progress import Progress, report
 from finephrase_dagster.orchestration.retries import is_infrastructure
@@ -95,6 +96,11 @@ class Rephraser(dg.ConfigurableResource):
         ge=1,
         description="maximum number of requests in flight; default: what the throughput sweep chose, else 128",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="processes that share the rows of a cell's datasets, each with an engine and GPUs of its own",
+    )
     chunk_rows: int = Field(default=5000, ge=1, description="input rows per data file")
     gpu_hour_dollars: float | None = Field(
         default=None, ge=0, description="price per GPU-hour in dollars; used to compute the cost"
@@ -138,6 +144,8 @@ class Rephraser(dg.ConfigurableResource):
 
         job = self._job(lineage, cell, datasets)
         _record_expected(lineage, datasets.values())
+        if self.workers > 1:
+            return self._run_workers(job, log)
         if job.engine and (kept := _engines.get(_engine_key(job))):  # perhaps started for another generator
             job = job.model_copy(update={"model": kept.model})
         with serve_metrics_from_environment(cell.generator, log=log) as watch:
@@ -146,6 +154,15 @@ class Rephraser(dg.ConfigurableResource):
                 return execute(job, engines=engines, log=log, watch=watch, show=_Shown(job, log))
             finally:
                 _stop_unless_kept()
+
+    def _run_workers(self, job: RephraseJob, log: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+        from finephrase_dagster.production.workers import execute_with_workers
+        from finephrase_dagster.rephrase.metrics import serve_metrics_from_environment
+
+        _stop_all()  # engines that this process keeps would hold devices that the workers need
+        with serve_metrics_from_environment(job.model, log=log) as watch:
+            show = _Shown(job, log)
+            return execute_with_workers(job, self.workers, leases=devices, log=log, watch=watch, show=show)
 
     def _job(self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact]) -> RephraseJob:
         from finephrase_dagster.artifacts.sweep import swept_settings

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dill
 import psutil
@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from finephrase_dagster.artifacts.claim import META, FolderBusy
 from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.artifacts.leases import LEASES, SHARDS, Timing
+from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.commands.main import app
 from finephrase_dagster.production import worker as worker_module
 from finephrase_dagster.production.division import OrderChanged
@@ -31,6 +32,7 @@ from finephrase_dagster.production.worker import work, worker_step
 from finephrase_dagster.production.workers import WorkersFailed, execute_with_workers
 from finephrase_dagster.rephrase.dataset import NothingCompleted
 from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
+from finephrase_dagster.study.component import Cell
 from object_store import ObjectStore, object_store
 from rephrase_parts import (
     PROMPTS,
@@ -43,6 +45,7 @@ from rephrase_parts import (
     recipe,
     shorten_pauses,
 )
+from resources.rephraser import Rephraser
 
 FILES, ROWS = 3, 40
 ALL = FILES * ROWS
@@ -337,6 +340,22 @@ def test_datatrove_executes_workers_as_tasks(
     ).run()
     assert answers.repeated == 0
     check_datasets(tmp_path / "out", execute(job))
+
+
+@pytest.mark.slow
+def test_the_rephraser_of_a_cell_runs_as_many_workers_as_it_is_told(
+    tmp_path: Path, server: LocalServer, answers: Answers, files: tuple[str, ...]
+) -> None:
+    class OfATest(Rephraser):
+        def _job(self, lineage: Any, cell: Any, datasets: Any) -> RephraseJob:
+            return job_of(tmp_path / "out", files, server.url)
+
+    lines: list[str] = []
+    manifests = OfATest(workers=2).rephrase(cast(Lineage, None), cast(Cell, None), {}, log=lines.append)
+    check_datasets(tmp_path / "out", manifests)
+    assert answers.repeated == 0
+    assert manifests["plain"]["run"]["workers"] == 2
+    assert any(line.startswith("plain: 117 completed") for line in lines)
 
 
 @pytest.fixture(scope="module")
