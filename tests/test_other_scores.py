@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finephrase_dagster.commands.compare import print_comparisons
 from finephrase_dagster.commands.leaderboard import print_rows
-from finephrase_dagster.commands.results import print_comparisons
 from finephrase_dagster.results.conclusion import conclude
 from finephrase_dagster.results.evidence import Entry, Evidence
 from finephrase_dagster.results.figures import figures

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
+from finephrase_dagster.commands.compare import MetricOption, compare
 from finephrase_dagster.commands.figures import NameOption, NoScores, figure, of_figure
 from finephrase_dagster.commands.leaderboard import print_leaderboard, print_rows, print_unfinished, read_json
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, dagster_home, paths_of
-from finephrase_dagster.commands.propose import price, propose
-from finephrase_dagster.commands.terminal import clock, complain, print_json, print_table, print_text
+from finephrase_dagster.commands.propose import propose
+from finephrase_dagster.commands.terminal import clock, complain, print_json
 from finephrase_dagster.evaluate.metric import Metric
-from finephrase_dagster.results.analysis import Question
 from finephrase_dagster.study.paths import materialize_command, require_clone
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
-    from finephrase_dagster.artifacts.lineage import Lineage
     from finephrase_dagster.results.leaderboard import Leaderboard
-    from finephrase_dagster.results.verdict import Verdict
     from finephrase_dagster.study.paths import Paths
 
 
 app = typer.Typer(help="Compare the scores of a study's students.")
-MetricOption = Annotated[
-    str,
-    typer.Option(
-        metavar="SCORE",
-        help="A task, a category, macro, micro or held_out; with /bits_per_byte for bits per byte of the answers, and "
-        "with /last5 for the mean over the last five checkpoints.",
-    ),
-]
 
 
 @app.command()
@@ -111,117 +98,7 @@ def _external_leaderboard(paths: Paths, name: str, metric: str) -> Leaderboard |
     return compose_leaderboard(runs, metric) if runs else None
 
 
-@app.command()
-def compare(
-    baseline: Annotated[str, typer.Option(metavar="MIXTURE", help="The mixture that the others are compared with.")],
-    name: NameOption = None,
-    student: Annotated[str | None, typer.Option(metavar="NAME", help="Compare this student's mixtures only.")] = None,
-    metric: MetricOption = "macro",
-    question: Annotated[
-        Question,
-        typer.Option(
-            help="The comparisons to correct for, so that chance alone finds no differences: each mixture with the "
-            "baseline (Dunnett), all pairs (Tukey), or exploration (5 % of the findings may be false)."
-        ),
-    ] = "baseline",
-    study: StudyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print a verdict on each mixture.
-
-    A mixture beats the baseline, loses to it, ties with it, or is undecided.
-
-    Mixtures that differ from the baseline in more than their data (tokens, mix-in, repetition, evaluation) are listed
-    as not comparable. Undecided comparisons come with the seeds per mixture that would probably decide, and their cost.
-    A/A pairs and negative controls are compared with the mixtures that they are made from.
-
-    \b
-    Examples:
-      finephrase results compare --baseline readmes_raw
-      finephrase results compare --baseline fw_edu_hq --name playbook --student 1.7b --json
-      finephrase results compare --baseline readmes_raw --metric gsm8k/bits_per_byte
-    """
-    from finephrase_dagster.results.arms import arms
-    from finephrase_dagster.results.checks import check_arms
-    from finephrase_dagster.results.scored_runs import read_runs
-    from finephrase_dagster.results.verdict import RULE
-    from finephrase_dagster.results.verdict import compare as compare_runs
-    from finephrase_dagster.results.warehouse import record_verdicts, writing
-
-    paths, metric = paths_of(study), str(Metric.read(metric))
-    with writing(paths.warehouse) as connection:
-        lineage, name = _named_study(paths, name, connection)
-        runs = [run for run in read_runs(connection, [name]) if student in (None, run.student)]
-        verdicts = compare_runs(runs, baseline, metric=metric, student=student, question=question)
-        rows = [{**verdict.as_json(), "cost_to_decide": _cost_to_decide(verdict, lineage)} for verdict in verdicts]
-        checks = [check.as_json() for check in check_arms(arms(runs), metric)]
-        record_verdicts(connection, name, [*rows, *checks])
-    if as_json:
-        answer = {"study": name, "baseline": baseline, "metric": metric, "rule": RULE, "comparisons": rows}
-        print_json({**answer, "checks": checks})
-    else:
-        print_comparisons(rows, metric)
-        for check in checks:
-            print_text(check["text"], indent="  ")
-
-
-def _named_study(paths: Paths, name: str | None, connection: DuckDBPyConnection) -> tuple[Lineage | None, str]:
-    """Return a study of one's own with what exists of it recorded, or the name of an imported one."""
-    from finephrase_dagster.catalogue import read_lineage
-    from finephrase_dagster.results.leaderboard import record_study
-
-    recorded = dict(connection.execute("SELECT DISTINCT study, external FROM current").fetchall())
-    if name is not None and recorded.get(name):
-        return None, name
-    lineage = read_lineage(paths).snapshot()
-    if name not in (None, lineage.study.name):
-        names = ", ".join(sorted({*recorded, lineage.study.name}))
-        if name not in recorded:
-            raise OptionWrong(f"there is no study {name!r}. Choose from {names}, or run: finephrase results import")
-        return None, str(name)
-    record_study(lineage, connection)
-    return lineage, lineage.study.name
-
-
-def _cost_to_decide(verdict: Verdict, lineage: Lineage | None) -> dict[str, float] | None:
-    from finephrase_dagster.plan.seeds import seed_cost
-
-    runs = verdict.baseline.first, verdict.arm.first
-    cost = seed_cost(runs, lineage) if verdict.decision else None
-    return cost.times(verdict.decision.seeds) if cost and verdict.decision else None
-
-
-def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str) -> None:
-    """Print verdicts as a table, and below it what each undecided one needs."""
-    columns = ["mixture", "student", "verdict", f"difference in {metric}", "95 % interval", "p", "noise", "seeds"]
-    print_table(columns, map(_comparison_cells, rows), names=3)
-    typer.echo(f"compared by: {Metric.read(metric).words}")
-    for partial in dict.fromkeys(row["partial"] for row in rows if row["partial"]):
-        print_text(partial)
-    for source in dict.fromkeys(row["noise"]["source"] for row in rows):
-        typer.echo(f"noise: {source}")
-    for row in rows:
-        if row["mismatches"]:
-            typer.echo(f"{row['mixture']}: not comparable: {'; '.join(row['mismatches'])}")
-        elif more := row["seeds_to_decide"]:
-            cost = row["cost_to_decide"]
-            cost_text = f" ({price(cost)})" if cost else ""
-            typer.echo(f"{row['mixture']}: {more} more seeds per mixture would probably decide{cost_text}")
-
-
-def _comparison_cells(row: Mapping[str, Any]) -> list[str]:
-    interval, p_value, sd = row["interval"], row["p_value"], row["noise"]["sd"]
-    digits = 6 if sd is not None and sd < 0.0002 else 4  # tiny students score near 0
-    return [
-        row["mixture"],
-        row["student"],
-        row["verdict"] if row["matched"] else "not comparable",
-        "-" if row["difference"] is None else f"{row['difference']:+.{digits}f}",
-        f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}" if interval else "-",
-        "-" if p_value is None else f"{p_value:.3f}",
-        "-" if sd is None else f"{sd:.{digits}f}",
-        f"{row['seeds']['mixture']} and {row['seeds']['baseline']}",
-    ]
+app.command()(compare)
 
 
 @app.command("import")

@@ -62,12 +62,16 @@ def arms(runs: Iterable[ScoredRun]) -> list[Arm]:
 def mismatches(first: Arm, second: Arm) -> list[str]:
     """Return in what two arms differ apart from the data that is compared; what is unknown is no difference."""
     one, other = first.first, second.first
+    is_one_student = one.training is not None and one.training == other.training  # whatever its names
     fields = {
-        "student": (one.student, other.student),
+        "student": (one.student, one.student if is_one_student else other.student),
+        "parameters": (one.parameters, other.parameters),
+        "training settings": (one.training, other.training),
         "tokens": (one.tokens, other.tokens),
         "step": (one.step, other.step),
         "evaluation": (one.evaluation, other.evaluation),
         "tasks without a score": (", ".join(one.unscored) or "none", ", ".join(other.unscored) or "none"),
+        "held-out tasks": (", ".join(one.held_out) or "none", ", ".join(other.held_out) or "none"),
         "decay": (one.decay_from or "from scratch", other.decay_from or "from scratch"),
     }
     found = [
@@ -86,6 +90,8 @@ def unknowns(first: Arm, second: Arm) -> list[str]:
     """Return what cannot be checked, because it is not known of both arms."""
     fields = {"tokens": "tokens", "mix-in": "mix_in", "repetition": "epochs"}
     one, other = first.first, second.first
+    if one.study != other.study:
+        fields["training settings"] = "training"
     return [name for name, field in fields.items() if getattr(one, field) is None or getattr(other, field) is None]
 
 

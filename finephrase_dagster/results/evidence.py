@@ -30,6 +30,7 @@ class Generation:
     """A synthetic dataset, or a run that generated one.
 
     Attributes:
+        component: the name that mixtures have for it.
         mixtures: the mixtures that hold it.
         made_for: the mixture that a published generation was made for; None: it was made for any.
         gpu_hours: None if they are unknown, as is each of the following.
@@ -40,6 +41,7 @@ class Generation:
     generator: str
     source: str
     prompt: str
+    component: str
     mixtures: frozenset[str]
     made_for: str | None
     rows: int
@@ -158,8 +160,8 @@ def read_evidence(
         for name in {run.student for run in runs}
     }
     alike = [run for run in runs if (run.tokens or run.step) == lengths[run.student]]
-    components = _components(connection, study)
-    datasets = _datasets(connection, study, components)
+    components = read_components(connection, study)
+    datasets = read_datasets(connection, study, components)
     entries = _entries(alike, datasets, components)
     student = student or max(entries, key=lambda name: (len(entries[name]), name))
     if student not in entries:
@@ -201,7 +203,7 @@ def _baseline(entries: Sequence[Entry]) -> str:
     return original[0].mixture
 
 
-def _components(connection: duckdb.DuckDBPyConnection, study: str) -> dict[str, dict[str, float]]:
+def read_components(connection: duckdb.DuckDBPyConnection, study: str) -> dict[str, dict[str, float]]:
     """Return the shares of the components of each mixture."""
     shares: dict[str, dict[str, float]] = defaultdict(dict)
     for mixture, component, weight in connection.execute(
@@ -241,7 +243,7 @@ def _synthetic_share(run: ScoredRun) -> float | None:
     return 0.0 if abs(share) < 1e-4 else round(share, 4)
 
 
-def _datasets(
+def read_datasets(
     connection: duckdb.DuckDBPyConnection, study: str, components: Mapping[str, Mapping[str, float]]
 ) -> list[Generation]:
     """Return the synthetic datasets of a study, each with the mixtures that hold it."""
@@ -262,7 +264,8 @@ def _datasets(
             generator=generator,
             source=source,
             prompt=prompt,
-            mixtures=frozenset(holding[own.get(training_run) or f"{generator}__{source}/{prompt}"]),
+            component=(component := own.get(training_run) or f"{generator}__{source}/{prompt}"),
+            mixtures=frozenset(holding[component]),
             made_for=training_run,
             rows=completed,
             tokens=tokens,

@@ -239,10 +239,17 @@ def _names(lineage: Lineage, artifact: Artifact) -> dict[str, Any]:
             "samples": str(artifact.folder / SAMPLES),
         }
         held_out, unscored = lineage.evaluation.held_out, unscored_tasks(lineage.evaluation.tasks)
+        if key.kind is SCORES:
+            trained = plain(lineage.checkpoint(key.run).recipe)
+            names["training"] = fingerprint({name: trained[name] for name in trained.keys() - _OF_ONE_RUN})[:8]
         if key.kind is SCORES and (held_out or unscored):
             names |= {"held_out": held_out, "unscored": unscored}
             names["curve"] = [means_without(point, held_out) for point in artifact.manifest()["curve"]]
     return names
+
+
+_OF_ONE_RUN = {"mixture", "seeds", "decay_from", "keep_steps"}
+"""What a student's recipe says about one run, and what changes no student."""
 
 
 def _evaluation(recipe: Mapping[str, Any]) -> str:

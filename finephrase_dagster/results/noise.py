@@ -181,6 +181,11 @@ def noise_of_one(
     return (published[0], PUBLISHED_FREEDOM, published[1]) if published else None
 
 
+def is_same_size(one: int | None, other: int | None) -> bool:
+    """Return whether students with these numbers of parameters are of one size; False if one is unknown."""
+    return one is not None and other is not None and abs(one / other - 1) <= SAME_SIZE
+
+
 PUBLISHED_FREEDOM = 16
 """Of the published spread of each student: two mixtures, nine seeds each."""
 
@@ -196,8 +201,8 @@ def published_spread(
     if task_weights(name, held_out) != task_weights(name):
         return None
     for name, spread in _spreads().items():
-        alike = parameters is not None and abs(parameters / spread["parameters"] - 1) <= SAME_SIZE
-        if (alike or (parameters is None and student == name)) and metric in spread:
+        alike = is_same_size(parameters, spread["parameters"]) or (parameters is None and student == name)
+        if alike and metric in spread:
             return spread[metric], f"published spread of the student {name}: 2 mixtures, 9 seeds each"
     return None
 

@@ -27,6 +27,7 @@ class ScoredRun:
         external: whether the run belongs to an imported study.
         complete: whether it was scored at its last step.
         parameters: size of the student; None if it is unknown.
+        training: hash of all that determines a student apart from its mixture and seeds; None if it is unknown.
         tokens: training tokens at its last step; None if they are unknown.
         mix_in: the share of each original text in the mixture; None if it is unknown.
         original: whether the mixture holds nothing but original text; None if it is unknown.
@@ -63,6 +64,7 @@ class ScoredRun:
     despite_audits: str | None = None
     replicate_of: str | None = None
     control_of: str | None = None
+    training: str | None = None
 
     @property
     def origin(self) -> str | None:
@@ -121,6 +123,7 @@ def read_runs(connection: duckdb.DuckDBPyConnection, studies: Collection[str] | 
             decay_from=names["decay_from"],
             complete=names.get("complete", True),
             parameters=names["parameters"],
+            training=names.get("training"),
             evaluation=names["evaluation"],
             samples=Path(names["samples"]) if names["samples"] else None,
             curve={point["step"]: point_scores(point) for point in names.get("curve", manifest["curve"])},

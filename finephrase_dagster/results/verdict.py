@@ -83,12 +83,18 @@ class Verdict:
         scores = sorted(f"{run.study} {run.run} {run.fingerprint}" for run in runs)
         return fingerprint([*scores, *self.arm.first.held_out])[:SHORT]
 
+    @property
+    def baseline_name(self) -> str:
+        """The baseline's mixture; with its study, if that is another one."""
+        study = self.baseline.first.study
+        return self.baseline.mixture if study == self.arm.first.study else f"{study}: {self.baseline.mixture}"
+
     def as_json(self) -> dict[str, Any]:
         """Return the verdict as `finephrase results compare --json` lists it."""
         noise = self.noise
         return {
             "mixture": self.arm.mixture,
-            "baseline": self.baseline.mixture,
+            "baseline": self.baseline_name,
             "student": self.arm.student,
             "decay_from": self.arm.first.decay_from,
             "metric": self.metric,
@@ -252,7 +258,7 @@ def check_metric(metric: str, runs: Iterable[ScoredRun]) -> None:
 
 def _pair(base: Arm, arm: Arm, metric: str, every: Sequence[Arm], items: Any) -> _Pair:
     """Return the comparison of two arms, with the noise of their student."""
-    samples = {id(one): one.replicates(metric) for one in every if one.student == base.student}
+    samples = {id(one): one.replicates(metric) for one in every if one.student in (base.student, arm.student)}
     pool = list(samples.values())
     first, second = samples[id(base)], samples[id(arm)]
     noise = None

@@ -1,0 +1,210 @@
+"""The `results compare` command."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finephrase_dagster.commands.figures import NameOption
+from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, paths_of
+from finephrase_dagster.commands.propose import price
+from finephrase_dagster.commands.terminal import print_json, print_table, print_text
+from finephrase_dagster.evaluate.metric import Metric
+from finephrase_dagster.results.analysis import Question
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from finephrase_dagster.artifacts.lineage import Lineage
+    from finephrase_dagster.results.verdict import Verdict
+    from finephrase_dagster.study.paths import Paths
+
+_Two = tuple[str, str]
+MOST = 5
+"""Mixtures without a counterpart that are named at the terminal."""
+MetricOption = Annotated[
+    str,
+    typer.Option(
+        metavar="SCORE",
+        help="A task, a category, macro, micro or held_out; with /bits_per_byte for bits per byte of the answers, and "
+        "with /last5 for the mean over the last five checkpoints.",
+    ),
+]
+QuestionOption = Annotated[
+    Question,
+    typer.Option(
+        help="The comparisons to correct for, so that chance alone finds no differences: each mixture with the "
+        "baseline (Dunnett), all pairs (Tukey), or exploration (5 % of the findings may be false)."
+    ),
+]
+GeneratorsOption = Annotated[
+    _Two | None,
+    typer.Option(
+        metavar="A B",
+        help="Compare the mixtures with text of generator B with those that have text of generator A instead, made "
+        "with the same prompts from the same sources.",
+    ),
+]
+StudiesOption = Annotated[
+    _Two | None,
+    typer.Option(
+        metavar="A B",
+        help="Compare the mixtures of study B with those of the same names in study A: studies in one data folder, "
+        "your own or imported.",
+    ),
+]
+
+
+def compare(
+    baseline: Annotated[
+        str | None, typer.Option(metavar="MIXTURE", help="Compare all other mixtures with this one.")
+    ] = None,
+    generators: GeneratorsOption = None,
+    studies: StudiesOption = None,
+    name: NameOption = None,
+    student: Annotated[str | None, typer.Option(metavar="NAME", help="Compare this student's mixtures only.")] = None,
+    metric: MetricOption = "macro",
+    question: QuestionOption = "baseline",
+    study: StudyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a verdict on each mixture, or on each pair of mixtures from two generators or two studies.
+
+    A mixture beats the baseline, loses to it, ties with it, or is undecided.
+
+    Mixtures that differ from the baseline in more than their data (tokens, mix-in, repetition, evaluation) are listed
+    as not comparable. Undecided comparisons come with the seeds per mixture that would probably decide, and their cost.
+    A/A pairs and negative controls are compared with the mixtures that they are made from.
+
+    \b
+    Examples:
+      finephrase results compare --baseline readmes_raw
+      finephrase results compare --baseline fw_edu_hq --name playbook --student 1.7b --json
+      finephrase results compare --baseline readmes_raw --metric gsm8k/bits_per_byte
+      finephrase results compare --generators small_writer large_writer
+      finephrase results compare --studies playbook mine
+    """
+    from finephrase_dagster.results.arms import arms
+    from finephrase_dagster.results.checks import check_arms
+    from finephrase_dagster.results.pairs import Pairs, generator_pairs, study_pairs
+    from finephrase_dagster.results.scored_runs import read_runs
+    from finephrase_dagster.results.verdict import RULE, check_metric, compare_arms
+    from finephrase_dagster.results.verdict import compare as compare_runs
+    from finephrase_dagster.results.warehouse import record_verdicts, writing
+
+    _check_one_kind(baseline, generators, studies, name)
+    paths, metric, pairs = paths_of(study), str(Metric.read(metric)), Pairs()
+    with writing(paths.warehouse) as connection:
+        named = [_named_study(paths, one, connection) for one in studies or (name,)]
+        lineage, name = (None, named[-1][1]) if studies else named[0]
+        runs = [run for run in read_runs(connection, [one for _, one in named]) if student in (None, run.student)]
+        every = arms(runs)
+        if baseline:
+            verdicts = compare_runs(runs, baseline, metric=metric, student=student, question=question)
+        else:
+            if studies:
+                pairs = study_pairs(every, studies)
+            elif generators:
+                pairs = generator_pairs(every, connection, name, generators)
+            check_metric(metric, runs)
+            verdicts = compare_arms(pairs.pairs, every, metric=metric, question=question)
+        rows = [{**verdict.as_json(), "cost_to_decide": _cost_to_decide(verdict, lineage)} for verdict in verdicts]
+        checks = [] if studies else [check.as_json() for check in check_arms(every, metric)]
+        record_verdicts(connection, name, [*rows, *checks])
+    without = [f"{one}: {mixture}" if studies else mixture for one, mixture in pairs.without]
+    if as_json:
+        sides = {"studies": studies, "generators": generators, "without_counterpart": without} if not baseline else {}
+        asked = {"study": None if studies else name, "baseline": baseline, **sides, "metric": metric, "rule": RULE}
+        print_json({**asked, "comparisons": rows, "checks": checks})
+        return
+    print_comparisons(rows, metric, against=baseline is None)
+    if compared := generators or studies:
+        _print_sides(*compared, rows, without)
+    for check in checks:
+        print_text(check["text"], indent="  ")
+
+
+def _print_sides(first: str, second: str, rows: Sequence[Mapping[str, Any]], without: Sequence[str]) -> None:
+    """Print how often each verdict was drawn, and which mixtures have no counterpart."""
+    words = Counter(row["verdict"] if row["matched"] else "not comparable" for row in rows)
+    print_text(f"{second} against {first}: {', '.join(f'{word} {count}' for word, count in words.most_common())}")
+    if without:
+        rest = f" and {len(without) - MOST} more; see --json" * (len(without) > MOST)
+        print_text(f"without a counterpart: {', '.join(without[:MOST])}{rest}")
+
+
+def _check_one_kind(baseline: str | None, generators: _Two | None, studies: _Two | None, name: str | None) -> None:
+    if [baseline, generators, studies].count(None) != 2:
+        raise OptionWrong("choose what to compare: --baseline MIXTURE, --generators A B or --studies A B, one of them")
+    if studies and name is not None:
+        raise OptionWrong("--studies names both studies; leave out --name")
+    for sides in (generators, studies):
+        if sides and sides[0] == sides[1]:
+            raise OptionWrong(f"{sides[0]} cannot be compared with itself; name two")
+
+
+def _named_study(paths: Paths, name: str | None, connection: DuckDBPyConnection) -> tuple[Lineage | None, str]:
+    """Return a study of one's own with what exists of it recorded, or the name of an imported one."""
+    from finephrase_dagster.catalogue import read_lineage
+    from finephrase_dagster.results.leaderboard import record_study
+
+    recorded = dict(connection.execute("SELECT DISTINCT study, external FROM current").fetchall())
+    if name is not None and recorded.get(name):
+        return None, name
+    lineage = read_lineage(paths).snapshot()
+    if name not in (None, lineage.study.name):
+        names = ", ".join(sorted({*recorded, lineage.study.name}))
+        if name not in recorded:
+            raise OptionWrong(f"there is no study {name!r}. Choose from {names}, or run: finephrase results import")
+        return None, str(name)
+    record_study(lineage, connection)
+    return lineage, lineage.study.name
+
+
+def _cost_to_decide(verdict: Verdict, lineage: Lineage | None) -> dict[str, float] | None:
+    from finephrase_dagster.plan.seeds import seed_cost
+
+    runs = verdict.baseline.first, verdict.arm.first
+    cost = seed_cost(runs, lineage) if verdict.decision else None
+    return cost.times(verdict.decision.seeds) if cost and verdict.decision else None
+
+
+def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str, *, against: bool = False) -> None:
+    """Print verdicts as a table, and below it what each undecided one needs.
+
+    Args:
+        against: also print the baseline of each row.
+    """
+    columns = ["mixture", "student", "verdict", f"difference in {metric}", "95 % interval", "p", "noise", "seeds"]
+    cells = ([*_comparison_cells(row), *[row["baseline"]] * against] for row in rows)
+    print_table([*columns, *["baseline"] * against], cells, names=3)
+    typer.echo(f"compared by: {Metric.read(metric).words}")
+    for partial in dict.fromkeys(row["partial"] for row in rows if row["partial"]):
+        print_text(partial)
+    for source in dict.fromkeys(row["noise"]["source"] for row in rows):
+        typer.echo(f"noise: {source}")
+    for row in rows:
+        if row["mismatches"]:
+            typer.echo(f"{row['mixture']}: not comparable: {'; '.join(row['mismatches'])}")
+        elif more := row["seeds_to_decide"]:
+            cost = row["cost_to_decide"]
+            cost_text = f" ({price(cost)})" if cost else ""
+            typer.echo(f"{row['mixture']}: {more} more seeds per mixture would probably decide{cost_text}")
+
+
+def _comparison_cells(row: Mapping[str, Any]) -> list[str]:
+    interval, p_value, sd = row["interval"], row["p_value"], row["noise"]["sd"]
+    digits = 6 if sd is not None and sd < 0.0002 else 4  # tiny students score near 0
+    return [
+        row["mixture"],
+        row["student"],
+        row["verdict"] if row["matched"] else "not comparable",
+        "-" if row["difference"] is None else f"{row['difference']:+.{digits}f}",
+        f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}" if interval else "-",
+        "-" if p_value is None else f"{p_value:.3f}",
+        "-" if sd is None else f"{sd:.{digits}f}",
+        f"{row['seeds']['mixture']} and {row['seeds']['baseline']}",
+    ]
