@@ -16,6 +16,7 @@ from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Con
 from finephrase_dagster.artifacts.graph import items, state
 from finephrase_dagster.artifacts.key import CHECKPOINT, EARLY_STUDENT, PRE_DECAY_CHECKPOINT, SCORES, Kind
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.evaluate.categories import partial_words, unscored_tasks
 from finephrase_dagster.evaluate.metric import point_scores
 from finephrase_dagster.orchestration.events import latest_runs
 from finephrase_dagster.study.component import Component
@@ -157,6 +158,7 @@ def _about(lineage: Lineage, artifact: Artifact, origin: Mapping[str, str]) -> R
     run = lineage.study.student_runs[artifact.key.run]
     student, manifest = lineage.study.students[run.student], lineage.mixture_manifest(run.mixture)
     mixture = lineage.study.mixtures[run.mixture]
+    partial = partial_words(unscored_tasks(lineage.evaluation.tasks)) if lineage.study.evaluation else ""
     datasets = {lineage.tokens(part).version: part for part in lineage.study.components(run.mixture).values()}
     return RunDescription(
         arm=run.arm,
@@ -167,6 +169,7 @@ def _about(lineage: Lineage, artifact: Artifact, origin: Mapping[str, str]) -> R
             "finephrase.student": run.student,
             "dagster.asset": artifact.key.asset,
             "dagster.partition": artifact.key.run,
+            **({"finephrase.partial": partial} if partial else {}),
             **override_tags(manifest.get("despite_audits")),
         },
         origin=origin,

@@ -21,13 +21,14 @@ import dagster as dg
 import duckdb
 import pytest
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
 from finephrase_dagster.artifacts.graph import items, state
 from finephrase_dagster.artifacts.key import CHECKPOINT
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.overlap import prompt_overlaps
 from finephrase_dagster.catalogue import catalogue
-from finephrase_dagster.commands.leaderboard import print_unfinished
+from finephrase_dagster.commands.main import app
 from finephrase_dagster.definitions import build_defs, record_in_mlflow
 from finephrase_dagster.orchestration.due_job import build_due_job
 from finephrase_dagster.results.leaderboard import record_study
@@ -282,16 +283,42 @@ def test_a_job_materializes_what_is_due_or_the_chosen_part_of_it(
     assert states["mixtures/mixture/faq_and_raw"] == "stale"
 
 
+def printed(own: Installation, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """Return what a command prints about an installation, in one line."""
+    monkeypatch.setenv("FINEPHRASE_DATA", str(own.paths.data))
+    result = CliRunner().invoke(app, [*arguments, "--study", str(own.study)])
+    assert result.exit_code == 0, result.output
+    return " ".join(result.stdout.split())
+
+
+def test_means_over_some_tasks_are_marked_as_partial_in_a_trace_and_in_mlflow(
+    own: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = small_study()
+    fields["evaluation"]["tasks"] = ["gsm8k", "piqa_cf"]
+    own.write(fields)
+    outcome, _ = own.materialize()
+    assert outcome.complete
+    words = "partial: macro and micro are means over 2 of the 12 tasks that count. Not evaluated: "
+    shown = printed(own, monkeypatch, "trace", "faq_and_raw")
+    assert "macro (partial) 0." in shown
+    assert shown.count(words) == 1
+    current = [run for run in mlflow_runs(own) if "finephrase.superseded" not in run.data.tags]
+    tags = [run.data.tags for run in current if run.data.tags.get("finephrase.kind") == "student"]
+    assert tags
+    assert all(each["finephrase.partial"].startswith(words) for each in tags)
+    assert "macro (partial)" in printed(own, monkeypatch, "results", "leaderboard")
+
+
 def test_a_mixture_refuses_a_dataset_that_did_not_pass_its_audit(
-    own: Installation, capsys: pytest.CaptureFixture[str]
+    own: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields = small_study()
     fields["gates"]["form"] = 1.0
     own.write(fields)
     outcome, _ = own.materialize()
     assert not outcome.complete
-    assert print_unfinished(own.lineage)
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = printed(own, monkeypatch, "results", "leaderboard")
     assert " raw nano" in shown
     assert re.search(r"without a score: faq_and_raw \(\d students?\): audits/\S+/faq did not pass \(form 0", shown)
     audits = {f"audits/{CELL}_audit/{prompt}" for prompt in ("faq", "table")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +40,7 @@ def trace(what: WhatArgument, study: StudyOption = None, as_json: JsonOption = F
 def _mixture_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"mixture {found['mixture']} of the study {found['study']}: {found['tokens']:,} tokens, {found['folder']}"
     yield from map(_student_line, found["students"])
+    yield from _partial_lines(found["students"])
     for dataset in found["datasets"]:
         yield (
             f"  {dataset['share']:.1%} {dataset['name']}: {dataset['tokens']:,} tokens, {dataset['epochs']:.2f} epochs,"
@@ -75,6 +76,7 @@ def _document_lines(found: Mapping[str, Any]) -> Iterator[str]:
         shuffled = ", its words shuffled" if each["shuffled"] else ""
         yield f"seen in {each['windows']} windows of the mixture {each['mixture']}{shuffled} by"
         yield _student_line(each)
+    yield from _partial_lines(found["students"])
     if not found["students"]:
         yield "no student saw it"
 
@@ -89,5 +91,10 @@ def _row_lines(row: Mapping[str, Any]) -> Iterator[str]:
 def _student_line(student: Mapping[str, Any]) -> str:
     if student["folder"] is None:
         return f"  {student['run']}: not trained yet"
-    scores = [f"{name} {student[name]:.4f}" for name in ("macro", "micro") if student[name] is not None]
+    mark = " (partial)" * bool(student["partial"])
+    scores = [f"{name}{mark} {student[name]:.4f}" for name in ("macro", "micro") if student[name] is not None]
     return f"  {student['run']}: {', '.join(scores) or 'not evaluated yet'}; {student['folder']}"
+
+
+def _partial_lines(students: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield from dict.fromkeys(student["partial"] for student in students if student["partial"])

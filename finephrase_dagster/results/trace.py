@@ -22,6 +22,7 @@ from finephrase_dagster.artifacts.graph import Item, current_facts, items
 from finephrase_dagster.artifacts.key import CORPUS, DATASET, ItemKey, dataset_key
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.evaluate.categories import partial_words, unscored_tasks
 from finephrase_dagster.study.component import Component
 
 SAMPLE = 3  # documents of a dataset that are named
@@ -94,7 +95,7 @@ def trace_document(lineage: Lineage, file: Path, key: str) -> dict[str, Any]:
 
 
 def _scores(lineage: Lineage, run: str) -> dict[str, Any]:
-    """Return a student's folder and scores; None for what does not exist."""
+    """Return a student's folder, its scores, and what makes these partial; None for what does not exist."""
     checkpoint, scores = _complete(partial(lineage.checkpoint, run)), _complete(partial(lineage.scores, run))
     figures = scores.facts if scores else {}
     return {
@@ -102,6 +103,7 @@ def _scores(lineage: Lineage, run: str) -> dict[str, Any]:
         "folder": str(checkpoint.folder) if checkpoint else None,
         "macro": figures.get("macro"),
         "micro": figures.get("micro"),
+        "partial": (scores and partial_words(unscored_tasks(lineage.evaluation.tasks))) or None,
     }
 
 
