@@ -72,7 +72,7 @@ def build_sweep(lineage: Lineage) -> list[dg.AssetsDefinition]:
             measurements=cost["spent"]["measurements"],
             seconds=cost["spent"]["seconds"],
             dollars=cost["spent"]["dollars"],
-            seconds_saved=cost["saved"]["seconds"],
+            saved_seconds=cost["saved"]["seconds"],
             best=best["name"],
             engine=dg.MetadataValue.json(best["engine"]),
             conclusions=dg.MetadataValue.md("\n".join(f"- {line}" for line in conclusions(manifest))),

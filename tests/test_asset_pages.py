@@ -12,13 +12,13 @@ from assets.costs import of_dataset, of_training
 from assets.previews import records
 from assets.synthetic import _result
 from finephrase_dagster.artifacts.artifact import Artifact, Contents
-from finephrase_dagster.artifacts.key import DATASET, ItemKey
+from finephrase_dagster.artifacts.key import CORPUS, DATASET, ItemKey
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.markdown import markdown_table
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.corpora.kinds.hub import HubSource
 from finephrase_dagster.definitions import build_defs
-from finephrase_dagster.orchestration.events import LINE, observed, prompt_text
+from finephrase_dagster.orchestration.events import LINE, materialized, observed, prompt_text
 from finephrase_dagster.orchestration.partitions import cell_tags
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 
@@ -108,6 +108,23 @@ def test_an_unknown_cost_is_left_out() -> None:
     assert of_training({"gpus": 0, "seconds": 60.0}, gpu_hour_dollars=2.5) == {}
     assert of_training({"gpus": 8, "seconds": 900.0}, gpu_hour_dollars=None) == {"gpu_hours": 2.0}
     assert of_training({"gpus": 8, "seconds": 900.0}, gpu_hour_dollars=2.5) == {"gpu_hours": 2.0, "dollars": 5.0}
+
+
+def test_durations_and_sizes_are_shown_as_people_read_them(tmp_path: Path) -> None:
+    artifact = Artifact(key=ItemKey(kind=CORPUS, source="web"), recipe={}, root=tmp_path)
+    artifact.materialize(lambda folder: Contents(files=[_written(folder, 2_500_000)], facts={}))
+    page = materialized(artifact, seconds=5400.0, gpu_hours=0.004, kept_seconds=600, tokens_per_second=3.0).metadata
+    assert page is not None
+    assert page["times"] == "GPU 14 s, duration 1.5 h, kept 10 min"
+    assert page["size"] == "2.5 MB"
+    assert page["seconds"] == 5400.0
+    assert "times" not in (materialized(artifact, tokens=3).metadata or {})
+
+
+def _written(folder: Path, size: int) -> Path:
+    file = folder / "data.parquet"
+    file.write_bytes(bytes(size))
+    return file
 
 
 def test_a_table_keeps_the_columns_that_only_some_rows_have() -> None:

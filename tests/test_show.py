@@ -211,7 +211,7 @@ def test_only_what_no_study_needs_is_deleted_and_never_what_is_being_written(own
 def test_gc_spares_studies_whose_file_was_not_read_until_they_are_forgotten(own: Installation) -> None:
     environment = {"FINEPHRASE_DATA": str(own.paths.data)}
     kept = finephrase("gc", "--keep-days", "0", "--dry-run", "--study", str(own.study), **environment)
-    assert (kept.returncode, kept.stdout) == (0, "0 artifacts would be deleted, 0 bytes\n"), kept.stderr
+    assert (kept.returncode, kept.stdout) == (0, "0 artifacts would be deleted, 0 B\n"), kept.stderr
     refused = finephrase("gc", "--keep-days", "0", **environment)
     assert refused.returncode == 2
     assert "belong to small, whose study file was not read" in refused.stderr
@@ -221,4 +221,4 @@ def test_gc_spares_studies_whose_file_was_not_read_until_they_are_forgotten(own:
     done = finephrase("gc", "--forget", "small", **environment)
     assert done.returncode == 0, done.stderr
     assert not list((own.paths.data / "artifacts").glob("*/*"))
-    assert "bytes freed" in done.stdout
+    assert "B freed" in done.stdout

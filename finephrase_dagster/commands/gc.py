@@ -50,6 +50,7 @@ def gc(
       finephrase gc --study my_study/study.yaml --keep-days 30
     """
     from finephrase_dagster.artifacts.garbage import delete, sweep, unneeded
+    from finephrase_dagster.plan.text import bytes_text
 
     paths = Paths.from_environment()
     found = [each for each in unneeded(paths.data, _studies(paths, study or [])) if each.days >= keep_days]
@@ -58,7 +59,7 @@ def gc(
     chosen = [each for each in found if each not in kept]
     if foreign and not dry_run:
         raise StudyFileMissing(
-            f"{len(kept)} of the artifacts, {sum(each.size_bytes for each in kept):,} bytes, belong to "
+            f"{len(kept)} of the artifacts, {bytes_text(sum(each.size_bytes for each in kept))}, belong to "
             f"{', '.join(sorted(foreign))}, whose study file was not read. Name the file with --study, or, if the "
             "study is not needed any more, add --forget NAME."
         )
@@ -78,10 +79,10 @@ def gc(
         )
         return
     for each in chosen:
-        typer.echo(f"{each.folder}: {each.size_bytes:,} bytes, {each.days:.0f} days old")
+        typer.echo(f"{each.folder}: {bytes_text(each.size_bytes)}, {each.days:.0f} days old")
     for each in kept:
         typer.echo(f"{each.folder}: kept, it belongs to {', '.join(each.studies)} (see --study and --forget)")
-    done = f"would be deleted, {freed:,} bytes" if dry_run else f"deleted, {freed:,} bytes freed"
+    done = f"would be deleted, {bytes_text(freed)}" if dry_run else f"deleted, {bytes_text(freed)} freed"
     typer.echo(f"{len(chosen)} artifacts {done}")
 
 

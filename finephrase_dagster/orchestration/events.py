@@ -7,6 +7,7 @@ Dagster itself would have written.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.markdown import fenced
 from finephrase_dagster.orchestration.partitions import TEMPLATE
+from finephrase_dagster.plan.text import bytes_text, hours_text
 from finephrase_dagster.study.prompt import Prompt, read_prompts
 
 NO_VERSION = "NULL"
@@ -54,7 +56,9 @@ def materialized(
     if preview is not None:
         entries["preview"] = dg.MetadataValue.md(preview) if isinstance(preview, str) else preview
     entries |= {name: value for name, value in known.items() if name not in entries}
+    entries |= {"times": times} if (times := _times(known)) else {}
     entries |= {
+        "size": bytes_text(artifact.size_bytes),
         "folder": dg.MetadataValue.path(str(artifact.folder)),
         "fingerprint": artifact.fingerprint,
         "recipe": dg.MetadataValue.json(plain(artifact.recipe)),
@@ -63,6 +67,14 @@ def materialized(
     if rows is not None:
         entries["dagster/row_count"] = rows
     return dg.MaterializeResult(data_version=dg.DataVersion(artifact.version), metadata=entries)
+
+
+def _times(figures: Mapping[str, Any]) -> str:
+    """Return durations, which Dagster plots in seconds and hours, as people read them."""
+    hours = {name: value for name, value in figures.items() if name.endswith("hours")}
+    hours |= {name: value / 3600 for name, value in figures.items() if name.endswith("seconds")}
+    words = ((re.sub("_?(hours|seconds)$", "", name) or "duration", value) for name, value in hours.items())
+    return ", ".join(f"{word.replace('gpu', 'GPU')} {hours_text(value)}" for word, value in words)
 
 
 def observed_prompts(lineage: Lineage) -> Iterator[tuple[Prompt, dg.AssetObservation]]:

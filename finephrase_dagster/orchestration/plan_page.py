@@ -13,7 +13,7 @@ from finephrase_dagster.artifacts.key import PLAN
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.partitions import asset_key
 from finephrase_dagster.plan.plan import Plan, plan
-from finephrase_dagster.plan.text import hours_text, plan_markdown, stale_markdown
+from finephrase_dagster.plan.text import bytes_text, hours_text, plan_markdown, stale_markdown
 
 CHECKS = {
     "current": "every item is complete by its current recipe",
@@ -41,7 +41,7 @@ def page_metadata(result: Plan) -> dict[str, Any]:
         "to_do": total["partitions"],
         "exists": total["exists"]["partitions"],
         **({} if result.unknown else costs),
-        "disk_bytes": total["disk_bytes"],
+        "disk": bytes_text(total["disk_bytes"]),
         "plan": dg.MetadataValue.md(plan_markdown(result)),
         "stale": dg.MetadataValue.md(stale_markdown(result)),
         **{name: dg.MetadataValue.md(_listed(lines)) for name, lines in _lists(result) if lines},

@@ -52,7 +52,7 @@ def _cells(name: str, stage: Mapping[str, Any]) -> list[str]:
         _priced(stage, "gpu_hours", 1),
         _priced(stage, "dollars", 0),
         _marked(hours_text(stage["known"]["wall_hours"]), stage),
-        f"{_short(stage['disk_bytes'])}B" if stage["disk_bytes"] else "-",
+        bytes_text(stage["disk_bytes"]) if stage["disk_bytes"] else "-",
     ]
 
 
@@ -74,9 +74,16 @@ def _short(number: float) -> str:
 
 
 def hours_text(hours: float) -> str:
-    """Return hours as people read them, such as `14.5 days`, `2.5 h` or `3 min`."""
+    """Return hours as people read them, such as `14.5 days`, `2.5 h`, `3 min` or `20 s`."""
     if hours >= 48:
         return f"{hours / 24:,.1f} days"
     if hours >= 1:
         return f"{hours:.1f} h"
-    return f"{max(1, 60 * hours):.0f} min" if hours else "-"
+    if 60 * hours >= 1:
+        return f"{60 * hours:.0f} min"
+    return f"{max(1, 3600 * hours):.0f} s" if hours else "-"
+
+
+def bytes_text(size: float) -> str:
+    """Return a size in bytes as people read it, such as `1.36 GB`."""
+    return f"{_short(size)}B" if size else "0 B"
