@@ -78,7 +78,9 @@ def test_files_are_read_sorted_and_each_once(tmp_path: Path) -> None:
 def test_a_duplicate_id_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"id": "x", "text": "a"}\n{"id": "x", "text": "b"}\n')
-    with pytest.raises(CorpusError, match=r"source tried: .*rows.jsonl: the id 'x' appears twice"):
+    with pytest.raises(
+        CorpusError, match=r"source tried: .*rows.jsonl, row 1, and .*rows.jsonl, row 2: the id 'x' app"
+    ):
         read(files(path))
 
 

@@ -50,6 +50,14 @@ def test_a_hub_dataset_is_streamed_row_by_row(tmp_path: Path) -> None:
         read(source.model_copy(update={"text_column": "body"}))
 
 
+def test_the_two_files_of_a_repeated_id_are_named(tmp_path: Path) -> None:
+    for name, keys in (("a", ["x", "y"]), ("b", ["z", "y"])):
+        pq.write_table(pa.table({"text": ["one", "two"], "url": keys}), tmp_path / f"{name}.parquet")
+    source = hub(tmp_path, id_column="url", files=["*.parquet"])
+    with pytest.raises(CorpusError, match=r"/a.parquet, row 2, and \S+/b.parquet, row 2: the id 'y' appears twice"):
+        read(source)
+
+
 def test_a_dataset_that_cannot_be_opened_is_named_with_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)

@@ -79,6 +79,12 @@ def test_the_texts_of_a_wet_file_are_taken_as_they_are(tmp_path: Path, name: str
     assert reasons(rows) == ["text is empty", "text is not UTF-8"]
 
 
+def test_the_two_archives_with_a_record_of_one_id_are_named(tmp_path: Path) -> None:
+    paths = [write_archive(tmp_path / name, [Record("conversion", b"A text.")]) for name in ("a.wet", "b.wet")]
+    with pytest.raises(CorpusError, match=r"/a.wet, row 1, and \S+/b.wet, row 1: the id '<urn:uuid:0+>' appears twice"):
+        read(files(*paths, id_column=NUMBER))
+
+
 def test_the_main_text_of_crawled_pages_is_extracted_and_other_rows_are_counted(tmp_path: Path) -> None:
     records = [
         Record("request", b"GET / HTTP/1.1\r\n\r\n"),

@@ -215,8 +215,8 @@ def test_a_limit_counts_rows_of_all_files_from_the_first(tmp_path: Path) -> None
 
 def test_a_repeated_id_is_named(tmp_path: Path) -> None:
     files = [jsonl(tmp_path / "a.jsonl", LINES), jsonl(tmp_path / "b.jsonl", [{"id": "d3", "text": "other"}])]
-    with pytest.raises(DuplicateId, match="more than one row has the id 'd3'"):
-        survey_input(files)
+    with pytest.raises(DuplicateId, match=r"/a\.jsonl and \S+/b\.jsonl: more than one row has the id 'd3'"):
+        survey_input([jsonl(tmp_path / "c.jsonl", [{"id": "c", "text": "c"}]), *files])
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ class Reader(Protocol):
     def position(self) -> Position:
         """Return the position after the row that `rows` yielded last."""
 
+    def place(self) -> str:
+        """Return the file and row that `rows` yielded last, for messages; empty if there are no files."""
+
     def rows(self, start: Position) -> Iterator[Row]:
         """Yield the rows from a position on. Of earlier rows, at most those of the same file are read again.
 
@@ -47,6 +50,9 @@ class ListedReader:
     def position(self) -> Position:
         return {"row": self._row}
 
+    def place(self) -> str:
+        return ""
+
     def rows(self, start: Position) -> Iterator[Row]:
         self._row = start.get("row", 0)
         for row in islice(self._make(), self._row, None):
@@ -60,7 +66,7 @@ class FilesReader(ABC):
     def __init__(self, columns: Columns, source: str | None = None) -> None:
         """Read these columns of each row; `source` is where documents come from, by default their file."""
         self._columns, self._source = columns, source
-        self._file = self._row = 0
+        self._file, self._row, self._url = 0, 0, ""
 
     @property
     @abstractmethod
@@ -74,10 +80,13 @@ class FilesReader(ABC):
     def position(self) -> Position:
         return {"file": self._file, "row": self._row}
 
+    def place(self) -> str:
+        return f"{self._url}, row {self._row}"
+
     def rows(self, start: Position) -> Iterator[Row]:
         first, skipped = start.get("file", 0), start.get("row", 0)
         for index, url in enumerate(self.urls()[first:], first):
-            self._file, self._row = index, skipped
+            self._file, self._row, self._url = index, skipped, url
             for row in self._columns.file_rows(url, self._source or url, skipped):
                 self._row += 1
                 yield row

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from finephrase_dagster.corpora.reader import Position, Reader
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.source import Sample, SourceSpec, TableSource
 
+SEARCH_SECONDS = 30.0
+"""How long the first row of a repeated id is searched for."""
 _HASHES = 2**64  # the number of hashes, of which a sample takes a share
 
 
@@ -110,7 +113,17 @@ class SourceReader:
             elif self._ids_from_text:
                 yield Dropped(source=row.source, reason="repeated text")
             else:
-                raise CorpusError(f"{row.source}: the id {row.id!r} appears twice; make ids unique")
+                raise CorpusError(f"{self._places(row)}: the id {row.id!r} appears twice; make ids unique")
+
+    def _places(self, again: Document) -> str:
+        """Return where the row that was just read lies, and the earlier one of its id, if it is found soon."""
+        place, deadline = self._reader.place(), time.monotonic() + SEARCH_SECONDS
+        for row in self._reader.rows({}) if place else ():
+            if isinstance(row, Document) and row.id == again.id:
+                return f"{self._reader.place()}, and {place}"
+            if time.monotonic() > deadline:
+                break
+        return place or again.source
 
 
 def read_source(source: SourceSpec, name: str, *, requirements: Path) -> SourceReader:

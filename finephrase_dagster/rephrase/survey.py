@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 
 from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
@@ -150,8 +151,9 @@ def survey_input(
         left = None if limit is None else limit - earlier
         surveyed.append(_survey_file(file, left, columns, ids, partial(report, earlier)))
     survey = Survey(files=tuple(files), limit=limit, surveyed=tuple(surveyed), columns=columns)
-    for name in ids.find(_ids(survey)):
-        raise DuplicateId(f"{', '.join(files)}: more than one row has the id {name!r}. Give each row its own id.")
+    for name in ids.find(key for _, key in _ids(survey)):
+        holding = dict.fromkeys(islice((path for path, key in _ids(survey) if key == name), 2))
+        raise DuplicateId(f"{' and '.join(holding)}: more than one row has the id {name!r}. Give each row its own id.")
     if not survey.rows:
         raise NoRows(f"{', '.join(files) or 'the input'}: no rows. Name a file that has rows.")
     return survey
@@ -182,6 +184,7 @@ def _survey_file(
     )
 
 
-def _ids(survey: Survey) -> Iterator[str]:
+def _ids(survey: Survey) -> Iterator[tuple[str, str]]:
+    """Yield the file and the id of each row."""
     for path, file in zip(survey.files, survey.surveyed, strict=True):
-        yield from (row.id for row in (rows_of(path, file.rows, columns=survey.columns) if file.rows else ()))
+        yield from ((path, row.id) for row in (rows_of(path, file.rows, columns=survey.columns) if file.rows else ()))
