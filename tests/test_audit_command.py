@@ -69,6 +69,7 @@ def test_the_report_is_one_json_document(rows: Path) -> None:
     assert done.exit_code == 1
     assert (report["passed"], report["rows"]) == (False, 10)
     assert all(gate.keys() >= GATE_FIELDS for gate in report["gates"])
+    assert "on_failure: drop_rows leaves out 10 of 10 completions: those that fail empty or form" in done.stderr
     counts = Counter(gate for _, gate in failing_rows(rows.with_name("failing.parquet")))
     assert {gate["name"]: gate["failing"] for gate in report["gates"] if gate["failing"]} == counts
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -95,6 +96,7 @@ def audit(
             reports[name] = finished.report
             if rows is not None:
                 complain(f"{rows}: {write_failing_rows(finished, rows):,} rows, one per failing row and gate")
+                complain(_dropped(rows, finished.report))
             if html is not None:
                 sections.append(audit_sections(finished, name))
     pairs = overlaps(inner)
@@ -103,6 +105,18 @@ def audit(
     show_reports(reports, pairs, is_folder=bool(inner), as_json=as_json)
     if not all(report.passed for report in reports.values()):
         raise typer.Exit(1)
+
+
+def _dropped(rows: Path, report: AuditReport) -> str:
+    """Return what a cell's `on_failure: drop_rows` would leave out with these gates, given the file of failing rows."""
+    from finephrase_dagster.audit.gates import gates
+    from finephrase_dagster.train.admission import write_dropped
+
+    dropping = [one.name for one in report.gates if one.blocking and one.failing and gates()[one.name].by_row]
+    with TemporaryDirectory() as folder:
+        count = write_dropped(rows, dropping, Path(folder, "dropped.parquet"))["rows"]
+    which = f": those that fail {' or '.join(dropping)}" if dropping else ""
+    return f"on_failure: drop_rows leaves out {count:,} of {report.rows:,} completions{which}"
 
 
 def write_page(path: Path, title: str, sections: Sequence[str], pairs: Sequence[PromptOverlap]) -> None:
