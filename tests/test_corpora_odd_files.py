@@ -118,6 +118,19 @@ def test_all_readers_take_the_same_documents(tmp_path_factory: pytest.TempPathFa
     assert of_files(path) == wanted
 
 
+TEXTS = st.lists(st.text('a \n\\":é', min_size=1).filter(str.strip), min_size=2)
+
+
+@given(values=TEXTS, extra=st.sampled_from(["1", "NaN"]))
+def test_the_last_value_of_a_repeated_key_counts_whichever_parser_reads_it(
+    tmp_path_factory: pytest.TempPathFactory, values: list[str], extra: str
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    pairs = [f'"id": "a", "score": {extra}', *(f'"text": {json.dumps(value)}' for value in values)]
+    path.write_text("{" + ", ".join(pairs) + "}\n")
+    assert of_files(path) == rephrased(path) == [("a", values[-1])]
+
+
 @READERS
 def test_a_row_is_not_lost_because_of_another_column_or_row(tmp_path: Path, pairs: Reader) -> None:
     path = lines(
