@@ -69,8 +69,8 @@ def sampling_words(generator: Generator, artifact: Callable[[], Artifact]) -> st
     model = None
     with contextlib.suppress(ArtifactMissing, StudyError):
         model = artifact().facts.get("sampling")
-    if model is None and Path(generator.model).is_dir():
-        model = read_sampling(Path(generator.model))
+    if not isinstance(model, dict):  # a manifest that was edited may hold anything
+        model = read_sampling(Path(generator.model)) if Path(generator.model).is_dir() else None
     own = generator.sampling.model_dump(exclude_none=True)
     origin = {name: " (set by the model)" if name in (model or {}) else " (default)" for name in DEFAULT_SAMPLING}
     if model is None:
