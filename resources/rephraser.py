@@ -143,7 +143,8 @@ class Rephraser(dg.ConfigurableResource):
         from finephrase_dagster.rephrase.metrics import serve_metrics_from_environment
 
         job = self._job(lineage, cell, datasets)
-        _record_expected(lineage, datasets.values())
+        if not any(target.earlier for target in job.targets.values()):  # the plan cannot know what will be reused
+            _record_expected(lineage, datasets.values())
         if self.workers > 1:
             return self._run_workers(job, log)
         if job.engine and (kept := _engines.get(_engine_key(job))):  # perhaps started for another generator

@@ -123,7 +123,7 @@ class Estimator:
             gpu_hours=seconds / 3600 if rate and rate.on_gpu else 0.0,
             hours=seconds / 3600 if rate and not rate.on_gpu else 0.0,
             disk_bytes=round(size.tokens * BYTES_PER_TOKEN * COMPRESSED),
-            basis=(f"completions: {size.basis}", f"throughput: {basis}", *drawn),
+            basis=(f"completions: {size.basis}", f"throughput: {basis}", *drawn, *self.expected.reused(dataset)),
             unknown=None
             if rate
             else f"generators.{dataset.generator}: unknown throughput; add 'throughput' or 'parameters' to the study",

@@ -13,6 +13,7 @@ from functools import cache, cached_property
 from typing import Any
 
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, labelled_manifest
+from finephrase_dagster.artifacts.earlier import EarlierDatasets
 from finephrase_dagster.artifacts.key import CORPUS, ItemKey
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.sweep import swept_settings
@@ -66,6 +67,10 @@ class Expectations:
     def _registry(self) -> dict[str, Any]:
         return read_registry("generators")
 
+    @cached_property
+    def _earlier(self) -> EarlierDatasets:
+        return EarlierDatasets(self._lineage.paths.data)
+
     def _size(self, dataset: Component) -> Size:
         """Return the size of a corpus or of a synthetic dataset."""
         if dataset.generator is None or dataset.prompt is None:
@@ -93,6 +98,21 @@ class Expectations:
         texts = _sampled_texts(self._lineage.source(source))
         share = sum(not_eligible(text, requires) is None for text in texts) / max(1, len(texts))
         return share, f"{rule}{share:.1%} of {len(texts):,} sampled documents"
+
+    def reused(self, dataset: Component) -> tuple[str, ...]:
+        """Return what a cost leaves open because completions of earlier datasets may be reused.
+
+        How many rows match shows only when all are read, so all are counted: the cost is an upper bound.
+        """
+        if not self._study.cell(dataset.cell or "").reuse:
+            return ()
+        try:
+            artifact = self._lineage.component(dataset)
+        except (ArtifactMissing, StudyError):
+            return ("reuse: unknown until the source exists, all documents are counted",)
+        held = 0 if artifact.complete else sum(self._earlier.of(artifact).values())
+        most = min(held, round(self.size(dataset).documents))
+        return (f"reuse: at most {most:,} completions, which are counted",) if most else ()
 
     def draws(self, dataset: Component) -> float:
         """Return how often a row of a synthetic dataset is drawn on average."""

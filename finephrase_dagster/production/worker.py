@@ -71,7 +71,7 @@ class WorkerStep(RephraseStep):
         yield from ()
 
     def _lay_out(self, name: str, dataset: Dataset) -> None:
-        lay_out(dataset, self._survey, prompt=name, rows=self._settings.chunk_rows)
+        lay_out(dataset, self._survey, prompt=name, rows=self._settings.chunk_rows, log=self._settings.log)
 
     def _shard_ledger(self, name: str, dataset: Dataset) -> ShardLedger:
         dataset.begin(self._settings.log)

@@ -64,7 +64,7 @@ def execute_with_workers(
     unfinished = {name: dataset for name, dataset in datasets.items() if not dataset.manifest()}
     if unfinished:
         for name, dataset in unfinished.items():
-            lay_out(dataset, survey, prompt=name, rows=job.chunk_rows)
+            lay_out(dataset, survey, prompt=name, rows=job.chunk_rows, log=log)
         statistics = RunStatistics(gpu_hour_dollars=job.gpu_hour_dollars)
         progress = _Progress(unfinished, survey, statistics)
         watch(statistics)

@@ -23,7 +23,7 @@ from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_fol
 from finephrase_dagster.corpora.eligibility import NOT_ELIGIBLE
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.location import folder_at
-from finephrase_dagster.rephrase.outcome import NONE, Discarded
+from finephrase_dagster.rephrase.outcome import NONE, Discarded, total_discarded
 
 REJECTED = f"{META}/rejected.parquet"
 CHUNKS = f"{META}/chunks"
@@ -57,10 +57,16 @@ class DatasetMissing(FinephraseError, exit_status=2):
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A dataset to write: its folder and its recipe (`artifacts.recipe.dataset_recipe`)."""
+    """A dataset to write.
+
+    Attributes:
+        recipe: see `artifacts.recipe.dataset_recipe`.
+        earlier: the folders of datasets whose completions are reused, see `artifacts.earlier`.
+    """
 
     folder: Folder
     recipe: Mapping[str, Any]
+    earlier: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -104,6 +110,12 @@ class Dataset:
                 raise LedgerError(str(error)) from error
         return manifest
 
+    def written_manifest(self) -> dict[str, Any]:
+        """Return the manifest of a dataset that was just completed; raises like `manifest`."""
+        if (manifest := self.manifest()) is None:
+            raise LedgerError(f"{self.folder}: its manifest was deleted during the run. Run the command again.")
+        return manifest
+
     def begun_recipe(self) -> Mapping[str, Any]:
         """Return the recipe that the folder was begun with; empty if it holds none."""
         begun = self._read(MANIFEST) or self._read(RECIPE) or {}
@@ -137,6 +149,12 @@ class Dataset:
         """Return the versions of the libraries of each run that added rows, without repetitions."""
         return list((self._read(RECIPE) or {}).get("made_with", []))
 
+    def add_made_with(self, versions: Iterable[dict[str, str]]) -> None:
+        """Add the versions of libraries that made rows which this dataset, already begun, takes from another one."""
+        content = self._read(RECIPE) or {}
+        content["made_with"] += [one for one in versions if one not in content["made_with"]]
+        self.folder.write(RECIPE, json_bytes(content))
+
     def _holds_rows(self) -> bool:
         if self.folder.names(DATA_FILES) or self.folder.names(f"{CHUNKS}/*.parquet"):
             return True
@@ -169,6 +187,7 @@ class RowCounts:
     Attributes:
         cleaned: number of completions by the cleaning rule that removed something.
         discarded: number of rollouts that were not kept, their prompt tokens and their completion tokens.
+        reused: number of reused completions, their prompt tokens and completion tokens, by the dataset they are from.
         files: `path`, `rows` and `sha256` of each data file.
         rejected: number of rows by status and reason.
     """
@@ -180,6 +199,7 @@ class RowCounts:
     documents_cut: int = 0
     cleaned: Counter[str] = field(default_factory=Counter)
     discarded: Discarded = NONE
+    reused: dict[str, Discarded] = field(default_factory=dict)
     files: list[dict[str, Any]] = field(default_factory=list)
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -190,6 +210,10 @@ class RowCounts:
     @property
     def failed(self) -> int:
         return self._rejected("failed")
+
+    @property
+    def reused_rows(self) -> int:
+        return sum(count[0] for count in self.reused.values())
 
     @property
     def not_eligible(self) -> int:
@@ -206,6 +230,11 @@ class RowCounts:
         counts = {name: getattr(self, name) for name in names}
         counts |= {"not_eligible": self.not_eligible} if self.not_eligible else {}
         discarded = dict(zip(("rollouts", "prompt_tokens", "completion_tokens"), self.discarded, strict=True))
+        if self.reused:
+            rows, prompt_tokens, completion_tokens = total_discarded(self.reused.values())
+            datasets = {name: count[0] for name, count in sorted(self.reused.items())}
+            tokens = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+            counts["reused"] = {"rows": rows, **tokens, "datasets": datasets}
         return {**counts, "cleaned": dict(sorted(self.cleaned.items())), "discarded": discarded, "reasons": reasons}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finephrase_dagster.artifacts.artifact import Artifact
+from finephrase_dagster.artifacts.earlier import EarlierDatasets
 from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processor import on_cpu
@@ -20,7 +21,7 @@ from finephrase_dagster.artifacts.verification import artifact_files, check_arti
 from finephrase_dagster.artifacts.versions import TRUNCATION_ENDPOINT
 from finephrase_dagster.generators.template_clock import dated_template
 from finephrase_dagster.rephrase.connection import API_KEY, Server
-from finephrase_dagster.rephrase.dataset import Dataset, LedgerError
+from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import DeviceLease, Endpoint, Engine, EngineLike
 from finephrase_dagster.rephrase.executor import InProcessExecutor
 from finephrase_dagster.rephrase.guidance import guided_endpoints
@@ -61,10 +62,11 @@ class _Frozen(BaseModel):
 
 
 class Target(_Frozen):
-    """The folder (a path or a URL) and the recipe of one dataset; `rows` is None until the input has been read."""
+    """The fields of a `Dataset`; its folder is a path or a URL, and `rows` is None until the input has been read."""
 
     folder: str
     recipe: Mapping[str, Any]
+    earlier: tuple[str, ...] = ()
 
 
 class RephraseJob(_Frozen):
@@ -108,6 +110,7 @@ class RephraseJob(_Frozen):
             prompt: Dataset(
                 folder=folder_at(target.folder),
                 recipe={**target.recipe, "rows": rows} if target.recipe["rows"] is None else target.recipe,
+                earlier=target.earlier,
             )
             for prompt, target in self.targets.items()
         }
@@ -257,7 +260,7 @@ def execute(
         settings = job.settings(log=log, watch=watch, show=show, report=report)
         step = job.step(survey, engines or partial(job.open_engines, log=log), settings)
         InProcessExecutor([InputReader(survey.files, survey.limit, survey.surveyed, survey.columns), step]).run()
-    complete = {prompt: written_manifest(dataset) for prompt, dataset in datasets.items()}
+    complete = {prompt: dataset.written_manifest() for prompt, dataset in datasets.items()}
     if job.output is not None:
         write_readme(folder_at(job.output))
     return complete
@@ -284,14 +287,6 @@ def prepare(job: RephraseJob, log: Callable[[str], None]) -> tuple[RephraseJob, 
     return job, survey, datasets
 
 
-def written_manifest(dataset: Dataset) -> dict[str, Any]:
-    """Return the manifest of a dataset that was just completed."""
-    manifest = dataset.manifest()
-    if manifest is None:
-        raise LedgerError(f"{dataset.folder}: its manifest was deleted during the run. Run the command again.")
-    return manifest
-
-
 def cell_job(lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], **execution: Any) -> RephraseJob:
     """Return the job of a study's cell.
 
@@ -306,12 +301,15 @@ def cell_job(lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], **e
         JobInvalid: an endpoint of the installation is not a URL.
     """
     corpus, model = lineage.source(cell.source), lineage.generator(cell.generator)
+    earlier = EarlierDatasets(lineage.paths.data) if cell.reuse else None
     return RephraseJob(
         files=tuple(map(str, artifact_files(corpus))),
         prompts={prompt: lineage.prompts[prompt] for prompt in datasets},
         targets={
-            prompt: Target(folder=str(artifact.folder), recipe=plain(artifact.recipe))
-            for prompt, artifact in datasets.items()
+            name: Target(
+                folder=str(one.folder), recipe=plain(one.recipe), earlier=tuple(earlier.of(one)) if earlier else ()
+            )
+            for name, one in datasets.items()
         },
         model=cell.generator,
         tokenizer=str(check_artifact(model) / "model"),

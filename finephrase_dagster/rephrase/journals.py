@@ -20,7 +20,9 @@ from finephrase_dagster.rephrase.outcome import (
     Outcome,
     Rejected,
     Rollout,
+    count_reused,
     count_rules,
+    is_reused,
     journal_header,
     journal_line,
     read_journal,
@@ -189,7 +191,8 @@ class JournalWriter(ABC):
             "others": stretches_of(rejected),
             "rejected": [[status, reason, count] for (status, reason), count in causes.items()],
             "example": next(([place, row.id] for place, row in completed.items()), None),
-            "discarded": total_discarded(row.discarded for row in rows.values()),
+            "discarded": total_discarded(row.discarded for row in rows.values() if not is_reused(row)),
+            "reused": count_reused(completed.values()),
             "rollouts": [line for content in contents for line in self._unfinished_rollouts(content, rows)],
         }
         table = self._table(list(completed.values())) if completed else None

@@ -10,16 +10,18 @@ input; where the order of the input's rows has changed between runs, by its id.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from finephrase_dagster.artifacts.folder import Folder, Journal
+from finephrase_dagster.artifacts.leases import forget_leases
 from finephrase_dagster.artifacts.verification import remember_verified
 from finephrase_dagster.rephrase.chunks import PublishedChunks, chunk_of, place_of
 from finephrase_dagster.rephrase.dataset import REJECTED, Dataset, LedgerError, RowCounts, write_manifest
 from finephrase_dagster.rephrase.done import DoneRows, stretches_of
 from finephrase_dagster.rephrase.journals import Chunk, JournalWriter
 from finephrase_dagster.rephrase.outcome import (
+    NONE,
     Completed,
     Rollout,
     add_rollout,
@@ -27,6 +29,7 @@ from finephrase_dagster.rephrase.outcome import (
     read_layout,
     total_discarded,
 )
+from finephrase_dagster.rephrase.survey import Survey
 
 
 class Ledger(JournalWriter):
@@ -143,6 +146,8 @@ class Ledger(JournalWriter):
             counts.documents_cut += part["documents_cut"]
             counts.cleaned.update(part["cleaned"])
             counts.discarded = total_discarded([counts.discarded, part["discarded"]])
+            for name, reused in part.get("reused", {}).items():
+                counts.reused[name] = total_discarded([counts.reused.get(name, NONE), reused])
             for status, reason, count in part["rejected"]:
                 counts.rejected[status, reason] += count
         counts.files.sort(key=lambda file: file["path"])
@@ -232,6 +237,23 @@ class Ledger(JournalWriter):
         self.tokens_before += sum(row.completion_tokens for _, row in completed)
         if self.example is None and completed:
             self._example_place, self.example = (place_of(name)[0], completed[0][0]), completed[0][1].id
+
+
+def begin_ledger(
+    dataset: Dataset, survey: Survey, *, prompt: str, chunk_rows: int, log: Callable[[str], None] = lambda line: None
+) -> Ledger:
+    """Return the ledger of a dataset whose folder the caller has claimed, and keep recipe and survey in the folder."""
+    dataset.begin(log)
+    forget_leases(dataset.folder)
+    survey.save(dataset.folder)
+    return Ledger(
+        dataset.folder,
+        prompt,
+        chunk_rows=chunk_rows,
+        keep_raw=dataset.keeps_raw,
+        has_rollouts=dataset.has_rollouts,
+        layout=survey.layout,
+    )
 
 
 def _next_numbers(chunks: Iterable[str]) -> Counter[int]:

@@ -24,7 +24,7 @@ class Completed:
     """A row with its completion.
 
     `cleaned` names the rules that removed something, joined by commas; `raw` is the completion before cleaning, if it
-    is kept.
+    is kept; `reused` is the fingerprint of the earlier dataset that the completion is from, if no request was sent.
     """
 
     id: str
@@ -37,6 +37,7 @@ class Completed:
     cleaned: str = ""
     raw: str | None = None
     discarded: Discarded = NONE
+    reused: str = ""
 
     @property
     def rollouts(self) -> int:
@@ -117,6 +118,20 @@ def add_rollout(drawn: dict[str, dict[int, Rollout]], line: Sequence[Any]) -> No
 def count_rules(cleaned: Iterable[str]) -> dict[str, int]:
     """Return how often each cleaning rule removed something, given the field `cleaned` of rows."""
     return Counter(rule for rules in cleaned if rules for rule in rules.split(","))
+
+
+def is_reused(outcome: Outcome) -> bool:
+    """Return whether an outcome is from an earlier dataset, so that this one spent nothing on it."""
+    return isinstance(outcome, Completed) and bool(outcome.reused)
+
+
+def count_reused(completed: Iterable[Completed]) -> dict[str, list[int]]:
+    """Return the number of reused completions, their prompt tokens and completion tokens, by their datasets."""
+    by_dataset: dict[str, list[Discarded]] = {}
+    for row in completed:
+        if row.reused:
+            by_dataset.setdefault(row.reused, []).append((1, row.prompt_tokens, row.completion_tokens))
+    return {name: list(total_discarded(counts)) for name, counts in by_dataset.items()}
 
 
 def _outcome(fields: dict[str, Any]) -> Outcome:

@@ -12,7 +12,6 @@ from functools import partial
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from finephrase_dagster.artifacts.leases import forget_leases
 from finephrase_dagster.rephrase.account import SAVE_SECONDS, PromptStatistics, read_expected
 from finephrase_dagster.rephrase.bookkeeping import Books
 from finephrase_dagster.rephrase.client import Client
@@ -27,7 +26,7 @@ from finephrase_dagster.rephrase.dataset import (
 )
 from finephrase_dagster.rephrase.engine import EngineLike
 from finephrase_dagster.rephrase.journals import JournalWriter
-from finephrase_dagster.rephrase.ledger import Ledger
+from finephrase_dagster.rephrase.ledger import Ledger, begin_ledger
 from finephrase_dagster.rephrase.progress import goodput_text
 from finephrase_dagster.rephrase.reader import InputRows
 from finephrase_dagster.rephrase.render import RendererLike
@@ -36,6 +35,7 @@ from finephrase_dagster.rephrase.rollouts import RolloutRule
 from finephrase_dagster.rephrase.settings import ExecutionSettings
 from finephrase_dagster.rephrase.statistics import RunStatistics, total_cost
 from finephrase_dagster.rephrase.survey import Survey
+from finephrase_dagster.rephrase.takeover import take_over
 from finephrase_dagster.rephrase.window import PAUSE_SECONDS, RowRequest, Window
 
 Engines = contextlib.AbstractContextManager[Sequence[EngineLike]]
@@ -108,18 +108,12 @@ class RephraseStep(PipelineStep):
 
     @contextlib.contextmanager
     def _ledger(self, prompt: str, dataset: Dataset) -> Iterator[Ledger]:
-        dataset.begin(self._settings.log)
-        forget_leases(dataset.folder)
-        self._survey.save(dataset.folder)
-        ledger = Ledger(
-            dataset.folder,
-            prompt,
-            chunk_rows=self._settings.chunk_rows,
-            keep_raw=dataset.keeps_raw,
-            has_rollouts=dataset.has_rollouts,
-            layout=self._survey.layout,
-        )
+        log = self._settings.log
+        begin = partial(begin_ledger, dataset, self._survey, prompt=prompt, chunk_rows=self._settings.chunk_rows)
+        ledger = begin(log=log)
         try:
+            if take_over(ledger, dataset, self._survey, log):
+                ledger = begin()
             yield ledger
         finally:
             ledger.release()
@@ -220,11 +214,12 @@ class RephraseStep(PipelineStep):
         lines = []
         for name, dataset in datasets.items():
             count = counts[name]
+            reused = f" ({count.reused_rows:,} of them reused)" if count.reused else ""
             goodput = books.accounts[name].facts(read_expected(dataset.folder))
             run = {"prompts": list(datasets), **total_cost(statistics.cost(), books.spent[name].workers.values())}
             ledgers[name].complete(dataset, count, {"run": run, "goodput": goodput})
             lines.append(
-                f"{name}: {count.completed:,} completed, {count.skipped:,} skipped, {count.failed:,} failed; "
+                f"{name}: {count.completed:,} completed{reused}, {count.skipped:,} skipped, {count.failed:,} failed; "
                 f"{count.completion_tokens:,} completion tokens"
             )
             lines.append(goodput_text(name, goodput))

@@ -64,6 +64,9 @@ class Cell(Spec):
         default="refuse",
         description="`drop_rows`: train without the rows that fail a gate; `regenerate`: draw them again",
     )
+    reuse: bool = Field(
+        default=False, description="whether completions of earlier datasets are reused where requests are the same"
+    )
     gates: CellGates = Field(default_factory=dict, description="quality thresholds that differ from the study's")
 
     def __hash__(self) -> int:

@@ -55,6 +55,7 @@ class CellGrid(Spec):
     rollouts: Rollouts | None = None
     keep: Keep | None = None
     on_failure: OnFailure | None = None
+    reuse: bool | None = None
     gates: Mapping[str, Any] | None = None
 
     @model_validator(mode="after")
@@ -84,7 +85,7 @@ class CellGrid(Spec):
                 cell: dict[str, Any] = {"generator": generator, "source": source}
                 if self.prompts is not None:
                     cell["prompts"] = list(self.prompts)
-                names = ("guided", "rollouts", "keep", "on_failure", "gates")
+                names = ("guided", "rollouts", "keep", "on_failure", "reuse", "gates")
                 shared = {name: getattr(self, name) for name in names}
                 yield cell | {name: value for name, value in shared.items() if value is not None}
 
