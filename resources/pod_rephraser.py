@@ -13,10 +13,10 @@ from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.artifacts.key import DATASET
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.pods.cluster import Cluster, cluster_from_environment
-from finephrase_dagster.pods.failure import PodFailed, PodLost, pod_failure
+from finephrase_dagster.pods.failure import PodFailed, PodLost, pod_failure, rows_kept
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.study.component import Cell
-from resources.rephraser import Rephraser
+from resources.rephraser import Rephraser, record_expected_cost
 
 if TYPE_CHECKING:
     from dagster_k8s import PipesK8sClient
@@ -37,7 +37,7 @@ class PodRephraser(Rephraser):
     def _run(
         self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], log: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
-        """Run all prompts together, in one pod.
+        """Run all prompts together, in one pod, or in the pods of an indexed Job.
 
         Raises:
             PodFailed, PodLost: the message names the pod and the cause.
@@ -53,8 +53,13 @@ class PodRephraser(Rephraser):
         load()
         folders = sorted(target.folder for target in job.targets.values())
         pods = Pods(cluster.namespace, {"finephrase/job": fingerprint(folders)[:SHORT]})
+        record_expected_cost(lineage, job, datasets.values())
         if pods.clear("/".join(DATASET.asset_path(cell.name))):
-            log("ended the pod of an earlier attempt; its finished rows are kept")
+            log("ended the pods of an earlier attempt; their finished rows are kept")
+        if self.workers > 1:
+            from finephrase_dagster.production.pod_workers import PodWorkers
+
+            return self._run_workers(job, log, PodWorkers(cluster, pods, self.workers, self.poll_seconds, log).run)
         self.send(job, cluster, pods)
         return _finished(job, lineage)
 
@@ -113,6 +118,5 @@ def _failure(pods: Pods, error: Exception) -> Exception:
     for pod in pods.list():
         if failure := pod_failure(pod):
             lines = [line for line in pods.last_lines(pod.metadata.name, LAST_LINES) if not line.startswith(MESSAGE)]
-            details = "\nLast lines of its log:\n" + "\n".join(lines) if lines else ""
-            return failure.error(f". Finished rows are kept.{details}")
+            return failure.error(rows_kept(lines))
     return PodLost(f"the engine's pod does not exist any more, or never did: {error}. Finished rows are kept.")

@@ -24,6 +24,7 @@ from finephrase_dagster.pods.failure import PodMisconfigured
 from finephrase_dagster.study.component import Cell
 
 if TYPE_CHECKING:
+    from finephrase_dagster.production.workers import RunWorkers
     from finephrase_dagster.rephrase.engine import Engine
     from finephrase_dagster.rephrase.job import RephraseJob
     from finephrase_dagster.rephrase.statistics import RunStatistics
@@ -99,7 +100,7 @@ class Rephraser(dg.ConfigurableResource):
     workers: int = Field(
         default=1,
         ge=1,
-        description="processes that share the rows of a cell's datasets, each with an engine and GPUs of its own",
+        description="processes, or pods, that share the rows of a cell's datasets, each with an engine and GPUs",
     )
     chunk_rows: int = Field(default=5000, ge=1, description="input rows per data file")
     gpu_hour_dollars: float | None = Field(
@@ -143,8 +144,7 @@ class Rephraser(dg.ConfigurableResource):
         from finephrase_dagster.rephrase.metrics import serve_metrics_from_environment
 
         job = self._job(lineage, cell, datasets)
-        if not any(target.earlier for target in job.targets.values()):  # the plan cannot know what will be reused
-            _record_expected(lineage, datasets.values())
+        record_expected_cost(lineage, job, datasets.values())
         if self.workers > 1:
             return self._run_workers(job, log)
         if job.engine and (kept := _engines.get(_engine_key(job))):  # perhaps started for another generator
@@ -156,14 +156,16 @@ class Rephraser(dg.ConfigurableResource):
             finally:
                 _stop_unless_kept()
 
-    def _run_workers(self, job: RephraseJob, log: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    def _run_workers(
+        self, job: RephraseJob, log: Callable[[str], None], run: RunWorkers | None = None
+    ) -> dict[str, dict[str, Any]]:
         from finephrase_dagster.production.workers import execute_with_workers
         from finephrase_dagster.rephrase.metrics import serve_metrics_from_environment
 
         _stop_all()  # engines that this process keeps would hold devices that the workers need
         with serve_metrics_from_environment(job.model, log=log) as watch:
             show = _Shown(job, log)
-            return execute_with_workers(job, self.workers, leases=devices, log=log, watch=watch, show=show)
+            return execute_with_workers(job, self.workers, run=run, leases=devices, log=log, watch=watch, show=show)
 
     def _job(self, lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact]) -> RephraseJob:
         from finephrase_dagster.artifacts.sweep import swept_settings
@@ -181,7 +183,7 @@ class Rephraser(dg.ConfigurableResource):
         )
 
 
-def _record_expected(lineage: Lineage, datasets: Iterable[Artifact]) -> None:
+def record_expected_cost(lineage: Lineage, job: RephraseJob, datasets: Iterable[Artifact]) -> None:
     """Write down what the plan expects of datasets that are begun now, to be compared with what they take."""
     from finephrase_dagster.artifacts.folder import LocalFolder
     from finephrase_dagster.artifacts.graph import items
@@ -191,7 +193,7 @@ def _record_expected(lineage: Lineage, datasets: Iterable[Artifact]) -> None:
     from finephrase_dagster.rephrase.account import record_expected
 
     begun = [artifact for artifact in datasets if not artifact.folder.exists()]
-    if not begun:
+    if not begun or any(target.earlier for target in job.targets.values()):  # the plan cannot know what is reused
         return
     graph = {item.name: item for item in items(lineage)}
     estimator = Estimator(lineage, published=Published.read(), measured=Measured(lineage.paths.data))

@@ -7,7 +7,6 @@ pod starts at once, whatever it asks for. Volumes are folders of this machine un
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -24,14 +23,11 @@ import psutil
 import yaml
 
 from kubernetes_http import Object, Refused, Server
+from kubernetes_jobs import JobController, now
 
 LOCALHOST = "127.0.0.1"
 MARK = "STAND_IN_POD"  # marks a pod's processes
 KINDS = {"pods": ("v1", "Pod"), "services": ("v1", "Service"), "events": ("v1", "Event"), "jobs": ("batch/v1", "Job")}
-
-
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @dataclass
@@ -72,12 +68,12 @@ class KubernetesApi:
         self.asked: set[tuple[str, str, str]] = set()
         self.kubeconfig = root / "kubeconfig"
         self._node = {**node, "KUBECONFIG": str(self.kubeconfig)}
-        self._objects: dict[tuple[str, str, str], Object] = {}
+        self.objects: dict[tuple[str, str, str], Object] = {}
         self._running: dict[str, Running] = {}
         self._lock = threading.RLock()
         self._server: Server | None = None
         self._port = 0
-        self._numbers = itertools.count(1)
+        self._jobs = JobController(self)
 
     def __enter__(self) -> KubernetesApi:
         self.start()
@@ -110,7 +106,7 @@ class KubernetesApi:
 
     def all(self, kind: str) -> list[Object]:
         with self._lock:
-            return [json.loads(json.dumps(value)) for (of, _, _), value in self._objects.items() if of == kind]
+            return [json.loads(json.dumps(value)) for (of, _, _), value in self.objects.items() if of == kind]
 
     def pod(self, begins: str) -> Object | None:
         """Return the newest pod whose name has a prefix."""
@@ -132,27 +128,27 @@ class KubernetesApi:
         with self._lock:
             api, name = KINDS[kind]
             self.received.append(json.loads(json.dumps({"apiVersion": api, "kind": name, **body})))
-            return self._create(kind, namespace, body)
+            return self.make(kind, namespace, body)
 
-    def _create(self, kind: str, namespace: str, body: Object) -> Object:
+    def make(self, kind: str, namespace: str, body: Object) -> Object:
         key = (kind, namespace, body["metadata"]["name"])
-        if key in self._objects:
+        if key in self.objects:
             raise Refused(409, "AlreadyExists", f"{kind} {key[2]!r} already exists")
         api, name = KINDS[kind]
         body |= {"apiVersion": api, "kind": name}
         body["metadata"] |= {"namespace": namespace, "uid": str(uuid.uuid4()), "creationTimestamp": now()}
-        self._objects[key] = body
+        self.objects[key] = body
         if kind == "jobs":
-            self._start_job(body)
+            self._jobs.start(body)
         if kind == "pods":
             self._start_pod(body)
         return body
 
     def find(self, kind: str, namespace: str, name: str) -> Object:
         with self._lock:
-            if (kind, namespace, name) not in self._objects:
+            if (kind, namespace, name) not in self.objects:
                 raise Refused(404, "NotFound", f'{kind} "{name}" not found')
-            return self._objects[kind, namespace, name]
+            return self.objects[kind, namespace, name]
 
     def listed(self, kind: str, namespace: str, query: Mapping[str, str]) -> Object:
         labels = dict(part.split("=", 1) for part in query.get("labelSelector", "").split(",") if part)
@@ -160,7 +156,7 @@ class KubernetesApi:
         with self._lock:
             found = [
                 value
-                for (of, place, name), value in self._objects.items()
+                for (of, place, name), value in self.objects.items()
                 if (of, place) == (kind, namespace)
                 and labels.items() <= value["metadata"].get("labels", {}).items()
                 and fields.get("metadata.name", name) == name
@@ -182,8 +178,8 @@ class KubernetesApi:
 
     def _remove(self, kind: str, gone: Object, *, orphans: bool = False) -> None:
         with self._lock:
-            self._objects.pop((kind, gone["metadata"]["namespace"], gone["metadata"]["name"]), None)
-            for (of, namespace, name), value in list(self._objects.items()):
+            self.objects.pop((kind, gone["metadata"]["namespace"], gone["metadata"]["name"]), None)
+            for (of, namespace, name), value in list(self.objects.items()):
                 owners = value["metadata"].get("ownerReferences", [])
                 if gone["metadata"]["uid"] in {owner["uid"] for owner in owners}:
                     if orphans:
@@ -202,52 +198,12 @@ class KubernetesApi:
             running.over.wait(10)
         self._remove("pods", pod)
 
-    # --- Jobs
-
-    def _start_job(self, job: Object) -> None:
-        spec, meta = job["spec"], job["metadata"]
-        job["status"] = {"active": spec.get("parallelism", 1), "startTime": now()}
-        indexed = spec.get("completionMode") == "Indexed"
-        for index in range(spec.get("completions", 1)):
-            template = json.loads(json.dumps(spec["template"]))
-            labels = {**template["metadata"].get("labels", {}), "job-name": meta["name"]}
-            owner = {"apiVersion": "batch/v1", "kind": "Job", "name": meta["name"], "uid": meta["uid"]}
-            name = f"{meta['name']}-{index}" if indexed else meta["name"]
-            pod = {
-                "metadata": {
-                    "name": f"{name}-{next(self._numbers):05d}",
-                    "labels": labels,
-                    "annotations": {},
-                    "ownerReferences": [{**owner, "controller": True}],
-                },
-                "spec": template["spec"],
-            }
-            if indexed:
-                pod["spec"]["hostname"] = name
-                pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] = str(index)
-                labels["batch.kubernetes.io/job-completion-index"] = str(index)
-                for container in pod["spec"]["containers"]:
-                    container.setdefault("env", []).append({"name": "JOB_COMPLETION_INDEX", "value": str(index)})
-            self._create("pods", meta["namespace"], pod)
-
-    def _count(self, pod: Object) -> None:
-        """Update the Job of a pod that has ended; Jobs here never retry."""
-        for owner in pod["metadata"].get("ownerReferences", []):
-            job = self._objects.get(("jobs", pod["metadata"]["namespace"], owner["name"]))
-            if job is None or job["metadata"]["uid"] != owner["uid"]:
-                continue
-            of_job = [pod for pod in self.all("pods") if owner["uid"] in _owners(pod)]
-            phases = [pod["status"]["phase"] for pod in of_job]
-            status = {name.lower(): phases.count(name) for name in ("Succeeded", "Failed") if name in phases}
-            status["active"] = len(phases) - sum(status.values())
-            if status.get("failed"):
-                status["conditions"] = [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]
-                for other in of_job:
-                    if other["status"]["phase"] in ("Pending", "Running"):
-                        self.delete("pods", other["metadata"]["namespace"], other["metadata"]["name"], None)
-            elif status["active"] == 0:
-                status["conditions"] = [{"type": "Complete", "status": "True"}]
-            job["status"] |= {**status, "active": status["active"] or None}
+    def admit(self, job: Object) -> None:
+        """Start a suspended Job, as Kueue does when its queue has room."""
+        with self._lock:
+            admitted = self.objects["jobs", job["metadata"]["namespace"], job["metadata"]["name"]]
+            admitted["spec"]["suspend"] = False
+            self._jobs.start(admitted)
 
     # --- pods
 
@@ -323,7 +279,7 @@ class KubernetesApi:
                 message = "The node was low on resource: memory."
                 condition = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
                 pod["status"] |= {"reason": reason, "message": message, "conditions": [condition]}
-            self._count(pod)
+            self._jobs.count(pod)
         running.over.set()
 
     def _say(self, pod: Object, phase: str, state: Object) -> None:
@@ -362,10 +318,6 @@ class KubernetesApi:
                 return
             time.sleep(0.02)
         raise ConnectionAbortedError
-
-
-def _owners(value: Object) -> set[str]:
-    return {owner["uid"] for owner in value["metadata"].get("ownerReferences", [])}
 
 
 def _expanded(text: str, environment: Mapping[str, str]) -> str:

@@ -130,10 +130,10 @@ VERSIONS = ("1.25", "1.28", "1.31", "1.34", "1.37")
 """Versions of Kubernetes whose schemas the manifests must follow."""
 
 
-def check_manifests(manifests: Iterable[Mapping[str, Any]]) -> None:
+def check_manifests(manifests: Iterable[Mapping[str, Any]], versions: Iterable[str] = VERSIONS) -> None:
     """Fail on a manifest that a version of Kubernetes would refuse or that has an unknown field."""
     for manifest in manifests:
-        for version in VERSIONS:
+        for version in versions:
             try:
                 kubernetes_validate.validate(dict(manifest), version, strict=True)
             except kubernetes_validate.ValidationError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from kubernetes import client, config
 from kubernetes.client.rest import ApiException
@@ -17,6 +17,7 @@ GONE_SECONDS = 300.0
 """Time that deleted pods may take to end; longer than any grace period."""
 POLL_SECONDS = 0.5
 ENDED = ("Succeeded", "Failed")
+JobState = Literal["running", "complete", "failed", "deleted"]
 
 
 def load() -> None:
@@ -54,6 +55,21 @@ class Pods:
                 raise
             pod = None
         return [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod.metadata.uid}] if pod else []
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """Return the metadata of an object that belongs to this work and to this pod."""
+        return {"name": name, "labels": dict(self.labels), "ownerReferences": self.owner()}
+
+    def job_state(self, name: str) -> JobState:
+        """Return what has become of a Job."""
+        try:
+            job = self._batch.read_namespaced_job(name, self.namespace)
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            return "deleted"
+        conditions = {one.type for one in job.status.conditions or () if one.status == "True"}
+        return "complete" if "Complete" in conditions else "failed" if "Failed" in conditions else "running"
 
     def list(self) -> Sequence[Any]:
         """Return the pods."""

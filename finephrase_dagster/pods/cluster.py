@@ -107,6 +107,9 @@ class Cluster(Spec):
         default="step",
         description="`step`: the engine runs in the step's pod; `pipes`: in a pod of its own, without Dagster",
     )
+    kueue_queue: ObjectName | None = Field(
+        default=None, description="Kueue's LocalQueue that admits the Jobs of a cell's workers; default: none"
+    )
     patience_seconds: int = Field(
         default=300,
         ge=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +22,7 @@ CANNOT_START = (
 TEMPORARY_FAILURE = 75
 """Exit status by which a process reports that a retry may succeed (`os.EX_TEMPFAIL`)."""
 
-SIGNALS = {137: "killed (SIGKILL)", 143: "terminated (SIGTERM)"}
+SIGNALS = {130: "interrupted (SIGINT)", 137: "killed (SIGKILL)", 143: "terminated (SIGTERM)"}
 CRASHES = {134: "SIGABRT", 135: "SIGBUS, as when /dev/shm is full", 139: "SIGSEGV"}
 
 
@@ -63,6 +64,11 @@ class PodFailure:
         """Return the error to raise, with details after the message."""
         kind = PodLost if self.retryable else PodMisconfigured if self.misconfigured else PodFailed
         return kind(f"{self.message}{details}")
+
+
+def rows_kept(lines: Sequence[str]) -> str:
+    """Return what follows the message of a rephrasing pod's failure: that rows are kept, and the last lines."""
+    return ". Finished rows are kept." + ("\nLast lines of its log:\n" + "\n".join(lines) if lines else "")
 
 
 def pod_failure(pod: Any, *, patience_seconds: float = 0) -> PodFailure | None:

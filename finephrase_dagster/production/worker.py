@@ -1,7 +1,8 @@
 """One of several workers that write the same datasets, with an engine of its own that stays warm.
 
-As a program, `python -m finephrase_dagster.production.worker` reads a job as the first line of its standard input, and
-works until all shards are finished. It ends, and gives its leases back, on SIGTERM and when its standard input closes.
+As a program, `python -m finephrase_dagster.production.worker [FILE]` reads a job from a JSON file, or else as the first
+line of its standard input, and works until all shards are finished. It ends, and gives its leases back, on SIGTERM and,
+without a file, when its standard input closes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
@@ -30,6 +32,7 @@ from finephrase_dagster.rephrase.account import SAVE_SECONDS
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.job import RephraseJob, prepare
 from finephrase_dagster.rephrase.metrics import serve_metrics_from_environment
+from finephrase_dagster.rephrase.model_source import JobInvalid
 from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.step import RephraseStep
 
@@ -145,21 +148,48 @@ def _wait_while_busy(attempt: Callable[[], object]) -> None:
         time.sleep(0.2)
 
 
+def numbered(job: RephraseJob, number: int) -> RephraseJob:
+    """Return the job of one worker, whose engine has a log of its own."""
+    if job.engine is None:
+        return job
+    log = job.engine.log.with_name(f"{job.engine.log.stem}-{number + 1}{job.engine.log.suffix}")
+    return job.model_copy(update={"engine": job.engine.model_copy(update={"log": log})})
+
+
 def main() -> None:
-    """Execute the job on standard input. Exit with status 1 if it fails, or `TEMPORARY_FAILURE` if a retry may help."""
+    """Execute the job. Exit with status 1 if it fails, or `TEMPORARY_FAILURE` if a retry may help."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    line = b""
-    while not line.endswith(b"\n") and (more := os.read(0, 65_536)):
-        line += more
-    job = RephraseJob.model_validate_json(line)
-    threading.Thread(target=_end_with_input, daemon=True).start()
     try:
-        work(job, _print)
+        work(_job_in_file(Path(sys.argv[1])) if sys.argv[1:] else _job_on_input(), _print)
     except FinephraseError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(TEMPORARY_FAILURE if error.retryable else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _job_in_file(path: Path) -> RephraseJob:
+    """Return the job in a file, as the pod of an indexed Job executes it.
+
+    Raises:
+        JobInvalid: the file does not exist.
+    """
+    try:
+        job = RephraseJob.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise JobInvalid(
+            f"{path}: no such file. Mount the volume that holds FINEPHRASE_DATA in all pods ('volumes' in the cluster "
+            "file)."
+        ) from error
+    return numbered(job, int(os.environ.get("JOB_COMPLETION_INDEX", "0")))
+
+
+def _job_on_input() -> RephraseJob:
+    line = b""
+    while not line.endswith(b"\n") and (more := os.read(0, 65_536)):
+        line += more
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    return RephraseJob.model_validate_json(line)
 
 
 def _print(line: str) -> None:

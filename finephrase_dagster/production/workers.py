@@ -1,4 +1,4 @@
-"""Runs several workers on this machine, shows their common progress, and completes the datasets when all have ended."""
+"""Runs several workers, shows their common progress, and completes the datasets when all have ended."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from finephrase_dagster.artifacts.leases import Leases
 from finephrase_dagster.artifacts.processor import on_cpu
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.production.division import lay_out, read_shards
-from finephrase_dagster.production.worker import save_seconds
+from finephrase_dagster.production.worker import numbered, save_seconds
 from finephrase_dagster.rephrase.account import PromptStatistics, load_spent
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.engine import DeviceLease
@@ -35,6 +36,9 @@ README_SECONDS = 30.0
 GRACE_SECONDS = 60.0
 LAST_LINES = 10
 
+RunWorkers = Callable[["RephraseJob", "CommonProgress"], FinephraseError | None]
+"""Runs workers until all have ended, calls `CommonProgress.update` meanwhile, and returns why one failed, or None."""
+
 
 class WorkersFailed(FinephraseError, retryable=True):
     """All workers ended before all shards were finished; the message ends with the last lines of one of them."""
@@ -44,18 +48,20 @@ def execute_with_workers(
     job: RephraseJob,
     workers: int,
     *,
+    run: RunWorkers | None = None,
     leases: DeviceLeases | None = None,
     log: Callable[[str], None] = lambda line: None,
     watch: Callable[[RunStatistics], None] = lambda statistics: None,
     show: Callable[[RunStatistics], None] = lambda statistics: None,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Write the datasets of a job with several workers on this machine, and return all manifests by prompt.
+    """Write the datasets of a job with several workers, and return all manifests by prompt.
 
-    Workers on other machines may work on the same datasets at the same time. For the arguments see `job.execute`.
+    Workers on other machines may work on the same datasets at the same time. `run` runs the workers; default: as
+    processes of this machine. For the other arguments see `job.execute`.
 
     Raises:
-        WorkersFailed: all workers of this machine ended before all shards were finished.
+        WorkersFailed: all workers of this machine ended before all shards were finished; or what `run` returned.
         OrderChanged: see `division.lay_out`.
         FinephraseError: see `job.execute`.
     """
@@ -66,17 +72,31 @@ def execute_with_workers(
         for name, dataset in unfinished.items():
             lay_out(dataset, survey, prompt=name, rows=job.chunk_rows, log=log)
         statistics = RunStatistics(gpu_hour_dollars=job.gpu_hour_dollars)
-        progress = _Progress(unfinished, survey, statistics)
+        progress = CommonProgress(unfinished, survey, statistics, output=job.output, show=show)
         watch(statistics)
         share = max(1, job.concurrency // workers) if job.endpoints else job.concurrency
-        with contextlib.ExitStack() as stack:
-            running = [
-                stack.enter_context(_Worker.started(job.model_copy(update={"concurrency": share}), number, leases, log))
-                for number in range(workers)
-            ]
-            _follow(running, progress, statistics, output=job.output, show=show)
-        _check(running, unfinished, survey)
+        run = run or partial(_run_here, workers=workers, leases=leases, log=log)
+        failure = run(job.model_copy(update={"concurrency": share}), progress)
+        if failure and not progress.are_finished():  # else the rest is another machine's, or there is none
+            raise failure
     return execute(job, log=log, show=show, report=report)
+
+
+def _run_here(
+    job: RephraseJob,
+    progress: CommonProgress,
+    *,
+    workers: int,
+    leases: DeviceLeases | None,
+    log: Callable[[str], None],
+) -> WorkersFailed | None:
+    """Run workers as processes of this machine."""
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(_Worker.started(job, number, leases, log)) for number in range(workers)]
+        while any(worker.process.poll() is None for worker in running):
+            progress.update()
+            time.sleep(POLL_SECONDS)
+    return next((worker.failure() for worker in running if worker.process.returncode), None)
 
 
 class _Worker:
@@ -97,12 +117,9 @@ class _Worker:
     ) -> Iterator[_Worker]:
         """Start a worker; at the end of the block it has ended, and has given its leases back."""
         name, devices = f"worker {number + 1}", None
-        if job.engine is not None and not job.endpoints:
-            log_file = job.engine.log.with_name(f"{job.engine.log.stem}-{number + 1}{job.engine.log.suffix}")
-            if leases and not on_cpu():
-                devices = leases.lease(job.engine.generator.gpus, f"an engine of {job.model}", log=log)
-            job = job.model_copy(update={"engine": job.engine.model_copy(update={"log": log_file})})
-        worker = cls(_start(job, devices), name, log)
+        if job.engine is not None and not job.endpoints and leases and not on_cpu():
+            devices = leases.lease(job.engine.generator.gpus, f"an engine of {job.model}", log=log)
+        worker = cls(_start(numbered(job, number), devices), name, log)
         try:
             yield worker
         finally:
@@ -121,6 +138,13 @@ class _Worker:
             self.process.kill()
             self.process.wait()
         self.reading.join(GRACE_SECONDS)
+
+    def failure(self) -> WorkersFailed:
+        """Return what is to be raised if its rows were not finished by others."""
+        return WorkersFailed(
+            f"{self.name} {_how_it_ended(self.process.returncode)} before all rows were finished. Finished rows are "
+            "kept; run the command again to resume. Its last lines:\n" + "\n".join(self.lines)
+        )
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -147,11 +171,27 @@ def _start(job: RephraseJob, devices: DeviceLease | None) -> subprocess.Popen[by
     return process
 
 
-class _Progress:
-    """Sums up what all workers have written down, those on other machines, too."""
+class CommonProgress:
+    """Shows what all workers together have written down, those on other machines, too."""
 
-    def __init__(self, datasets: Mapping[str, Dataset], survey: Survey, statistics: RunStatistics) -> None:
-        self._datasets, self._statistics = datasets, statistics
+    def __init__(
+        self,
+        datasets: Mapping[str, Dataset],
+        survey: Survey,
+        statistics: RunStatistics,
+        *,
+        output: str | None,
+        show: Callable[[RunStatistics], None],
+    ) -> None:
+        """Read how far the datasets are.
+
+        Args:
+            output: the folder whose README shows the progress, if any.
+            show: called with the statistics at each update.
+        """
+        self._datasets, self._survey, self._statistics = datasets, survey, statistics
+        self._output, self._show = output, show
+        self._written = 0.0
         self._earlier: dict[str, set[str]] = {}
         for name, dataset in datasets.items():
             spent = load_spent(dataset.folder, dataset.fingerprint)
@@ -162,7 +202,23 @@ class _Progress:
         self._seconds = min(map(save_seconds, datasets.values()))
         self._next = 0.0
 
-    def read(self) -> None:
+    def update(self) -> None:
+        """Show how far the workers are."""
+        self._read()
+        self._show(self._statistics)
+        if self._output is not None and time.monotonic() - self._written > README_SECONDS:
+            self._written = time.monotonic()
+            write_readme(folder_at(self._output), self._statistics)
+
+    def are_finished(self) -> bool:
+        """Return whether all shards of all datasets are finished."""
+        shards = {name: read_shards(dataset.folder, self._survey.layout) for name, dataset in self._datasets.items()}
+        return all(
+            shards[name] is None or Leases(dataset.folder, shards[name] or []).are_finished()
+            for name, dataset in self._datasets.items()
+        )
+
+    def _read(self) -> None:
         """Read how far the workers are, if they may have written that down anew."""
         if time.monotonic() < self._next:
             return
@@ -191,40 +247,6 @@ def _finished_rows(dataset: Dataset, survey: Survey) -> int:
         recorded += sum(1 for _ in read_journal(journal.read()))
         journal.close()
     return survey.rows - sum(shard.rows for shard in shards) + leases.finished_rows() + recorded
-
-
-def _follow(
-    workers: list[_Worker],
-    progress: _Progress,
-    statistics: RunStatistics,
-    *,
-    output: str | None,
-    show: Callable[[RunStatistics], None],
-) -> None:
-    """Show the progress until all workers have ended."""
-    written = 0.0
-    while any(worker.process.poll() is None for worker in workers):
-        progress.read()
-        show(statistics)
-        if output is not None and time.monotonic() - written > README_SECONDS:
-            written = time.monotonic()
-            write_readme(folder_at(output), statistics)
-        time.sleep(POLL_SECONDS)
-
-
-def _check(workers: list[_Worker], datasets: Mapping[str, Dataset], survey: Survey) -> None:
-    """Raise WorkersFailed unless all shards are finished."""
-    for dataset in datasets.values():
-        shards = read_shards(dataset.folder, survey.layout)
-        if shards is None or Leases(dataset.folder, shards).are_finished():
-            continue
-        failed = next((worker for worker in workers if worker.process.returncode), None)
-        if failed is None:
-            continue  # the rest is another machine's, or is done when the dataset is completed
-        raise WorkersFailed(
-            f"{failed.name} {_how_it_ended(failed.process.returncode)} before all rows were finished. Finished rows "
-            "are kept; run the command again to resume. Its last lines:\n" + "\n".join(failed.lines)
-        )
 
 
 def _how_it_ended(status: int) -> str:

@@ -20,6 +20,7 @@ from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.artifacts.processes import last_lines
 from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.failure import PodFailure, pod_failure
+from finephrase_dagster.pods.job_manifest import INDEX, indexed_job
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.train.job import TrainingError
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
@@ -31,11 +32,6 @@ PORT = 29500
 POLL_SECONDS = 1.0
 SILENT_SECONDS = 60.0
 """After so long without a line, the state of all pods is checked."""
-
-KEPT_SECONDS = 3600
-"""How long Kubernetes keeps a finished Job if no process deletes it."""
-
-INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 class IndexedJob:
@@ -91,7 +87,7 @@ class IndexedJob:
         return {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": self._metadata(),
+            "metadata": self._pods.metadata(self.name),
             "spec": {
                 "clusterIP": "None",
                 "selector": self._pods.labels,
@@ -109,32 +105,16 @@ class IndexedJob:
             "command": command(cluster, run=run, rendezvous=rendezvous),
             "workingDir": str(self._folder),
             "env": [{"name": name, "value": value} for name, value in VARIABLES.items()],
-            **self._pod.container(),
         }
-        return {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "metadata": self._metadata(),
-            "spec": {
-                "completionMode": "Indexed",
-                "completions": cluster.nodes,
-                "parallelism": cluster.nodes,
-                "backoffLimit": 0,  # without one node the others cannot go on; the run resumes from its checkpoint
-                "ttlSecondsAfterFinished": KEPT_SECONDS,
-                "template": {
-                    "metadata": {"labels": self._pods.labels},
-                    "spec": {
-                        **self._pod.spec(),
-                        "subdomain": self.name,
-                        "automountServiceAccountToken": False,
-                        "containers": [container],
-                    },
-                },
-            },
-        }
-
-    def _metadata(self) -> dict[str, Any]:
-        return {"name": self.name, "labels": self._pods.labels, "ownerReferences": self._pods.owner()}
+        return indexed_job(
+            self._pods,
+            self.name,
+            self._pod,
+            container,
+            count=cluster.nodes,
+            subdomain=self.name,
+            backoffLimit=0,  # without one node the others cannot go on; the run resumes from its checkpoint
+        )
 
     def _create(self, cluster: NanotronCluster, run: str) -> None:
         namespace = self._pods.namespace
@@ -146,7 +126,9 @@ class IndexedJob:
         last = ""
         while True:
             failure = self._failure()
-            ended = failure is not None or self._complete()  # checked first, so that the log is read to its end
+            ended = (
+                failure is not None or self._pods.job_state(self.name) == "complete"
+            )  # checked first, so that the log is read to its end
             try:
                 for stamp, line in self._lines(last, follow=not ended):
                     last = stamp
@@ -194,28 +176,14 @@ class IndexedJob:
         failures.sort(key=lambda failure: "SIGTERM" in failure.message)
         if failures:
             return failures[0]
-        job = self._job()
-        if job is None:
+        state = self._pods.job_state(self.name)
+        if state == "deleted":
             return PodFailure(f"Job {self.name} was deleted", retryable=True)
-        if any(one.type == "Failed" and one.status == "True" for one in job.status.conditions or ()):
+        if state == "failed":
             return PodFailure(
                 f"Job {self.name} failed and its pods are gone: a node was lost, or they were deleted", retryable=True
             )
         return None
-
-    def _complete(self) -> bool:
-        job = self._job()
-        return job is not None and any(
-            one.type == "Complete" and one.status == "True" for one in job.status.conditions or ()
-        )
-
-    def _job(self) -> Any:
-        try:
-            return client.BatchV1Api().read_namespaced_job(self.name, self._pods.namespace)
-        except ApiException as error:
-            if error.status != 404:
-                raise
-            return None
 
     def _last_lines(self, log: Path, start: int) -> str:
         """Return the last lines of index 0, and of the other pods that failed."""
