@@ -126,9 +126,8 @@ class IndexedJob:
         last = ""
         while True:
             failure = self._failure()
-            ended = (
-                failure is not None or self._pods.job_state(self.name) == "complete"
-            )  # checked first, so that the log is read to its end
+            # Checked first, so that the log is read to its end.
+            ended = failure is not None or self._pods.job_state(self.name) == "complete"
             try:
                 for stamp, line in self._lines(last, follow=not ended):
                     last = stamp
