@@ -6,7 +6,8 @@ by two processor cores, which they share with the server, cannot be faster than 
 of the command `finephrase rephrase --workers N` to its end.
 
 In the second part answers take between 0.025 and 0.5 s. Of two workers one is killed when half of the documents were
-requested, and a third one joins. Every row must be in the dataset once.
+requested, and a third one joins. Every row must be in the dataset once. The simulation of workers is asked for the time
+that this takes, given the rate of an engine, the time that a worker takes to start, and the moment of the death.
 
     python benchmarks/workers.py [--documents 20000] [--rounds 3]
 """
@@ -26,9 +27,13 @@ from statistics import median
 from instant_server import MODEL, InstantServer
 from load import CONTEXT, MAX_TOKENS, PROMPT, SEED, Ours, running, write_documents
 
+from finephrase_dagster.artifacts.folder import LocalFolder
+from finephrase_dagster.artifacts.leases import Timing
+from finephrase_dagster.production.simulation import Fleet, simulate
 from finephrase_dagster.rephrase.job import RephraseJob, build_job, execute
 
 SIZE, WORDS, SECONDS, CONCURRENCY, CHUNK_ROWS = 4300, 360, 0.25, 64, 1000
+RAGGED_MEAN = 1.05
 TARGET_RATIO = 1.8
 
 
@@ -90,8 +95,8 @@ def measure(root: Path, name: str, workers: int, documents: int) -> float:
     return documents / seconds
 
 
-def kill_and_join(root: Path, documents: int) -> dict[str, int]:
-    """Kill one of two workers at half time and let a third one join; return what was repeated and started."""
+def kill_and_join(root: Path, documents: int) -> dict[str, float]:
+    """Kill one of two workers at half time and let a third one join; return what was repeated, and how long it took."""
     with InstantServer(words=WORDS, track=True, seconds=SECONDS, ragged=True) as server:
         job = build_job(
             [str(root / "documents.jsonl")],
@@ -105,19 +110,36 @@ def kill_and_join(root: Path, documents: int) -> dict[str, int]:
             concurrency=CONCURRENCY,
             chunk_rows=CHUNK_ROWS,
         )
+        began = time.monotonic()
         workers = [start(job), start(job)]
         while server.counts().requests < documents / 2:
             time.sleep(0.1)
+        death = time.monotonic() - began
         workers[0].kill()
         workers.append(start(job))
         for worker in workers:
             worker.wait()
+        seconds, first = time.monotonic() - began, server.counts().first
+        assert first is not None
         manifest = execute(job)[PROMPT]
         counts = server.counts()
     Workers(input=root, output=root / "changed", url="", concurrency=CONCURRENCY).check(documents)
     if counts.repeated > CONCURRENCY:
         raise RuntimeError(f"{counts.repeated} requests were repeated, but only {CONCURRENCY} were in flight")
+    fleet = Fleet(
+        workers=2,
+        rate=CONCURRENCY / (RAGGED_MEAN * SECONDS),
+        in_flight=CONCURRENCY,
+        start_seconds=first - began,
+        warned=1.0,  # the processes are on one machine, so their end is known at once
+        away_seconds=0.0,
+        deaths=(death,),
+    )
+    simulated = simulate(documents, CHUNK_ROWS, fleet, timing=Timing.of(LocalFolder(root))).seconds
     return {
+        "seconds": round(seconds, 2),
+        "simulated_seconds": round(simulated, 2),
+        "simulated_to_real": round(simulated / seconds, 3),
         "repeated_requests": counts.repeated,
         "in_flight_of_the_killed_worker": CONCURRENCY,
         "workers_started": len(workers),

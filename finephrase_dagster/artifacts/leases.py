@@ -34,7 +34,7 @@ EXAMINED = 16
 """How many leases of others a worker without work reads at a time."""
 FEWEST_ROWS = 2
 """Fewer rows than these cannot be divided."""
-DELETED_AT_ONCE = 8
+DELETED_AT_ONCE = 4
 
 
 class LeaseLost(FinephraseError, retryable=True):
@@ -137,10 +137,13 @@ class Leases:
         """
         self.timing = timing or Timing.of(folder)
         self.worker = worker or uuid.uuid4().hex
+        self._machine, self._process = this_machine(), this_process()
         self._folder = folder
         self._shards = list(shards)
+        self._at = {(shard.file, shard.start): shard for shard in shards}
         self._clock = clock
         self._chance = random.Random(self.worker)
+        self._seen: Mapping[str, int | None] = {}
         self._observed: dict[str, tuple[int, float]] = {}
         self._lock = threading.RLock()
 
@@ -156,18 +159,22 @@ class Leases:
             None if there is nothing to take at present.
         """
         with self._lock:
-            shard = self._following(after) if after else None
-            while shard := shard or self._free():
-                taken = self._create(shard, ahead)
-                if taken is not None:
+            following = self._at.get((after.file, after.stop)) if after else None
+            if following and (taken := self._create(following, ahead)):
+                return taken
+            while True:
+                began, newest = self._clock(), self._newest()
+                free = [shard for shard in self._shards if shard.name not in newest]
+                if not free:
+                    return self._take_from_others(newest, began, ahead, worth)
+                # A random one, so that others choose another.
+                if taken := self._create(self._chance.choice(free), ahead):
                     return taken
-                shard = None
-            return self._take_from_others(ahead, worth)
 
     def take_same(self, other: RowShard, *, ahead: int = 0) -> ShardLease | None:
         """Take the lease of the shard that begins with a given row, if it is free."""
         with self._lock:
-            shard = next((one for one in self._shards if one[:2] == other[:2]), None)
+            shard = self._at.get(other[:2])
             return self._create(shard, ahead) if shard else None
 
     def extend(self, lease: ShardLease, ahead_of: int) -> None:
@@ -183,6 +190,16 @@ class Leases:
                     lease.reserved = reserved
                     return
                 self._reread(lease)
+
+    def confirm(self, lease: ShardLease) -> None:
+        """Make sure that the lease is still held, unless it was changed within a beat.
+
+        Raises:
+            LeaseLost: another worker has taken it over.
+        """
+        with self._lock:
+            if self._clock() - lease.changed > self.timing.beat:
+                self.extend(lease, lease.shard.stop)
 
     def give_back(self, lease: ShardLease) -> None:
         """Let others take the lease over at once."""
@@ -202,48 +219,40 @@ class Leases:
             LeaseLost: another worker has taken it over.
         """
         with self._lock:
-            self.extend(lease, lease.shard.stop)
+            self.confirm(lease)
             self._folder.create(f"{LEASES}/{lease.name}.{DONE}", b"")
             self._forget(lease, [version for _, version in lease.earlier] + [lease.version])
 
-    def are_finished(self) -> bool:
-        """Return whether all shards are finished, and nobody holds a lease."""
-        newest = self._newest()
-        return all(version is None for version in newest.values()) and all(
-            shard.name in newest for shard in self._shards
-        )
+    def are_finished(self, *, look: bool = True) -> bool:
+        """Return whether all shards are finished, and nobody holds a lease; without `look`, at the last request."""
+        newest = self._newest() if look else self._seen
+        return not any(newest.values()) and all(shard.name in newest for shard in self._shards)
 
     def finished_rows(self) -> int:
         """Return how many rows the finished shards had when they were laid out."""
         newest = self._newest()
         return sum(shard.rows for shard in self._shards if newest.get(shard.name, 0) is None)
 
-    def held_by_others(self) -> Iterable[tuple[str, int, LeaseState]]:
+    def held_by_others(self, newest: Mapping[str, int | None] | None = None) -> Iterable[tuple[str, int, LeaseState]]:
         """Yield name, newest version and state of leases that others hold, in a random order."""
-        outstanding = [(name, version) for name, version in self._newest().items() if version is not None]
+        newest = self._newest() if newest is None else newest
+        outstanding = [(name, version) for name, version in newest.items() if version is not None]
         self._chance.shuffle(outstanding)
         for name, version in outstanding:
             state = self._read(name, version)
             if state is not None and state.worker != self.worker:
                 yield name, version, state
 
-    def _following(self, shard: RowShard) -> RowShard | None:
-        return next((one for one in self._shards if one.file == shard.file and one.start == shard.stop), None)
-
-    def _free(self) -> RowShard | None:
-        """Return a shard that nobody has begun: a random one, so that others choose another."""
-        newest = self._newest()
-        free = [shard for shard in self._shards if shard.name not in newest]
-        return self._chance.choice(free) if free else None
-
     def _create(self, shard: RowShard, ahead: int) -> ShardLease | None:
         lease = ShardLease(shard, 0, min(shard.start + ahead, shard.stop), self._clock())
         return lease if self._change(lease, self._state(shard, lease.reserved)) else None
 
-    def _take_from_others(self, ahead: int, worth: int) -> ShardLease | None:
+    def _take_from_others(
+        self, newest: Mapping[str, int | None], began: float, ahead: int, worth: int
+    ) -> ShardLease | None:
+        """Take a lease over, or cut off half of a shard; `newest` was read at the time `began`."""
         alive: list[tuple[str, int, LeaseState]] = []
-        began = self._clock()
-        for name, version, state in self.held_by_others():
+        for name, version, state in self.held_by_others(newest):
             if state.is_abandoned or self._is_expired(name, version):
                 shard = RowShard(state.file, state.start, state.stop)
                 reserved = max(state.reserved, min(shard.start + ahead, shard.stop))
@@ -285,8 +294,8 @@ class Leases:
             stop=shard.stop,
             reserved=reserved,
             worker=self.worker,
-            machine=this_machine(),
-            process=this_process(),
+            machine=self._machine,
+            process=self._process,
         )
 
     def _change(self, lease: ShardLease, state: LeaseState) -> bool:
@@ -333,17 +342,21 @@ class Leases:
 
     def _newest(self) -> Mapping[str, int | None]:
         """Return the newest version of each lease; None if the shard is finished. One request."""
-        newest: dict[str, int | None] = {}
-        for path in self._folder.names(f"{LEASES}/*"):
-            name, _, version = path.removeprefix(f"{LEASES}/").rpartition(".")
-            if version == DONE:
-                newest[name] = None
-            elif version.isdigit() and newest.get(name, 0) is not None:
-                newest[name] = max(newest.get(name) or 0, int(version))
-        now = self._clock()
+        latest: dict[str, str] = {}
+        for path in self._folder.names(f"{LEASES}/*"):  # sorted: the newest version is the last, or done
+            name, _, version = path.rpartition(".")
+            latest[name] = version
+        start = len(LEASES) + 1
+        newest = {
+            name[start:]: None if version == DONE else int(version)
+            for name, version in latest.items()
+            if version == DONE or version.isdigit()  # else an unfinished file
+        }
+        now, observed = self._clock(), self._observed
         for name, number in newest.items():
-            if number is not None and self._observed.get(name, (0, 0.0))[0] != number:
-                self._observed[name] = number, now
+            if number is not None and (name not in observed or observed[name][0] != number):
+                observed[name] = number, now
+        self._seen = newest
         return newest
 
     def _read(self, name: str, version: int) -> LeaseState | None:

@@ -127,7 +127,7 @@ class ShardLedger(JournalWriter):
 
     def _publish(self, held: Held) -> None:
         lease, journals = held.lease, [*held.earlier, held.chunk.journal]
-        self.leases.extend(lease, lease.shard.stop)
+        self.leases.confirm(lease)
         for journal in journals:
             journal.sync()
         finished = self._finished([journal.read() for journal in journals])

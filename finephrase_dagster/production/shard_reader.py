@@ -22,6 +22,8 @@ from finephrase_dagster.rephrase.survey import Survey
 
 RESERVED_BEATS = 1.5
 """For how many beats rows are reserved ahead, at the present rate."""
+FIRST_PART = 32
+"""The part of a shard that is reserved while the rate is not known yet."""
 AWAY_SECONDS = 600.0
 """For how long leases may not be renewed before the worker gives up."""
 
@@ -131,12 +133,14 @@ class ShardReader:
 
     def _tend(self) -> None:
         """Renew leases and take new ones, until there is nothing left or the reader is closed."""
-        away_since, asked = 0.0, 0.0
+        away_since, asked, pause = 0.0, 0.0, self._beat / 8
         while not self._stop.is_set():
             try:
                 self._renew()
-                if self._wants_more() and time.monotonic() >= asked and not self._take_next():
-                    asked = time.monotonic() + self._beat / 4
+                if self._wants_more() and time.monotonic() >= asked:
+                    taken = self._take_next()
+                    pause = self._beat / 8 if taken else min(2 * pause, self._beat)
+                    asked = 0.0 if taken else time.monotonic() + pause
                 away_since = 0.0
             except FolderUnusable as error:  # the ledgers hold the requests back meanwhile
                 away_since = away_since or time.monotonic()
@@ -176,7 +180,7 @@ class ShardReader:
                 if not runs_out and now - lease.changed < self._beat:
                     continue
                 try:
-                    ahead = max(self._ahead, lease.shard.rows // 8, 1)
+                    ahead = self._ahead or max(1, lease.shard.rows // FIRST_PART)
                     ledger.leases.extend(lease, position + ahead if is_read else lease.reserved)
                 except LeaseLost as error:
                     self._log(str(error))
@@ -206,5 +210,5 @@ class ShardReader:
                 self._next = Work(leases, lease.shard, lease.shard.start)
             return True
         if not any(ledger.held for ledger in self._ledgers.values()):
-            self._over = all(ledger.leases.are_finished() for ledger in self._ledgers.values())
+            self._over = all(ledger.leases.are_finished(look=False) for ledger in self._ledgers.values())
         return False
