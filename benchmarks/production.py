@@ -1,12 +1,12 @@
 """The scheduler of workers, simulated: its own cost, and the goodput of fleets that fail.
 
-1. 1,000 workers of 10 documents/s share shards of 20,000 documents for an hour. Processor time and requests to the
+1. 1,000 workers of 10 documents/s share shards of 20,000 documents for five hours. Processor time and requests to the
    store are those of the real leases, which the simulation uses; both count per worker and second.
 2. Goodput of 100 GPUs for four hours: shards of two sizes, workers that die every 24, 6 and 2 hours on average, half of
    them without a warning, and are replaced after 5 minutes; an engine starts in 2 minutes. The published run had a
    goodput of about 44 %; how often its workers failed is not published.
 
-    python benchmarks/production.py [--hours 1]
+    python benchmarks/production.py [--hours 5]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TARGET_CORE_SHARE, TARGET_REQUESTS, TARGET_GOODPUT = 0.01, 2.0, 0.9
 def main() -> None:
     """Print the figures as one JSON object on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=float, default=1.0, help="of the 1,000 workers")
+    parser.add_argument("--hours", type=float, default=5.0, help="of the 1,000 workers")
     arguments = parser.parse_args()
     fleet = Fleet(workers=1000, rate=RATE, spread=0.1, hours_between_failures=24, warned=0.5)
     began = time.process_time()

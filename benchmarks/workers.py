@@ -28,7 +28,7 @@ from instant_server import MODEL, InstantServer
 from load import CONTEXT, MAX_TOKENS, PROMPT, SEED, Ours, running, write_documents
 
 from finephrase_dagster.artifacts.folder import LocalFolder
-from finephrase_dagster.artifacts.leases import Timing
+from finephrase_dagster.artifacts.lease import Timing
 from finephrase_dagster.production.simulation import Fleet, simulate
 from finephrase_dagster.rephrase.job import RephraseJob, build_job, execute
 

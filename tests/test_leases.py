@@ -13,19 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finephrase_dagster.artifacts import leases as module
+from finephrase_dagster.artifacts import lease as module
 from finephrase_dagster.artifacts.claim import FolderBusy
 from finephrase_dagster.artifacts.folder import Folder, LocalFolder
-from finephrase_dagster.artifacts.leases import (
-    LEASES,
-    LeaseLost,
-    Leases,
-    RowShard,
-    ShardLease,
-    Timing,
-    forget_leases,
-    refuse_if_leased,
-)
+from finephrase_dagster.artifacts.lease import LeaseLost, RowShard, ShardLease, Timing
+from finephrase_dagster.artifacts.leases import LEASES, Leases, forget_leases, refuse_if_leased
 from finephrase_dagster.rephrase.location import folder_at
 
 TIMING = Timing(beat=1.0, expiry=5.0)

@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 
 from finephrase_dagster.artifacts.claim import META, FolderBusy
 from finephrase_dagster.artifacts.fingerprint import sha256_file
-from finephrase_dagster.artifacts.leases import LEASES, SHARDS, Timing
+from finephrase_dagster.artifacts.lease import Timing
+from finephrase_dagster.artifacts.leases import LEASES, SHARDS
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.commands.main import app
 from finephrase_dagster.production import worker as worker_module

@@ -15,18 +15,18 @@ can: on a disk by a link, in an object store by a conditional upload. A finished
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import asdict, replace
 
 from finephrase_dagster.artifacts.claim import META, FolderBusy
-from finephrase_dagster.artifacts.folder import Folder, LocalFolder
-from finephrase_dagster.artifacts.processes import is_running, this_machine, this_process
-from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.artifacts.folder import Folder
+from finephrase_dagster.artifacts.lease import LeaseLost, LeaseState, RowShard, ShardLease, Timing
+from finephrase_dagster.artifacts.processes import this_machine, this_process
 
 LEASES, SHARDS = f"{META}/leases", f"{META}/shards.json"
 DONE = "done"
@@ -35,83 +35,8 @@ EXAMINED = 16
 FEWEST_ROWS = 2
 """Fewer rows than these cannot be divided."""
 DELETED_AT_ONCE = 4
-
-
-class LeaseLost(FinephraseError, retryable=True):
-    """Another worker has taken over a lease, because it did not change for long."""
-
-
-class Timing(NamedTuple):
-    """Seconds between two versions of a lease, and after how many without a new one its holder is taken to be dead."""
-
-    beat: float
-    expiry: float
-
-    @classmethod
-    def of(cls, folder: Folder) -> Timing:
-        """Return what suits a folder: in an object store, each request costs money."""
-        return cls(5.0, 60.0) if isinstance(folder, LocalFolder) else cls(60.0, 180.0)
-
-
-class RowShard(NamedTuple):
-    """The rows `start` to `stop - 1` of an input file."""
-
-    file: int
-    start: int
-    stop: int
-
-    @property
-    def name(self) -> str:
-        return f"part-{self.file:05d}-r{self.start:09d}"
-
-    @property
-    def rows(self) -> int:
-        return self.stop - self.start
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaseState:
-    """One version of a lease.
-
-    Attributes:
-        file, start, stop: the shard's rows; `stop` falls when another worker cuts off its end.
-        reserved: rows before this one are the holder's.
-        worker: the holder; "" after it gave the lease back.
-        machine, process: where it runs.
-    """
-
-    file: int
-    start: int
-    stop: int
-    reserved: int
-    worker: str
-    machine: str
-    process: str
-
-    @property
-    def is_abandoned(self) -> bool:
-        """Whether it was given back, or its holder was a process of this machine that has ended."""
-        return not self.worker or (self.machine == this_machine() and not is_running(self.process))
-
-    @property
-    def unreserved(self) -> int:
-        return self.stop - self.reserved
-
-
-@dataclass
-class ShardLease:
-    """A lease that this process holds."""
-
-    shard: RowShard
-    version: int
-    reserved: int
-    changed: float
-    earlier: list[tuple[float, int]] = field(default_factory=list)
-    """Older versions, each with the time since when it is not the newest."""
-
-    @property
-    def name(self) -> str:
-        return self.shard.name
+LOOK_BEATS = 10
+"""After so many beats a worker that takes a shard looks at all leases, to find those whose holders have died."""
 
 
 class Leases:
@@ -144,6 +69,7 @@ class Leases:
         self._clock = clock
         self._chance = random.Random(self.worker)
         self._seen: Mapping[str, int | None] = {}
+        self._looked = -math.inf
         self._observed: dict[str, tuple[int, float]] = {}
         self._lock = threading.RLock()
 
@@ -160,10 +86,15 @@ class Leases:
         """
         with self._lock:
             following = self._at.get((after.file, after.stop)) if after else None
-            if following and (taken := self._create(following, ahead)):
+            is_recent = self._clock() - self._looked < LOOK_BEATS * self.timing.beat
+            if following and is_recent and (taken := self._create(following, ahead)):
                 return taken
             while True:
                 began, newest = self._clock(), self._newest()
+                if taken := self._take_expired(newest, began, ahead):
+                    return taken
+                if following and following.name not in newest and (taken := self._create(following, ahead)):
+                    return taken
                 free = [shard for shard in self._shards if shard.name not in newest]
                 if not free:
                     return self._take_from_others(newest, began, ahead, worth)
@@ -253,11 +184,8 @@ class Leases:
         """Take a lease over, or cut off half of a shard; `newest` was read at the time `began`."""
         alive: list[tuple[str, int, LeaseState]] = []
         for name, version, state in self.held_by_others(newest):
-            if state.is_abandoned or self._is_expired(name, version):
-                shard = RowShard(state.file, state.start, state.stop)
-                reserved = max(state.reserved, min(shard.start + ahead, shard.stop))
-                lease = ShardLease(shard, version, reserved, began)
-                if self._change(lease, self._state(shard, reserved)):
+            if state.is_abandoned:
+                if lease := self._take_over(state, version, began, ahead):
                     return lease
             else:
                 alive.append((name, version, state))
@@ -268,6 +196,21 @@ class Leases:
             if state.unreserved >= worth and (half := self._cut(name, version, state, ahead, began)):
                 return half
         return None
+
+    def _take_expired(self, newest: Mapping[str, int | None], began: float, ahead: int) -> ShardLease | None:
+        """Take a lease over that has not changed for long; `newest` was read at the time `began`."""
+        for name, version in newest.items():
+            if version is not None and self._is_expired(name, version):
+                state = self._read(name, version)
+                if state and state.worker != self.worker and (lease := self._take_over(state, version, began, ahead)):
+                    return lease
+        return None
+
+    def _take_over(self, state: LeaseState, version: int, began: float, ahead: int) -> ShardLease | None:
+        shard = RowShard(state.file, state.start, state.stop)
+        reserved = max(state.reserved, min(shard.start + ahead, shard.stop))
+        lease = ShardLease(shard, version, reserved, began)
+        return lease if self._change(lease, self._state(shard, reserved)) else None
 
     def _cut(self, name: str, version: int, state: LeaseState, ahead: int, began: float) -> ShardLease | None:
         """Take the second half of the rows that were not reserved at the time `began`."""
@@ -307,7 +250,7 @@ class Leases:
             lease.earlier.append((now, lease.version))
         lease.version += 1
         lease.changed = now
-        old = [version for since, version in lease.earlier if now - since > 2 * self.timing.expiry]
+        old = [version for since, version in lease.earlier if now - since > 1.5 * self.timing.expiry]
         if len(old) >= DELETED_AT_ONCE:
             self._forget(lease, old)
         return True
@@ -356,7 +299,7 @@ class Leases:
         for name, number in newest.items():
             if number is not None and (name not in observed or observed[name][0] != number):
                 observed[name] = number, now
-        self._seen = newest
+        self._seen, self._looked = newest, now
         return newest
 
     def _read(self, name: str, version: int) -> LeaseState | None:

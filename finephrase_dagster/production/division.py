@@ -10,7 +10,8 @@ from itertools import groupby
 from operator import itemgetter
 
 from finephrase_dagster.artifacts.folder import Folder
-from finephrase_dagster.artifacts.leases import SHARDS, RowShard
+from finephrase_dagster.artifacts.lease import RowShard
+from finephrase_dagster.artifacts.leases import SHARDS
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.ledger import begin_ledger

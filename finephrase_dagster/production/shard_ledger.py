@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from finephrase_dagster.artifacts.folder import JOURNALS, Folder, Journal
-from finephrase_dagster.artifacts.leases import LeaseLost, Leases, ShardLease
+from finephrase_dagster.artifacts.lease import LeaseLost, ShardLease
+from finephrase_dagster.artifacts.leases import Leases
 from finephrase_dagster.rephrase.chunks import write_chunk_once
 from finephrase_dagster.rephrase.dataset import LedgerError
 from finephrase_dagster.rephrase.journals import Chunk, JournalWriter

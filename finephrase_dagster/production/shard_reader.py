@@ -14,7 +14,8 @@ from types import TracebackType
 from datatrove.data import Document
 
 from finephrase_dagster.artifacts.folder import FolderUnusable
-from finephrase_dagster.artifacts.leases import FEWEST_ROWS, LeaseLost, RowShard, ShardLease
+from finephrase_dagster.artifacts.lease import LeaseLost, RowShard, ShardLease
+from finephrase_dagster.artifacts.leases import FEWEST_ROWS
 from finephrase_dagster.production.shard_ledger import ShardLedger
 from finephrase_dagster.rephrase.reader import InputRow, document_of, rows_of
 from finephrase_dagster.rephrase.step import changed_input

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from finephrase_dagster.artifacts.folder import Folder
-from finephrase_dagster.artifacts.leases import LeaseLost, Leases, RowShard, ShardLease, Timing
+from finephrase_dagster.artifacts.lease import LeaseLost, RowShard, ShardLease, Timing
+from finephrase_dagster.artifacts.leases import Leases
 from finephrase_dagster.production.shard_reader import RESERVED_BEATS
 
 IN_A_STORE = Timing(60.0, 180.0)
@@ -55,7 +56,7 @@ class Fleet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class FleetOutcome:
     """What became of a simulated run.
 
     Attributes:
@@ -138,7 +139,7 @@ class _Simulation:
         self._repeated = 0.0
         self._worked = 0.0  # seconds in which shards were worked on
 
-    def run(self) -> Outcome:
+    def run(self) -> FleetOutcome:
         for _ in range(self._fleet.workers):
             self._at(0.0, self._start)
         for moment in self._fleet.deaths:
@@ -150,7 +151,7 @@ class _Simulation:
         needed = self._rows / self._fleet.rate
         held = self._held + sum(seconds - worker.born for worker in self._alive)
         requests = self._store.requests
-        return Outcome(
+        return FleetOutcome(
             seconds=seconds,
             goodput=needed / held,
             repeated=round(self._repeated),
@@ -254,7 +255,7 @@ class _Simulation:
         self._at(self.now + self._fleet.away_seconds, self._start)
 
 
-def simulate(rows: int, shard_rows: int, fleet: Fleet, *, timing: Timing = IN_A_STORE, seed: int = 0) -> Outcome:
+def simulate(rows: int, shard_rows: int, fleet: Fleet, *, timing: Timing = IN_A_STORE, seed: int = 0) -> FleetOutcome:
     """Simulate a run.
 
     Args:
@@ -269,7 +270,7 @@ def simulate(rows: int, shard_rows: int, fleet: Fleet, *, timing: Timing = IN_A_
 
 def best_settings(
     rows: int, fleet: Fleet, *, sizes: Sequence[int], uploads: Sequence[float], **options: Any
-) -> tuple[int, float, Outcome]:
+) -> tuple[int, float, FleetOutcome]:
     """Return shard size, seconds between two uploads of journals, and the outcome with the highest goodput."""
     tried = [
         (size, upload, simulate(rows, size, replace(fleet, upload_seconds=upload), **options))

@@ -22,7 +22,8 @@ from datatrove.data import Document
 
 from finephrase_dagster.artifacts.claim import FolderBusy
 from finephrase_dagster.artifacts.folder import LocalFolder
-from finephrase_dagster.artifacts.leases import Leases, Timing
+from finephrase_dagster.artifacts.lease import Timing
+from finephrase_dagster.artifacts.leases import Leases
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.pods.failure import TEMPORARY_FAILURE
 from finephrase_dagster.production.division import lay_out, read_shards

@@ -218,7 +218,7 @@ def chunk_of(path: str) -> str:
 def place_of(name: str) -> tuple[int, int]:
     """Return the input file that a chunk's rows are from, and the chunk's number among those of the file.
 
-    A chunk with an `r` before its number is a shard (`artifacts.leases.RowShard`), numbered by its first row.
+    A chunk with an `r` before its number is a shard (`artifacts.lease.RowShard`), numbered by its first row.
     """
     match = re.fullmatch(r"part-(\d+)-r?(\d+)", name)
     return (int(match[1]), int(match[2])) if match else (-1, -1)
