@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finephrase_dagster.artifacts import lease as module
+from finephrase_dagster.artifacts import leases as all_leases
 from finephrase_dagster.artifacts.claim import FolderBusy
 from finephrase_dagster.artifacts.folder import Folder, LocalFolder
 from finephrase_dagster.artifacts.lease import LeaseLost, RowShard, ShardLease, Timing
@@ -118,7 +119,7 @@ def test_the_lease_of_a_silent_worker_is_taken_over_after_the_expiry_only(folder
     taken = must(other.take())
     assert taken.shard == lost.shard
     assert taken.reserved == 10
-    with pytest.raises(LeaseLost, match="another worker has taken over part-00000-r000000000"):
+    with pytest.raises(LeaseLost, match="another worker has taken over part-00000-r000000000000"):
         silent.extend(lost, 10)
     other.finish(taken)
 
@@ -193,7 +194,7 @@ def test_a_process_that_wants_the_folder_alone_watches_the_leases_of_other_machi
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards, timing = shards_of(10, rows=10), Timing(beat=0.01, expiry=0.1)
-    monkeypatch.setattr(module, "this_machine", lambda: "another")
+    monkeypatch.setattr(all_leases, "this_machine", lambda: "another")
     leases = Leases(folder, shards, timing=timing, worker="one")
     lease = must(leases.take())
     monkeypatch.undo()

@@ -306,7 +306,7 @@ def test_reused_rows_leave_the_shards_of_workers_whole(trial: Trial) -> None:
     _, survey, datasets = prepare(job, print)
     division.lay_out(datasets["plain"], survey, prompt="plain", rows=job.chunk_rows)
     shards = json.loads((trial.artifact(LATE).folder / SHARDS).read_text())["shards"]
-    assert [stop - start for _, start, stop in shards] == [7, 7, 7, 7, 7, 5]
+    assert [stop - start for _, start, stop, _ in shards] == [7, 7, 7, 7, 7, 5]
 
 
 def test_a_cell_of_a_study_reuses_completions_if_it_says_so_and_the_plan_says_how_many_at_most(tmp_path: Path) -> None:

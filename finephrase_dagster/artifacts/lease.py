@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,19 +28,29 @@ class Timing(NamedTuple):
 
 
 class RowShard(NamedTuple):
-    """The rows `start` to `stop - 1` of an input file."""
+    """The rows `start` to `stop - 1` of an input file; `division` counts how often rows were divided before.
+
+    So a shard never has the name of one that an earlier division left unfinished, and whose rows became a file.
+    """
 
     file: int
     start: int
     stop: int
+    division: int = 0
 
     @property
     def name(self) -> str:
-        return f"part-{self.file:05d}-r{self.start:09d}"
+        return f"part-{self.file:05d}-r{self.division:03d}{self.start:09d}"
 
     @property
     def rows(self) -> int:
         return self.stop - self.start
+
+
+def shard_division(name: str) -> int:
+    """Return the division that the name of a chunk is from; -1 if the chunk is no shard."""
+    match = re.fullmatch(r"part-\d+-r(\d{3})\d+", name)
+    return int(match[1]) if match else -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +58,7 @@ class LeaseState:
     """One version of a lease.
 
     Attributes:
-        file, start, stop: the shard's rows; `stop` falls when another worker cuts off its end.
+        file, start, stop, division: the shard; `stop` falls when another worker cuts off its end.
         reserved: rows before this one are the holder's.
         worker: the holder; "" after it gave the lease back.
         machine, process: where it runs.
@@ -56,6 +67,7 @@ class LeaseState:
     file: int
     start: int
     stop: int
+    division: int
     reserved: int
     worker: str
     machine: str

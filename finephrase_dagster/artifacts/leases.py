@@ -207,7 +207,7 @@ class Leases:
         return None
 
     def _take_over(self, state: LeaseState, version: int, began: float, ahead: int) -> ShardLease | None:
-        shard = RowShard(state.file, state.start, state.stop)
+        shard = RowShard(state.file, state.start, state.stop, state.division)
         reserved = max(state.reserved, min(shard.start + ahead, shard.stop))
         lease = ShardLease(shard, version, reserved, began)
         return lease if self._change(lease, self._state(shard, reserved)) else None
@@ -216,13 +216,13 @@ class Leases:
         """Take the second half of the rows that were not reserved at the time `began`."""
         middle = state.reserved + (state.unreserved + 1) // 2
         # First a lease without rows, so that nobody takes the dataset to be finished if this process ends in between.
-        half = self._create(RowShard(state.file, middle, middle), 0)
+        half = self._create(RowShard(state.file, middle, middle, state.division), 0)
         if half is None:
             return None
         if not self._swap(name, version, replace(state, stop=middle), began):
             self._folder.remove_all([f"{LEASES}/{half.name}.{half.version:06d}"])
             return None
-        half.shard = RowShard(state.file, middle, state.stop)
+        half.shard = half.shard._replace(stop=state.stop)
         self.extend(half, middle + ahead)
         return half
 
@@ -235,6 +235,7 @@ class Leases:
             file=shard.file,
             start=shard.start,
             stop=shard.stop,
+            division=shard.division,
             reserved=reserved,
             worker=self.worker,
             machine=self._machine,

@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from finephrase_dagster.artifacts.folder import Folder
-from finephrase_dagster.artifacts.lease import RowShard
+from finephrase_dagster.artifacts.lease import RowShard, shard_division
 from finephrase_dagster.artifacts.leases import SHARDS
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.dataset import Dataset
@@ -63,8 +63,9 @@ def lay_out(
                 f"{dataset.folder}: the order of the input rows, or their division into files, has changed since the "
                 "first rows were finished. Restore it, or finish this dataset without --workers."
             )
+        division = 1 + max((shard_division(name) for name in ledger.chunk_names()), default=-1)
         shards = [
-            RowShard(file, first, min(first + rows, stop))
+            RowShard(file, first, min(first + rows, stop), division)
             for file, start, stop in missing
             for first in range(start, stop, rows)
         ]

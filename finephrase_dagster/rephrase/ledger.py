@@ -10,7 +10,7 @@ input; where the order of the input's rows has changed between runs, by its id.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from finephrase_dagster.artifacts.folder import Folder, Journal
@@ -89,6 +89,10 @@ class Ledger(JournalWriter):
             None if rows that are done are known by their ids only.
         """
         return None if self._done.knows_ids else self._done.complement(rows)
+
+    def chunk_names(self) -> Collection[str]:
+        """Return the names of the published chunks."""
+        return self._published.parts
 
     def drawn(self, name: str) -> Mapping[int, Rollout]:
         """Return the rollouts that earlier runs drew for a row that is not done, by number."""
