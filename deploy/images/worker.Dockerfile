@@ -7,7 +7,7 @@ RUN useradd --create-home --uid 1000 finephrase
 WORKDIR /opt/finephrase
 COPY requirements/gpu.txt requirements/gpu.txt
 # What the rephrasing library needs in addition to vLLM, in the versions of the list; a test checks that no name is missing.
-RUN for name in dagster-pipes datatrove datasets orjson pyarrow pydantic pyyaml filelock psutil rich fsspec s3fs zstandard tqdm loguru httptools uvloop arctic-inference; do \
+RUN for name in dagster-pipes datatrove duckdb datasets orjson pyarrow pydantic pyyaml filelock psutil rich fsspec s3fs zstandard tqdm loguru httptools uvloop arctic-inference; do \
         grep "^$name==" requirements/gpu.txt; \
     done > requirements/worker.txt \
     && pip install --no-cache-dir -r requirements/worker.txt
