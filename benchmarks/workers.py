@@ -30,6 +30,7 @@ from load import CONTEXT, MAX_TOKENS, PROMPT, SEED, Ours, running, write_documen
 from finephrase_dagster.artifacts.folder import LocalFolder
 from finephrase_dagster.artifacts.lease import Timing
 from finephrase_dagster.production.simulation import Fleet, simulate
+from finephrase_dagster.production.workers import COMMAND
 from finephrase_dagster.rephrase.job import RephraseJob, build_job, execute
 
 SIZE, WORDS, SECONDS, CONCURRENCY, CHUNK_ROWS = 4300, 360, 0.25, 64, 1000
@@ -149,9 +150,7 @@ def kill_and_join(root: Path, documents: int) -> dict[str, float]:
 
 def start(job: RephraseJob) -> subprocess.Popen[bytes]:
     """Start a worker."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "finephrase_dagster.production.worker"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     process.stdin.write(job.model_dump_json().encode() + b"\n")
     process.stdin.flush()

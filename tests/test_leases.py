@@ -160,6 +160,15 @@ def test_a_lease_that_was_given_back_or_whose_process_has_ended_is_free_at_once(
         two.extend(held, 10)
 
 
+def test_a_lease_that_was_taken_without_being_noted_is_taken_again(folder: Folder, clock: Clock) -> None:
+    alone = worker(folder, clock, shards_of(10, rows=10), "alone")
+    alone.take()  # the store fails before the worker can begin
+    assert alone.take() is None
+    clock.now += 6
+    alone.finish(must(alone.take()))
+    assert alone.are_finished()
+
+
 def test_of_many_threads_one_gets_a_shard(tmp_path: Path) -> None:
     shards, taken = shards_of(5, rows=5), []
     start = threading.Barrier(8)

@@ -24,15 +24,17 @@ from typer.testing import CliRunner
 from finephrase_dagster.artifacts.claim import META, FolderBusy
 from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.artifacts.lease import Timing
-from finephrase_dagster.artifacts.leases import LEASES, SHARDS
+from finephrase_dagster.artifacts.leases import LEASES, SHARDS, Leases
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.commands.main import app
 from finephrase_dagster.production import worker as worker_module
-from finephrase_dagster.production.division import OrderChanged
+from finephrase_dagster.production.division import OrderChanged, lay_out, read_shards
+from finephrase_dagster.production.shard_ledger import ShardLedger
 from finephrase_dagster.production.worker import work, worker_step
 from finephrase_dagster.production.workers import WorkersFailed, execute_with_workers
 from finephrase_dagster.rephrase.dataset import NothingCompleted
-from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
+from finephrase_dagster.rephrase.job import RephraseJob, Target, execute, prepare
+from finephrase_dagster.rephrase.outcome import Completed
 from finephrase_dagster.study.component import Cell
 from object_store import ObjectStore, object_store
 from rephrase_parts import (
@@ -203,6 +205,43 @@ def test_workers_continue_what_a_single_writer_began_and_the_other_way_round(
     check_datasets(tmp_path / "out", execute(job))
     assert len(answers.counts) == 2 * (ALL - FILES)
     assert answers.repeated <= 3 * 8
+
+
+def test_rows_that_are_divided_again_lose_nothing_of_a_shard_that_was_left_unfinished(
+    tmp_path: Path, server: LocalServer, answers: Answers, files: tuple[str, ...]
+) -> None:
+    job = job_of(tmp_path / "out", files, server.url, chunk_rows=50)
+    job = job.model_copy(update={name: {"plain": getattr(job, name)["plain"]} for name in ("prompts", "targets")})
+    _, survey, datasets = prepare(job, lambda line: None)
+    folder = datasets["plain"].folder
+    lay_out(datasets["plain"], survey, prompt="plain", rows=50)
+    leases = Leases(folder, (read_shards(folder, survey.layout) or [])[:1])
+    ledger = ShardLedger(folder, "plain", leases, keep_raw=False, has_rollouts=False, layout=survey.layout)
+    lease = leases.take(ahead=ROWS)
+    assert lease is not None
+    ledger.begin(lease)
+    ledger.read(lease)
+    for row in range(3, 7):  # a shard whose first rows are not done
+        completed = Completed(
+            id=f"doc-{row}",
+            text="Paid.",
+            finish_reason="stop",
+            prompt_tokens=1,
+            completion_tokens=1,
+            document_cut=False,
+            document_sha256="",
+        )
+        ledger.record(ledger.assign(0), row, completed)
+    ledger.give_back()
+    stop_at(answers, 0, lambda: execute(job))  # makes a file of these rows, and no other
+    work(job, lambda line: None)
+    sent = answers.counts.total()
+    execute(job)
+    assert answers.counts.total() == sent, "the workers finished every row"
+    assert sent - answers.repeated == ALL - FILES - 4
+    table = pq.read_table(tmp_path / "out" / "plain").to_pydict()
+    assert sorted(table["id"]) == sorted(f"doc-{100 * file + row}" for file in range(FILES) for row in range(ROWS - 1))
+    assert table["text"].count("Paid.") == 4
 
 
 def test_failed_rows_are_sent_again_by_workers(tmp_path: Path, server: LocalServer, files: tuple[str, ...]) -> None:

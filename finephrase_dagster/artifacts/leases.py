@@ -202,7 +202,8 @@ class Leases:
         for name, version in newest.items():
             if version is not None and self._is_expired(name, version):
                 state = self._read(name, version)
-                if state and state.worker != self.worker and (lease := self._take_over(state, version, began, ahead)):
+                # Also one of its own, which it took when the store did not answer. Those that it holds do change.
+                if state and (lease := self._take_over(state, version, began, ahead)):
                     return lease
         return None
 

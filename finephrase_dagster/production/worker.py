@@ -39,6 +39,7 @@ from finephrase_dagster.rephrase.step import RephraseStep
 
 WAIT_SECONDS = 600.0
 """How long a worker waits for another one that divides the rows into shards."""
+NOTICE_SECONDS = 3.0
 LOCAL_SAVE_SECONDS = 2.0
 
 
@@ -60,8 +61,8 @@ class WorkerStep(RephraseStep):
         datasets = {name: dataset for name, dataset in self._datasets.items() if not dataset.manifest()}
         with contextlib.ExitStack() as stack:
             for name, dataset in datasets.items():
-                _wait_while_busy(partial(self._lay_out, name, dataset))
-                _wait_while_busy(partial(_enter, stack, dataset))
+                self._wait_while_busy(partial(self._lay_out, name, dataset))
+                self._wait_while_busy(partial(_enter, stack, dataset))
             datasets = {name: dataset for name, dataset in datasets.items() if not dataset.manifest()}
             if datasets:
                 renderer = self._renderer()
@@ -76,6 +77,21 @@ class WorkerStep(RephraseStep):
 
     def _lay_out(self, name: str, dataset: Dataset) -> None:
         lay_out(dataset, self._survey, prompt=name, rows=self._settings.chunk_rows, log=self._settings.log)
+
+    def _wait_while_busy(self, attempt: Callable[[], object]) -> None:
+        """Make an attempt, again and again while another worker divides the rows."""
+        began, told = time.monotonic(), False
+        while True:
+            try:
+                attempt()
+                return
+            except FolderBusy as error:
+                if time.monotonic() - began > WAIT_SECONDS:
+                    raise
+                if not told and time.monotonic() - began > NOTICE_SECONDS:
+                    told = True
+                    self._settings.log(f"waiting, for at most {WAIT_SECONDS:.0f} s: {error}")
+            time.sleep(0.2)
 
     def _shard_ledger(self, name: str, dataset: Dataset) -> ShardLedger:
         dataset.begin(self._settings.log)
@@ -134,19 +150,6 @@ def worker_step(
 
 def _enter(stack: contextlib.ExitStack, dataset: Dataset) -> None:
     stack.enter_context(dataset.folder.share())
-
-
-def _wait_while_busy(attempt: Callable[[], object]) -> None:
-    """Make an attempt, again and again while another worker divides the rows."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            attempt()
-            return
-        except FolderBusy:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.2)
 
 
 def numbered(job: RephraseJob, number: int) -> RephraseJob:
