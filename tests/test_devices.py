@@ -89,6 +89,15 @@ def test_a_lease_sets_the_environment_of_the_processes_that_use_its_gpus(monkeyp
     second.release()
 
 
+def test_the_devices_of_a_lease_are_divided_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1,2,3")
+    held = lease(4, "2 engines", log=print)
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in held.environments(2)] == ["0,1", "2,3"]
+    held.release()
+    with pytest.raises(InvalidDevices, match=r"5 engines needs 5 GPUs, .* or the number of workers"):
+        lease(5, "5 engines", log=print)
+
+
 def test_a_waiting_process_logs_who_holds_the_device_and_gives_up_at_its_limit(
     monkeypatch: pytest.MonkeyPatch, holders: list[Holder]
 ) -> None:

@@ -400,3 +400,13 @@ def test_a_file_is_moved_from_a_folder_below_once(folder: Folder) -> None:
         assert (folder.read("part-1.parquet"), below.names("part-*")) == (b"rows", [])
         below.clear()
         assert below.names("*") == []
+
+
+def test_a_folder_can_be_written_without_a_lock_long_after_it_was_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_at(f"memory://claimed/{uuid.uuid4().hex}")
+    with folder.claim():
+        folder.write("before", b"1")
+    later = time.time() + 10 * lock.SILENT_SECONDS
+    monkeypatch.setattr(lock.time, "time", lambda: later)
+    folder.write("after", b"2")
+    assert folder.read("after") == b"2"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.plan.plan import plan
 from finephrase_dagster.production import division
+from finephrase_dagster.production.worker import work
 from finephrase_dagster.production.workers import execute_with_workers
 from finephrase_dagster.rephrase import takeover
 from finephrase_dagster.rephrase.job import RephraseJob, Target, cell_job, execute, prepare
@@ -307,6 +309,20 @@ def test_reused_rows_leave_the_shards_of_workers_whole(trial: Trial) -> None:
     division.lay_out(datasets["plain"], survey, prompt="plain", rows=job.chunk_rows)
     shards = json.loads((trial.artifact(LATE).folder / SHARDS).read_text())["shards"]
     assert [stop - start for _, start, stop, _ in shards] == [7, 7, 7, 7, 7, 5]
+
+
+def test_a_shard_with_reused_rows_is_not_divided_among_workers(trial: Trial) -> None:
+    rows = [*documents(10, start=100), *documents(30)]  # what is reused comes last
+    trial.write(EARLY)
+    job = trial.job(rows).model_copy(update={"chunk_rows": 100, "concurrency": 1})
+    before = len(trial.server.requests)
+    with ThreadPoolExecutor(2) as workers:
+        for worker in [workers.submit(work, job, print) for _ in range(2)]:
+            worker.result()
+    manifest = execute(job)["plain"]
+    assert len(trial.server.requests) - before == 10
+    assert (manifest["completed"], manifest["reused"]["rows"]) == (40, 30)
+    assert len(trial.rows(rows)) == 40
 
 
 def test_a_cell_of_a_study_reuses_completions_if_it_says_so_and_the_plan_says_how_many_at_most(tmp_path: Path) -> None:

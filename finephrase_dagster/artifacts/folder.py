@@ -167,7 +167,9 @@ class LocalFolder:
             with atomic_write(path, once=True) as temporary:
                 temporary.write_bytes(content)
         except FileExistsError:
-            return path.read_bytes() == content
+            with contextlib.suppress(FileNotFoundError):
+                return path.read_bytes() == content
+            return False
         return True
 
     def remove(self, name: str) -> None:

@@ -13,7 +13,6 @@ import typer
 from finephrase_dagster.artifacts.key import LEADERBOARD
 from finephrase_dagster.commands.leaderboard import print_leaderboard, print_unfinished
 from finephrase_dagster.commands.options import StudyOption, dagster_home, paths_of
-from finephrase_dagster.commands.overall import OverallProgress
 from finephrase_dagster.commands.terminal import clock, complain, screen
 from finephrase_dagster.orchestration.logs import LOG_FORMAT, write_json_lines
 from finephrase_dagster.rephrase.statistics import duration
@@ -167,6 +166,8 @@ def _watching(
     forecast = Forecast.of(snapshot, every)
     with screen(lineage.paths.data / "logs" / "materialize.log") if live else nullcontext() as console:
         if console is None:
+            from finephrase_dagster.commands.overall import OverallProgress
+
             with listening(OverallProgress(every, forecast, log)):
                 yield log
             return

@@ -62,10 +62,16 @@ class Lease:
     @property
     def environment(self) -> dict[str, str]:
         """Return the environment variables for a process that uses the devices; empty on a machine without GPUs."""
+        return self.environments(1)[0]
+
+    def environments(self, parts: int) -> Sequence[dict[str, str]]:
+        """Return the same for several processes, each of which uses as many of the devices; they share a CPU."""
         if self.devices == (CPU,):
-            return {}
+            return [{}] * parts
+        size = len(self.devices) // parts
+        shares = [self.devices[size * part : size * (part + 1)] for part in range(parts)]
         # The order of nvidia-smi; by default CUDA puts the fastest GPU first.
-        return {VISIBLE: ",".join(self.devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        return [{VISIBLE: ",".join(share), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} for share in shares]
 
     @property
     def files(self) -> tuple[int, ...]:
@@ -104,7 +110,7 @@ def lease(
     if count > len(devices):
         raise InvalidDevices(
             f"{what} needs {count} GPUs, but this machine has {len(devices)} ({', '.join(devices)}). Lower the "
-            f"engine's parallel sizes, or list more devices in {DEVICES}."
+            f"engine's parallel sizes or the number of workers, or list more devices in {DEVICES}."
         )
     folder = _folder()
     waiting = _Waiting(what, count, devices, folder, _limit() if wait_seconds is None else wait_seconds, log)

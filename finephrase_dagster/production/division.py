@@ -51,6 +51,8 @@ def lay_out(
     if dataset.manifest() or read_shards(dataset.folder, survey.layout) is not None:
         return
     with dataset.folder.claim():
+        if dataset.manifest() or read_shards(dataset.folder, survey.layout) is not None:  # another worker was faster
+            return
         looks = must_look(dataset)
         for journal in dataset.folder.journals() if looks else ():
             if journal.endswith(REUSED):  # copies that a killed run began to make

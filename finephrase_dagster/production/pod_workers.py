@@ -110,6 +110,8 @@ class PodWorkers:
             if phases["Succeeded"] and not phases["Running"] and progress.are_finished():
                 return None  # what is still waiting for a node has nothing left to do
             time.sleep(self._poll_seconds)
+        if state == "complete":
+            return None
         if not self._failures:
             return PodLost(f"Job {self.name} is {state}, but rows are left and no pod failed. Finished rows are kept.")
         return list(self._failures.values())[-1]

@@ -6,12 +6,15 @@ a chunk, which only one worker can do.
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from finephrase_dagster.artifacts.folder import JOURNALS, Folder, Journal
 from finephrase_dagster.artifacts.lease import LeaseLost, ShardLease
 from finephrase_dagster.artifacts.leases import Leases
+from finephrase_dagster.production.division import REUSED
 from finephrase_dagster.rephrase.chunks import write_chunk_once
 from finephrase_dagster.rephrase.dataset import LedgerError
 from finephrase_dagster.rephrase.journals import Chunk, JournalWriter
@@ -35,6 +38,15 @@ class Held:
     done: set[int]
     drawn: dict[str, dict[int, Rollout]] = field(default_factory=dict)
 
+    @property
+    def journals(self) -> list[Journal]:
+        return [*self.earlier, self.chunk.journal]
+
+    def close(self) -> None:
+        """Close the journals; they stay with the shard."""
+        for journal in self.journals:
+            journal.close()
+
 
 class ShardLedger(JournalWriter):
     """The ledger of one worker and one dataset.
@@ -50,6 +62,10 @@ class ShardLedger(JournalWriter):
         super().__init__(folder, prompt, keep_raw=keep_raw, has_rollouts=has_rollouts, layout=layout)
         self.leases = leases
         self.held: dict[str, Held] = {}
+        # A journal with completions of earlier datasets belongs to a whole shard, so such shards are not divided.
+        has_reused = any(name.endswith(REUSED) for name in folder.journals())
+        self.ahead = sys.maxsize if has_reused else 0
+        self._abandoning = threading.Lock()
         self._reading: Held | None = None
 
     def begin(self, lease: ShardLease) -> None:
@@ -69,19 +85,24 @@ class ShardLedger(JournalWriter):
         self.held[lease.name] = held
 
     def read(self, lease: ShardLease | None) -> None:
-        """Say which shard the next rows are from; None: from none of this dataset."""
+        """Read the next rows from this shard; None: from none of this dataset."""
         self._reading = self.held.get(lease.name) if lease else None
 
     def end(self, lease: ShardLease) -> None:
-        """Say that all rows of a shard were read."""
+        """Record that all rows of a shard were read."""
         if held := self.held.get(lease.name):
             held.chunk.closed = True
 
     def abandon(self, lease: ShardLease) -> None:
         """Leave a shard to the worker that took its lease over."""
+        with self._publishing:
+            self._abandon(lease)
+
+    def _abandon(self, lease: ShardLease) -> None:
         if held := self.held.pop(lease.name, None):
-            self._chunks.remove(held.chunk)
-            held.chunk.journal.close()
+            with self._abandoning:
+                self._chunks.remove(held.chunk)
+            held.close()
             if self._reading is held:
                 self._reading = None
 
@@ -101,12 +122,14 @@ class ShardLedger(JournalWriter):
         return self._reading.drawn.get(name, {}) if self._reading else {}
 
     def record(self, chunk: Chunk, row: int, outcome: Outcome) -> None:
-        if chunk in self._chunks:
-            super().record(chunk, row, outcome)
+        with self._abandoning:
+            if chunk in self._chunks:
+                super().record(chunk, row, outcome)
 
     def record_rollout(self, chunk: Chunk, row: int, number: int, rollout: Rollout) -> None:
-        if chunk in self._chunks:
-            super().record_rollout(chunk, row, number, rollout)
+        with self._abandoning:
+            if chunk in self._chunks:
+                super().record_rollout(chunk, row, number, rollout)
 
     def publish_left_over(self) -> None:
         """Do nothing: what a killed worker left is published by the next holder of its lease."""
@@ -117,17 +140,17 @@ class ShardLedger(JournalWriter):
                 try:
                     self._publish(held)
                 except LeaseLost:
-                    self.abandon(held.lease)
+                    self._abandon(held.lease)
 
     def give_back(self) -> None:
         """Close the journals, and let others take over the shards that are not published."""
         self.sync()
-        self.release()
         for held in self.held.values():
+            held.close()
             self.leases.give_back(held.lease)
 
     def _publish(self, held: Held) -> None:
-        lease, journals = held.lease, [*held.earlier, held.chunk.journal]
+        lease, journals = held.lease, held.journals
         self.leases.confirm(lease)
         for journal in journals:
             journal.sync()

@@ -5,6 +5,7 @@ A thread takes leases, renews them and reserves rows, so that nothing of that wa
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -86,8 +87,9 @@ class ShardReader:
         self._stop.set()
         self._wake.set()
         self._thread.join()
-        for ledger in self._ledgers.values():
-            ledger.give_back()
+        with contextlib.ExitStack() as all_of_them:
+            for ledger in self._ledgers.values():
+                all_of_them.callback(ledger.give_back)
 
     def __iter__(self) -> Iterator[Document | None]:
         while not (self._over and self._now is None):
@@ -112,7 +114,7 @@ class ShardReader:
             return self._row(work.shard.file, row)
 
     def _turn(self) -> None:
-        """Go on with the next shard."""
+        """Read the next shard from now on."""
         if self._now:
             for prompt, lease in self._now.leases.items():
                 self._ledgers[prompt].end(lease)
@@ -175,8 +177,9 @@ class ShardReader:
         for prompt, ledger in self._ledgers.items():
             for held in list(ledger.held.values()):
                 lease = held.lease
-                is_read = self._now is not None and self._now.leases.get(prompt) is lease
-                position = self._now.position if is_read and self._now else 0
+                work = self._now  # which the reading thread may replace meanwhile
+                is_read = work is not None and work.leases.get(prompt) is lease
+                position = work.position if work and is_read else 0
                 runs_out = (
                     is_read and lease.reserved < lease.shard.stop and lease.reserved - position <= self._ahead / 2
                 )
@@ -198,17 +201,23 @@ class ShardReader:
 
     def _take_next(self) -> bool:
         """Take a shard in one dataset, and the same in the others; return whether there was one."""
-        after = self._now.shard if self._now else None
+        work = self._now
+        after = work.shard if work else None
         for first, ledger in self._ledgers.items():
-            lease = ledger.leases.take(after, worth=max(FEWEST_ROWS, self._ahead))
+            lease = ledger.leases.take(after, ahead=ledger.ahead, worth=max(FEWEST_ROWS, self._ahead))
             if lease is None:
                 continue
             leases = {first: lease}
             for other, another in self._ledgers.items():
-                if other != first and (same := another.leases.take_same(lease.shard)):
+                if other != first and (same := another.leases.take_same(lease.shard, ahead=another.ahead)):
                     leases[other] = same
-            for prompt, one in leases.items():
-                self._ledgers[prompt].begin(one)
+            try:
+                for prompt, one in leases.items():
+                    self._ledgers[prompt].begin(one)
+            except FolderUnusable:  # they expire, and are taken again
+                for prompt, one in leases.items():
+                    self._ledgers[prompt].abandon(one)
+                raise
             with self._changing:
                 self._next = Work(leases, lease.shard, lease.shard.start)
             return True

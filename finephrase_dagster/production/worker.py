@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datatrove.data import Document
 
 from finephrase_dagster.artifacts.claim import FolderBusy
 from finephrase_dagster.artifacts.folder import LocalFolder
-from finephrase_dagster.artifacts.lease import Timing
+from finephrase_dagster.artifacts.lease import RowShard, Timing
 from finephrase_dagster.artifacts.leases import Leases
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.pods.failure import TEMPORARY_FAILURE
@@ -43,6 +43,9 @@ NOTICE_SECONDS = 3.0
 LOCAL_SAVE_SECONDS = 2.0
 
 
+Result = TypeVar("Result")
+
+
 class WorkerStep(RephraseStep):
     """Rephrases the shards that this worker leases, until all are finished; a DataTrove step for any number of tasks.
 
@@ -58,15 +61,16 @@ class WorkerStep(RephraseStep):
             EngineFailed, RecipeChanged, LedgerError: see `RephraseStep.run`.
             FolderBusy: a process that is no worker writes one of the datasets.
         """
-        datasets = {name: dataset for name, dataset in self._datasets.items() if not dataset.manifest()}
         with contextlib.ExitStack() as stack:
-            for name, dataset in datasets.items():
-                self._wait_while_busy(partial(self._lay_out, name, dataset))
-                self._wait_while_busy(partial(_enter, stack, dataset))
-            datasets = {name: dataset for name, dataset in datasets.items() if not dataset.manifest()}
-            if datasets:
+            joined = {
+                name: self._wait_while_busy(partial(self._join, stack, name, dataset))
+                for name, dataset in self._datasets.items()
+            }
+            shards_of = {name: shards for name, shards in joined.items() if shards is not None}
+            if shards_of:
+                datasets = {name: self._datasets[name] for name in shards_of}
                 renderer = self._renderer()
-                ledgers = {name: self._shard_ledger(name, dataset) for name, dataset in datasets.items()}
+                ledgers = {name: self._shard_ledger(name, shards) for name, shards in shards_of.items()}
                 statistics = self._statistics(ledgers, total=0)
                 reader = stack.enter_context(ShardReader(self._survey, ledgers, self._settings.log))
                 worker = next(iter(ledgers.values())).leases.worker
@@ -75,16 +79,25 @@ class WorkerStep(RephraseStep):
                 self._check_input()
         yield from ()
 
-    def _lay_out(self, name: str, dataset: Dataset) -> None:
+    def _join(self, stack: contextlib.ExitStack, name: str, dataset: Dataset) -> list[RowShard] | None:
+        """Share a dataset's folder with the other workers, and return its shards; None if it is complete."""
         lay_out(dataset, self._survey, prompt=name, rows=self._settings.chunk_rows, log=self._settings.log)
+        with contextlib.ExitStack() as sharing:
+            sharing.enter_context(dataset.folder.share())
+            if dataset.manifest():
+                return None
+            shards = read_shards(dataset.folder, self._survey.layout)
+            if shards is None:  # a single writer had the folder in the meantime
+                raise FolderBusy(dataset.folder)
+            stack.enter_context(sharing.pop_all())
+            return shards
 
-    def _wait_while_busy(self, attempt: Callable[[], object]) -> None:
-        """Make an attempt, again and again while another worker divides the rows."""
+    def _wait_while_busy(self, attempt: Callable[[], Result]) -> Result:
+        """Make an attempt, again and again while another process has the folder, such as one that divides the rows."""
         began, told = time.monotonic(), False
         while True:
             try:
-                attempt()
-                return
+                return attempt()
             except FolderBusy as error:
                 if time.monotonic() - began > WAIT_SECONDS:
                     raise
@@ -93,10 +106,9 @@ class WorkerStep(RephraseStep):
                     self._settings.log(f"waiting, for at most {WAIT_SECONDS:.0f} s: {error}")
             time.sleep(0.2)
 
-    def _shard_ledger(self, name: str, dataset: Dataset) -> ShardLedger:
+    def _shard_ledger(self, name: str, shards: list[RowShard]) -> ShardLedger:
+        dataset = self._datasets[name]
         dataset.begin(self._settings.log)
-        shards = read_shards(dataset.folder, self._survey.layout)
-        assert shards is not None, f"{dataset.folder} is shared, so that nobody can have removed its shards"
         return ShardLedger(
             dataset.folder,
             name,
@@ -146,10 +158,6 @@ def worker_step(
         engines=lambda: job.open_engines(log=log),
         settings=job.settings(log=log, watch=watch, show=lambda statistics: None),
     )
-
-
-def _enter(stack: contextlib.ExitStack, dataset: Dataset) -> None:
-    stack.enter_context(dataset.folder.share())
 
 
 def numbered(job: RephraseJob, number: int) -> RephraseJob:

@@ -10,18 +10,17 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
+from finephrase_dagster.artifacts.folder import JOURNALS
 from finephrase_dagster.artifacts.leases import Leases
-from finephrase_dagster.artifacts.processor import on_cpu
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.production.division import lay_out, read_shards
 from finephrase_dagster.production.worker import numbered, save_seconds
 from finephrase_dagster.rephrase.account import PromptStatistics, load_spent
 from finephrase_dagster.rephrase.dataset import Dataset
-from finephrase_dagster.rephrase.engine import DeviceLease
 from finephrase_dagster.rephrase.job import RephraseJob, execute, prepare
 from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.rephrase.model_source import DeviceLeases
@@ -65,6 +64,7 @@ def execute_with_workers(
         OrderChanged: see `division.lay_out`.
         FinephraseError: see `job.execute`.
     """
+    run_here = run is None
     job, survey, datasets = prepare(job, log)
     job = job.model_copy(update={"retry_failed": False})
     unfinished = {name: dataset for name, dataset in datasets.items() if not dataset.manifest()}
@@ -79,7 +79,13 @@ def execute_with_workers(
         failure = run(job.model_copy(update={"concurrency": share}), progress)
         if failure and not progress.are_finished():  # else the rest is another machine's, or there is none
             raise failure
-    return execute(job, log=log, show=show, report=report)
+    # Rows that workers left, which only an end at a bad moment can cause, are sent here if this machine has engines.
+    engines = partial(job.open_engines, leases=leases, log=log) if run_here else _no_engines
+    return execute(job, engines=engines, log=log, watch=watch, show=show, report=report)
+
+
+def _no_engines() -> NoReturn:
+    raise WorkersFailed("the workers have ended, but rows are left. Run it again: finished rows are kept.")
 
 
 def _run_here(
@@ -92,7 +98,17 @@ def _run_here(
 ) -> WorkersFailed | None:
     """Run workers as processes of this machine."""
     with contextlib.ExitStack() as stack:
-        running = [stack.enter_context(_Worker.started(job, number, leases, log)) for number in range(workers)]
+        environments: Sequence[Mapping[str, str]] = [{}] * workers
+        files: tuple[int, ...] = ()
+        if job.engine is not None and not job.endpoints and leases:  # all at once, so that none waits for another
+            what = f"{workers} engines of {job.model}"
+            devices = leases.lease(workers * job.engine.generator.gpus, what, log=log)
+            stack.callback(devices.release)
+            environments, files = devices.environments(workers), devices.files
+        running: list[_Worker] = []
+        stack.callback(_end, running)
+        for number, environment in enumerate(environments):
+            running.append(_Worker(numbered(job, number), f"worker {number + 1}", environment, files, log))
         while any(worker.process.poll() is None for worker in running):
             progress.update()
             time.sleep(POLL_SECONDS)
@@ -102,42 +118,48 @@ def _run_here(
 class _Worker:
     """A worker's process, and the last lines that it wrote."""
 
-    def __init__(self, process: subprocess.Popen[bytes], name: str, log: Callable[[str], None]) -> None:
-        self.process = process
+    def __init__(
+        self,
+        job: RephraseJob,
+        name: str,
+        environment: Mapping[str, str],
+        files: tuple[int, ...],
+        log: Callable[[str], None],
+    ) -> None:
+        """Start a worker with additional environment variables, and files that it inherits."""
         self.name = name
         self.lines: deque[str] = deque(maxlen=LAST_LINES)
         self._log = log
-        self.reading = threading.Thread(target=self._read, daemon=True)
-        self.reading.start()
+        self.process = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **environment},
+            pass_fds=files,
+            start_new_session=True,  # an interrupt at the terminal reaches this process alone, which ends the workers
+        )
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and its last lines say why
+            assert self.process.stdin is not None
+            self.process.stdin.write(job.model_dump_json().encode() + b"\n")
+            self.process.stdin.flush()
 
-    @classmethod
-    @contextlib.contextmanager
-    def started(
-        cls, job: RephraseJob, number: int, leases: DeviceLeases | None, log: Callable[[str], None]
-    ) -> Iterator[_Worker]:
-        """Start a worker; at the end of the block it has ended, and has given its leases back."""
-        name, devices = f"worker {number + 1}", None
-        if job.engine is not None and not job.endpoints and leases and not on_cpu():
-            devices = leases.lease(job.engine.generator.gpus, f"an engine of {job.model}", log=log)
-        worker = cls(_start(numbered(job, number), devices), name, log)
-        try:
-            yield worker
-        finally:
-            worker.end()
-            if devices:
-                devices.release()
-
-    def end(self) -> None:
-        """End the process, if it still runs."""
+    def close_input(self) -> None:
+        """Tell the process to end, if it still runs."""
         with contextlib.suppress(OSError):
             assert self.process.stdin is not None
-            self.process.stdin.close()  # it ends with its input
+            self.process.stdin.close()
+
+    def end(self) -> None:
+        """Wait until the process has ended and has given its leases back; kill it if it takes too long."""
         try:
             self.process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.reading.join(GRACE_SECONDS)
+        self._reading.join(GRACE_SECONDS)
 
     def failure(self) -> WorkersFailed:
         """Return what is to be raised if its rows were not finished by others."""
@@ -154,21 +176,12 @@ class _Worker:
             self._log(f"{self.name}: {line}")
 
 
-def _start(job: RephraseJob, devices: DeviceLease | None) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, **(devices.environment if devices else {})}
-    process = subprocess.Popen(
-        COMMAND,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-        pass_fds=devices.files if devices else (),
-        start_new_session=True,  # an interrupt at the terminal reaches this process alone, which ends the workers
-    )
-    assert process.stdin is not None
-    process.stdin.write(job.model_dump_json().encode() + b"\n")
-    process.stdin.flush()
-    return process
+def _end(workers: Sequence[_Worker]) -> None:
+    """End all workers, those that still run at the same time."""
+    for worker in workers:
+        worker.close_input()
+    for worker in workers:
+        worker.end()
 
 
 class CommonProgress:
@@ -242,10 +255,9 @@ def _finished_rows(dataset: Dataset, survey: Survey) -> int:
     shards = read_shards(dataset.folder, survey.layout) or []
     leases = Leases(dataset.folder, shards)
     recorded = 0
-    for name in dataset.folder.journals():
-        journal = dataset.folder.journal(name)
-        recorded += sum(1 for _ in read_journal(journal.read()))
-        journal.close()
+    for name in dataset.folder.names(f"{JOURNALS}/*"):  # read as files: opening a journal would create it
+        with contextlib.suppress(FileNotFoundError):  # its shard was published in the meantime
+            recorded += sum(1 for _ in read_journal(dataset.folder.read(name)))
     return survey.rows - sum(shard.rows for shard in shards) + leases.finished_rows() + recorded
 
 

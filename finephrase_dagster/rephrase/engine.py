@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -94,6 +94,9 @@ class DeviceLease(Protocol):
     @property
     def environment(self) -> Mapping[str, str]:
         """Environment variables that make only these devices visible."""
+
+    def environments(self, parts: int) -> Sequence[Mapping[str, str]]:
+        """Environment variables for several engines, each of which gets an equal share of the devices."""
 
     @property
     def files(self) -> tuple[int, ...]:

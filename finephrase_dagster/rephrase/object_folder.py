@@ -51,6 +51,7 @@ class ObjectFolder:
             yield
         finally:
             lock.release()
+            self._lock = None
 
     @contextlib.contextmanager
     def share(self) -> Iterator[None]:

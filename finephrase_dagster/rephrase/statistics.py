@@ -213,10 +213,8 @@ class RunStatistics:
             prompt.completed, prompt.skipped = counts["completed"], counts["skipped"]
             prompt.failed, prompt.tokens = counts["failed"], counts["tokens"]
         self.failures = Counter(failed=sum(prompt.failed for prompt in self.prompts.values()))
-        self.sent, self.retries = (
-            sum(run["requests"] for run in runs),
-            Counter(sum=sum(run["repeated_requests"] for run in runs)),
-        )
+        self.sent = sum(run["requests"] for run in runs)
+        self.retries = Counter(workers=sum(run["repeated_requests"] for run in runs))
         self.prompt_tokens = sum(run["prompt_tokens"] for run in runs)
         self.completion_tokens = sum(run["completion_tokens"] for run in runs)
         self._busy = max((run["engine_seconds"] for run in runs), default=0.0)

@@ -37,6 +37,7 @@ LIMITS = {"memory_limit": "512MB", "threads": "2"}
 PLACES = pa.schema([("shard", pa.int64()), ("row", pa.int64()), ("id", pa.string()), ("document_sha256", pa.string())])
 IN_FILE = 2**32
 KEY = "md5_number(document_sha256 || id)"
+INSERT = f"INSERT INTO places SELECT shard, row, {KEY} FROM batch"
 JOIN = f"""
     COPY (
         SELECT shard, row, min(number * {IN_FILE} + file_row_number) AS location
@@ -133,8 +134,8 @@ def _match(dataset: Dataset, survey: Survey, paths: list[str], folder: Path) -> 
         database.execute("CREATE TABLE places (shard BIGINT, row BIGINT, key UHUGEINT)")
         for table in _places(dataset, survey):
             database.register("batch", table)
-            database.execute(f"INSERT INTO places SELECT shard, row, {KEY} FROM batch")
-        database.execute(JOIN.format(folder / "matches.parquet"), [paths])
+            database.execute(INSERT)
+        database.execute(JOIN.format(str(folder / "matches.parquet").replace("'", "''")), [paths])
     return folder / "matches.parquet"
 
 
