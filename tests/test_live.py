@@ -211,9 +211,11 @@ def test_lines_without_a_terminal_say_how_much_is_done_what_is_left_and_what_it_
     overall(Settled(item=ITEMS[-1]))
     overall(RunEnded(name="a dataset", items=(ITEMS[0],), seconds=900))
     overall(RunEnded(name="a student", items=(ITEMS[4],), seconds=3600))
+    overall(RunEnded(name="another student", items=(ITEMS[5],), seconds=60, error="no memory"))
     assert lines == [
         "2 of 8 done, about 1 h 0 min left, $0.00 of about $3.00",
         "3 of 8 done, about 1 h 0 min left, $1.50 of about $3.00",  # it took twice as long as expected
+        "3 of 8 done, 1 failed, about 0 s left, $3.00 of about $3.00",
     ]
 
 

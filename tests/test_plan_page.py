@@ -63,3 +63,14 @@ def test_the_observer_shows_the_plan_on_its_page_and_is_silent_until_the_plan_ch
     assert {"to_do", "plan", "stale", "sampling"} <= set(event.asset_materialization.metadata)
     assert isinstance(tick(first.cursor), dg.SkipReason)
     assert isinstance(tick("an earlier plan"), dg.SensorResult)
+    study = yaml.safe_load(lineage.paths.study.read_text())
+    study["generators"]["rephraser"]["sampling"] = {"temperature": 0.123, "seed": 1}
+    lineage.paths.study.write_text(yaml.safe_dump(study))
+    changed = tick(first.cursor)
+    assert isinstance(changed, dg.SensorResult), "a change is shown before the code location is loaded again"
+    event = instance.get_latest_materialization_event(dg.AssetKey(["study", "plan"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert "0.123" in str(event.asset_materialization.metadata["sampling"].value)
+    lineage.paths.study.write_text("cells: [")
+    assert isinstance(tick(changed.cursor), dg.SkipReason)

@@ -246,9 +246,6 @@ def test_a_damaged_earlier_dataset_is_left_out_with_a_word_on_it(trial: Trial) -
 KILLED = """
 import os, signal, sys
 from finephrase_dagster.rephrase import chunks, ledger, takeover
-from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.catalogue import read_lineage
-from finephrase_dagster.plan.plan import plan
 from finephrase_dagster.production import division
 from finephrase_dagster.rephrase.job import RephraseJob, execute
 from finephrase_dagster.production.workers import execute_with_workers
@@ -266,7 +263,7 @@ if sys.argv[1] == "record":
 elif sys.argv[1] == "publish":
     ledger.PublishedChunks.publish = killing(chunks.PublishedChunks.publish)
 elif sys.argv[1] == "looked":
-    takeover.looked = killing(takeover.looked)
+    takeover.record_looked = killing(takeover.record_looked)
 else:
     division.journal_line = killing(division.journal_line)
 job = RephraseJob.model_validate_json(sys.stdin.read())

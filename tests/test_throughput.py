@@ -149,6 +149,14 @@ VALID = "documents: 5\nconcurrency: [1]\n"
             r":3: tiers: speculation: 'eagle' is unknown; write none, ngram_6",
         ),
         (f"{VALID}tiers: [{{max_num_seqs: [8, 8]}}]", r"max_num_seqs: write each value once"),
+        (
+            f"{VALID}tiers: [{{max_num_seqs: [many]}}]",
+            r":3: tiers: max_num_seqs: 'many' must be a whole number, 1 or more",
+        ),
+        (
+            f"{VALID}tiers: [{{tensor_parallel_size: [0]}}]",
+            r"tensor_parallel_size: 0 must be a whole number, 1 or more",
+        ),
         (f"{VALID}tiers: [{{}}]\nreplicates: [4, 2]", r":4: replicates: \[4, 2\] must grow"),
         (f"{VALID}tiers: [{{}}]\nreplicates: [1]", r"one run alone has no interval"),
         (f"{VALID}tiers: [{{}}]\nconfidence: 95", r":4: confidence: is 95; must be less than 1"),

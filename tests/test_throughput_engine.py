@@ -166,7 +166,9 @@ def test_settings_of_another_engine_or_device_are_not_used(
         monkeypatch.setattr("finephrase_dagster.artifacts.sweep.device_name", lambda: "1 core of another processor")
     applies = swept_settings(lineage, GENERATOR) is not None
     assert applies == (changed == "nothing")
-    assert (Rephraser().concurrency or IN_FLIGHT) == 128
+    cell = lineage.study.cells[0]
+    datasets = {prompt: lineage.dataset(cell, prompt) for prompt in lineage.study.prompts}
+    assert Rephraser()._job(lineage, cell, datasets).concurrency == (16 if applies else IN_FLIGHT)
 
 
 def test_the_device_is_named() -> None:

@@ -92,9 +92,13 @@ def swept_settings(lineage: Lineage, generator: str) -> SweptSettings | None:
     return swept
 
 
-def running_generator(lineage: Lineage, name: str) -> Generator:
-    """Return a generator of the study with the engine flags that its engine runs with: the swept ones, if there are."""
-    generator, swept = lineage.study.generators[name], swept_settings(lineage, name)
+def running_generator(lineage: Lineage, name: str, generator: Generator | None = None) -> Generator:
+    """Return a generator with the engine flags that its engine runs with: the swept ones, if there are.
+
+    Args:
+        generator: with changed settings; default: as it is in the study.
+    """
+    generator, swept = generator or lineage.study.generators[name], swept_settings(lineage, name)
     return generator.model_copy(update={"engine": dict(swept.engine)}) if swept else generator
 
 

@@ -16,7 +16,8 @@ class OverallProgress:
 
     def __init__(self, items: Sequence[Item], forecast: Forecast, log: Callable[[str], None]) -> None:
         self._left, self._total = {item.name: item for item in items}, len(items)
-        self._forecast, self._log, self._spent = forecast, log, 0.0
+        self._forecast, self._log = forecast, log
+        self._spent, self._failed = 0.0, 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Settled):
@@ -25,6 +26,7 @@ class OverallProgress:
             return
         for item in event.items:
             self._left.pop(item.name, None)
+        self._failed += len(event.items) if event.error else 0
         self._spent += self._forecast.dollars(event.items)
         if event.error is None:
             self._forecast.record(event.items, event.seconds)
@@ -33,4 +35,6 @@ class OverallProgress:
         seconds = sum(self._forecast.seconds(of_stage) for of_stage in stages)
         expected = self._spent + self._forecast.dollars(left)
         cost = f", ${self._spent:,.2f} of about ${expected:,.2f}" if expected else ""
-        self._log(f"{self._total - len(left)} of {self._total} done, about {duration(seconds)} left{cost}")
+        failed = f", {self._failed} failed" if self._failed else ""
+        done = self._total - len(left) - self._failed
+        self._log(f"{done} of {self._total} done{failed}, about {duration(seconds)} left{cost}")

@@ -20,6 +20,6 @@ def show_runs_in_location(instance: dg.DagsterInstance) -> None:
     create = instance.create_run_for_job
 
     def create_in_location(job_def: dg.JobDefinition, **fields: Any) -> dg.DagsterRun:
-        return create(job_def, **fields, remote_job_origin=origin.get_job_origin(job_def.name))
+        return create(job_def, **{**fields, "remote_job_origin": origin.get_job_origin(job_def.name)})
 
     instance.create_run_for_job = create_in_location  # type: ignore[method-assign,assignment]

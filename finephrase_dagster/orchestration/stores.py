@@ -13,7 +13,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -227,8 +227,9 @@ def _set_aside_if_damaged(path: Path) -> None:
     except sqlite3.OperationalError:  # locked, for example
         return
     except sqlite3.DatabaseError as error:
-        for suffix in ("-wal", "-shm", "-journal"):  # they would be applied to the new file
-            path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+        for suffix in ("-wal", "-shm", "-journal"):  # they would be applied to the new file, and may repair this one
+            with suppress(FileNotFoundError):
+                path.with_name(f"{path.name}{suffix}").rename(path.with_name(f"{path.name}.damaged{suffix}"))
         damaged = path.replace(path.with_name(f"{path.name}.damaged"))
         logging.getLogger(__name__).warning(
             "%s cannot be read (%s). It is now %s, and a new one is begun; `finephrase materialize` records in it "

@@ -17,7 +17,7 @@ from finephrase_dagster.rephrase.dataset import Dataset
 from finephrase_dagster.rephrase.ledger import begin_ledger
 from finephrase_dagster.rephrase.outcome import Completed, journal_header, journal_line
 from finephrase_dagster.rephrase.survey import Survey
-from finephrase_dagster.rephrase.takeover import looked, must_look, reusable
+from finephrase_dagster.rephrase.takeover import must_look, record_looked, reusable
 
 REUSED = "-reused"
 """The end of the name of a journal with completions of earlier datasets."""
@@ -75,7 +75,7 @@ def lay_out(
             _reuse(dataset, survey, shards, log)
         dataset.folder.write(SHARDS, json.dumps({"layout": survey.layout, "shards": shards}).encode())
         if looks:
-            looked(dataset)
+            record_looked(dataset)
 
 
 def _reuse(dataset: Dataset, survey: Survey, shards: Sequence[RowShard], log: Callable[[str], None]) -> None:

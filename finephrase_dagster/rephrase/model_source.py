@@ -16,7 +16,7 @@ from finephrase_dagster.artifacts.fingerprint import SHORT, sha256_file
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.recipe import ENDPOINT_DAY, resolve_day, resolve_precision, rollout_recipe
 from finephrase_dagster.artifacts.sampling import resolve_sampling
-from finephrase_dagster.artifacts.sweep import swept_settings
+from finephrase_dagster.artifacts.sweep import running_generator
 from finephrase_dagster.artifacts.versions import TRUNCATION, TRUNCATION_BYTES
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.generators.template_clock import read_clock
@@ -134,10 +134,8 @@ def _with_registered(lineage: Lineage, name: str) -> Lineage:
 
 def engine_spec(lineage: Lineage, name: str, generator: Generator) -> EngineSpec:
     """Return the engine of a generator, with the flags that the study's throughput sweep chose for it, if any."""
-    if swept := swept_settings(lineage, name):
-        generator = generator.model_copy(update={"engine": dict(swept.engine)})
     return EngineSpec(
-        generator=resolve_precision(generator),
+        generator=resolve_precision(running_generator(lineage, name, generator)),
         model=lineage.generator(name).folder / "model",
         log=lineage.paths.data / "logs" / f"engine-{name}.log",
     )

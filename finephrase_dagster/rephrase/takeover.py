@@ -8,6 +8,7 @@ and neither are skipped and failed rows.
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
@@ -74,7 +75,7 @@ def take_over(ledger: Ledger, dataset: Dataset, survey: Survey, log: Callable[[s
     ledger.publish_left_over()
     ledger.publish_full()
     ledger.release()
-    looked(dataset)
+    record_looked(dataset)
     return True
 
 
@@ -83,7 +84,7 @@ def must_look(dataset: Dataset) -> bool:
     return bool(dataset.earlier) and not dataset.folder.names(REUSED)
 
 
-def looked(dataset: Dataset) -> None:
+def record_looked(dataset: Dataset) -> None:
     """Write down that all completions that can be reused are recorded."""
     dataset.folder.write(REUSED, json_bytes({"earlier": list(dataset.earlier)}))
 
@@ -135,7 +136,9 @@ def _match(dataset: Dataset, survey: Survey, paths: list[str], folder: Path) -> 
         for table in _places(dataset, survey):
             database.register("batch", table)
             database.execute(INSERT)
-        database.execute(JOIN.format(str(folder / "matches.parquet").replace("'", "''")), [paths])
+        database.execute(
+            JOIN.format(str(folder / "matches.parquet").replace("'", "''")), [list(map(glob.escape, paths))]
+        )
     return folder / "matches.parquet"
 
 

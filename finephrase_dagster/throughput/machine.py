@@ -20,7 +20,7 @@ ROUNDS = 2
 
 
 class NothingToSweep(FinephraseError, exit_status=2):
-    """The documents do not suffice for any number of requests in flight; the message says what to change."""
+    """There is nothing that a sweep could measure; the message says what to change."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from finephrase_dagster.artifacts.engine_flags import flag_name
 
-Value = str | int | float
+Value = str | int | float | bool
 Flags = Mapping[str, str | int | float | bool]
 
 SPECULATION, NONE = "speculation", "none"

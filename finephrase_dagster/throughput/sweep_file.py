@@ -11,10 +11,12 @@ from pydantic import Field, ValidationError, field_validator
 from finephrase_dagster.artifacts.engine_flags import EXECUTION_FLAGS
 from finephrase_dagster.study.fields import InvalidFields, Spec, validation_problems
 from finephrase_dagster.study.file import STUDIES, file_error, read_fields
+from finephrase_dagster.study.generator import PARALLEL
 from finephrase_dagster.throughput.setting import SPECULATION, SPECULATIONS, Value
 
 SWEEP_FILE = STUDIES / "sweep.yaml"
 
+COUNTS = (*PARALLEL, "max_num_seqs", "max_num_batched_tokens")
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -50,6 +52,8 @@ class SweepSpec(Spec):
                     f"{axis!r} cannot be swept: write {SPECULATION!r} or a vLLM flag that leaves completions alone, "
                     "such as max_num_seqs. What changes completions belongs in the generator's 'engine' in the study"
                 )
+            if wrong := [value for value in values if axis in COUNTS and (type(value) is not int or value < 1)]:
+                raise ValueError(f"{axis}: {wrong[0]!r} must be a whole number, 1 or more")
             if unknown := [value for value in values if axis == SPECULATION and not SPECULATIONS.fullmatch(str(value))]:
                 raise ValueError(f"{axis}: {unknown[0]!r} is unknown; write none, ngram_6 or suffix_32, for example")
         return tiers

@@ -47,7 +47,8 @@ def tier_outcome(
     spread = pooled_spread(speeds.values())
 
     def complexity(setting: Setting) -> int:
-        return len(set(setting.changes) - set(base.changes)) + (setting.concurrency != base.concurrency)
+        changed = {axis for axis, _ in set(setting.changes) ^ set(base.changes)}
+        return len(changed) + (setting.concurrency != base.concurrency)
 
     choice = choose(last, spread, confidence, complexity)
     rows = [_row(setting, measured, speeds.get(setting), spread, confidence) for setting, measured in runs.items()]

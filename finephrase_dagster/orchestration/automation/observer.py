@@ -8,6 +8,8 @@ from __future__ import annotations
 import dagster as dg
 
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.catalogue import read_lineage
+from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.events import observed_prompts, recorded_version
 from finephrase_dagster.orchestration.partitions import TEMPLATE
 from finephrase_dagster.orchestration.plan_page import plan_events
@@ -39,9 +41,14 @@ def build_observer(lineage: Lineage) -> dg.SensorDefinition:
     def observe_prompts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
             changed = changed_prompts(lineage, context.instance)
-            digest, events = plan_events(lineage, context.cursor)
         except (PromptError, StudyError) as error:
             return dg.SkipReason(str(error))
+        try:
+            digest, events = plan_events(read_lineage(lineage.paths), context.cursor)  # of the files as they are now
+        except FinephraseError as error:
+            if not changed:
+                return dg.SkipReason(str(error))
+            return dg.SensorResult(asset_events=changed, cursor=context.cursor)
         if not (changed or events):
             return dg.SkipReason("no prompt file has changed, nor has the plan")
         return dg.SensorResult(asset_events=[*changed, *events], cursor=digest)
