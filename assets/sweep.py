@@ -15,7 +15,6 @@ from finephrase_dagster.orchestration.placement import sweeping
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.study.paths import resolve_path
 from finephrase_dagster.throughput.summary import conclusions, tier_markdown
-from finephrase_dagster.throughput.sweep import sweep
 from finephrase_dagster.throughput.sweep_file import SWEEP_FILE, read_sweep
 
 
@@ -52,6 +51,8 @@ def build_sweep(lineage: Lineage) -> list[dg.AssetsDefinition]:
         placement=sweeping([study.generators[name] for name in names]),
     )
     def throughput(context: dg.AssetExecutionContext, config: Sweep) -> dg.MaterializeResult:
+        from finephrase_dagster.throughput.sweep import sweep
+
         price = Published.read().gpu_hour_dollars if config.gpu_hour_dollars is None else config.gpu_hour_dollars
         artifact = sweep(
             lineage,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose parts are imported when they are first used
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import ndtr
 
 from finephrase_dagster.results.multiplicity import Loadings, critical, loading
 from finephrase_dagster.results.noise import PUBLISHED_FREEDOM, Noise, moderated
@@ -71,7 +70,7 @@ def visible_difference(*, sd: float, seeds: int, arms: int) -> float:
     """
     others = (arms - 2) * (seeds - 1), sd**2
     outlook = Outlook.of((sd**2, sd**2), (seeds, seeds), others, max(1, arms - 1))
-    return float(brentq(lambda size: outlook.chance_of_difference(size) - POWER, 0.0, outlook.sure))
+    return float(scipy.optimize.brentq(lambda size: outlook.chance_of_difference(size) - POWER, 0.0, outlook.sure))
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,14 @@ class Outlook:
 
     def chance_of_difference(self, difference: float) -> float:
         """Return the probability that the interval excludes 0 on the side of the true difference."""
-        return float(ndtr((abs(difference) - self.widths) / self.error).mean())
+        return float(scipy.special.ndtr((abs(difference) - self.widths) / self.error).mean())
 
     def chance_of_tie(self, difference: float, smallest: float) -> float:
         """Return the probability that the interval lies within the smallest difference of interest."""
         room = np.maximum(0.0, smallest - self.widths)
-        inside = ndtr((room - difference) / self.error) - ndtr((-room - difference) / self.error)
+        inside = scipy.special.ndtr((room - difference) / self.error) - scipy.special.ndtr(
+            (-room - difference) / self.error
+        )
         return float(inside[room > 0].sum() / len(room))
 
 

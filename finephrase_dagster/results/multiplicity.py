@@ -11,13 +11,10 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import scipy  # whose parts are imported when they are first used
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.polynomial.legendre import leggauss
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import ndtr
-from scipy.stats import chi2, false_discovery_control
-from scipy.stats import t as student_t
 
 from finephrase_dagster.results.analysis import Question
 
@@ -66,15 +63,15 @@ def adjusted(
         return [range_exceedance(2**0.5 * value, freedom, arms) for value, freedom in pairs], [
             _tukey(freedom, arms) for freedom in freedoms
         ]
-    raw = [float(2 * student_t.sf(value, freedom)) for value, freedom in pairs]
-    found = [float(p) for p in false_discovery_control(raw)] if raw else []
+    raw = [float(2 * scipy.stats.t.sf(value, freedom)) for value, freedom in pairs]
+    found = [float(p) for p in scipy.stats.false_discovery_control(raw)] if raw else []
     chosen = max(1, sum(p <= LEVEL for p in found))  # Benjamini & Yekutieli 2005: intervals of what was selected
-    return found, [float(student_t.ppf(1 - LEVEL * chosen / len(raw) / 2, freedom)) for freedom in freedoms]
+    return found, [float(scipy.stats.t.ppf(1 - LEVEL * chosen / len(raw) / 2, freedom)) for freedom in freedoms]
 
 
 def exceedance(bound: float, freedom: float, family: Loadings) -> float:
     """Return the probability that some statistic of a family exceeds a bound although no mixture differs."""
-    bonferroni = float(2 * student_t.sf(bound, freedom)) * sum(map(len, family))
+    bonferroni = float(2 * scipy.stats.t.sf(bound, freedom)) * sum(map(len, family))
     if bonferroni < NEGLIGIBLE or family == ((family[0][0],),):
         return bonferroni
     shares, weights = _scales(freedom)
@@ -87,12 +84,14 @@ def exceedance(bound: float, freedom: float, family: Loadings) -> float:
 @cache
 def critical(freedom: float, family: Loadings) -> float:
     """Return the bound that some statistic of a family exceeds with probability `LEVEL`."""
-    single = float(student_t.ppf(1 - LEVEL / 2, freedom))
+    single = float(scipy.stats.t.ppf(1 - LEVEL / 2, freedom))
     comparisons = sum(map(len, family))
     if comparisons == 1:
         return single
-    bonferroni = float(student_t.ppf(1 - LEVEL / 2 / comparisons, freedom))
-    return float(brentq(lambda bound: exceedance(bound, freedom, family) - LEVEL, 0.9 * single, 1.1 * bonferroni))
+    bonferroni = float(scipy.stats.t.ppf(1 - LEVEL / 2 / comparisons, freedom))
+    return float(
+        scipy.optimize.brentq(lambda bound: exceedance(bound, freedom, family) - LEVEL, 0.9 * single, 1.1 * bonferroni)
+    )
 
 
 def range_exceedance(bound: float, freedom: float, arms: int) -> float:
@@ -101,13 +100,13 @@ def range_exceedance(bound: float, freedom: float, arms: int) -> float:
     SciPy's `studentized_range` computes it too, a thousand times slower.
     """
     pairs = arms * (arms - 1) / 2
-    bonferroni = float(2 * student_t.sf(bound / 2**0.5, freedom)) * pairs
+    bonferroni = float(2 * scipy.stats.t.sf(bound / 2**0.5, freedom)) * pairs
     if bonferroni < NEGLIGIBLE or arms == 2:
         return bonferroni
     shares, weights = _scales(freedom)
     nodes, widths = leggauss(96)
     least = 9 * nodes[None, :]  # the smallest of the means
-    rest = (ndtr(least + bound * shares[:, None]) - ndtr(least)) ** (arms - 1)
+    rest = (scipy.special.ndtr(least + bound * shares[:, None]) - scipy.special.ndtr(least)) ** (arms - 1)
     inside = (arms * np.exp(-(least**2) / 2) / np.sqrt(2 * np.pi) * rest) @ widths * 9
     return float(np.clip(1 - weights @ inside, 0.0, 1.0))
 
@@ -115,12 +114,14 @@ def range_exceedance(bound: float, freedom: float, arms: int) -> float:
 @cache
 def _tukey(freedom: float, arms: int) -> float:
     """Return the factor of a standard error that the largest difference of equal mixtures exceeds at `LEVEL`."""
-    single = float(student_t.ppf(1 - LEVEL / 2, freedom))
+    single = float(scipy.stats.t.ppf(1 - LEVEL / 2, freedom))
     if arms == 2:
         return single
-    most = float(student_t.ppf(1 - LEVEL / arms / (arms - 1), freedom))
+    most = float(scipy.stats.t.ppf(1 - LEVEL / arms / (arms - 1), freedom))
     return float(
-        brentq(lambda bound: range_exceedance(2**0.5 * bound, freedom, arms) - LEVEL, 0.9 * single, 1.1 * most)
+        scipy.optimize.brentq(
+            lambda bound: range_exceedance(2**0.5 * bound, freedom, arms) - LEVEL, 0.9 * single, 1.1 * most
+        )
     )
 
 
@@ -128,7 +129,7 @@ def _tukey(freedom: float, arms: int) -> float:
 def _scales(freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return nodes and weights over the estimated standard deviation, as a share of the true one."""
     nodes, weights = leggauss(48)
-    return np.sqrt(chi2.ppf((nodes + 1) / 2, freedom) / freedom), weights / 2
+    return np.sqrt(scipy.stats.chi2.ppf((nodes + 1) / 2, freedom) / freedom), weights / 2
 
 
 @cache
@@ -146,5 +147,5 @@ def _all_inside(bounds: NDArray[np.float64], group: Sequence[float]) -> NDArray[
     for loading, count in zip(loadings, counts, strict=True):
         rest = np.sqrt(max(1 - loading**2, 1e-6))
         center, width = loading * nodes[None, :] / rest, bounds[:, None] / rest
-        inside *= (ndtr(width - center) - ndtr(-width - center)) ** count
+        inside *= (scipy.special.ndtr(width - center) - scipy.special.ndtr(-width - center)) ** count
     return inside @ weights

@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import scipy  # whose parts are imported when they are first used
 import yaml
-from scipy.special import ndtr, ndtri
 
 from finephrase_dagster.results.decision import Outlook
 from finephrase_dagster.results.evidence import Entry, Evidence, NoEvidence, most_common
@@ -22,7 +22,7 @@ FEWEST = 3
 MOST_COMPONENTS, MOST_PARTS = 6, 3
 """Components that proposals are made of, those of the best mixtures, and how many of them one proposal mixes."""
 MOST_CANDIDATES = 2000
-QUANTILES = ndtri((np.arange(200) + 0.5) / 200)
+QUANTILES = (np.arange(200) + 0.5) / 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,18 +226,22 @@ def _difference(mean: Array, covariance: Array, index: int, best: int) -> tuple[
 
 def _expected_gain(difference: Any, variance: Any) -> Any:
     sd = np.sqrt(variance)
-    return difference * ndtr(difference / sd) + sd * np.exp(-(difference**2) / (2 * variance)) / np.sqrt(2 * np.pi)
+    return difference * scipy.special.ndtr(difference / sd) + sd * np.exp(-(difference**2) / (2 * variance)) / np.sqrt(
+        2 * np.pi
+    )
 
 
 def _chances(difference: float, sd: float, outlook: Outlook) -> dict[str, float]:
-    visible = [outlook.chance_of_difference(gain) for gain in difference + sd * QUANTILES if gain > 0]
+    visible = [
+        outlook.chance_of_difference(gain) for gain in difference + sd * scipy.special.ndtri(QUANTILES) if gain > 0
+    ]
     return {
         "expected_gain": float(_expected_gain(difference, sd**2)),
-        "chance_better": float(ndtr(difference / sd)),
+        "chance_better": float(scipy.special.ndtr(difference / sd)),
         "chance_visible": sum(visible) / len(QUANTILES),
     }
 
 
 def _interval(mean: float, variance: float) -> tuple[float, float]:
-    width = float(ndtri(0.975)) * max(0.0, float(variance)) ** 0.5
+    width = float(scipy.special.ndtri(0.975)) * max(0.0, float(variance)) ** 0.5
     return float(mean) - width, float(mean) + width

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy  # whose parts are imported when they are first used
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.optimize import minimize, minimize_scalar
 
 Weights = Mapping[str, float]
 Array = NDArray[np.float64]
@@ -71,15 +70,17 @@ def final_scores(observations: Sequence[Observation], variance: float) -> tuple[
             before = np.log(last / np.array(at))
             noise = variance / runs * (LASTING + (1 - LASTING) * np.eye(len(at)))
             root = np.linalg.cholesky(drift * np.minimum.outer(before, before) + noise)
-            ones = solve_triangular(root, np.ones(len(at)), lower=True)
-            whitened = solve_triangular(root, aligned, lower=True)
+            ones = scipy.linalg.solve_triangular(root, np.ones(len(at)), lower=True)
+            whitened = scipy.linalg.solve_triangular(root, aligned, lower=True)
             scores[members], variances[members] = ones @ whitened / (ones @ ones), 1 / (ones @ ones)
             rest = whitened - np.outer(ones, scores[members])
             determinant = np.log(np.diag(root)).sum() + 0.5 * np.log(ones @ ones)
             loss += 0.5 * float((rest**2).sum()) + len(members) * float(determinant)
         return loss
 
-    best = minimize_scalar(lambda times: estimate(variance * np.exp(times)), bounds=(-8, 8), method="bounded")
+    best = scipy.optimize.minimize_scalar(
+        lambda times: estimate(variance * np.exp(times)), bounds=(-8, 8), method="bounded"
+    )
     estimate(variance * float(np.exp(best.x)))
     return scores, variances
 
@@ -115,11 +116,11 @@ class Surrogate:
 
         def loss(parameters: Array) -> float:
             root = np.linalg.cholesky(_covariance(parameters, products, distances) + noise)
-            whitened = solve_triangular(root, values, lower=True)
+            whitened = scipy.linalg.solve_triangular(root, values, lower=True)
             prior = 0.5 * float(((parameters - EXPECTED) ** 2).sum())
             return prior + 0.5 * float(whitened @ whitened) + float(np.log(np.diag(root)).sum())
 
-        best = minimize(loss, EXPECTED, method="L-BFGS-B", bounds=[(-5, 3)] * 3)
+        best = scipy.optimize.minimize(loss, EXPECTED, method="L-BFGS-B", bounds=[(-5, 3)] * 3)
         fitted = {"weights": weights, "scores": scores, "variances": variances, "parameters": best.x}
         return cls(names=names, spread=spread, **fitted)
 
@@ -129,13 +130,13 @@ class Surrogate:
         cross = _covariance(self.parameters, *_products(new, self.weights))
         own = _covariance(self.parameters, *_products(new, new))
         values = (self.scores - self.scores.mean()) / self.spread
-        mean = self.scores.mean() + self.spread * cross @ cho_solve(self._factor, values)
-        return mean, self.spread**2 * (own - cross @ cho_solve(self._factor, cross.T))
+        mean = self.scores.mean() + self.spread * cross @ scipy.linalg.cho_solve(self._factor, values)
+        return mean, self.spread**2 * (own - cross @ scipy.linalg.cho_solve(self._factor, cross.T))
 
     @cached_property
     def _factor(self) -> tuple[Array, bool]:
         covariance = _covariance(self.parameters, *_products(self.weights, self.weights))
-        return cho_factor(covariance + np.diag(self.variances / self.spread**2), lower=True)
+        return scipy.linalg.cho_factor(covariance + np.diag(self.variances / self.spread**2), lower=True)
 
 
 def _rows(names: Sequence[str], mixtures: Sequence[Weights]) -> Array:
