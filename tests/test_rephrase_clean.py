@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +84,24 @@ def test_an_announcement_is_removed_from_the_beginning(raw: str, cleaned: str) -
 )
 def test_content_that_only_resembles_an_announcement_is_kept(content: str) -> None:
     assert strip_announcement(content) == content
+
+
+_WORDINGS = [
+    line.split(": ", 1) for line in (Path(__file__).parent / "announcements.txt").read_text("utf-8").splitlines()
+]
+
+
+@pytest.mark.parametrize(("kind", "line"), _WORDINGS)
+@pytest.mark.parametrize("rest", ["\n\n- one\n- two", "\nA paragraph.", "\n\n| a | b |\n| - | - |"])
+def test_a_line_that_speaks_of_the_task_is_removed_and_one_that_speaks_of_the_subject_stays(
+    kind: str, line: str, rest: str
+) -> None:
+    assert strip_announcement(line + rest) == (rest.lstrip() if kind == "announcement" else line + rest)
+
+
+def test_a_lead_in_to_a_list_of_the_subject_stays_on_one_line() -> None:
+    content = "The following are the symptoms: fever, cough and fatigue."
+    assert clean(content) == (content, ())
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ CODE: Final = {
     "release": "1",
     "throughput": "1",
 }
-CLEANING: Final = "2"
+CLEANING: Final = "3"
 """The rules that turn a raw completion into text (`rephrase/clean.py`)."""
 ELIGIBILITY: Final = "1"
 """The rules that decide whether a document has what a prompt requires (`corpora/eligibility.py`)."""
