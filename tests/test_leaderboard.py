@@ -80,6 +80,33 @@ def test_the_answer_compares_with_original_text_that_matches() -> None:
     assert "yes. The best mixture with rephrased text, faq (0.1200), is 0.0200 ahead of the original text" in lines[0]
 
 
+RAW = arm("raw", [0.100, 0.101, 0.099], mix_in={"web": 1.0}, original=True)
+NOISY = arm("noisy", [0.110, 0.140, 0.131])
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ([0.120, 0.121, 0.119], "yes. A mixture with rephrased text, faq (0.1200), is 0.0200 ahead"),
+        ([0.080, 0.081, 0.079], "undecided. The best mixture with rephrased text, noisy (0.1270), is 0.0270 ahead"),
+    ],
+)
+def test_the_answer_is_yes_if_any_mixture_beats_the_original_text(other: list[float], words: str) -> None:
+    (line,) = analyses()["answer"].lines(compose_leaderboard([*RAW, *NOISY, *arm("faq", other)]).rows, [])
+    assert words in line
+    assert ("The highest score, that of noisy (0.1270), is undecided (95 % interval -" in line) == ("yes" in line)
+
+
+def test_the_answer_is_no_only_if_every_mixture_loses() -> None:
+    lower = arm("faq", [0.080, 0.081, 0.079])
+    (line,) = analyses()["answer"].lines(compose_leaderboard([*RAW, *lower]).rows, [])
+    assert "nano, 100 tokens: no. The best mixture with rephrased text, faq" in line
+    unsure = arm("unsure", [0.06, 0.09, 0.072])
+    (line,) = analyses()["answer"].lines(compose_leaderboard([*RAW, *lower, *unsure]).rows, [])
+    assert "undecided. A mixture with rephrased text, unsure (0.0740), is 0.0260 behind" in line
+    assert "The highest score, that of faq (0.0800), is below it (95 % interval -" in line
+
+
 def test_rows_without_a_macro_score_are_ranked_by_none() -> None:
     runs = arm("faq", [0.2, 0.21], curve={5: {"gsm8k": 0.1}})
     (row,) = compose_leaderboard(runs).rows

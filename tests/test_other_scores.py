@@ -21,7 +21,7 @@ from finephrase_dagster.results.noise import published_spread
 from finephrase_dagster.results.report import draw
 from finephrase_dagster.results.scored_runs import ScoredRun
 from finephrase_dagster.results.verdict import NotComparable, compare
-from test_verdict import run
+from test_verdict import arm, run
 
 STEPS = (1, 2, 3, 4, 5, 6)
 
@@ -116,6 +116,19 @@ def test_the_report_says_whether_the_choice_holds_on_held_out_tasks() -> None:
     drawn = draw("other_scores", evidence)
     assert drawn is not None
     assert "better than the baseline by 6 of 8 scores" in drawn.caption
+
+
+def test_the_report_says_yes_if_any_mixture_beats_the_baseline() -> None:
+    runs = [
+        *arm("raw", [0.100, 0.101, 0.099], mix_in={"web": 1.0}, original=True),
+        *arm("noisy", [0.110, 0.140, 0.131]),
+        *arm("faq", [0.120, 0.121, 0.119]),
+    ]
+    conclusion = conclude(evidence_of(runs))
+    assert conclusion.word == "beats"
+    assert "Yes. One comparable mixture, faq, has a macro score of 0.1200: 0.0200 ahead of" in conclusion.answer
+    text = " ".join(conclusion.remarks)
+    assert "The highest comparable score is that of noisy (0.1270), which differs, within the noise, from" in text
 
 
 def test_partial_means_are_marked_wherever_they_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

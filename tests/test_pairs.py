@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from finephrase_dagster.artifacts.key import CHECKPOINT, SCORES
 from finephrase_dagster.commands.main import app
+from finephrase_dagster.plan.seeds import seed_cost
 from finephrase_dagster.results.arms import arms
 from finephrase_dagster.results.external import import_study
 from finephrase_dagster.results.pairs import study_pairs
 from finephrase_dagster.results.verdict import NotComparable, compare_arms
+from finephrase_dagster.results.warehouse import create_tables, record_manifests
 from test_published_study import PUBLISHED, generation, needs_published, score_rows, write_csv
 from test_verdict import RAW, arm
 
@@ -107,6 +110,35 @@ def test_studies_are_compared_by_mixtures_of_one_name(data: Path) -> None:
     assert verdicts["theirs: mix-fw_edu_hq-faq_1b_hq", "mix-fw_edu_hq-faq_1b_hq"] == "beats"
     assert verdicts["theirs: fw_edu_hq", "fw_edu_hq"] in ("ties", "undecided")
     assert "later: dclm" in found["without_counterpart"]
+
+
+def test_an_undecided_pair_comes_with_seeds_and_their_cost_and_names_the_studies_of_its_noise(data: Path) -> None:
+    import_scores(data, "later", {"fw_edu_hq": 0.1015, "mix-fw_edu_hq-faq_1b_hq": 0.15})
+    rows = {row["mixture"]: row for row in answer("--studies", "theirs", "later")["comparisons"]}
+    assert rows["fw_edu_hq"]["verdict"] == "undecided"
+    assert rows["fw_edu_hq"]["seeds_to_decide"] > 0
+    assert rows["fw_edu_hq"]["cost_to_decide"]["gpu_hours"] > 0
+    assert {row["noise"]["source"].split(":")[0] for row in rows.values()} == {"theirs and later"}
+    text = compared("--studies", "theirs", "later").stdout
+    assert re.search(r"fw_edu_hq: \d+ more seeds per mixture would probably decide \([\d.,]+ GPU-hours", text)
+    mine = answer("--name", "theirs", "--generators", SMALL, LARGE)["comparisons"]
+    assert all(row["noise"]["source"].startswith("this study: ") for row in mine)
+
+
+def test_further_seeds_of_another_study_cost_what_they_cost_when_they_were_recorded() -> None:
+    import duckdb
+
+    (mine,) = arm("faq", [0.1])
+    with duckdb.connect() as connection:
+        create_tables(connection)
+        assert seed_cost([mine], None, connection) is None
+        for kind, seconds in ((CHECKPOINT, 3600), (SCORES, 1800)):
+            key = f"{kind.asset} {mine.run}", kind.asset, mine.run
+            record_manifests(connection, [(key, {"version": "1", "seconds": seconds, "gpus": 2})])
+            connection.execute("INSERT INTO current VALUES (?, ?, ?, ?, false, '{}')", ["demo", *key])
+        cost = seed_cost([mine, mine], None, connection)
+        assert cost is not None
+        assert (cost.hours, cost.gpu_hours) == (3.0, 6.0)
 
 
 def test_studies_that_trained_for_another_number_of_tokens_are_not_ranked(data: Path) -> None:

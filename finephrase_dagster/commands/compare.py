@@ -99,7 +99,8 @@ def compare(
     paths, metric, pairs = paths_of(study), str(Metric.read(metric)), Pairs()
     with writing(paths.warehouse) as connection:
         named = [_named_study(paths, one, connection) for one in studies or (name,)]
-        lineage, name = (None, named[-1][1]) if studies else named[0]
+        name = named[-1][1]
+        lineage = next((own for own, _ in named if own is not None), None)
         runs = [run for run in read_runs(connection, [one for _, one in named]) if student in (None, run.student)]
         every = arms(runs)
         if baseline:
@@ -111,7 +112,10 @@ def compare(
                 pairs = generator_pairs(every, connection, name, generators)
             check_metric(metric, runs)
             verdicts = compare_arms(pairs.pairs, every, metric=metric, question=question)
-        rows = [{**verdict.as_json(), "cost_to_decide": _cost_to_decide(verdict, lineage)} for verdict in verdicts]
+        rows = [
+            {**verdict.as_json(), "cost_to_decide": _cost_to_decide(verdict, lineage, connection)}
+            for verdict in verdicts
+        ]
         checks = [] if studies else [check.as_json() for check in check_arms(every, metric)]
         record_verdicts(connection, name, [*rows, *checks])
     without = [f"{one}: {mixture}" if studies else mixture for one, mixture in pairs.without]
@@ -164,12 +168,15 @@ def _named_study(paths: Paths, name: str | None, connection: DuckDBPyConnection)
     return lineage, lineage.study.name
 
 
-def _cost_to_decide(verdict: Verdict, lineage: Lineage | None) -> dict[str, float] | None:
+def _cost_to_decide(
+    verdict: Verdict, lineage: Lineage | None, connection: DuckDBPyConnection
+) -> dict[str, float] | None:
     from finephrase_dagster.plan.seeds import seed_cost
 
-    runs = verdict.baseline.first, verdict.arm.first
-    cost = seed_cost(runs, lineage) if verdict.decision else None
-    return cost.times(verdict.decision.seeds) if cost and verdict.decision else None
+    if verdict.decision is None:
+        return None
+    cost = seed_cost((verdict.baseline.first, verdict.arm.first), lineage, connection)
+    return cost.times(verdict.decision.seeds) if cost else None
 
 
 def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str, *, against: bool = False) -> None:
@@ -178,6 +185,8 @@ def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str, *, against
     Args:
         against: also print the baseline of each row.
     """
+    from finephrase_dagster.results.decision import MOST_SEEDS
+
     columns = ["mixture", "student", "verdict", f"difference in {metric}", "95 % interval", "p", "noise", "seeds"]
     cells = ([*_comparison_cells(row), *[row["baseline"]] * against] for row in rows)
     print_table([*columns, *["baseline"] * against], cells, names=3)
@@ -193,6 +202,8 @@ def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str, *, against
             cost = row["cost_to_decide"]
             cost_text = f" ({price(cost)})" if cost else ""
             typer.echo(f"{row['mixture']}: {more} more seeds per mixture would probably decide{cost_text}")
+        elif row["verdict"] == "undecided" and row["interval"]:
+            typer.echo(f"{row['mixture']}: {MOST_SEEDS} more seeds per mixture would not decide")
 
 
 def _comparison_cells(row: Mapping[str, Any]) -> list[str]:

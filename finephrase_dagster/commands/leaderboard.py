@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finephrase_dagster.commands.terminal import print_table, print_text
+from finephrase_dagster.commands.terminal import print_json, print_table, print_text
 from finephrase_dagster.evaluate.metric import Metric
 from finephrase_dagster.results.analyses import analyses
 from finephrase_dagster.results.analysis import EarlyStep, LeaderboardRow, row_name
@@ -29,7 +30,7 @@ def print_leaderboard(lineage: Lineage) -> None:
     )
 
 
-def print_unfinished(lineage: Lineage) -> bool:
+def print_unfinished(lineage: Lineage, metric: str = "macro", *, as_json: bool = False) -> bool:
     """Print the leaderboard of the students that are scored, and why the others are not; False if none is scored."""
     from finephrase_dagster.artifacts.graph import items, states
     from finephrase_dagster.plan.obstacle import unscored_runs
@@ -39,12 +40,37 @@ def print_unfinished(lineage: Lineage) -> bool:
     lineage = lineage.snapshot()
     with writing(lineage.paths.warehouse) as connection:
         record_study(lineage, connection)
-        board = study_leaderboard(lineage, connection)
+        board = study_leaderboard(lineage, connection, metric)
+    graph = {item.name: item for item in items(lineage)}
+    unscored = unscored_runs(lineage, graph, states(graph))
+    if as_json:
+        print_json(rows_with_unscored(board.rows, lineage, unscored))
+        return bool(board.rows)
     if board.rows:
         print_rows(board.rows, board.early, question=lineage.study.description)
-    graph = {item.name: item for item in items(lineage)}
-    _print_lines("Students without a score:", list(unscored_runs(lineage, graph, states(graph))))
+    runs = lineage.study.student_runs
+    waiting = Counter((runs[run].mixture, obstacle) for run, obstacle in unscored.items())
+    students = ((f"{mixture} ({n} student{'s' * (n > 1)})", why) for (mixture, why), n in waiting.items())
+    _print_lines("Students without a score:", [f"{some}: {why}" for some, why in students])
     return bool(board.rows)
+
+
+def rows_with_unscored(
+    rows: Sequence[LeaderboardRow], lineage: Lineage, unscored: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Return the rows of a leaderboard with their `unscored` students, and a row for each mixture without any score.
+
+    Args:
+        unscored: the student runs without scores, each with what it waits for.
+    """
+    result = {(row["mixture"], row["student"], row["decay_from"]): {**row, "unscored": {}} for row in rows}
+    blank = dict.fromkeys(rows[0] if rows else ("score", "macro", "micro"))
+    for name, obstacle in unscored.items():
+        run = lineage.study.student_runs[name]
+        key = run.mixture, run.student, run.decay_from
+        names = dict(zip(("mixture", "student", "decay_from"), key, strict=True))
+        result.setdefault(key, {**blank, **names, "seeds": 0, "unscored": {}})["unscored"][name] = obstacle
+    return list(result.values())
 
 
 def print_rows(

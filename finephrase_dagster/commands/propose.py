@@ -61,8 +61,8 @@ def propose(
         candidates=read_candidates(candidates) if candidates else None,
         taken=lineage.study.mixtures if lineage else (),
     )
-    runs = evidence.entry(result.best).runs
-    cost = seed_cost(runs[:1], lineage) if lineage or evidence.external else None
+    with reading(paths.warehouse) as connection:
+        cost = seed_cost(evidence.entry(result.best).runs[:1], lineage, connection)
     cost_of_one = cost.times(result.seeds) if cost else None
     planned = lineage.study.mixtures.get(result.best) if lineage else None
     snippet = result.as_yaml(planned.tokens if planned else evidence.tokens)

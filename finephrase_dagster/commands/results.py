@@ -61,7 +61,7 @@ def leaderboard(
         artifact = lineage.leaderboard()
         artifact.manifest()
     except ArtifactMissing as error:
-        if not as_json and metric == "macro" and paths.warehouse.exists() and print_unfinished(lineage):
+        if paths.warehouse.exists() and print_unfinished(lineage, metric, as_json=as_json):
             return
         raise NoScores(
             f"the study {lineage.study.name} has no scores yet. Run: {materialize_command(lineage.paths.study)}"
@@ -73,14 +73,14 @@ def leaderboard(
         with reading(paths.warehouse) as connection:
             _print_board(study_leaderboard(lineage, connection, metric), as_json)
     elif as_json:
-        print_json(read_json(artifact.folder / "leaderboard.json"))
+        print_json([{**row, "unscored": {}} for row in read_json(artifact.folder / "leaderboard.json")])
     else:
         print_leaderboard(lineage)
 
 
 def _print_board(board: Leaderboard, as_json: bool) -> None:
     if as_json:
-        print_json(board.rows)
+        print_json([{**row, "unscored": {}} for row in board.rows])
     else:
         print_rows(board.rows, board.early)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from finephrase_dagster.artifacts.graph import Item, State, failed_audits
 from finephrase_dagster.artifacts.key import SCORES, ItemKey
@@ -10,21 +10,19 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.plan.warnings import failed_gates
 
 
-def unscored_runs(lineage: Lineage, graph: Mapping[str, Item], states: Mapping[str, State]) -> Iterator[str]:
-    """Yield, for the student runs without scores by the present recipe, their mixtures and what they wait for.
+def unscored_runs(lineage: Lineage, graph: Mapping[str, Item], states: Mapping[str, State]) -> dict[str, str]:
+    """Return the student runs without scores by the present recipe, each with what it waits for.
 
     Args:
         graph: the items of the study by name, upstream first.
         states: the state of each.
     """
-    waiting: dict[tuple[str, str], int] = {}
-    for name, run in lineage.study.student_runs.items():
-        scores = ItemKey(kind=SCORES, run=name).name
-        if states[scores].status not in ("current", "stopped"):
-            key = run.mixture, _obstacle(scores, graph, states)
-            waiting[key] = waiting.get(key, 0) + 1
-    for (mixture, obstacle), runs in waiting.items():
-        yield f"{mixture} ({runs} student{'s' * (runs > 1)}): {obstacle}"
+    scores = {run: ItemKey(kind=SCORES, run=run).name for run in lineage.study.student_runs}
+    return {
+        run: _obstacle(name, graph, states)
+        for run, name in scores.items()
+        if states[name].status not in ("current", "stopped")
+    }
 
 
 def _obstacle(name: str, graph: Mapping[str, Item], states: Mapping[str, State]) -> str:

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import duckdb
+
 from finephrase_dagster.artifacts.graph import items
 from finephrase_dagster.artifacts.key import CHECKPOINT, SCORES
 from finephrase_dagster.artifacts.lineage import Lineage
@@ -121,25 +123,44 @@ class SeedCost:
         return {name: round(seeds * value, 4) for name, value in vars(self).items()}
 
 
-def seed_cost(runs: Sequence[ScoredRun], lineage: Lineage | None) -> SeedCost | None:
-    """Return what training and scoring runs like these costs once more; None if a student's size is unknown.
+def seed_cost(
+    runs: Sequence[ScoredRun], lineage: Lineage | None, connection: duckdb.DuckDBPyConnection
+) -> SeedCost | None:
+    """Return what training and scoring runs like these costs once more; None if that is unknown.
+
+    A run of the study in hand costs what a plan says, one of another study of one's own what it cost when it was
+    recorded, and a published one the published training, scaled by parameters and tokens.
 
     Args:
-        lineage: the study that the runs belong to; None for a published one, whose training figure is scaled.
+        lineage: the study in hand, if there is one.
+        connection: to the warehouse.
     """
     published = Published.read()
     gpu_hours = hours = 0.0
-    if lineage is None:
-        for run in runs:
+    planned = []
+    for run in runs:
+        if lineage is not None and run.study == lineage.study.name:
+            planned.append(run.run)
+        elif run.external:
             if run.parameters is None or run.tokens is None:
                 return None
             known = published.training
             gpu_hours += known.gpu_hours * (run.parameters / known.parameters) * (run.tokens / known.tokens)
-    else:
+        else:
+            recorded = connection.execute(_RECORDED, [run.study, run.run, CHECKPOINT.asset, SCORES.asset]).fetchall()
+            if not recorded or recorded[0][1] is None:
+                return None
+            gpu_hours, hours = gpu_hours + recorded[0][0], hours + recorded[0][1]
+    if planned and lineage is not None:
         estimator = Estimator(lineage, published=published, measured=Measured(lineage.paths.data))
-        names = [run.run for run in runs]
         for item in items(lineage):
-            if item.key.kind in (CHECKPOINT, SCORES) and item.key.run in names:
+            if item.key.kind in (CHECKPOINT, SCORES) and item.key.run in planned:
                 cost = estimator.cost(item)
                 gpu_hours, hours = gpu_hours + cost.gpu_hours, hours + cost.hours
     return SeedCost(gpu_hours=gpu_hours, dollars=gpu_hours * published.gpu_hour_dollars, hours=hours)
+
+
+_RECORDED = (
+    "SELECT coalesce(sum(gpu_hours), 0), sum(seconds) / 3600 FROM costs WHERE study = ? AND part = ? "
+    "AND asset IN (?, ?)"
+)

@@ -9,7 +9,7 @@ from finephrase_dagster.evaluate.benchmark import CATEGORIES
 from finephrase_dagster.evaluate.categories import partial_words
 from finephrase_dagster.results.evidence import Entry, Evidence
 from finephrase_dagster.results.figure import as_number, as_score
-from finephrase_dagster.results.robustness import choice, other_scores
+from finephrase_dagster.results.robustness import candidates, choice, other_scores
 from finephrase_dagster.results.verdict import Verdict
 
 ANSWERS = {"beats": "Yes", "loses": "No", "ties": "It makes no difference", "undecided": "Undecided"}
@@ -27,7 +27,7 @@ class Conclusion:
     """The answer of a study.
 
     Attributes:
-        word: the verdict on the best mixture that can be compared with the baseline; None: none can.
+        word: the verdict that answers whether a mixture beats the baseline; None: none can be compared with it.
         answer: the answer in one sentence.
         remarks: how sure it is, what it costs, what it gave up, and what was not compared.
     """
@@ -38,7 +38,7 @@ class Conclusion:
 
 
 def conclude(evidence: Evidence) -> Conclusion:
-    """Compare the best mixture that holds synthetic text with the baseline."""
+    """Compare the mixtures that hold synthetic text with the baseline: yes if any of them beats it."""
     best = choice(evidence)
     if best is None:
         return Conclusion(
@@ -50,6 +50,7 @@ def conclude(evidence: Evidence) -> Conclusion:
     entry = evidence.entry(best.arm.mixture)
     remarks = (
         *_certainty(best, compared),
+        *_highest(best, evidence),
         *_partial(evidence),
         *_checks(evidence),
         _cost(entry),
@@ -63,8 +64,9 @@ def conclude(evidence: Evidence) -> Conclusion:
 def _answer(verdict: Verdict, entry: Entry, evidence: Evidence) -> str:
     baseline, difference = evidence.baseline, verdict.difference or 0.0
     side = "ahead of" if difference >= 0 else "behind"
+    which = "The best" if verdict is candidates(evidence)[0] else "One"
     return (
-        f"{ANSWERS[verdict.verdict]}. The best comparable mixture, {entry.mixture}, has a macro score of "
+        f"{ANSWERS[verdict.verdict]}. {which} comparable mixture, {entry.mixture}, has a macro score of "
         f"{entry.macro:.4f}: {abs(difference):.4f} {side} the baseline, {baseline.mixture} ({baseline.macro:.4f})."
     )
 
@@ -80,6 +82,18 @@ def _certainty(verdict: Verdict, comparisons: int) -> list[str]:
     if verdict.decision:
         lines.append(f"What would decide: probably {verdict.decision.seeds} more seeds for each of the two mixtures.")
     return lines
+
+
+def _highest(chosen: Verdict, evidence: Evidence) -> list[str]:
+    """State the verdict on the mixture with the highest score, if the answer rests on another one."""
+    best = candidates(evidence)[0]
+    if best is chosen or best.interval is None:
+        return []
+    low, high = best.interval
+    return [
+        f"The highest comparable score is that of {best.arm.mixture} ({evidence.entry(best.arm.mixture).macro:.4f}), "
+        f"which {WORDS[best.verdict]} the baseline: the difference lies between {low:+.4f} and {high:+.4f}."
+    ]
 
 
 def _checks(evidence: Evidence) -> list[str]:

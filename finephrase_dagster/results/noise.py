@@ -102,22 +102,27 @@ class Noise:
 
 
 def noise_of(
-    first: Replicates, second: Replicates, pool: Sequence[Replicates], published: tuple[float, str] | None
+    first: Replicates,
+    second: Replicates,
+    pool: Sequence[Replicates],
+    published: tuple[float, str] | None,
+    scope: str = "this study",
 ) -> Noise | None:
     """Return the noise of the difference of two means; None if it is unknown.
 
     Args:
         pool: the scores of all mixtures of the student, these two among them.
         published: standard deviation and name of the published spread; see `published_spread`.
+        scope: the studies that the scores are from, in words.
     """
     seeds = first.seeds, second.seeds
     if pool_of(pool)[1] > 0:
         others = pool_of([sample for sample in pool if sample is not first and sample is not second])
         variances, degrees = moderated((first.variance, second.variance), seeds, others)
         replicated = sum(sample.freedom > 0 for sample in pool)
-        source = f"this study: Welch, {seeds[0]} and {seeds[1]} seeds"
+        source = f"{scope}: Welch, {seeds[0]} and {seeds[1]} seeds"
         if min(seeds) == 1:
-            source = f"this study: pooled over {replicated} mixtures with several seeds"
+            source = f"{scope}: pooled over {replicated} mixtures with several seeds"
         return Noise(variances=variances, seeds=seeds, degrees_of_freedom=float(degrees), source=source)
     if published:
         sd, name = published

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from finephrase_dagster.evaluate.metric import FORMS, Metric
 from finephrase_dagster.results.evidence import Evidence
-from finephrase_dagster.results.verdict import Verdict, compare
+from finephrase_dagster.results.verdict import ANSWERING, Verdict, compare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +31,16 @@ class OtherScore:
         return None if difference is None else self.metric.sign * difference > 0
 
 
-def choice(evidence: Evidence) -> Verdict | None:
-    """Return the verdict on the best mixture that can be compared with the baseline, if any; synthetic text first."""
+def candidates(evidence: Evidence) -> list[Verdict]:
+    """Return the verdicts on mixtures that can be compared with the baseline, best first; original text if no other."""
     matched = [verdict for verdict in evidence.verdicts if not verdict.mismatches and verdict.difference is not None]
-    candidates = [one for one in matched if evidence.entry(one.arm.mixture).kind != "original"] or matched
-    return max(candidates, key=lambda verdict: verdict.difference or -math.inf, default=None)
+    synthetic = [one for one in matched if evidence.entry(one.arm.mixture).kind != "original"] or matched
+    return sorted(synthetic, key=lambda verdict: -(verdict.difference or 0.0))
+
+
+def choice(evidence: Evidence) -> Verdict | None:
+    """Return the verdict that answers the study's question (`ANSWERING`), of several the best; None without any."""
+    return min(candidates(evidence), key=lambda verdict: ANSWERING.index(verdict.verdict), default=None)
 
 
 def other_scores(evidence: Evidence) -> list[OtherScore]:

@@ -33,6 +33,9 @@ SMALLEST_SHARE = 0.03
 NO_NOISE = "unknown: no mixture of this student has a second seed, and this score of such a student was not published"
 
 Word = Literal["beats", "loses", "ties", "undecided"]
+ANSWERING: tuple[Word, ...] = ("beats", "undecided", "ties", "loses")
+"""The verdicts on a study's mixtures, the one first that answers whether any of them beats the baseline: yes if one
+does, no only if all lose. Their intervals hold for all comparisons together, so looking at all of them is allowed."""
 Interval = tuple[float, float]
 
 
@@ -264,7 +267,9 @@ def _pair(base: Arm, arm: Arm, metric: str, every: Sequence[Arm], items: Any) ->
     noise = None
     if first and second:
         spread = published_spread(base.student, base.first.parameters, metric, base.first.uncounted)
-        noise = noise_of(first, second, pool, spread)
+        studies = base.first.study, arm.first.study
+        scope = "this study" if studies[0] == studies[1] else " and ".join(studies)
+        noise = noise_of(first, second, pool, spread, scope)
     return _Pair(
         baseline=base,
         arm=arm,

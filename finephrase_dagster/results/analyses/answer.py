@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finephrase_dagster.results.analysis import Analysis, EarlyStep, LeaderboardRow
+from finephrase_dagster.results.verdict import ANSWERING
 
 ANSWERS = {"beats": "yes", "loses": "no", "ties": "no difference that matters", "undecided": "undecided"}
+WORDS = {
+    "beats": "is above it",
+    "loses": "is below it",
+    "ties": "makes no difference that matters",
+    "undecided": "is undecided",
+}
 
 
 def answer(rows: Sequence[LeaderboardRow], early: Sequence[EarlyStep]) -> list[str]:
-    """Return one sentence per student and budget that has mixtures of both kinds: on the best that can be compared."""
-    best: dict[tuple[str, int], LeaderboardRow] = {}
+    """Return the answer for each student and budget that has mixtures of both kinds, from all that can be compared."""
+    groups: dict[tuple[str, int], list[LeaderboardRow]] = {}
     for row in rows:
-        if against := row["against_original"]:
-            known = best.setdefault((row["student"], row["tokens"]), row)
-            if against["matched"] and not known["against_original"]["matched"]:
-                best[row["student"], row["tokens"]] = row
+        if row["against_original"]:
+            groups.setdefault((row["student"], row["tokens"]), []).append(row)
     return [
-        f"{student}, {'' if tokens is None else f'{tokens:,} tokens'}: {_sentence(row)}"
-        for (student, tokens), row in best.items()
+        f"{student}, {'' if tokens is None else f'{tokens:,} tokens'}: {_answer(group)}"
+        for (student, tokens), group in groups.items()
     ]
 
 
-def _sentence(row: LeaderboardRow) -> str:
+def _answer(group: Sequence[LeaderboardRow]) -> str:
+    """Return the answer that mixtures give together; rows come best first."""
+    matched = [row for row in group if row["against_original"]["matched"]]
+    if not matched:
+        verdict = group[0]["against_original"]
+        return f"not comparable. The best {_pair(group[0])}, but {'; '.join(verdict['mismatches'])}."
+    best, row = matched[0], min(matched, key=lambda one: ANSWERING.index(one["against_original"]["verdict"]))
     verdict = row["against_original"]
-    difference, interval = verdict["difference"], verdict["interval"]
-    pair = (
-        f"the best mixture with rephrased text, {row['mixture']} ({row['score']:.4f}), is {abs(difference):.4f} "
-        f"{'ahead of' if (difference > 0) != verdict['lower_is_better'] else 'behind'} the original text "
+    if verdict["interval"] is None:
+        return f"undecided. With one seed, the best {_pair(row)}; only further seeds show what is noise."
+    which = "The best" if row is best else "A"
+    text = f"{ANSWERS[verdict['verdict']]}. {which} {_pair(row)} {_interval(verdict)}."
+    if row is not best:
+        other = best["against_original"]
+        text += f" The highest score, that of {best['mixture']} ({best['score']:.4f}), {WORDS[other['verdict']]} "
+        text += f"{_interval(other)}."
+    return text
+
+
+def _pair(row: LeaderboardRow) -> str:
+    verdict = row["against_original"]
+    return (
+        f"mixture with rephrased text, {row['mixture']} ({row['score']:.4f}), is {abs(verdict['difference']):.4f} "
+        f"{'ahead of' if (verdict['difference'] > 0) != verdict['lower_is_better'] else 'behind'} the original text "
         f"{verdict['baseline']}"
     )
-    if not verdict["matched"]:
-        return f"not comparable. {pair[0].upper()}{pair[1:]}, but {'; '.join(verdict['mismatches'])}."
-    if interval is None:
-        return f"undecided. With one seed, {pair}; only further seeds show what is noise."
-    more = verdict["seeds_to_decide"]
+
+
+def _interval(verdict: Mapping[str, Any]) -> str:
+    (low, high), more = verdict["interval"], verdict["seeds_to_decide"]
     seeds = f"; about {more} more seeds per mixture would decide" if more else ""
-    return (
-        f"{ANSWERS[verdict['verdict']]}. {pair[0].upper()}{pair[1:]} (95 % interval {interval[0]:+.4f} to "
-        f"{interval[1]:+.4f}){seeds}."
-    )
+    return f"(95 % interval {low:+.4f} to {high:+.4f}{seeds})"
 
 
 ANALYSIS = Analysis(title="Does rephrased text beat the original text alone?", lines=answer)
