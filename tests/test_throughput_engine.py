@@ -26,6 +26,7 @@ from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.generators.product import make_generator
 from finephrase_dagster.plan.plan import plan
+from finephrase_dagster.rephrase.job import build_job
 from finephrase_dagster.rephrase.model_source import engine_spec
 from finephrase_dagster.study.paths import REPOSITORY, Paths
 from finephrase_dagster.throughput.machine import NothingToSweep
@@ -147,6 +148,18 @@ def test_the_swept_settings_are_those_of_the_next_run_and_of_the_plan(tmp_path: 
     datasets = {prompt: lineage.dataset(cell, prompt) for prompt in lineage.study.prompts}
     assert Rephraser()._job(lineage, cell, datasets).concurrency == 16
     assert Rephraser(concurrency=5)._job(lineage, cell, datasets).concurrency == 5, "what a person sets comes first"
+    (tmp_path / "in.jsonl").write_text('{"id": "a", "text": "Copper conducts electricity."}\n')
+    for wanted, concurrency in ((None, 16), (5, 5)):
+        job = build_job(
+            [str(tmp_path / "in.jsonl")],
+            prompts=["faq"],
+            output=str(tmp_path / "out"),
+            generator=GENERATOR,
+            paths=lineage.paths,
+            concurrency=wanted,
+        )
+        assert job.engine is not None
+        assert (job.concurrency, job.engine.generator.engine) == (concurrency, chosen)
     (basis,) = {
         line for item in plan(lineage).as_json()["items"] for line in item["basis"] if line.startswith("throughput:")
     }

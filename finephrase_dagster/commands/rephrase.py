@@ -124,7 +124,15 @@ KeepOption = Annotated[
         "flaws. Default: as in the generator, or first_passing."
     ),
 ]
-ConcurrencyOption = Annotated[int, typer.Option(min=1, max=20_000, metavar="N", help="Maximum requests in flight.")]
+ConcurrencyOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=20_000,
+        metavar="N",
+        help="Maximum requests in flight. Default: what the generator's throughput sweep chose, or 256.",
+    ),
+]
 ChunkRowsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Input rows per output file.")]
 WorkersOption = Annotated[
     int | None,
@@ -191,7 +199,7 @@ def rephrase(
     guided: GuidedOption = None,
     rollouts: RolloutsOption = None,
     keep: KeepOption = None,
-    concurrency: ConcurrencyOption = 256,
+    concurrency: ConcurrencyOption = None,
     chunk_rows: ChunkRowsOption = 5000,
     workers: WorkersOption = None,
     limit: LimitOption = None,

@@ -42,7 +42,7 @@ class RephraseOptions(TypedDict, total=False):
     keep_raw: bool
     limit: int
     columns: tuple[str, str]
-    concurrency: int
+    concurrency: int | None
     chunk_rows: int
     gpus: int
     gpu_hour_dollars: float
@@ -100,7 +100,7 @@ def rephrase_documents(
         keep_raw: keep the completions before cleaning, too, in the column `raw`.
         limit: process only the first so many rows.
         columns: the columns of ids and texts in files; default: `("id", "text")`.
-        concurrency: maximum number of requests in flight (256).
+        concurrency: maximum number of requests in flight; default: that of the generator's throughput sweep, or 256.
         chunk_rows: input rows per output file (5000).
         gpus, gpu_hour_dollars: used to compute the cost.
         retry_failed: send the failed rows of a complete dataset again.

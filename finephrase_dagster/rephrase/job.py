@@ -357,7 +357,7 @@ def build_job(
         paths: the study file and the folders; default: those that the environment names.
         log: receives a line when an endpoint is waited for.
         execution: further fields of `RephraseJob`: `limit`, `columns`, `concurrency`, `chunk_rows`, `gpus`,
-            `gpu_hour_dollars`, `retry_failed`.
+            `gpu_hour_dollars`, `retry_failed`. Without a `concurrency`, the generator's throughput sweep decides it.
 
     Raises:
         JobInvalid: options contradict each other, or one is missing.
@@ -389,10 +389,12 @@ def build_job(
         drawn = source.rollout_recipe(text, rollouts, keep)
         recipe = dataset_recipe(rows=None, prompt=text, keep_raw=keep_raw, rollouts=drawn, **source.recipe)
         targets[name] = Target(folder=folders[name], recipe=plain(recipe))
+    given = {name: value for name, value in execution.items() if (name, value) != ("concurrency", None)}
+    if "concurrency" in source.fields and "concurrency" not in given:
+        log(f"{source.fields['concurrency']} requests in flight, as the throughput sweep of {generator} chose")
+    fields: dict[str, Any] = {**source.fields, **given}
     try:
-        return RephraseJob(
-            files=tuple(files), prompts=texts, targets=targets, output=output, **source.fields, **execution
-        )
+        return RephraseJob(files=tuple(files), prompts=texts, targets=targets, output=output, **fields)
     except ValidationError as error:
         field = error.errors()[0]
         raise JobInvalid(f"{'.'.join(map(str, field['loc']))}: {field['msg']}") from error

@@ -16,7 +16,7 @@ from finephrase_dagster.artifacts.fingerprint import SHORT, sha256_file
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.recipe import ENDPOINT_DAY, resolve_day, resolve_precision, rollout_recipe
 from finephrase_dagster.artifacts.sampling import resolve_sampling
-from finephrase_dagster.artifacts.sweep import running_generator
+from finephrase_dagster.artifacts.sweep import running_generator, swept_settings
 from finephrase_dagster.artifacts.versions import TRUNCATION, TRUNCATION_BYTES
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.generators.template_clock import read_clock
@@ -101,9 +101,10 @@ def generator_source(
     artifact = lineage.generator(name)
     manifest = artifact.materialize(lambda folder: make_generator(lineage.study.generators[name], folder))
     generator = _override(lineage.study.generators[name], name, max_tokens, overrides, guided)
-    engine = engine_spec(lineage, name, generator)
+    engine, swept = engine_spec(lineage, name, generator), swept_settings(lineage, name)
+    in_flight = {"concurrency": swept.concurrency} if swept else {}
     return ModelSource(
-        fields={"model": name, "tokenizer": str(engine.model), "engine": engine},
+        fields={"model": name, "tokenizer": str(engine.model), "engine": engine, **in_flight},
         recipe={
             "model": artifact.version,
             "engine": distribution_flags(engine.generator.engine),
