@@ -165,6 +165,15 @@ def test_the_printed_link_shows_one_current_run_per_student_as_trainings(
     page.get_by_text("Model training", exact=True).first.wait_for()
 
 
+def test_mlflows_start_page_and_the_experiment_there_show_trainings(pages: Pages, page: Page) -> None:
+    page.goto(f"{pages.mlflow}/")
+    page.get_by_role("link", name="finephrase/small").first.click()
+    page.wait_for_url(re.compile("/runs[?].*workflowType=machine_learning"))
+    page.get_by_text("matching runs").wait_for()
+    assert page.get_by_text("AI Gateway", exact=True).count() == 0  # of the view of chat traces
+    assert page.get_by_text("Ask a question").count() == 0
+
+
 def test_the_launchpad_describes_its_configuration_and_refuses_an_invalid_one(pages: Pages, page: Page) -> None:
     job = f"make__synthetic__{CELL}"
     page.goto(f"{pages.dagster}/locations/finephrase/jobs/{job}/playground")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from finephrase_dagster.artifacts.processes import end, last_lines
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.orchestration import mlflow_links, webserver
+from finephrase_dagster.orchestration import mlflow_links, mlflow_server, webserver
 from finephrase_dagster.orchestration.stores import is_server, refuse_unusable, tracking_uri
 from finephrase_dagster.rephrase import guard
 from finephrase_dagster.study.paths import REPOSITORY, Paths
@@ -136,4 +136,4 @@ def _dagster(port: int) -> list[str]:
 
 def _mlflow(port: int) -> list[str]:
     arguments = ["--host", HOST, "--port", str(port), "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", "server", *arguments]
+    return [sys.executable, "-m", mlflow_server.__name__, "server", *arguments]
