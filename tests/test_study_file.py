@@ -532,12 +532,16 @@ def test_all_mistakes_are_listed_at_once_each_with_its_line_and_where_to_read_on
         fields["gates"]["lop"] = 0.3
         fields["evaluation"] |= {"shots": "many", "tasks": ["gsm8k", "foo"]}
         fields["mixtures"]["readmes_raw"]["tokens"] = -1
+        fields["mixtures"]["readmes_raw"]["components"] = {"package_readme": 1}
+        fields["mixtures"]["faq_and_raw"]["components"]["package_readmes"] = -4
         fields["cells"][0]["source"] = "nowhere"
 
     with pytest.raises(StudyError) as caught:
         read_study(written(tmp_path, change), catalogue())
     first, *lines = str(caught.value).splitlines()
-    assert "has 5 problems" in first
+    assert "has 7 problems" in first
     assert all(re.fullmatch(r"  line \d+: \w.*[;?] [Ss]ee docs/study-file\.md#\w+", line) for line in lines), lines
     assert any("is 'many'; must be a whole number, for example `shots: 3`" in line for line in lines)
     assert any("for example `tokens: 80000`" in line for line in lines)
+    assert any("no 'package_readme'; did you mean package_readmes?" in line for line in lines)
+    assert any("is -4; must be greater than 0" in line for line in lines)

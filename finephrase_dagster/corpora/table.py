@@ -91,9 +91,13 @@ def as_text(values: Mapping[str, Any], name: str) -> Any:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-def missing_column(where: str, name: str, present: Iterable[str]) -> CorpusError:
+class ColumnMissing(CorpusError):
+    """A table has no column of this name."""
+
+
+def missing_column(where: str, name: str, present: Iterable[str]) -> ColumnMissing:
     """Return the error for a table that lacks a column."""
-    return CorpusError(f"{where}: no column {name!r}; its columns are {', '.join(sorted(present)) or 'none'}")
+    return ColumnMissing(f"{where}: no column {name!r}; its columns are {', '.join(sorted(present)) or 'none'}")
 
 
 def _is_nested(schema: pa.Schema, steps: list[str]) -> bool:

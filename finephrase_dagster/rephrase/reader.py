@@ -20,7 +20,7 @@ from finephrase_dagster.artifacts.folder import stamp_of
 from finephrase_dagster.corpora.document import CorpusError, row_id, text_flaw
 from finephrase_dagster.corpora.jsonl import BLANK_LINE, Place
 from finephrase_dagster.corpora.rows import check_ending, read_rows
-from finephrase_dagster.corpora.table import as_text, may_have, value_at
+from finephrase_dagster.corpora.table import ColumnMissing, as_text, may_have, value_at
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.fields import MOST_SHOWN, shorten
 
@@ -144,7 +144,8 @@ def rows_of(
             flaw = text_flaw(text)
             yield InputRow(name, "", str(flaw)) if flaw else InputRow(name, text, None)
     except CorpusError as error:
-        raise InputUnreadable(str(error)) from error
+        remedy = ". Name it with --id-column or --text-column." if isinstance(error, ColumnMissing) else ""
+        raise InputUnreadable(f"{error}{remedy}") from error
     if count and not has_text:
         names = shorten(sorted(fields)) or "none"
         raise InputUnreadable(

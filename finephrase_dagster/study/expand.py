@@ -29,7 +29,7 @@ from finephrase_dagster.study.fields import (
     shorten,
     validation_problems,
 )
-from finephrase_dagster.study.grid import CellGrid, MixtureGrid, derive_mixtures, is_derived
+from finephrase_dagster.study.grid import ORIGINS, CellGrid, MixtureGrid, derive_mixtures, is_derived
 from finephrase_dagster.study.spec import Study
 
 ALL = "all"
@@ -64,10 +64,12 @@ def expand_study(fields: Mapping[str, Any], catalogue: Catalogue, folder: Path =
     except ValidationError as error:
         # Contradictions between entries may only follow from what could not be expanded.
         if not problems or any(one["loc"] for one in error.errors(include_input=False)):
-            broken = {problem.path[0] for problem in problems if problem.path}
-            broken |= set(SECTIONS) if "defaults" in broken else set()
-            invalid = validation_problems(error, expansion.fields)
-            problems += [expansion.locate(problem) for problem in invalid if not broken & set(problem.path[:1])]
+            # So may what is wrong with a field, or with an entry whose origin is not known.
+            broken = [path[:-1] if path[-1] in ORIGINS else path for path, _ in problems if path]
+            if any(path[0] == "defaults" for path in broken):
+                broken += [(section,) for section in (*SECTIONS, "mixture_grids")]
+            invalid = [expansion.locate(problem) for problem in validation_problems(error, expansion.fields)]
+            problems += [one for one in invalid if not any(one.path[: len(path)] == path for path in broken)]
         # Sections that cells and mixtures fill are empty because cells or mixtures are wrong.
         filled = {(section,) for section in catalogue.registries if section not in fields}
         raise InvalidFields([one for one in dict.fromkeys(problems) if one.path not in filled] or problems) from error
