@@ -176,7 +176,7 @@ def test_input_that_cannot_be_read_is_refused_before_anything_is_opened(
 def test_a_parquet_file_without_a_column_is_refused(tmp_path: Path) -> None:
     file = parquet(tmp_path / "in.parquet", id=pa.array(["a"]), body=pa.array(["b"]))
     with pytest.raises(
-        InputUnreadable, match="no column 'text'; its columns are body, id. Name it with .*--text-column"
+        InputUnreadable, match=r"no column 'text'; its columns are body, id\. Name it with .*--text-column"
     ):
         list(rows_of(file))
 
