@@ -40,7 +40,6 @@ def catalogue(*, prompts: Path = PROMPTS, registries: Path = STUDIES) -> Catalog
     """Return everything that a study file may name without defining it.
 
     Args:
-        prompts: the folder of prompt files.
         registries: the folder of `generators.yaml` and `sources.yaml`.
 
     Raises:

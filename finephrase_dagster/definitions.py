@@ -62,7 +62,6 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
     """Return the definitions of a study.
 
     Args:
-        lineage: the study and its folders.
         resources: resources that replace the default ones, by name.
     """
     assets = [

@@ -85,7 +85,6 @@ class Artifact:
     """The content of one item of the graph, by one recipe.
 
     Attributes:
-        key: the item.
         recipe: everything that determines the content; hashed as a whole.
         root: the folder of all artifacts (`FINEPHRASE_DATA`).
         study: the study that it is labelled in; None: no label.
@@ -256,8 +255,6 @@ def build_manifest(
     """Return the manifest of a finished artifact.
 
     Args:
-        recipe: everything that determines the content.
-        facts: the stage's figures.
         files: the files, each with `path` and `sha256` at least.
         version: see `Artifact.publish`.
         content: the files that the default version is a hash of. Default: `files`.

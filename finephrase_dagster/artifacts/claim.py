@@ -36,7 +36,6 @@ def claim_folder(folder: Path, name: object = None) -> Iterator[Path]:
     """Create a folder, hold it for writing, and delete the unfinished files that an earlier writer left.
 
     Args:
-        folder: the folder.
         name: what an error message calls it; default: its path.
 
     Raises:

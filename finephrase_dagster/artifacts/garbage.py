@@ -30,8 +30,6 @@ class Unneeded:
     """An artifact's folder that none of the studies needs.
 
     Attributes:
-        folder: where it lies.
-        size_bytes: the size of its files.
         days: days since one of its files was written.
         studies: the studies whose files were not read and that label it.
     """

@@ -29,7 +29,6 @@ class Item:
     """One partition of one asset of the graph.
 
     Attributes:
-        key: which item it is.
         needs: the names of the items whose versions are in its recipe.
         artifact: returns its artifact; raises `ArtifactMissing` while an input is incomplete.
         labels: the folder of the study's labels.

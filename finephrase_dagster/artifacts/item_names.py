@@ -29,7 +29,6 @@ def select_items(graph: Mapping[str, Item], patterns: Iterable[str]) -> set[str]
     """Return the names of the items that patterns choose, and of everything upstream of them.
 
     Args:
-        graph: items by name.
         patterns: names of items; of assets or stages, for all items of theirs; or either with `*` and `?`.
 
     Raises:

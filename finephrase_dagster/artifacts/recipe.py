@@ -47,11 +47,9 @@ def dataset_recipe(
         rows: hash of the input rows; None until they have been read.
         prompt: the prompt; its texts and what it requires count, its description does not.
         model: hash of weights, tokenizer and chat template; for an endpoint, the model's name.
-        engine: the engine flags that change completions.
         sampling: see `artifacts/sampling.py`; values that are missing are `SERVER_DEFAULT`.
         context: maximum number of tokens of prompt and completion together.
         max_tokens: maximum number of tokens of a completion.
-        truncation: how a document is cut to fit the context.
         tokenizer: the tokenizer that counts a document's tokens, where it does not come with the model.
         guided: whether the prompt's grammar decides the form of completions.
         keep_raw: whether rows also hold the completion before cleaning.
@@ -102,9 +100,6 @@ def rollout_recipe(
     """Return how a row's rollouts are drawn, judged and chosen; None where a row is drawn once.
 
     Args:
-        rollouts: how often a row is drawn at most.
-        keep: which rollout is kept.
-        check: the prompt's form.
         gates: the settings of all gates for completions of that form. Only gates count that judge each row by itself,
             and need neither a model nor benchmark items.
     """
@@ -130,7 +125,6 @@ def resolve_day(clock: object, day: str, *, endpoints: bool) -> dict[str, Any]:
 
     Args:
         clock: see `generators.template_clock.read_clock`.
-        day: the generator's date.
         endpoints: whether servers of others render the template; not all templates take a date from a request.
     """
     if clock not in ("argument", "template"):

@@ -60,9 +60,6 @@ def resolve_sampling(study: Sampling, model: Mapping[str, float | int]) -> dict[
 def sampling_words(generator: Generator, artifact: Callable[[], Artifact]) -> str:
     """Return the sampling values that a generator's requests have, and which of them the study does not set.
 
-    Args:
-        artifact: returns the artifact of its model.
-
     Raises:
         GenerationConfigError: the model is in a folder, and its `generation_config.json` cannot be used.
     """

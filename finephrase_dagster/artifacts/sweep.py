@@ -28,7 +28,6 @@ class SweptSettings:
 
     Attributes:
         name: in words, such as `max_num_seqs 64, concurrency 32`.
-        engine: all flags of the engine.
         concurrency: requests in flight.
         tokens_per_second: output tokens per second and GPU in the steady state.
         low, high: the interval of that figure.

@@ -33,7 +33,6 @@ class GateResult:
     Attributes:
         value: what the gate measured; see the gate's sentence.
         threshold: the value must be at least or at most this, as `bound` says.
-        failing: number of rows that fail.
         detail: one sentence for people.
         figures: further numbers for people, by name.
         examples: at most three failing rows, if the gate failed.
@@ -136,12 +135,8 @@ class Audit:
     """An audit, while its temporary files exist: the report, and after it the rows that fail.
 
     Attributes:
-        dataset: what is audited.
-        settings: the settings of every gate.
         parts: the rows that each process reads, with their sources.
         measures: the finished measure of each gate.
-        folder: its temporary files.
-        report: the results of all gates.
     """
 
     def __init__(

@@ -124,8 +124,6 @@ class Measurement:
 
     Attributes:
         detail: one sentence for people.
-        failing: how many rows fail.
-        examples: the first of them.
         figures: further results for people by name, as JSON values: numbers, and lists for curves and histograms.
     """
 

@@ -15,7 +15,6 @@ class Joined:
 
     Attributes:
         data: their bytes, which may be changed.
-        starts: where each text begins.
     """
 
     def __init__(self, texts: Sequence[bytes], table: bytes | None = None) -> None:

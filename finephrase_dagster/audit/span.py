@@ -27,7 +27,6 @@ class Span:
     """Consecutive rows of a file.
 
     Attributes:
-        url: the file.
         columns: the columns of a Parquet file that are read.
         id_column: the column of the ids; None if a row's number takes their place.
         prefix: precedes such a number if there are several files.

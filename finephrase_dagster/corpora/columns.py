@@ -36,11 +36,6 @@ class Columns:
     def file_rows(self, url: str, source: str, start: int) -> Iterator[Row]:
         """Yield the rows of a file after the first `start` ones, each as a document or the reason why it is dropped.
 
-        Args:
-            url: the file's path or URL.
-            source: where its documents come from.
-            start: the number of rows to skip.
-
         Raises:
             CorpusError: the file cannot be read, lacks a column in every row, or has a row with text but without an id.
         """
@@ -70,8 +65,6 @@ class Columns:
         """Return a row as a document, or the reason why it is dropped.
 
         Args:
-            values: the row's values by column.
-            source: where the document comes from.
             where: the file and row, for messages.
 
         Raises:

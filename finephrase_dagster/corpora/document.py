@@ -86,8 +86,6 @@ def row_id(value: Any, column: str, where: str) -> str:
     """Return a row's id as text: a string, or an exact whole number of any size, digit by digit, or a UUID.
 
     Args:
-        value: the value of the id column.
-        column: the name of that column.
         where: the file and row, for messages.
 
     Raises:

@@ -32,12 +32,7 @@ MEASURES: Mapping[str, Callable[[str], Iterator[object]]] = {
 
 
 def not_eligible(text: str, requires: Mapping[str, int]) -> str | None:
-    """Return why a document is not eligible, such as "not eligible: fewer than 3 quantities"; None if it is.
-
-    Args:
-        text: the document.
-        requires: the least number of each measure.
-    """
+    """Return why a document is not eligible, such as "not eligible: fewer than 3 quantities"; None if it is."""
     for name, least in requires.items():
         seen: set[object] = set()
         for one in MEASURES[name](text):

@@ -40,7 +40,6 @@ def jsonl_rows(
     """Yield the lines of a file, in order.
 
     Args:
-        file: the open file.
         where: its path or URL, for messages.
         codec: how it is compressed: `gzip`, `zstd` or None.
         id_column: the column whose whole numbers are kept exact, however large they are.

@@ -25,7 +25,6 @@ def parquet_rows(
     """Yield the rows of a file, in order.
 
     Args:
-        file: the open file.
         where: its path or URL, for messages.
         columns: the columns to read; a dot leads into a struct. Default: all.
         id_column: the column of the ids, whose type is checked.

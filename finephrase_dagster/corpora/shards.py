@@ -37,9 +37,7 @@ class CorpusFacts:
     """A corpus that was written.
 
     Attributes:
-        tally: its figures.
         tokens_basis: where the number of tokens comes from: a column, or how it was estimated.
-        shards: the files, in order.
     """
 
     tally: Tally
@@ -90,10 +88,7 @@ def write_corpus(
     same, byte for byte, as that of an uninterrupted run.
 
     Args:
-        reader: the source.
         folder: an existing folder that no other process writes to.
-        shard_documents: documents per shard.
-        log: receives a message about the progress from time to time.
 
     Raises:
         CorpusError: the source cannot be read as the study describes it, or has no documents.

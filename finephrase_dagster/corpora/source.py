@@ -27,7 +27,6 @@ class SourceReader:
     """A source of a study, with the sample and limit that the study sets.
 
     Attributes:
-        name: the source's name in the study, for messages.
         token_column: the column with the number of tokens per row; None if there is none.
     """
 
@@ -44,8 +43,6 @@ class SourceReader:
         """Wrap a reader.
 
         Args:
-            reader: the rows.
-            name: the source's name in the study.
             sample: the share of the documents to keep; default: all.
             limit: the most documents; default: no limit.
             ids_from_text: whether ids are hashes of texts, so that a repeated id is a repeated text.
@@ -130,8 +127,6 @@ def read_source(source: SourceSpec, name: str, *, requirements: Path) -> SourceR
     """Open a source of a study.
 
     Args:
-        source: the source.
-        name: its name in the study, for messages.
         requirements: the list of `name==version` lines that the embedded corpus `package_readmes` is read from.
 
     Raises:

@@ -40,9 +40,7 @@ def warc_rows(file: BinaryIO, names: Sequence[str], url: str, start: int) -> Ite
     """Yield the page, the place and the columns of each row after the first `start` ones, or why it has none.
 
     Args:
-        file: the open file.
         names: the columns: `text`, or a record's header in upper or lower case.
-        url: the file's path or URL.
         start: the number of rows to skip; their text is not extracted.
 
     Raises:

@@ -28,7 +28,6 @@ def resampled_means(task: str, groups: Sequence[Sequence[float]], *, resamples: 
     Args:
         task: the benchmark's name, which seeds the generator.
         groups: the items' values by subset; the score is the mean of the subsets' means.
-        resamples: the number of resamplings.
     """
     generator = np.random.default_rng([SEED, zlib.crc32(task.encode())])
     total = np.zeros(resamples)

@@ -40,13 +40,10 @@ class Question:
     """An item as it is asked.
 
     Attributes:
-        task: the benchmark.
         subset: the benchmark's subset; "" where there are none.
         item: the item's id.
         digest: the hash of the item's row.
         prompt: the text of the question alone.
-        golds: the correct answers.
-        examples: the few-shot examples.
     """
 
     task: str
@@ -71,7 +68,6 @@ class EncodedQuestion:
     Attributes:
         question: the question with the examples that fit.
         prompt: the tokens of the complete prompt, before it is cut.
-        golds: the tokens of each correct answer.
         cut_tokens: how many tokens the question loses at its beginning, where it does not fit without any example.
     """
 
@@ -116,7 +112,6 @@ def fit(question: Question, encode: Encode, context: int) -> EncodedQuestion:
 
     Args:
         question: the question with all its examples.
-        encode: the model's tokenizer.
         context: the number of tokens of prompt and answer together at most.
 
     Raises:

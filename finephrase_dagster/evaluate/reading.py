@@ -33,11 +33,9 @@ class RowSource:
     """Where a benchmark's rows are read from.
 
     Attributes:
-        task: the benchmark's name.
         repository: a dataset's id on the hub, or a folder.
         revision: the dataset's revision on the hub; None for a folder.
         subsets: the subsets whose mean is the score; only "" for our own items, which have none.
-        evaluation_split: the split that is evaluated.
         few_shot_split: the split with the examples; it may be the same.
     """
 

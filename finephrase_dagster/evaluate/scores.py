@@ -55,8 +55,6 @@ class Means:
     """A checkpoint's scores by one measure.
 
     Attributes:
-        tasks: by task name.
-        categories: the mean of each category's tasks.
         micro: the mean of the twelve tasks that count; None if none is evaluated.
         macro: the mean of the six categories; None if none is evaluated. Of a subset of the tasks, all means are
             partial.

@@ -29,7 +29,6 @@ class BenchmarkItem:
     """A row with at least one correct answer.
 
     Attributes:
-        row: the row as its schema reads it.
         subset: the benchmark's subset; "" where there are none.
         digest: the hash of the row's content, hexadecimal.
     """
@@ -46,7 +45,6 @@ class Selection:
     Attributes:
         items: the items to evaluate, by rank.
         examples: candidates for few-shot examples of each subset, by rank.
-        shots: the number of examples per item.
     """
 
     items: tuple[BenchmarkItem, ...]

@@ -41,10 +41,8 @@ class ModelFacts:
 
     Attributes:
         reference: its name in the study file.
-        folder: the folder of its files.
         commit: the commit of the revision on the hub; None for a folder.
         content: hash of the names and bytes of its files: weights, configuration, tokenizer, template.
-        bytes: total size of these files.
         architecture: such as `LlamaForCausalLM`.
     """
 

@@ -56,7 +56,6 @@ def stage_asset(
     """Return a decorator that makes a function the body of an asset.
 
     Args:
-        kind: what the asset's items are.
         cell: the cell, for an asset that exists once per cell.
         description: Markdown; the first sentence stands alone in the catalogue.
         kinds: technologies, shown as labels.

@@ -128,7 +128,6 @@ def materialize_each(
     Args:
         context: of a skippable asset, which may yield nothing.
         deps: by upstream asset, the upstream partition that each of our partitions depends on.
-        results: the results by partition.
     """
     known = _observed(context.instance, deps.get(TEMPLATE, {}).values())
     for partition, result in results.items():

@@ -29,12 +29,7 @@ STEPS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where an asset's runs execute.
-
-    Attributes:
-        gpus: number of GPUs that a run uses.
-        op_tags: settings for the executor.
-    """
+    """Where an asset's runs execute."""
 
     gpus: int = 0
     op_tags: Mapping[str, Any] = field(default_factory=dict)

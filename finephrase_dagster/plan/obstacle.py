@@ -15,7 +15,6 @@ def unscored_runs(lineage: Lineage, graph: Mapping[str, Item], states: Mapping[s
 
     Args:
         graph: the items of the study by name, upstream first.
-        states: the state of each.
     """
     scores = {run: ItemKey(kind=SCORES, run=run).name for run in lineage.study.student_runs}
     return {

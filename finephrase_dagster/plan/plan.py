@@ -60,9 +60,6 @@ class Plan:
     """The items of a study with their states and costs.
 
     Attributes:
-        study: the study's name.
-        file: the study file.
-        data: the folder of all artifacts.
         warnings: what a person should know before starting anything.
         sights: the smallest difference that the study's seeds can show, by student.
         sampling: the sampling values that requests have, with the names of the generators.

@@ -29,8 +29,6 @@ def indexed_job(
 
     Args:
         pods: its labels and its owner.
-        name: its name.
-        pod: the size and placement of each pod.
         container: name, command and variables.
         count: how many pods run at once.
         subdomain: the headless service that gives the pods names.

@@ -23,7 +23,6 @@ class Pod:
     """The size and placement of a pod with one container.
 
     Attributes:
-        image: the container's image.
         cpu: number of cores.
         memory: GiB, including `shared`.
         gpus: number of GPUs, all on one node.

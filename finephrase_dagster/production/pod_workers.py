@@ -52,8 +52,6 @@ class PodWorkers:
 
         Args:
             pods: selects the pods; its label `finephrase/job` becomes part of the Job's name.
-            count: number of workers.
-            poll_seconds: time between two looks at the pods.
             log: receives changes of the pods' states, and the last lines of those that fail.
         """
         self.name = f"finephrase-rephrase-{pods.labels['finephrase/job']}"

@@ -32,7 +32,6 @@ def card(lineage: Lineage, manifests: Mapping[str, Mapping[str, Any]]) -> str:
 
     Args:
         lineage: of a study whose release is complete.
-        manifests: those of the configurations.
     """
     from jinja2 import Environment, StrictUndefined
 

@@ -37,10 +37,7 @@ def croissant(
     """Return the metadata of a release.
 
     Args:
-        name: the title.
-        description: what the release is.
         license: as the hub names it.
-        version: of the release.
         files: the data files of each configuration, each with `path` from the folder of the release, `bytes`, `sha256`.
     """
     objects = [

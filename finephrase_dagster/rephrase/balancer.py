@@ -201,8 +201,6 @@ class LoadBalancer:
         """Return whether an engine of ours died after `sent`, the time of a request; if so it is restarted first.
 
         Args:
-            endpoint: where the request was sent.
-            sent: when.
             received: whether the request reached the engine.
         """
         if not endpoint.engine.restartable:

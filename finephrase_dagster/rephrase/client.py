@@ -94,9 +94,6 @@ class Client:
         """Describe a client; nothing is sent yet.
 
         Args:
-            engines: the engines or endpoints that serve the model.
-            settings: concurrency, retry policy and log.
-            statistics: where retries and restarts are counted.
             max_tokens: maximum tokens of a completion, from which time-outs follow.
             key: API key, if the servers need one.
         """
@@ -121,7 +118,6 @@ class Client:
         """Send one request, the JSON of a chat completion, until it is completed or its row is given up.
 
         Args:
-            request: the request.
             row: records its attempts; what an earlier call returned for it, if it is to be tried again.
 
         Raises:
@@ -157,7 +153,6 @@ class Client:
         If there is no probe, because no request was ever completed, only wait a while.
 
         Args:
-            row: one of the unresolved rows.
             earlier_request: returns a request that an earlier run completed, if there is one.
 
         Raises:

@@ -76,7 +76,6 @@ class RephraseJob(_Frozen):
         files: the input files, paths or URLs.
         limit: process only the first so many rows; None: all.
         columns: the columns of ids and texts in the files.
-        prompts: by name.
         targets: the datasets to write, by prompt name. Sampling, context and lengths are read from their recipes.
         output: the folder that holds the datasets' folders and gets a README; None: no README is written.
         model: the name that requests use for the model.
@@ -244,9 +243,7 @@ def execute(
     """Write the datasets of a job that are not complete yet, and return all manifests by prompt.
 
     Args:
-        job: what to do.
         engines: opens the engines, if there is something to send; default: `job.open_engines`.
-        log: receives lines on the progress and on incidents.
         watch: called with the run's statistics when it begins; they are updated in place.
         show: called with the statistics twice a second; default: a line to `log` every `job.log_seconds`.
         report: receives the row counts of the datasets at the end; default: `log`.
@@ -291,8 +288,6 @@ def cell_job(lineage: Lineage, cell: Cell, datasets: Mapping[str, Artifact], **e
     """Return the job of a study's cell.
 
     Args:
-        lineage: of the study.
-        cell: the generator and the source.
         datasets: the datasets to write, by prompt name.
         execution: fields of `RephraseJob`, such as `concurrency`.
 
@@ -348,7 +343,6 @@ def build_job(
     `context` is given.
 
     Args:
-        files: the input files.
         prompts: names or files of prompts; the dataset of each is written to `<output>/<prompt>`.
         output: a folder or a URL.
         guided: whether the prompts' grammars decide the form of completions; None: as the generator says.

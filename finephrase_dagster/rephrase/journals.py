@@ -90,8 +90,6 @@ class JournalWriter(ABC):
         """Describe the rows.
 
         Args:
-            folder: of the dataset.
-            prompt: the prompt's name.
             keep_raw: whether rows also hold the completion before cleaning.
             has_rollouts: whether rows may be drawn several times; each then holds how often it was.
             layout: the hash of the input rows in order (`Survey.layout`); "": rows are known by their ids alone.

@@ -49,7 +49,6 @@ class Ledger(JournalWriter):
 
         Args:
             folder: claimed by the caller.
-            prompt: the prompt's name.
             chunk_rows: input rows per output file.
             keep_raw, has_rollouts, layout: see `JournalWriter`.
         """

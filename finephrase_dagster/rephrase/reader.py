@@ -104,10 +104,6 @@ def rows_of(
     """Yield the rows of a Parquet or JSONL (plain, .gz, .zst) file, in order.
 
     Args:
-        file: its path or URL.
-        limit: read only the first so many rows.
-        columns: the columns of ids and texts.
-        start: the number of rows to skip.
         marks: see `SurveyedFile`; a list is completed while the file is read from its beginning.
 
     Raises:
@@ -255,10 +251,8 @@ class InputReader(BaseReader):
         """Describe what is read; nothing is opened yet.
 
         Args:
-            files: all files.
             limit: the number of rows to read, over all files.
             surveyed: the survey of each file; with it, rows that are done need not be read.
-            columns: the columns of ids and texts.
         """
         super().__init__()
         self._files = list(files)

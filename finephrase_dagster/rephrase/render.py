@@ -168,7 +168,6 @@ class Renderer:
 
         Args:
             model: the model's folder or hub name; its tokenizer and chat template are used, its code is not.
-            prompts: by name.
             context: maximum number of tokens of prompt and completion together.
             max_tokens: number of tokens reserved for the completion.
             day: the date for a chat template that inserts one; None: today.

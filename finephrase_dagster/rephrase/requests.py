@@ -40,11 +40,6 @@ class RequestSource:
 
         Args:
             documents: the input rows, from `InputReader`; None while there is none, but may be later.
-            ledgers: by prompt.
-            recipes: by prompt; they determine the parameters of each request.
-            renderer: fills the prompts.
-            model: the model's name at the server.
-            statistics: counts the skipped rows.
         """
         self._documents = documents
         self._ledgers = ledgers

@@ -17,10 +17,8 @@ class ExecutionSettings:
         concurrency: maximum number of requests in flight.
         chunk_rows: input rows per output file.
         gpus: number of GPUs serving the model; 0 on a CPU, None if unknown.
-        gpu_hour_dollars: price per GPU-hour, if known.
         stated: completion tokens per second that are stated for one GPU, if there is such a figure.
         output: folder of all datasets, whose README shows the progress; None: no README.
-        retries: when requests are retried and rows given up.
         watch: called once, when the run begins, with its statistics, which are updated in place.
         show: called with the statistics twice a second.
         log: receives a line per incident.

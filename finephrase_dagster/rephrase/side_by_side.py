@@ -39,8 +39,6 @@ def side_by_side_page(
     """Return the page.
 
     Args:
-        title: its title.
-        rows: the completions.
         settings: what is shown below the title, by name.
         columns: the header of the table of summaries.
         summaries: its rows.

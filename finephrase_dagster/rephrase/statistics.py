@@ -33,7 +33,6 @@ class RunStatistics:
     Attributes:
         prompts: rows and engine-seconds by prompt; `total`, `done_before`, `skipped` and `completed` are their sums.
         gpus: number of GPUs serving the model; 0 on a CPU, None if unknown.
-        gpu_hour_dollars: price per GPU-hour, if known.
         stated: completion tokens per second that are stated for one GPU.
         prompt_tokens, completion_tokens: of completions, including the discarded ones.
         discarded: rollouts that were not kept, their prompt tokens and their completion tokens.
@@ -41,7 +40,6 @@ class RunStatistics:
         sent: requests sent, retries not counted, rollouts each.
         retries: further attempts by their cause.
         chunks: output files written.
-        restarts: restarts of engines.
         start_seconds: until the engine answered, if this run started it; `restart_seconds`: of later restarts.
         clocks: of the engines; known once they are there.
         pace: how fast requests finish.

@@ -61,11 +61,8 @@ class RephraseStep(PipelineStep):
 
         Args:
             datasets: what to write, by prompt name; complete datasets are left alone.
-            survey: the survey of the complete input.
             renderer: returns the renderer of the prompts; called only if a dataset is incomplete.
-            model: the model's name at the engines.
             engines: opens the engines; called at most once, and only if there is something to send.
-            settings: how the run executes.
         """
         super().__init__()
         self._datasets = dict(datasets)

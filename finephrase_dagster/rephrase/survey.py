@@ -43,8 +43,6 @@ class Survey:
     Attributes:
         files: paths or URLs, in the order given.
         limit: only the first so many rows are used; None: all.
-        surveyed: what is known of each file.
-        columns: the columns of ids and texts.
     """
 
     files: tuple[str, ...]

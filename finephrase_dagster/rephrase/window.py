@@ -73,10 +73,6 @@ class Window:
         """Describe a window; nothing is sent yet.
 
         Args:
-            client: completes the requests.
-            ledgers: by prompt, where outcomes are recorded.
-            settings: concurrency, and what is called twice a second.
-            statistics: where rows are counted.
             rules: by prompt, where rows may be drawn several times.
             keep_raw: whether to record completions as they were before cleaning, too.
             opening: the beginning of a thought that the chat template writes in the model's place.

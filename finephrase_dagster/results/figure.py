@@ -46,12 +46,10 @@ class Figure:
 
     Attributes:
         order: figures with smaller numbers come first.
-        title: the heading.
         question: the question that it answers, for readers who know nothing of the study.
         columns: the headings of its data by field, with units.
         rows: returns its data; none if the evidence does not suffice.
         caption: states what the data show, in one or two sentences.
-        chart: draws the data.
     """
 
     order: int

@@ -30,7 +30,6 @@ class Proposal:
     """A mixture that may be worth training.
 
     Attributes:
-        weights: the share of each component.
         score: the expected macro score, with its 95 % `interval`.
         expected_gain: how much better than the best so far the better of the two is, on average.
         chance_better: that its true score is higher than that of the best so far.

@@ -187,8 +187,6 @@ def compare(
     Arms of A/A pairs and controls are left out: `checks.check_arms` compares them with what they are made from.
 
     Args:
-        runs: scored runs of one study or of several.
-        baseline: the name of a mixture.
         metric: a score, as `evaluate/metric.py` names it.
         student: compares only the mixtures of this student; default: of all students.
         question: what is asked, which decides how the number of comparisons counts: all mixtures against this baseline,

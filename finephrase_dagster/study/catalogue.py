@@ -74,7 +74,6 @@ def complete_gates(
     Args:
         section: settings by gate, and by prompt as settings by gate. A single value is the threshold.
         defaults: all settings of each gate; `forms` and `prompts` hold those that differ by form and by prompt.
-        prompts: the names of the prompts.
 
     Raises:
         InvalidFields: an unknown gate, setting, form or prompt, or a value that a setting cannot have.

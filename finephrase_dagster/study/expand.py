@@ -50,8 +50,6 @@ def expand_study(fields: Mapping[str, Any], catalogue: Catalogue, folder: Path =
     """Return the study that the fields of a file describe, with registries, defaults, grids and runs written out.
 
     Args:
-        fields: as the file has them.
-        catalogue: the names that it may use without defining them.
         folder: the folder of the file, where paths of the study's own prompts start.
 
     Raises:

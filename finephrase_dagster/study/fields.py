@@ -133,7 +133,6 @@ def validation_problems(error: ValidationError, fields: object) -> list[Problem]
     """Return what a validation found wrong, each mistake once.
 
     Args:
-        error: what pydantic raised.
         fields: what was validated; paths are given as they are in it.
     """
     types: dict[tuple[FieldPath, str], list[str]] = {}
@@ -166,7 +165,6 @@ def problem_lines(
     """Return one message per mistake, with its line in the file; a mistake in several entries of a section is one.
 
     Args:
-        problems: the mistakes.
         docs: the page that describes each section under a heading of its own.
         purposes: what each field of the file is for.
         known: returns the fields that there are at a path, for suggestions where one is unknown, and examples.

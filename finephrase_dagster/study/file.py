@@ -45,7 +45,6 @@ def read_study(path: Path, catalogue: Catalogue) -> Study:
     """Read, expand and validate a study file.
 
     Args:
-        path: the file.
         catalogue: the names that it may use without defining them; see `finephrase_dagster.catalogue`.
 
     Raises:
@@ -96,7 +95,6 @@ def read_fields(path: Path, kind: str, *, example: str) -> dict[str, Any]:
     """Return the fields of a YAML file.
 
     Args:
-        path: the file.
         kind: the kind of file, for messages.
         example: an example of such a file in the project, for messages.
 

@@ -60,9 +60,7 @@ class Paths:
         data: all artifacts, the warehouse and the tracking store (`FINEPHRASE_DATA`; default: `data/` in the clone, or
             in the working directory of an installed package).
         study: the study file (`FINEPHRASE_STUDY`; default: `studies/demo.yaml`).
-        prompts: the folder of prompt files.
         requirements: the resolved list that the embedded corpus `package_readmes` is read from.
-        items: the embedded benchmark items.
         endpoints: URLs of servers that have all generators of the study under their names and are used in place of
             engines of our own (`FINEPHRASE_ENDPOINTS`, separated by commas; default: none).
     """

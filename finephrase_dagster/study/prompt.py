@@ -171,7 +171,6 @@ def read_prompts(
 
     Args:
         folder: the folder of the packaged prompts.
-        names: the names of prompts.
         own: the files of prompts that are not in the folder, by name.
         requires: by name, rules in place of the prompts' own `requires`.
 

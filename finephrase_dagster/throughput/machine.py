@@ -78,7 +78,6 @@ def applicable_values(
     Args:
         own: the flags of the generator's engine, with the defaults that are known.
         concurrency: requests in flight.
-        context: of the generator.
     """
 
     def reason(axis: str, value: Value) -> str | None:

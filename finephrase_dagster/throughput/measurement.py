@@ -70,7 +70,6 @@ class Bench:
         """Return the figures of one engine: its `steady` state, or its `failure`; and the seconds that it took.
 
         Args:
-            flags: the engine's.
             concurrency: requests in flight.
             log: file for the engine's output; kept if the measurement fails.
         """

@@ -154,11 +154,8 @@ def sweep(
     The model and the corpus of the generator's first cell are materialized if they are not yet.
 
     Args:
-        name: the generator.
-        spec: what is measured.
         devices: those that engines may use.
         leases: reserves devices for each engine.
-        gpu_hour_dollars: price per GPU-hour, if known.
         log: receives a line per measurement and decision.
         show: called with the statistics of the running measurement twice a second.
 

@@ -33,7 +33,6 @@ def tier_outcome(
 
     Args:
         base: the setting that the tier started from.
-        runs: the measurements by setting.
         replicates: runs of the settings that were left at the end, among which one is chosen.
     """
     speeds = {

@@ -129,7 +129,6 @@ class TrainingJob:
     """One training run. The fields up to `stop` determine the student; the others do not.
 
     Attributes:
-        student: shape, batch, schedule and optimizer.
         sequence: tokens per training sequence.
         seeds: of the data's order and of the fresh weights.
         mixture: the folder with `windows.parquet`.
@@ -140,7 +139,6 @@ class TrainingJob:
             run that stops early keeps its state for later jobs.
         output: an existing folder, used for this job alone.
         keep_steps: keep the model every so many steps, except at the last; None keeps none.
-        execution: how this machine trains.
         log: receives progress, one line at a time.
         on_loss: receives each point of the loss curve, in order, as soon as it is known; first those that the run
             resumes behind. It must not raise and must return quickly.

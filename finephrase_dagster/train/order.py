@@ -24,7 +24,6 @@ def rows_of_order(windows: Windows, sets: list[TokenSet], order: np.ndarray, *, 
     """Return the rows of `order.parquet` for some windows.
 
     Args:
-        windows: the mixture's windows.
         sets: the tokens of its components, in the order of `windows.names`.
         order: numbers of windows, in the order in which the student sees them; shape (windows seen,).
         length: tokens per window.

@@ -20,7 +20,6 @@ class Sequences(torch.utils.data.Dataset):
         """Keep the arguments; tokens are read when a batch is asked for.
 
         Args:
-            windows: the mixture's windows.
             sets: the tokens of its components, in the order of `windows.names`.
             order: numbers of windows, in the order in which the student sees them.
             sequence: tokens per window.

@@ -17,7 +17,6 @@ def build_student(student: Student, *, vocabulary: int, sequence: int, eos: int)
     with epsilon 1e-6, rope_theta 10,000, initial standard deviation 0.02 (arXiv 2604.13977).
 
     Args:
-        student: layers, widths and heads.
         vocabulary: entries of the tokenizer.
         sequence: tokens in the context.
         eos: the id of the end-of-text token.

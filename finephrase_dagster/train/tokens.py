@@ -72,9 +72,7 @@ def tokenise(
         files: Parquet files with the columns `id` and `text`, in the dataset's order.
         output: an existing folder, used for this dataset and tokenizer alone.
         tokenizer: the folder of a Hugging Face fast tokenizer.
-        dataset: the dataset's name, for messages.
         log: receives one line per file.
-        without: the rows that are left out.
         shuffled: whether the words of each document are shuffled; see `shuffle_words`.
 
     Raises:

@@ -78,7 +78,6 @@ def choose(
     """Choose what to launch now.
 
     Args:
-        graph: the items by name.
         costs: the plan's items by name.
         spent: what this budget run has spent; unfinished Dagster runs count with their estimate.
         busy: names of items that are running or queued.

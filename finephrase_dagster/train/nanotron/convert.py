@@ -106,7 +106,6 @@ def read_parameter(model: Path, name: str) -> torch.Tensor:
 
     Args:
         model: the folder `model` of a checkpoint.
-        name: nanotron's name of it.
 
     Raises:
         TrainingError: the parameter or a part of it is missing or unreadable.

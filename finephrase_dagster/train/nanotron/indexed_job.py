@@ -41,7 +41,6 @@ class IndexedJob:
         """Connect to the cluster; nothing is started yet.
 
         Args:
-            pod: the pod of a node.
             folder: the run's folder, under the path that all pods have.
         """
         load()
