@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finephrase_dagster.commands.options import JsonOption
+from finephrase_dagster.commands.options import JsonOption, OptionWrong
 from finephrase_dagster.commands.terminal import print_json
-from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.paths import Paths, study_path
 
 if TYPE_CHECKING:
     from finephrase_dagster.artifacts.garbage import Unneeded
     from finephrase_dagster.artifacts.lineage import Lineage
-
-
-class StudyFileMissing(FinephraseError, exit_status=2):
-    """Artifacts belong to a study whose file was not read."""
 
 
 def gc(
@@ -58,7 +53,7 @@ def gc(
     kept = [each for each in found if foreign & set(each.studies)]
     chosen = [each for each in found if each not in kept]
     if foreign and not dry_run:
-        raise StudyFileMissing(
+        raise OptionWrong(
             f"{len(kept)} of the artifacts, {bytes_text(sum(each.size_bytes for each in kept))}, belong to "
             f"{', '.join(sorted(foreign))}, whose study file was not read. Name the file with --study, or, if the "
             "study is not needed any more, add --forget NAME."

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from finephrase_dagster.commands.options import OptionWrong
 from finephrase_dagster.commands.schema import study_schema
 from finephrase_dagster.corpora.inputs import WARC, input_files
 from finephrase_dagster.corpora.rows import read_rows
-from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.file import STUDIES
 from finephrase_dagster.study.paths import shown_path
 
@@ -24,14 +24,6 @@ TEMPLATE = STUDIES / "template"
 DOCUMENTS = 32  # of one's own, for a first look
 TEXT_COLUMNS = ("text", "content", "body", "document", "raw_content")
 ID_COLUMNS = ("id", "doc_id", "_id", "uuid")
-
-
-class FolderTaken(FinephraseError, exit_status=2):
-    """A file that `init` would write exists."""
-
-
-class ColumnsUnclear(FinephraseError, exit_status=2):
-    """A file of documents has no column of texts."""
 
 
 def init(
@@ -70,7 +62,7 @@ def init(
     for path in sorted((TEMPLATE / "prompts").iterdir()):
         files[folder / "prompts" / path.name] = path.read_text(encoding="utf-8")
     if taken := [path for path in files if path.exists()]:
-        raise FolderTaken(f"{taken[0]} exists already, and is kept. Name another folder, or move the file away.")
+        raise OptionWrong(f"{taken[0]} exists already, and is kept. Name another folder, or move the file away.")
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -97,7 +89,7 @@ def _columns(url: str) -> Mapping[str, str]:
     """Return the columns of text and id of a file, where they are not the default ones.
 
     Raises:
-        ColumnsUnclear: no column has texts.
+        OptionWrong: no column has texts.
         CorpusError: the file cannot be read.
     """
     if url.endswith(WARC):
@@ -105,7 +97,7 @@ def _columns(url: str) -> Mapping[str, str]:
     first = next((row.values for row in read_rows(url) if row.values), {})
     texts = [name for name, value in first.items() if isinstance(value, str)]
     if not texts:
-        raise ColumnsUnclear(f"{url}: its first row has no column of texts, only {', '.join(first) or 'nothing'}.")
+        raise OptionWrong(f"{url}: its first row has no column of texts, only {', '.join(first) or 'nothing'}.")
     text = next((name for name in TEXT_COLUMNS if name in texts), max(texts, key=lambda name: len(str(first[name]))))
     found = next((name for name in ID_COLUMNS if isinstance(first.get(name), str | int)), None)
     columns = {"text_column": text} if text != "text" else {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
@@ -56,7 +57,6 @@ class LiveView:
         self._run_began = 0.0
         self._progress: Progress | None = None
         self._message = ""
-        self._spent = 0.0
         self._size = console.size
         self._printed = deque[Text](maxlen=LINES_KEPT)
 
@@ -95,9 +95,7 @@ class LiveView:
         stage = self._stages[event.items[0].stage]
         stage.done.update(item.name for item in event.items)
         stage.seconds += event.seconds
-        self._spent += self._forecast.dollars(event.items)
-        if event.error is None:
-            self._forecast.record(event.items, event.seconds)
+        self._forecast.record(event.items, event.seconds, failed=event.error is not None)
         self._run = None
         together = f" for {len(event.items)}" if len(event.items) > 1 else ""
         for item in event.items:
@@ -129,7 +127,8 @@ class LiveView:
         heading = Table.grid(padding=(0, 1), expand=True)
         heading.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         heading.add_column(justify="right", no_wrap=True)
-        heading.add_row(Text(self._title, style="bold"), self._cost())
+        left = [item for stage in self._stages.values() for item in stage.left]
+        heading.add_row(Text(self._title, style="bold"), self._forecast.cost(left) or "no GPU: $0")
         stages = self._table(width, all_stages=height > len(self._stages) + RUN_LINES + 2)
         parts: list[RenderableType] = [heading, stages]
         lines = height - stages.row_count - 2
@@ -140,12 +139,6 @@ class LiveView:
             if self._progress and self._progress.sample and (sample := _sample(self._progress.sample, lines - 2)):
                 parts.append(sample)
         return Group(*parts)
-
-    def _cost(self) -> str:
-        """Return what the GPUs have cost in this run, of what everything would cost."""
-        left = [item for stage in self._stages.values() for item in stage.left]
-        expected = self._spent + self._forecast.dollars(left)
-        return f"${self._spent:,.2f} of about ${expected:,.2f}" if expected else "no GPU: $0"
 
     def _status(self) -> str:
         if not (progress := self._progress):
@@ -287,3 +280,29 @@ def _facts(item: Item) -> list[str]:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
+class OverallProgress:
+    """Prints a line after each run: items done of all, the time left, and the cost of the GPUs so far."""
+
+    def __init__(self, items: Sequence[Item], forecast: Forecast, log: Callable[[str], None]) -> None:
+        self._left, self._total = {item.name: item for item in items}, len(items)
+        self._forecast, self._log = forecast, log
+        self._failed = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Settled):
+            self._left.pop(event.item.name, None)
+        if not isinstance(event, RunEnded):
+            return
+        for item in event.items:
+            self._left.pop(item.name, None)
+        self._failed += len(event.items) if event.error else 0
+        self._forecast.record(event.items, event.seconds, failed=event.error is not None)
+        left = list(self._left.values())
+        stages = (list(of_stage) for _, of_stage in groupby(left, key=lambda item: item.stage))
+        seconds = sum(self._forecast.seconds(of_stage) for of_stage in stages)
+        cost = f", {spent}" if (spent := self._forecast.cost(left)) else ""
+        failed = f", {self._failed} failed" if self._failed else ""
+        done = self._total - len(left) - self._failed
+        self._log(f"{done} of {self._total} done{failed}, about {duration(seconds)} left{cost}")

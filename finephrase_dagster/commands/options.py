@@ -25,7 +25,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 
 class OptionWrong(FinephraseError, exit_status=2):
-    """An option has a value that cannot be used."""
+    """The command line asks for something that cannot be done; the message says what to change."""
 
 
 def paths_of(study: Path | None) -> Paths:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finephrase_dagster.commands.extras import require_extra
-from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of, require_finite
+from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, paths_of, require_finite
 from finephrase_dagster.commands.rephrase import (
     ContextOption,
     EndpointOption,
@@ -28,7 +28,6 @@ from finephrase_dagster.commands.rephrase import (
     progress,
 )
 from finephrase_dagster.commands.terminal import clock, print_json, print_table, printable
-from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.fields import no_such_name
 from finephrase_dagster.study.generator import PACKAGED
 
@@ -42,10 +41,6 @@ if TYPE_CHECKING:
 SHOWN_CHARACTERS = 1_500  # of a text, in a terminal
 WIDTH = 120  # where there is no terminal
 MILLION = 1_000_000
-
-
-class PreviewUnclear(FinephraseError, exit_status=2):
-    """The options do not say what to rephrase."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +120,7 @@ def preview(
     """
     require_finite({"--temperature": temperature, "--gpu-hour-dollars": gpu_hour_dollars})
     if inputs and source:
-        raise PreviewUnclear("--input and --source exclude each other; give one of them.")
+        raise OptionWrong("--input and --source exclude each other; give one of them.")
     if not endpoint:
         require_extra("engine", "preview with a generator")
     from finephrase_dagster.catalogue import read_lineage
@@ -195,7 +190,7 @@ def _first_cell(lineage: Lineage, source: str | None, guided: bool | None) -> tu
     """Return the generator of the study's first cell, or of the first one on a source, and whether it is guided."""
     cells = [cell for cell in lineage.study.cells if source in (None, cell.source)]
     if not cells:
-        raise PreviewUnclear(
+        raise OptionWrong(
             f"{lineage.paths.study}: no cell rephrases {source or 'a source'}. Name a model with --generator, or with "
             "--endpoint and --model."
         )
@@ -209,7 +204,7 @@ def _source(lineage: Lineage | None, name: str | None) -> SourceReader:
     assert lineage is not None
     sources = lineage.study.sources
     if name is not None and name not in sources:
-        raise PreviewUnclear(f"--source {name}: {no_such_name(name, sources)}")
+        raise OptionWrong(f"--source {name}: {no_such_name(name, sources)}")
     cells = [cell.source for cell in lineage.study.cells]
     chosen = name or next(iter([*cells, *sources]))
     return read_source(sources[chosen], chosen, requirements=lineage.paths.requirements)

@@ -6,14 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from finephrase_dagster.commands.options import JsonOption
+from finephrase_dagster.commands.options import JsonOption, OptionWrong
 from finephrase_dagster.commands.terminal import print_json
-from finephrase_dagster.errors import FinephraseError
-
-
-class NothingToVerify(FinephraseError, exit_status=2):
-    """A folder holds no complete artifact."""
-
 
 DirArgument = Annotated[
     str, typer.Argument(metavar="DIR", help="Folder or URL of a dataset, of any artifact, or of many of them.")
@@ -36,7 +30,7 @@ def verify(folder: DirArgument, as_json: JsonOption = False) -> None:
 
     artifacts = list(verify_folder(folder_at(folder)))
     if not artifacts:
-        raise NothingToVerify(f"{folder}: holds no complete dataset or other artifact. Check the path.")
+        raise OptionWrong(f"{folder}: holds no complete dataset or other artifact. Check the path.")
     faulty = [artifact for artifact in artifacts if artifact["flaws"]]
     if as_json:
         print_json({"passed": not faulty, "artifacts": artifacts})

@@ -43,15 +43,8 @@ def build_due_job(lineage: Lineage) -> dg.JobDefinition:
         options += ["--select", *config.select] if config.select else []
         command = [sys.executable, "-P", "-m", "finephrase_dagster.commands.main", "materialize", *options]
         context.log.info(" ".join(command[4:]))
-        process = subprocess.Popen(
-            [sys.executable, "-P", guard.__file__, str(os.getpid()), *command],
-            cwd=REPOSITORY,
-            env={**os.environ, "FINEPHRASE_DATA": str(lineage.paths.data), "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        environment = {"FINEPHRASE_DATA": str(lineage.paths.data), "PYTHONPATH": os.pathsep.join(sys.path)}
+        process = guard.start(command, cwd=REPOSITORY, env={**os.environ, **environment}, stdout=subprocess.PIPE)
         last = ""
         try:
             assert process.stdout is not None

@@ -118,15 +118,7 @@ def refuse_used_port(port: int, *, option: str) -> None:
 
 def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-P", guard.__file__, str(os.getpid()), *command],
-            cwd=REPOSITORY,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        return guard.start(command, cwd=REPOSITORY, env=environment, stdout=output)
 
 
 def _dagster(port: int) -> list[str]:

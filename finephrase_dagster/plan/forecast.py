@@ -18,6 +18,7 @@ class Forecast:
 
     def __init__(self, costs: dict[str, Cost], *, gpu_hour_dollars: float = 0.0) -> None:
         self._costs, self._price = costs, gpu_hour_dollars
+        self._spent = 0.0
         self._expected, self._taken = defaultdict[str, float](float), defaultdict[str, float](float)
 
     @classmethod
@@ -29,10 +30,12 @@ class Forecast:
         costs = {item.name: estimator.cost(item) for item in missing if hasattr(estimator, f"_{item.stage}")}
         return cls(costs, gpu_hour_dollars=published.gpu_hour_dollars)
 
-    def record(self, items: Sequence[Item], seconds: float) -> None:
+    def record(self, items: Sequence[Item], seconds: float, *, failed: bool = False) -> None:
         """Take into account that a run of these items, all of one stage, took so many seconds."""
-        self._expected[items[0].stage] += self._planned(items)
-        self._taken[items[0].stage] += seconds
+        self._spent += self._dollars(items)
+        if not failed:
+            self._expected[items[0].stage] += self._planned(items)
+            self._taken[items[0].stage] += seconds
 
     def seconds(self, items: Sequence[Item]) -> float:
         """Return the expected seconds of items of one stage; those whose cost is unknown count as 0."""
@@ -41,8 +44,12 @@ class Forecast:
         expected = self._expected[items[0].stage]
         return self._planned(items) * (self._taken[items[0].stage] / expected if expected else 1.0)
 
-    def dollars(self, items: Iterable[Item]) -> float:
-        """Return the expected cost of the GPUs."""
+    def cost(self, left: Iterable[Item]) -> str:
+        """Return what the GPUs have cost so far, of what everything would cost; empty where no GPU costs anything."""
+        expected = self._spent + self._dollars(left)
+        return f"${self._spent:,.2f} of about ${expected:,.2f}" if expected else ""
+
+    def _dollars(self, items: Iterable[Item]) -> float:
         return math.fsum(cost.gpu_hours * self._price for item in items if (cost := self._costs.get(item.name)))
 
     def _planned(self, items: Iterable[Item]) -> float:

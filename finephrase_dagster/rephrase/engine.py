@@ -274,14 +274,11 @@ class Engine:
             command += ["--chat-template", str(template)]
         with self.log.open("ab") as log:
             self._log_start = log.tell()
-            self._guard = subprocess.Popen(
-                [sys.executable, "-P", guard.__file__, str(os.getpid()), *command],
-                stdin=subprocess.PIPE,
+            self._guard = guard.start(
+                command,
                 stdout=log,
-                stderr=subprocess.STDOUT,
                 env={**environment(), **(self._lease.environment if self._lease else {})},
                 pass_fds=self._lease.files if self._lease else (),
-                start_new_session=True,
             )
 
     def _wait(self) -> None:

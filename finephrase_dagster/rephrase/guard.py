@@ -17,12 +17,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.2
 NAME = "guard:"
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # sent to the group for the command's sake
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a guard that runs a command, with errors among its output; the options are those of `Popen`."""
+    return subprocess.Popen(
+        [sys.executable, "-P", __file__, str(os.getpid()), *command],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        **options,
+    )
 
 
 def guard(caller: int, command: list[str]) -> None:

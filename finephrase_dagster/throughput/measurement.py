@@ -7,22 +7,24 @@ cache and its suffix trees, and a start is part of what varies between runs of o
 from __future__ import annotations
 
 import contextlib
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from finephrase_dagster.artifacts.processes import last_lines
+from finephrase_dagster.rephrase.counters import read_counters
 from finephrase_dagster.rephrase.dataset import NothingCompleted
-from finephrase_dagster.rephrase.engine import Engine, EngineFailed
+from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineLike, last_errors
 from finephrase_dagster.rephrase.job import execute
 from finephrase_dagster.rephrase.model_source import DeviceLeases
 from finephrase_dagster.rephrase.statistics import RunStatistics
-from finephrase_dagster.throughput.meter import Meter
-from finephrase_dagster.throughput.mishap import Mishap, classify
-from finephrase_dagster.throughput.steady import SteadyState
+from finephrase_dagster.throughput.steady import Reading, SteadyState, steady_state
 from finephrase_dagster.throughput.sweep_file import SweepSpec
 from finephrase_dagster.throughput.workload import Workload
 
@@ -48,6 +50,82 @@ class _OneLife:
 
     def stop(self) -> None:
         """Do nothing: the measurement stops it."""
+
+
+Kind = Literal["out of memory", "time-out", "start failure", "other"]
+
+_NO_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|MemoryError|Cannot allocate memory|No available memory for the cache|"
+    r"larger than the available KV cache|less than (desired|requested) .*(memory|utilization)|"
+    r"not enough GPU memory|memory ran out",
+    re.IGNORECASE,
+)
+
+
+class Mishap(NamedTuple):
+    """The kind of a failure, and the line of the log that shows it."""
+
+    kind: Kind
+    line: str
+
+
+def classify(log: Path, *, started: bool, timed_out: bool) -> Mishap:
+    """Return why an engine could not be measured.
+
+    A lack of memory is looked for first, because what follows it in a log, such as a failed start, is its consequence.
+
+    Args:
+        log: of this engine alone.
+        started: whether it had answered.
+        timed_out: whether it was stopped because it took too long.
+    """
+    errors = [line.strip() for line in last_errors(log).splitlines()] or [""]
+    for line in (*errors, *last_lines(log)):
+        if _NO_MEMORY.search(line):
+            return Mishap("out of memory", line)
+    return Mishap("time-out" if timed_out else "other" if started else "start failure", errors[0])
+
+
+SAMPLE_SECONDS = 0.5
+"""Time between two samples; reading the engine's counters takes 20 ms of a core, which the engine needs on a CPU."""
+
+
+class Meter:
+    """Takes samples of a run in a thread of its own."""
+
+    def __init__(self, engine: EngineLike, concurrency: int) -> None:
+        self._engine, self._concurrency = engine, concurrency
+        self._statistics = RunStatistics()
+        self._samples: list[Reading] = []
+
+    def watch(self, statistics: RunStatistics) -> None:
+        """Take samples of these statistics from now on, which a run updates in place."""
+        self._statistics = statistics
+
+    @property
+    def steady(self) -> SteadyState | None:
+        """The steady state so far."""
+        return steady_state(self._samples, self._concurrency)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Take samples within the block."""
+        ended = threading.Event()
+
+        def sample() -> None:
+            while not ended.wait(SAMPLE_SECONDS):
+                statistics, counted = self._statistics, read_counters([self._engine])
+                if counted:
+                    now = time.monotonic()
+                    self._samples.append(Reading(now, statistics.done, statistics.in_flight, dict(counted)))
+
+        thread = threading.Thread(target=sample, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 @dataclass(frozen=True, kw_only=True)
