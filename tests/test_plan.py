@@ -218,13 +218,13 @@ def test_a_failed_audit_is_named_with_what_cannot_be_made_because_of_it(tmp_path
     (warning,) = [warning for warning in figures["warnings"] if "did not pass" in warning]
     listed = [item for item in figures["items"] if item["stage"] == "audits"]
     not_passed = [
-        item["name"] for item in listed if item["reasons"] == ["did not pass (form 0.611, required at least 0.8)"]
+        item["name"] for item in listed if item["reasons"] == ["did not pass (form is 0.611, required is at least 0.8)"]
     ]
     assert not_passed == [item["name"] for item in listed if "readmes_audit/faq" in item["name"]]
     audits = figures["stages"]["audits"]
     assert (audits["failed"], audits["exists"]["partitions"]) == (len(not_passed), len(listed) - len(not_passed))
     assert warning.startswith(
-        "audits/rephraser__package_readmes_audit/faq: did not pass (form 0.611, required at least 0.8); mix"
+        "audits/rephraser__package_readmes_audit/faq: did not pass (form is 0.611, required is at least 0.8); mix"
     )
     assert "mixtures/mixture/faq_and_raw" in warning
     assert "14 partitions downstream" in warning  # tokens, three mixtures of two students with scores, the leaderboard

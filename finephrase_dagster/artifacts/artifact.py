@@ -224,7 +224,7 @@ class Artifact:
 
 
 def labelled_manifest(label: Path) -> dict[str, Any] | None:
-    """Return the manifest that a label points to, by whatever recipe; None if there is none."""
+    """Return the manifest of the artifact in a folder, or that a label points to; None if none can be read."""
     try:
         manifest = json.loads((label / MANIFEST).read_bytes())
     except (OSError, ValueError):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.artifacts.artifact import FOLDERS, MANIFEST, Artifact
+from finephrase_dagster.artifacts.artifact import FOLDERS, Artifact, labelled_manifest
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.artifacts.key import DATASET
 
@@ -21,13 +20,10 @@ class EarlierDatasets:
     def __init__(self, data: Path) -> None:
         """Read their manifests."""
         self._found: dict[str, dict[str, int]] = {}
-        for path in sorted(data.glob(f"{FOLDERS}/{DATASET.code}/*/{MANIFEST}")):
-            try:
-                manifest = json.loads(path.read_bytes())
-                request, completed = _request_fingerprint(manifest["recipe"]), int(manifest["completed"])
-            except (OSError, ValueError, LookupError, TypeError, AttributeError):
-                continue  # deleted in the meantime, or damaged: its rows are sent
-            self._found.setdefault(request, {})[str(path.parent.parent)] = completed
+        for folder in sorted(data.glob(f"{FOLDERS}/{DATASET.code}/*")):
+            manifest = labelled_manifest(folder)  # None: deleted in the meantime, or damaged: its rows are sent
+            if manifest and isinstance(completed := manifest.get("completed"), int):
+                self._found.setdefault(_request_fingerprint(manifest["recipe"]), {})[str(folder)] = completed
 
     def of(self, artifact: Artifact) -> dict[str, int]:
         """Return the other datasets whose recipe differs in the choice of rows only: by folder, their completions."""

@@ -114,13 +114,14 @@ class Lineage:
         assert self.study.evaluation is not None
         return self.study.evaluation
 
-    def _artifact(self, key: ItemKey, recipe: dict[str, Any]) -> Artifact:
+    def artifact(self, key: ItemKey, recipe: dict[str, Any]) -> Artifact:
+        """Return the artifact of an item by a recipe, to which its stage and the version of its code are added."""
         code = key.kind.code
         recipe = {"stage": code, "code": CODE[code], **recipe}
         return Artifact(key=key, recipe=recipe, root=self.paths.data, study=self.study.name)
 
     def _artifact_of_run(self, kind: Kind, run: str, recipe: dict[str, Any]) -> Artifact:
-        return self._artifact(ItemKey(kind=kind, run=run), recipe)
+        return self.artifact(ItemKey(kind=kind, run=run), recipe)
 
     @remembered
     def source(self, name: str) -> Artifact:
@@ -133,7 +134,7 @@ class Lineage:
         """
         source = self.study.sources[name]
         try:
-            artifact = self._artifact(
+            artifact = self.artifact(
                 ItemKey(kind=CORPUS, source=name), source.identity(requirements=self.paths.requirements)
             )
         except StudyError as error:
@@ -152,7 +153,7 @@ class Lineage:
             recipe |= {"package": PACKAGED.package, "sha256": PACKAGED.sha256}
         elif hub_reference(spec.model) is None:  # wherever the folder is
             recipe = {"files": file_stamps(Path(spec.model))}
-        return self._artifact(ItemKey(kind=MODEL, generator=name), recipe)
+        return self.artifact(ItemKey(kind=MODEL, generator=name), recipe)
 
     @remembered
     def dataset(self, cell: Cell, prompt: str) -> Artifact:
@@ -174,7 +175,7 @@ class Lineage:
             day=resolve_day(model.facts.get("clock"), generator.date, endpoints=bool(self.paths.endpoints)),
             rollouts=rollout_recipe(*self.study.rollouts_of(cell), check=check, gates=gates),
         )
-        return self._artifact(dataset_key(cell.component(prompt)), recipe)
+        return self.artifact(dataset_key(cell.component(prompt)), recipe)
 
     @remembered
     def audit(self, cell: Cell, prompt: str) -> Artifact:
@@ -187,7 +188,7 @@ class Lineage:
                 own["model"] = model_identity(name, own["model"])
         recipe = {"dataset": self.dataset(cell, prompt).version, "check": self.prompts[prompt].check, "gates": gates}
         drops = self.dropping_gates(cell, prompt)
-        return self._artifact(audit_key(cell.component(prompt)), recipe | ({"drops": drops} if drops else {}))
+        return self.artifact(audit_key(cell.component(prompt)), recipe | ({"drops": drops} if drops else {}))
 
     def gate_settings(self, cell: Cell, prompt: str) -> dict[str, dict[str, Any]]:
         """Return the settings of every gate for a dataset; items are those of the study's evaluation by default."""
@@ -218,7 +219,7 @@ class Lineage:
         elif hub_reference(spec.model) is None:
             files = sorted(Path(spec.model).glob("*token*.json"))
             recipe = {"files": [[file.name, sha256_file(file)] for file in files]}
-        return self._artifact(ItemKey(kind=TOKENIZER), recipe)
+        return self.artifact(ItemKey(kind=TOKENIZER), recipe)
 
     def component(self, component: Component) -> Artifact:
         """Return a dataset of a mixture: a corpus or a synthetic dataset."""
@@ -239,7 +240,7 @@ class Lineage:
         rows = self._rows_in_order(component.source) if is_corpus else self.component(component).version
         recipe: dict[str, Any] = {"dataset": rows, "tokenizer": self.tokenizer().version}
         recipe |= {"shuffled": True} if component.shuffled else {}
-        return self._artifact(tokens_key(component), recipe | recorded_dropped(self.component_audit(component)))
+        return self.artifact(tokens_key(component), recipe | recorded_dropped(self.component_audit(component)))
 
     @remembered
     def parts(self, mixture: str) -> dict[str, Part]:
@@ -277,7 +278,7 @@ class Lineage:
             "sequence": self.sequence,
             **({} if mixture.epochs is None else {"epochs": mixture.epochs}),
         }
-        return self._artifact(ItemKey(kind=MIXTURE, mixture=name), recipe)
+        return self.artifact(ItemKey(kind=MIXTURE, mixture=name), recipe)
 
     def mixture_manifest(self, name: str) -> dict[str, Any]:
         """Return the manifest of a mixture, with the names that the study gives its components now."""
@@ -385,7 +386,7 @@ class Lineage:
         checks = {name: one.origin for name, one in self.study.mixtures.items() if one.origin}
         further = {"checks": checks, "held_out": sorted(self.evaluation.held_out)}
         recipe = {"scores": scores, "corpora": corpora, **{name: value for name, value in further.items() if value}}
-        return self._artifact(ItemKey(kind=LEADERBOARD), recipe)
+        return self.artifact(ItemKey(kind=LEADERBOARD), recipe)
 
     def _rows_in_order(self, source: str) -> str:
         """Return a hash of the corpus's rows in order. Tokens, and models trained on them, depend on row order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -31,6 +31,15 @@ def recorded_dropped(audit: Artifact | None) -> dict[str, str]:
     if audit is None or "drops" not in audit.recipe:
         return {}
     return {"dropped": recorded_fields(audit, "dropped")["sha256"]}
+
+
+def failed_gates(audit: Mapping[str, Any]) -> list[str]:
+    """Return the blocking gates that a dataset failed, with value and threshold, given its audit's manifest."""
+    return [
+        f"{gate['name']} is {gate['value']:.3g}, required is {gate['bound']} {gate['threshold']:.3g}"
+        for gate in audit.get("gates", ())
+        if gate["blocking"] and not gate["passed"]
+    ]
 
 
 def recorded_macro(scores: Artifact, held_out: Collection[str] = ()) -> float:

@@ -11,7 +11,6 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.recipe import SERVER_DEFAULT
 from finephrase_dagster.artifacts.recorded import recorded_dropped
 from finephrase_dagster.artifacts.snapshot import remembered
-from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import hub_reference
 from finephrase_dagster.study.generator import PACKAGED
@@ -40,14 +39,8 @@ def release_artifact(lineage: Lineage, configuration: str) -> Artifact:
                 "columns": origin_columns(lineage, component),
             }
         )
-    recipe = {
-        "stage": RELEASE.code,
-        "code": CODE["release"],
-        "datasets": parts,
-        "file_megabytes": release.file_megabytes,
-    }
-    key = ItemKey(kind=RELEASE, configuration=configuration)
-    return Artifact(key=key, recipe=recipe, root=lineage.paths.data, study=lineage.study.name)
+    recipe = {"datasets": parts, "file_megabytes": release.file_megabytes}
+    return lineage.artifact(ItemKey(kind=RELEASE, configuration=configuration), recipe)
 
 
 def origin_columns(lineage: Lineage, component: Component) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from finephrase_dagster.artifacts.key import SWEEP, ItemKey
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.processor import device_name
 from finephrase_dagster.artifacts.recipe import resolve_precision
-from finephrase_dagster.artifacts.versions import CODE
 from finephrase_dagster.study.component import Cell
 from finephrase_dagster.study.generator import Generator
 
@@ -62,14 +61,11 @@ def sweep_artifact(lineage: Lineage, cell: Cell, sweep: Any) -> Artifact:
     """
     prompts = lineage.study.prompts_of(cell)
     recipe = {
-        "stage": SWEEP.code,
-        "code": CODE["throughput"],
         **_engine_identity(lineage, cell.generator),
         "datasets": {prompt: lineage.dataset(cell, prompt).fingerprint for prompt in prompts},
         "sweep": sweep,
     }
-    key = ItemKey(kind=SWEEP, generator=cell.generator)
-    return Artifact(key=key, recipe=recipe, root=lineage.paths.data, study=lineage.study.name)
+    return lineage.artifact(ItemKey(kind=SWEEP, generator=cell.generator), recipe)
 
 
 def swept_settings(lineage: Lineage, generator: str) -> SweptSettings | None:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, Row
@@ -23,37 +24,24 @@ SEARCH_SECONDS = 30.0
 _HASHES = 2**64  # the number of hashes, of which a sample takes a share
 
 
+@dataclass
 class SourceReader:
     """A source of a study, with the sample and limit that the study sets.
 
     Attributes:
+        sample: the share of the documents to keep; None: all.
+        limit: the most documents; None: no limit.
+        ids_from_text: whether ids are hashes of texts, so that a repeated id is a repeated text.
         token_column: the column with the number of tokens per row; None if there is none.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        name: str,
-        *,
-        sample: Sample | None = None,
-        limit: int | None = None,
-        ids_from_text: bool = False,
-        token_column: str | None = None,
-    ) -> None:
-        """Wrap a reader.
-
-        Args:
-            sample: the share of the documents to keep; default: all.
-            limit: the most documents; default: no limit.
-            ids_from_text: whether ids are hashes of texts, so that a repeated id is a repeated text.
-            token_column: the column with the number of tokens per row.
-        """
-        self.name = name
-        self.token_column = token_column
-        self._reader = reader
-        self._sample = sample
-        self._limit = limit
-        self._ids_from_text = ids_from_text
+    reader: Reader
+    name: str
+    _: KW_ONLY
+    sample: Sample | None = None
+    limit: int | None = None
+    ids_from_text: bool = False
+    token_column: str | None = None
 
     @property
     def identity(self) -> str:
@@ -63,11 +51,11 @@ class SourceReader:
             CorpusError: a file or dataset does not exist.
         """
         with _named(self.name):
-            return self._reader.identity
+            return self.reader.identity
 
     def position(self) -> Position:
         """Return the position after the row that `rows` yielded last."""
-        return self._reader.position()
+        return self.reader.position()
 
     def rows(self, start: Position | None = None, before: IdSet | None = None) -> Iterator[Row]:
         """Yield the rows from a position on.
@@ -81,21 +69,21 @@ class SourceReader:
         """
         kept = IdSet() if before is None else before
         documents = len(kept)
-        if documents == self._limit:
+        if documents == self.limit:
             return
         with _named(self.name):
-            for row in self._unique(self._sampled(self._reader.rows(start or {})), kept):
+            for row in self._unique(self._sampled(self.reader.rows(start or {})), kept):
                 yield row
                 documents += isinstance(row, Document)
-                if documents == self._limit:
+                if documents == self.limit:
                     return
 
     def _sampled(self, rows: Iterable[Row]) -> Iterator[Row]:
-        if self._sample is None:
+        if self.sample is None:
             yield from rows
             return
-        share, seed = self._sample.rate * _HASHES, self._sample.seed
-        reason = f"not in the sample of {self._sample.rate}"
+        share, seed = self.sample.rate * _HASHES, self.sample.seed
+        reason = f"not in the sample of {self.sample.rate}"
         for row in rows:
             if isinstance(row, Document) and _drawn(seed, row.id) >= share:
                 yield Dropped(source=row.source, reason=reason)
@@ -107,17 +95,17 @@ class SourceReader:
         for row in rows:
             if not isinstance(row, Document) or before.add(id_hash(row.id)):
                 yield row
-            elif self._ids_from_text:
+            elif self.ids_from_text:
                 yield Dropped(source=row.source, reason="repeated text")
             else:
                 raise CorpusError(f"{self._places(row)}: the id {row.id!r} appears twice; make ids unique")
 
     def _places(self, again: Document) -> str:
         """Return where the row that was just read lies, and the earlier one of its id, if it is found soon."""
-        place, deadline = self._reader.place(), time.monotonic() + SEARCH_SECONDS
-        for row in self._reader.rows({}) if place else ():
+        place, deadline = self.reader.place(), time.monotonic() + SEARCH_SECONDS
+        for row in self.reader.rows({}) if place else ():
             if isinstance(row, Document) and row.id == again.id:
-                return f"{self._reader.place()}, and {place}"
+                return f"{self.reader.place()}, and {place}"
             if time.monotonic() > deadline:
                 break
         return place or again.source

@@ -16,6 +16,7 @@ Only infrastructure failures are retried.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import inspect
@@ -91,27 +92,30 @@ def retried(compute: Compute) -> Compute:
 
         @functools.wraps(compute)
         def body(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            try:
+            with _retrying():
                 yield from compute(*args, **kwargs)
-            except Exception as error:
-                _request_retry(error)
-                raise
 
     else:
 
         @functools.wraps(compute)
         def body(*args: Any, **kwargs: Any) -> Any:
-            try:
+            with _retrying():
                 return compute(*args, **kwargs)
-            except Exception as error:
-                _request_retry(error)
-                raise
 
     return body  # type: ignore[return-value]
 
 
+@contextlib.contextmanager
+def _retrying() -> Iterator[None]:
+    """Raise RetryRequested if the block fails for reasons of the infrastructure, and attempts are left."""
+    try:
+        yield
+    except Exception as error:
+        _request_retry(error)
+        raise
+
+
 def _request_retry(error: Exception) -> None:
-    """Raise RetryRequested if the error is an infrastructure failure and attempts are left."""
     context = dg.AssetExecutionContext.get()
     attempt = context.retry_number
     if attempt >= RETRIES or ONCE_TAG in context.run.tags or not is_infrastructure(error):

@@ -273,8 +273,8 @@ class Estimator:
         every = self._lineage.evaluation.every
         if not every:
             return 1
-        steps = self._study.steps(run)
-        first = self._stable_steps(run) if self._study.student_runs[run].base else 0
+        steps, trained = self._study.steps(run), self._study.student_runs[run]
+        first = self._study.students[trained.student].stable_steps(steps) if trained.base else 0
         return (steps - 1) // every - first // every + 1
 
     def _training_bytes(self, item: Item, run: str, parameters: int) -> int:
@@ -282,10 +282,6 @@ class Estimator:
         if item.key.kind is not keys.CHECKPOINT:
             return 16 * parameters
         return round(self._continuing_share(run) * 4 * parameters * self._looks(run))
-
-    def _stable_steps(self, run: str) -> int:
-        student = self._study.students[self._study.student_runs[run].student]
-        return self._study.steps(run) - round(student.decay_fraction * self._study.steps(run))
 
 
 def _component(item: Item) -> Component:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import heapq
-import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from finephrase_dagster.artifacts.artifact import FOLDERS, MANIFEST, manifest_facts
+from finephrase_dagster.artifacts.artifact import FOLDERS, labelled_manifest, manifest_facts
 from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.key import CHECKPOINT, DATASET, Kind
 from finephrase_dagster.study.student import Student
@@ -53,16 +52,8 @@ class Measured:
         Args:
             model: the version of its model.
         """
-        tokens = seconds = 0.0
-        on_gpu = False
-        for manifest in self._of_model(model):
-            run = manifest.get("run")
-            written, rate, gpus = (number(run, name) for name in ("completion_tokens", "tokens_per_second", "gpus"))
-            if written and rate and gpus is not None:  # a rate of unknown hardware does not count
-                on_gpu = gpus > 0
-                tokens += written
-                seconds += written / rate * max(gpus, 1)
-        return Rate(tokens_per_second=tokens / seconds, on_gpu=on_gpu, tokens=tokens) if seconds else None
+        names = ("completion_tokens", "tokens_per_second", "gpus")  # a rate of unknown hardware does not count
+        return _rate([number(manifest.get("run"), name) for name in names] for manifest in self._of_model(model))
 
     def completion(self, model: str, prompt: str, max_tokens: int) -> tuple[float, int] | None:
         """Return the mean tokens per completion of this model for a prompt, and the number of completions.
@@ -83,16 +74,9 @@ class Measured:
     def _training(self, student: Student) -> Rate | None:
         """Return how fast students of this shape trained."""
         shape = plain(student)
-        tokens = seconds = 0.0
-        on_gpu = False
-        for manifest in self._manifests(CHECKPOINT.code):
-            seen, rate = (number(manifest, name) for name in ("tokens", "tokens_per_second"))
-            if manifest["recipe"].get("student") == shape and seen and rate:
-                gpus = number(manifest, "gpus") or 0
-                on_gpu = gpus > 0
-                tokens += seen
-                seconds += seen / rate * max(gpus, 1)
-        return Rate(tokens_per_second=tokens / seconds, on_gpu=on_gpu, tokens=tokens) if seconds else None
+        students = (one for one in self._manifests(CHECKPOINT.code) if one["recipe"].get("student") == shape)
+        names = ("tokens", "tokens_per_second")
+        return _rate([*(number(one, name) for name in names), number(one, "gpus") or 0.0] for one in students)
 
     def _seconds(self, kind: Kind) -> float | None:
         """Return the mean seconds that the artifacts of a kind took to make."""
@@ -127,16 +111,25 @@ class Measured:
             return []
         manifests = []
         for _, folder in reversed(newest):
-            try:
-                manifest = json.loads(Path(folder, MANIFEST).read_bytes())
-            except (OSError, ValueError):
-                continue
-            if isinstance(manifest, dict) and isinstance(recipe := manifest.get("recipe"), dict):
+            if manifest := labelled_manifest(Path(folder)):
+                recipe = manifest["recipe"]
                 prompt = recipe.get("prompt")
                 known = {name: recipe.get(name) for name in ("model", "max_tokens", "student")}
                 known["prompt"] = prompt.get("name") if isinstance(prompt, dict) else None
                 manifests.append({**manifest_facts(manifest), "recipe": known})
         return manifests
+
+
+def _rate(runs: Iterable[Sequence[float | None]]) -> Rate | None:
+    """Return the rate of runs together, given the tokens, the tokens per second of one GPU, and the GPUs of each."""
+    tokens = seconds = 0.0
+    on_gpu = False
+    for written, rate, gpus in runs:
+        if written and rate and gpus is not None:
+            on_gpu = gpus > 0
+            tokens += written
+            seconds += written / rate * max(gpus, 1)
+    return Rate(tokens_per_second=tokens / seconds, on_gpu=on_gpu, tokens=tokens) if seconds else None
 
 
 def number(fields: Any, name: str) -> float | None:

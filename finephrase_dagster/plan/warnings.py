@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from finephrase_dagster.artifacts import recorded
 from finephrase_dagster.artifacts.graph import Item, State, current_facts
 from finephrase_dagster.artifacts.key import AUDIT, MIXTURE
 from finephrase_dagster.artifacts.lineage import Lineage
@@ -23,13 +24,7 @@ def failed_gates(item: Item) -> str | None:
     """Return the blocking gates that a complete audit did not pass, with value and threshold; None for other items."""
     if item.key.kind is not AUDIT or (current_facts(item) or {}).get("passed") is not False:
         return None
-    gates = item.artifact().manifest().get("gates")
-    failed = [
-        f"{gate['name']} {gate['value']:.3g}, required {gate['bound']} {gate['threshold']:.3g}"
-        for gate in (gates if isinstance(gates, list) else [])
-        if gate["blocking"] and not gate["passed"]
-    ]
-    return "; ".join(failed) or "its gates"
+    return "; ".join(recorded.failed_gates(item.artifact().manifest())) or "its gates"
 
 
 def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]) -> Iterator[str]:

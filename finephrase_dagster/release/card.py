@@ -13,11 +13,11 @@ import yaml
 from finephrase_dagster.artifacts.fingerprint import plain
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.markdown import fenced, markdown_table
+from finephrase_dagster.artifacts.recorded import failed_gates
 from finephrase_dagster.artifacts.release import origin_columns
 from finephrase_dagster.release.content import COLUMNS, ORIGIN
 from finephrase_dagster.release.samples import samples
 from finephrase_dagster.study.component import Component
-from finephrase_dagster.train.admission import failed_gates
 
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 TAGS = ("synthetic", "finephrase")

@@ -21,6 +21,7 @@ from finephrase_dagster.artifacts.folder import LocalFolder
 from finephrase_dagster.artifacts.graph import current_facts, items, states
 from finephrase_dagster.artifacts.key import audit_key, dataset_key
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.recorded import failed_gates
 from finephrase_dagster.artifacts.release import release_artifact
 from finephrase_dagster.artifacts.verification import check_artifact, check_folder
 from finephrase_dagster.errors import FinephraseError
@@ -30,7 +31,6 @@ from finephrase_dagster.release.export import LINEAGE, materialize_configuration
 from finephrase_dagster.rephrase.dataset import json_bytes, sha256_bytes
 from finephrase_dagster.study.fields import shorten
 from finephrase_dagster.study.paths import materialize_command
-from finephrase_dagster.train.admission import failed_gates
 
 UPSTREAM = ("sources", "generators", "synthetic", "audits")
 REMEDY = "Delete it and {manifest}, and run `finephrase release` again."

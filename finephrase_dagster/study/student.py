@@ -192,6 +192,10 @@ class Student(Spec):
             raise ValueError("warmup_fraction and decay_fraction together are more than 1")
         return self
 
+    def stable_steps(self, steps: int) -> int:
+        """Return how many of a schedule's steps come before the learning rate decays."""
+        return steps - round(self.decay_fraction * steps)
+
 
 class Seeds(Spec):
     """The two sources of noise in a student: the order of its data and its initial weights."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.recorded import failed_gates
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.component import Component
@@ -39,15 +40,6 @@ def is_overridden(study: Study, dataset: str) -> bool:
     if study.release and any(dataset == one.name for some in study.released.values() for one in some):
         reasons.append(study.release.despite_audits.get(dataset))
     return bool(reasons) and all(reasons)
-
-
-def failed_gates(audit: Mapping[str, Any]) -> list[str]:
-    """Return the blocking gates that a dataset failed, with value and threshold, given its audit's manifest."""
-    return [
-        f"{gate['name']} is {gate['value']:.3g}, required is {gate['bound']} {gate['threshold']:.3g}"
-        for gate in audit["gates"]
-        if gate["blocking"] and not gate["passed"]
-    ]
 
 
 def refusal(lineage: Lineage, component: Component) -> str | None:

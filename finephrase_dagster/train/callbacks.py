@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,21 @@ from finephrase_dagster.train.job import LossPoint, TrainingDiverged
 from finephrase_dagster.train.output import UNFINISHED
 
 
+@dataclass
 class TrainingProgress(TrainerCallback):
     """Reports the loss, stops a run that diverged, and marks checkpoints as complete."""
 
-    def __init__(
-        self,
-        log: Callable[[str], None],
-        on_loss: Callable[[LossPoint], None],
-        *,
-        stable_steps: int,
-        step_tokens: int,
-    ) -> None:
-        self._log = log
-        self._on_loss = on_loss
-        self._stable_steps = stable_steps
-        self._step_tokens = step_tokens
+    log: Callable[[str], None]
+    on_loss: Callable[[LossPoint], None]
+    stable_steps: int
+    step_tokens: int
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        for point in loss_points(state.log_history, self._step_tokens):
-            self._on_loss(point)
+        for point in loss_points(state.log_history, self.step_tokens):
+            self.on_loss(point)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step in (self._stable_steps, state.max_steps):
+        if state.global_step in (self.stable_steps, state.max_steps):
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, **values: Any) -> None:
@@ -47,10 +41,10 @@ class TrainingProgress(TrainerCallback):
         step, every = state.global_step, max(1, state.max_steps // 5)
         if not math.isfinite(logs["loss"]):
             raise TrainingDiverged.at(step, logs["loss"])
-        for point in loss_points([{**logs, "step": step}], self._step_tokens):
-            self._on_loss(point)
+        for point in loss_points([{**logs, "step": step}], self.step_tokens):
+            self.on_loss(point)
         if step % every < state.logging_steps or step == state.max_steps:
-            self._log(f"step {step} of {state.max_steps}: loss {logs['loss']:.3f}")
+            self.log(f"step {step} of {state.max_steps}: loss {logs['loss']:.3f}")
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
@@ -71,21 +65,21 @@ class TimedCheckpoints(TrainerCallback):
         self._last = time.monotonic()
 
 
+@dataclass
 class IntermediateModels(TrainerCallback):
     """Keeps the model every so many steps, except at the schedule's last, as folders `<step>`."""
 
-    def __init__(self, every: int, steps: int, words: Any, folder: Path) -> None:
-        self._every = every
-        self._steps = steps
-        self._words = words
-        self._folder = folder
+    every: int
+    steps: int
+    words: Any
+    folder: Path
 
     def on_step_end(self, args: Any, state: Any, control: Any, **values: Any) -> None:
-        if state.global_step % self._every or state.global_step == self._steps:
+        if state.global_step % self.every or state.global_step == self.steps:
             return
-        unfinished, kept = self._folder / UNFINISHED, self._folder / str(state.global_step)
+        unfinished, kept = self.folder / UNFINISHED, self.folder / str(state.global_step)
         shutil.rmtree(unfinished, ignore_errors=True)
-        write_model(unfinished, values["model"], self._words)
+        write_model(unfinished, values["model"], self.words)
         shutil.rmtree(kept, ignore_errors=True)
         unfinished.rename(kept)
 

@@ -31,11 +31,6 @@ def steps_of(windows: int, *, student: Student) -> int:
     return steps
 
 
-def stable_steps(steps: int, *, student: Student) -> int:
-    """Return how many of a schedule's steps come before the learning rate decays."""
-    return steps - round(student.decay_fraction * steps)
-
-
 def last_step(job: TrainingJob, steps: int) -> int:
     """Return the step at which a job ends, out of its schedule's steps.
 
@@ -44,7 +39,7 @@ def last_step(job: TrainingJob, steps: int) -> int:
     """
     if job.stop != "decay":
         return job.stop or steps
-    stable = stable_steps(steps, student=job.student)
+    stable = job.student.stable_steps(steps)
     if stable in (0, steps):
         raise TrainingError(
             f"{steps - stable} of {steps} steps are decay, so there is no pre-decay checkpoint: correct the student's "
@@ -65,7 +60,7 @@ def learning_rate_factor(step: int, *, steps: int, student: Student) -> float:
         steps: steps of the schedule.
     """
     warmup = round(student.warmup_fraction * steps)
-    decay = steps - stable_steps(steps, student=student)
+    decay = steps - student.stable_steps(steps)
     if step < warmup:
         return (step + 1) / warmup
     remaining = steps - 1 - step

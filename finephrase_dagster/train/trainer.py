@@ -53,7 +53,6 @@ from finephrase_dagster.train.schedule import (
     data_order,
     last_step,
     learning_rate_factor,
-    stable_steps,
     steps_of,
 )
 from finephrase_dagster.train.student import build_student
@@ -131,7 +130,7 @@ class _Run:
         end = last_step(job, steps)
         if job.start:
             state = job.start.folder / STATE
-            check_start(state, _step_of(state), job.start.step or stable_steps(steps, student=job.student))
+            check_start(state, _step_of(state), job.start.step or job.student.stable_steps(steps))
         before = job.start.folder if job.start and job.start.other_data else None
         origin = [sha256_file(before / STATE / SAFE_WEIGHTS_NAME)] if before else []
         work = job.output / WORK / fingerprint([*identity_of(job), *origin])[:SHORT]
@@ -175,7 +174,7 @@ class _Run:
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, steps=self.steps, student=student)
         )
-        stable = stable_steps(self.steps, student=student)
+        stable = student.stable_steps(self.steps)
         progress = TrainingProgress(job.log, job.on_loss, stable_steps=stable, step_tokens=job.step_tokens)
         kept = [IntermediateModels(job.keep_steps, self.steps, self.words, self.work / STEPS)] if job.keep_steps else []
         trainer = transformers.Trainer(

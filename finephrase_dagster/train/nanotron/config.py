@@ -16,7 +16,6 @@ import yaml
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.train.job import TrainingJob
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
-from finephrase_dagster.train.schedule import stable_steps
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -189,7 +188,7 @@ def _model(run: NanotronRun) -> dict[str, Any]:
 def _optimizer(run: NanotronRun) -> dict[str, Any]:
     student = run.job.student
     warmup = round(student.warmup_fraction * run.steps)
-    stable = stable_steps(run.steps, student=student)
+    stable = student.stable_steps(run.steps)
     return {
         "optimizer_factory": {
             "name": "adamW",

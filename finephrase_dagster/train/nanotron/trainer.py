@@ -40,7 +40,7 @@ from finephrase_dagster.train.nanotron.log import Curve, StepRecord, read_step, 
 from finephrase_dagster.train.nanotron.order import stage_order
 from finephrase_dagster.train.order import read_order
 from finephrase_dagster.train.output import MODEL, ORDER, STEPS, WORK, final_loss, identity_of, publish
-from finephrase_dagster.train.schedule import last_step, stable_steps, steps_of
+from finephrase_dagster.train.schedule import last_step, steps_of
 from finephrase_dagster.train.tokenizer import load_tokenizer
 
 EXPECTED_UTILISATION = 0.3
@@ -109,7 +109,7 @@ class _Run:
         student = job.student
         windows = read_windows(job.mixture, sequence=job.sequence)
         steps = steps_of(len(windows), student=student)
-        stable = stable_steps(steps, student=student)
+        stable = student.stable_steps(steps)
         earlier = EarlierRun.at(job.start, job.start.step or stable) if job.start else None
         before = earlier if job.start and job.start.other_data else None
         parts = ["nanotron", *identity_of(job), cluster.tensor, cluster.pipeline]
