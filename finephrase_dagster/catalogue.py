@@ -5,9 +5,7 @@ The first three are found by listing their folders: `corpora/kinds/`, `audit/gat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.audit.gates import gates
@@ -50,16 +48,6 @@ def catalogue(*, prompts: Path = PROMPTS, registries: Path = STUDIES) -> Catalog
         registries=read_registries(registries),
         prompts=prompt_names(prompts),
         source_kinds=source_kinds(),
-        gates=_gates(),
-        tasks=_tasks(),
+        gates={name: gate.all_defaults for name, gate in gates().items()},
+        tasks={task: benchmark.category for task, benchmark in benchmarks().items()},
     )
-
-
-def _gates() -> Mapping[str, Mapping[str, Any]]:
-    """Return the default settings of each gate by its name."""
-    return {name: gate.all_defaults for name, gate in gates().items()}
-
-
-def _tasks() -> Mapping[str, str | None]:
-    """Return the category of each benchmark by its name."""
-    return {task: benchmark.category for task, benchmark in benchmarks().items()}

@@ -34,6 +34,7 @@ def describe(lineage: Lineage, name: str) -> dict[str, Any]:
     known = states(graph)
     artifact = _artifact(item)
     manifest, folder = _latest(item, artifact, known[item.name])
+    written = (folder / MANIFEST).stat().st_mtime if folder else None
     facts = manifest_facts(manifest) if manifest else {}
     files = [file for file in (manifest or {}).get("files", []) if isinstance(file, dict)]
     return {
@@ -45,7 +46,7 @@ def describe(lineage: Lineage, name: str) -> dict[str, Any]:
         "fingerprint": artifact.fingerprint if artifact else None,
         "version": facts.get("version"),
         "folder": str(folder) if folder else None,
-        "made": _time(folder / MANIFEST) if folder else None,
+        "made": datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds") if written else None,
         "made_with": (manifest or {}).get("made_with"),
         "recipe": plain(artifact.recipe) if artifact else None,
         "needs": [_neighbour(need, known) for need in item.needs],
@@ -75,10 +76,6 @@ def _latest(item: Item, artifact: Artifact | None, state: State) -> tuple[dict[s
 
 def _neighbour(name: str, known: Mapping[str, State]) -> dict[str, str]:
     return {"item": name, "state": known[name].status}
-
-
-def _time(file: Path) -> str:
-    return datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
 
 
 def _cost(facts: Mapping[str, Any]) -> dict[str, Any]:

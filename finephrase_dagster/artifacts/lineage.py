@@ -33,7 +33,6 @@ from finephrase_dagster.artifacts.key import (
     dataset_key,
     tokens_key,
 )
-from finephrase_dagster.artifacts.part import Part, recorded_epochs
 from finephrase_dagster.artifacts.recipe import (
     dataset_recipe,
     dropping_gates,
@@ -43,7 +42,14 @@ from finephrase_dagster.artifacts.recipe import (
     scorer_recipe,
     student_recipe,
 )
-from finephrase_dagster.artifacts.recorded import have_same_rows, recorded_dropped, recorded_fields, recorded_macro
+from finephrase_dagster.artifacts.recorded import (
+    Part,
+    have_same_rows,
+    recorded_dropped,
+    recorded_epochs,
+    recorded_fields,
+    recorded_macro,
+)
 from finephrase_dagster.artifacts.sampling import resolve_sampling
 from finephrase_dagster.artifacts.snapshot import remembered
 from finephrase_dagster.artifacts.versions import CODE

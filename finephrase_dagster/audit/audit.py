@@ -16,7 +16,7 @@ from typing import Any
 
 from finephrase_dagster.audit.dataset import AuditError, compare_files, open_dataset, read_chunks
 from finephrase_dagster.audit.forms import FORMS
-from finephrase_dagster.audit.gate import EXCERPT, AuditedDataset, AuditedRow, Bound, FailingRow, Measure, Settings
+from finephrase_dagster.audit.gate import EXCERPT, AuditedDataset, AuditedRow, Bound, Measure, Measurement, Settings
 from finephrase_dagster.audit.gates import gates
 from finephrase_dagster.audit.parallel import run_all, sensible_processes
 from finephrase_dagster.audit.shared_words import share_words
@@ -27,29 +27,22 @@ from finephrase_dagster.study.fields import InvalidFields
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateResult:
-    """One gate's result.
+class GateResult(Measurement):
+    """One gate's result: what it measured, and what that means.
 
     Attributes:
-        value: what the gate measured; see the gate's sentence.
+        value: see the gate's sentence.
         threshold: the value must be at least or at most this, as `bound` says.
-        detail: one sentence for people.
-        figures: further numbers for people, by name.
         examples: at most three failing rows, if the gate failed.
         seconds: processor time that it took.
     """
 
     name: str
-    value: float
     threshold: float
     bound: Bound
     blocking: bool
     passed: bool
-    failing: int
-    detail: str
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    examples: tuple[FailingRow, ...] = ()
-    seconds: float = 0.0
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,19 +192,19 @@ class Audit:
                 measured = measure.result()
             gate, settings = gates()[name], self.settings[name]
             passed = gate.passes(measured.value, settings["threshold"])
-            result = GateResult(
-                name=name,
-                value=measured.value,
-                threshold=settings["threshold"],
-                bound=gate.bound,
-                blocking=settings["blocking"],
-                passed=passed,
-                failing=measured.failing,
-                detail=f"{measured.detail}; required: {gate.bound} {settings['threshold']:g}",
-                figures=measured.figures,
-                examples=() if passed else tuple(measured.examples),
+            detail = f"{measured.detail}; required: {gate.bound} {settings['threshold']:g}"
+            changed = {"detail": detail, "examples": () if passed else tuple(measured.examples)}
+            judged.append(
+                GateResult(
+                    **{**vars(measured), **changed},
+                    name=name,
+                    threshold=settings["threshold"],
+                    bound=gate.bound,
+                    blocking=settings["blocking"],
+                    passed=passed,
+                    seconds=round(seconds[name], 3),
+                )
             )
-            judged.append(replace(result, seconds=round(seconds[name], 3)))
         self.report = AuditReport(
             rows=rows,
             gates=tuple(self._with_excerpts(judged)),

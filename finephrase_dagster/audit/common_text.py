@@ -85,11 +85,8 @@ class TextCounts:
     def _forget(self) -> None:
         """Forget texts that were rare since they were first added, if there are too many."""
         if len(self._remembered) > REMEMBERED + REMEMBERED // 4:
-            kept = {text: one for text, one in self._remembered.items() if one.count > self._expected(one)}
-            self._remembered = kept
-
-    def _expected(self, common: CommonText) -> float:
-        return (self.texts - common.since) / REMEMBERED
+            texts, remembered = self.texts, self._remembered.items()
+            self._remembered = {text: one for text, one in remembered if one.count * REMEMBERED > texts - one.since}
 
 
 class CommonShare(Measure):

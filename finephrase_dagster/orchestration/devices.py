@@ -112,12 +112,12 @@ def lease(
             f"{what} needs {count} GPUs, but this machine has {len(devices)} ({', '.join(devices)}). Lower the "
             f"engine's parallel sizes or the number of workers, or list more devices in {DEVICES}."
         )
-    folder = _folder()
+    folder, queue_name = _folder(), CPU if devices == (CPU,) else "gpu"
     waiting = _Waiting(what, count, devices, folder, _limit() if wait_seconds is None else wait_seconds, log)
     taken: dict[str, IO[str]] = {}
     with contextlib.ExitStack() as on_error:
         on_error.callback(lambda: [lock.close() for lock in taken.values()])
-        while (queue := lock_file(folder / f"queue-{_queue_of(devices)}", mode=FOR_ALL)) is None:
+        while (queue := lock_file(folder / f"queue-{queue_name}", mode=FOR_ALL)) is None:
             waiting.poll()
         with queue:
             while len(taken) < count:
@@ -285,10 +285,6 @@ def _folder() -> Path:
             f"cannot create the folder {folder} for the locks of devices ({reason}). Set {LOCKS} to another folder."
         ) from error
     return folder
-
-
-def _queue_of(devices: Sequence[str]) -> str:
-    return CPU if tuple(devices) == (CPU,) else "gpu"
 
 
 def _limit() -> float:

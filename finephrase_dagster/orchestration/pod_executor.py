@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -51,10 +51,6 @@ def build_executor(cluster: Cluster) -> dg.ExecutorDefinition:
     return watched
 
 
-def _succeeded(pods: Sequence[Any]) -> bool:
-    return all(pod.status.phase == "Succeeded" for pod in pods)
-
-
 class PodWatcher(StepHandler):
     """dagster-k8s's step handler, which also finds out why a step's pod failed."""
 
@@ -88,7 +84,8 @@ class PodWatcher(StepHandler):
         if not health.is_healthy and not pods:
             lost = PodFailure(f"the pod of Job {job} is gone: its node was lost, or it was deleted", retryable=True)
             return self._handle(step_handler_context, job, lost)
-        return self._silent(step_handler_context, job) if pods and _succeeded(pods) else health
+        have_succeeded = pods and all(pod.status.phase == "Succeeded" for pod in pods)
+        return self._silent(step_handler_context, job) if have_succeeded else health
 
     def _silent(self, context: StepHandlerContext, job: str) -> CheckStepHealthResult:
         """Handle a step whose pod succeeded without reporting the step's end.

@@ -57,11 +57,9 @@ Compute = TypeVar("Compute", bound=Callable[..., Any])
 def is_infrastructure(error: BaseException) -> bool:
     """Return whether an error or one of its causes is an infrastructure failure."""
     causes = list(_causes(error))
-    return any(map(_is_retryable, causes)) and not any(map(_is_full_disk, causes))
-
-
-def _is_retryable(error: BaseException) -> bool:
-    return error.retryable if isinstance(error, FinephraseError) else isinstance(error, INFRASTRUCTURE)
+    if any(words in str(cause) for cause in causes for words in NO_SPACE):
+        return False
+    return any(one.retryable if isinstance(one, FinephraseError) else isinstance(one, INFRASTRUCTURE) for one in causes)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -71,10 +69,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield cause
         seen.add(id(cause))
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    return any(words in str(error) for words in NO_SPACE)
 
 
 def wait_seconds(attempt: int) -> int:

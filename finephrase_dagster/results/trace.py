@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finephrase_dagster.artifacts.artifact import MANIFEST, Artifact, ArtifactMissing
-from finephrase_dagster.artifacts.graph import Item, current_facts, items
+from finephrase_dagster.artifacts.graph import current_facts, items
 from finephrase_dagster.artifacts.key import CORPUS, DATASET, ItemKey, dataset_key
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.errors import FinephraseError
@@ -79,7 +79,8 @@ def trace_document(lineage: Lineage, file: Path, key: str) -> dict[str, Any]:
     row = _row([file] if file.is_file() else sorted(folder.glob("*.parquet")), key)
     if row is None and (rejected := _row([folder / REJECTED], key)) is None:
         raise NothingToTrace(f"{file} has no row with the id {key!r}. Ids are compared as text, exactly.")
-    datasets = [item for item in items(lineage) if item.key.kind in (CORPUS, DATASET) and _is_at(item, folder)]
+    made = [item for item in items(lineage) if item.key.kind in (CORPUS, DATASET) and current_facts(item) is not None]
+    datasets = [item for item in made if item.artifact().folder.resolve() == folder]
     return {
         "id": key,
         "file": str(file),
@@ -173,10 +174,6 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
         "text": text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ...",
         "characters": len(text),
     }
-
-
-def _is_at(item: Item, folder: Path) -> bool:
-    return current_facts(item) is not None and item.artifact().folder.resolve() == folder
 
 
 def _source(lineage: Lineage, key: ItemKey, row: str) -> dict[str, Any] | None:
