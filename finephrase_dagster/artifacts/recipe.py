@@ -51,8 +51,6 @@ def dataset_recipe(
         context: maximum number of tokens of prompt and completion together.
         max_tokens: maximum number of tokens of a completion.
         tokenizer: the tokenizer that counts a document's tokens, where it does not come with the model.
-        guided: whether the prompt's grammar decides the form of completions.
-        keep_raw: whether rows also hold the completion before cleaning.
         endpoint_model: the name by which servers of others were asked for a generator whose weights `model` identifies;
             nobody here knows which weights they have.
         day: see `resolve_day`.

@@ -21,7 +21,6 @@ class Tally:
 
     Attributes:
         rows: the number of documents.
-        characters: the characters of all texts.
         bytes: the UTF-8 bytes of all texts.
         counted_tokens: the tokens of documents whose source counts them.
         uncounted: the number of documents whose source does not count tokens.

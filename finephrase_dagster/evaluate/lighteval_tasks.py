@@ -120,7 +120,6 @@ def task_configs(evaluation: Evaluation, checkpoint: Path | None) -> list[Lighte
     """Write the questions of an evaluation where lighteval reads them, and return its tasks.
 
     Args:
-        evaluation: items, tasks, shots and samples.
         checkpoint: the checkpoint whose context the examples must fit; None: all examples are kept.
 
     Raises:

@@ -41,7 +41,6 @@ def preview_rows(job: RephraseJob, documents: int, **options: Any) -> list[Previ
 
     Args:
         job: what to rephrase, into a folder that the caller deletes.
-        documents: how many documents the job reads.
         options: further arguments of `execute`.
 
     Raises:

@@ -42,7 +42,6 @@ class RunStatistics:
         chunks: output files written.
         start_seconds: until the engine answered, if this run started it; `restart_seconds`: of later restarts.
         clocks: of the engines; known once they are there.
-        pace: how fast requests finish.
         engine: counters of the engines during the run, see `counters.py`.
         in_flight: requests at the engines now.
         sample: the completions of one document, by prompt; after some seconds, those of another one.

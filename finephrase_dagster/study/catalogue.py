@@ -34,8 +34,6 @@ class Catalogue:
 
     Attributes:
         registries: the registries by the section of a study that they serve: `generators` and `sources`.
-        prompts: the names of all prompt files.
-        source_kinds: the class of each kind of source.
         gates: each gate's settings with their defaults. Every gate has `threshold` (one that is at most 1 by default
             is a share), `blocking`, `FACTS`, and `forms` and `prompts`: settings that differ by form and by prompt.
         tasks: each benchmark's category; None for a benchmark that is evaluated but counts for no mean.

@@ -1,21 +1,5 @@
 """A prompt: one Markdown file of front matter and a template.
 
-```
----
-name: faq
-family: own
-format: faq
-origin: FinePhrase (arXiv 2604.13977)
-document: first
-check: faq
-version: 1
-description: Ordered questions with answers that stand on their own.
----
-[[DOCUMENT]]
-
-Turn the text above into ...
-```
-
 The name is the partition; the hash of the texts that are sent is its version in the lineage. Only the template and
 the name are needed: a prompt of one's own may leave out the other fields. `study/turns.py` describes templates,
 `prompts/README.md` how to add a prompt.
@@ -89,7 +73,6 @@ class Prompt(BaseModel):
         check: the form that a completion must have, checked by the audit; `prose` allows any.
         version: the author's number of the template, raised with every change.
         template: the text, with `[[DOCUMENT]]` in place of the document; see `study/turns.py`.
-        system: an optional system message.
         grammar: the EBNF of a completion, for generators that are guided by it.
         requires: what a document must have; others are skipped.
     """

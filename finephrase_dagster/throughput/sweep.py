@@ -140,11 +140,7 @@ def applicable_values(
 
 @dataclass(kw_only=True)
 class _Sweep:
-    """A sweep under way.
-
-    Attributes:
-        runs: what has been measured, by setting.
-    """
+    """A sweep under way."""
 
     bench: Bench
     generator: Generator

@@ -67,7 +67,6 @@ class TrainingFacts:
         tokens: tokens seen: steps x sequences per step x tokens per sequence.
         resumed_from: the step of the checkpoint that this run continued from; 0 if there was none.
         seconds: wall time of the steps that this run did itself.
-        tokens_per_second: the speed of these steps.
         gpus: number of GPUs; 0 on a CPU.
         final_loss: mean training loss of the last tenth of the curve, in nats per token.
         curve: about 100 points at most, the last of them at the last step.

@@ -37,8 +37,6 @@ class ComponentFacts:
         version: identifies the dataset in the files; see `mix`.
         weight: the requested share, 0 to 1.
         share: the actual share.
-        documents: documents in the dataset.
-        tokens_available: tokens in the dataset.
         windows_available: complete windows in the dataset; at most `sequence - 1` tokens are left over.
         windows_pool: the windows that are drawn from: all, unless the mixture sets its epochs.
         documents_drawn: documents of which a student sees at least a part.

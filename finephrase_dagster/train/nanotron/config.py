@@ -37,7 +37,6 @@ class DataStage:
     Attributes:
         name: for nanotron's log.
         start: the first step that sees it, counted from 1.
-        weights: share of each component.
         seed: of the data's order.
     """
 

@@ -64,8 +64,6 @@ def link_data(
     Args:
         folder: the folder of the run's data; an existing one is replaced.
         components: the folder of tokens of each component.
-        weights: share of each component.
-        sequences: number of sequences that the run reads.
         read_before: sequences of a component that an earlier stage has read; the run continues after them.
         sequence: tokens per sequence.
         seed: of the order of the files.
@@ -155,7 +153,6 @@ def stage_order(
 
     Args:
         components: the folder of tokens of each component.
-        weights: share of each component.
         places: number of sequences in the stage.
         read_before: sequences that an earlier stage has read of a component.
         sequence: tokens per training sequence.
