@@ -33,6 +33,7 @@ from finephrase_dagster.artifacts.key import (
     dataset_key,
     tokens_key,
 )
+from finephrase_dagster.artifacts.part import Part, recorded_epochs
 from finephrase_dagster.artifacts.recipe import (
     dataset_recipe,
     dropping_gates,
@@ -42,14 +43,7 @@ from finephrase_dagster.artifacts.recipe import (
     scorer_recipe,
     student_recipe,
 )
-from finephrase_dagster.artifacts.recorded import (
-    Part,
-    have_same_rows,
-    recorded_dropped,
-    recorded_epochs,
-    recorded_fields,
-    recorded_macro,
-)
+from finephrase_dagster.artifacts.recorded import have_same_rows, recorded_dropped, recorded_fields, recorded_macro
 from finephrase_dagster.artifacts.sampling import resolve_sampling
 from finephrase_dagster.artifacts.snapshot import remembered
 from finephrase_dagster.artifacts.versions import CODE
@@ -122,8 +116,7 @@ class Lineage:
 
     def artifact(self, key: ItemKey, recipe: dict[str, Any]) -> Artifact:
         """Return the artifact of an item by a recipe, to which its stage and the version of its code are added."""
-        code = key.kind.code
-        recipe = {"stage": code, "code": CODE[code], **recipe}
+        recipe = {"stage": key.kind.code, "code": CODE[key.kind.code], **recipe}
         return Artifact(key=key, recipe=recipe, root=self.paths.data, study=self.study.name)
 
     def _artifact_of_run(self, kind: Kind, run: str, recipe: dict[str, Any]) -> Artifact:

@@ -62,20 +62,7 @@ class PromptError(FinephraseError, exit_status=2):
 
 
 class Prompt(BaseModel):
-    """One prompt: its template and what the template asks for.
-
-    Attributes:
-        name: the partition key; equals the name of the file.
-        family: the work whose prompts it belongs to; the lineage graph can be filtered by it.
-        format: what the prompt asks for: a short noun for people, such as `word problem`.
-        origin: the work that asked for this first, for people.
-        document: where the document is in the template.
-        check: the form that a completion must have, checked by the audit; `prose` allows any.
-        version: the author's number of the template, raised with every change.
-        template: the text, with `[[DOCUMENT]]` in place of the document; see `study/turns.py`.
-        grammar: the EBNF of a completion, for generators that are guided by it.
-        requires: what a document must have; others are skipped.
-    """
+    """One prompt: its template and what the template asks for; `prompts/README.md` describes the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
