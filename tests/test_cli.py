@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -91,6 +92,10 @@ def test_a_leaderboard_without_scores_names_the_command_that_computes_them(data:
     assert "error: the study demo has no scores yet. Run: finephrase materialize --study" in done.stderr
     assert "studies/demo.yaml\n" in done.stderr
     assert done.stdout == ""
+    for command in (["results", "compare", "--baseline", "readmes_raw"], ["trace", "readmes_raw"]):
+        done = finephrase(*command, FINEPHRASE_DATA=data)
+        assert done.returncode == 1, done.stderr
+        assert re.search(r"Run: finephrase materialize --study \S*studies/demo\.yaml\n$", done.stderr)
 
 
 def test_an_instance_without_settings_is_named(tmp_path: Path, data: str) -> None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finephrase_dagster.commands.figures import NameOption
+from finephrase_dagster.commands.figures import NameOption, NoScores
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, paths_of
 from finephrase_dagster.commands.propose import price
 from finephrase_dagster.commands.terminal import print_json, print_table, print_text
 from finephrase_dagster.evaluate.metric import Metric
 from finephrase_dagster.results.analysis import Question
+from finephrase_dagster.study.paths import materialize_command
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -102,6 +103,8 @@ def compare(
         name = named[-1][1]
         lineage = next((own for own, _ in named if own is not None), None)
         runs = [run for run in read_runs(connection, [one for _, one in named]) if student in (None, run.student)]
+        if lineage is not None and not runs and student is None:
+            raise NoScores(f"the study {name} has no scores yet. Run: {materialize_command(lineage.paths.study)}")
         every = arms(runs)
         if baseline:
             verdicts = compare_runs(runs, baseline, metric=metric, student=student, question=question)

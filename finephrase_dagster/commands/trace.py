@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of
 from finephrase_dagster.commands.terminal import print_json
+from finephrase_dagster.study.paths import materialize_command
 
 WhatArgument = Annotated[
     str,
@@ -30,7 +32,10 @@ def trace(what: WhatArgument, study: StudyOption = None, as_json: JsonOption = F
 
     lineage = read_lineage(paths_of(study))
     file, separator, key = what.partition("#")
-    found = trace_document(lineage, Path(file), key) if separator else trace_mixture(lineage, what)
+    try:
+        found = trace_document(lineage, Path(file), key) if separator else trace_mixture(lineage, what)
+    except ArtifactMissing as error:
+        raise ArtifactMissing(f"{error}. Run: {materialize_command(lineage.paths.study)}") from error
     if as_json:
         print_json(found)
     else:
