@@ -58,9 +58,7 @@ def read_scores(study: str | Path | None = None) -> pa.Table:
     from finephrase_dagster.study.paths import Paths, study_path
 
     paths = Paths.from_environment()
-    return scores.read_scores(
-        read_lineage(replace(paths, study=study_path(study, start=Path.cwd())) if study else paths)
-    )
+    return scores.read_scores(read_lineage(replace(paths, study=study_path(study)) if study else paths))
 
 
 def __getattr__(name: str) -> Any:

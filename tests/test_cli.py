@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from finephrase_dagster.commands.options import paths_of
 from finephrase_dagster.study.paths import REPOSITORY
 
 
@@ -40,6 +41,17 @@ def finephrase(
 @pytest.fixture
 def data(tmp_path: Path) -> str:
     return str(tmp_path / "data")
+
+
+def test_the_option_and_the_variable_find_a_study_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    for name, place in (("mine.yaml", tmp_path), ("studies/demo.yaml", REPOSITORY), ("nothing.yaml", tmp_path)):
+        monkeypatch.delenv("FINEPHRASE_STUDY", raising=False)
+        assert paths_of(Path(name)).study == place / name
+        monkeypatch.setenv("FINEPHRASE_STUDY", name)
+        assert paths_of(None).study == place / name
+        assert os.environ["FINEPHRASE_STUDY"] == str(place / name), "the web servers run in another folder"
 
 
 @pytest.mark.parametrize("command", [["materialize"], ["ui"], ["results", "leaderboard"]])

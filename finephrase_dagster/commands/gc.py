@@ -87,7 +87,7 @@ def _studies(paths: Paths, named: list[Path]) -> list[Lineage]:
     from finephrase_dagster.study.file import shipped_studies
 
     files = shipped_studies()
-    files += [study_path(file, start=Path.cwd()) for file in named]
+    files += [study_path(file) for file in named]
     files.append(paths.study)
     unique = {file.resolve(): file for file in files}
     return [read_lineage(replace(paths, study=file)) for file in unique.values()]

@@ -30,9 +30,9 @@ class OptionWrong(FinephraseError, exit_status=2):
 
 def paths_of(study: Path | None) -> Paths:
     """Return the folders of this installation, with the study file that `--study` names."""
-    if study is not None:
-        # Through the environment, for the Dagster code location reads it, too.
-        os.environ["FINEPHRASE_STUDY"] = str(study_path(study, start=Path.cwd()))
+    if named := study or os.environ.get("FINEPHRASE_STUDY"):
+        # Through the environment and absolute, for the Dagster code location, which runs in another folder, reads it.
+        os.environ["FINEPHRASE_STUDY"] = str(study_path(named))
     return Paths.from_environment()
 
 

@@ -78,7 +78,7 @@ class Paths:
         study = os.environ.get("FINEPHRASE_STUDY") or "studies/demo.yaml"
         return cls(
             data=resolve_path(os.environ.get("FINEPHRASE_DATA") or "data"),
-            study=study_path(study, start=base_folder()),
+            study=study_path(study),
             endpoints=tuple(url.strip() for url in os.environ.get(ENDPOINTS, "").split(",") if url.strip()),
         )
 
@@ -115,7 +115,7 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def study_path(study: str | Path, *, start: Path) -> Path:
-    """Return where a study file is: below `start`, or else one that the package ships (`studies/demo.yaml`)."""
-    path = (start / study).absolute()
+def study_path(study: str | Path) -> Path:
+    """Return where a study file is: below the working directory, or else in the clone or among the shipped files."""
+    path = Path(study).absolute()
     return path if path.exists() or not (SHIPPED / study).is_file() else SHIPPED / study
