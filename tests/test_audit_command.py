@@ -74,6 +74,7 @@ def test_the_report_is_one_json_document(rows: Path) -> None:
     assert {gate["name"]: gate["failing"] for gate in report["gates"] if gate["failing"]} == counts
 
 
+@pytest.mark.slow
 @given(data=st.lists(st.sampled_from(["", "Q: Why?\nA: Because.", "Plain text.", "Here it is."]), min_size=1))
 @settings(max_examples=15)
 def test_failing_rows_are_those_that_the_gates_count_in_any_number_of_parts(
@@ -89,6 +90,7 @@ def test_failing_rows_are_those_that_the_gates_count_in_any_number_of_parts(
     assert [id for id, gate in found if gate == "empty"] == [f"{n}" for n, text in enumerate(data, 1) if not text]
 
 
+@pytest.mark.slow
 def test_several_processes_write_the_failing_rows_of_one(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"text": "" if n % 5 == 0 else f"Text {n}."}) + "\n" for n in range(200)))

@@ -70,6 +70,7 @@ def test_short_and_long_identical_completions_are_found() -> None:
     assert measurement.figures["identical"] == 4
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.integers(1, 3), st.sampled_from([7, 100]), st.randoms())
 def test_similar_rows_are_found_by_any_number_of_processes_in_any_order(

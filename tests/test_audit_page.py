@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from typer.testing import CliRunner
 
 from audit_parts import essays
@@ -63,6 +64,7 @@ def test_text_of_a_model_cannot_break_the_page(tmp_path: Path) -> None:
     assert "Content-Security-Policy" in text
 
 
+@pytest.mark.slow
 def test_a_page_of_long_texts_stays_below_a_megabyte(tmp_path: Path) -> None:
     text = page(rows(tmp_path / "rows.parquet", ["<&>" * 40_000] * 30, ['"' * 100_000] * 30))
     assert len(text.encode()) < 1_000_000
@@ -80,6 +82,7 @@ def test_the_worst_rows_have_the_most_flaws_and_the_best_have_none(tmp_path: Pat
     assert len(chosen) == len(set(chosen))
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_for_any_number_of_processes(tmp_path: Path) -> None:
     path = rows(tmp_path / "rows.parquet", [f"Text {n} of {n * n}." for n in range(90)], ["Source."] * 90)
     assert page(path, processes=2) == page(path)

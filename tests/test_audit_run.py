@@ -81,6 +81,7 @@ def test_without_ids_a_row_has_its_number(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
 def test_several_processes_find_what_one_finds(tmp_path: Path, ending: str) -> None:
     rows = [
@@ -188,6 +189,7 @@ def test_an_error_in_one_of_several_processes_is_the_error_of_the_audit(tmp_path
         audit_dataset(write_rows(tmp_path / "rows.jsonl", rows), processes=2)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_may_audit_in_several_processes(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in texts(100)])
     script = tmp_path / "script.py"

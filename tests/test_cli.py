@@ -54,6 +54,7 @@ def test_the_option_and_the_variable_find_a_study_alike(tmp_path: Path, monkeypa
         assert os.environ["FINEPHRASE_STUDY"] == str(place / name), "the web servers run in another folder"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["materialize"], ["ui"], ["results", "leaderboard"]])
 def test_a_missing_study_is_a_wrong_request(command: list[str], data: str) -> None:
     done = finephrase(*command, "--study", "nothing.yaml", FINEPHRASE_DATA=data)
@@ -73,6 +74,7 @@ def test_a_wrong_study_is_explained_and_nothing_is_started(tmp_path: Path, data:
     assert not Path(data).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
@@ -161,6 +163,7 @@ def test_a_disk_without_room_fails_with_a_remedy_and_leaves_nothing_half_written
     waits_for_readmes(done, data, "Make room, or set FINEPHRASE_DATA to a larger disk")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -189,6 +192,7 @@ def test_a_log_format_that_does_not_exist_is_refused() -> None:
     assert done.stderr == "error: FINEPHRASE_LOG_FORMAT is 'xml'; write json, or unset it\n"
 
 
+@pytest.mark.slow
 def test_a_source_without_files_is_named_with_the_study_file_and_the_field(tmp_path: Path, data: str) -> None:
     study, home = study_of(tmp_path, "")
     (tmp_path / "source.jsonl").unlink()
@@ -200,6 +204,7 @@ def test_a_source_without_files_is_named_with_the_study_file_and_the_field(tmp_p
     assert done.stderr.splitlines()[-1].startswith(place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

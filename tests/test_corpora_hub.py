@@ -168,6 +168,7 @@ def test_an_empty_file_among_others_is_passed_over(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(sizes=st.lists(st.sampled_from([0, 1, 7, 30]), min_size=1, max_size=4), group=st.integers(1, 12), data=st.data())
 def test_a_stream_resumes_at_the_next_row(

@@ -129,6 +129,7 @@ def various(number: int) -> Row:
     return Document(id=f"d{number}", text=f"Text {number // 5}", source="made", tokens=number if number % 2 else None)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(data=st.data())
 def test_whatever_the_interruptions_the_corpus_is_that_of_a_writer_that_was_left_alone(
@@ -149,6 +150,7 @@ def test_whatever_the_interruptions_the_corpus_is_that_of_a_writer_that_was_left
     assert shards(broken) == shards(alone)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(sizes=st.lists(st.integers(0, 23), min_size=1, max_size=5), data=st.data())
 def test_reading_files_resumes_at_the_next_row(

@@ -129,6 +129,7 @@ def test_a_records_headers_are_columns(tmp_path: Path) -> None:
         read(files(path, id_column="WARC-Absent"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["crawl.warc.gz", "crawl.warc", "crawl.wet.gz", "crawl.wet"])
 def test_an_archive_that_is_cut_off_is_refused_wherever(tmp_path: Path, name: str) -> None:
     kind = "conversion" if ".wet" in name else "response"

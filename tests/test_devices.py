@@ -123,6 +123,7 @@ def test_a_lease_ends_as_soon_as_its_holder_is_killed(monkeypatch: pytest.Monkey
     assert holders[1].says() == "has 0"
 
 
+@pytest.mark.slow
 def test_no_two_processes_ever_hold_the_same_device(monkeypatch: pytest.MonkeyPatch, holders: list[Holder]) -> None:
     monkeypatch.setenv("FINEPHRASE_DEVICES", "0,1")
     holders += [Holder(count, f"holder {count}", 0.3) for count in (1, 2, 1, 2)]

@@ -64,6 +64,7 @@ def status(lineage: Lineage) -> dict[str, str]:
     return {item.name: state(item).status for item in items(lineage.snapshot())}
 
 
+@pytest.mark.slow
 def test_the_best_two_of_five_comparable_students_continue(lineage: Lineage) -> None:
     study = stopping(lineage)
     scored(study)
@@ -161,6 +162,7 @@ def test_a_stop_that_is_earlier_and_stricter_than_any_published_one_causes_a_war
     assert any("no published figure is as early and as strict" in warning for warning in plan(strict).warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("macro", [None, "fast", float("nan"), True])
 def test_an_invalid_score_decides_nothing(lineage: Lineage, macro: object) -> None:
     study = stopping(lineage)

@@ -63,6 +63,7 @@ def test_intervals_contain_the_true_mean_about_95_times_in_100() -> None:
     assert 0.92 <= hits / 600 <= 0.975
 
 
+@pytest.mark.slow
 def test_macro_intervals_contain_the_true_mean_about_95_times_in_100() -> None:
     generator = np.random.default_rng(4)
     truth = {task: 0.05 + 0.05 * index for index, task in enumerate(counted_tasks())}

@@ -36,6 +36,7 @@ def test_without_artifacts_the_table_has_its_columns_and_no_rows(lineage: Lineag
     assert table.column_names[:2] == ["run", "mixture"]
 
 
+@pytest.mark.slow
 def test_the_table_has_each_score_of_each_evaluated_run(lineage: Lineage) -> None:
     materialize_without_scores(lineage)
     run = list(lineage.study.student_runs)[1]

@@ -272,6 +272,7 @@ def simulated(rng: random.Random, *, kind: str, places: int, requests: int, stal
     return sum(right) / len(right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exponential", "ragged"])
 @pytest.mark.parametrize("stalls", [[], [(80.0, 300.0)]])
 def test_the_time_left_is_right_within_a_tenth_after_any_restart(kind: str, stalls: list[tuple[float, float]]) -> None:

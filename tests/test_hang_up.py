@@ -48,6 +48,7 @@ def listens(port: int) -> bool:
         return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.slow
 def test_closing_the_terminal_ends_a_rephrasing_run_and_keeps_its_rows(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text("".join(f'{{"id": "{number}", "text": "Text {number}."}}\n' for number in range(8)))

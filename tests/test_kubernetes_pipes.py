@@ -115,6 +115,7 @@ def test_a_job_reaches_the_pod_and_its_log_reaches_the_step(
     check_access(api.asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reason", "message", "kind"),
     [
@@ -190,6 +191,7 @@ def test_prompts_are_retried_one_by_one_only_if_one_of_them_may_be_the_cause(
     assert tried == orders
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_api_server_loses_no_message_and_no_pod(
     api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +208,7 @@ def test_a_restart_of_the_api_server_loses_no_message_and_no_pod(
     assert api.all("pods") == []
 
 
+@pytest.mark.slow
 def test_a_pod_that_a_killed_step_left_behind_is_deleted(api: KubernetesApi, tmp_path: Path) -> None:
     command = {"name": "engine", "image": ENGINE, "command": ["sleep", "600"]}
     body: dict[str, Any] = {"metadata": {"name": "left", "labels": LABELS}, "spec": {"containers": [command]}}

@@ -141,6 +141,7 @@ def test_the_projects_own_cluster_file_is_valid_and_complete() -> None:
     assert cluster.nanotron_image == "finephrase/nanotron:0.1.0"
 
 
+@pytest.mark.slow
 def test_the_definitions_load_without_the_libraries_that_only_a_step_needs() -> None:
     heavy = ("torch", "vllm", "kubernetes", "transformers", "datatrove", "mlflow", "pandas", "scipy.special", "altair")
     code = f"import sys, finephrase_dagster.definitions; print([name for name in {heavy} if name in sys.modules])"

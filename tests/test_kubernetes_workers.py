@@ -182,6 +182,7 @@ def test_when_all_indexes_fail_the_error_has_a_pods_last_lines(
     check_nothing_is_left(api, cell)
 
 
+@pytest.mark.slow
 def test_a_deleted_job_is_reported(api: KubernetesApi, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "import time; time.sleep(600)")
 

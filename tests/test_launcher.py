@@ -38,6 +38,7 @@ def begun(instance: dg.DagsterInstance, pid: int | None, **tags: str) -> dg.Dags
     return run
 
 
+@pytest.mark.slow
 def test_run_monitoring_fails_only_the_runs_whose_process_has_ended(instance: dg.DagsterInstance) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as alive:
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as dead:

@@ -71,6 +71,7 @@ def test_without_a_second_seed_nothing_is_ranked() -> None:
     assert line == "nano, 50 % web: faq, table"
 
 
+@pytest.mark.slow
 def test_the_answer_compares_with_original_text_that_matches() -> None:
     runs = [*RUNS, *arm("books", [0.14, 0.141, 0.139], mix_in={"books": 1.0}, original=True)]
     rows = compose_leaderboard(runs).rows

@@ -254,6 +254,7 @@ EVENTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(events=EVENTS, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3), rows=st.integers(1, 25))
 def test_whatever_happens_every_row_is_finished_once_and_read_twice_only_if_its_reader_was_silent(

@@ -145,6 +145,7 @@ def test_after_the_terminal_has_changed_its_size_the_screen_is_drawn_anew() -> N
     assert "✓ synthetic/tiny__readmes/faq" in capture.get()
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_nothing_that_a_model_writes_is_executed_by_the_terminal(text: str) -> None:
     view, console = view_on(80, 24)

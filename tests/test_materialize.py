@@ -15,6 +15,7 @@ from finephrase_dagster.orchestration.materialize import end_abandoned_runs
 from installation import install
 
 
+@pytest.mark.slow
 def test_an_artifact_that_another_process_writes_is_named(tmp_path: Path) -> None:
     made = install(tmp_path / "installation")
     with contextlib.ExitStack() as held:
@@ -28,6 +29,7 @@ def test_an_artifact_that_another_process_writes_is_named(tmp_path: Path) -> Non
     assert not outcome.complete
 
 
+@pytest.mark.slow
 def test_only_runs_whose_process_has_ended_are_recorded_as_failed() -> None:
     with dg.instance_for_test() as instance:
         job = dg.GraphDefinition(name="job").to_job()
@@ -42,6 +44,7 @@ def test_only_runs_whose_process_has_ended_are_recorded_as_failed() -> None:
     assert found[elsewhere.run_id] == dg.DagsterRunStatus.STARTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_while_dagster_writes_its_last_event_of_a_run_stops_after_that_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals

@@ -90,6 +90,7 @@ def added(manifests: list[dict[str, int]], name: str) -> int:
     return sum(manifest[name] for manifest in manifests)
 
 
+@pytest.mark.slow
 def test_the_metrics_agree_exactly_with_the_manifests(
     tmp_path: Path, server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ def test_the_metrics_agree_exactly_with_the_manifests(
     assert samples["finephrase_engine_busy_seconds_total", ""] > 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_its_own_work_apart_from_earlier_runs(
     tmp_path: Path, server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

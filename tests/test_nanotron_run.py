@@ -147,6 +147,7 @@ def test_a_run_that_fails_says_nanotron_s_last_words_and_leaves_no_model(study: 
     assert not (tmp_path / "output" / "model").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_run_resumes_from_its_last_complete_checkpoint(study: Study, tmp_path: Path) -> None:
     uninterrupted = study.train(tmp_path / "whole")
     output = tmp_path / "output"
@@ -181,6 +182,7 @@ def test_a_run_that_was_killed_after_its_last_step_is_only_converted(study: Stud
     assert (output / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_of_another_seed_or_mixture_is_never_resumed(study: Study, tmp_path: Path) -> None:
     output = tmp_path / "output"
     study.stand.behave(fail_at=25)
@@ -285,6 +287,7 @@ def models(output: Path) -> list[str]:
     return sorted(path.name for path in (output / "steps").iterdir())
 
 
+@pytest.mark.slow
 def test_intermediate_models_are_kept_however_the_run_was_interrupted(study: Study, tmp_path: Path) -> None:
     study.train(tmp_path / "whole", keep_steps=8)
     assert models(tmp_path / "whole") == ["16", "24", "32", "8"]

@@ -127,6 +127,7 @@ def test_a_complete_study_has_nothing_to_do(completed: Lineage) -> None:
     assert result["stages"]["synthetic"]["exists"]["output_tokens"] == 9 * 9_000
 
 
+@pytest.mark.slow
 def test_the_forecast_of_the_live_view_is_of_what_is_missing(completed: Lineage) -> None:
     every = [*items(completed)]
     last = [item for item in every if item.stage == "training"][-1]
@@ -371,6 +372,7 @@ def test_the_limit_of_a_source_bounds_its_size(tmp_path: Path) -> None:
     assert result["stages"]["sources"]["input_tokens"] == 2_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "status"), [("100000", 0), ("1000", 1)])
 def test_max_dollars_guards_a_launch(limit: str, status: int, tmp_path: Path) -> None:
     study = str(STUDIES / "production.yaml")
@@ -380,6 +382,7 @@ def test_max_dollars_guards_a_launch(limit: str, status: int, tmp_path: Path) ->
     assert ("more than --max-dollars 1,000.00. Raise the limit" in done.stderr) == bool(status)
 
 
+@pytest.mark.slow
 def test_the_printed_plan_names_stages_costs_and_bases(tmp_path: Path) -> None:
     study = str(STUDIES / "production.yaml")
     done = finephrase("plan", "--study", study, "--gpus", "100", FINEPHRASE_DATA=str(tmp_path))
@@ -391,11 +394,13 @@ def test_the_printed_plan_names_stages_costs_and_bases(tmp_path: Path) -> None:
     assert "synthetic/smollm2_1_7b__fineweb_edu_350bt/faq missing" in everything
 
 
+@pytest.mark.slow
 def test_a_plan_without_gpu_hours_names_no_price(tmp_path: Path) -> None:
     done = finephrase("plan", FINEPHRASE_DATA=str(tmp_path))
     assert (done.returncode, "dollars per hour" in done.stdout) == (0, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["--gpus", "0"], ["--goodput", "2"], ["--goodput", "nan"], ["--max-dollars", "-1"], ["--gpu-hour-dollars", "inf"]],
@@ -482,6 +487,7 @@ def test_rollouts_cost_what_they_are_expected_to_draw(tmp_path: Path) -> None:
     assert first == pytest.approx((1 + 0.2 + 0.04) * once, rel=0.01)
 
 
+@pytest.mark.slow
 def test_items_that_are_stale_for_one_reason_take_one_line(tmp_path: Path) -> None:
     study = Path(shutil.copy(STUDIES / "demo.yaml", tmp_path))
     complete(read_lineage(Paths(data=tmp_path / "data", study=study)))

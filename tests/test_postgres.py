@@ -157,6 +157,7 @@ def _torn(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 4096)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", [_torn, lambda path: path.write_bytes(b"not a database " * 999)], ids=["torn", "other"]
 )
@@ -195,6 +196,7 @@ def test_a_folder_whose_settings_dagster_would_not_find_is_refused(name: str, pa
         refuse_unusable(paths, tmp_path / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b", "a#b", "[a]", "ä", "a&b=c;d"])
 def test_mlflow_keeps_its_file_in_any_other_folder(name: str, paths: Paths, tmp_path: Path) -> None:
     tracking = Tracking(
@@ -208,6 +210,7 @@ def test_mlflow_keeps_its_file_in_any_other_folder(name: str, paths: Paths, tmp_
     assert (tmp_path / name / "mlflow" / "mlflow.db").is_file()
 
 
+@pytest.mark.slow
 def test_several_processes_create_dagsters_databases_at_once(tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", tmp_path)
     context = multiprocessing.get_context("fork")

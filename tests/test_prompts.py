@@ -374,6 +374,7 @@ YAML_TEXT = st.one_of(
 KEY = st.one_of(st.sampled_from(list(Prompt.model_fields)), YAML_TEXT)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(KEY, YAML_TEXT), max_size=6), st.booleans())
 def test_any_front_matter_is_read_or_refused_with_file_and_line(fields: list[tuple[str, str]], whole: bool) -> None:

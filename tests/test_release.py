@@ -166,6 +166,7 @@ small_files(read_lineage(Paths(data=Path(data), study=Path(study), prompts=Path(
 """
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_ends_with_the_same_bytes(paths: Paths, tmp_path: Path) -> None:
     lineage = read_lineage(paths)
     expected = small_files(lineage, tmp_path / "whole")
@@ -350,6 +351,7 @@ def test_the_plan_has_the_release_as_its_last_stage(paths: Paths, own: Paths) ->
     assert stages["release"]["disk_bytes"] > 0
 
 
+@pytest.mark.slow
 def test_the_command_reports_as_json_writes_samples_and_refuses_with_status_2(own: Paths, tmp_path: Path) -> None:
     environment = {"FINEPHRASE_DATA": str(own.data)}
     command = ["release", "--study", str(own.study), "--output", str(tmp_path / "out")]
@@ -363,6 +365,7 @@ def test_the_command_reports_as_json_writes_samples_and_refuses_with_status_2(ow
     assert (refused.returncode, "write <owner>/<name>" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_asset_writes_the_same_files(own: Paths, out: Path, tmp_path: Path) -> None:
     import dagster as dg
 

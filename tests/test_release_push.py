@@ -66,6 +66,7 @@ def local_files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
+@pytest.mark.slow
 def test_a_release_is_uploaded_in_few_commits_and_the_card_comes_last(released: Path, hub: Hub) -> None:
     status, output = pushed(released, hub, files=100)
     assert (status, hub.files) == (0, local_files(released)), output
@@ -97,6 +98,7 @@ def test_a_hub_that_fails_in_every_way_still_gets_each_file_once(released: Path,
     assert len(hub.uploads) == len(set(hub.uploads))
 
 
+@pytest.mark.slow
 def test_an_upload_that_is_killed_between_commits_resumes_where_it_was(released: Path, hub: Hub) -> None:
     status, _ = pushed(released, hub, KILL="1")
     assert status == -signal.SIGKILL
@@ -114,6 +116,7 @@ def test_data_files_of_an_earlier_release_are_deleted_and_other_files_stay(relea
     assert (status, hub.files) == (0, {**local_files(released), "LICENSE": b"text"}), output
 
 
+@pytest.mark.slow
 def test_a_hub_that_refuses_or_never_answers_ends_the_upload_with_the_next_action(released: Path, hub: Hub) -> None:
     hub.faults = [("/tree/", 403)]
     status, output = pushed(released, hub)

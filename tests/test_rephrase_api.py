@@ -191,6 +191,7 @@ def test_a_job_survives_the_way_to_another_process_as_json(tmp_path: Path, serve
     assert execute(job)["faq"] == read_dataset(tmp_path / "faq").manifest
 
 
+@pytest.mark.slow
 def test_rephrasing_with_an_endpoint_imports_no_heavy_library(tmp_path: Path, server: LocalServer) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text(json.dumps({"id": "a", "text": "A text."}))

@@ -148,6 +148,7 @@ def test_no_row_is_lost_to_a_server_that_limits_its_concurrency(server: LocalSer
     assert completed(ask([server], words(150), concurrency=60)) == set(words(150))
 
 
+@pytest.mark.slow
 def test_the_limit_of_a_server_that_throttles_every_row_once_stays_high(server: LocalServer) -> None:
     seen: set[str] = set()
     lock, at_once = threading.Lock(), Counter[str]()
@@ -349,6 +350,7 @@ def mortal() -> Iterator[Mortal]:
     one.stop()
 
 
+@pytest.mark.slow
 def test_a_document_that_kills_the_engine_fails_and_no_other_is_lost(mortal: Mortal) -> None:
     texts = [*words(30)[:15], "deadly", *words(30)[15:]]
     results = ask([mortal], texts, concurrency=8)

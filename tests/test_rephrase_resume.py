@@ -85,6 +85,7 @@ def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return read
 
 
+@pytest.mark.slow
 def test_a_resumed_run_reads_neither_the_rows_that_are_done_nor_the_files_that_it_wrote(
     source: Path, server: LocalServer, rows_read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +122,7 @@ def test_an_edit_of_the_input_is_noticed_although_size_and_time_stay(source: Pat
     assert "holds rows of another recipe: rows:" in message
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_input_is_the_same_input(source: Path, server: LocalServer) -> None:
     interrupt(source, server, after=20)
     copy = source.with_name("copy.jsonl")

@@ -111,6 +111,7 @@ def with_workers(job: RephraseJob) -> Mapping[str, Mapping[str, Any]]:
     return execute_with_workers(job, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [execute, with_workers])
 def test_only_new_and_changed_documents_are_sent_and_the_others_are_the_same_to_the_byte(
     trial: Trial, write: Callable[[RephraseJob], Mapping[str, Mapping[str, Any]]]
@@ -271,6 +272,7 @@ execute_with_workers(job, 1) if sys.argv[1] == "divide" else execute(job)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "after"), [("record", 17), ("publish", 2), ("looked", 0), ("divide", 17)])
 def test_killed_in_between_no_row_is_both_reused_and_sent(trial: Trial, where: str, after: int) -> None:
     first, _ = trial.write(EARLY)
@@ -308,6 +310,7 @@ def test_reused_rows_leave_the_shards_of_workers_whole(trial: Trial) -> None:
     assert [stop - start for _, start, stop, _ in shards] == [7, 7, 7, 7, 7, 5]
 
 
+@pytest.mark.slow
 def test_a_shard_with_reused_rows_is_not_divided_among_workers(trial: Trial) -> None:
     rows = [*documents(10, start=100), *documents(30)]  # what is reused comes last
     trial.write(EARLY)

@@ -117,6 +117,7 @@ def content(dataset: FinishedDataset) -> tuple[list[dict[str, Any]], list[dict[s
     return rows, dataset.rejected().to_pylist(), {name: dataset.manifest[name] for name in names}
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(most=st.integers(2, 4), keep=st.sampled_from(["best", "first_passing"]), salt=st.integers(0, 999))
 def test_the_rollout_that_the_rule_names_is_kept_and_all_are_counted(
@@ -144,6 +145,7 @@ def test_the_rollout_that_the_rule_names_is_kept_and_all_are_counted(
     assert draws + most * manifest["failed"] == drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["best", "first_passing"])
 def test_an_interrupted_run_repeats_no_rollout_and_ends_alike(
     server: LocalServer, corpus: Path, tmp_path: Path, keep: Keep

@@ -238,6 +238,7 @@ def test_an_endpoint_that_starts_to_answer_only_errors_fails_no_row(
     assert (manifest["completed"], manifest["failed"]) == (40, 0)
 
 
+@pytest.mark.slow
 def test_completing_an_older_request_does_not_fail_newer_rows(tmp_path: Path, server: LocalServer, run: Run) -> None:
     def answer(request: dict[str, Any]) -> Any:
         number = len(server.requests)
@@ -272,6 +273,7 @@ def test_a_refused_row_does_not_show_that_the_model_works(tmp_path: Path, server
     assert (manifest["completed"], manifest["failed"]) == (29, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [204, 301, 401, 403, 404])
 def test_one_row_that_a_gateway_rejects_does_not_stop_the_others(
     tmp_path: Path, server: LocalServer, run: Run, status: int
@@ -297,6 +299,7 @@ def outage(server: LocalServer, trouble: Any, *, after: int, seconds: float) -> 
     server.answer = lambda request: completion() if is_over() else trouble
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", [failure(503, "loading"), failure(429, "slow"), None])
 @pytest.mark.parametrize(("after", "count"), [(0, 6), (20, 60), (20, 24)], ids=["at-the-start", "amid", "at-the-end"])
 def test_an_outage_fails_no_row(
@@ -352,6 +355,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ODD)
 def test_an_answer_with_impossible_token_counts_is_no_completion(
     tmp_path: Path, server: LocalServer, run: Run, odd: dict[str, Any]
@@ -421,6 +425,7 @@ def test_a_folder_without_rows_accepts_another_recipe(tmp_path: Path, server: Lo
     assert (moved / "__meta__" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_dies_stops_the_run_and_finished_rows_are_kept(
     tmp_path: Path, server: LocalServer, run: Run
 ) -> None:

@@ -72,6 +72,7 @@ def test_without_tokenize_documents_are_cut_by_bytes_and_the_log_names_the_remed
     assert any("--tokenizer NAME|DIR cuts them by tokens" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_how_documents_are_cut_is_decided_once(tmp_path: Path, server: LocalServer) -> None:
     server.answer = lambda request: completion() if len(server.requests) < 2 else failure(401, "expired")
     with pytest.raises(EngineFailed):

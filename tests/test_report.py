@@ -111,6 +111,7 @@ def test_the_baseline_is_the_original_text_of_the_best_mixture_and_longer_runs_a
     ]
 
 
+@pytest.mark.slow
 def test_the_answer_says_by_how_much_how_sure_at_what_cost_and_what_was_given_up(evidence: Evidence) -> None:
     conclusion = chapter(evidence).conclusion
     assert conclusion.word == "beats"

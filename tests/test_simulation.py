@@ -42,6 +42,7 @@ def test_a_death_costs_what_was_in_flight_or_not_uploaded_and_a_start() -> None:
     assert outcome.seconds == pytest.approx(HOUR + 60 + (90 + 11) / 4, abs=90)
 
 
+@pytest.mark.slow
 def test_the_more_often_workers_die_the_lower_is_the_goodput() -> None:
     fleets = [Fleet(workers=20, rate=10, hours_between_failures=hours) for hours in (math.inf, 8, 1)]
     goodputs = [simulate(20 * 10 * 4 * HOUR, 5_000, fleet).goodput for fleet in fleets]
@@ -55,6 +56,7 @@ def test_the_same_seed_gives_the_same_outcome() -> None:
     assert simulate(300_000, 5_000, fleet, seed=3) != simulate(300_000, 5_000, fleet, seed=4)
 
 
+@pytest.mark.slow
 def test_the_leases_of_a_worker_cost_less_than_two_requests_a_minute() -> None:
     fleet = Fleet(workers=50, rate=10, spread=0.1, hours_between_failures=12, warned=0.5)
     outcome = simulate(50 * 10 * 2 * HOUR, 5_000, fleet)

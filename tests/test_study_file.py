@@ -503,6 +503,7 @@ def test_however_a_study_is_broken_the_answer_is_a_study_or_a_study_error(
         assert len(str(error).splitlines()) < 60
 
 
+@pytest.mark.slow
 @given(lines=st.lists(st.integers(0, 100), min_size=1, max_size=4), way=st.sampled_from(["drop", "repeat", "indent"]))
 def test_however_the_text_is_broken_the_answer_is_a_study_or_a_study_error(
     tmp_path_factory: pytest.TempPathFactory, lines: list[int], way: str
@@ -519,6 +520,7 @@ def test_however_the_text_is_broken_the_answer_is_a_study_or_a_study_error(
         assert str(path) in str(error)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(["package_readmes", "language_reference"]), st.floats(1, 100), min_size=1))
 def test_weights_are_shares(components: dict[str, float]) -> None:
     fields = copy.deepcopy(FIELDS)

@@ -207,6 +207,7 @@ def test_what_cannot_be_swept_is_refused(
         sweep(read_lineage(paths), generator, SweepSpec.model_validate(SPEC), devices=["cpu"])
 
 
+@pytest.mark.slow
 def test_an_engine_that_does_not_start_in_time_is_stopped_and_counted_as_a_time_out(tmp_path: Path) -> None:
     lineage, _ = swept(tmp_path, {"engine": {}})
     spec = SweepSpec.model_validate({**SPEC, "start_seconds": 0.3, "tiers": [{"speculation": ["none"]}]})

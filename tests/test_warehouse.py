@@ -203,6 +203,7 @@ def test_the_current_scores_are_those_that_a_study_refers_to_now(tmp_path: Path)
         assert opened.execute("SELECT count(*) FROM manifests").fetchone() == (2,)
 
 
+@pytest.mark.slow
 def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "warehouse.duckdb"
 

@@ -152,6 +152,7 @@ def in_threads(count: int, target: Callable[[], None]) -> None:
         raise failures[0]
 
 
+@pytest.mark.slow
 def test_three_workers_send_every_row_once_and_the_datasets_are_completed_afterwards(
     tmp_path: Path, server: LocalServer, answers: Answers, files: tuple[str, ...]
 ) -> None:
@@ -167,6 +168,7 @@ def test_three_workers_send_every_row_once_and_the_datasets_are_completed_afterw
     assert sum(parts.values()) == pytest.approx(manifests["plain"]["goodput"]["engine_seconds"])
 
 
+@pytest.mark.slow
 def test_the_prompts_of_a_document_follow_one_another_at_each_worker(
     tmp_path: Path, server: LocalServer, files: tuple[str, ...]
 ) -> None:
@@ -184,6 +186,7 @@ def stop_at(answers: Answers, completions: int, run: Callable[[], object]) -> No
     answers.most = sys.maxsize
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_gives_its_rows_back_and_another_one_repeats_none(
     tmp_path: Path, server: LocalServer, answers: Answers, files: tuple[str, ...]
 ) -> None:
@@ -194,6 +197,7 @@ def test_a_worker_that_ends_gives_its_rows_back_and_another_one_repeats_none(
     check_datasets(tmp_path / "out", execute(job))
 
 
+@pytest.mark.slow
 def test_workers_continue_what_a_single_writer_began_and_the_other_way_round(
     tmp_path: Path, server: LocalServer, answers: Answers, files: tuple[str, ...]
 ) -> None:
@@ -244,6 +248,7 @@ def test_rows_that_are_divided_again_lose_nothing_of_a_shard_that_was_left_unfin
     assert table["text"].count("Paid.") == 4
 
 
+@pytest.mark.slow
 def test_failed_rows_are_sent_again_by_workers(tmp_path: Path, server: LocalServer, files: tuple[str, ...]) -> None:
     job = job_of(tmp_path / "out", files, server.url)
     server.answer = lambda request: (
@@ -257,6 +262,7 @@ def test_failed_rows_are_sent_again_by_workers(tmp_path: Path, server: LocalServ
     assert {manifest["failed"] for manifest in manifests.values()} == {0}
 
 
+@pytest.mark.slow
 def test_workers_that_complete_nothing_leave_every_row_to_be_tried_again(
     tmp_path: Path, server: LocalServer, files: tuple[str, ...]
 ) -> None:
@@ -270,6 +276,7 @@ def test_workers_that_complete_nothing_leave_every_row_to_be_tried_again(
     check_datasets(tmp_path / "out", execute(job))
 
 
+@pytest.mark.slow
 def test_input_in_another_order_is_refused(tmp_path: Path, server: LocalServer, files: tuple[str, ...]) -> None:
     job = job_of(tmp_path / "out", files, server.url)
     server.answer = lambda request: completion() if len(server.requests) <= 50 else failure(401, "expired")
@@ -283,6 +290,7 @@ def test_input_in_another_order_is_refused(tmp_path: Path, server: LocalServer, 
     assert {manifest["completed"] for manifest in execute(job).values()} == {ALL - FILES}
 
 
+@pytest.mark.slow
 def test_a_single_writer_is_refused_while_a_worker_works(
     tmp_path: Path, server: LocalServer, files: tuple[str, ...]
 ) -> None:
