@@ -14,7 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from finephrase_dagster.artifacts.graph import State, items
+from finephrase_dagster.artifacts.key import CHECKPOINT, SCORES
+from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.commands.leaderboard import rows_with_unscored, unscored_lines
 from finephrase_dagster.commands.options import paths_of
+from finephrase_dagster.plan.obstacle import unscored_runs
 from finephrase_dagster.study.paths import REPOSITORY
 
 
@@ -110,6 +115,25 @@ def test_a_leaderboard_without_scores_names_the_command_that_computes_them(data:
         done = finephrase(*command, FINEPHRASE_DATA=data)
         assert done.returncode == 1, done.stderr
         assert re.search(r"Run: finephrase materialize --study \S*studies/demo\.yaml\n$", done.stderr)
+
+
+def test_students_that_wait_for_the_same_are_one_line_and_rows_of_json(lineage: Lineage) -> None:
+    graph = {item.name: item for item in items(lineage)}
+    states = {
+        name: State(status="missing" if item.key.kind in (CHECKPOINT, SCORES) else "current")
+        for name, item in graph.items()
+    }
+    unscored = unscored_runs(lineage, graph, states)
+    assert set(unscored) == set(lineage.study.student_runs)
+    assert set(unscored.values()) == {"training/checkpoint is missing"}
+    (line,) = unscored_lines(lineage, unscored)
+    assert line == (
+        "readmes_raw, reference_raw, faq_and_raw, formats_and_raw, all_formats_and_raw and 1 more (12 students): "
+        "training/checkpoint is missing"
+    )
+    rows = rows_with_unscored([], lineage, unscored)
+    assert [row["mixture"] for row in rows] == list(lineage.study.mixtures)
+    assert all((row["seeds"], row["macro"], len(row["unscored"])) == (0, None, 2) for row in rows)
 
 
 def test_an_instance_without_settings_is_named(tmp_path: Path, data: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,13 @@ from finephrase_dagster.commands.terminal import print_json, print_table, print_
 from finephrase_dagster.evaluate.metric import Metric
 from finephrase_dagster.results.analyses import analyses
 from finephrase_dagster.results.analysis import EarlyStep, LeaderboardRow, row_name
+from finephrase_dagster.study.fields import shorten
 
 if TYPE_CHECKING:
     from finephrase_dagster.artifacts.lineage import Lineage
+
+MOST_NAMES = 5
+"""Mixtures that wait for the same, as far as they are named."""
 
 
 def print_leaderboard(lineage: Lineage) -> None:
@@ -48,11 +51,20 @@ def print_unfinished(lineage: Lineage, metric: str = "macro", *, as_json: bool =
         return bool(board.rows)
     if board.rows:
         print_rows(board.rows, board.early, question=lineage.study.description)
-    runs = lineage.study.student_runs
-    waiting = Counter((runs[run].mixture, obstacle) for run, obstacle in unscored.items())
-    students = ((f"{mixture} ({n} student{'s' * (n > 1)})", why) for (mixture, why), n in waiting.items())
-    _print_lines("Students without a score:", [f"{some}: {why}" for some, why in students])
+    _print_lines("Students without a score:", unscored_lines(lineage, unscored))
     return bool(board.rows)
+
+
+def unscored_lines(lineage: Lineage, unscored: Mapping[str, str]) -> list[str]:
+    """Return what students without a score wait for, one line for all that wait for the same."""
+    waiting: dict[str, list[str]] = {}
+    for run, obstacle in unscored.items():
+        waiting.setdefault(obstacle, []).append(lineage.study.student_runs[run].mixture)
+    return [
+        f"{shorten(list(dict.fromkeys(mixtures)), MOST_NAMES)} ({len(mixtures)} student{'s' * (len(mixtures) > 1)}): "
+        f"{obstacle}"
+        for obstacle, mixtures in waiting.items()
+    ]
 
 
 def rows_with_unscored(

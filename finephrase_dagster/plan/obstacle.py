@@ -31,4 +31,5 @@ def _obstacle(name: str, graph: Mapping[str, Item], states: Mapping[str, State])
     for need in item.needs:
         if states[need].status not in ("current", "stopped"):
             return _obstacle(need, graph, states)
-    return f"{name} is {states[name].status}"
+    # Without its run, so that the reasons of many runs are the same.
+    return f"{name if item.key.run is None else item.key.asset} is {states[name].status}"
