@@ -50,7 +50,7 @@ def main() -> None:
     def start_ours(command: list[str], **options: Any) -> Any:
         return start([word for part in command for word in (ours if part == MLFLOW_APP else [part])], **options)
 
-    mlflow.server._exec_cmd = start_ours
+    mlflow.server._exec_cmd = start_ours  # type: ignore[assignment]
     cli()
 
 
