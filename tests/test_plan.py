@@ -17,11 +17,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finephrase_dagster.artifacts.artifact import Contents
+from finephrase_dagster.artifacts.artifact import MANIFEST, Contents
 from finephrase_dagster.artifacts.graph import Item, items
 from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import catalogue, read_lineage
+from finephrase_dagster.commands.plan import item_lines
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.plan.forecast import Forecast
 from finephrase_dagster.plan.plan import Plan, Terms, plan
@@ -125,6 +126,11 @@ def test_a_complete_study_has_nothing_to_do(completed: Lineage) -> None:
     assert result["total"]["wall_hours"] == 0
     assert result["total"]["exists"]["partitions"] == len(result["items"])
     assert result["stages"]["synthetic"]["exists"]["output_tokens"] == 9 * 9_000
+    for item in result["items"]:
+        assert item["fingerprint"].startswith(Path(item["folder"]).name)
+        assert (Path(item["folder"]) / MANIFEST).is_file()
+    first = result["items"][0]
+    assert f"  {first['name']} current {first['folder']}" in item_lines(result["items"], True)
 
 
 @pytest.mark.slow

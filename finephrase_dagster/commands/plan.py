@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of, require_finite
 from finephrase_dagster.commands.terminal import complain, print_json, print_table
+from finephrase_dagster.study.paths import shown_path
 
 if TYPE_CHECKING:
     from finephrase_dagster.plan.plan import Plan
@@ -40,7 +42,9 @@ def plan(
         float | None,
         typer.Option(min=0, metavar="USD", help="Exit with status 1 if the cost is higher, or cannot be computed."),
     ] = None,
-    every_item: Annotated[bool, typer.Option("--items", help="List every partition with its state.")] = False,
+    every_item: Annotated[
+        bool, typer.Option("--items", help="List every partition with its state and folder.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a study would run, what exists already, and what it costs. Starts nothing.
@@ -102,7 +106,7 @@ def _print_plan(plan: Plan, every_item: bool) -> None:
     for name, stage in figures["stages"].items():
         if stage["basis"]:
             typer.echo(f"{name}: {'; '.join(stage['basis'])}")
-    for line in _item_lines(figures["items"], every_item):
+    for line in item_lines(figures["items"], every_item):
         typer.echo(line)
     for line in plan.sampling:
         typer.echo(f"sampling: {line}")
@@ -114,9 +118,12 @@ def _print_plan(plan: Plan, every_item: bool) -> None:
         typer.echo(f"cost unknown: {unknown}")
 
 
-def _item_lines(items: Sequence[Mapping[str, Any]], every_item: bool) -> list[str]:
+def item_lines(items: Sequence[Mapping[str, Any]], every_item: bool) -> list[str]:
+    """Return the lines on items: all of them with their folders, or those that are stale, by reason."""
     if every_item:
-        return ["", "items:", *(f"  {item['name']} {item['state']}{_reasons(item)}" for item in items)]
+        places = [f" {shown_path(Path(item['folder']))}" if item["folder"] else "" for item in items]
+        rows = zip(items, places, strict=True)
+        return ["", "items:", *(f"  {item['name']} {item['state']}{place}{_reasons(item)}" for item, place in rows)]
     groups: dict[tuple[str, str], list[str]] = {}
     names = {item["name"] for item in items}
     for item in items:

@@ -116,6 +116,7 @@ class Plan:
                     "asset": planned.item.asset,
                     "partition": planned.item.partition,
                     "state": planned.state.status,
+                    **_place(planned),
                     "reasons": [
                         *planned.state.reasons,
                         *([f"did not pass ({planned.failed_gates})"] if planned.failed_gates else []),
@@ -166,6 +167,12 @@ class Plan:
             "wall_hours": paid / self.terms.gpus + cost.hours,
             "disk_bytes": cost.disk_bytes,
         }
+
+
+def _place(planned: Planned) -> dict[str, str | None]:
+    """Return the fingerprint and the folder of an artifact that exists."""
+    current = planned.item.artifact() if planned.state.status == "current" else None
+    return {"fingerprint": current and current.fingerprint, "folder": current and str(current.folder)}
 
 
 def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
