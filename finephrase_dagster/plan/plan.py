@@ -171,8 +171,10 @@ class Plan:
 
 def _place(planned: Planned) -> dict[str, str | None]:
     """Return the fingerprint and the folder of an artifact that exists."""
-    current = planned.item.artifact() if planned.state.status == "current" else None
-    return {"fingerprint": current and current.fingerprint, "folder": current and str(current.folder)}
+    if planned.state.status != "current":
+        return {"fingerprint": None, "folder": None}
+    artifact = planned.item.artifact()
+    return {"fingerprint": artifact.fingerprint, "folder": str(artifact.folder)}
 
 
 def plan(lineage: Lineage, terms: Terms | None = None) -> Plan:
