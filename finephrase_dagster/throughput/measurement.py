@@ -10,7 +10,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +24,6 @@ from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineLike,
 from finephrase_dagster.rephrase.job import execute
 from finephrase_dagster.rephrase.model_source import DeviceLeases
 from finephrase_dagster.rephrase.statistics import RunStatistics
-from finephrase_dagster.throughput.steady import Reading, SteadyState, steady_state
 from finephrase_dagster.throughput.sweep_file import SweepSpec
 from finephrase_dagster.throughput.workload import Workload
 
@@ -50,6 +49,62 @@ class _OneLife:
 
     def stop(self) -> None:
         """Do nothing: the measurement stops it."""
+
+
+FULL = 0.8
+"""The share of the places that are taken while there is work: between two requests, a place is free for a moment."""
+
+
+class Reading(NamedTuple):
+    """What had been counted at a moment.
+
+    Attributes:
+        seconds: the moment, on any clock.
+        done: requests that were finished.
+        in_flight: requests at the engine.
+        counted: the engine's counters, see `rephrase/counters.py`.
+    """
+
+    seconds: float
+    done: int
+    in_flight: int
+    counted: dict[str, float]
+
+
+class SteadyState(NamedTuple):
+    """Figures of the steady state; shares are None if the engine counts nothing of the kind."""
+
+    seconds: float
+    tokens_per_second: float
+    prefix_cache_hit_rate: float | None
+    speculation_acceptance: float | None
+
+
+def steady_state(samples: Sequence[Reading], concurrency: int) -> SteadyState | None:
+    """Return the figures of the steady state that samples show; None if there was none yet.
+
+    It begins when as many requests are finished as are in flight: until then, all prompts were read at once. It ends
+    with the last sample at which the places were taken: after it, there was nothing left to send.
+    """
+    begun = [number for number, sample in enumerate(samples) if sample.done >= concurrency]
+    full = [number for number, sample in enumerate(samples) if sample.in_flight >= FULL * concurrency]
+    if not begun or not full or full[-1] <= begun[0]:
+        return None
+    first, last = samples[begun[0]], samples[full[-1]]
+    seconds = last.seconds - first.seconds
+    counts = {name: count - first.counted.get(name, 0.0) for name, count in last.counted.items()}
+    if seconds <= 0 or counts.get("generated", 0.0) <= 0:
+        return None
+
+    def share(part: str, of: str) -> float | None:
+        return round(counts.get(part, 0.0) / counts[of], 4) if counts.get(of) else None
+
+    return SteadyState(
+        seconds=seconds,
+        tokens_per_second=counts["generated"] / seconds,
+        prefix_cache_hit_rate=share("prefix_hits", "prefix_queries"),
+        speculation_acceptance=share("accepted", "drafted"),
+    )
 
 
 Kind = Literal["out of memory", "time-out", "start failure", "other"]

@@ -34,11 +34,10 @@ from finephrase_dagster.study.component import Cell
 from finephrase_dagster.study.fields import no_such_name
 from finephrase_dagster.study.generator import Generator
 from finephrase_dagster.study.paths import ENDPOINTS
-from finephrase_dagster.throughput.halving import halve
 from finephrase_dagster.throughput.measurement import Bench
 from finephrase_dagster.throughput.setting import SPECULATION, Flags, Setting, Value
 from finephrase_dagster.throughput.sweep_file import SweepSpec
-from finephrase_dagster.throughput.tier import TierOutcome, cost, speed, tier_outcome
+from finephrase_dagster.throughput.tier import TierOutcome, cost, halve, speed, tier_outcome
 from finephrase_dagster.throughput.workload import Workload, work_folder
 
 MEASUREMENTS, LOGS = "measurements", "logs"
