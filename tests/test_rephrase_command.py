@@ -115,6 +115,7 @@ def test_it_writes_one_dataset_per_prompt_and_reports_in_json(tmp_path: Path, se
     assert (recipe["context"], recipe["max_tokens"]) == (4096, 64)
     again = run(arguments(rows, tmp_path / "out", server))
     assert (again.returncode, len(server.requests)) == (0, 120)
+    assert "everything was complete already; nothing was sent" in again.stderr
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])

@@ -249,11 +249,12 @@ def execute(
         report: receives the row counts of the datasets at the end; default: `log`.
 
     Raises:
-        InputUnreadable, DuplicateId, NoRows: the input cannot be used.
-        EngineFailed, FolderBusy, RecipeChanged, LedgerError: see `RephraseStep.run`.
+        FinephraseError: see `prepare` and `RephraseStep.run`.
     """
     job, survey, datasets = prepare(job, log)
-    if not all(dataset.manifest() for dataset in datasets.values()):
+    if all(dataset.manifest() for dataset in datasets.values()):
+        log("everything was complete already; nothing was sent")
+    else:
         settings = job.settings(log=log, watch=watch, show=show, report=report)
         step = job.step(survey, engines or partial(job.open_engines, log=log), settings)
         InProcessExecutor([InputReader(survey.files, survey.limit, survey.surveyed, survey.columns), step]).run()
@@ -346,8 +347,7 @@ def build_job(
         prompts: names or files of prompts; the dataset of each is written to `<output>/<prompt>`.
         output: a folder or a URL.
         guided: whether the prompts' grammars decide the form of completions; None: as the generator says.
-        rollouts: how often a row that fails gates is drawn at most; None: as the generator says, or 1.
-        keep: which rollout is kept; None: as the generator says, or "first_passing".
+        rollouts, keep: how rows that fail gates are drawn again; None: as the generator says, or not at all.
         paths: the study file and the folders; default: those that the environment names.
         log: receives a line when an endpoint is waited for.
         execution: further fields of `RephraseJob`: `limit`, `columns`, `concurrency`, `chunk_rows`, `gpus`,
