@@ -66,7 +66,7 @@ def chart(rows: Rows) -> alt.TopLevelMixin:
 FIGURE = Figure(
     order=25,
     title="The choice by other scores",
-    question="Is the best mixture also better by other scores, and on tasks that did not choose it?",
+    question="Is the mixture that the answer names better by other scores, and on tasks that did not choose it?",
     columns={
         "score": "score",
         "mixture": "mixture",
