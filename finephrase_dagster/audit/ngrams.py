@@ -1,4 +1,4 @@
-"""Many texts at once: their n-grams as hashes of 64 bits, and their bytes in one array, which NumPy searches in one step."""
+"""Many texts at once: their n-grams as hashes of 64 bits, and their bytes in one array, for NumPy."""
 
 from __future__ import annotations
 
