@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from finephrase_dagster.artifacts.artifact import atomic_write, labelled_manifest
 from finephrase_dagster.artifacts.folder import LocalFolder
 from finephrase_dagster.artifacts.verification import check_folder
+from finephrase_dagster.corpora.tokenizer import quiet_transformers
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.metric import BITS
 from finephrase_dagster.evaluate.questions import EncodedQuestion, Question, build_questions, fit
@@ -87,7 +88,8 @@ def evaluate_checkpoint(
     if tasks:
         # Before anything is loaded: missing items show at once.
         questions = build_questions(evaluation.model_copy(update={"tasks": tuple(tasks)}))
-        with _quiet_libraries(threads), _loaded(checkpoint.absolute(), backend, batch_size, engine or {}) as scorer:
+        loaded = _loaded(checkpoint.absolute(), backend, batch_size, engine or {})
+        with quiet_transformers(), _computing_on(threads), loaded as scorer:
             samples += _score(scorer, questions, show)
     samples.sort(key=lambda sample: evaluation.tasks.index(sample["task"]))
     result = scores(*(_values(evaluation.tasks, samples, column) for column in ("prob_norm_token", BITS)))
@@ -202,20 +204,16 @@ def _loaded(checkpoint: Path, backend: Backend, batch_size: int, engine: Mapping
 
 
 @contextlib.contextmanager
-def _quiet_libraries(threads: int) -> Iterator[None]:
-    """Compute on `threads` threads and without the libraries' warnings and progress bars; then restore both."""
+def _computing_on(threads: int) -> Iterator[None]:
+    """Let torch compute on so many threads within the block."""
     import torch
-    from transformers.utils import logging as transformers_logging
 
-    with contextlib.ExitStack() as afterwards:
-        afterwards.callback(torch.set_num_threads, torch.get_num_threads())
-        afterwards.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
-        if transformers_logging.is_progress_bar_enabled():
-            afterwards.callback(transformers_logging.enable_progress_bar)
-        torch.set_num_threads(threads)
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
         yield
+    finally:
+        torch.set_num_threads(before)
 
 
 Recipe = Mapping[str, Any]

@@ -10,6 +10,7 @@ and student shuffle whole windows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -28,7 +29,6 @@ import pyarrow.parquet as pq
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.errors import FinephraseError
-from finephrase_dagster.train.quiet import quiet_datatrove
 from finephrase_dagster.train.tokenizer import TOKENIZER_FILE, load_tokenizer
 
 
@@ -320,3 +320,15 @@ def shuffle_words(text: str, key: str) -> str:
     for index, word in zip(words, [parts[words[number]] for number in order], strict=True):
         parts[index] = word
     return "".join(parts)
+
+
+@contextlib.contextmanager
+def quiet_datatrove() -> Iterator[None]:
+    """Let DataTrove log nothing within the block."""
+    from loguru import logger
+
+    logger.disable("datatrove")
+    try:
+        yield
+    finally:
+        logger.enable("datatrove")

@@ -23,6 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, sha256_file
+from finephrase_dagster.corpora.tokenizer import quiet_transformers
 from finephrase_dagster.study.student import Student
 from finephrase_dagster.train.callbacks import (
     IntermediateModels,
@@ -47,7 +48,6 @@ from finephrase_dagster.train.output import (
     identity_of,
     publish,
 )
-from finephrase_dagster.train.quiet import quiet_transformers
 from finephrase_dagster.train.schedule import (
     CURVE_POINTS,
     data_order,

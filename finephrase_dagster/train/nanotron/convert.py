@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finephrase_dagster.corpora.tokenizer import quiet_transformers
 from finephrase_dagster.study.student import Student
 from finephrase_dagster.train.checkpoint import steps_in
 from finephrase_dagster.train.job import TrainingError, TrainingJob
 from finephrase_dagster.train.nanotron.checkpoint import LAST_WRITTEN, WEIGHT_PART, is_complete, read_json
 from finephrase_dagster.train.output import UNFINISHED
-from finephrase_dagster.train.quiet import quiet_transformers
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import load_tokenizer
 
