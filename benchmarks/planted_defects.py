@@ -50,6 +50,7 @@ REFUSALS = lines_of(
     Unfortunately, I am unable to create a table from this document.
     Please provide the text that you would like me to rewrite.
     I apologize, but I cannot complete this task.
+    I apologize, but the provided text is too short for me to write a tutorial.
     I won’t be able to summarize this document.
     It is not possible for me to write a tutorial about this.
     I must decline this request.
@@ -364,6 +365,7 @@ AFTER = lines_of(
     Have fun learning!
     Do let me know how it goes.
     This is just one way to rewrite the text.
+    This word problem captures the key points of the text above.
     If this isn't what you wanted, tell me.
     """
 )
@@ -376,6 +378,9 @@ INSTRUCTIONS = (
     "Write each answer on a new line.",
     "The table must follow the format above.",
     "Include one question with its answer in your response.",
+    "The user wants me to create a summary from the text above.",
+    "Make sure that your answer is a table without explanations.",
+    "We are asked to produce a tutorial from the passage.",
 )
 MARKS = (
     *("<|im_start|>assistant\n", "<|im_end|>", "<|endoftext|>", "[INST] ", "<start_of_turn>model\n", "<end_of_turn>"),
@@ -735,6 +740,7 @@ PLANTS: Mapping[str, Sequence[Plant]] = {
         text_of(lambda draw, row: insert(draw, row.text, draw.choice(("don\\u2019t", "don\\xe2\\x80\\x99t", "caf\\u00e9")))),
         text_of(lambda draw, row: insert(draw, row.text, draw.choice(("It\u00e2\u20ac\u2122s", "\u951f\u65a4\u62f7", "it&amp;#39;s", "\ud83d")))),
         text_of(lambda draw, row: row.text + " It doesn?t work, and it?s slow."),
+        text_of(lambda draw, row: insert(draw, row.text, draw.choice(("the\u0120result\u0120is", "it<0xE2><0x80><0x99>s", "\u2581the\u2581end")))),
     ],
     "other_script": [
         text_of(lambda draw, row: row.text.replace(" ", draw.choice((" 模型 ", " модель ", " نموذج ", " モデル ")), 1)),

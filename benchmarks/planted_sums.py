@@ -14,7 +14,7 @@ ONES = listed(
 TENS = listed("twenty thirty forty fifty sixty seventy eighty ninety")
 UNITS = ("apples", "km", "kg", "pages", "hours", "liters", "boxes", "meters")
 NAMES = ("Anna", "Omar", "Rosa", "Mary")
-KINDS = 36
+KINDS = 46
 
 
 def spelled(number: int) -> str:
@@ -79,4 +79,14 @@ def statement(draw: random.Random, kind: int, *, wrong: bool) -> str:
         f"The product of {a} and {b} is {a * b + off}.",
         f"1,{a}0 + {b}50 = {1000 + a * 10 + b * 100 + 50 + off:,}",
         f"{name} had {a} {unit} and got {b} more, so {name} has {a} + {b} = {a + b + off} {unit} now.",
+        f"Adding {b} to {a} gives {a + b + off}.",
+        f"Subtracting {b} {unit} from {a} {unit} leaves {a - b + off} {unit}.",
+        f"Multiplying {a} by {c} gives {a * c + off}.",
+        f"Dividing {a * b} by {b} yields {quotient}.",
+        f"Twice {a} is {2 * a + off}.",
+        f"${percent}\\% \\cdot {base} = {part}$",
+        f"{percent} per cent of {base} equals {part}",
+        f"{a} + {b} - {c} = {a + b - c + (11 if wrong else 0)} are left over.",
+        f"{a * 10} / 7 \u2248 {a * 10 / 7 + (20 if wrong else 0):.2f}",
+        f"45 minutes + {b} minutes + 30 minutes = 1 hour {15 + b + off} minutes.",
     )[kind]

@@ -33,6 +33,24 @@ def test_115_of_1000_completions_with_one_first_sentence_are_found() -> None:
 
 
 @pytest.mark.parametrize(
+    "template",
+    [
+        "In the world of software, few subjects matter as much as {0}.",
+        "{0} is a fundamental concept that every developer should understand well.",
+        "In this article, we look at {0} and at its many uses.",
+    ],
+)
+def test_a_first_sentence_with_a_slot_is_a_template(template: str) -> None:
+    texts = essays(1000)
+    collapsed = random.Random(2).sample(range(1000), 115)
+    for index in collapsed:
+        texts[index] = f"{template.format(' '.join(texts[index].split()[:2]))} {texts[index]}"
+    measurement, flaws = measured("collapse", texts)
+    assert (measurement.value, measurement.failing) == (0.115, 115)
+    assert set(flaws) == {f"d{index}" for index in collapsed}
+
+
+@pytest.mark.parametrize(
     "form", ["Q: What is {0}?\nA: {1}", "**Question:** {1}\n\n**Answer:** {0}", "Problem: {1}\nSolution: 1", "# {1}"]
 )
 def test_different_completions_of_one_form_pass(form: str) -> None:

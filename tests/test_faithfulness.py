@@ -12,7 +12,7 @@ import pytest
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Measure
 from finephrase_dagster.audit.gates.faithfulness import GATE
 
-SOURCE = """The harbour of Brandvik was dredged by the engineer Sigrid Holm in March 1911. Germany paid 300 crowns.
+SOURCE = """The harbour of Brandvik was dredged by the engineer Sigrid Holm on 3 March 1911. Germany paid 300 crowns.
 It is 12 metres deep, and 40 ships berth there each week. The plan was by Anders of Tromvik."""
 
 

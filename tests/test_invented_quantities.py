@@ -58,6 +58,26 @@ def test_a_quantity_that_the_source_does_not_state_is_invented(statement: str, t
     assert flaw(text.format(statement))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In a run, the press at Tromvik prints 2,008 pages.",
+        "Of the lamps in Tromvik, 54 are broken and 306 work.",
+        "The line through Tromvik has three stops.",
+        "Millions of records are kept in Tromvik.",
+        "Problem: 15% of 360 lamps broke.\nSolution: 15 per cent of 360 gives 54.\nSubtracting 54 from 360 leaves 306.",
+    ],
+)
+def test_what_follows_from_a_sentence_of_the_source_is_not_invented(text: str) -> None:
+    source = (
+        "The press at Tromvik prints 251 pages an hour and runs for 8 hours. Of 360 lamps in Tromvik, 15% are broken. "
+        "The line through Tromvik has stops at the mill, the church and the quarry. It keeps 2.5 million records."
+    )
+    assert not flaw(text, source)
+    assert flaw("In a run, the press at Tromvik prints 2,009 pages.", source)
+    assert flaw("The owners have 2,008 pages.", source)
+
+
 def test_a_sum_or_difference_of_a_source_with_few_numbers_is_not_invented_where_it_is_called_one() -> None:
     source = "Ada was born in 1815 and died in 1852. She had 3 children. The two tickets cost 17 and 24 euros."
     assert flaw("Ada lived for 37 years. Together the tickets cost 41 euros, a difference of 7 euros.", source) is None

@@ -111,7 +111,10 @@ class CommonShare(Measure):
         """Return the part of a completion that is counted; rows without one are not."""
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
-        pairs = [(self.part(row), row.id) for row in rows]
+        self.count([(self.part(row), row.id) for row in rows])
+
+    def count(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Count the parts of completions, each with its row's id."""
         self._rows += len(pairs)
         self._counts.add(pair for pair in pairs if pair[0])
 

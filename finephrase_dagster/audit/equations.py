@@ -13,10 +13,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from finephrase_dagster.audit.worded_sums import HINT as WORDED
-from finephrase_dagster.audit.worded_sums import in_figures
+from finephrase_dagster.audit.worded_sums import NUMBER as _NUMBER
+from finephrase_dagster.audit.worded_sums import WORD as _WORD
+from finephrase_dagster.audit.worded_sums import in_figures, phrases, with_signs
 
-_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
-_WORD = r"[A-Za-z\u00b5\u00b0]{2,}|[mglLshk\u00b0](?![A-Za-z])"
 _NO_UNIT = r"(?!(?:and|then|so|which|or|but|is|are|in|for|at|as|to|if|with|remainder|rounded|we|he|she|they)\b)"
 _UNIT = rf"{_NO_UNIT}(?:{_WORD})(?:[ -]{_NO_UNIT}(?:{_WORD})){{0,2}}(?: ?/ ?(?:{_WORD}))?"
 _OPERAND = rf"[(\[ ]*[-+]? ?(?:{_NUMBER})(?: ?%(?! ?[\d(]))?(?: ?(?:{_UNIT}))? *[)\]]*(?: ?\^ ?\d+)?"
@@ -30,6 +30,8 @@ _PLAIN = [
     (re.compile(pattern, re.IGNORECASE), plain)
     for pattern, plain in (
         (r"<<[^<>\n]*>>", ""),  # what a calculator wrote
+        (r"\\%", "%"),
+        (r"(?<![\d.,])(\d{1,3}) (?:hours?|hrs?|h),? (?:and )?(\d{1,2}) min(?:ute)?s?\b", r"(\1*60+\2) minutes"),
         (r"\\(?:d|t)?frac\{([^{}]+)\}\{([^{}]+)\}", r"((\1)/(\2))"),
         (r"\\(?:text|mathrm|textbf|boxed|mathbf)\{([^{}]*)\}", r" \1 "),
         (r"\\(?:times|cdot)|[\u00d7\u00b7\u2219\u2217]", "*"),
@@ -39,7 +41,7 @@ _PLAIN = [
             r" (?=[$\u20ac\u00a3]?\d)",
             " \u2248 ",
         ),
-        (r"\\(?:left|right)(?=[()\[\]])|\\[,;!%$ ]|\\[()\[\]]|[$\u20ac\u00a3]|(?<![\d)])\*\*(?=\S)|\*\*(?!\d)|`", ""),
+        (r"\\(?:left|right)(?=[()\[\]])|\\[,;!$ ]|\\[()\[\]]|[$\u20ac\u00a3]|(?<![\d)])\*\*(?=\S)|\*\*(?!\d)|`", ""),
         (r"(?<=[\d)])\*\*(?=[\d(])", "^"),
         (r"[\u2212\u2013]", "-"),
         (r"\u00b2", "^2"),
@@ -57,42 +59,25 @@ _PLAIN = [
         (r"(%|\d/\d+\)?) of (?:the )?(?=\d)", r"\1 * "),
     )
 ]
-_NUMBER_END = rf"(?<=[\d)%])((?: (?:{_WORD})){{0,2}})"
-_OPERATOR_WORDS = [
-    (re.compile(rf"{_NUMBER_END} (?:{words}) (?=[(\d])", re.IGNORECASE), rf"\1 {sign} ")
-    for words, sign in (("plus|added to", "+"), ("minus", "-"), ("times|multiplied by", "*"), ("divided by", "/"))
-]
-_EQUALS_WORDS = re.compile(
-    rf"((?:{_NUMBER})[^=\n.;:?!]{{0,40}}? ?[-+*/] ?[^=\n.;:?!]{{0,30}}?[\d)%](?:"
-    rf" (?:{_WORD})){{0,2}}?),? (?:which )?"
-    r"(?:is equal to|equals|is|gives(?: you| us)?|leaves(?: you| us)?|makes|comes to|adds up to) (?=\d)",
-    re.IGNORECASE,
-)
-_PHRASES = [
-    (re.compile(rf"\b{words} ({_NUMBER}) and ({_NUMBER}) (?:is|equals|=) (?=\d)", re.IGNORECASE), rf"\1 {sign} \2 = ")
-    for words, sign in (("sum of", "+"), ("product of", "*"), ("difference (?:of|between)", "-"), ("quotient of", "/"))
-]
 # Few lines have a statement: those with a sign and a calculation, or with words as in "5 plus 3 is 8". Only they are
 # read closely.
 _OPERATORS = r"[-+*/^%x\u00d7\u00f7\u00b7\u2219\u2212\u2013\\\u00b2\u00b3]"
 _CANDIDATE = re.compile(
     rf"[\d\u00bc-\u00be](?:[^\n=\u2248]{{0,30}}?(?:{_OPERATORS}|\}}\{{)[^\n=\u2248]{{0,50}}(?:=|\u2248|approx)"
-    r"|(?: [^\W\d]+){0,2} (?:plus|minus|times|multiplied|divided|added)\b| ?(?:%|percent) of \d"
+    r"|(?: [^\W\d]+){0,2} (?:plus|minus|times|multiplied|divided|added)\b| ?(?:%|per ?cent) of \d"
     r"| ?[-+*/\u00d7\u00f7\u2212] ?\d)"
     rf"|[=\u2248] ?[^\n\w]{{0,4}}[\d\u00bc-\u00be][^\n=\u2248]{{0,30}}?{_OPERATORS}[^\n=\u2248]{{0,5}}[\d\u00bc-\u00be]"
 )
 _SIGN, _DIGIT = r"[-+*/^%x\x{d7}\x{f7}\x{b7}\x{2219}\x{2212}\x{2013}\\\x{b2}\x{b3}]", r"[\p{Nd}\x{bc}-\x{be}]"
 HINT = (
     rf"{_DIGIT}(?:[^\n=\x{{2248}}]*(?:{_SIGN}|\}}\{{)[^\n=\x{{2248}}]*(?:=|\x{{2248}}|approx)"
-    rf"|(?: [^\n ]+){{0,2}} (?:plus|minus|times|multiplied|divided|added)| ?(?:%|percent) of {_DIGIT}"
+    rf"|(?: [^\n ]+){{0,2}} (?:plus|minus|times|multiplied|divided|added)| ?(?:%|per ?cent) of {_DIGIT}"
     rf"| ?[-+*/\x{{d7}}\x{{f7}}\x{{2212}}] ?{_DIGIT})|[=\x{{2248}}][^\n]{{0,5}}{_DIGIT}"
-    rf"|(?:sum|product|difference|quotient) (?:of|between) {_DIGIT}|{WORDED}"
+    rf"|{WORDED}"
 )
 """A pattern for RE2 that matches every text with a statement, and few others."""
 _FIRST = re.compile(r"[\d\u00bc-\u00be=\u2248]")
 _END = re.compile(r"\.\s|\n")
-_PHRASE = re.compile(r"(?:sum|product|difference|quotient) (?:of|between) \d")
-_PHRASE_HINTS = ("um of ", "uct of ", "ence between ", "ence of ", "ient of ")
 _OPEN_BEFORE = re.compile(
     r"(?:[*/^<>_{\\!&|#~\u221a+%]|[<>!=:+*/-]=|[a-zA-Z\d)] ?-"
     r"|\b(?:log|ln|sin|cos|tan|sqrt|mod|max|min|exp|abs|root(?: of)?|base|lim|[a-z]) ?)\(*$"
@@ -118,6 +103,8 @@ _FACTORS = frozenset(
         Fraction, (3, 4, 5, 7, 10, 12, 16, 24, 25, 30, 36, 52, 60, 100, 365, 1000, 1440, 2000, 3600, 5280, 10**4, 10**6)
     )
 )
+_POWERS = frozenset(map(Fraction, (10, 100, 1000, 10**4, 10**6)))  # no unit of time is so many of another
+_TIMES = frozenset(("second", "minute", "hour", "day", "week", "month", "year", "s", "h", "min", "sec", "hr"))
 _MOST_POWER = 64
 
 
@@ -152,10 +139,7 @@ def equations(text: str) -> Iterator[Equation]:
     if "\n=" in text:
         text = text.replace("\n=", " =")
     end = -1
-    spans = list(_candidates(text))
-    if any(hint in text for hint in _PHRASE_HINTS):
-        spans = sorted([*spans, *(match.span() for match in _PHRASE.finditer(text))])
-    for candidate, found in spans:
+    for candidate, found in sorted([*_candidates(text), *phrases(text)]):
         if found > end:
             start = max(text.rfind("\n", 0, candidate), text.rfind(". ", 0, candidate), end) + 1
             end = next((place.start() for place in _END.finditer(text, found)), len(text))
@@ -178,9 +162,7 @@ def _plain(line: str) -> str:
     line = re.sub(r"^\s*(?:[-*\u2022+]|\d+[.)])\s+", "", line)
     for pattern, plain in _PLAIN:
         line = pattern.sub(plain, line)
-    for pattern, sign in (*_PHRASES, *_OPERATOR_WORDS):
-        line = pattern.sub(sign, line)
-    return _EQUALS_WORDS.sub(r"\1 = ", line)
+    return with_signs(line)
 
 
 def _judge(line: str, match: re.Match[str]) -> Iterator[Equation]:
@@ -201,7 +183,7 @@ def _judge(line: str, match: re.Match[str]) -> Iterator[Equation]:
         is_loose = parts[2 * place + 1] != "=" or (right is sides[-1] and bool(_LOOSE_AFTER.match(after)))
         if _equal(left, right, is_loose):
             yield Equation("".join(parts[2 * place : 2 * place + 3]).strip(), True)
-        elif not is_loose and not _may_convert(left, right):
+        elif not (is_loose and _is_near(left, right)) and not _may_convert(left, right):
             yield Equation("".join(parts[2 * place : 2 * place + 3]).strip(), False)
 
 
@@ -235,6 +217,15 @@ def _equal(left: Side, right: Side, is_loose: bool) -> bool:
     return any(_is_close(a, right.first) for a in left.values) and right.unit is None
 
 
+def _is_near(left: Side, right: Side) -> bool:
+    """Return whether one side may be the other one rounded: by 3 %, or within the place value of its last digit."""
+    units = (side.loose_unit for side in (left, right) if side.unit is not None)
+    most = max(units, default=Fraction(0))
+    return any(
+        abs(a - b) < max(most, Fraction(3, 100) * max(abs(a), abs(b))) for a in left.values for b in right.values
+    )
+
+
 def _is_close(a: Fraction, b: Fraction) -> bool:
     return abs(a - b) * 200 <= abs(b)
 
@@ -243,7 +234,8 @@ def _may_convert(left: Side, right: Side) -> bool:
     """Return whether the sides differ by a factor between units of time, length, weight or money."""
     if not (left.words | right.words) & _CONVERTED:
         return False
-    if any(abs(a / b) in _FACTORS or abs(b / a) in _FACTORS for a in left.values for b in right.values if a and b):
+    factors = _FACTORS - _POWERS if left.words | right.words <= _TIMES else _FACTORS
+    if any(abs(a / b) in factors or abs(b / a) in factors for a in left.values for b in right.values if a and b):
         return True
     ours, theirs = left.words & _CONVERTED, right.words & _CONVERTED
     return bool(ours and theirs and ours.isdisjoint(theirs)) or (left.is_sum and len(ours) > 1)

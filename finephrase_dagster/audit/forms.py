@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 
+from finephrase_dagster.corpora.quantities import NUMBER_WORDS
+
 MOST_PAIRS = 8  # the most questions with answers that the check `qa_pairs` allows
 
 _DRESS = r"(?:\#{1,6}[ ]+)?[*_]{0,2}"
@@ -27,7 +29,7 @@ _ANSWER = _marker(r"A(?:nswer)?[ ]?\d*")
 _PROBLEM = _marker(r"Problem(?:[ ]statement)?")
 _SOLUTION = _marker(r"Solution")
 _RESULT = _marker(r"(?:Final[ ])?Answer")
-_NUMBER = re.compile(r"\d")
+_NUMBER = re.compile(rf"\d|\b(?:{'|'.join(sorted(NUMBER_WORDS))})", re.IGNORECASE)
 _SEPARATOR_CELL = re.compile(r":?-+:?")
 _HEADING = re.compile(r"\#{1,6}[ ]+\S.*|(?P<bold>\*\*|__)(?!\s).+(?P=bold)")
 _UNDERLINE = re.compile(r"=+|-+")
@@ -155,7 +157,8 @@ def _paragraphs_flaw(lines: list[str]) -> str | None:
         return "a table in place of paragraphs"
     if sum(_ITEM_MARK.match(line) is not None for line in filled) > 1:
         return "a list in place of paragraphs"
-    if 2 * sum(_SPEAKER.fullmatch(line) is not None for line in filled) >= len(filled):
+    labelled = sum(_SPEAKER.fullmatch(line) is not None for line in filled)
+    if 2 * labelled >= len(filled) and (labelled > 1 or len(filled) == 1):  # one "Note: ..." may be a paragraph
         return "labelled lines in place of paragraphs"
     return None if sum(len(_SENTENCE_END.findall(line)) for line in filled) > 1 else "fewer than two sentences"
 

@@ -10,6 +10,7 @@ from typing import Self
 from finephrase_dagster.audit.equations import HINT, Equation, equations, numbers
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
 from finephrase_dagster.audit.prefilter import may_match
+from finephrase_dagster.audit.worded_sums import in_figures
 
 _SOLUTION = re.compile(r"^[\W_]*solution\b", re.IGNORECASE | re.MULTILINE)
 _ANSWER = re.compile(r"^[\W_]*(?:final )?answer[\W_]*:(?P<answer>.*)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
@@ -24,7 +25,7 @@ def _judge(row: AuditedRow, found: Sequence[Equation]) -> str | None:
         return f"a wrong equation: {wrong!r}"
     match = _ANSWER.search(row.text) if found and _SOLUTION.search(row.text) else None
     if match:
-        answer, worked = numbers(match["answer"]), numbers(row.text[: match.start()])
+        answer, worked = numbers(match["answer"]), numbers(in_figures(row.text[: match.start()]))
         if answer and not any(map(_is_worked, answer, repeat(worked))):
             return f"an answer that the solution does not have: {match['answer'].strip()[:60]!r}"
     return None
@@ -81,6 +82,6 @@ GATE = Gate(
     reason="Students learn wrong sums as well as right ones; a sound generator calculates wrongly in fewer rows.",
     remedy="Look at the equations in the examples. Take a generator that calculates better, or lower the temperature.",
     measure=Equations,
-    version=3,
+    version=4,
     by_row=True,
 )

@@ -2,6 +2,9 @@
 
 One training set of Qwen3 began 115 of 1,000 completions with one sentence, and one of SmolLM2 at most 3, so the
 default threshold lies between them. A first sentence that fewer than three completions share is chance.
+
+A template has slots: "In the world of software, few subjects matter as much as ...". So frames of first sentences are
+counted, too. A row fails by its frame only if more rows than the threshold have it.
 """
 
 import re
@@ -15,8 +18,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from finephrase_dagster.audit.common_text import CommonShare
-from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, Settings
+from finephrase_dagster.audit.common_text import CommonShare, CommonText, TextCounts
+from finephrase_dagster.audit.gate import EXAMPLES, AuditedDataset, AuditedRow, FailingRow, Gate, Measurement, Settings
 from finephrase_dagster.audit.row_sample import RowSample
 from finephrase_dagster.audit.words import split_words
 from finephrase_dagster.corpora.column import Column
@@ -24,6 +27,9 @@ from finephrase_dagster.corpora.column import Column
 LENGTHS = range(2, 61, 2)  # characters of the prefixes that are counted
 HEAD = 600  # characters among which the first sentence is looked for
 FEWEST, FEWEST_OF_QUESTION = 3, 7  # a sentence of fewer words is continued with the next one
+FRAME, EDGE = 8, 4  # words of a frame at one end of a sentence, and at each end
+LONGEST = 16  # words of a sentence that has frames: of a longer one, they are too small a part
+FEWEST_OF_FRAME = 10  # rows
 _SEPARATOR_ROW = re.compile(r"\n[ \t]*\|?(?:[ \t]*:?-+:?[ \t]*\|)+[ \t:-]*\n")
 _END = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]*_]*\s+|(?<=[\u3002\uff01\uff1f])|\n")
 _TAG = re.compile(r"<[^<>\n]{1,200}>")
@@ -115,21 +121,45 @@ def first_sentence(text: str) -> str:
     continued with its first row: tables about different things often have the same columns. HTML tags and the numbers
     of lists are left out, and "#" takes the place of every other number, so that a template with numbers is one.
     """
+    return _sentence(_head(text))[0]
+
+
+def _head(text: str) -> str:
     head = text.lstrip()[:HEAD].lower()
     if "<" in head:
         head = _TAG.sub(" ", head)
-    if head.startswith("|"):
-        head = _SEPARATOR_ROW.sub(" ", head, count=1)
+    return _SEPARATOR_ROW.sub(" ", head, count=1) if head.startswith("|") else head
+
+
+def frames(text: str) -> list[str]:
+    """Return the frames of a completion's first sentence: its beginning, its end, and both without what is between.
+
+    Short and long sentences, questions and tables have none: those about different things are often alike.
+    """
+    return _frames(*_sentence(_head(text)))
+
+
+def _frames(sentence: str, has_none: bool = False) -> list[str]:
+    words = [] if has_none else sentence.split(" ")
+    if not FRAME < len(words) <= LONGEST:
+        return []
+    first, last = " ".join(words[:FRAME]), " ".join(words[-FRAME:])
+    return [f"{first} ...", f"... {last}", f"{' '.join(words[:EDGE])} ... {' '.join(words[-EDGE:])}"]
+
+
+def _sentence(head: str) -> tuple[str, bool]:
+    """Return the words of the first sentence, and whether it is of a kind that has no frames."""
     words: list[str] = []
-    start, fewest = 0, FEWEST
+    start, fewest, has_none = 0, FEWEST, head.startswith("|")
     while start < len(head) and len(words) < fewest:
         end = _END.search(head, start)
         stop, after = end.span() if end else (len(head), len(head))
         sentence = split_words(head[start:stop])
         words += sentence if len(sentence) != 1 or not sentence[0].isdigit() else []  # a number of a list
-        fewest = FEWEST_OF_QUESTION if head[start:stop].rstrip("*_ ").endswith("?") else FEWEST
+        asks = head[start:stop].rstrip("*_ ").endswith("?")
+        fewest, has_none = FEWEST_OF_QUESTION if asks else FEWEST, has_none or asks
         start = max(after, start + 1)
-    return " ".join("#" if word.isdigit() else word for word in words)
+    return " ".join("#" if word.isdigit() else word for word in words), has_none
 
 
 class PrefixCurve:
@@ -172,36 +202,76 @@ class Collapse(CommonShare):
     def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
         super().__init__(dataset, settings)
         self._curve = PrefixCurve()
+        self._frames = TextCounts()
+        self._common_frames: dict[str, CommonText] = {}
         self._sample = RowSample(settings["sampled_rows"])
 
     def part(self, row: AuditedRow) -> str:
         return first_sentence(row.text)
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
-        super().add(rows)
+        firsts = [_sentence(_head(row.text)) for row in rows]
+        self.count([(sentence, row.id) for (sentence, _), row in zip(firsts, rows, strict=True)])
+        pairs = zip(firsts, rows, strict=True)
+        self._frames.add((frame, row.id) for first, row in pairs for frame in _frames(*first))
         self._curve.add([row.text for row in rows])
         self._sample.add(rows)
 
     def merge(self, later: Self) -> None:
         super().merge(later)
+        self._frames.merge(later._frames)
         self._curve.merge(later._curve)
         self._sample.merge(later._sample)
 
+    def flaw(self, row: AuditedRow) -> str | None:
+        if (reason := super().flaw(row)) or not self._common_frames:
+            return reason
+        frame = next(filter(self._common_frames.__contains__, frames(row.text)), None)
+        return self._reason(self._common_frames[frame]) if frame else None
+
+    def _result_of_frames(self, measured: Measurement) -> Measurement:
+        """Return the measurement with the frames of one kind that are common, so that no row counts twice."""
+        limit = max(self._rows * self.settings["threshold"], FEWEST_OF_FRAME - 1)
+        common = [one for one in self._frames.count(limit)[1] if one.text and one.count > limit]
+        self._frames = TextCounts()
+        if not common:
+            return measured
+        kind = _kind(common[0].text)
+        self._common_frames = {one.text: one for one in common if _kind(one.text) == kind}
+        also = [one for one in self._common.values() if self._common_frames.keys().isdisjoint(_frames(one.text))]
+        failing = sum(one.count for one in (*also, *self._common_frames.values()))
+        value = max(measured.value, common[0].count / self._rows)
+        detail = f"{common[0].count:,} of {self._rows:,} completions begin with {common[0].text!r}; {measured.detail}"
+        examples = [FailingRow(id, self._reason(one)) for one in self._common_frames.values() for id in one.ids]
+        return replace(
+            measured,
+            value=value,
+            failing=failing,
+            detail=detail if value > measured.value else measured.detail,
+            examples=[*measured.examples, *examples][:EXAMPLES],
+        )
+
     def result(self) -> Measurement:
-        measured = super().result()
+        measured = self._result_of_frames(super().result())
         figures: dict[str, Any] = {"prefixes": self._curve.points(), **repetition(self._sample.rows())}
         self._curve, self._sample = PrefixCurve(), RowSample(0)  # so that `flaw` can be sent to other processes
         return replace(measured, figures={**measured.figures, **figures})
 
 
+def _kind(frame: str) -> str:
+    """Return which end of a sentence a frame is."""
+    return "beginning" if frame.endswith(" ...") else "end" if frame.startswith("... ") else "both"
+
+
 GATE = Gate(
     name="collapse",
-    sentence="the share of completions that begin with the most common first sentence, which at least three must share",
+    sentence="the share of completions that begin with the most common first sentence, which at least three must "
+    "share, or with one that differs from it only in a slot",
     bound="at most",
     defaults={"threshold": 0.05, "common": 0.02, "sampled_rows": 10_000},
     reason="More than one in twenty completions that begin with the same sentence are a template, not a text.",
     remedy="Read the sentence. Change the wording of the prompt, raise the temperature, or take another generator. In "
     "the report, compare how many beginnings differ.",
     measure=Collapse,
-    version=2,
+    version=3,
 )

@@ -22,7 +22,7 @@ _CAPITAL = r"(?:[A-Z]['\u2019])?[A-Z\u00c0-\u00de\u0100-\u017f][\w-]+(?!['\u2019
 _NAME = re.compile(rf"{_CAPITAL}(?: (?:(?:of|the|de|del|van|von|da|di|la) )*{_CAPITAL})*")
 _WORD = re.compile(_CAPITAL)
 _MONTH = "|".join([*MONTHS, *(f"{month[:3]}t?" for month in MONTHS)])
-_DATE = re.compile(rf"\b(?:({_MONTH})\.? \d|\d+(?:st|nd|rd|th)? (?:of )?({_MONTH})\b)", re.IGNORECASE)
+_DATE = re.compile(rf"\b(?:({_MONTH})\.? (\d+)|(\d+)(?:st|nd|rd|th)? (?:of )?({_MONTH})\b)", re.IGNORECASE)
 _TITLES = frozenset(("Dr", "Mr", "Mrs", "Ms", "Prof", "St"))
 _NO_SENTENCE = re.compile(r"```.*?```|`[^`\n]*`|^[ \t]*[#|][^\n]*", re.DOTALL | re.MULTILINE)
 _BEGINS = re.compile('(?:^|\n|[-*.!?:;] |[("\u201c]|[-*.!?] ?\n ?)$')
@@ -47,7 +47,7 @@ _STARTERS = frozenset(
         " author name place city country company by"
     )
 )
-_NOUNS_IN_CAPITALS = 0.08  # names per word, above which capital letters do not show a name
+_NOUNS_IN_CAPITALS = 0.15  # names per word, above which capital letters do not show a name
 _STEM = 5  # letters by which Germany and Germans are one
 _MONTHS = frozenset([*MONTHS, *(month[:3] for month in MONTHS), "sept"])
 _DAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
@@ -93,11 +93,12 @@ def _unknown(row: AuditedRow) -> Iterator[str]:
                 yield " ".join(name)
     for match in _DATE.finditer(row.text) if _may_have_date(row) else ():
         source = source or (row.source_text or "").lower()
-        month = (match[1] or match[2]).lower()
+        month, day = (match[1] or match[4]).lower(), (match[2] or match[3]).lstrip("0")
         number = next(number for number, name in enumerate(MONTHS, 1) if name.startswith(month[:3]))
-        if not re.search(
+        has_month = re.search(
             rf"\b(?:{MONTHS[number - 1]}|{month[:3]}t?)\b|(?<!\d)0?{number}[-/.]\d|\d[-/.]0?{number}(?!\d)", source
-        ):
+        )
+        if not has_month or (len(day) < 3 and not re.search(rf"(?<!\d)0?{day}(?!\d)", source)):
             yield match[0]
 
 
@@ -176,5 +177,5 @@ GATE = Gate(
     needs=("source_text",),
     blocking=False,
     by_row=True,
-    version=3,
+    version=4,
 )

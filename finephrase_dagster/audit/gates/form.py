@@ -18,4 +18,5 @@ GATE = row_gate(
     "stronger generator.",
     find_flaw=_flaw,
     needs=("check",),
+    version=2,
 )

@@ -63,6 +63,13 @@ _ALONE = re.compile(r"\W*[|:]\s*[\w-]+[*.]*\s*(?:\||\n|\Z)")  # in a cell, or as
 _PERCENT = re.compile(r"[-\s]?(?:%|percent)", re.IGNORECASE)
 _OTHERS = re.compile(r"\b(?:others?|rest|remain\w*|left)\b", re.IGNORECASE)  # before 100 minus a percentage
 _CENTURY = re.compile(r"(?:st|nd|rd|th)[-\s]centur", re.IGNORECASE)
+_SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?!\s)[^.!?\n]*)*")
+_LONG_WORD = re.compile(r"[^\W\d_]{4,}")
+_SHARED = 2  # long words that a sentence of a source and one that draws a conclusion from it have in common
+_HAS_DIGIT, _HAS_NUMBERS = re.compile(r"\d"), re.compile(r"\d[.,]?[^\d.,].*\d", re.DOTALL)
+_COUNTS = range(3, 13)  # of items that a sentence lists
+_FEW_IN_SENTENCE = 5  # values of a sentence from which others follow
+_ITEMS = re.compile(r"(?:[^,;:()]{2,40}, )+(?:[^,;:()]{2,40} )?(?:and|or) ")
 _FEW = 12  # values of a source of which sums and differences are made: of more, almost any number is one
 _SUFFIXES = frozenset(listed("st nd rd th s x k m mn bn b am pm bc ad ce bce c f h g l w v a")) | UNITS
 _EQUALS = re.compile("[=\u2248]")
@@ -86,12 +93,32 @@ class Source:
         return known_values(self.row.source_text or "", self.row.source_words)
 
     @cached_property
+    def conclusions(self) -> list[tuple[set[float], str]]:
+        """What follows from each sentence with two numbers, of which one is in digits, with the sentence."""
+        source = self.row.source_text or ""
+        words = NUMBER_WORDS.intersection(self.row.source_words)
+        several = _HAS_DIGIT if words else _HAS_NUMBERS
+        sentences = _SENTENCE.finditer(source) if several.search(source) else ()
+        return [(_conclusions(one[0], words), one[0]) for one in sentences if several.search(one[0])]
+
+    @cached_property
+    def lists(self) -> list[tuple[int, str]]:
+        """How many items the source's sentences list, with the sentence."""
+        return [
+            (match[0].count(",") + (1 if match[0].rstrip().endswith((", and", ", or")) else 2), match.string)
+            for sentence in _SENTENCE.finditer(self.row.source_text or "")
+            if "," in sentence[0]
+            for match in _ITEMS.finditer(sentence[0])
+        ]
+
+    @cached_property
     def results(self) -> set[float]:
         """The results that the completion computes correctly from values that are known, and the constants in them."""
         results = set[float]()
         for equation in equations(self.row.text):
             left, right = (set(map(float, numbers(side))) for side in _EQUALS.split(equation.text, maxsplit=1))
-            if equation.correct and left - _CONSTANTS <= self.values | results:
+            unknown = left - _CONSTANTS - self.values - results
+            if equation.correct and all(value < 1 and value * 100 in self.values for value in unknown):
                 results |= left | right
         return results
 
@@ -109,7 +136,8 @@ def find_invented(row: AuditedRow) -> Quantity | None:
         if not _is_known(text, candidate, source):
             return candidate
     for candidate in in_words(text, NUMBER_WORDS.intersection(row.words)):
-        if _is_counted(text, candidate) and not _is_known(text, candidate, source):
+        is_scale = candidate.text.lower() in row.source_words  # "millions of records" from "2.5 million records"
+        if not is_scale and _is_counted(text, candidate) and not _is_known(text, candidate, source):
             return candidate
     return None
 
@@ -161,6 +189,7 @@ def _is_known(text: str, candidate: Quantity, source: Source) -> bool:
         or any(_is_rewritten(text, candidate, value, known) for value in candidate.values)
         or _is_derived(text, candidate, known)
         or not source.results.isdisjoint(candidate.values)
+        or _follows(text, candidate, source)
     )
 
 
@@ -202,6 +231,41 @@ def _is_derived(text: str, candidate: Quantity, known: Set[float]) -> bool:
     return value == sum(values) or any(value in (one + other, (one + other) / 2) for one, other in pairs)
 
 
+def _follows(text: str, candidate: Quantity, source: Source) -> bool:
+    """Return whether a value follows from one sentence of the source about the same things.
+
+    It is a sum, a difference, a product, a quotient or a percentage of two values of the sentence, or counts the items
+    that it lists.
+    """
+    sentences = [one for values, one in source.conclusions if not values.isdisjoint(candidate.values)]
+    if candidate.values[0] in _COUNTS:
+        sentences += [one for count, one in source.lists if count in candidate.values]
+    if not sentences:
+        return False
+    start = max(text.rfind(mark, 0, candidate.start) for mark in (". ", "\n")) + 1
+    about = _SENTENCE.match(text, start)
+    words = _long_words(about[0]) if about else frozenset()
+    return any(len(words & _long_words(one)) >= _SHARED for one in sentences)
+
+
+def _long_words(sentence: str) -> frozenset[str]:
+    return frozenset(_LONG_WORD.findall(sentence.lower()))
+
+
+def _conclusions(sentence: str, words: Set[str]) -> set[float]:
+    """Return the values that follow from a sentence, in which numbers may be written in words."""
+    stated = {one for one in known_values(sentence, ()) if one > 1}
+    stated |= {value for one in in_words(sentence, words) for value in one.values}
+    conclusions = set[float]()
+    for one, other in combinations(stated, 2) if len(stated) <= _FEW_IN_SENTENCE else ():
+        if not any(1000 <= year <= 2100 for year in (one, other)):
+            conclusions |= {one + other, abs(one - other), one * other, max(one, other) / min(one, other)}
+        if _PERCENT.search(sentence):
+            part = one * other / 100
+            conclusions |= {part, one - part, other - part, one + part, other + part}
+    return {float(f"{value:.12g}") for value in conclusions if value > 1}
+
+
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
     if (first := find_invented(row)) is None:
         return None
@@ -220,7 +284,7 @@ GATE = row_gate(
     "temperature, or take a larger generator. Set `blocking: true` where numbers must be right.",
     find_flaw=_flaw,
     hint=HINT,
-    version=3,
+    version=4,
     needs=("source_text",),
     blocking=False,
 )

@@ -25,7 +25,7 @@ _SHORT = 4  # words of the shortest sentence of a prompt that is searched
 _RUN = re.compile(b"\x01" * _SHORT + b"\x01*")
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _SENTENCE = re.compile(r"[^.!?\n]+")
-_LABEL = re.compile(r"(?:instructions?|task|prompt|request|user|question)\W{1,4}(?=\w)")
+_LABEL = re.compile(r"\A(?:instructions?|task|prompt|request|user|question)\W{1,4}(?=\w)")
 # How a sentence begins that a rule matches.
 _FIRST = frozenset(
     listed(
@@ -34,6 +34,7 @@ _FIRST = frozenset(
         " given using gather answer continue expand simplify edit proofread style format list describe include"
         " present add please reply respond output return do don't your the you below summarize analyze re an now"
         " every each all for just q instruction instructions task prompt request user question"
+        " so okay we i ensure remember be also and note keep"
     )
 )
 _TURN = re.compile(
@@ -165,5 +166,5 @@ GATE = row_gate(
     remedy="Put the document before the instruction, shorten the prompt, or take a stronger generator.",
     find_flaw=_flaw,
     hint=_may_echo,
-    version=3,
+    version=4,
 )

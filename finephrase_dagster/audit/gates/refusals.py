@@ -30,5 +30,5 @@ GATE = row_gate(
     " generator refuses.",
     find_flaw=_flaw,
     hint=_may_refuse,
-    version=4,
+    version=5,
 )
