@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.previews import records
+from assets.previews import components, records
 from finephrase_dagster.artifacts.artifact import Contents
 from finephrase_dagster.artifacts.key import AUDIT, MIXTURE, Kind, tokens_key
 from finephrase_dagster.artifacts.lineage import Lineage
@@ -69,7 +69,7 @@ def build_mixtures(lineage: Lineage) -> list[dg.AssetsDefinition]:
             artifact,
             rows=manifest["windows"],
             tokens=manifest["tokens"],
-            preview=records(manifest["components"]),
+            preview=components(manifest["components"]),
             despite_audits=spec.despite_audits if used else None,
             largest_epochs=max(component["epochs"] for component in manifest["components"]),
             prompts_overlap=records(manifest["overlaps"]) if manifest.get("overlaps") else None,

@@ -115,6 +115,11 @@ def records(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
     )
 
 
+def components(parts: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Return the components of a mixture as a table, with the columns first that a window of 1,400 pixels shows."""
+    return records({**{name: part[name] for name in ("name", "share", "tokens", "epochs")}, **part} for part in parts)
+
+
 def tasks(scores: Mapping[str, Any]) -> dg.TableMetadataValue:
     """Return the scores of all tasks in a manifest as a table."""
     return records(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 import dagster as dg
 
 from assets.costs import of_training
-from assets.previews import records
+from assets.previews import components
 from assets.tracking import tracked, watched
 from finephrase_dagster.artifacts.artifact import Artifact, Contents
 from finephrase_dagster.artifacts.key import (
@@ -102,7 +102,7 @@ def student_asset(
         link = tracked(context, tracking, lineage, target, kind)
         return materialized(
             target,
-            preview=records(lineage.mixture_manifest(lineage.study.student_runs[run].mixture)["components"]),
+            preview=components(lineage.mixture_manifest(lineage.study.student_runs[run].mixture)["components"]),
             mlflow=dg.MetadataValue.url(link) if link else None,
             **{name: manifest[name] for name in FIGURES},
             **of_training(manifest, trainer.gpu_hour_dollars),

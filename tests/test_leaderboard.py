@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import studentized_range
 
 from finephrase_dagster.results.analyses import analyses
+from finephrase_dagster.results.analysis import between
 from finephrase_dagster.results.leaderboard import compose_leaderboard, standings
 from finephrase_dagster.results.multiplicity import range_exceedance
 from finephrase_dagster.results.noise import Replicates
@@ -105,6 +106,11 @@ def test_the_answer_is_no_only_if_every_mixture_loses() -> None:
     (line,) = analyses()["answer"].lines(compose_leaderboard([*RAW, *lower, *unsure]).rows, [])
     assert "undecided. A mixture with rephrased text, unsure (0.0740), is 0.0260 behind" in line
     assert "The highest score, that of faq (0.0800), is below it (95 % interval -" in line
+
+
+def test_the_ends_of_an_interval_never_read_as_0() -> None:
+    assert between((0.000036, 0.000663)) == "+0.00004 to +0.00066"
+    assert between((-0.0123, 0.0)) == "-0.0123 to +0.0000"
 
 
 def test_rows_without_a_macro_score_are_ranked_by_none() -> None:

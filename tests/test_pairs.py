@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,13 @@ def test_students_of_two_studies_are_one_by_their_training_not_by_their_name(
     (verdict,) = compare_arms(study_pairs(every, ("demo", "later")).pairs, every)
     assert list(verdict.mismatches) == mismatches
     assert verdict.verdict == ("undecided" if mismatches else "beats")
+
+
+def test_the_same_students_under_the_names_of_two_studies_are_not_compared() -> None:
+    runs = arm("faq", RAW)
+    every = arms([*runs, *(replace(run, study="later") for run in runs)])
+    (verdict,) = compare_arms(study_pairs(every, ("demo", "later")).pairs, every)
+    assert verdict.mismatches == ("the same on both sides: 3 of 3 students",)
 
 
 def test_students_of_other_sizes_are_no_pair() -> None:

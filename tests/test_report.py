@@ -117,7 +117,7 @@ def test_the_answer_says_by_how_much_how_sure_at_what_cost_and_what_was_given_up
     assert conclusion.word == "beats"
     assert "0.1200 ahead of the baseline, fw_edu_hq (0.1000)" in conclusion.answer
     text = " ".join(conclusion.remarks)
-    assert "How sure: the difference lies between +0.1" in text
+    assert "How sure: the difference lies in the interval +0.1" in text
     assert "Cost: 2 GPU-hours for 7,340,032,000 tokens of synthetic text." in text
     assert "no category scores lower" in text
     assert "trained for another number of tokens" in text

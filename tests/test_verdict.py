@@ -33,7 +33,7 @@ def run(mixture: str, macro: float, **changes: Any) -> ScoredRun:
     fields: dict[str, Any] = {
         "study": "demo",
         "run": f"{mixture} {next(NUMBERS)}",
-        "fingerprint": "f",
+        "fingerprint": f"f{next(NUMBERS)}",
         "mixture": mixture,
         "student": "nano",
         "seed": None,

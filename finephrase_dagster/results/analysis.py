@@ -35,3 +35,9 @@ class Analysis:
 def row_name(row: LeaderboardRow) -> str:
     """Return the name of a row: its mixture, with the mixture that the decay started from, if there is one."""
     return f"{row['mixture']} (decay of {row['decay_from']})" if row["decay_from"] else str(row["mixture"])
+
+
+def between(interval: Sequence[float]) -> str:
+    """Return the ends of an interval in words, with so many digits that none reads as 0."""
+    digits = next((d for d in range(4, 8) if all(round(end, d) for end in interval if end)), 8)
+    return " to ".join(f"{end:+.{digits}f}" for end in interval)

@@ -79,6 +79,9 @@ def mismatches(first: Arm, second: Arm) -> list[str]:
         for name, (baseline, theirs) in fields.items()
         if None not in (baseline, theirs) and baseline != theirs
     ]
+    runs = [{run.fingerprint for run in arm.runs if not run.external} for arm in (first, second)]
+    if shared := len(runs[0] & runs[1]):
+        found.append(f"the same on both sides: {shared} of {len(second.runs)} students")
     if not _same_mix_in(one, other):
         found.append(f"mix-in: {_mix(other)} against {_mix(one)}")
     if not _same_repetition(one, other):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
 from finephrase_dagster.evaluate.categories import partial_words
+from finephrase_dagster.results.analysis import between
 from finephrase_dagster.results.evidence import Entry, Evidence
 from finephrase_dagster.results.figure import as_number, as_score
 from finephrase_dagster.results.robustness import candidates, choice, other_scores
@@ -74,10 +75,10 @@ def _answer(verdict: Verdict, entry: Entry, evidence: Evidence) -> str:
 def _certainty(verdict: Verdict, comparisons: int) -> list[str]:
     if verdict.interval is None or verdict.noise is None:
         return ["How sure: unknown. No mixture has a second seed, so nothing says which differences are noise."]
-    low, high = verdict.interval
     lines = [
-        f"How sure: the difference lies between {low:+.4f} and {high:+.4f} (95 % for all {comparisons} comparisons "
-        f"with this baseline together). Noise of seeds: {as_score(verdict.noise.sd)}, {verdict.noise.source}."
+        f"How sure: the difference lies in the interval {between(verdict.interval)} (95 % for all {comparisons} "
+        "comparisons with this baseline together). "
+        f"Noise of seeds: {as_score(verdict.noise.sd)}, {verdict.noise.source}."
     ]
     if verdict.decision:
         lines.append(f"What would decide: probably {verdict.decision.seeds} more seeds for each of the two mixtures.")
@@ -89,10 +90,9 @@ def _highest(chosen: Verdict, evidence: Evidence) -> list[str]:
     best = candidates(evidence)[0]
     if best is chosen or best.interval is None:
         return []
-    low, high = best.interval
     return [
         f"The highest comparable score is that of {best.arm.mixture} ({evidence.entry(best.arm.mixture).macro:.4f}), "
-        f"which {WORDS[best.verdict]} the baseline: the difference lies between {low:+.4f} and {high:+.4f}."
+        f"which {WORDS[best.verdict]} the baseline: the difference lies in the interval {between(best.interval)}."
     ]
 
 

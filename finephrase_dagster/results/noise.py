@@ -119,10 +119,9 @@ def noise_of(
     if pool_of(pool)[1] > 0:
         others = pool_of([sample for sample in pool if sample is not first and sample is not second])
         variances, degrees = moderated((first.variance, second.variance), seeds, others)
-        replicated = sum(sample.freedom > 0 for sample in pool)
         source = f"{scope}: Welch, {seeds[0]} and {seeds[1]} seeds"
         if min(seeds) == 1:
-            source = f"{scope}: pooled over {replicated} mixtures with several seeds"
+            source = f"{scope}: {_pooled(pool)}"
         return Noise(variances=variances, seeds=seeds, degrees_of_freedom=float(degrees), source=source)
     if published:
         sd, name = published
@@ -181,9 +180,13 @@ def noise_of_one(
         return sample.variance**0.5, sample.freedom, f"this study: its own {sample.seeds} seeds"
     freedom, pooled = pool_of(pool)
     if pooled > 0:
-        replicated = sum(one.freedom > 0 for one in pool)
-        return pooled**0.5, freedom, f"this study: pooled over {replicated} mixtures with several seeds"
+        return pooled**0.5, freedom, f"this study: {_pooled(pool)}"
     return (published[0], PUBLISHED_FREEDOM, published[1]) if published else None
+
+
+def _pooled(pool: Sequence[Replicates]) -> str:
+    replicated = sum(sample.freedom > 0 for sample in pool)
+    return f"pooled over {replicated} mixture{'s' * (replicated > 1)} with several seeds"
 
 
 def is_same_size(one: int | None, other: int | None) -> bool:

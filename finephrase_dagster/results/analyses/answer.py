@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finephrase_dagster.results.analysis import Analysis, EarlyStep, LeaderboardRow
+from finephrase_dagster.results.analysis import Analysis, EarlyStep, LeaderboardRow, between
 from finephrase_dagster.results.verdict import ANSWERING
 
 ANSWERS = {"beats": "yes", "loses": "no", "ties": "no difference that matters", "undecided": "undecided"}
@@ -58,9 +58,9 @@ def _pair(row: LeaderboardRow) -> str:
 
 
 def _interval(verdict: Mapping[str, Any]) -> str:
-    (low, high), more = verdict["interval"], verdict["seeds_to_decide"]
+    more = verdict["seeds_to_decide"]
     seeds = f"; about {more} more seeds per mixture would decide" if more else ""
-    return f"(95 % interval {low:+.4f} to {high:+.4f}{seeds})"
+    return f"(95 % interval {between(verdict['interval'])}{seeds})"
 
 
 ANALYSIS = Analysis(title="Does rephrased text beat the original text alone?", lines=answer)
