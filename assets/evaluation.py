@@ -17,7 +17,7 @@ from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, needs_same
 from finephrase_dagster.orchestration.placement import evaluating
 from finephrase_dagster.results.analysis import LeaderboardRow, row_name
-from finephrase_dagster.results.figure import as_word
+from finephrase_dagster.results.figure import as_score, as_word
 from finephrase_dagster.results.leaderboard import record_study, study_leaderboard
 from finephrase_dagster.results.warehouse import record_verdicts
 from resources.evaluator import Evaluator
@@ -110,7 +110,7 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
             best=best and best["mixture"],
             best_macro=best and best["macro"],
             partial=best and best["partial"],
-            preview=_best_rows(board.rows),
+            preview=best_rows(board.rows),
             table=records(map(_important_first, board.rows)),
             early=records(early) if early else None,
             mlflow=dg.MetadataValue.url(link) if link else None,
@@ -124,10 +124,13 @@ SHOWN = ("mixture", "macro", "± sd", "original", "best", "seeds", "micro", "epo
 """The columns of the leaderboard that a window of 1,400 pixels has room for."""
 
 
-def _best_rows(rows: Sequence[LeaderboardRow]) -> str:
+def best_rows(rows: Sequence[LeaderboardRow]) -> str:
     """Return the important columns of the best rows, as Markdown, which takes less room than a table."""
     shown = map(_important_first, rows[:BEST_ROWS])
-    cells = ([as_word(value) for name, value in row.items() if name in SHOWN] for row in shown)
+    cells = (
+        [(as_score if isinstance(row[name], float) and name != "epochs" else as_word)(row[name]) for name in SHOWN]
+        for row in shown
+    )
     return markdown_table(SHOWN, cells)
 
 

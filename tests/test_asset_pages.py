@@ -9,6 +9,7 @@ import pytest
 
 from assets import descriptions
 from assets.costs import of_dataset, of_training
+from assets.evaluation import best_rows
 from assets.previews import records
 from assets.synthetic import _result
 from finephrase_dagster.artifacts.artifact import Artifact, Contents
@@ -20,7 +21,9 @@ from finephrase_dagster.corpora.kinds.hub import HubSource
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration.events import LINE, materialized, observed, prompt_text
 from finephrase_dagster.orchestration.partitions import cell_tags
+from finephrase_dagster.results.leaderboard import compose_leaderboard
 from finephrase_dagster.study.paths import REPOSITORY, Paths
+from test_verdict import arm
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +138,16 @@ def test_a_table_keeps_the_columns_that_only_some_rows_have() -> None:
         ("note", "string"),
     ]
     assert dict(table.records[0].data) == {"name": "a", "score": 0.1235, "note": None}
+
+
+def test_the_leaderboards_page_shows_the_best_rows_in_place_with_their_important_columns() -> None:
+    runs = [run for number in range(20) for run in arm(f"mixture_{number:02}", [0.1 + number / 1e3, 0.1001])]
+    shown = best_rows(compose_leaderboard(runs).rows)
+    header, _, first, *others = shown.splitlines()
+    assert header == "| mixture | macro | ± sd | original | best | seeds | micro | epochs |"
+    assert first == "| mixture_19 | 0.1096 | 0.0134 | – | best | 2 | – | 1 |"
+    assert len(others) == 7
+    assert len(shown) < 1000, "longer Markdown is behind a link"
 
 
 def test_the_text_of_a_prompt_is_wrapped_without_loss(lineage: Lineage) -> None:
