@@ -27,9 +27,9 @@ from finephrase_dagster.corpora.column import Column
 LENGTHS = range(2, 61, 2)  # characters of the prefixes that are counted
 HEAD = 600  # characters among which the first sentence is looked for
 FEWEST, FEWEST_OF_QUESTION = 3, 7  # a sentence of fewer words is continued with the next one
-FRAME, EDGE = 8, 4  # words of a frame at one end of a sentence, and at each end
-LONGEST = 16  # words of a sentence that has frames: of a longer one, they are too small a part
-FEWEST_OF_FRAME = 10  # rows
+END, EDGE = 8, 4  # words of a frame at one end of a sentence, and at each end
+LONGEST_FRAMED = 16  # words of a sentence that has frames: of a longer one, they are too small a part
+FEWEST_FRAMED = 10  # rows that must have a frame in common
 _SEPARATOR_ROW = re.compile(r"\n[ \t]*\|?(?:[ \t]*:?-+:?[ \t]*\|)+[ \t:-]*\n")
 _END = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]*_]*\s+|(?<=[\u3002\uff01\uff1f])|\n")
 _TAG = re.compile(r"<[^<>\n]{1,200}>")
@@ -136,14 +136,14 @@ def frames(text: str) -> list[str]:
 
     Short and long sentences, questions and tables have none: those about different things are often alike.
     """
-    return _frames(*_sentence(_head(text)))
+    return _frames_of(*_sentence(_head(text)))
 
 
-def _frames(sentence: str, has_none: bool = False) -> list[str]:
+def _frames_of(sentence: str, has_none: bool = False) -> list[str]:
     words = [] if has_none else sentence.split(" ")
-    if not FRAME < len(words) <= LONGEST:
+    if not END < len(words) <= LONGEST_FRAMED:
         return []
-    first, last = " ".join(words[:FRAME]), " ".join(words[-FRAME:])
+    first, last = " ".join(words[:END]), " ".join(words[-END:])
     return [f"{first} ...", f"... {last}", f"{' '.join(words[:EDGE])} ... {' '.join(words[-EDGE:])}"]
 
 
@@ -213,7 +213,7 @@ class Collapse(CommonShare):
         firsts = [_sentence(_head(row.text)) for row in rows]
         self.count([(sentence, row.id) for (sentence, _), row in zip(firsts, rows, strict=True)])
         pairs = zip(firsts, rows, strict=True)
-        self._frames.add((frame, row.id) for first, row in pairs for frame in _frames(*first))
+        self._frames.add((frame, row.id) for first, row in pairs for frame in _frames_of(*first))
         self._curve.add([row.text for row in rows])
         self._sample.add(rows)
 
@@ -231,14 +231,14 @@ class Collapse(CommonShare):
 
     def _result_of_frames(self, measured: Measurement) -> Measurement:
         """Return the measurement with the frames of one kind that are common, so that no row counts twice."""
-        limit = max(self._rows * self.settings["threshold"], FEWEST_OF_FRAME - 1)
+        limit = max(self._rows * self.settings["threshold"], FEWEST_FRAMED - 1)
         common = [one for one in self._frames.count(limit)[1] if one.text and one.count > limit]
         self._frames = TextCounts()
         if not common:
             return measured
         kind = _kind(common[0].text)
         self._common_frames = {one.text: one for one in common if _kind(one.text) == kind}
-        also = [one for one in self._common.values() if self._common_frames.keys().isdisjoint(_frames(one.text))]
+        also = [one for one in self._common.values() if self._common_frames.keys().isdisjoint(_frames_of(one.text))]
         failing = sum(one.count for one in (*also, *self._common_frames.values()))
         value = max(measured.value, common[0].count / self._rows)
         detail = f"{common[0].count:,} of {self._rows:,} completions begin with {common[0].text!r}; {measured.detail}"
