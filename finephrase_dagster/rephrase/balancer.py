@@ -175,6 +175,8 @@ class LoadBalancer:
 
     def _log_silence(self, now: float) -> None:
         """Log which endpoints are waited for, ever less often."""
+        if not self._waiting and not any(one.in_flight for one in self._endpoints):
+            self._began = now  # nothing is sent, for example because the datasets' folder is away
         silence = now - max(self.last_answer, self._began)
         if silence > self._notice:
             self._notice = 2 * silence

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,11 +62,13 @@ class Dataset:
     Attributes:
         recipe: see `artifacts.recipe.dataset_recipe`.
         earlier: the folders of datasets whose completions are reused, see `artifacts.earlier`.
+        libraries: whose versions the manifest records, see `artifacts.versions`.
     """
 
     folder: Folder
     recipe: Mapping[str, Any]
     earlier: tuple[str, ...] = ()
+    libraries: Literal["synthetic", "endpoint"] = "synthetic"
 
     @property
     def fingerprint(self) -> str:
@@ -135,10 +137,10 @@ class Dataset:
 
         `log` receives a line if earlier rows were made with other libraries.
         """
-        begun, now = self._read(RECIPE), installed("synthetic")
+        begun, now = self._read(RECIPE), installed(self.libraries)
         same = begun is not None and begun["fingerprint"] == self.fingerprint
         made_with = self.made_with() if same else []
-        if others := other_versions("synthetic", made_with):
+        if others := other_versions(self.libraries, made_with):
             log(f"{self.folder}: earlier rows were made with {', '.join(others)}; the manifest lists both")
         if not same or now not in made_with:
             made_with = [*made_with, now]

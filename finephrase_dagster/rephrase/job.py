@@ -110,6 +110,7 @@ class RephraseJob(_Frozen):
                 folder=folder_at(target.folder),
                 recipe={**target.recipe, "rows": rows} if target.recipe["rows"] is None else target.recipe,
                 earlier=target.earlier,
+                libraries="endpoint" if self.endpoints else "synthetic",
             )
             for prompt, target in self.targets.items()
         }
