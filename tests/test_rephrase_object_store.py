@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,9 +17,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 
+from finephrase_dagster.artifacts.folder import FolderUnusable
+from finephrase_dagster.corpora import object_store as object_store_module
 from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.rephrase.outcome import read_journal
 from object_store import ObjectStore, object_store
@@ -197,6 +202,24 @@ def test_nothing_is_sent_and_nothing_is_lost_while_the_store_is_away(store: Obje
     assert len(answered) == len(PROMPTS) * (ROWS - 1)
     assert "nothing is sent until the datasets' folder can be written" in message
     assert "no answer for" not in message  # it is not the endpoint that is waited for
+
+
+def test_a_store_that_accepts_connections_and_is_silent_is_named_and_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bounds = {"connect_timeout": 1, "read_timeout": 0.1, "retries": {"max_attempts": 0}}
+    assert object_store_module.S3_BOUNDS.keys() == bounds.keys()
+    monkeypatch.setattr(object_store_module, "NOTICE_SECONDS", 0.2)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": bounds})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.setenv(name, "any")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(FolderUnusable, match="Read timeout"):
+            folder_at("s3://bucket/silent").read("__meta__/manifest.json")
+        s3fs.S3FileSystem.clear_instance_cache()
+    assert "waiting for s3://bucket/silent: the store has not answered" in caplog.text
 
 
 def test_a_second_process_is_refused_while_the_first_one_runs(store: ObjectStore, server: LocalServer) -> None:

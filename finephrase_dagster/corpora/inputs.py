@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finephrase_dagster.artifacts.fingerprint import fingerprint
+from finephrase_dagster.corpora.object_store import file_system, reported
 from finephrase_dagster.study.file import StudyError
 
 JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -97,17 +98,15 @@ def _list_store(pattern: str) -> list[InputFile]:
 
 
 def _stored(pattern: str) -> Iterator[InputFile]:
-    from fsspec.core import url_to_fs
-
     try:
-        store, path = url_to_fs(pattern)
+        store, path = file_system(pattern)
         store.invalidate_cache()  # otherwise an earlier listing is returned for the lifetime of the process
-        if any(character in path for character in MAGIC):
-            matches: Mapping[str, Mapping[str, Any]] = store.glob(path, detail=True)
-        elif store.exists(path):
-            matches = {path: store.info(path)}
-        else:
-            matches = {}
+        matches: Mapping[str, Mapping[str, Any]] = {}
+        with reported(pattern):
+            if any(character in path for character in MAGIC):
+                matches = store.glob(path, detail=True)
+            elif store.exists(path):
+                matches = {path: store.info(path)}
         for name, facts in matches.items():
             if facts["type"] != "directory":
                 yield _of_store(store.unstrip_protocol(name), facts)

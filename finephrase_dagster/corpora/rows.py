@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from finephrase_dagster.corpora.document import CorpusError
 from finephrase_dagster.corpora.jsonl import Place, jsonl_rows
+from finephrase_dagster.corpora.object_store import file_system, reported
 from finephrase_dagster.corpora.parquet import parquet_rows
 from finephrase_dagster.corpora.table import FileRow
 
@@ -101,10 +102,11 @@ def open_file(url: str) -> Iterator[BinaryIO]:
     """
     try:
         if "://" in url:
-            import fsspec
-
-            with fsspec.open(url, "rb") as file:
+            store, path = file_system(url)
+            with reported(url):
+                file = store.open(path, "rb")
                 _check_beginning(url, file)
+            with file:
                 yield file
         else:
             if not Path(url).is_file() and Path(url).exists():
@@ -117,15 +119,20 @@ def open_file(url: str) -> Iterator[BinaryIO]:
     except FileNotFoundError as error:
         raise CorpusError(f"{url}: no such file; correct the path") from error
     except (pa.ArrowException, EOFError, OSError, UnicodeDecodeError) as error:
+        if "://" in url and isinstance(error, (TimeoutError, ConnectionError, PermissionError)):
+            raise _store_error(url, error) from error
         flaw = " ".join(str(error).split())
         remedy = next((remedy for part, remedy in _REMEDIES.items() if part in flaw), "replace the file")
         raise CorpusError(f"{url}: cannot be read ({flaw}); {remedy}") from error
     except Exception as error:  # the libraries of object stores raise errors of their own
         if "://" not in url:
             raise
-        raise CorpusError(
-            f"{url}: cannot be read ({error}); check that the store answers and that your credentials are accepted"
-        ) from error
+        raise _store_error(url, error) from error
+
+
+def _store_error(url: str, error: Exception) -> CorpusError:
+    remedy = "check that the store answers and that your credentials are accepted"
+    return CorpusError(f"{url}: cannot be read ({error}); {remedy}")
 
 
 def _check_beginning(url: str, file: BinaryIO) -> None:

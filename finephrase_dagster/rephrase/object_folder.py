@@ -15,10 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
-import fsspec
-
 from finephrase_dagster.artifacts.folder import JOURNALS, Folder, FolderUnusable, Journal, Stamp
 from finephrase_dagster.artifacts.leases import refuse_if_leased
+from finephrase_dagster.corpora.object_store import file_system, reported
 from finephrase_dagster.rephrase.lock import Lock
 
 FIRST = "00000"
@@ -33,7 +32,7 @@ class ObjectFolder:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._store, self._root = fsspec.core.url_to_fs(self.url)
+        self._store, self._root = file_system(self.url)
         self._lock: Lock | None = None
 
     def __str__(self) -> str:
@@ -177,7 +176,8 @@ class ObjectFolder:
     @contextlib.contextmanager
     def _errors(self, *expected: type[Exception]) -> Iterator[None]:
         try:
-            yield
+            with reported(self.url):
+                yield
         except expected:
             raise
         except Exception as error:  # each store's library has errors of its own

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
 from datatrove.data import Document
 from datatrove.pipeline.readers.base import BaseReader
 
 from finephrase_dagster.artifacts.folder import stamp_of
 from finephrase_dagster.corpora.document import CorpusError, row_id, text_flaw
 from finephrase_dagster.corpora.jsonl import BLANK_LINE, Place
+from finephrase_dagster.corpora.object_store import file_system, reported
 from finephrase_dagster.corpora.rows import check_ending, read_rows
 from finephrase_dagster.corpora.table import ColumnMissing, as_text, may_have, value_at
 from finephrase_dagster.errors import FinephraseError
@@ -157,8 +157,9 @@ def stamp(file: str) -> str:
     """
     try:
         if "://" in file:
-            store, path = fsspec.core.url_to_fs(file)
-            return str(store.ukey(path))
+            store, path = file_system(file)
+            with reported(file):
+                return str(store.ukey(path))
         return " ".join(map(str, stamp_of(Path(file))))
     except FileNotFoundError as error:
         raise InputUnreadable(f"{file}: no such file; correct the path") from error
