@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def kept(keep: dict[str, Any], values: dict[str, Any]) -> str | None:
         ({"min": 0.65}, 0.6, "score not 0.65 or more"),
         ({"max": 1}, 2, "score not 1 or less"),
         ({"max": 1}, None, "score not 1 or less"),
-        ({"max": 1}, "0", "score not 1 or less"),
+        ({"max": 1}, "0", "score is not a number but a text"),
         ({"max": 1}, False, "score not 1 or less"),
         ({"max": 1}, float("nan"), "score not 1 or less"),
         ({"max": 1}, [0], "score not 1 or less"),
@@ -73,6 +74,24 @@ def test_a_condition_keeps_exactly_the_rows_that_meet_it(
     keep: dict[str, Any], value: object, reason: str | None
 ) -> None:
     assert kept({"score": keep}, {"score": value}) == reason
+
+
+@pytest.mark.parametrize(
+    ("listed", "value", "shown"),
+    [
+        (1.1, "1.10", "is the text 1.10, and the study's 'keep' lists 1.1; write 1.10 in quotes there"),
+        (42, "042", "is the text 042, and the study's 'keep' lists 42; write 042 in quotes there"),
+        (1000, "1e3", "is the text 1e3, and the study's 'keep' lists 1000; write 1e3 in quotes there"),
+        ("7", 7, "is the number 7, and the study's 'keep' lists '7'; write 7 without quotes there"),
+    ],
+)
+def test_a_listed_value_of_the_other_type_is_refused_instead_of_keeping_nothing(
+    listed: object, value: object, shown: str
+) -> None:
+    with pytest.raises(CorpusError, match=re.escape(f"1: release {shown}")):
+        kept({"release": {"values": [listed]}}, {"release": value})
+    both = {"release": {"values": [listed, value]}}
+    assert kept(both, {"release": value}) is None
 
 
 def test_a_row_is_counted_by_the_first_check_that_it_fails() -> None:

@@ -93,7 +93,7 @@ def test_whole_numbers_are_ids_too(tmp_path: Path) -> None:
         ({"id": "a", "text": None}, "text is missing"),
         ({"id": "a", "text": ""}, "text is empty"),
         ({"id": "a", "text": " \n\t"}, "text is empty"),
-        ({"id": "a", "text": 5}, "text is not a string but int"),
+        ({"id": "a", "text": 5}, "text is not a string (int)"),
         (b'{"id": "a", "text": "caf\xe9"}\n', "text is not UTF-8 (byte 0xE9 at character 3)"),
         (
             b'{"id": "a", "text": "half \\ud83d of a pair"}\n',

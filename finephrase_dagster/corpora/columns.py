@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeGuard
 
-from finephrase_dagster.corpora.document import Document, Dropped, Row, row_id, text_flaw
+from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, Row, row_id, text_flaw
 from finephrase_dagster.corpora.inputs import WARC
 from finephrase_dagster.corpora.rows import open_file, read_rows
 from finephrase_dagster.corpora.table import as_text, may_have, missing_column, value_at
 from finephrase_dagster.corpora.warc import warc_rows
+from finephrase_dagster.study.fields import describe
 from finephrase_dagster.study.source import OneOf, Range, TableSource
 
 _SHOWN_VALUES = 5  # of a list, in a reason
@@ -29,7 +30,7 @@ class Columns:
         texts = source.text_column
         self._texts: tuple[str, ...] = (texts,) if isinstance(texts, str) else texts
         self.id_column, self._tokens = source.id_column, source.token_column
-        self._keep = [(name, _test(wanted), f"{name} {_unmet(wanted)}") for name, wanted in source.keep.items()]
+        self._keep = [(name, wanted, _test(wanted), f"{name} {_unmet(wanted)}") for name, wanted in source.keep.items()]
         listed = [*self._texts, self.id_column, self._tokens, *source.keep]
         self.names: tuple[str, ...] = tuple(dict.fromkeys(name for name in listed if name is not None))
 
@@ -68,10 +69,14 @@ class Columns:
             where: the file and row, for messages.
 
         Raises:
-            CorpusError: the row has text but no id.
+            CorpusError: the row has text but no id, or a listed value of the other type, such as 1.1 for "1.10".
         """
-        for name, is_met, reason in self._keep:
-            if not is_met(value_at(values, name)):
+        for name, wanted, is_met, reason in self._keep:
+            if not is_met(value := value_at(values, name)):
+                if isinstance(wanted, OneOf):
+                    _refuse_other_type(value, wanted, f"{where}: {name}")
+                elif isinstance(value, str):
+                    reason = f"{name} is not a number but a text"
                 return Dropped(source=source, reason=reason, where=where)
         text = self._text(values)
         if flaw := text_flaw(text):
@@ -110,6 +115,25 @@ def _test(wanted: Range | OneOf) -> Callable[[Any], bool]:
     low = -math.inf if wanted.min is None else wanted.min
     high = math.inf if wanted.max is None else wanted.max
     return lambda value: _is_number(value) and low <= value <= high
+
+
+def _refuse_other_type(value: object, wanted: OneOf, where: str) -> None:
+    """Refuse a text that stands for a listed number, or a number for a listed text: YAML reads 1.10 as 1.1."""
+    if not isinstance(value, str) and not _is_number(value):
+        return
+    for listed in wanted.values:
+        if isinstance(listed, str) != isinstance(value, str) and _number(listed) == _number(value) is not None:
+            here, quotes = ("number", "without quotes") if isinstance(listed, str) else ("text", "in quotes")
+            there = f"the study's 'keep' lists {describe(listed)}; write {value} {quotes} there"
+            raise CorpusError(f"{where} is the {here} {value}, and {there}")
+
+
+def _number(value: object) -> float | None:
+    """Return a number, or the one that a text stands for."""
+    try:
+        return float(value) if isinstance(value, str) or _is_number(value) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _unmet(wanted: Range | OneOf) -> str:

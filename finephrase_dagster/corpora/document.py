@@ -69,7 +69,7 @@ def text_flaw(text: object) -> TextFlaw | None:
     if text is None:
         return TextFlaw("text is missing")
     if not isinstance(text, str):
-        return TextFlaw("text is not a string", f"but {type(text).__name__}")
+        return TextFlaw("text is not a string", f"({type(text).__name__})")
     if not text or text.isspace():
         return TextFlaw("text is empty")
     try:
