@@ -115,8 +115,11 @@ def _deps(study: Study) -> list[dg.AssetDep]:
     for component, mixtures in study.tokenized.items():
         key = tokens_key(component)
         uses[key.kind, key.cell][key.partition or ""] = mixtures
+    using: dict[str, list[str]] = defaultdict(list)
+    for name, mixture in study.mixtures.items():
+        for dataset in mixture.components:
+            using[dataset].append(name)
     for cell in study.cells:
         for prompt in study.prompts_of(cell):
-            using = [name for name in study.mixtures if cell.component(prompt).name in study.mixtures[name].components]
-            uses[AUDIT, cell.name][prompt] = using
+            uses[AUDIT, cell.name][prompt] = using[cell.component(prompt).name]
     return [needs(kind, used, cell=study.cell(cell) if cell else None) for (kind, cell), used in uses.items()]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finephrase_dagster.artifacts.fingerprint import NoDeterministicForm, canonical, differences, fingerprint
+from finephrase_dagster.artifacts.fingerprint import NoDeterministicForm, canonical, differences, fingerprint, plain
 from finephrase_dagster.study.student import Seeds
 
 values = st.recursive(
@@ -24,6 +26,14 @@ def test_the_order_of_keys_does_not_matter(recipe: dict[str, object]) -> None:
 @given(values, values)
 def test_two_values_share_a_fingerprint_only_if_their_canonical_forms_are_equal(a: object, b: object) -> None:
     assert (fingerprint(a) == fingerprint(b)) == (canonical(a) == canonical(b))
+
+
+@given(st.dictionaries(st.text(), values | st.tuples(values, values)), st.integers(0, 9))
+def test_a_recipe_is_hashed_as_its_json_form_whatever_types_it_is_made_of(recipe: dict[str, object], seed: int) -> None:
+    seeds = Seeds(data=seed, model=1)
+    text = canonical({**recipe, "seeds": seeds})
+    assert text == canonical(plain({**recipe, "seeds": {"data": seed, "model": 1}}))
+    assert json.loads(text) == plain(recipe) | {"seeds": {"data": seed, "model": 1}}
 
 
 @given(values)

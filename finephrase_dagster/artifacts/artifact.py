@@ -19,6 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from finephrase_dagster.artifacts.claim import META, claim_folder
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, seal, sha256_file
 from finephrase_dagster.artifacts.key import ItemKey
@@ -127,9 +129,9 @@ class Artifact:
             NotMaterialized: it is not complete.
             ArtifactMissing: its manifest is unreadable or belongs to another recipe.
         """
-        path = self.folder / MANIFEST
+        path = f"{self.root}/{FOLDERS}/{self.key.kind.code}/{self.fingerprint[:SHORT]}/{MANIFEST}"
         try:
-            manifest = json.loads(path.read_bytes())
+            manifest = _load(path)
             recorded, _ = manifest["fingerprint"], manifest["version"]
         except (FileNotFoundError, NotADirectoryError) as error:
             made = self.study is not None and (self.root / LABELS / self.study / self.name).exists()
@@ -223,6 +225,16 @@ class Artifact:
         return manifest
 
 
+def _load(path: str) -> Any:
+    """Return the JSON of a file, read as fast as possible: a plan of a large study reads all manifests."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        content = file.readall()
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:  # also where a figure is NaN
+        return json.loads(content)
+
+
 def labelled_manifest(label: Path) -> dict[str, Any] | None:
     """Return the manifest of the artifact in a folder, or that a label points to; None if none can be read."""
     try:
@@ -234,9 +246,11 @@ def labelled_manifest(label: Path) -> dict[str, Any] | None:
 
 def manifest_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures of a manifest, and the total `bytes` of its files if they are known."""
-    facts = {name: value for name, value in manifest.items() if not isinstance(value, list | dict)}
-    facts = {name: value for name, value in facts.items() if name not in ("fingerprint", "seal")}
-    facts |= {name: manifest[name] for name in NESTED_FACTS if name in manifest}
+    facts = {
+        name: value
+        for name, value in manifest.items()
+        if name in NESTED_FACTS or (name not in ("fingerprint", "seal") and not isinstance(value, (list, dict)))
+    }
     files = manifest.get("files")
     if isinstance(files, list) and files:
         sizes = [file.get("bytes") if isinstance(file, dict) else None for file in files]

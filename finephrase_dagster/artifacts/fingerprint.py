@@ -26,6 +26,23 @@ class NoDeterministicForm(FinephraseError, TypeError):
     """A recipe holds a value whose hash could differ between two runs."""
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_SCALARS = frozenset((str, int, bool, type(None)))
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether `plain` would return an equal value; several times faster, for the recipes of a large study."""
+    kind = type(value)
+    if kind is dict:
+        for key, item in value.items():
+            if type(key) is not str or (type(item) not in _SCALARS and not _is_plain(item)):
+                return False
+        return True
+    if kind is list or kind is tuple:
+        return all(type(item) in _SCALARS or _is_plain(item) for item in value)
+    return kind in _SCALARS or (kind is float and math.isfinite(value))
+
+
 def plain(value: object, where: str = "recipe") -> Any:
     """Return a value as JSON data: specs and mappings as objects, sequences as arrays.
 
@@ -59,7 +76,7 @@ def canonical(value: object) -> str:
     Raises:
         NoDeterministicForm: a value cannot be hashed; the message names its field.
     """
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(value if _is_plain(value) else plain(value))
 
 
 def fingerprint(value: object) -> str:

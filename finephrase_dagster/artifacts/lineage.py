@@ -353,7 +353,7 @@ class Lineage:
         return {
             "mixture": self.mixture(student_run.mixture).version,
             **student_recipe(self.study.students[student_run.student], self.study.trainer),
-            "seeds": student_run.seeds,
+            "seeds": student_run.seeds.model_dump(mode="json"),
             "sequence": self.sequence,
             "tokenizer": self.tokenizer().version,
             **({"keep_steps": self.evaluation.every} if self.evaluation.every else {}),

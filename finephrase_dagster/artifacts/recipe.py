@@ -142,8 +142,8 @@ def fixed_day(recipe: Mapping[str, Any]) -> str | None:
 
 def student_recipe(student: Student, trainer: str) -> dict[str, Any]:
     """Return what determines how a student is trained; nanotron reads the data in another order, with other kernels."""
-    student = student.model_copy(update={"precision": student.precision or PRECISION[trainer]})
-    return {"student": student, **({"trainer": trainer, "commit": NANOTRON} if trainer == "nanotron" else {})}
+    fields = {**student.model_dump(mode="json"), "precision": student.precision or PRECISION[trainer]}
+    return {"student": fields, **({"trainer": trainer, "commit": NANOTRON} if trainer == "nanotron" else {})}
 
 
 def scorer_recipe(evaluation: Evaluation) -> dict[str, Any]:
