@@ -20,7 +20,14 @@ from finephrase_dagster.artifacts.key import SCORES, ItemKey
 from finephrase_dagster.results import warehouse
 from finephrase_dagster.results.leaderboard import compose_leaderboard
 from finephrase_dagster.results.scored_runs import read_runs
-from finephrase_dagster.results.warehouse import create_tables, key_of, mark_current, record_manifests, writing
+from finephrase_dagster.results.warehouse import (
+    UnusablePath,
+    create_tables,
+    key_of,
+    mark_current,
+    record_manifests,
+    writing,
+)
 from finephrase_dagster.study.student import Seeds, StudentRun
 
 CATEGORIES = {"GK": 0.1, "RC": 0.2}
@@ -226,3 +233,13 @@ def test_a_writer_that_waits_for_another_one_says_so(
     with FileLock(f"{path}.lock"), pytest.raises(warehouse.WarehouseBusy, match="more than"), warehouse.writing(path):
         pass
     assert f"waiting for the process that is writing {path}" in caplog.text
+
+
+def test_a_folder_that_duckdb_would_write_elsewhere_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UnusablePath, match="cannot have '\\?' in it"), writing(tmp_path / "a?b" / "warehouse.duckdb"):
+        pass
+    assert not list(tmp_path.iterdir())
+    for name in ("a%b", "a#b", "a b [c]"):
+        with writing(tmp_path / name / "warehouse.duckdb") as connection:
+            connection.execute("FROM manifests")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a b [c]", "a#b", "a%b"]

@@ -44,6 +44,10 @@ class WarehouseBusy(FinephraseError, retryable=True):
     """Another process has been writing the warehouse for too long."""
 
 
+class UnusablePath(FinephraseError, exit_status=2):
+    """DuckDB would look for a part of the warehouse elsewhere."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield a connection to a copy of the warehouse, which replaces the file when the block ends without an error.
@@ -52,7 +56,11 @@ def writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
     Raises:
         WarehouseBusy: another process has held the lock of the writers for a minute.
+        UnusablePath: the path has a '?', from which on DuckDB reads it as the query of a URL.
     """
+    if "?" in str(path):
+        remedy = "Rename the folder, or set FINEPHRASE_DATA to another one"
+        raise UnusablePath(f"{path}: the warehouse's path cannot have '?' in it. {remedy}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.lock")
     try:
