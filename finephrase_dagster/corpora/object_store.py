@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 NOTICE_SECONDS = 5.0  # of waiting, after which the store is named
-AGAIN_SECONDS = 60.0
 S3_BOUNDS = {"connect_timeout": 10, "read_timeout": 10, "retries": {"max_attempts": 1}}
 """botocore's defaults with s3fs's five attempts wait 25 minutes for a store that accepts connections and is silent."""
 
-_reported: dict[str, float] = {}
+_reported: set[str] = set()
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -29,7 +27,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def reported(url: str) -> Iterator[None]:
-    """Log that a store is waited for, if the block takes more than a few seconds; once a minute for each URL."""
+    """Log once that a store is waited for, if the block takes more than a few seconds."""
     timer = threading.Timer(NOTICE_SECONDS, _report, (url,))
     timer.daemon = True
     timer.start()
@@ -40,7 +38,6 @@ def reported(url: str) -> Iterator[None]:
 
 
 def _report(url: str) -> None:
-    now = time.monotonic()
-    if now - _reported.get(url, -AGAIN_SECONDS) >= AGAIN_SECONDS:
-        _reported[url] = now
+    if url not in _reported:
+        _reported.add(url)
         logging.getLogger(__name__).warning(f"waiting for {url}: the store has not answered for {NOTICE_SECONDS:.0f} s")

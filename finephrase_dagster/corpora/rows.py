@@ -41,6 +41,7 @@ _OTHERS = {
     b"\xfe\xff": "row 1 begins with the byte-order mark of UTF-16; convert the file to UTF-8",
 }
 """What a file is that is not what its name says, by how it begins, in lower case where it is text."""
+_STORE = "check that the store answers and that your credentials are accepted"
 _TRAILING = "other bytes follow the compressed ones: pack it again with `gzip -dc FILE | gzip > NEW.gz`"
 _REMEDIES = {
     "Frame requires too much memory": "it was packed with a long window: pack it again with "
@@ -119,20 +120,15 @@ def open_file(url: str) -> Iterator[BinaryIO]:
     except FileNotFoundError as error:
         raise CorpusError(f"{url}: no such file; correct the path") from error
     except (pa.ArrowException, EOFError, OSError, UnicodeDecodeError) as error:
-        if "://" in url and isinstance(error, (TimeoutError, ConnectionError, PermissionError)):
-            raise _store_error(url, error) from error
         flaw = " ".join(str(error).split())
         remedy = next((remedy for part, remedy in _REMEDIES.items() if part in flaw), "replace the file")
+        if "://" in url and isinstance(error, (TimeoutError, ConnectionError, PermissionError)):
+            remedy = _STORE
         raise CorpusError(f"{url}: cannot be read ({flaw}); {remedy}") from error
     except Exception as error:  # the libraries of object stores raise errors of their own
         if "://" not in url:
             raise
-        raise _store_error(url, error) from error
-
-
-def _store_error(url: str, error: Exception) -> CorpusError:
-    remedy = "check that the store answers and that your credentials are accepted"
-    return CorpusError(f"{url}: cannot be read ({error}); {remedy}")
+        raise CorpusError(f"{url}: cannot be read ({error}); {_STORE}") from error
 
 
 def _check_beginning(url: str, file: BinaryIO) -> None:
