@@ -43,13 +43,8 @@ def require_clone(what: str) -> None:
 
 
 def resolve_path(path: str | Path) -> Path:
-    """Return a path that a person wrote as an absolute one; a relative one starts at `base_folder()`."""
-    return base_folder() / path
-
-
-def base_folder() -> Path:
-    """Return the folder where relative paths of the environment start: the clone, or the working directory."""
-    return REPOSITORY if IN_CLONE else Path.cwd()
+    """Return a path of the environment as an absolute one; a relative one starts at the clone, or where one works."""
+    return (REPOSITORY if IN_CLONE else Path.cwd()) / path
 
 
 @dataclass(frozen=True, kw_only=True)
