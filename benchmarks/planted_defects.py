@@ -740,7 +740,7 @@ PLANTS: Mapping[str, Sequence[Plant]] = {
         text_of(lambda draw, row: insert(draw, row.text, draw.choice(("don\\u2019t", "don\\xe2\\x80\\x99t", "caf\\u00e9")))),
         text_of(lambda draw, row: insert(draw, row.text, draw.choice(("It\u00e2\u20ac\u2122s", "\u951f\u65a4\u62f7", "it&amp;#39;s", "\ud83d")))),
         text_of(lambda draw, row: row.text + " It doesn?t work, and it?s slow."),
-        text_of(lambda draw, row: insert(draw, row.text, draw.choice(("the\u0120result\u0120is", "it<0xE2><0x80><0x99>s", "\u2581the\u2581end")))),
+        text_of(lambda draw, row: insert(draw, row.text, draw.choice(("the\u0120result\u0120is", "ends.\u010aThen")))),
     ],
     "other_script": [
         text_of(lambda draw, row: row.text.replace(" ", draw.choice((" 模型 ", " модель ", " نموذج ", " モデル ")), 1)),

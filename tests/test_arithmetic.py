@@ -12,6 +12,13 @@ from audit_parts import flaw, measured
 from finephrase_dagster.audit.equations import equations
 
 RIGHT = [
+    "Subtracting 15 from 84 leaves 69.",
+    "Twice 35 is 70.",
+    "$15\\% \\cdot 240 = 36$",
+    "100 / 7 \u2248 14.3",
+    "3 hours 20 minutes + 50 minutes = 4 hours 10 minutes",
+    "\\sqrt{64} = 8",
+    "60 per cent of 500 equals 300",
     "17 minus 6 leaves you 11.",
     "11 + 6\n= 17\n= 20 - 3",
     "17 / 5 = 3 remainder 2",
@@ -83,6 +90,16 @@ RIGHT = [
     "8 × 7 = 56, 56 + 4 = 60",
 ]
 WRONG = [
+    "Adding 24 km to 36 km gives 61 km.",
+    "Dividing 1,440 by 18, we get 81.",
+    "$15\\% \\cdot 240 = 37$",
+    "One share is 100 / 7 \u2248 15.39.",
+    "12 + 7 - 3 = 26 are left over.",
+    "45 minutes + 30 minutes = 1 hour 25 minutes",
+    "8 hours \u00d7 60 = 490 minutes",
+    "Ten percent of 200 is 30.",
+    "\\sqrt{64} = 9",
+    "After 12 + 7 = 190 days it was over.",
     "17 minus 6 leaves 21.",
     "11 + 6\n= 27",
     "48/2 = <<48/2=26>>26 clips",
@@ -130,6 +147,9 @@ WRONG = [
 ]
 # Variables, functions, versions, conversions of units: nobody can say from the line alone.
 UNDECIDED = [
+    "It is a mistake to think that 2 + 2 = 5.",
+    "In binary, 101 + 1 = 110.",
+    "10 MB + 512 KB = 10.5 MB",
     "10:30 + 0:45 = 11:15",
     "6 feet 2 inches = 74 inches",
     "10 minutes + 20 minutes = half an hour",

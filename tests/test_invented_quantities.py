@@ -78,6 +78,23 @@ def test_what_follows_from_a_sentence_of_the_source_is_not_invented(text: str) -
     assert flaw("The owners have 2,008 pages.", source)
 
 
+@pytest.mark.parametrize(
+    ("stated", "changed", "converted"),
+    [
+        ("The road is 12 km long.", "The road is 12 miles long.", "The road is 12,000 m long."),
+        ("It earned 2.1 million dollars.", "It earned 2.1 billion dollars.", "It earned 2,100,000 dollars."),
+        ("It moves 40 litres per minute.", "It moves 40 litres per hour.", "It moves 40,000 ml per minute."),
+        ("It closes at 14:30.", "It closes at 4:30 pm.", "It closes at 2:30 pm."),
+    ],
+)
+def test_a_number_with_another_unit_is_invented_unless_it_was_converted(
+    stated: str, changed: str, converted: str
+) -> None:
+    assert flaw(changed, stated)
+    assert not flaw(converted, stated)
+    assert not flaw(stated, stated)
+
+
 def test_a_sum_or_difference_of_a_source_with_few_numbers_is_not_invented_where_it_is_called_one() -> None:
     source = "Ada was born in 1815 and died in 1852. She had 3 children. The two tickets cost 17 and 24 euros."
     assert flaw("Ada lived for 37 years. Together the tickets cost 41 euros, a difference of 7 euros.", source) is None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from math import isqrt
 from typing import NamedTuple
 
 from finephrase_dagster.audit.worded_sums import HINT as WORDED
@@ -31,7 +32,7 @@ _PLAIN = [
     for pattern, plain in (
         (r"<<[^<>\n]*>>", ""),  # what a calculator wrote
         (r"\\%", "%"),
-        (r"(?<![\d.,])(\d{1,3}) (?:hours?|hrs?|h),? (?:and )?(\d{1,2}) min(?:ute)?s?\b", r"(\1*60+\2) minutes"),
+        (r"(?<![\d.,])(\d{1,3}) (?:hours?|hrs?|h),? (?:and )?(\d{1,2}) min(?:ute)?s?\b", r"(\1*60+\2 minutes)"),
         (r"\\(?:d|t)?frac\{([^{}]+)\}\{([^{}]+)\}", r"((\1)/(\2))"),
         (r"\\(?:text|mathrm|textbf|boxed|mathbf)\{([^{}]*)\}", r" \1 "),
         (r"\\(?:times|cdot)|[\u00d7\u00b7\u2219\u2217]", "*"),
@@ -65,7 +66,7 @@ _OPERATORS = r"[-+*/^%x\u00d7\u00f7\u00b7\u2219\u2212\u2013\\\u00b2\u00b3]"
 _CANDIDATE = re.compile(
     rf"[\d\u00bc-\u00be](?:[^\n=\u2248]{{0,30}}?(?:{_OPERATORS}|\}}\{{)[^\n=\u2248]{{0,50}}(?:=|\u2248|approx)"
     r"|(?: [^\W\d]+){0,2} (?:plus|minus|times|multiplied|divided|added)\b| ?(?:%|per ?cent) of \d"
-    r"| ?[-+*/\u00d7\u00f7\u2212] ?\d)"
+    r"| ?[-+*/\u00d7\u00f7\u2212] ?\d|\d*\} ?= ?\d)"
     rf"|[=\u2248] ?[^\n\w]{{0,4}}[\d\u00bc-\u00be][^\n=\u2248]{{0,30}}?{_OPERATORS}[^\n=\u2248]{{0,5}}[\d\u00bc-\u00be]"
 )
 _SIGN, _DIGIT = r"[-+*/^%x\x{d7}\x{f7}\x{b7}\x{2219}\x{2212}\x{2013}\\\x{b2}\x{b3}]", r"[\p{Nd}\x{bc}-\x{be}]"
@@ -89,22 +90,29 @@ _LOOSE_AFTER = re.compile(
     r"[^\n]{0,40}?\b(?:remainder|rounded|round|rounds|left over|leftover|whole|approximately|about|mod"
     r"|nearest|R ?\d)\b|\.{3}|\u2026"
 )
+_DENIED = re.compile(  # a statement that the text calls wrong, or that is about other numbers
+    r"\b(?:mistake|wrong|incorrect|false|misconception|not true|not equal|binary|octal|hexadecimal|base \d|modulo)\b",
+    re.IGNORECASE,
+)
 _CONVERTED = frozenset(
     re.findall(
         r"\w+",
         "second minute hour day week month year decade mm cm m km inch foot feet yard mile g gram kg"
         " kilogram mg oz ounce lb "
         "pound ton tonne ml l liter litre gallon pint cup cent penny pennies dime quarter nickel dollar"
-        " dozen s h min sec hr",
+        " dozen s h min sec hr byte KB MB GB TB",
     )
 )
 _FACTORS = frozenset(
     map(
-        Fraction, (3, 4, 5, 7, 10, 12, 16, 24, 25, 30, 36, 52, 60, 100, 365, 1000, 1440, 2000, 3600, 5280, 10**4, 10**6)
+        Fraction,
+        (3, 4, 5, 7, 10, 12, 16, 24, 25, 30, 36, 52, 60, 100, 365, 1000, 1024, 1440, 2000, 3600, 5280, 10**4, 10**6),
     )
 )
 _POWERS = frozenset(map(Fraction, (10, 100, 1000, 10**4, 10**6)))  # no unit of time is so many of another
 _TIMES = frozenset(("second", "minute", "hour", "day", "week", "month", "year", "s", "h", "min", "sec", "hr"))
+_EXACT_TIMES = _TIMES - {"month", "year"}
+_ROOT = re.compile(r"\\sqrt\{(\d+)\}|\u221a(\d+)(?![\d.,])")
 _MOST_POWER = 64
 
 
@@ -160,9 +168,17 @@ def _candidates(text: str) -> Iterator[tuple[int, int]]:
 def _plain(line: str) -> str:
     """Return a line with mathematical signs in place of LaTeX, typographic signs and words."""
     line = re.sub(r"^\s*(?:[-*\u2022+]|\d+[.)])\s+", "", line)
+    line = _ROOT.sub(_square_root, line)
     for pattern, plain in _PLAIN:
         line = pattern.sub(plain, line)
     return with_signs(line)
+
+
+def _square_root(match: re.Match[str]) -> str:
+    """Return the root of a square as a product, so that it counts as calculated; others stay as they are."""
+    square = int(match[1] or match[2])
+    root = isqrt(square)
+    return f"1*{root}" if root * root == square else match[0]
 
 
 def _judge(line: str, match: re.Match[str]) -> Iterator[Equation]:
@@ -183,7 +199,7 @@ def _judge(line: str, match: re.Match[str]) -> Iterator[Equation]:
         is_loose = parts[2 * place + 1] != "=" or (right is sides[-1] and bool(_LOOSE_AFTER.match(after)))
         if _equal(left, right, is_loose):
             yield Equation("".join(parts[2 * place : 2 * place + 3]).strip(), True)
-        elif not (is_loose and _is_near(left, right)) and not _may_convert(left, right):
+        elif not _DENIED.search(line) and not (is_loose and _is_near(left, right)) and not _may_convert(left, right):
             yield Equation("".join(parts[2 * place : 2 * place + 3]).strip(), False)
 
 
@@ -234,10 +250,12 @@ def _may_convert(left: Side, right: Side) -> bool:
     """Return whether the sides differ by a factor between units of time, length, weight or money."""
     if not (left.words | right.words) & _CONVERTED:
         return False
-    factors = _FACTORS - _POWERS if left.words | right.words <= _TIMES else _FACTORS
+    factors = _FACTORS - _POWERS if (left.words | right.words) & _CONVERTED <= _TIMES else _FACTORS
     if any(abs(a / b) in factors or abs(b / a) in factors for a in left.values for b in right.values if a and b):
         return True
     ours, theirs = left.words & _CONVERTED, right.words & _CONVERTED
+    if ours | theirs <= _EXACT_TIMES and not (left.is_sum or right.is_sum):
+        return False  # no conversion gives this
     return bool(ours and theirs and ours.isdisjoint(theirs)) or (left.is_sum and len(ours) > 1)
 
 

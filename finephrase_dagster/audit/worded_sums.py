@@ -60,17 +60,27 @@ _PART = re.compile(
     rf"\b(?:({'|'.join(_COUNTS)})[ -])?({'|'.join(_PARTS)})s?{_OF}(?={_NUMBER})",
     re.IGNORECASE,
 )
+_OPERATIONS = "(?:plus|minus|times|multiplied by|divided by|added to|per ?cent of)"
 _SUM = re.compile(
-    rf"[a-z] (?:plus|minus|times|multiplied by|divided by|added to) {_NUMBER}[^.\n]* (?:is|equals|makes|gives|leaves) ",
+    rf"[a-z] {_OPERATIONS} {_NUMBER}[^.\n]* (?:is|equals|makes|gives|leaves) ",
     re.IGNORECASE,
 )
 HINT = (
     rf"(?i)(?:half|thirds?|quarters?|fourths?|fifths?|sixths?|eighths?|tenths?){_OF}{_NUMBER}"
-    rf"|[a-z] (?:plus|minus|times|multiplied by|divided by|added to) {_NUMBER}"
+    rf"|[a-z] {_OPERATIONS} {_NUMBER}"
     rf"|(?:{'|'.join(_BEGINNINGS)}) [0-9]"
 )
 """A pattern for RE2 that matches every text with such a calculation."""
-_SUMS = (" plus ", " minus ", " times ", " multiplied by ", " divided by ", " added to ")
+_SUMS = (
+    " percent of ",
+    " per cent of ",
+    " plus ",
+    " minus ",
+    " times ",
+    " multiplied by ",
+    " divided by ",
+    " added to ",
+)
 _PARTS_OF = tuple(f"{part[1:]}{plural} of " for part in _PARTS for plural in ("", "s"))
 _WORD = re.compile("[a-z]+")
 

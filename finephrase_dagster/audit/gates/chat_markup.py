@@ -12,7 +12,7 @@ _MARKUP = re.compile(
     r"|<(?:extra_id_\d+|0x[0-9A-F]{2})>|\u2581+\w"
     r"|^\s*\#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System)s?:"
     r"|\A\s*</?s>|</s>\s*\Z|<s>(?![^\n]*</s>)|^[ \t]*</s>"
-    r"|^(?:assistant|user|system|model)$",
+    r"|^(?:assistant|user|system|model)$|<\|(?:im|eot|end|start|eom|begin)(?:_[a-z]*)?\Z",  # the last one may be cut
     re.MULTILINE,
 )
 _TURN = re.compile(r"^[*_]{0,2}(?:[aA]ssistant|ASSISTANT|[hH]uman|HUMAN|USER|AI)[*_]{0,2} ?:", re.MULTILINE)
@@ -44,5 +44,5 @@ GATE = row_gate(
     remedy="Check the chat template and the stop tokens of the generator, and generate the dataset again.",
     find_flaw=_flaw,
     hint=_HINT,
-    version=3,
+    version=4,
 )

@@ -35,8 +35,8 @@ _ESCAPED = (
     r"|[A-Za-z]\\x[89a-f][0-9a-f]|&amp;(?:#\d+|[a-z]+);"
     "|\u951f\u65a4"
 )
-# A space, a line break and bytes as byte-level BPE and SentencePiece write them; the letters begin Maltese words.
-_TOKENS = r"[a-z.,;:!?)]\u0120[A-Za-z(]|[\w.,;:!?)]\u010a|\w\u2581\w|\u2581[^\s\u2581]+\u2581\w|<0x[89A-F][0-9A-F]>"
+# A space and a line break as byte-level BPE writes them; both letters begin words in Maltese.
+_TOKENS = r"[a-z.,;:!?)]\u0120[A-Za-z(]|[\w.,;:!?)]\u010a"
 _DAMAGE = re.compile(f"{_MOJIBAKE}|{_OTHERS}|{_SINGLE_BYTES}|{_ESCAPED}|{_TOKENS}")
 
 # Control characters, lost ones, and what damage begins with; for RE2.
@@ -44,7 +44,7 @@ _HINT = (
     r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\x{fffd}\x{fffe}\xc2\xc3\xe2\xef\xf0\xce-\xd1\xd7-\xda\xe0\xe3-\xed]"
     r"|[\x{a1}-\x{ff}]{5}|\xd4\xc7|[\x{221a}\x{201a}\x{251c}\x{252c}\x{393}\x{102}\x{951f}]|\x{432}\x{402}|\x{413}[^\x{410}-\x{44f}]"
     r"|[\x{400}-\x{4ff}][\x{2500}-\x{259f}]|(?:[\x{420}\x{421}][^\x{410}-\x{44f}]){3}"
-    r"|[\x{120}\x{10a}\x{2581}]|<0x[89A-F]|[a-z]\?(?:s|t|re|ve|ll|d|m)\b|[A-Za-z]\\[ux]|&amp;"
+    r"|[\x{120}\x{10a}]|[a-z]\?(?:s|t|re|ve|ll|d|m)\b|[A-Za-z]\\[ux]|&amp;"
 )
 
 

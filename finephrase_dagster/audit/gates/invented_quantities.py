@@ -21,6 +21,7 @@ from finephrase_dagster.corpora.quantities import (
     known_values,
     listed,
     quantity,
+    readings,
 )
 
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
@@ -66,6 +67,21 @@ _CENTURY = re.compile(r"(?:st|nd|rd|th)[-\s]centur", re.IGNORECASE)
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?!\s)[^.!?\n]*)*")
 _LONG_WORD = re.compile(r"[^\W\d_]{4,}")
 _SHARED = 2  # long words that a sentence of a source and one that draws a conclusion from it have in common
+_SIZES = {
+    "length": "mm .001 millimeter .001 cm .01 centimeter .01 meter 1 km 1e3 kilometer 1e3 inch .0254 inche .0254"
+    " ft .3048 foot .3048 feet .3048 yard .9144 mile 1609.344",
+    "weight": "mg .001 milligram .001 g 1 gram 1 kg 1e3 kilogram 1e3 ton 1e6 tonne 1e6 ounce 28.3495 pound 453.592",
+    "volume": "ml .001 milliliter .001 liter 1 l 1 gallon 3.78541",
+    "time": "second 1 minute 60 hour 3600 day 86400 week 604800 month 2629746 year 31556952 decade 315569520",
+    "number": "hundred 100 thousand 1e3 million 1e6 billion 1e9 trillion 1e12",
+}
+_MEASURES = {
+    unit: (kind, float(size))
+    for kind, sizes in _SIZES.items()
+    for unit, size in zip(listed(sizes)[::2], listed(sizes)[1::2], strict=True)
+}
+_PER = re.compile(r" ?/ ?([a-z]+)| (?:per|an?|each|every) ([a-z]+)")
+_AFTERNOON = re.compile(r"(?::\d\d)?\s?p\.?m\b")
 _HAS_DIGIT, _HAS_NUMBERS = re.compile(r"\d"), re.compile(r"\d[.,]?[^\d.,].*\d", re.DOTALL)
 _COUNTS = range(3, 13)  # of items that a sentence lists
 _FEW_IN_SENTENCE = 5  # values of a sentence from which others follow
@@ -91,6 +107,13 @@ class Source:
     def values(self) -> set[float]:
         """The values of the source's quantities."""
         return known_values(self.row.source_text or "", self.row.source_words)
+
+    @cached_property
+    def measured(self) -> list[tuple[str, float, tuple[str, float, str] | None]]:
+        """The numbers in digits with their values and units."""
+        text = self.row.source_text or ""
+        pairs = ((match[0], readings(match[0]), _measure(text, match.end())) for match in in_digits(text))
+        return [(number, values[0], measure) for number, values, measure in pairs if values]
 
     @cached_property
     def conclusions(self) -> list[tuple[set[float], str]]:
@@ -130,16 +153,39 @@ def find_invented(row: AuditedRow) -> Quantity | None:
         if mark in text:
             text = pattern.sub(lambda match: " " * len(match[0]), text)
     for match in in_digits(text):
-        if match[0] in ("0", "1") or match[0] in source.strings or _is_label(text, match):
+        is_stated = match[0] in source.strings and not _is_changed(text, match, source)
+        if match[0] in ("0", "1") or is_stated or _is_label(text, match):
             continue
         candidate = quantity(match)
-        if not _is_known(text, candidate, source):
+        if match[0] in source.strings or not _is_known(text, candidate, source):
             return candidate
     for candidate in in_words(text, NUMBER_WORDS.intersection(row.words)):
         is_scale = candidate.text.lower() in row.source_words  # "millions of records" from "2.5 million records"
         if not is_scale and _is_counted(text, candidate) and not _is_known(text, candidate, source):
             return candidate
     return None
+
+
+def _measure(text: str, end: int) -> tuple[str, float, str] | None:
+    """Return the kind and the size of the unit after a number, and of what it is a rate."""
+    if not (match := _NEXT_WORD.match(text, end)):
+        return None
+    unit = match[1].lower().removesuffix("s") if len(match[1]) > 2 else match[1]
+    measure = _MEASURES.get(unit.replace("metre", "meter").replace("litre", "liter"))
+    rate = _PER.match(text, match.end())
+    return (*measure, (rate[1] or rate[2]) if rate else "") if measure else None
+
+
+def _is_changed(text: str, match: re.Match[str], source: Source) -> bool:
+    """Return whether the source has a number with other units of the same kind only, or as other rates."""
+    if (measure := _measure(text, match.end())) is None:
+        return False
+    kind, size, rate = measure
+    stated = [one for number, _, one in source.measured if number == match[0]]
+    return bool(stated) and all(
+        one is not None and one[0] == kind and (one[1] != size or (rate and one[2] and one[2] != rate))
+        for one in stated
+    )
 
 
 def _is_label(text: str, match: re.Match[str]) -> bool:
@@ -189,8 +235,21 @@ def _is_known(text: str, candidate: Quantity, source: Source) -> bool:
         or any(_is_rewritten(text, candidate, value, known) for value in candidate.values)
         or _is_derived(text, candidate, known)
         or not source.results.isdisjoint(candidate.values)
+        or _is_converted(text, candidate, source)
         or _follows(text, candidate, source)
     )
+
+
+def _is_converted(text: str, candidate: Quantity, source: Source) -> bool:
+    """Return whether a value is one of the source in another unit, to 1 %."""
+    is_meters = text[candidate.end : candidate.end + 3] == " m "  # elsewhere, m may be million
+    measure = ("length", 1.0, "") if is_meters else _measure(text, candidate.end)
+    values = readings(candidate.text) if candidate.text[0].isdigit() else ()
+    if measure is None or not values:
+        return False
+    value = values[0] * measure[1]
+    stated = (one * unit[1] for _, one, unit in source.measured if unit and unit[0] == measure[0])
+    return any(abs(one - value) <= one / 100 for one in stated)
 
 
 def _is_rewritten(text: str, candidate: Quantity, value: float, known: Set[float]) -> bool:
@@ -200,6 +259,8 @@ def _is_rewritten(text: str, candidate: Quantity, value: float, known: Set[float
     if (is_percent and value / 100 in known) or (value < 1 and value * 100 in known):
         return True
     if is_percent and 100 - value in known and _OTHERS.search(text, max(candidate.start - 40, 0), candidate.start):
+        return True
+    if _AFTERNOON.match(after) and value + 12 in known:
         return True
     if after.startswith("s") and any(one // 10 * 10 in (value, value + 1900) for one in known):
         return True
@@ -284,7 +345,7 @@ GATE = row_gate(
     "temperature, or take a larger generator. Set `blocking: true` where numbers must be right.",
     find_flaw=_flaw,
     hint=HINT,
-    version=4,
+    version=5,
     needs=("source_text",),
     blocking=False,
 )

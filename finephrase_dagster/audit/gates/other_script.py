@@ -20,6 +20,8 @@ SCRIPTS = {
     "Japanese": re.compile(r"[\u3041-\u30ff]"),
     "Chinese characters": re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]"),
 }
+# A letter that only looks like a Latin one, between Latin letters: Cyrillic, or Greek but for the signs of physics.
+_LOOK_ALIKE = re.compile(r"[A-Za-z]+[\u0400-\u052f\u03b1\u03b5\u03b9\u03bf\u03c1\u0391\u0395\u039f][A-Za-z]+")
 _ANY = re.compile(r"[\u0370-\u1fff\u3041-\u9fff\uac00-\ud7af]")
 
 
@@ -30,6 +32,8 @@ def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str |
     for script, letters in SCRIPTS.items():
         if (word := letters.search(row.text)) and not letters.search(source):
             return f"{script}, which the source does not use: {row.text[word.start() : word.start() + 20]!r}"
+    if (word := _LOOK_ALIKE.search(row.text)) and not _LOOK_ALIKE.search(source):
+        return f"letters of another script in a word: {word[0]!r}"
     return None
 
 
@@ -44,4 +48,5 @@ GATE = row_gate(
     remedy="Lower the temperature, or take a generator that knows the language of the sources.",
     find_flaw=_flaw,
     needs=("source_text",),
+    version=2,
 )

@@ -25,7 +25,7 @@ _SHORT = 4  # words of the shortest sentence of a prompt that is searched
 _RUN = re.compile(b"\x01" * _SHORT + b"\x01*")
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _SENTENCE = re.compile(r"[^.!?\n]+")
-_LABEL = re.compile(r"\A(?:instructions?|task|prompt|request|user|question)\W{1,4}(?=\w)")
+_LABEL = re.compile(r"\A(?:instructions?|task|prompt|request|user|question)(?: description)?\W{1,4}(?=\w)")
 # How a sentence begins that a rule matches.
 _FIRST = frozenset(
     listed(
