@@ -320,14 +320,14 @@ def test_a_mixture_refuses_a_dataset_that_did_not_pass_its_audit(
     assert not outcome.complete
     shown = printed(own, monkeypatch, "results", "leaderboard")
     assert " raw nano" in shown
-    assert re.search(r"without a score: faq_and_raw \(\d students?\): audits/\S+/faq did not pass \(form 0", shown)
+    assert re.search(r"without a score: faq_and_raw \(\d students?\): audits/\S+/faq did not pass \(form is 0", shown)
     listed = CliRunner().invoke(app, ["results", "leaderboard", "--json", "--study", str(own.study)])
     rows = {row["mixture"]: row for row in json.loads(listed.stdout)}
     assert rows["raw"]["macro"] > 0
     assert rows["raw"]["unscored"] == {}
     assert set(rows["faq_and_raw"]) == set(rows["raw"])
     assert (rows["faq_and_raw"]["seeds"], rows["faq_and_raw"]["macro"]) == (0, None)
-    assert all("/faq did not pass (form 0" in reason for reason in rows["faq_and_raw"]["unscored"].values())
+    assert all("/faq did not pass (form is 0" in reason for reason in rows["faq_and_raw"]["unscored"].values())
     audits = {f"audits/{CELL}_audit/{prompt}" for prompt in ("faq", "table")}
     assert set(outcome.failed) == {*audits, "mixtures/mixture/faq_and_raw"}
     assert all(
