@@ -321,6 +321,7 @@ def _conclusions(sentence: str, words: Set[str]) -> set[float]:
     for one, other in combinations(stated, 2) if len(stated) <= _FEW_IN_SENTENCE else ():
         if not any(1000 <= year <= 2100 for year in (one, other)):
             conclusions |= {one + other, abs(one - other), one * other, max(one, other) / min(one, other)}
+            conclusions.add(100 * min(one, other) / max(one, other))
         if _PERCENT.search(sentence):
             part = one * other / 100
             conclusions |= {part, one - part, other - part, one + part, other + part}
