@@ -80,15 +80,14 @@ def read_completion(body: bytes) -> Completion | FailedRow:
         response = _loads(body)
         if response.get("error"):
             raise ValueError("the server broke off")
-        choice, usage = response["choices"][0], response.get("usage") or {}
+        choice = response["choices"][0]
         message = choice["message"]
         text = _text(message.get("content"))
         given = str(choice.get("finish_reason") or "unknown")
         refusal = str(message.get("refusal") or "")
-        tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+        tokens = _reported(response, "prompt_tokens"), _reported(response, "completion_tokens")
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        detail = f" ({error})" if isinstance(error, _WrongCount) else ""
-        raise NotACompletion(f"HTTP 200, but not a chat completion{detail}: {read_error(body)}") from error
+        raise NotACompletion(f"HTTP 200, but not a chat completion: {read_error(body)}") from error
     if refusal:
         return FailedRow(f"the model refused to answer: {refusal}", "refusal", *tokens)
     reason = FINISH_REASONS.get(given.lower(), OTHER)
@@ -148,10 +147,6 @@ def readable(text: str, characters: int = REASON_CHARACTERS) -> str:
     return " ".join(_encodable(text).split())[:characters].rstrip()
 
 
-class _WrongCount(ValueError):
-    """A number of tokens is impossible."""
-
-
 def _loads(body: bytes) -> Any:
     try:
         return orjson.loads(body)
@@ -164,8 +159,15 @@ def _loads(body: bytes) -> Any:
 def _count(tokens: Any) -> int:
     count = int(tokens or 0)
     if not 0 <= count < MAX_TOKENS:
-        raise _WrongCount(f"{readable(str(tokens), 50)} tokens")
+        raise ValueError(f"{tokens} tokens")
     return count
+
+
+def _reported(response: Mapping[str, Any], field: str) -> int:
+    """Return a number of tokens; 0 for one that is impossible, since a text that was paid for is kept without it."""
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+        return _count(response["usage"].get(field))
+    return 0
 
 
 def _encodable(text: str) -> str:
