@@ -123,6 +123,26 @@ def test_the_lease_of_a_silent_worker_is_taken_over_after_the_expiry_only(folder
     other.finish(taken)
 
 
+def test_a_cut_by_another_worker_is_no_sign_of_life(folder: Folder, clock: Clock) -> None:
+    shards = shards_of(100, rows=100)
+    silent, first, second = (worker(folder, clock, shards, name) for name in ("silent", "first", "second"))
+    lost = must(silent.take(ahead=10))
+    assert second.take(worth=1000) is None  # observed for the first time
+    clock.now += 3
+    half = must(first.take())
+    assert half.shard == RowShard(0, 55, 100)
+    assert second.take(worth=1000) is None
+    for _ in range(3):
+        clock.now += 1
+        first.extend(half, 100)
+    taken = must(second.take(worth=1000))
+    assert taken.shard == RowShard(0, 0, 55)
+    with pytest.raises(LeaseLost):
+        silent.extend(lost, 20)
+    clock.now += 4
+    assert first.take(worth=1000) is None  # the new holder is alive
+
+
 def test_a_worker_that_slept_while_its_lease_was_taken_over_and_finished_learns_it(
     folder: Folder, clock: Clock
 ) -> None:

@@ -62,6 +62,7 @@ class LeaseState:
         reserved: rows before this one are the holder's.
         worker: the holder; "" after it gave the lease back.
         machine, process: where it runs.
+        beats: how often the holder has changed the lease, which another worker's cut does not count.
     """
 
     file: int
@@ -72,6 +73,7 @@ class LeaseState:
     worker: str
     machine: str
     process: str
+    beats: int = 0
 
     @property
     def is_abandoned(self) -> bool:
@@ -91,6 +93,7 @@ class ShardLease:
     version: int
     reserved: int
     changed: float
+    beats: int = 0
     earlier: list[tuple[float, int]] = field(default_factory=list)
     """Older versions, each with the time since when it is not the newest."""
 

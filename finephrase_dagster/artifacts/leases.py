@@ -4,8 +4,8 @@ The rows are divided into *shards*. A worker holds the lease of a shard while it
 the newest of the files `__meta__/leases/<shard>.<version>`. Whoever changes it creates the next version, which only one
 can: on a disk by a link, in an object store by a conditional upload. A finished shard has `<shard>.done`.
 
-- Its holder creates a version every `beat` seconds. A lease whose version does not change for `expiry` seconds, on the
-  clock of whoever observes it, or whose holder was a process of this machine that has ended, is taken over.
+- Its holder creates a version every `beat` seconds. A lease that its holder does not change for `expiry` seconds, on
+  the clock of whoever observes it, or whose holder was a process of this machine that has ended, is taken over.
 - A holder reserves rows some seconds before it reads them. Workers that find no free shard cut off half of the rows
   that are not reserved. So no clocks are compared, and no row is read by two holders unless one was taken to be dead.
 - Versions other than the first are deleted some time after they were replaced. A process that was stopped for longer
@@ -30,7 +30,7 @@ from finephrase_dagster.artifacts.processes import this_machine, this_process
 
 LEASES, SHARDS = f"{META}/leases", f"{META}/shards.json"
 DONE = "done"
-EXAMINED = 16
+EXAMINED = 4
 """How many leases of others a worker without work reads at a time."""
 FEWEST_ROWS = 2
 """Fewer rows than these cannot be divided."""
@@ -71,6 +71,7 @@ class Leases:
         self._seen: Mapping[str, int | None] = {}
         self._looked = -math.inf
         self._observed: dict[str, tuple[int, float]] = {}
+        self._alive: dict[str, tuple[tuple[str, int], float]] = {}
         self._lock = threading.RLock()
 
     def take(self, after: RowShard | None = None, *, ahead: int = 0, worth: int = FEWEST_ROWS) -> ShardLease | None:
@@ -117,8 +118,8 @@ class Leases:
         with self._lock:
             while True:
                 reserved = max(lease.reserved, min(ahead_of, lease.shard.stop))
-                if self._change(lease, self._state(lease.shard, reserved)):
-                    lease.reserved = reserved
+                if self._change(lease, self._state(lease.shard, reserved, lease.beats + 1)):
+                    lease.reserved, lease.beats = reserved, lease.beats + 1
                     return
                 self._reread(lease)
 
@@ -172,6 +173,7 @@ class Leases:
         for name, version in outstanding:
             state = self._read(name, version)
             if state is not None and state.worker != self.worker:
+                self._note_life(name, version, state)
                 yield name, version, state
 
     def _create(self, shard: RowShard, ahead: int) -> ShardLease | None:
@@ -210,8 +212,8 @@ class Leases:
     def _take_over(self, state: LeaseState, version: int, began: float, ahead: int) -> ShardLease | None:
         shard = RowShard(state.file, state.start, state.stop, state.division)
         reserved = max(state.reserved, min(shard.start + ahead, shard.stop))
-        lease = ShardLease(shard, version, reserved, began)
-        return lease if self._change(lease, self._state(shard, reserved)) else None
+        lease = ShardLease(shard, version, reserved, began, beats=state.beats + 1)
+        return lease if self._change(lease, self._state(shard, reserved, lease.beats)) else None
 
     def _cut(self, name: str, version: int, state: LeaseState, ahead: int, began: float) -> ShardLease | None:
         """Take the second half of the rows that were not reserved at the time `began`."""
@@ -231,7 +233,15 @@ class Leases:
         since = self._observed.get(name)
         return since is not None and since[0] == version and self._clock() - since[1] > self.timing.expiry
 
-    def _state(self, shard: RowShard, reserved: int) -> LeaseState:
+    def _note_life(self, name: str, version: int, state: LeaseState) -> None:
+        """Count a lease's silence from its holder's last sign of life: a version by which others cut it is none."""
+        sign, known = (state.worker, state.beats), self._alive.get(name)
+        if known and known[0] == sign:
+            self._observed[name] = version, known[1]
+        elif name in self._observed:
+            self._alive[name] = sign, self._observed[name][1]
+
+    def _state(self, shard: RowShard, reserved: int, beats: int = 0) -> LeaseState:
         return LeaseState(
             file=shard.file,
             start=shard.start,
@@ -241,6 +251,7 @@ class Leases:
             worker=self.worker,
             machine=self._machine,
             process=self._process,
+            beats=beats,
         )
 
     def _change(self, lease: ShardLease, state: LeaseState) -> bool:
