@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -104,7 +105,8 @@ def stored(output: str) -> set[tuple[str, str]]:
     for prompt in PROMPTS:
         folder = folder_at(f"{output}/{prompt}")
         for name in folder.names("__meta__/journals/*"):
-            found |= {(prompt, outcome.id) for _, outcome in read_journal(folder.read(name))}
+            with contextlib.suppress(FileNotFoundError):  # a driver that is alive has joined it with others meanwhile
+                found |= {(prompt, outcome.id) for _, outcome in read_journal(folder.read(name))}
         for name in folder.names("part-*.parquet"):
             found |= {(prompt, row) for row in pq.read_table(io.BytesIO(folder.read(name)))["id"].to_pylist()}
     return found - {(prompt, "empty") for prompt in PROMPTS}

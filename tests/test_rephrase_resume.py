@@ -107,7 +107,9 @@ def test_a_finished_dataset_is_not_read_to_answer(
     assert rephrase(source, server) == (0, "")
     rows_read.clear()
     monkeypatch.setattr(job, "survey_input", never)
-    assert rephrase(source, server) == (0, "")
+    status, said = rephrase(source, server)
+    assert (status, said.count("\n")) == (0, 1)
+    assert said.endswith("everything was complete already; nothing was sent\n")
     assert rows_read == []
 
 
