@@ -13,6 +13,7 @@ from finephrase_dagster.artifacts.artifact import Artifact, Contents, write_json
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.artifacts.key import AUDIT, DATASET
 from finephrase_dagster.artifacts.lineage import Lineage
+from finephrase_dagster.artifacts.recorded import AUDIT_PAGE
 from finephrase_dagster.audit.audit import Audit
 from finephrase_dagster.audit.failing import write_failing_rows
 from finephrase_dagster.audit.gate import FailingRow
@@ -25,7 +26,7 @@ from finephrase_dagster.study.component import Cell
 from finephrase_dagster.train.admission import DROPPED, is_overridden, write_dropped
 from resources.warehouse import Warehouse
 
-REPORT, FAILING, PAGE = "audit.json", "failing.parquet", "audit.html"
+REPORT, FAILING, PAGE = "audit.json", "failing.parquet", AUDIT_PAGE
 """The files of an audit: all figures, one row per failing row and gate, and the page."""
 
 

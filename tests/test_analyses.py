@@ -84,7 +84,8 @@ def test_the_printed_leaderboard_has_a_row_per_mixture_and_loses_no_number(
     (tmp_path / "early.json").write_text("[]")
     study = SimpleNamespace(description="Does it pay?")
     folder = SimpleNamespace(folder=tmp_path)
-    lineage: Any = SimpleNamespace(leaderboard=lambda: folder, vocabulary=4096, study=study)
+    paths = SimpleNamespace(warehouse=tmp_path / "warehouse.duckdb")
+    lineage: Any = SimpleNamespace(leaderboard=lambda: folder, vocabulary=4096, study=study, paths=paths)
     print_leaderboard(lineage)
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines[0] == ["Does", "it", "pay?"]

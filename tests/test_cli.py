@@ -111,6 +111,9 @@ def test_a_leaderboard_without_scores_names_the_command_that_computes_them(data:
     assert "error: the study demo has no scores yet. Run: finephrase materialize --study" in done.stderr
     assert "studies/demo.yaml\n" in done.stderr
     assert done.stdout == ""
+    done = finephrase("results", "compare", "--baseline", "readmes_rawx", FINEPHRASE_DATA=data)
+    assert done.returncode == 2
+    assert "--baseline: there is no 'readmes_rawx'; did you mean readmes_raw" in done.stderr
     for command in (["results", "compare", "--baseline", "readmes_raw"], ["trace", "readmes_raw"]):
         done = finephrase(*command, FINEPHRASE_DATA=data)
         assert done.returncode == 1, done.stderr

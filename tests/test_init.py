@@ -65,7 +65,10 @@ def test_a_new_study_names_the_columns_of_ones_own_files(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     table = pa.table({"url": ["a"], "doc_id": [7], "content": ["A text that is longer than its address."]})
     pq.write_table(table, tmp_path / "docs.parquet")
-    assert run("init", "mine", "--input", "docs.parquet").exit_code == 0
+    result = run("init", "mine", "--input", "../" + tmp_path.name + "/docs.parquet")
+    assert result.exit_code == 0
+    assert "Text: the column 'content'; id: 'doc_id'." in result.output
+    assert "Next: finephrase preview --study mine/study.yaml --limit 1\n" in result.output
     source = read_study(tmp_path / "mine" / "study.yaml", catalogue()).sources["my_text"]
     assert (source.text_column, source.id_column) == ("content", "doc_id")  # type: ignore[attr-defined]
     assert source.paths == (str(tmp_path / "docs.parquet"),)  # type: ignore[attr-defined]

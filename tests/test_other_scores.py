@@ -136,9 +136,12 @@ def test_partial_means_are_marked_wherever_they_are_shown(capsys: pytest.Capture
     words = "means over 10 of the 12 tasks that count. Not evaluated: hellaswag_cf, treb_qa."
     board = compose_leaderboard(runs)
     print_rows(board.rows, board.early)
-    print_comparisons([{**one.as_json(), "cost_to_decide": None} for one in compare(runs, "raw")], "macro")
+    rows = [{**one.as_json(), "cost_to_decide": None} for one in compare(runs, "raw")]
+    rows[0] |= {"p_value": 0.0004, "noise": {**rows[0]["noise"], "sd": 0.0000031}}
+    print_comparisons(rows, "macro")
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.count(words) == 2
+    assert " < 0.001 3.1e-06 " in shown
     assert {"macro (partial)", "micro (partial)"} <= set(re.findall(r"m[ai]cro \(partial\)", shown))
     assert words in " ".join(conclude(evidence_of(runs)).remarks)
     assert {row["partial"] for row in compose_leaderboard(RUNS).rows} == {None}

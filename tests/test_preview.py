@@ -26,7 +26,7 @@ def server() -> Iterator[LocalServer]:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     path = tmp_path / "in.jsonl"
-    texts = ["The harbour is full.", "<b>Bold</b> \x1b[31mwords.", "Ships come and go.", "It rains."]
+    texts = ["The harbour is full.", "<b>Bold</b> \x1b[31mwords.", "class Red:\n\tRED = 1  # it", "It rains."]
     lines = [json.dumps({"id": f"doc-{n}", "text": text}) for n, text in enumerate(texts)]
     path.write_text("\n".join([*lines, json.dumps({"id": "none", "text": None})]), encoding="utf-8")
     return path
@@ -60,10 +60,11 @@ def test_a_preview_judges_the_form_and_counts_the_tokens(rows: Path, server: Loc
 
 def test_the_terminal_shows_texts_without_their_control_characters(rows: Path, server: LocalServer) -> None:
     server.answer = lambda request: completion(FAQ)
-    result = run(rows, server, "--prompt", "faq,table", "--limit", "2")
+    result = run(rows, server, "--prompt", "faq,table", "--limit", "3")
     assert result.exit_code == 0, result.output
     assert "The harbour is full." in result.stdout
     assert "\x1b" not in result.stdout
+    assert "     RED = 1  # it" in result.stdout
     assert "faq, 3 tokens: has its form" in result.stdout
     assert "table, 3 tokens: " in result.stdout
     assert "A: A place for ships." in [line[61:].strip() for line in result.stdout.splitlines()]

@@ -41,8 +41,18 @@ def test_every_item_is_described_with_its_inputs_and_dependants(finished: Instal
             other.name for other in items(lineage) if item.name in other.needs
         }
         assert {file["path"] for file in found["files"]} == {file["path"] for file in artifact.manifest()["files"]}
-        recipe = yaml.safe_load(described(found).partition("\nrecipe\n")[2])
-        assert recipe == found["recipe"] == artifact.manifest()["recipe"]
+        assert found["recipe"] == artifact.manifest()["recipe"]
+        text = described(found)
+        if gates := artifact.manifest().get("gates"):
+            shown = [line.split() for line in text.splitlines()]
+            for gate in gates:
+                verdict = "passed" if gate["passed"] else "failed, only warns"  # the study's audits passed
+                measured = f"{gate['value']:.4g}, {gate['bound']} {gate['threshold']:g}"
+                assert f"{gate['name']} {verdict} {measured}".split() in shown
+            assert f"{artifact.folder}/audit.html" in text
+            assert len(shown) < len(gates) + 20
+        else:
+            assert yaml.safe_load(text.partition("\nrecipe\n")[2]) == found["recipe"]
 
 
 def test_the_cost_of_a_dataset_is_the_account_of_its_engine(finished: Installation) -> None:
@@ -63,6 +73,9 @@ def test_a_stale_item_shows_why_and_what_was_made_before(own: Installation) -> N
     assert found["recipe"]["sampling"]["temperature"] == 0.25
     (audit,) = (each for each in found["needed_by"] if each["item"].startswith("audits/"))
     assert audit["state"] == "stale"
+    environment = {"FINEPHRASE_DATA": str(own.paths.data)}
+    compared = finephrase("results", "compare", "--baseline", "raw", "--study", str(own.study), **environment)
+    assert "not compared: faq_and_raw (its scores are out of date): run finephrase materialize" in compared.stdout
     with pytest.raises(ArtifactMissing, match=f"{DATASET} is stale: materialize it first"):
         trace_mixture(own.lineage, "faq_and_raw")
 
@@ -122,6 +135,21 @@ def test_a_mixture_is_traced_to_its_students_datasets_and_documents(finished: In
     assert origins.keys() == {DATASET, "sources/corpus/package_readmes"}
     assert (origins[DATASET]["prompt"], origins[DATASET]["source"]) == ("faq", "package_readmes")
     assert origins[DATASET]["audit_passed"]
+    audit = lineage.audit(lineage.study.cells[0], "faq")
+    failed = [gate for gate in audit.manifest()["gates"] if not gate["passed"]]
+    assert failed, "a random model writes no faq"
+    measured = "; ".join(
+        f"{gate['name']} is {gate['value']:.3g}, required is {gate['bound']} {gate['threshold']:.3g}" for gate in failed
+    )
+    environment = {"FINEPHRASE_DATA": str(finished.paths.data)}
+    traced = finephrase("trace", "faq_and_raw", "--study", str(finished.study), **environment)
+    assert f"its audit passed; gates that only warn failed: {measured}\n" in traced.stdout
+    sentence = (
+        f"faq_and_raw uses text that failed gates which only warn: {CELL}/faq ({measured}). Read: {audit.folder}/"
+    )
+    for command in (["leaderboard"], ["compare", "--baseline", "raw"]):
+        printed = finephrase("results", *command, "--study", str(finished.study), **environment)
+        assert f"  {sentence}audit.html\n" in printed.stdout, printed.stderr
     for origin in origins.values():
         file, _, key = origin["first_documents"][0].partition("#")
         assert trace_document(lineage, Path(file), key)["row"]["id"] == key

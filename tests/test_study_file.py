@@ -150,6 +150,11 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda f: f["generators"]["rephraser"].update(embedded={"sources": ["package_readmes"]}),
         "generators.rephraser: unknown field 'embedded'",
     ),
+    "a number of seeds": (
+        lambda f: f.update(seeds=3),
+        r"seeds: is 3; must be a list .*, for example `seeds: \[\{data: 0, model: 0\}, \{data: 1, model: 1\}\]`",
+    ),
+    "seeds without names": (lambda f: f.update(seeds=[1, 2]), r"seeds\[0\]: is 1; .*for example `seeds: \[\{data: 0, "),
     "no seeds": (lambda f: f.update(seeds=[]), "seeds"),
     "text where a number belongs": (lambda f: f.update(sequence="long"), "sequence: is 'long'; must be a whole number"),
     "true where a number belongs": (

@@ -53,6 +53,10 @@ def describe(lineage: Lineage, name: str) -> dict[str, Any]:
         "needed_by": [_neighbour(other.name, known) for other in graph.values() if item.name in other.needs],
         "files": files,
         "bytes": facts.get("bytes"),
+        "gates": [
+            {field: value for field, value in gate.items() if field not in ("figures", "examples")}
+            for gate in (manifest or {}).get("gates", [])
+        ],
         "figures": {field: value for field, value in facts.items() if field not in APART},
         "cost": {field: value for field, value in _cost(facts).items() if value is not None},
     }

@@ -9,6 +9,9 @@ from typing import Any
 
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing
 
+AUDIT_PAGE = "audit.html"
+"""The file of an audit that a person reads."""
+
 
 def recorded_fields(artifact: Artifact, name: str) -> dict[str, Any]:
     """Return the fields that a manifest holds under a name.
@@ -33,12 +36,12 @@ def recorded_dropped(audit: Artifact | None) -> dict[str, str]:
     return {"dropped": recorded_fields(audit, "dropped")["sha256"]}
 
 
-def failed_gates(audit: Mapping[str, Any]) -> list[str]:
-    """Return the blocking gates that a dataset failed, with value and threshold, given its audit's manifest."""
+def failed_gates(audit: Mapping[str, Any], *, blocking: bool = True) -> list[str]:
+    """Return the gates that block, or that only warn, and that a dataset failed, given its audit's manifest."""
     return [
         f"{gate['name']} is {gate['value']:.3g}, required is {gate['bound']} {gate['threshold']:.3g}"
         for gate in audit.get("gates", ())
-        if gate["blocking"] and not gate["passed"]
+        if gate["blocking"] is blocking and not gate["passed"]
     ]
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from finephrase_dagster.artifacts.artifact import labelled_manifest
+from finephrase_dagster.artifacts.key import SCORES, ItemKey
 from finephrase_dagster.commands.figures import NameOption, NoScores
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, paths_of
 from finephrase_dagster.commands.propose import price
 from finephrase_dagster.commands.terminal import print_json, print_table, print_text
 from finephrase_dagster.evaluate.metric import Metric
 from finephrase_dagster.results.analysis import Question
+from finephrase_dagster.results.figure import as_score
+from finephrase_dagster.study.fields import no_such_name
 from finephrase_dagster.study.paths import materialize_command
 
 if TYPE_CHECKING:
@@ -90,6 +94,7 @@ def compare(
     """
     from finephrase_dagster.results.arms import arms
     from finephrase_dagster.results.checks import check_arms
+    from finephrase_dagster.results.evidence import gate_warnings
     from finephrase_dagster.results.pairs import Pairs, generator_pairs, study_pairs
     from finephrase_dagster.results.scored_runs import read_runs
     from finephrase_dagster.results.verdict import RULE, check_metric, compare_arms
@@ -103,6 +108,8 @@ def compare(
         name = named[-1][1]
         lineage = next((own for own, _ in named if own is not None), None)
         runs = [run for run in read_runs(connection, [one for _, one in named]) if student in (None, run.student)]
+        if lineage is not None and baseline is not None and baseline not in lineage.study.mixtures:
+            raise OptionWrong(f"--baseline: {no_such_name(baseline, lineage.study.mixtures)}")
         if lineage is not None and not runs and student is None:
             raise NoScores(f"the study {name} has no scores yet. Run: {materialize_command(lineage.paths.study)}")
         every = arms(runs)
@@ -121,17 +128,42 @@ def compare(
         ]
         checks = [] if studies else [check.as_json() for check in check_arms(every, metric)]
         record_verdicts(connection, name, [*rows, *checks])
+        warnings = [line for _, one in named for line in gate_warnings(connection, one)]
+    uncompared = _uncompared(lineage, {run.mixture for run in runs}) if lineage and student is None else {}
     without = [f"{one}: {mixture}" if studies else mixture for one, mixture in pairs.without]
+    sides = {"studies": studies, "generators": generators, "without_counterpart": without} if not baseline else {}
+    asked = {"study": None if studies else name, "baseline": baseline, **sides, "metric": metric, "rule": RULE}
+    found = {"comparisons": rows, "checks": checks, "gate_warnings": warnings, "not_compared": uncompared}
     if as_json:
-        sides = {"studies": studies, "generators": generators, "without_counterpart": without} if not baseline else {}
-        asked = {"study": None if studies else name, "baseline": baseline, **sides, "metric": metric, "rule": RULE}
-        print_json({**asked, "comparisons": rows, "checks": checks})
-        return
+        return print_json({**asked, **found})
     print_comparisons(rows, metric, against=baseline is None)
     if compared := generators or studies:
         _print_sides(*compared, rows, without)
-    for check in checks:
-        print_text(check["text"], indent="  ")
+    if lineage:
+        _print_next_steps(lineage, rows, uncompared)
+    for text in (*(check["text"] for check in checks), *warnings):
+        print_text(f"  {text}", indent="    ")
+
+
+def _uncompared(lineage: Lineage, scored: Collection[str]) -> dict[str, str]:
+    """Return the mixtures of a study that have students and no scores by the present recipe, with the reason."""
+    runs, labels = lineage.study.student_runs, lineage.labels
+    old = {runs[name].mixture for name in runs if labelled_manifest(labels / ItemKey(kind=SCORES, run=name).name)}
+    reasons = {True: "its scores are out of date", False: "has no scores"}
+    return {run.mixture: reasons[run.mixture in old] for run in runs.values() if run.mixture not in scored}
+
+
+def _print_next_steps(lineage: Lineage, rows: Sequence[Mapping[str, Any]], uncompared: Mapping[str, str]) -> None:
+    """Print the study file's line with the seeds that would probably decide, and what scores missing mixtures."""
+    more = max((row["seeds_to_decide"] or 0 for row in rows), default=0)
+    if 0 < more <= 20 and not any(grid.seeds for grid in lineage.study.runs or ()):
+        pairs = [(seeds.data, seeds.model) for seeds in lineage.study.seeds]
+        first = 1 + max(map(max, pairs), default=-1)
+        pairs += [(number, number) for number in range(first, first + more)]
+        line = ", ".join(f"{{data: {data}, model: {model}}}" for data, model in pairs)
+        print_text(f"for {more} more seeds, write in the study file: seeds: [{line}]", indent="  ")
+    for mixture, reason in uncompared.items():
+        print_text(f"not compared: {mixture} ({reason}): run {materialize_command(lineage.paths.study)}", indent="  ")
 
 
 def _print_sides(first: str, second: str, rows: Sequence[Mapping[str, Any]], without: Sequence[str]) -> None:
@@ -218,7 +250,7 @@ def _comparison_cells(row: Mapping[str, Any]) -> list[str]:
         row["verdict"] if row["matched"] else "not comparable",
         "-" if row["difference"] is None else f"{row['difference']:+.{digits}f}",
         f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}" if interval else "-",
-        "-" if p_value is None else f"{p_value:.3f}",
-        "-" if sd is None else f"{sd:.{digits}f}",
+        "-" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
+        "-" if sd is None else as_score(sd),
         f"{row['seeds']['mixture']} and {row['seeds']['baseline']}",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from finephrase_dagster.study.paths import shown_path
 TEMPLATE = STUDIES / "template"
 DOCUMENTS = 32  # of one's own, for a first look
 TEXT_COLUMNS = ("text", "content", "body", "document", "raw_content")
+WARC_ID = "WARC-Record-ID"
 ID_COLUMNS = ("id", "doc_id", "_id", "uuid")
 
 
@@ -49,10 +51,11 @@ def init(
     """
     from finephrase_dagster.catalogue import catalogue
 
+    folder = Path(os.path.normpath(folder.absolute()))
     study = folder / "study.yaml"
     values = {
-        "name": re.sub("[^a-z0-9]+", "_", folder.absolute().name.lower()).strip("_")[:64].strip("_") or "my_study",
-        "file": shlex.quote(shown_path(study.absolute())),
+        "name": re.sub("[^a-z0-9]+", "_", folder.name.lower()).strip("_")[:64].strip("_") or "my_study",
+        "file": shlex.quote(shown_path(study)),
         "source": _source(inputs or []),
     }
     files = {
@@ -66,8 +69,13 @@ def init(
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    typer.echo(f"Wrote {', '.join(shown_path(path.absolute()) for path in files)}.")
-    typer.echo(f"Next: finephrase plan --study {values['file']}")
+    typer.echo(f"Wrote {', '.join(shown_path(path) for path in files)}.")
+    (source,) = yaml.safe_load(values["source"]).values()
+    if inputs and source.get("id_column") != WARC_ID:
+        identity = repr(source["id_column"]) if "id_column" in source else "a hash of the text"
+        typer.echo(f"Text: the column {source.get('text_column', 'text')!r}; id: {identity}. {study} can name others.")
+    typer.echo(f"Next: finephrase preview --study {values['file']} --limit 1")
+    typer.echo(f"Then: finephrase plan --study {values['file']}")
 
 
 def _source(inputs: list[str]) -> str:
@@ -76,7 +84,7 @@ def _source(inputs: list[str]) -> str:
         fields: dict[str, Any] = {"kind": "embedded", "corpus": "package_readmes"}
         note = "README files of Python packages. Your own: {kind: files, paths: [/texts/*.jsonl], text_column: text}"
     else:
-        patterns = [one if "://" in one else str(Path(one).expanduser().absolute()) for one in inputs]
+        patterns = [one if "://" in one else os.path.normpath(Path(one).expanduser().absolute()) for one in inputs]
         fields = {"kind": "files", "paths": patterns, **_columns(input_files(patterns)[0].url)}
         note = "`text_column` and `id_column` name columns; without an id, it is a hash of the text"
     fields["limit"] = DOCUMENTS
@@ -93,7 +101,7 @@ def _columns(url: str) -> Mapping[str, str]:
         CorpusError: the file cannot be read.
     """
     if url.endswith(WARC):
-        return {"id_column": "WARC-Record-ID"}
+        return {"id_column": WARC_ID}
     first = next((row.values for row in read_rows(url) if row.values), {})
     texts = [name for name, value in first.items() if isinstance(value, str)]
     if not texts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from finephrase_dagster.commands.terminal import print_json, print_table, print_
 from finephrase_dagster.evaluate.metric import Metric
 from finephrase_dagster.results.analyses import analyses
 from finephrase_dagster.results.analysis import EarlyStep, LeaderboardRow, row_name
+from finephrase_dagster.results.figure import as_score
 from finephrase_dagster.study.fields import shorten
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def print_leaderboard(lineage: Lineage) -> None:
         f"× chance: macro over {lowest:.4f}, the score on every benchmark of a student that finds all "
         f"{lineage.vocabulary:,} tokens equally probable; one that is certain of the right answers scores 1."
     )
+    print_gate_warnings(lineage)
 
 
 def print_unfinished(lineage: Lineage, metric: str = "macro", *, as_json: bool = False) -> bool:
@@ -51,8 +54,18 @@ def print_unfinished(lineage: Lineage, metric: str = "macro", *, as_json: bool =
         return bool(board.rows)
     if board.rows:
         print_rows(board.rows, board.early, question=lineage.study.description)
+    print_gate_warnings(lineage)
     _print_lines("Students without a score:", unscored_lines(lineage, unscored))
     return bool(board.rows)
+
+
+def print_gate_warnings(lineage: Lineage) -> None:
+    """Print which mixtures use text that failed gates which only warn, if there is a warehouse."""
+    from finephrase_dagster.results.evidence import gate_warnings
+    from finephrase_dagster.results.warehouse import NoWarehouse, reading
+
+    with contextlib.suppress(NoWarehouse), reading(lineage.paths.warehouse) as connection:
+        _print_lines("Mixtures with text that failed gates:", gate_warnings(connection, lineage.study.name))
 
 
 def unscored_lines(lineage: Lineage, unscored: Mapping[str, str]) -> list[str]:
@@ -140,7 +153,7 @@ def _cells(row: LeaderboardRow, categories: Iterable[str], first: Iterable[str],
         _score(macro),
         *([] if chance is None else ["-" if macro is None else f"{macro / chance:.1f}"]),
         _original(row),
-        _score(row["macro_sd"]),
+        "-" if row["macro_sd"] is None else as_score(row["macro_sd"]),
         str(row["seeds"]),
         "-" if row["epochs"] is None else f"{row['epochs']:.2g}",
         _score(row["micro"]),

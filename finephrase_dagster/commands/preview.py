@@ -27,7 +27,7 @@ from finephrase_dagster.commands.rephrase import (
     TokenizerOption,
     progress,
 )
-from finephrase_dagster.commands.terminal import clock, print_json, print_table, printable
+from finephrase_dagster.commands.terminal import clock, print_json, print_table
 from finephrase_dagster.study.fields import no_such_name
 from finephrase_dagster.study.generator import PACKAGED
 
@@ -312,7 +312,8 @@ def _value(value: object) -> str:
 
 def _shown(text: str) -> str:
     """Return the beginning of a text, without characters that control a terminal."""
-    clean = "\n".join(printable(line) for line in text[:SHOWN_CHARACTERS].splitlines())
+    lines = (line.expandtabs(4).rstrip() for line in text[:SHOWN_CHARACTERS].splitlines())  # code keeps its indentation
+    clean = "\n".join("".join(letter if letter.isprintable() else " " for letter in line) for line in lines)
     more = len(text) - SHOWN_CHARACTERS
     return f"{clean}\n... and {more:,} characters more" if more > 0 else clean
 

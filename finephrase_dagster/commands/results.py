@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.commands.compare import MetricOption, compare
 from finephrase_dagster.commands.figures import NameOption, NoScores, figure, of_figure
-from finephrase_dagster.commands.leaderboard import print_leaderboard, print_rows, print_unfinished, read_json
+from finephrase_dagster.commands.leaderboard import print_gate_warnings, print_leaderboard, print_rows, print_unfinished
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, dagster_home, paths_of
 from finephrase_dagster.commands.propose import propose
 from finephrase_dagster.commands.terminal import clock, complain, print_json
@@ -72,8 +73,10 @@ def leaderboard(
 
         with reading(paths.warehouse) as connection:
             _print_board(study_leaderboard(lineage, connection, metric), as_json)
+        if not as_json:
+            print_gate_warnings(lineage)
     elif as_json:
-        print_json([{**row, "unscored": {}} for row in read_json(artifact.folder / "leaderboard.json")])
+        print_json([{**row, "unscored": {}} for row in json.loads((artifact.folder / "leaderboard.json").read_bytes())])
     else:
         print_leaderboard(lineage)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from finephrase_dagster.artifacts.recorded import AUDIT_PAGE
 from finephrase_dagster.commands.options import JsonOption, StudyOption, paths_of
 from finephrase_dagster.commands.terminal import print_json
 
@@ -34,7 +35,7 @@ def show(item: ItemArgument, study: StudyOption = None, as_json: JsonOption = Fa
 
 
 def described(found: Mapping[str, Any]) -> str:
-    """Return a description for a terminal: one fact per line, then the recipe as YAML."""
+    """Return a description for a terminal: one fact per line, then the gates of an audit or the recipe as YAML."""
     made = ", ".join(f"{name} {number}" for each in found["made_with"] or [] for name, number in each.items())
     files = [f"{file.get('path')}" for file in found["files"]]
     size = f", {found['bytes']:,} bytes" if found["bytes"] else ""
@@ -51,9 +52,21 @@ def described(found: Mapping[str, Any]) -> str:
         *_fact("needs", [f"{each['item']} ({each['state']})" for each in found["needs"]]),
         *_fact("needed by", [f"{each['item']} ({each['state']})" for each in found["needed_by"]]),
     ]
-    if found["recipe"] is not None:
+    if found["gates"]:
+        page = next((f"{found['folder']}/{name}" for name in files if name == AUDIT_PAGE), None)
+        lines += ["gates", *_gates(found["gates"]), *_fact("page", [page]), *_fact("recipe", ["see --json"])]
+    elif found["recipe"] is not None:
         lines += ["recipe", *(f"  {line}" for line in _yaml(found["recipe"]).splitlines())]
     return "\n".join(lines)
+
+
+def _gates(gates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line per gate with its verdict, value and threshold, those that failed first."""
+    lines = []
+    for gate in sorted(gates, key=lambda gate: (gate["passed"], not gate["blocking"])):
+        verdict = "passed" if gate["passed"] else "FAILED" if gate["blocking"] else "failed, only warns"
+        lines.append(f"  {gate['name']:<22} {verdict:<18} {gate['value']:.4g}, {gate['bound']} {gate['threshold']:g}")
+    return lines
 
 
 def _fact(name: str, values: Sequence[str | None]) -> list[str]:

@@ -45,7 +45,7 @@ def conclude(evidence: Evidence) -> Conclusion:
         return Conclusion(
             word=None,
             answer=f"No mixture can be compared with {evidence.baseline.mixture}.",
-            remarks=(*_partial(evidence), *_checks(evidence), *_uncompared(evidence)),
+            remarks=(*_partial(evidence), *_checks(evidence), *evidence.gate_warnings, *_uncompared(evidence)),
         )
     compared = sum(not verdict.mismatches and verdict.difference is not None for verdict in evidence.verdicts)
     entry = evidence.entry(best.arm.mixture)
@@ -54,6 +54,7 @@ def conclude(evidence: Evidence) -> Conclusion:
         *_highest(best, evidence),
         *_partial(evidence),
         *_checks(evidence),
+        *evidence.gate_warnings,
         _cost(entry),
         _given_up(entry, evidence.baseline),
         *_held_out(evidence),

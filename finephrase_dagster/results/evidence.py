@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 
+from finephrase_dagster.artifacts.recorded import failed_gates
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.results.arms import Arm, arms, mismatches
 from finephrase_dagster.results.checks import ArmCheck, check_arms
@@ -19,6 +20,7 @@ from finephrase_dagster.results.noise import noise_of_one, pool_of, published_sp
 from finephrase_dagster.results.scored_runs import ScoredRun, read_runs
 from finephrase_dagster.results.tables import VIEWS
 from finephrase_dagster.results.verdict import Verdict, compare
+from finephrase_dagster.study.fields import shorten
 
 
 class NoEvidence(FinephraseError, exit_status=2):
@@ -99,6 +101,7 @@ class Evidence:
         checks: what A/A pairs and negative controls show about the study.
         left_out: runs that trained for another number of tokens than most, which no comparison counts.
         unfinished: entries of the student whose runs have no final score.
+        gate_warnings: see `gate_warnings`.
     """
 
     study: str
@@ -113,6 +116,7 @@ class Evidence:
     checks: tuple[ArmCheck, ...]
     left_out: tuple[str, ...]
     unfinished: tuple[Entry, ...] = ()
+    gate_warnings: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int | None:
@@ -187,7 +191,30 @@ def read_evidence(
         checks=tuple(check_arms(arms(own))),
         left_out=tuple(run.run for run in runs if run not in alike),
         unfinished=_entries([run for run in scored if not run.complete], datasets, components).get(student, ()),
+        gate_warnings=tuple(gate_warnings(connection, study)),
     )
+
+
+def gate_warnings(connection: duckdb.DuckDBPyConnection, study: str) -> list[str]:
+    """Return which mixtures use text that failed gates which only warn, in sentences: one per set of datasets."""
+    failed = {}
+    for item, names, manifest in connection.execute(
+        "SELECT asset || '/' || part, names, manifest FROM facts WHERE study = ? AND asset LIKE 'audits/%'", [study]
+    ).fetchall():
+        if gates := failed_gates(json.loads(manifest), blocking=False):
+            named = json.loads(names)
+            dataset, page = f"{named['generator']}__{named['source']}/{named['prompt']}", named.get("page")
+            failed[dataset] = f"{dataset} ({'; '.join(gates)})", page or f"finephrase show {item}"
+    users: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for mixture, shares in read_components(connection, study).items():
+        used = {name for component in shares for name in component.split(", ")}  # equal datasets are one component
+        users[tuple(name for name in sorted(failed) if name in used)].append(mixture)
+    return [
+        f"{shorten(mixtures)} use{'s' * (len(mixtures) == 1)} text that failed gates which only warn: "
+        f"{', '.join(failed[name][0] for name in names)}. Read: {', '.join(failed[name][1] for name in names)}"
+        for names, mixtures in users.items()
+        if names
+    ]
 
 
 def _baseline(entries: Sequence[Entry]) -> str:

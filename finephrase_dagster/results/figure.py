@@ -117,4 +117,6 @@ def as_number(value: float) -> str:
 
 def as_score(value: float) -> str:
     """Return a score or a difference of scores; those of tiny students have more digits."""
+    if 0 < abs(value) < 0.00001:
+        return f"{value:.1e}"
     return f"{value:.6f}" if abs(value) < 0.0005 else f"{value:.4f}"

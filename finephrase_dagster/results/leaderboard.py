@@ -15,8 +15,9 @@ import numpy as np
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Contents, write_json
 from finephrase_dagster.artifacts.fingerprint import fingerprint, plain
 from finephrase_dagster.artifacts.graph import items
-from finephrase_dagster.artifacts.key import MIXTURE, SCORES
+from finephrase_dagster.artifacts.key import AUDIT, MIXTURE, SCORES
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
+from finephrase_dagster.artifacts.recorded import AUDIT_PAGE
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
 from finephrase_dagster.evaluate.categories import means_without, partial_words, unscored_tasks
 from finephrase_dagster.evaluate.evaluation import SAMPLES
@@ -217,7 +218,9 @@ def _names(lineage: Lineage, artifact: Artifact) -> dict[str, Any]:
     """Return what the study's names for an artifact mean."""
     key = artifact.key
     names = {name: value for name in ("generator", "source", "prompt") if (value := getattr(key, name)) is not None}
-    if key.kind is MIXTURE:
+    if key.kind is AUDIT:
+        names["page"] = str(artifact.folder / AUDIT_PAGE)
+    elif key.kind is MIXTURE:
         parts = lineage.parts(artifact.key.mixture or "")
         names["components"] = {
             version: {"name": part.name, "original": part.audit is None} for version, part in parts.items()

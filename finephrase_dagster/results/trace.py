@@ -21,6 +21,7 @@ from finephrase_dagster.artifacts.artifact import MANIFEST, Artifact, ArtifactMi
 from finephrase_dagster.artifacts.graph import current_facts, items
 from finephrase_dagster.artifacts.key import CORPUS, DATASET, ItemKey, dataset_key
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
+from finephrase_dagster.artifacts.recorded import failed_gates
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.categories import partial_words, unscored_tasks
 from finephrase_dagster.study.component import Component
@@ -129,6 +130,7 @@ def _origin(lineage: Lineage, component: Component) -> dict[str, Any]:
         "generator": component.generator,
         "model": component.generator and lineage.study.generators[component.generator].model,
         "audit_passed": audit.facts.get("passed") if audit else None,
+        "failed_warnings": failed_gates(audit.manifest(), blocking=False) if audit else [],
         "source": component.source,
         "source_folder": str(corpus.folder),
         "first_documents": _first_ids(dataset),

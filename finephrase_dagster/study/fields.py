@@ -233,8 +233,9 @@ def _line(
 ) -> str:
     see = f"; see {docs}#{path[0]}" if path and docs and path[0] in purposes else ""
     if message not in (MISSING, UNKNOWN):
-        field = known(path[:-1]).get(str(path[-1])) if path and message.startswith("is ") else None
-        example = f", for example {_written(str(path[-1]), field)}" if field and _value(field) is not None else ""
+        of_list = path[:-1] if len(path) > 1 and isinstance(path[-1], int) else path  # an entry has no example alone
+        field = known(of_list[:-1]).get(str(of_list[-1])) if path and message.startswith("is ") else None
+        example = f", for example {_written(str(of_list[-1]), field)}" if field and _value(field) is not None else ""
         text = f"{message}{example}"
         return f"{dotted(path)}: {text}{see.replace('; see', ' See') if text.endswith('?') else see}" if path else text
     *outer, last = path

@@ -44,7 +44,7 @@ def require_clone(what: str) -> None:
 
 def resolve_path(path: str | Path) -> Path:
     """Return a path of the environment as an absolute one; a relative one starts at the clone, or where one works."""
-    return (REPOSITORY if IN_CLONE else Path.cwd()) / path
+    return Path(os.path.normpath((REPOSITORY if IN_CLONE else Path.cwd()) / path))  # without "..": it is printed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,5 +112,5 @@ def shown_path(path: Path) -> str:
 
 def study_path(study: str | Path) -> Path:
     """Return where a study file is: below the working directory, or else in the clone or among the shipped files."""
-    path = Path(study).absolute()
+    path = Path(os.path.normpath(Path(study).absolute()))
     return path if path.exists() or not (SHIPPED / study).is_file() else SHIPPED / study

@@ -92,7 +92,11 @@ class Study(Spec):
     sequence: int | None = Field(default=None, ge=16, description="tokens per training sequence")
     mixtures: Mapping[Name, Mixture] = Field(default_factory=dict, description="what students are trained on")
     students: Mapping[Name, Student] = Field(default_factory=dict, description="the models to train")
-    seeds: tuple[Seeds, ...] = Field(default=(), description="pairs of a data seed and a model seed")
+    seeds: tuple[Seeds, ...] = Field(
+        default=(),
+        description="pairs of a data seed and a model seed",
+        examples=[[{"data": 0, "model": 0}, {"data": 1, "model": 1}]],
+    )
     runs: tuple[RunGrid, ...] | None = Field(
         default=None, min_length=1, description="the training runs; default: all mixtures, students and seeds"
     )
