@@ -113,6 +113,9 @@ def test_it_writes_one_dataset_per_prompt_and_reports_in_json(tmp_path: Path, se
         "seed": 0,
     }
     assert (recipe["context"], recipe["max_tokens"]) == (4096, 64)
+    first, second, *_ = done.stderr.splitlines()
+    assert "loading libraries" in first
+    assert "sampling: temperature server default, top_p server default, max_tokens 64" in second
     again = run(arguments(rows, tmp_path / "out", server))
     assert (again.returncode, len(server.requests)) == (0, 120)
     assert "everything was complete already; nothing was sent" in again.stderr
@@ -376,3 +379,4 @@ def test_a_generator_of_a_study_runs_on_an_engine_of_its_own(tmp_path: Path) -> 
     assert report["run"]["engine_start_seconds"] > 1
     recipe = json.loads((tmp_path / "out" / "faq" / "__meta__" / "manifest.json").read_text())["recipe"]
     assert (recipe["sampling"]["seed"], recipe["max_tokens"]) == (5, 16)
+    assert f" ({recipe['model']}) | 6 |" in (tmp_path / "out" / "README.md").read_text()

@@ -8,10 +8,10 @@ import sys
 import pytest
 from rich.console import Console
 
-from finephrase_dagster.rephrase.account import PromptStatistics
+from finephrase_dagster.rephrase.account import Account, PromptStatistics
 from finephrase_dagster.rephrase.completion import Completion
 from finephrase_dagster.rephrase.outcome import Completed
-from finephrase_dagster.rephrase.progress import Bars, Lines
+from finephrase_dagster.rephrase.progress import Bars, Lines, goodput_text, run_cost
 from finephrase_dagster.rephrase.statistics import RunStatistics, duration
 
 PROMPTS = ("faq", "math", "table", "tutorial")
@@ -75,6 +75,18 @@ def test_lines_are_logged_no_more_often_than_asked() -> None:
     assert len(lines) == 3
     assert lines[0].startswith("100 of 400 requests done, ")
     assert "  faq: 25 of 100 documents (25%), 150 tokens, " in lines[0]
+
+
+def test_the_cost_of_a_run_is_that_of_all_its_prompts_so_that_it_never_falls() -> None:
+    run = statistics(0)
+    for prompt in run.prompts.values():
+        prompt.before = Account(kept=30_000, dollars=None, gpu_seconds=None, runs=1)
+    assert run_cost(run) == "0.03 engine-hours so far"
+
+
+def test_the_goodput_of_a_dataset_can_be_derived_from_its_line() -> None:
+    facts = Account(kept=60_000, start=40_000, tokens=500, best=10.0, runs=1).facts()
+    assert goodput_text("faq", facts).startswith("faq: goodput 50%, ideal 50.0 of 100.0 s with an engine (")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(8.4, "8 s"), (200, "3 min 20 s"), (7_500, "2 h 5 min")])

@@ -226,10 +226,10 @@ def rephrase(
     if generator and not endpoint:  # both together are refused below, whatever is installed
         require_extra("engine", "--generator")
     require_finite({"--temperature": temperature, "--gpu-hour-dollars": gpu_hour_dollars})
+    log = clock(f"loading libraries{f' and the model of {generator}' if generator else ''}")
     from finephrase_dagster.rephrase.job import build_job
     from finephrase_dagster.rephrase.metrics import ports_of
 
-    log = clock()
     if metrics_port:
         ports_of(metrics_port)  # refuses a wrong value before anything else is done
     job = build_job(
@@ -272,7 +272,9 @@ def _execute(
     from finephrase_dagster.rephrase.job import execute
     from finephrase_dagster.rephrase.metrics import serve_metrics
 
-    started = time.monotonic()
+    started, recipe = time.monotonic(), next(iter(job.targets.values())).recipe
+    values = ", ".join(f"{name} {recipe['sampling'][name]}" for name in ("temperature", "top_p"))
+    log(f"sampling: {values}, max_tokens {recipe['max_tokens']}")
     run: Callable[..., dict[str, dict[str, Any]]] = partial(
         execute, engines=partial(job.open_engines, leases=devices, log=log)
     )

@@ -62,14 +62,16 @@ class _OwnWarnings(logging.Handler):
             complain(f"warning: {record.getMessage()}")
 
 
-def clock() -> Callable[[str], None]:
-    """Return a function that prints a message on standard error, with the seconds since this call."""
+def clock(first: str = "") -> Callable[[str], None]:
+    """Return a function that prints a message on standard error, with the seconds since this call; print `first`."""
     started = time.monotonic()
 
     def log(message: str) -> None:
         line = json_line(message) if json_wanted() else f"[{time.monotonic() - started:6.1f} s] {message}"
         typer.echo(line, err=True)
 
+    if first:
+        log(first)
     return log
 
 

@@ -182,7 +182,9 @@ class LoadBalancer:
             self._notice = 2 * silence
             waits = [f"{one} ({one.last_failure or f'{one.in_flight:,} requests sent'})" for one in self._endpoints]
             most = self._time_limit.seconds
-            self._log(f"no answer for {silence:.0f} s from {', '.join(waits)}; a request may take {most:.0f} s")
+            first = self.last_answer == float("-inf") and any(one.engine.restartable for one in self._endpoints)
+            usual = "the first answers of an engine take minutes on a CPU, and " if first else ""
+            self._log(f"no answer for {silence:.0f} s from {', '.join(waits)}; {usual}a request may take {most:.0f} s")
 
     async def _end_outage(self) -> None:
         """Restart the engines of ours if nothing has been up for too long; raise EngineFailed if there are none."""

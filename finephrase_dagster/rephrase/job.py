@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -52,7 +53,7 @@ from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.step import Engines, RephraseStep
 from finephrase_dagster.rephrase.survey import Survey, saved_survey, survey_input
 from finephrase_dagster.study.component import Cell
-from finephrase_dagster.study.generator import Keep
+from finephrase_dagster.study.generator import PACKAGED, Keep
 from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.prompt import Prompt, read_referenced
 
@@ -179,7 +180,7 @@ class RephraseJob(_Frozen):
             yield [Endpoint(url=url, model=self.model) for url in self._useful_endpoints(log)]
             return
         assert self.engine is not None
-        log(f"starting an engine for {self.model}")
+        log(f"starting an engine for {self.model}; this takes about a minute on a CPU, more for a large model")
         gpus = self.engine.generator.gpus
         devices = partial(leases.lease, gpus, f"an engine of {self.model}", log=log) if leases else None
         with self.new_engine(devices) as engine:
@@ -200,9 +201,11 @@ class RephraseJob(_Frozen):
         report: Callable[[str], None] | None = None,
     ) -> ExecutionSettings:
         """Return the execution settings; arguments as for `execute`."""
-        gpus, stated = self.gpus, None
+        gpus, stated, model = self.gpus, None, None
         if self.engine is not None and not self.endpoints:
             generator = self.engine.generator
+            path = Path(generator.model)  # of a folder, a README that is published shows the name only
+            model = PACKAGED.name if generator.is_packaged else path.name if path.is_dir() else generator.model
             gpus = gpus if gpus is not None else 0 if on_cpu() else generator.gpus
             stated = generator.throughput.tokens_per_second if generator.throughput else None
         return ExecutionSettings(
@@ -211,6 +214,7 @@ class RephraseJob(_Frozen):
             gpus=gpus,
             gpu_hour_dollars=self.gpu_hour_dollars,
             stated=stated,
+            model=model,
             output=self.output,
             watch=watch,
             show=show or Lines(log, seconds=self.log_seconds),

@@ -14,11 +14,10 @@ if TYPE_CHECKING:
 
 
 def progress_rows(run: RunStatistics) -> list[tuple[str, ...]]:
-    """Return how far each dataset of a run is: its prompt, documents, share, tokens, speed, time left, and its cost.
+    """Return how far each dataset of a run is: its prompt, documents, share, tokens, speed, and time left.
 
     All datasets of a run end together, because the prompts of a document are sent one after the other.
     """
-    accounts, projected = run.accounts(), run.projected()
     left = "unknown" if run.seconds_left is None else duration(run.seconds_left)
     return [
         (
@@ -28,11 +27,16 @@ def progress_rows(run: RunStatistics) -> list[tuple[str, ...]]:
             f"{prompt.tokens_before + prompt.tokens:,}",
             f"{prompt.tokens / run.engine_seconds if run.engine_seconds else 0:,.0f}",
             "0 s" if prompt.total and prompt.done >= prompt.total else left,
-            cost_text(accounts[name]),
-            cost_text(projected[name]) if projected else "unknown",
         )
         for name, prompt in run.prompts.items()
     ]
+
+
+def run_cost(run: RunStatistics) -> str:
+    """Return what all datasets of a run cost; that of each alone may fall, as shared time is divided anew."""
+    projected = run.projected()
+    at_end = f", {cost_text(sum(projected.values(), Account()))} in all" if projected else ""
+    return f"{cost_text(sum(run.accounts().values(), Account()))} so far{at_end}"
 
 
 def cost_text(account: Account) -> str:
@@ -55,7 +59,8 @@ def goodput_text(name: str, goodput: Mapping[str, Any]) -> str:
         parts = {"kept": goodput["parts"]["kept"], **parts}
     share = "unknown" if goodput["goodput"] is None else f"{goodput['goodput']:.0%}"
     spent = ", ".join(f"{part} {seconds:,.1f}" for part, seconds in parts.items() if seconds and seconds >= 0.05)
-    text = f"{name}: goodput {share} of {goodput['engine_seconds']:,.1f} s with an engine ({spent})"
+    ideal = "unknown" if goodput["ideal_seconds"] is None else f"{goodput['ideal_seconds']:,.1f}"
+    text = f"{name}: goodput {share}, ideal {ideal} of {goodput['engine_seconds']:,.1f} s with an engine ({spent})"
     expected = goodput["expected"]
     if expected and expected["ratio"] is not None:
         planned, actual, unit = expected["planned"], expected["actual"], expected["unit"]
@@ -74,15 +79,15 @@ class Lines:
     def __call__(self, statistics: RunStatistics) -> None:
         if time.monotonic() - self._last >= self._seconds:
             self._last = time.monotonic()
-            self._log("\n".join([statistics.line(), *(_prompt_line(*row) for row in progress_rows(statistics))]))
+            first = f"{statistics.line()}; {run_cost(statistics)}"
+            self._log("\n".join([first, *(_prompt_line(*row) for row in progress_rows(statistics))]))
 
     def close(self) -> None:
         """Do nothing: lines need no closing."""
 
 
-def _prompt_line(prompt: str, documents: str, share: str, tokens: str, speed: str, _: str, cost: str, all: str) -> str:
-    projected = "" if all == "unknown" else f", {all} in all"
-    return f"  {prompt}: {documents} documents ({share}), {tokens} tokens, {speed} tokens/s, {cost} so far{projected}"
+def _prompt_line(prompt: str, documents: str, share: str, tokens: str, speed: str, _: str) -> str:
+    return f"  {prompt}: {documents} documents ({share}), {tokens} tokens, {speed} tokens/s"
 
 
 class Bars:
@@ -109,10 +114,12 @@ class Bars:
         left = f", {duration(statistics.seconds_left)} left" if statistics.seconds_left is not None else ""
         speed = f"{statistics.requests_per_second:,.1f}/s, {statistics.tokens_per_second:,.0f} output tokens/s"
         done = statistics.done_before + statistics.done
-        self._show("requests", done, statistics.total, f"{speed}, {statistics.failed:,} failed{left}")
-        for name, _, _, tokens, _, _, cost, projected in progress_rows(statistics):
-            prompt, more = statistics.prompts[name], "" if projected == "unknown" else f" of {projected}"
-            self._show(name, prompt.done, prompt.total, f"{tokens} tokens, {cost}{more}")
+        self._show(
+            "requests", done, statistics.total, f"{speed}, {statistics.failed:,} failed{left}; {run_cost(statistics)}"
+        )
+        for name, _, _, tokens, _, _ in progress_rows(statistics):
+            prompt = statistics.prompts[name]
+            self._show(name, prompt.done, prompt.total, f"{tokens} tokens")
         self._progress.refresh()
 
     def _show(self, name: str, done: int, total: int, details: str) -> None:

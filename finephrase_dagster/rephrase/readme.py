@@ -13,14 +13,14 @@ from finephrase_dagster.artifacts.artifact import MANIFEST
 from finephrase_dagster.artifacts.folder import Folder
 from finephrase_dagster.artifacts.markdown import markdown_table
 from finephrase_dagster.rephrase.account import PARTS
-from finephrase_dagster.rephrase.progress import progress_rows
+from finephrase_dagster.rephrase.progress import progress_rows, run_cost
 from finephrase_dagster.rephrase.statistics import RunStatistics
 
 README = "README.md"
 MARK = "<!-- Written by `finephrase rephrase`, which replaces this file. Delete this line to keep your changes. -->"
 DATA_FILES = "*.parquet"
 HEADER = ("prompt", "model", "completed rows", "skipped", "failed", "completion tokens", "discarded tokens")
-PROGRESS_HEADER = ("prompt", "documents", "done", "completion tokens", "tokens/s", "time left", "cost so far", "in all")
+PROGRESS_HEADER = ("prompt", "documents", "done", "completion tokens", "tokens/s", "time left")
 TIMES = {
     "total": "engine_seconds",
     "ideal": "ideal_seconds",
@@ -84,8 +84,7 @@ def readme_text(manifests: dict[str, dict[str, Any]], begun: Sequence[str] = (),
     loadable = [*(name for name, manifest in manifests.items() if manifest["files"]), *begun]
     configs = [{"config_name": name, "data_files": f"{name}/{DATA_FILES}"} for name in loadable]
     rows = [
-        (name, str(manifest["recipe"].get("model")), *(f"{count:,}" for count in _counts(manifest)))
-        for name, manifest in manifests.items()
+        (name, _model(manifest), *(f"{count:,}" for count in _counts(manifest))) for name, manifest in manifests.items()
     ]
     return TEMPLATE.format(
         configs=yaml.safe_dump({"configs": configs}, sort_keys=False),
@@ -97,8 +96,8 @@ def readme_text(manifests: dict[str, dict[str, Any]], begun: Sequence[str] = (),
 
 
 def _progress_section(run: RunStatistics) -> str:
-    table = markdown_table(PROGRESS_HEADER, [row[: len(PROGRESS_HEADER)] for row in progress_rows(run)])
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    table = markdown_table(PROGRESS_HEADER, progress_rows(run))
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S UTC}, {run_cost(run)}"
     return f"## Progress\n\nAs of {now}; run the same command again if it was interrupted.\n\n{table}\n\n"
 
 
@@ -117,6 +116,13 @@ def _time_section(manifests: dict[str, dict[str, Any]]) -> str:
 
 def _word(value: float | None, form: str) -> str:
     return "unknown" if value is None else format(value, form)
+
+
+def _model(manifest: dict[str, Any]) -> str:
+    """Return the model's name, and the fingerprint by which the recipe knows a model of ours."""
+    identity = str(manifest["recipe"].get("model"))
+    name = (manifest.get("run") or {}).get("model") or identity
+    return identity if name == identity else f"{name} ({identity})"
 
 
 def _counts(manifest: dict[str, Any]) -> list[int]:

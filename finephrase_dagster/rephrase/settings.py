@@ -18,6 +18,7 @@ class ExecutionSettings:
         chunk_rows: input rows per output file.
         gpus: number of GPUs serving the model; 0 on a CPU, None if unknown.
         stated: completion tokens per second that are stated for one GPU, if there is such a figure.
+        model: the name of the model for people; None: the one that requests use.
         output: folder of all datasets, whose README shows the progress; None: no README.
         watch: called once, when the run begins, with its statistics, which are updated in place.
         show: called with the statistics twice a second.
@@ -30,6 +31,7 @@ class ExecutionSettings:
     gpus: int | None = 0
     gpu_hour_dollars: float | None = None
     stated: float | None = None
+    model: str | None = None
     output: str | None = None
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     watch: Callable[[RunStatistics], None] = lambda statistics: None

@@ -213,7 +213,8 @@ class RephraseStep(PipelineStep):
             count = counts[name]
             reused = f" ({count.reused_rows:,} of them reused)" if count.reused else ""
             goodput = books.accounts[name].facts(read_expected(dataset.folder))
-            run = {"prompts": list(datasets), **total_cost(statistics.cost(), books.spent[name].workers.values())}
+            cost = total_cost(statistics.cost(), books.spent[name].workers.values())
+            run = {"prompts": list(datasets), "model": self._settings.model or self._model, **cost}
             ledgers[name].complete(dataset, count, {"run": run, "goodput": goodput})
             lines.append(
                 f"{name}: {count.completed:,} completed{reused}, {count.skipped:,} skipped, {count.failed:,} failed; "
