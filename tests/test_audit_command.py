@@ -51,7 +51,9 @@ def test_a_failed_gate_ends_with_1_and_states_what_to_do(rows: Path) -> None:
     assert "FAILED" in done.stdout
     assert "  r8: empty" in done.stdout
     assert "What to do: Look at the documents of the empty completions." in done.stdout
+    assert "  2 of only 10 rows: so small a sample decides little; audit more" in done.stdout
     assert "not run: form needs --check FORM" in done.stdout
+    assert "dclm_score needs a model: --gate dclm_score.model=PATH_OR_HUB_NAME. It records the mean" in done.stdout
     assert "10 completions: the dataset does not pass: empty" in done.stdout
 
 
@@ -149,7 +151,7 @@ def test_documents_without_a_completion_are_failing_rows(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.parquet"], "nowhere.parquet: no such file; correct the path"),
+        (["nowhere.parquet"], "nowhere.parquet: no such file or folder; correct the path"),
         (["ROWS", "--check", "sonnet"], "check 'sonnet': no such form; use one of faq, math"),
         (["ROWS", "--gate", "form"], "--gate form: write NAME=VALUE, such as form=0.9"),
         (["ROWS", "--gate", "form=high"], "form.threshold: is 'high'; must be a share"),

@@ -114,6 +114,7 @@ def test_a_row_without_text_is_kept_with_the_reason(tmp_path: Path, row: Any, re
         ({"id": 1.5, "text": "a"}, r"row 3 has the id '1.5' \(float\); an id is a string or a whole number"),
         ({"id": True, "text": "a"}, "row 3 has the id 'True'"),
         (b'{"id": "\\ud83d", "text": "a"}\n', "row 3 has an id that is not UTF-8"),
+        (b"\x7fELF\x02\x01\x00\x9f\n", r"row 3 is not valid JSON \(the file is not a text file"),
         (b'{"id": "a", "text": "cut o\n', r"row 3 is not valid JSON \(.+\); write one JSON object per line"),
         (b"[1]\n", "row 3 is not a JSON object but a list; write one JSON object per line"),
     ],
@@ -159,8 +160,8 @@ def test_a_jsonl_file_all_of_whose_texts_are_null_is_read(tmp_path: Path) -> Non
     ("name", "complaint"),
     [
         ("{folder}", r"is a folder; name its files, for example --input {folder}/\*\.jsonl"),
-        ("{folder}/*.jsonl", "patterns are expanded by the shell only; name the files"),
-        ("s3://bucket/part-?.parquet", "patterns are expanded by the shell only; name the files"),
+        ("{folder}/*.jsonl", "patterns are expanded by the shell only; remove the quotes, or name the files"),
+        ("s3://bucket/part-?.parquet", "patterns are expanded by the shell only; .*name the files"),
         ("{folder}/in.csv", r"neither \.parquet nor \.jsonl"),
         ("s3://bucket/in.csv", r"neither \.parquet nor \.jsonl"),
         ("{folder}/none.jsonl", "no such file; correct the path"),
@@ -176,9 +177,19 @@ def test_input_that_cannot_be_read_is_refused_before_anything_is_opened(
 def test_a_parquet_file_without_a_column_is_refused(tmp_path: Path) -> None:
     file = parquet(tmp_path / "in.parquet", id=pa.array(["a"]), body=pa.array(["b"]))
     with pytest.raises(
-        InputUnreadable, match=r"no column 'text'; its columns are body, id\. Name it with .*--text-column"
+        InputUnreadable, match=r"no column 'text'; its columns are body, id\. Name the right one with --text-column\.$"
     ):
         list(rows_of(file))
+    with pytest.raises(
+        InputUnreadable, match=r"no column 'a' and no column 'text'.*with --id-column and --text-column"
+    ):
+        list(rows_of(file, columns=("a", "text")))
+
+
+def test_the_example_for_a_folder_is_a_pattern_of_its_files(tmp_path: Path) -> None:
+    parquet(tmp_path / "in.parquet", id=pa.array(["a"]))
+    with pytest.raises(InputUnreadable, match=rf"is a folder; .* --input {tmp_path}/\*\.parquet$"):
+        check_files([str(tmp_path)])
 
 
 def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path: Path) -> None:

@@ -79,10 +79,11 @@ def test_a_character_that_would_be_lost_is_refused_with_its_line(text: str, file
     [
         ('name: "\\U00110000"', "study.yaml:1: .*an escape is a number above that of the last character"),
         ("name: &x a\nother: &x b", "study.yaml:2: .*found duplicate anchor 'x'; correct line 2"),
+        ("a: 1\nb:\n  c: [1, 2\nd: 3", "study.yaml:4: .*expected ',' or ']', but got ':'; correct lines 3 to 4"),
         (f"name: !{'odd' * 100_000} a", "study.yaml:1: .*the tag '.* correct line 1"),
         (f"name: *{'a' * 100_000}", "study.yaml:1: .*found undefined alias '.* correct line 1"),
     ],
-    ids=["escape", "anchor", "long tag", "long alias"],
+    ids=["escape", "anchor", "open list", "long tag", "long alias"],
 )
 def test_a_problem_is_named_with_its_line_in_few_words(text: str, problem: str, file: Path) -> None:
     with pytest.raises(StudyError, match=problem) as refused:

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from finephrase_dagster.audit.overlap import PromptOverlap
 
 COLUMNS = ("gate", "verdict", "value", "required", "failing")
+FEW_ROWS, FEW_FAILING = 100, 3  # among fewer rows, so few that fail can be chance
 LACKING = {
     "manifest": "the folder of a dataset that finephrase wrote",
     "check": "--check FORM",
     "finish_reason": "a column finish_reason",
     "source_text": "--source FILE, or a column source_text",
-    "model": "a model: --gate NAME.model=MODEL",
+    "model": "a model: --gate {gate}.model=PATH_OR_HUB_NAME. It records {sentence}",
 }
 """What to give the command so that a gate can run, by what the dataset lacks."""
 
@@ -214,8 +215,15 @@ def print_report(report: AuditReport) -> None:
                 typer.echo(f"  {row.id}: {row.reason}")
             if remedy := gates()[result.name].remedy:
                 typer.echo(f"  What to do: {remedy}")
+            if 0 < result.failing <= FEW_FAILING and report.rows < FEW_ROWS:
+                typer.echo(
+                    f"  {result.failing} of only {report.rows} rows: so small a sample decides little; audit more"
+                )
     for name, lack in report.skipped.items():
-        needs = " and ".join(LACKING[need] for need in lack.removeprefix("needs ").split(" and "))
+        sentence = gates()[name].sentence.partition(":")[0]
+        needs = " and ".join(
+            LACKING[need].format(gate=name, sentence=sentence) for need in lack.removeprefix("needs ").split(" and ")
+        )
         typer.echo(f"not run: {name} needs {needs}")
     if report.without_source:
         typer.echo(f"{report.without_source:,} of {report.rows:,} completions have no source")

@@ -104,8 +104,9 @@ class Commands(TyperGroup):
             if not error.filename and error.errno not in DISK_ERRORS:
                 raise
             place = f"{error.filename}: " if error.filename else ""
-            remedy = "Make room, or set FINEPHRASE_DATA to a folder on a larger disk."
-            remedy = remedy if error.errno in DISK_ERRORS else "Check that the path exists and that you may use it."
+            remedy = "Check the path, or name one that you may use, as with --output."
+            if error.errno in DISK_ERRORS:
+                remedy = "Make room, or set FINEPHRASE_DATA to a folder on a larger disk."
             complain(f"error: {place}{os.strerror(error.errno or 0)}. {remedy}")
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:

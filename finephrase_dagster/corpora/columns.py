@@ -60,7 +60,7 @@ class Columns:
                 fields.update(row.values)
             yield self.row(row.values, source, where)
         if lacking and fields:
-            raise missing_column(url, min(lacking), fields)
+            raise missing_column(url, sorted(lacking), fields)
 
     def row(self, values: Mapping[str, Any], source: str, where: str) -> Row:
         """Return a row as a document, or the reason why it is dropped.

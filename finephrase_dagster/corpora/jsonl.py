@@ -23,6 +23,7 @@ NOT_AN_OBJECT = "not a JSON object"
 LONGEST_LINE = 256 << 20  # bytes; a longer one is no document, and a small compressed file can hold it
 _READ_AHEAD = 1 << 20  # bytes
 _INT_DIGITS = 4_000  # Python reads longer whole numbers in quadratic time, or not at all
+_OF_TEXT = bytes([*range(7, 14), 27, *range(32, 256)])  # other bytes are in no text, whatever its encoding
 _NAMES = {list: "a list", str: "a string", type(None): "null", bool: "true or false"}
 
 
@@ -87,6 +88,8 @@ def _row(number: int, line: bytes, where: str, id_column: str | None) -> FileRow
     except RecursionError:
         return FileRow(number, None, NOT_JSON, "(nested too deeply)")
     except ValueError as error:
+        if line.translate(None, _OF_TEXT):
+            return FileRow(number, None, NOT_JSON, "(the file is not a text file, or is damaged)")
         whole = number == 1 and line.strip() in (b"[", b"{")
         return FileRow(number, None, NOT_JSON, "(one value over several lines)" if whole else f"({error})")
     if isinstance(values, dict):

@@ -118,7 +118,7 @@ def open_file(url: str) -> Iterator[BinaryIO]:
     except CorpusError:
         raise
     except FileNotFoundError as error:
-        raise CorpusError(f"{url}: no such file; correct the path") from error
+        raise CorpusError(f"{url}: no such file or folder; correct the path") from error
     except (pa.ArrowException, EOFError, OSError, UnicodeDecodeError) as error:
         flaw = " ".join(str(error).split())
         remedy = next((remedy for part, remedy in _REMEDIES.items() if part in flaw), "replace the file")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -49,12 +49,15 @@ def check_schema(schema: pa.Schema, names: Iterable[str], where: str) -> None:
     Raises:
         CorpusError: naming the table, the column and the columns there are.
     """
+    lacking = []
     for name in names:
         top = name if name in schema.names else name.split(".")[0]
         if schema.names.count(top) > 1:
             raise CorpusError(f"{where}: has the column {top!r} more than once; rename or remove one of them")
         if name not in schema.names and not _is_nested(schema, name.split(".")):
-            raise missing_column(where, name, schema.names)
+            lacking.append(name)
+    if lacking:
+        raise missing_column(where, lacking, schema.names)
 
 
 def check_id_type(schema: pa.Schema, name: str, where: str) -> None:
@@ -92,12 +95,18 @@ def as_text(values: Mapping[str, Any], name: str) -> Any:
 
 
 class ColumnMissing(CorpusError):
-    """A table has no column of this name."""
+    """A table has no columns of these `names`."""
+
+    names: tuple[str, ...] = ()
 
 
-def missing_column(where: str, name: str, present: Iterable[str]) -> ColumnMissing:
-    """Return the error for a table that lacks a column."""
-    return ColumnMissing(f"{where}: no column {name!r}; its columns are {', '.join(sorted(present)) or 'none'}")
+def missing_column(where: str, names: str | Sequence[str], present: Iterable[str]) -> ColumnMissing:
+    """Return the error for a table that lacks one column or several."""
+    names = (names,) if isinstance(names, str) else tuple(names)
+    lacking = " and no column ".join(map(repr, names))
+    error = ColumnMissing(f"{where}: no column {lacking}; its columns are {', '.join(sorted(present)) or 'none'}")
+    error.names = names
+    return error
 
 
 def _is_nested(schema: pa.Schema, steps: list[str]) -> bool:

@@ -17,6 +17,7 @@ from datatrove.pipeline.readers.base import BaseReader
 
 from finephrase_dagster.artifacts.folder import stamp_of
 from finephrase_dagster.corpora.document import CorpusError, row_id, text_flaw
+from finephrase_dagster.corpora.inputs import JSONL
 from finephrase_dagster.corpora.jsonl import BLANK_LINE, Place
 from finephrase_dagster.corpora.object_store import file_system, reported
 from finephrase_dagster.corpora.rows import check_ending, read_rows
@@ -57,11 +58,15 @@ def check_files(files: Sequence[str]) -> None:
     for file in files:
         is_local = "://" not in file
         if is_local and Path(file).is_dir():
+            names = sorted(path.name for path in Path(file).iterdir())
+            ending = next((end for name in names for end in (".parquet", *JSONL) if name.endswith(end)), ".jsonl")
             raise InputUnreadable(
-                f"{file}: is a folder; name its files, for example --input {file.rstrip('/')}/*.jsonl"
+                f"{file}: is a folder; name its files, for example --input {file.rstrip('/')}/*{ending}"
             )
         if MAGIC & set(file) and not (Path(file).exists() if is_local else file.startswith("http")):
-            raise InputUnreadable(f"{file}: patterns are expanded by the shell only; name the files")
+            raise InputUnreadable(
+                f"{file}: patterns are expanded by the shell only; remove the quotes, or name the files"
+            )
         try:
             check_ending(file)
         except CorpusError as error:
@@ -140,7 +145,9 @@ def rows_of(
             flaw = text_flaw(text)
             yield InputRow(name, "", str(flaw)) if flaw else InputRow(name, text, None)
     except CorpusError as error:
-        remedy = ". Name it with --id-column or --text-column." if isinstance(error, ColumnMissing) else ""
+        lacking = error.names if isinstance(error, ColumnMissing) else ()
+        options = [f"--{kind}-column" for kind, name in (("id", ids), ("text", texts)) if name in lacking]
+        remedy = f". Name the right one with {' and '.join(options)}." if options else ""
         raise InputUnreadable(f"{error}{remedy}") from error
     if count and not has_text:
         names = shorten(sorted(fields)) or "none"

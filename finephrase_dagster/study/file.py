@@ -106,7 +106,8 @@ def read_fields(path: Path, kind: str, *, example: str) -> dict[str, Any]:
     except InvalidYaml as error:
         if error.line is None:
             raise StudyError(f"{path}: {error}") from error
-        remedy = f"correct line {error.line}" + (", or name another file with --study" if kind == "study" else "")
+        place = f"lines {error.began} to {error.line}" if error.began else f"line {error.line}"
+        remedy = f"correct {place}" + (", or name another file with --study" if kind == "study" else "")
         raise StudyError(f"{path}:{error.line}: not valid YAML: {error}; {remedy}") from error
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that no file can have
         raise StudyError(_unreadable(path, kind, error)) from error

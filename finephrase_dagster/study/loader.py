@@ -26,11 +26,14 @@ _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 class InvalidYaml(FinephraseError, exit_status=2):
-    """A text is not YAML, or exceeds a bound; `line` counts from 1 and is None where the whole text is at fault."""
+    """A text is not YAML, or exceeds a bound; `line` counts from 1 and is None where the whole text is at fault.
 
-    def __init__(self, problem: object, line: int | None = None) -> None:
+    `began` is the earlier line, if any, where the list or text with the fault begins.
+    """
+
+    def __init__(self, problem: object, line: int | None = None, began: int | None = None) -> None:
         super().__init__(str(problem))
-        self.line = line
+        self.line, self.began = line, began
 
 
 def read_bounded(path: Path) -> str:
@@ -82,7 +85,9 @@ def _run(text: str, step: Any) -> Any:
         problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
         if problem.startswith(("but ", "second ")):
             problem = f"{error.context} {problem}".partition("; first")[0]  # type: ignore[attr-defined]
-        raise InvalidYaml(problem[:LONGEST_PROBLEM], line + 1) from error
+        opening = getattr(error, "context_mark", None)
+        began = opening.line + 1 if opening and opening.line < line and "anchor" not in problem else None
+        raise InvalidYaml(problem[:LONGEST_PROBLEM], line + 1, began) from error
     except (ValueError, OverflowError) as error:
         flaw = "an escape is a number above that of the last character; correct it"
         raise InvalidYaml(flaw, loader.line + 1 if loader else None) from error
