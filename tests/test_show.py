@@ -144,12 +144,10 @@ def test_a_mixture_is_traced_to_its_students_datasets_and_documents(finished: In
     environment = {"FINEPHRASE_DATA": str(finished.paths.data)}
     traced = finephrase("trace", "faq_and_raw", "--study", str(finished.study), **environment)
     assert f"its audit passed; gates that only warn failed: {measured}\n" in traced.stdout
-    sentence = (
-        f"faq_and_raw uses text that failed gates which only warn: {CELL}/faq ({measured}). Read: {audit.folder}/"
-    )
+    warning = f"  {CELL}/faq (in faq_and_raw): {measured}\n  Read more, for example: {audit.folder}/audit.html\n"
     for command in (["leaderboard"], ["compare", "--baseline", "raw"]):
         printed = finephrase("results", *command, "--study", str(finished.study), **environment)
-        assert f"  {sentence}audit.html\n" in printed.stdout, printed.stderr
+        assert f"Text that failed gates which only warn:\n{warning}" in printed.stdout, printed.stderr
     for origin in origins.values():
         file, _, key = origin["first_documents"][0].partition("#")
         assert trace_document(lineage, Path(file), key)["row"]["id"] == key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from finephrase_dagster.artifacts.artifact import labelled_manifest
 from finephrase_dagster.artifacts.key import SCORES, ItemKey
 from finephrase_dagster.commands.figures import NameOption, NoScores
+from finephrase_dagster.commands.leaderboard import print_warnings
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, paths_of
 from finephrase_dagster.commands.propose import price
 from finephrase_dagster.commands.terminal import print_json, print_table, print_text
@@ -128,12 +130,17 @@ def compare(
         ]
         checks = [] if studies else [check.as_json() for check in check_arms(every, metric)]
         record_verdicts(connection, name, [*rows, *checks])
-        warnings = [line for _, one in named for line in gate_warnings(connection, one)]
+        warnings = [warning for _, one in named for warning in gate_warnings(connection, one)]
     uncompared = _uncompared(lineage, {run.mixture for run in runs}) if lineage and student is None else {}
     without = [f"{one}: {mixture}" if studies else mixture for one, mixture in pairs.without]
     sides = {"studies": studies, "generators": generators, "without_counterpart": without} if not baseline else {}
     asked = {"study": None if studies else name, "baseline": baseline, **sides, "metric": metric, "rule": RULE}
-    found = {"comparisons": rows, "checks": checks, "gate_warnings": warnings, "not_compared": uncompared}
+    found = {
+        "comparisons": rows,
+        "checks": checks,
+        "gate_warnings": [*map(asdict, warnings)],
+        "not_compared": uncompared,
+    }
     if as_json:
         return print_json({**asked, **found})
     print_comparisons(rows, metric, against=baseline is None)
@@ -141,8 +148,9 @@ def compare(
         _print_sides(*compared, rows, without)
     if lineage:
         _print_next_steps(lineage, rows, uncompared)
-    for text in (*(check["text"] for check in checks), *warnings):
-        print_text(f"  {text}", indent="    ")
+    for check in checks:
+        print_text(f"  {check['text']}", indent="    ")
+    print_warnings(warnings)
 
 
 def _uncompared(lineage: Lineage, scored: Collection[str]) -> dict[str, str]:

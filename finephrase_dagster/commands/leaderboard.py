@@ -17,6 +17,7 @@ from finephrase_dagster.study.fields import shorten
 
 if TYPE_CHECKING:
     from finephrase_dagster.artifacts.lineage import Lineage
+    from finephrase_dagster.results.evidence import GateWarning
 
 MOST_NAMES = 5
 """Mixtures that wait for the same, as far as they are named."""
@@ -60,12 +61,18 @@ def print_unfinished(lineage: Lineage, metric: str = "macro", *, as_json: bool =
 
 
 def print_gate_warnings(lineage: Lineage) -> None:
-    """Print which mixtures use text that failed gates which only warn, if there is a warehouse."""
+    """Print the datasets in mixtures that failed gates which only warn, if there is a warehouse."""
     from finephrase_dagster.results.evidence import gate_warnings
     from finephrase_dagster.results.warehouse import NoWarehouse, reading
 
     with contextlib.suppress(NoWarehouse), reading(lineage.paths.warehouse) as connection:
-        _print_lines("Mixtures with text that failed gates:", gate_warnings(connection, lineage.study.name))
+        print_warnings(gate_warnings(connection, lineage.study.name))
+
+
+def print_warnings(warnings: Sequence[GateWarning]) -> None:
+    """Print datasets that failed gates which only warn, and where to read more."""
+    more = [f"Read more, for example: {warnings[0].page}"] if warnings else []
+    _print_lines("Text that failed gates which only warn:", [*map(str, warnings), *more])
 
 
 def unscored_lines(lineage: Lineage, unscored: Mapping[str, str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from finephrase_dagster.evaluate.benchmark import CATEGORIES
@@ -45,7 +46,7 @@ def conclude(evidence: Evidence) -> Conclusion:
         return Conclusion(
             word=None,
             answer=f"No mixture can be compared with {evidence.baseline.mixture}.",
-            remarks=(*_partial(evidence), *_checks(evidence), *evidence.gate_warnings, *_uncompared(evidence)),
+            remarks=(*_partial(evidence), *_checks(evidence), *_gates(evidence), *_uncompared(evidence)),
         )
     compared = sum(not verdict.mismatches and verdict.difference is not None for verdict in evidence.verdicts)
     entry = evidence.entry(best.arm.mixture)
@@ -54,7 +55,7 @@ def conclude(evidence: Evidence) -> Conclusion:
         *_highest(best, evidence),
         *_partial(evidence),
         *_checks(evidence),
-        *evidence.gate_warnings,
+        *_gates(evidence),
         _cost(entry),
         _given_up(entry, evidence.baseline),
         *_held_out(evidence),
@@ -99,6 +100,19 @@ def _highest(chosen: Verdict, evidence: Evidence) -> list[str]:
 
 def _checks(evidence: Evidence) -> list[str]:
     return [f"Check by {check.text}" for check in evidence.checks]
+
+
+def _gates(evidence: Evidence) -> list[str]:
+    """Say which gates that only warn the text of the mixtures failed."""
+    warnings = evidence.gate_warnings
+    if not warnings:
+        return []
+    gates = Counter(failed.split()[0] for warning in warnings for failed in warning.failed)
+    counts = ", ".join(f"{gate} {count}" for gate, count in gates.most_common())
+    return [
+        f"Gates that only warn failed on {len(warnings)} dataset{'s' * (len(warnings) > 1)} ({counts}): "
+        f"{warnings[0]}{'' if len(warnings) == 1 else '; ...'}. Read more: {warnings[0].page}"
+    ]
 
 
 def _partial(evidence: Evidence) -> list[str]:

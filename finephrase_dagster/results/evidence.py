@@ -116,7 +116,7 @@ class Evidence:
     checks: tuple[ArmCheck, ...]
     left_out: tuple[str, ...]
     unfinished: tuple[Entry, ...] = ()
-    gate_warnings: tuple[str, ...] = ()
+    gate_warnings: tuple[GateWarning, ...] = ()
 
     @property
     def parameters(self) -> int | None:
@@ -195,26 +195,44 @@ def read_evidence(
     )
 
 
-def gate_warnings(connection: duckdb.DuckDBPyConnection, study: str) -> list[str]:
-    """Return which mixtures use text that failed gates which only warn, in sentences: one per set of datasets."""
-    failed = {}
+@dataclass(frozen=True, kw_only=True)
+class GateWarning:
+    """A dataset that failed gates which only warn, although mixtures use it.
+
+    Attributes:
+        failed: the gates, each with its value and threshold.
+        page: where to read more: the path of the audit's page, or the command that shows the audit.
+    """
+
+    dataset: str
+    mixtures: tuple[str, ...]
+    failed: tuple[str, ...]
+    page: str
+
+    def __str__(self) -> str:
+        return f"{self.dataset} (in {shorten(self.mixtures)}): {'; '.join(self.failed)}"
+
+
+def gate_warnings(connection: duckdb.DuckDBPyConnection, study: str) -> list[GateWarning]:
+    """Return the datasets in mixtures that failed gates which only warn."""
+    components = read_components(connection, study)
+    found = []
     for item, names, manifest in connection.execute(
-        "SELECT asset || '/' || part, names, manifest FROM facts WHERE study = ? AND asset LIKE 'audits/%'", [study]
+        "SELECT asset || '/' || part AS item, names, manifest FROM facts WHERE study = ? AND asset LIKE 'audits/%' "
+        "ORDER BY item",
+        [study],
     ).fetchall():
-        if gates := failed_gates(json.loads(manifest), blocking=False):
-            named = json.loads(names)
-            dataset, page = f"{named['generator']}__{named['source']}/{named['prompt']}", named.get("page")
-            failed[dataset] = f"{dataset} ({'; '.join(gates)})", page or f"finephrase show {item}"
-    users: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for mixture, shares in read_components(connection, study).items():
-        used = {name for component in shares for name in component.split(", ")}  # equal datasets are one component
-        users[tuple(name for name in sorted(failed) if name in used)].append(mixture)
-    return [
-        f"{shorten(mixtures)} use{'s' * (len(mixtures) == 1)} text that failed gates which only warn: "
-        f"{', '.join(failed[name][0] for name in names)}. Read: {', '.join(failed[name][1] for name in names)}"
-        for names, mixtures in users.items()
-        if names
-    ]
+        named = json.loads(names)
+        dataset = f"{named['generator']}__{named['source']}/{named['prompt']}"
+        mixtures = tuple(
+            mixture
+            for mixture, shares in components.items()
+            if any(dataset in component.split(", ") for component in shares)  # equal datasets are one component
+        )
+        if mixtures and (failed := failed_gates(json.loads(manifest), blocking=False)):
+            page = named.get("page") or f"finephrase show {item}"
+            found.append(GateWarning(dataset=dataset, mixtures=mixtures, failed=tuple(failed), page=page))
+    return found
 
 
 def _baseline(entries: Sequence[Entry]) -> str:
