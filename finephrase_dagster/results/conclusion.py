@@ -107,12 +107,11 @@ def _gates(evidence: Evidence) -> list[str]:
     warnings = evidence.gate_warnings
     if not warnings:
         return []
+    if len(warnings) == 1:
+        return [f"Gates that only warn failed on {warnings[0]}. Read more: {warnings[0].page}"]
     gates = Counter(failed.split()[0] for warning in warnings for failed in warning.failed)
-    counts = ", ".join(f"{gate} {count}" for gate, count in gates.most_common())
-    return [
-        f"Gates that only warn failed on {len(warnings)} dataset{'s' * (len(warnings) > 1)} ({counts}): "
-        f"{warnings[0]}{'' if len(warnings) == 1 else '; ...'}. Read more: {warnings[0].page}"
-    ]
+    counts = ", ".join(f"{gate} on {count}" for gate, count in gates.most_common())
+    return [f"Gates that only warn failed on {len(warnings)} datasets: {counts}. See: finephrase results leaderboard."]
 
 
 def _partial(evidence: Evidence) -> list[str]:
@@ -161,11 +160,12 @@ def _uncompared(evidence: Evidence) -> list[str]:
     unmatched = [verdict for verdict in evidence.verdicts if verdict.mismatches]
     if unmatched:
         best = max(unmatched, key=lambda verdict: evidence.entry(verdict.arm.mixture).macro)
-        lines.append(
-            f"Not compared: {len(unmatched)} mixtures differ from the baseline in more than their synthetic text. The "
-            f"highest of them is {best.arm.mixture} ({evidence.entry(best.arm.mixture).macro:.4f}; "
-            f"{'; '.join(best.mismatches)})."
+        named = (
+            f"{best.arm.mixture} ({evidence.entry(best.arm.mixture).macro:.4f}; {'; '.join(best.mismatches)}), which "
+            f"{'differs' if len(unmatched) == 1 else 'differ'} from the baseline in more than the synthetic text"
         )
+        others = "" if len(unmatched) == 1 else f"{len(unmatched)} mixtures, the highest of them "
+        lines.append(f"Not compared: {others}{named}.")
     if evidence.left_out:
         lines.append(f"Left out, because they trained for another number of tokens: {', '.join(evidence.left_out)}.")
     return lines
