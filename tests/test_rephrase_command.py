@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,9 +114,6 @@ def test_it_writes_one_dataset_per_prompt_and_reports_in_json(tmp_path: Path, se
         "seed": 0,
     }
     assert (recipe["context"], recipe["max_tokens"]) == (4096, 64)
-    first, second, *_ = done.stderr.splitlines()
-    assert "loading libraries" in first
-    assert "sampling: temperature server default, top_p server default, max_tokens 64" in second
     again = run(arguments(rows, tmp_path / "out", server))
     assert (again.returncode, len(server.requests)) == (0, 120)
     assert "everything was complete already; nothing was sent" in again.stderr
@@ -374,6 +372,9 @@ def test_a_generator_of_a_study_runs_on_an_engine_of_its_own(tmp_path: Path) -> 
     ]
     done = run(command, FINEPHRASE_DATA=str(tmp_path / "data"))
     assert done.returncode == 0, done.stderr
+    first, second, *_ = done.stderr.splitlines()
+    assert first.endswith("loading libraries and the model of rephraser")
+    assert re.search(r"sampling: temperature [\d.]+, top_p [\d.]+, max_tokens \d+$", second)
     report = json.loads(done.stdout)["datasets"]["faq"]
     assert report["completed"] == 6
     assert report["run"]["engine_start_seconds"] > 1

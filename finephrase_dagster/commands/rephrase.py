@@ -226,7 +226,7 @@ def rephrase(
     if generator and not endpoint:  # both together are refused below, whatever is installed
         require_extra("engine", "--generator")
     require_finite({"--temperature": temperature, "--gpu-hour-dollars": gpu_hour_dollars})
-    log = clock(f"loading libraries{f' and the model of {generator}' if generator else ''}")
+    log = clock(f"loading libraries and the model of {generator}" if generator and not endpoint else "")
     from finephrase_dagster.rephrase.job import build_job
     from finephrase_dagster.rephrase.metrics import ports_of
 
@@ -273,8 +273,9 @@ def _execute(
     from finephrase_dagster.rephrase.metrics import serve_metrics
 
     started, recipe = time.monotonic(), next(iter(job.targets.values())).recipe
-    values = ", ".join(f"{name} {recipe['sampling'][name]}" for name in ("temperature", "top_p"))
-    log(f"sampling: {values}, max_tokens {recipe['max_tokens']}")
+    if job.engine:
+        values = ", ".join(f"{name} {recipe['sampling'][name]}" for name in ("temperature", "top_p"))
+        log(f"sampling: {values}, max_tokens {recipe['max_tokens']}")
     run: Callable[..., dict[str, dict[str, Any]]] = partial(
         execute, engines=partial(job.open_engines, leases=devices, log=log)
     )
