@@ -124,10 +124,7 @@ def compare(
                 pairs = generator_pairs(every, connection, name, generators)
             check_metric(metric, runs)
             verdicts = compare_arms(pairs.pairs, every, metric=metric, question=question)
-        rows = [
-            {**verdict.as_json(), "cost_to_decide": _cost_to_decide(verdict, lineage, connection)}
-            for verdict in verdicts
-        ]
+        rows = [verdict.as_json() | _cost_to_decide(verdict, lineage, connection) for verdict in verdicts]
         checks = [] if studies else [check.as_json() for check in check_arms(every, metric)]
         record_verdicts(connection, name, [*rows, *checks])
         warnings = [warning for _, one in named for warning in gate_warnings(connection, one)]
@@ -146,10 +143,7 @@ def compare(
     print_comparisons(rows, metric, against=baseline is None)
     if compared := generators or studies:
         _print_sides(*compared, rows, without)
-    if lineage:
-        _print_next_steps(lineage, rows, uncompared)
-    for check in checks:
-        print_text(f"  {check['text']}", indent="    ")
+    _print_remarks(lineage, rows, uncompared, [check["text"] for check in checks])
     print_warnings(warnings)
 
 
@@ -161,8 +155,17 @@ def _uncompared(lineage: Lineage, scored: Collection[str]) -> dict[str, str]:
     return {run.mixture: reasons[run.mixture in old] for run in runs.values() if run.mixture not in scored}
 
 
+def _print_remarks(
+    lineage: Lineage | None, rows: Sequence[Mapping[str, Any]], uncompared: Mapping[str, str], checks: Sequence[str]
+) -> None:
+    """Print the study file's line with the seeds that would decide, what scores missing mixtures, and checks."""
+    if lineage:
+        _print_next_steps(lineage, rows, uncompared)
+    for check in checks:
+        print_text(f"  {check}", indent="    ")
+
+
 def _print_next_steps(lineage: Lineage, rows: Sequence[Mapping[str, Any]], uncompared: Mapping[str, str]) -> None:
-    """Print the study file's line with the seeds that would probably decide, and what scores missing mixtures."""
     more = max((row["seeds_to_decide"] or 0 for row in rows), default=0)
     if 0 < more <= 20 and not any(grid.seeds for grid in lineage.study.runs or ()):
         pairs = [(seeds.data, seeds.model) for seeds in lineage.study.seeds]
@@ -211,15 +214,11 @@ def _named_study(paths: Paths, name: str | None, connection: DuckDBPyConnection)
     return lineage, lineage.study.name
 
 
-def _cost_to_decide(
-    verdict: Verdict, lineage: Lineage | None, connection: DuckDBPyConnection
-) -> dict[str, float] | None:
+def _cost_to_decide(verdict: Verdict, lineage: Lineage | None, connection: DuckDBPyConnection) -> dict[str, Any]:
     from finephrase_dagster.plan.seeds import seed_cost
 
-    if verdict.decision is None:
-        return None
-    cost = seed_cost((verdict.baseline.first, verdict.arm.first), lineage, connection)
-    return cost.times(verdict.decision.seeds) if cost else None
+    cost = verdict.decision and seed_cost((verdict.baseline.first, verdict.arm.first), lineage, connection)
+    return {"cost_to_decide": cost.times(verdict.decision.seeds) if cost and verdict.decision else None}
 
 
 def print_comparisons(rows: Sequence[Mapping[str, Any]], metric: str, *, against: bool = False) -> None:
