@@ -178,7 +178,6 @@ def _asset_path(path: tuple[str, str], cell: str | None) -> tuple[str, ...]:
 
 
 @cache
-@cache
 def _is_folder_name(part: str) -> bool:
     """Return whether a text can name one folder on any file system."""
     size = len(part.encode("utf-8", "surrogatepass"))

@@ -35,7 +35,7 @@ EXAMINED = 4
 FEWEST_ROWS = 2
 """Fewer rows than these cannot be divided."""
 DELETED_AT_ONCE = 4
-LOOK_BEATS = 60
+LOOK_BEATS = 10
 """After so many beats a worker that takes a shard looks at all leases, to find those whose holders have died."""
 
 

@@ -36,13 +36,16 @@ def recorded_dropped(audit: Artifact | None) -> dict[str, str]:
     return {"dropped": recorded_fields(audit, "dropped")["sha256"]}
 
 
-def failed_gates(audit: Mapping[str, Any], *, blocking: bool = True) -> list[str]:
-    """Return the gates that block, or that only warn, and that a dataset failed, given its audit's manifest."""
-    return [
-        f"{gate['name']} is {gate['value']:.3g}, required is {gate['bound']} {gate['threshold']:.3g}"
+def failed_gates(audit: Mapping[str, Any], *, blocking: bool = True) -> dict[str, str]:
+    """Return the gates that block, or that only warn, and that a dataset failed, given its audit's manifest.
+
+    Each is described in words, with its name, value and threshold.
+    """
+    return {
+        gate["name"]: f"{gate['name']} is {gate['value']:.3g}, required is {gate['bound']} {gate['threshold']:.3g}"
         for gate in audit.get("gates", ())
         if gate["blocking"] is blocking and not gate["passed"]
-    ]
+    }
 
 
 def recorded_macro(scores: Artifact, held_out: Collection[str] = ()) -> float:

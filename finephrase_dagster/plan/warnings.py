@@ -24,7 +24,7 @@ def failed_gates(item: Item) -> str | None:
     """Return the blocking gates that a complete audit did not pass, with value and threshold; None for other items."""
     if item.key.kind is not AUDIT or (current_facts(item) or {}).get("passed") is not False:
         return None
-    return "; ".join(recorded.failed_gates(item.artifact().manifest())) or "its gates"
+    return "; ".join(recorded.failed_gates(item.artifact().manifest()).values()) or "its gates"
 
 
 def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]) -> Iterator[str]:

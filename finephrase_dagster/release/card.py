@@ -153,7 +153,7 @@ def _audit(lineage: Lineage, component: Component) -> dict[str, Any]:
     ]
     return {
         "gates": markdown_table(("gate", "value", "required", "blocking", "outcome"), table),
-        "failed": [] if manifest["passed"] else failed_gates(manifest),
+        "failed": [] if manifest["passed"] else [*failed_gates(manifest).values()],
         "reason": release.despite_audits.get(component.name),
     }
 

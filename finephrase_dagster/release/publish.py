@@ -60,7 +60,7 @@ def check_release(lineage: Lineage, configurations: Iterable[str] | None = None)
         audit = graph[audit_key(component).name]
         is_failed = (current_facts(audit) or {}).get("passed") is False
         if is_failed and component.name not in study.release.despite_audits:
-            failed.append(f"{component.name} ({'; '.join(failed_gates(audit.artifact().manifest()))})")
+            failed.append(f"{component.name} ({'; '.join(failed_gates(audit.artifact().manifest()).values())})")
     if missing:
         raise ReleaseRefused(f"{shorten(missing, 5)}. Run `{materialize_command(file)}` first.")
     if failed:

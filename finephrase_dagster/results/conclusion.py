@@ -109,7 +109,7 @@ def _gates(evidence: Evidence) -> list[str]:
         return []
     if len(warnings) == 1:
         return [f"Gates that only warn failed on {warnings[0]}. Read more: {warnings[0].page}"]
-    gates = Counter(failed.split()[0] for warning in warnings for failed in warning.failed)
+    gates = Counter(gate for warning in warnings for gate in warning.failed)
     counts = ", ".join(f"{gate} on {count}" for gate, count in gates.most_common())
     return [f"Gates that only warn failed on {len(warnings)} datasets: {counts}. See: finephrase results leaderboard."]
 

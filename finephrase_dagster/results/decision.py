@@ -123,9 +123,8 @@ class Outlook:
     def chance_of_tie(self, difference: float, smallest: float) -> float:
         """Return the probability that the interval lies within the smallest difference of interest."""
         room = np.maximum(0.0, smallest - self.widths)
-        inside = scipy.special.ndtr((room - difference) / self.error) - scipy.special.ndtr(
-            (-room - difference) / self.error
-        )
+        low, high = (scipy.special.ndtr((end - difference) / self.error) for end in (-room, room))
+        inside = high - low
         return float(inside[room > 0].sum() / len(room))
 
 

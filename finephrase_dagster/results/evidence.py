@@ -20,6 +20,7 @@ from finephrase_dagster.results.noise import noise_of_one, pool_of, published_sp
 from finephrase_dagster.results.scored_runs import ScoredRun, read_runs
 from finephrase_dagster.results.tables import VIEWS
 from finephrase_dagster.results.verdict import Verdict, compare
+from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import shorten
 
 
@@ -200,17 +201,17 @@ class GateWarning:
     """A dataset that failed gates which only warn, although mixtures use it.
 
     Attributes:
-        failed: the gates, each with its value and threshold.
+        failed: the gates by name, each with its value and threshold in words.
         page: where to read more: the path of the audit's page, or the command that shows the audit.
     """
 
     dataset: str
     mixtures: tuple[str, ...]
-    failed: tuple[str, ...]
+    failed: Mapping[str, str]
     page: str
 
     def __str__(self) -> str:
-        return f"{self.dataset} (in {shorten(self.mixtures)}): {'; '.join(self.failed)}"
+        return f"{self.dataset} (in {shorten(self.mixtures)}): {'; '.join(self.failed.values())}"
 
 
 def gate_warnings(connection: duckdb.DuckDBPyConnection, study: str) -> list[GateWarning]:
@@ -223,7 +224,7 @@ def gate_warnings(connection: duckdb.DuckDBPyConnection, study: str) -> list[Gat
         [study],
     ).fetchall():
         named = json.loads(names)
-        dataset = f"{named['generator']}__{named['source']}/{named['prompt']}"
+        dataset = Component(**{field: named.get(field) for field in ("source", "generator", "prompt")}).name
         mixtures = tuple(
             mixture
             for mixture, shares in components.items()
@@ -231,7 +232,7 @@ def gate_warnings(connection: duckdb.DuckDBPyConnection, study: str) -> list[Gat
         )
         if mixtures and (failed := failed_gates(json.loads(manifest), blocking=False)):
             page = named.get("page") or f"finephrase show {item}"
-            found.append(GateWarning(dataset=dataset, mixtures=mixtures, failed=tuple(failed), page=page))
+            found.append(GateWarning(dataset=dataset, mixtures=mixtures, failed=failed, page=page))
     return found
 
 

@@ -225,15 +225,13 @@ def _difference(mean: Array, covariance: Array, index: int, best: int) -> tuple[
 
 def _expected_gain(difference: Any, variance: Any) -> Any:
     sd = np.sqrt(variance)
-    return difference * scipy.special.ndtr(difference / sd) + sd * np.exp(-(difference**2) / (2 * variance)) / np.sqrt(
-        2 * np.pi
-    )
+    density = np.exp(-(difference**2) / (2 * variance)) / np.sqrt(2 * np.pi)
+    return difference * scipy.special.ndtr(difference / sd) + sd * density
 
 
 def _chances(difference: float, sd: float, outlook: Outlook) -> dict[str, float]:
-    visible = [
-        outlook.chance_of_difference(gain) for gain in difference + sd * scipy.special.ndtri(QUANTILES) if gain > 0
-    ]
+    gains = difference + sd * scipy.special.ndtri(QUANTILES)
+    visible = [outlook.chance_of_difference(gain) for gain in gains if gain > 0]
     return {
         "expected_gain": float(_expected_gain(difference, sd**2)),
         "chance_better": float(scipy.special.ndtr(difference / sd)),

@@ -130,7 +130,7 @@ def _origin(lineage: Lineage, component: Component) -> dict[str, Any]:
         "generator": component.generator,
         "model": component.generator and lineage.study.generators[component.generator].model,
         "audit_passed": audit.facts.get("passed") if audit else None,
-        "failed_warnings": failed_gates(audit.manifest(), blocking=False) if audit else [],
+        "failed_warnings": [*failed_gates(audit.manifest(), blocking=False).values()] if audit else [],
         "source": component.source,
         "source_folder": str(corpus.folder),
         "first_documents": _first_ids(dataset),

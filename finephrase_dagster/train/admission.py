@@ -57,7 +57,7 @@ def refusal(lineage: Lineage, component: Component) -> str | None:
         raise AuditNotPassed(f"{component.name} has no audit; materialize {audit.name} first") from error
     if manifest["passed"]:
         return None
-    failed = "; ".join(failed_gates(manifest))
+    failed = "; ".join(failed_gates(manifest).values())
     return f"{component.name} did not pass its audit ({failed}): {REMEDY.format(folder=audit.folder)}"
 
 
@@ -115,6 +115,6 @@ def check_mixture(lineage: Lineage, name: str, log: Callable[[str], None]) -> di
             raise AuditNotPassed(f"mixture {name}: {reason}")
         audit = lineage.component_audit(component)
         assert audit is not None
-        used[dataset] = failed_gates(audit.manifest())
+        used[dataset] = [*failed_gates(audit.manifest()).values()]
         log(f"mixture {name}: uses {dataset} despite its audit ({'; '.join(used[dataset])}): {mixture.despite_audits}")
     return used
