@@ -25,15 +25,14 @@ SCRIPT = (
 
 def create_app() -> Any:
     """Return MLflow's ASGI application with the script in its page."""
-    from flask import Response
     from mlflow.server import app as pages
     from mlflow.server.fastapi_app import app
 
     index = Path(pages.static_folder or "") / "index.html"
 
-    def serve() -> Response:
+    def serve() -> Any:
         page = index.read_text(encoding="utf-8").replace("<head>", f"<head>{SCRIPT}", 1)
-        return Response(page, mimetype="text/html", headers={"Cache-Control": "no-cache"})
+        return pages.response_class(page, mimetype="text/html", headers={"Cache-Control": "no-cache"})
 
     pages.view_functions["serve"] = serve
     return app
