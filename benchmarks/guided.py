@@ -23,7 +23,7 @@ from random_model import documents, engine
 from finephrase_dagster.artifacts.recipe import dataset_recipe
 from finephrase_dagster.artifacts.sampling import resolve_sampling
 from finephrase_dagster.audit.forms import has_form
-from finephrase_dagster.generators.product import write_packaged_model
+from finephrase_dagster.generators.packaged import write_packaged_model
 from finephrase_dagster.rephrase.engine import Engine
 from finephrase_dagster.rephrase.job import RephraseJob, Target, execute
 from finephrase_dagster.study.generator import Sampling

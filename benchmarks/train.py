@@ -34,10 +34,11 @@ from finephrase_dagster.study.student import Mixture, Seeds, Student
 from finephrase_dagster.train.job import TrainingJob
 from finephrase_dagster.train.mixture import mix, read_windows
 from finephrase_dagster.train.schedule import data_order, steps_of
+from finephrase_dagster.train.sequences import Sequences
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import train_tokenizer
 from finephrase_dagster.train.tokens import TokenSet, tokenise
-from finephrase_dagster.train.trainer import Sequences, adamw, train
+from finephrase_dagster.train.trainer import adamw, train
 
 SEQUENCE, VOCABULARY = 256, 4096
 STUDENT = Student(

@@ -56,7 +56,8 @@ class Evaluator(dg.ConfigurableResource):
         self, lineage: Lineage, artifact: Artifact, model: Path, folder: Path, output: str = "."
     ) -> dict[str, Any]:
         """Score one model into a folder below that of the scores; tasks that were scored before are not again."""
-        from finephrase_dagster.evaluate.evaluation import SAMPLES, evaluate_checkpoint, known_samples
+        from finephrase_dagster.evaluate.evaluation import SAMPLES, evaluate_checkpoint
+        from finephrase_dagster.evaluate.reuse import known_samples
 
         scores = evaluate_checkpoint(
             model,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from audit_parts import essays, measured
 from finephrase_dagster.audit.gate import AuditedRow
-from finephrase_dagster.audit.gates.collapse import LENGTHS, first_sentence, repetition
+from finephrase_dagster.audit.gates.collapse import LENGTHS, first_sentence
+from finephrase_dagster.audit.repetition import repetition
 
 SENTENCE = "I was trying to understand how this works."
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from audit_parts import essays, measured
 from finephrase_dagster.audit.dataset import AuditError
-from finephrase_dagster.audit.gates.diversity import CHARACTERS, DIMENSIONS, GramMatrix, character_vectors
+from finephrase_dagster.audit.vendi import CHARACTERS, DIMENSIONS, GramMatrix, character_vectors
 
 THRESHOLD = 0.1
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from audit_parts import essays
 from finephrase_dagster.audit.audit import Audit
-from finephrase_dagster.audit.page import audit_page, collapse_chart
+from finephrase_dagster.audit.chart import collapse_chart
+from finephrase_dagster.audit.page import audit_page
 from finephrase_dagster.audit.showcase import showcase
 from finephrase_dagster.commands.main import app
 

@@ -30,7 +30,7 @@ from finephrase_dagster.study.paths import Paths
 from finephrase_dagster.study.spec import Study
 from finephrase_dagster.study.student import SEED_SHIFT, Mixture, largest_epochs, window_pool
 from finephrase_dagster.train.mixture import MixtureError, draw, mix, read_windows
-from finephrase_dagster.train.tokens import shuffle_words
+from finephrase_dagster.train.pieces import shuffle_words
 from installation import CELL, Installation, small_study
 from test_mixture import SEQUENCE, token_set
 from test_verdict import RAW, arm

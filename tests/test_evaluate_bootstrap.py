@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finephrase_dagster.evaluate.bootstrap import interval, resampled_means
 from finephrase_dagster.evaluate.categories import categories, counted_tasks
-from finephrase_dagster.evaluate.scores import interval, means, resampled_means
+from finephrase_dagster.evaluate.scores import means
 
 VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=60)
 

@@ -19,15 +19,10 @@ from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.artifacts.key import SCORES, ItemKey
 from finephrase_dagster.catalogue import catalogue
 from finephrase_dagster.evaluate.categories import CATEGORIES, UnknownTask
-from finephrase_dagster.evaluate.evaluation import (
-    CheckpointError,
-    NotAProbability,
-    evaluate_checkpoint,
-    known_samples,
-    unchanged_tasks,
-)
+from finephrase_dagster.evaluate.evaluation import CheckpointError, NotAProbability, evaluate_checkpoint
 from finephrase_dagster.evaluate.questions import AnswerTooLong, build_questions
 from finephrase_dagster.evaluate.reading import EMBEDDED_ITEMS, ItemsError
+from finephrase_dagster.evaluate.reuse import known_samples, unchanged_tasks
 from finephrase_dagster.evaluate.scores import scores
 from finephrase_dagster.evaluate.tasks import __path__ as task_folders
 from finephrase_dagster.evaluate.tasks import benchmarks

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from finephrase_dagster.artifacts import versions
+from finephrase_dagster.artifacts import provenance
 from finephrase_dagster.artifacts.artifact import build_manifest
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.artifacts.fingerprint import fingerprint
 from finephrase_dagster.artifacts.processor import known_variables
+from finephrase_dagster.artifacts.provenance import other_versions
 from finephrase_dagster.artifacts.recipe import dataset_recipe, scorer_recipe, student_recipe
 from finephrase_dagster.artifacts.sampling import resolve_sampling
-from finephrase_dagster.artifacts.versions import other_versions
 from finephrase_dagster.evaluate.vllm_scorer import _environment
 from finephrase_dagster.rephrase import dataset as dataset_module
 from finephrase_dagster.rephrase.dataset import Dataset
@@ -127,7 +127,7 @@ def test_the_scorer_on_vllm_runs_without_variables_that_may_change_scores(monkey
 def test_a_resumed_dataset_records_the_libraries_of_both_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, lines = Dataset(folder=folder_at(tmp_path), recipe={"stage": "synthetic"}), []
     for version in ("0.1", "0.1", "0.2"):
-        for module in (dataset_module, versions):
+        for module in (dataset_module, provenance):
             monkeypatch.setattr(module, "installed", lambda stage, version=version: {"vllm": version})
         one.begin(lines.append)
     assert one.made_with() == [{"vllm": "0.1"}, {"vllm": "0.2"}]

@@ -9,10 +9,11 @@ from scipy.stats import studentized_range
 
 from finephrase_dagster.results.analyses import analyses
 from finephrase_dagster.results.analysis import between
-from finephrase_dagster.results.leaderboard import compose_leaderboard, standings
+from finephrase_dagster.results.leaderboard import compose_leaderboard
 from finephrase_dagster.results.multiplicity import range_exceedance
 from finephrase_dagster.results.noise import Replicates
 from finephrase_dagster.results.scored_runs import ScoredRun
+from finephrase_dagster.results.standing import standings
 from test_verdict import arm
 
 RUNS = [

@@ -21,7 +21,8 @@ from finephrase_dagster.artifacts.artifact import Artifact, NotMaterialized
 from finephrase_dagster.artifacts.graph import Item
 from finephrase_dagster.artifacts.key import CHECKPOINT, DATASET, SCORES, ItemKey
 from finephrase_dagster.commands import live
-from finephrase_dagster.commands.live import LiveView, OverallProgress, printable
+from finephrase_dagster.commands.live import LiveView, printable
+from finephrase_dagster.commands.overall import OverallProgress
 from finephrase_dagster.orchestration.progress import (
     Message,
     Progress,

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from finephrase_dagster.train.nanotron.config import DATA, DataStage, config, write_config
-from finephrase_dagster.train.nanotron.data import link_data, stage_order
+from finephrase_dagster.train.nanotron.data import link_data
+from finephrase_dagster.train.nanotron.order import stage_order
 from finephrase_dagster.train.tokens import TokenSet
 from test_nanotron_config import PRESETS, cluster, plan, published
 from test_nanotron_data import write_tokens

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finephrase_dagster.train.nanotron.data import blended, link_data, stage_order
+from finephrase_dagster.train.nanotron.data import link_data
+from finephrase_dagster.train.nanotron.order import blended, stage_order
 from test_nanotron_data import SEQUENCE, write_tokens
 
 WEIGHTS = st.lists(st.floats(0.01, 1), min_size=1, max_size=5)

@@ -21,20 +21,14 @@ from hypothesis import strategies as st
 from finephrase_dagster.artifacts.engine_flags import distribution_flags
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.paths import REPOSITORY
-from finephrase_dagster.throughput.measurement import Reading, classify, steady_state
+from finephrase_dagster.throughput.choice import Spread, choose, interval, pooled_spread, typical
+from finephrase_dagster.throughput.halving import halve
+from finephrase_dagster.throughput.machine import Machine, NothingToSweep, applicable_concurrency, applicable_values
+from finephrase_dagster.throughput.mishap import classify
 from finephrase_dagster.throughput.setting import Setting, speculation_name, speculative_config
-from finephrase_dagster.throughput.sweep import Machine, NothingToSweep, applicable_concurrency, applicable_values
+from finephrase_dagster.throughput.steady import Reading, steady_state
 from finephrase_dagster.throughput.sweep_file import read_sweep
-from finephrase_dagster.throughput.tier import (
-    Spread,
-    choose,
-    cost,
-    halve,
-    interval,
-    pooled_spread,
-    tier_outcome,
-    typical,
-)
+from finephrase_dagster.throughput.tier import cost, tier_outcome
 
 PUBLISHED = Path(os.environ.get("FINEPHRASE_PUBLISHED") or REPOSITORY.parent / "shared" / "published")
 CPU = Machine(cpu=True, devices=1, has_suffix=False)

@@ -29,8 +29,9 @@ from finephrase_dagster.plan.plan import plan
 from finephrase_dagster.rephrase.job import build_job
 from finephrase_dagster.rephrase.model_source import engine_spec
 from finephrase_dagster.study.paths import REPOSITORY, Paths
+from finephrase_dagster.throughput.machine import NothingToSweep
 from finephrase_dagster.throughput.summary import COLUMNS, conclusions, table_rows, tier_markdown
-from finephrase_dagster.throughput.sweep import NothingToSweep, SweepFailed, sweep
+from finephrase_dagster.throughput.sweep import SweepFailed, sweep
 from finephrase_dagster.throughput.sweep_file import SweepSpec
 from installation import small_study
 from rephrase_parts import write_corpus

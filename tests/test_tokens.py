@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finephrase_dagster.train.pieces import pieces
 from finephrase_dagster.train.tokenizer import (
     END_OF_TEXT,
     TokenizerError,
@@ -19,7 +20,7 @@ from finephrase_dagster.train.tokenizer import (
     tokenizer_folder,
     train_tokenizer,
 )
-from finephrase_dagster.train.tokens import TokensError, TokenSet, pieces, tokenise
+from finephrase_dagster.train.tokens import TokensError, TokenSet, tokenise
 
 TEXTS = [topics[name] for name in sorted(topics)][:24]
 

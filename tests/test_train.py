@@ -40,10 +40,11 @@ from finephrase_dagster.train.job import (
 )
 from finephrase_dagster.train.mixture import mix, read_windows
 from finephrase_dagster.train.schedule import data_order, learning_rate_factor
+from finephrase_dagster.train.sequences import Sequences, positions
 from finephrase_dagster.train.student import build_student
 from finephrase_dagster.train.tokenizer import train_tokenizer
 from finephrase_dagster.train.tokens import TokenSet, tokenise
-from finephrase_dagster.train.trainer import Sequences, adamw, positions, train
+from finephrase_dagster.train.trainer import adamw, train
 
 SEQUENCE = 32
 SAVING = TrainingExecution(checkpoint_steps=10)

@@ -24,7 +24,7 @@ import orjson
 from finephrase_dagster.artifacts.claim import META, claim_folder
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint, plain, seal, sha256_file
 from finephrase_dagster.artifacts.key import ItemKey
-from finephrase_dagster.artifacts.versions import installed
+from finephrase_dagster.artifacts.provenance import installed
 from finephrase_dagster.errors import FinephraseError
 
 MANIFEST = f"{META}/manifest.json"

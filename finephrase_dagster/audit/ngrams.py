@@ -1,4 +1,4 @@
-"""Many texts at once: their n-grams as hashes of 64 bits, and their bytes in one array, for NumPy."""
+"""The n-grams of many texts at once, as hashes of 64 bits."""
 
 from __future__ import annotations
 
@@ -44,30 +44,6 @@ class HashedWords:
         for step in range(length):
             hashes += self.words[places + step] * _FACTORS[step]
         return hashes, places
-
-
-Places = NDArray[np.int64]
-
-
-class Joined:
-    """Some texts, with a line break before, between and after them.
-
-    Attributes:
-        data: their bytes, which may be changed.
-    """
-
-    def __init__(self, texts: Sequence[bytes], table: bytes | None = None) -> None:
-        """Join texts; `table` replaces bytes, as for `bytes.translate`."""
-        self.data = np.frombuffer(bytearray(b"\n".join([b"", *texts, b""])).translate(table), np.uint8)
-        self.starts = np.cumsum([1, *(len(text) + 1 for text in texts[:-1])])
-
-    def owners(self, places: Places) -> Places:
-        """Return the index of the text that has each byte."""
-        return np.searchsorted(self.starts, places, "right") - 1
-
-    def count(self, places: Places) -> Places:
-        """Return how many of some bytes each text has."""
-        return np.bincount(self.owners(places), minlength=len(self.starts))
 
 
 def slices(rows: Sequence[AuditedRow]) -> Iterator[Sequence[AuditedRow]]:

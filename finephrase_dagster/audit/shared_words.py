@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from finephrase_dagster.audit.gate import AuditedRow
-from finephrase_dagster.audit.ngrams import Joined, Places, slices
+from finephrase_dagster.audit.joined import Joined, Places
+from finephrase_dagster.audit.ngrams import slices
 from finephrase_dagster.audit.words import hash_words, split_words
 
 _SPACE, _APOSTROPHE = 32, 39

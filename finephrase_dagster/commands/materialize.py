@@ -166,7 +166,7 @@ def _watching(
     forecast = Forecast.of(snapshot, every)
     with screen(lineage.paths.data / "logs" / "materialize.log") if live else nullcontext() as console:
         if console is None:
-            from finephrase_dagster.commands.live import OverallProgress
+            from finephrase_dagster.commands.overall import OverallProgress
 
             with listening(OverallProgress(every, forecast, log)):
                 yield log

@@ -1,15 +1,12 @@
 """Tokenizers in Hugging Face format, loaded without the libraries that only models need.
 
 `AutoTokenizer` imports PyTorch and most of transformers to find the class of a tokenizer, which takes 8 s. If the
-files name the plain class, it need not be found. `quiet_transformers` keeps what transformers prints off the terminal.
+files name the plain class, it need not be found.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,21 +55,3 @@ def _json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{file} has no JSON object")
     return value
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Let transformers and torch report nothing but errors within the block."""
-    from transformers.utils import logging
-
-    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress:
-            logging.enable_progress_bar()

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.lineage import Lineage, StoppedEarly
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.evaluate.bootstrap import Interval, interval, resampled_means
 from finephrase_dagster.evaluate.categories import (
     category_means,
     check_tasks,
@@ -32,42 +29,6 @@ if TYPE_CHECKING:
 
 class NoItems(FinephraseError):
     """A task has no items, so it has no score."""
-
-
-RESAMPLES = 1_000
-COVERAGE = 0.95
-SEED = 0
-
-Interval = tuple[float, float]
-"""The lower and the upper end."""
-
-
-def resampled_means(task: str, groups: Sequence[Sequence[float]], *, resamples: int = RESAMPLES) -> NDArray[np.float64]:
-    """Return a task's score for each resampling of its items.
-
-    The result depends on the task and its values alone, not on which other tasks there are.
-
-    Args:
-        task: the benchmark's name, which seeds the generator.
-        groups: the items' values by subset; the score is the mean of the subsets' means.
-    """
-    generator = np.random.default_rng([SEED, zlib.crc32(task.encode())])
-    total = np.zeros(resamples)
-    for group in groups:
-        values = np.asarray(group, dtype=np.float64)
-        indices = generator.integers(len(values), size=(resamples, len(values)))
-        total += values[indices].mean(axis=1)
-    return total / len(groups)
-
-
-def interval(means: NDArray[np.float64], mean: float) -> Interval:
-    """Return the middle 95 % of resampled scores, widened to contain the score where rounding excludes it.
-
-    It shows how far the score may be off because its items are a sample, and not how much another seed changes.
-    """
-    tail = (1 - COVERAGE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return min(float(low), mean), max(float(high), mean)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,10 +28,11 @@ from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_art
 from finephrase_dagster.orchestration.automation.observer import changed_prompts
 from finephrase_dagster.orchestration.automation.runs import UNFINISHED, Partitions, range_tags
 from finephrase_dagster.orchestration.events import is_recorded
-from finephrase_dagster.orchestration.jobs import job_of, show_runs_in_location
+from finephrase_dagster.orchestration.jobs import job_of
 from finephrase_dagster.orchestration.launcher import PROCESS_TAG
 from finephrase_dagster.orchestration.progress import RunEnded, RunStarted, Settled, report
 from finephrase_dagster.orchestration.retries import NO_SPACE, ONCE_TAG
+from finephrase_dagster.orchestration.run_origin import show_runs_in_location
 from finephrase_dagster.release.publish import ReleaseRefused, check_release
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.train.admission import AuditNotPassed, check_mixture, is_overridden, refusal

@@ -13,7 +13,8 @@ from finephrase_dagster.artifacts import key as keys
 from finephrase_dagster.artifacts.artifact import ArtifactMissing
 from finephrase_dagster.artifacts.graph import Item, current_facts
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.plan.expectation import BYTES_PER_TOKEN, SMALL, Expectations, target_epochs
+from finephrase_dagster.plan.epochs import target_epochs
+from finephrase_dagster.plan.expectation import BYTES_PER_TOKEN, SMALL, Expectations
 from finephrase_dagster.plan.measured import Measured, number
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.study.component import Component

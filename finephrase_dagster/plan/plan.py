@@ -13,7 +13,7 @@ from finephrase_dagster.artifacts.key import STAGES
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.sampling import sampling_words
 from finephrase_dagster.plan.cost import Cost, Estimator
-from finephrase_dagster.plan.expectation import repetition_warnings
+from finephrase_dagster.plan.epochs import repetition_warnings
 from finephrase_dagster.plan.measured import Measured
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.plan.seeds import Sight, sights

@@ -9,7 +9,7 @@ from finephrase_dagster.artifacts import recorded
 from finephrase_dagster.artifacts.graph import Item, State, current_facts
 from finephrase_dagster.artifacts.key import AUDIT, MIXTURE
 from finephrase_dagster.artifacts.lineage import Lineage
-from finephrase_dagster.artifacts.versions import other_versions
+from finephrase_dagster.artifacts.provenance import other_versions
 from finephrase_dagster.corpora.kinds.hub import HubSource
 from finephrase_dagster.evaluate.categories import partial_words, unscored_tasks
 from finephrase_dagster.plan.published import Published

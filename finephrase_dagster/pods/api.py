@@ -1,4 +1,4 @@
-"""The cluster's API: the pods, Jobs and services of one piece of work: write, find, wait for and delete them."""
+"""The cluster's API: find, wait for and delete the pods, Jobs and services of one piece of work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from kubernetes.client.rest import ApiException
 from urllib3 import Retry
 
 from finephrase_dagster.pods.failure import PodsBusy, PodsRemain
-from finephrase_dagster.pods.sizing import Pod
 
 GONE_SECONDS = 300.0
 """Time that deleted pods may take to end; longer than any grace period."""
@@ -153,52 +152,3 @@ class Pods:
             if owner.name != os.environ.get("HOSTNAME"):
                 return str(owner.name)
         return None
-
-
-KEPT_SECONDS = 3600
-"""How long Kubernetes keeps a finished Job if no process deletes it."""
-
-INDEX = "batch.kubernetes.io/job-completion-index"
-"""The label and the annotation that hold a pod's index."""
-
-
-def indexed_job(
-    pods: Pods,
-    name: str,
-    pod: Pod,
-    container: Mapping[str, Any],
-    *,
-    count: int,
-    subdomain: str | None = None,
-    **spec: Any,
-) -> dict[str, Any]:
-    """Return a Job, as Kubernetes reads it.
-
-    Args:
-        pods: its labels and its owner.
-        container: name, command and variables.
-        count: how many pods run at once.
-        subdomain: the headless service that gives the pods names.
-        spec: further fields of the Job's spec, such as `backoffLimit`.
-    """
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": pods.metadata(name),
-        "spec": {
-            "completionMode": "Indexed",
-            "completions": count,
-            "parallelism": count,
-            "ttlSecondsAfterFinished": KEPT_SECONDS,
-            **spec,
-            "template": {
-                "metadata": {"labels": pods.labels},
-                "spec": {
-                    **pod.spec(),
-                    **({"subdomain": subdomain} if subdomain else {}),
-                    "automountServiceAccountToken": False,
-                    "containers": [{**container, **pod.container()}],
-                },
-            },
-        },
-    }

@@ -16,7 +16,7 @@ from kubernetes import client
 
 from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.folder import LocalFolder
-from finephrase_dagster.pods.api import Pods, indexed_job
+from finephrase_dagster.pods.api import Pods
 from finephrase_dagster.pods.cluster import Cluster
 from finephrase_dagster.pods.failure import (
     SIGNALS,
@@ -27,6 +27,7 @@ from finephrase_dagster.pods.failure import (
     rows_kept,
     waits_for,
 )
+from finephrase_dagster.pods.job_manifest import indexed_job
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.production.workers import LAST_LINES, CommonProgress
 from finephrase_dagster.rephrase.job import RephraseJob

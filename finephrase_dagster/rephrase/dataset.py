@@ -18,8 +18,8 @@ from finephrase_dagster.artifacts.artifact import MANIFEST, build_manifest
 from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.fingerprint import differences, fingerprint, plain
 from finephrase_dagster.artifacts.folder import Folder
+from finephrase_dagster.artifacts.provenance import installed, other_versions
 from finephrase_dagster.artifacts.verification import ArtifactDamaged, check_folder
-from finephrase_dagster.artifacts.versions import installed, other_versions
 from finephrase_dagster.corpora.eligibility import NOT_ELIGIBLE
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.rephrase.location import folder_at

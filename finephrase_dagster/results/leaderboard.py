@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import duckdb
-import numpy as np
 
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Contents, write_json
 from finephrase_dagster.artifacts.fingerprint import fingerprint, plain
@@ -26,8 +25,9 @@ from finephrase_dagster.evaluate.tasks import benchmarks
 from finephrase_dagster.results.arms import Arm, arms, mismatches
 from finephrase_dagster.results.checks import check_arms
 from finephrase_dagster.results.early import look_early
-from finephrase_dagster.results.noise import Replicates, noise_of_one, published_spread
+from finephrase_dagster.results.noise import noise_of_one, published_spread
 from finephrase_dagster.results.scored_runs import ORIGINS, ScoredRun, read_runs
+from finephrase_dagster.results.standing import standings
 from finephrase_dagster.results.verdict import check_metric, compare_arms
 from finephrase_dagster.results.warehouse import key_of, mark_current, record_manifests, recorded
 
@@ -80,7 +80,7 @@ def compose_leaderboard(runs: Iterable[ScoredRun], metric: str = "macro") -> Lea
         `despite_audits`, the reason for using datasets that failed their audit;
         `comparable`: the number of rows, including this one, of the same student, budget and mix-in;
         `behind` the best of these, and the `verdict` on this row against it, as one of all pairs (`best` for itself);
-        `noise`: sd of one seed, with its `noise_source`; `rank_interval`, `p_best`, `shrunk`: see `Standing`;
+        `noise`: sd of one seed, with its `noise_source`; `rank_interval`, `p_best`, `shrunk`: see `standing.py`;
         `check`: what an arm of an A/A pair or a control, which has no standing, shows about the study (`checks.py`);
         `against_original`: the verdict on a mixture with synthetic text against the best original text that matches it.
     """
@@ -277,53 +277,3 @@ def _course(run: ScoredRun, metric: Metric) -> dict[int, float]:
     """Return a score of a run by step, such that more is better; steps where tasks are missing are left out."""
     name = str(Metric(metric.name, metric.bits))
     return {step: metric.sign * scores[name] for step, scores in run.curve.items() if name in scores}
-
-
-DRAWS = 4000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """One mixture among several.
-
-    Attributes:
-        rank_interval: the ranks, from 1, that it has in 95 % of the draws.
-        p_best: the share of the draws in which it is the best.
-        shrunk: its mean score, moved towards the mean of all as far as noise explains their spread. The best of many
-            has had luck: this is what to expect of it again.
-    """
-
-    rank_interval: tuple[int, int]
-    p_best: float
-    shrunk: float
-
-
-def standings(
-    samples: Sequence[Replicates], pool: Sequence[Replicates], published: tuple[float, str] | None
-) -> list[Standing] | None:
-    """Return the standing of each mixture, by drawing their means anew with the noise of seeds; None without noise.
-
-    Args:
-        samples: the scores of the comparable mixtures.
-        pool: the scores of all mixtures of the student.
-        published: see `noise_of`.
-    """
-    means = np.array([sample.mean for sample in samples])
-    noises = [noise_of_one(sample, pool, published) for sample in samples]
-    known = [noise for noise in noises if noise]
-    if len(known) < len(samples):
-        return None
-    errors = np.array([sd for sd, _, _ in known]) / np.sqrt([sample.seeds for sample in samples])
-    freedoms = np.array([freedom for _, freedom, _ in known])
-    draw = np.random.default_rng(0)
-    drawn = means + errors * draw.standard_t(freedoms, (DRAWS, len(samples)))
-    ranks = 1 + np.argsort(np.argsort(-drawn, axis=1), axis=1)
-    lows, highs = np.quantile(ranks, [0.025, 0.975], axis=0, method="nearest")
-    center = float(means.mean())
-    spread = max(0.0, float(means.var(ddof=1) - (errors**2).mean())) if len(samples) > 1 else float("inf")
-    shrunk = center + (means - center) / (1 + errors**2 / spread) if spread else np.full(len(samples), center)
-    columns = zip(lows, highs, (ranks == 1).mean(axis=0), shrunk, strict=True)
-    return [
-        Standing(rank_interval=(int(low), int(high)), p_best=float(best), shrunk=float(score))
-        for low, high, best, score in columns
-    ]

@@ -7,23 +7,22 @@ cache and its suffix trees, and a start is part of what varies between runs of o
 from __future__ import annotations
 
 import contextlib
-import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
-from finephrase_dagster.artifacts.processes import last_lines
-from finephrase_dagster.rephrase.counters import read_counters
 from finephrase_dagster.rephrase.dataset import NothingCompleted
-from finephrase_dagster.rephrase.engine import Engine, EngineFailed, EngineLike, last_errors
+from finephrase_dagster.rephrase.engine import Engine, EngineFailed
 from finephrase_dagster.rephrase.job import execute
 from finephrase_dagster.rephrase.model_source import DeviceLeases
 from finephrase_dagster.rephrase.statistics import RunStatistics
+from finephrase_dagster.throughput.meter import Meter
+from finephrase_dagster.throughput.mishap import Mishap, classify
+from finephrase_dagster.throughput.steady import SteadyState
 from finephrase_dagster.throughput.sweep_file import SweepSpec
 from finephrase_dagster.throughput.workload import Workload
 
@@ -49,138 +48,6 @@ class _OneLife:
 
     def stop(self) -> None:
         """Do nothing: the measurement stops it."""
-
-
-FULL = 0.8
-"""The share of the places that are taken while there is work: between two requests, a place is free for a moment."""
-
-
-class Reading(NamedTuple):
-    """What had been counted at a moment.
-
-    Attributes:
-        seconds: the moment, on any clock.
-        done: requests that were finished.
-        in_flight: requests at the engine.
-        counted: the engine's counters, see `rephrase/counters.py`.
-    """
-
-    seconds: float
-    done: int
-    in_flight: int
-    counted: dict[str, float]
-
-
-class SteadyState(NamedTuple):
-    """Figures of the steady state; shares are None if the engine counts nothing of the kind."""
-
-    seconds: float
-    tokens_per_second: float
-    prefix_cache_hit_rate: float | None
-    speculation_acceptance: float | None
-
-
-def steady_state(samples: Sequence[Reading], concurrency: int) -> SteadyState | None:
-    """Return the figures of the steady state that samples show; None if there was none yet.
-
-    It begins when as many requests are finished as are in flight: until then, all prompts were read at once. It ends
-    with the last sample at which the places were taken: after it, there was nothing left to send.
-    """
-    begun = [number for number, sample in enumerate(samples) if sample.done >= concurrency]
-    full = [number for number, sample in enumerate(samples) if sample.in_flight >= FULL * concurrency]
-    if not begun or not full or full[-1] <= begun[0]:
-        return None
-    first, last = samples[begun[0]], samples[full[-1]]
-    seconds = last.seconds - first.seconds
-    counts = {name: count - first.counted.get(name, 0.0) for name, count in last.counted.items()}
-    if seconds <= 0 or counts.get("generated", 0.0) <= 0:
-        return None
-
-    def share(part: str, of: str) -> float | None:
-        return round(counts.get(part, 0.0) / counts[of], 4) if counts.get(of) else None
-
-    return SteadyState(
-        seconds=seconds,
-        tokens_per_second=counts["generated"] / seconds,
-        prefix_cache_hit_rate=share("prefix_hits", "prefix_queries"),
-        speculation_acceptance=share("accepted", "drafted"),
-    )
-
-
-Kind = Literal["out of memory", "time-out", "start failure", "other"]
-
-_NO_MEMORY = re.compile(
-    r"out of memory|OutOfMemory|MemoryError|Cannot allocate memory|No available memory for the cache|"
-    r"larger than the available KV cache|less than (desired|requested) .*(memory|utilization)|"
-    r"not enough GPU memory|memory ran out",
-    re.IGNORECASE,
-)
-
-
-class Mishap(NamedTuple):
-    """The kind of a failure, and the line of the log that shows it."""
-
-    kind: Kind
-    line: str
-
-
-def classify(log: Path, *, started: bool, timed_out: bool) -> Mishap:
-    """Return why an engine could not be measured.
-
-    A lack of memory is looked for first, because what follows it in a log, such as a failed start, is its consequence.
-
-    Args:
-        log: of this engine alone.
-        started: whether it had answered.
-        timed_out: whether it was stopped because it took too long.
-    """
-    errors = [line.strip() for line in last_errors(log).splitlines()] or [""]
-    for line in (*errors, *last_lines(log)):
-        if _NO_MEMORY.search(line):
-            return Mishap("out of memory", line)
-    return Mishap("time-out" if timed_out else "other" if started else "start failure", errors[0])
-
-
-SAMPLE_SECONDS = 0.5
-"""Time between two samples; reading the engine's counters takes 20 ms of a core, which the engine needs on a CPU."""
-
-
-class Meter:
-    """Takes samples of a run in a thread of its own."""
-
-    def __init__(self, engine: EngineLike, concurrency: int) -> None:
-        self._engine, self._concurrency = engine, concurrency
-        self._statistics = RunStatistics()
-        self._samples: list[Reading] = []
-
-    def watch(self, statistics: RunStatistics) -> None:
-        """Take samples of these statistics from now on, which a run updates in place."""
-        self._statistics = statistics
-
-    @property
-    def steady(self) -> SteadyState | None:
-        """The steady state so far."""
-        return steady_state(self._samples, self._concurrency)
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Take samples within the block."""
-        ended = threading.Event()
-
-        def sample() -> None:
-            while not ended.wait(SAMPLE_SECONDS):
-                statistics, counted = self._statistics, read_counters([self._engine])
-                if counted:
-                    now = time.monotonic()
-                    self._samples.append(Reading(now, statistics.done, statistics.in_flight, dict(counted)))
-
-        thread = threading.Thread(target=sample, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
 
 
 @dataclass(frozen=True, kw_only=True)

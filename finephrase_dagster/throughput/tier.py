@@ -2,65 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
+from finephrase_dagster.throughput.choice import Chosen, Spread, choose, interval, pooled_spread, typical
 from finephrase_dagster.throughput.setting import Setting
 
 Figures = Mapping[str, Any]
 TIMES = ("start_seconds", "warmup_seconds", "measured_seconds")
 SHARES = ("prefix_cache_hit_rate", "speculation_acceptance")
-
-
-S = TypeVar("S", bound=Hashable)
-Runs = Mapping[S, Sequence[float]]
-
-
-def better_half(runs: Runs[S], *, always: S) -> list[S]:
-    """Return the half of the settings with the highest mean, in the given order, and `always` in any case.
-
-    Args:
-        runs: the measured values by setting, at least one each.
-        always: the setting that the others are compared with.
-    """
-    ranked = sorted(runs, key=lambda setting: -fmean(runs[setting]))
-    kept = {*ranked[: -(-len(ranked) // 2)], always}
-    return [setting for setting in runs if setting in kept]
-
-
-def halve(
-    settings: Iterable[S], replicates: Sequence[int], measure: Callable[[S, int], float | None], *, always: S
-) -> Iterator[tuple[int, dict[S, list[float]]]]:
-    """Measure settings in rungs, and yield after each rung its number of replicates and all runs of its settings.
-
-    The rungs have `replicates` runs per setting in all; between them, the better half of the settings remains. A rung
-    measures every setting once before any of them again, so that a slow drift of the machine concerns all.
-
-    Args:
-        settings: in the order in which they are measured.
-        replicates: numbers of runs per setting, growing.
-        measure: returns a value, higher is better, for a setting and the number of the run; None if it failed, which
-            removes the setting.
-        always: the setting that remains in every rung, unless it fails.
-    """
-    runs: dict[S, list[float]] = {setting: [] for setting in settings}
-    done = 0
-    for most in replicates:
-        if done:
-            runs = {setting: runs[setting] for setting in better_half(runs, always=always)}
-        for number in range(done, most):
-            for setting in list(runs):
-                value = measure(setting, number)
-                if value is None:
-                    del runs[setting]
-                else:
-                    runs[setting].append(value)
-        done = most
-        if not runs:
-            return
-        yield most, {setting: list(values) for setting, values in runs.items()}
 
 
 class TierOutcome(NamedTuple):
@@ -190,74 +141,3 @@ def cost(
         for name, value in both["full_grid"].items()
     }
     return {**both, "saved": saved}
-
-
-class Spread(NamedTuple):
-    """The relative spread of runs of one setting: a standard deviation of logarithms, and its degrees of freedom."""
-
-    sd: float
-    freedom: int
-
-    def margin(self, confidence: float, *counts: int) -> float:
-        """Return half the width of the interval of a mean of logarithms, or of a difference of two means.
-
-        Infinite if no setting was measured twice.
-        """
-        if not self.freedom:
-            return math.inf
-        from scipy.special import stdtrit
-
-        quantile = float(stdtrit(self.freedom, (1 + confidence) / 2))
-        return quantile * self.sd * math.sqrt(sum(1 / count for count in counts))
-
-
-def pooled_spread(runs: Iterable[Sequence[float]]) -> Spread:
-    """Return the spread of runs around the means of their settings: a share of the speed, alike for all settings."""
-    groups = [[math.log(value) for value in values] for values in runs if len(values) > 1]
-    freedom = sum(len(group) - 1 for group in groups)
-    squares = math.fsum((value - fmean(group)) ** 2 for group in groups for value in group)
-    return Spread(math.sqrt(squares / freedom) if freedom else 0.0, freedom)
-
-
-def typical(values: Sequence[float]) -> float:
-    """Return the geometric mean of runs."""
-    return math.exp(fmean(map(math.log, values)))
-
-
-def interval(values: Sequence[float], spread: Spread, confidence: float) -> tuple[float, float] | None:
-    """Return the interval of a setting's speed; None if the spread is not known."""
-    margin = spread.margin(confidence, len(values))
-    if math.isinf(margin):
-        return None
-    return typical(values) * math.exp(-margin), typical(values) * math.exp(margin)
-
-
-class Chosen(NamedTuple, Generic[S]):
-    """The chosen setting, the fastest one, and those that cannot be told apart from the fastest."""
-
-    chosen: S
-    fastest: S
-    ties: tuple[S, ...]
-
-
-def choose(runs: Runs[S], spread: Spread, confidence: float, complexity: Callable[[S], int]) -> Chosen[S]:
-    """Return the simplest of the settings that are not slower than the fastest by more than the noise.
-
-    Each setting is compared with the fastest at a confidence that holds for all comparisons together (Bonferroni). Of
-    equally simple ones, the faster is chosen.
-
-    Args:
-        runs: the values by setting, at least one setting.
-        complexity: the number of changes that a setting makes.
-    """
-    speed = {setting: typical(values) for setting, values in runs.items()}
-    fastest = max(speed, key=lambda setting: speed[setting])
-    each = 1 - (1 - confidence) / max(1, len(runs) - 1)
-    ties = tuple(
-        setting
-        for setting, values in runs.items()
-        if math.log(speed[fastest] / speed[setting]) <= spread.margin(each, len(values), len(runs[fastest]))
-        or setting == fastest
-    )
-    chosen = min(ties, key=lambda setting: (complexity(setting), -speed[setting]))
-    return Chosen(chosen, fastest, ties)

@@ -10,10 +10,7 @@ and student shuffle whole windows.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +25,9 @@ import pyarrow.parquet as pq
 
 from finephrase_dagster.artifacts.artifact import atomic_write
 from finephrase_dagster.corpora.ids import IdSet, id_hash
+from finephrase_dagster.corpora.quiet import quiet_datatrove
 from finephrase_dagster.errors import FinephraseError
+from finephrase_dagster.train.pieces import pieces, shuffle_words
 from finephrase_dagster.train.tokenizer import TOKENIZER_FILE, load_tokenizer
 
 
@@ -44,7 +43,7 @@ class TokenFacts:
         rows: rows in the input files.
         empty: rows without text, which give no document.
         dropped: rows that were left out because they fail a gate.
-        documents: documents; a row of more than 100,000 characters gives several (`pieces`).
+        documents: documents; a row of more than 100,000 characters gives several (`pieces.py`).
         tokens: all tokens, including the end-of-text token of each document.
         token_bytes: bytes per token on disk, 2 or 4.
     """
@@ -277,58 +276,3 @@ def _tokens(file: Path, tokens: int) -> np.ndarray:
             f"{file} has {size} bytes, which does not fit its {tokens} tokens: delete its folder and tokenise again"
         )
     return np.memmap(file, dtype=kinds[size], mode="r")
-
-
-LONGEST = 100_000  # characters; arXiv 2604.13977
-ENDS = ("\n\n", "\n", ". ", " ")
-"""Where a piece may end, best first: after a paragraph, a line, a sentence, a word."""
-
-
-def pieces(text: str, longest: int = LONGEST) -> Iterator[str]:
-    """Yield a text in pieces of at most `longest` characters, as in the published study.
-
-    Each gets an end-of-text token of its own. White space between two pieces is dropped. A text that is short enough
-    is yielded unchanged.
-    """
-    while len(text) > longest:
-        end = _end(text, longest)
-        if piece := text[:end].rstrip():
-            yield piece
-        text = text[end:].lstrip()
-    if text.strip():
-        yield text
-
-
-def _end(text: str, longest: int) -> int:
-    """Return where the first piece ends: after the last possible end of the best kind."""
-    for end in ENDS:
-        place = text.rfind(end, 0, longest)
-        if place > 0:
-            return place + len(end)
-    return longest
-
-
-def shuffle_words(text: str, key: str) -> str:
-    """Return a text with its words in another order, which depends on the text's id and its number of words alone.
-
-    White space stays where it is, so that lines and paragraphs keep their number of words.
-    """
-    parts: list[str] = re.split(r"(\s+)", text)
-    words = [index for index, part in enumerate(parts) if index % 2 == 0 and part]
-    seed = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-    order = np.random.default_rng(seed).permutation(len(words))
-    for index, word in zip(words, [parts[words[number]] for number in order], strict=True):
-        parts[index] = word
-    return "".join(parts)
-
-
-@contextlib.contextmanager
-def quiet_datatrove() -> Iterator[None]:
-    """Let DataTrove log nothing within the block."""
-    from loguru import logger
-
-    logger.disable("datatrove")
-    try:
-        yield
-    finally:
-        logger.enable("datatrove")

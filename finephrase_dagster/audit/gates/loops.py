@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
-from finephrase_dagster.audit.ngrams import HashedWords, Joined, Places, slices
+from finephrase_dagster.audit.joined import Joined, Places
+from finephrase_dagster.audit.ngrams import HashedWords, slices
 from finephrase_dagster.audit.words import Hashes
 
 _LABEL = re.compile(

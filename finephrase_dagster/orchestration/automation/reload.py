@@ -20,7 +20,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.orchestration.automation.webhook import PAGES
-from finephrase_dagster.orchestration.jobs import LOCATION
+from finephrase_dagster.orchestration.run_origin import LOCATION
 from finephrase_dagster.rephrase.connection import fetch
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.prompt import PromptError

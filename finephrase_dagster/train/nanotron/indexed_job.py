@@ -18,8 +18,9 @@ from urllib3.exceptions import HTTPError
 
 from finephrase_dagster.artifacts.fingerprint import SHORT, fingerprint
 from finephrase_dagster.artifacts.processes import last_lines
-from finephrase_dagster.pods.api import INDEX, Pods, indexed_job, load
+from finephrase_dagster.pods.api import Pods, load
 from finephrase_dagster.pods.failure import PodFailure, pod_failure
+from finephrase_dagster.pods.job_manifest import INDEX, indexed_job
 from finephrase_dagster.pods.sizing import Pod
 from finephrase_dagster.train.job import TrainingError
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster

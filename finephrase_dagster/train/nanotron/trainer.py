@@ -30,20 +30,14 @@ from finephrase_dagster.train.job import (
 from finephrase_dagster.train.mixture import read_windows
 from finephrase_dagster.train.nanotron.checkpoint import delete_older, is_complete
 from finephrase_dagster.train.nanotron.cluster import NanotronCluster
-from finephrase_dagster.train.nanotron.config import (
-    CHECKPOINTS,
-    DATA,
-    IDENTITY,
-    TOKENIZER,
-    DataStage,
-    EarlierRun,
-    NanotronRun,
-    write_config,
-)
-from finephrase_dagster.train.nanotron.convert import IntermediateConverter, checkpoint_interval, convert
-from finephrase_dagster.train.nanotron.data import link_data, stage_order, token_bytes, weights_of
+from finephrase_dagster.train.nanotron.config import CHECKPOINTS, DATA, TOKENIZER, DataStage, NanotronRun, write_config
+from finephrase_dagster.train.nanotron.convert import convert
+from finephrase_dagster.train.nanotron.data import link_data, token_bytes, weights_of
+from finephrase_dagster.train.nanotron.earlier_run import IDENTITY, EarlierRun
+from finephrase_dagster.train.nanotron.intermediate import IntermediateConverter, checkpoint_interval
 from finephrase_dagster.train.nanotron.launch import LOG, launch, line_for_other_nodes
 from finephrase_dagster.train.nanotron.log import Curve, StepRecord, read_step, read_steps
+from finephrase_dagster.train.nanotron.order import stage_order
 from finephrase_dagster.train.order import read_order
 from finephrase_dagster.train.output import MODEL, ORDER, STEPS, WORK, final_loss, identity_of, publish
 from finephrase_dagster.train.schedule import last_step, steps_of
