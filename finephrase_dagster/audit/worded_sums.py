@@ -82,7 +82,7 @@ _SUMS = (
     " added to ",
 )
 _PARTS_OF = tuple(f"{part[1:]}{plural} of " for part in _PARTS for plural in ("", "s"))
-_WORD = re.compile("[a-z]+")
+_LETTERS = re.compile("[a-z]+")
 
 
 def in_figures(text: str) -> str:
@@ -109,7 +109,7 @@ def with_signs(line: str) -> str:
 
 
 def _figures(line: str) -> str:
-    spelled = list(in_words(line, _NUMBERS.intersection(_WORD.findall(line.lower()))))
+    spelled = list(in_words(line, _NUMBERS.intersection(_LETTERS.findall(line.lower()))))
     for number in reversed(spelled):
         line = f"{line[: number.start]}{number.values[0]:.12g}{line[number.end :]}"
     return line
