@@ -784,7 +784,8 @@ PLANTS: Mapping[str, Sequence[Plant]] = {
     "truncated": [lambda draw, row: replace(row, finish_reason="length", text=row.text[: len(row.text) // 2])],
     "form": [text_of(broken)],
     "collapse": [
-        text_of(lambda draw, row: f"The following {draw.randint(2, 99)} pages explain how it works. {row.text}")
+        text_of(lambda draw, row: f"The following {draw.randint(2, 99)} pages explain how it works. {row.text}"),
+        text_of(lambda draw, row: f"{draw.choice(row.words)} and {draw.choice(row.words)} meet in this page. {row.text}"),
     ],
     "near_duplicates": [
         text_of(lambda draw, row: edited(draw, draw.choice(COPIED).text, 12)),

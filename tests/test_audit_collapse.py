@@ -39,16 +39,28 @@ def test_115_of_1000_completions_with_one_first_sentence_are_found() -> None:
         "In the world of software, few subjects matter as much as {0}.",
         "{0} is a fundamental concept that every developer should understand well.",
         "In this article, we look at {0} and at its many uses.",
+        "When a {1} first meets {0}, it looks {2}.",
+        "Have you ever wondered how {0} helps a {1} who feels {2}?",
+        "{1} and {2} once talked about {0}.",
     ],
 )
-def test_a_first_sentence_with_a_slot_is_a_template(template: str) -> None:
+def test_a_first_sentence_with_slots_is_a_template(template: str) -> None:
     texts = essays(1000)
     collapsed = random.Random(2).sample(range(1000), 115)
     for index in collapsed:
-        texts[index] = f"{template.format(' '.join(texts[index].split()[:2]))} {texts[index]}"
+        words = texts[index].replace(".", "").split()
+        texts[index] = f"{template.format(' '.join(words[:2]), words[5], words[9])} {texts[index]}"
     measurement, flaws = measured("collapse", texts)
     assert (measurement.value, measurement.failing) == (0.115, 115)
     assert set(flaws) == {f"d{index}" for index in collapsed}
+
+
+def test_sentences_that_share_only_grammar_are_no_template() -> None:
+    draw = random.Random(3)
+    grammar = ["the", "of", "a", "is", "in", "and", "to", "it", "that", "for"]
+    mixed = [zip(draw.choices(grammar, k=6), text.split(), strict=False) for text in essays(300)]
+    texts = [f"{' '.join(word for pair in pairs for word in pair)}. More." for pairs in mixed]
+    assert measured("collapse", texts)[1] == {}
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 One training set of Qwen3 began 115 of 1,000 completions with one sentence, and one of SmolLM2 at most 3, so the
 default threshold lies between them. A first sentence that fewer than three completions share is chance.
 
-A template has slots: "In the world of software, few subjects matter as much as ...". So frames of first sentences are
-counted, too. A row fails by its frame only if more rows than the threshold have it.
+A template has slots: "In the world of ..., few subjects matter as much as ...". They are looked for in the first sentences
+of a sample; see `audit/template.py`. A row fails by its template only if more rows than the threshold have it.
 """
 
 import re
@@ -14,22 +14,21 @@ from typing import Any, Self
 
 import numpy as np
 
-from finephrase_dagster.audit.common_text import CommonShare, CommonText, TextCounts
+from finephrase_dagster.audit.common_text import CommonShare
 from finephrase_dagster.audit.gate import EXAMPLES, AuditedDataset, AuditedRow, FailingRow, Gate, Measurement, Settings
 from finephrase_dagster.audit.repetition import repetition
 from finephrase_dagster.audit.row_sample import RowSample
+from finephrase_dagster.audit.template import Template, templates
 from finephrase_dagster.audit.words import split_words
 from finephrase_dagster.corpora.column import Column
 
 LENGTHS = range(2, 61, 2)  # characters of the prefixes that are counted
 HEAD = 600  # characters among which the first sentence is looked for
 FEWEST, FEWEST_OF_QUESTION = 3, 7  # a sentence of fewer words is continued with the next one
-END, EDGE = 8, 4  # words of a frame at one end of a sentence, and at each end
-LONGEST_FRAMED = 16  # words of a sentence that has frames: of a longer one, they are too small a part
-FEWEST_FRAMED = 10  # rows that must have a frame in common
 _SEPARATOR_ROW = re.compile(r"\n[ \t]*\|?(?:[ \t]*:?-+:?[ \t]*\|)+[ \t:-]*\n")
 _END = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]*_]*\s+|(?<=[\u3002\uff01\uff1f])|\n")
 _TAG = re.compile(r"<[^<>\n]{1,200}>")
+_LISTED = re.compile(r"\W|\d|q(?:uestion)?\b")  # a question of a list: "Q: ...", "1. ...", "**...**"
 _WEIGHTS = np.random.default_rng(0).integers(0, 2**64, LENGTHS[-1], np.uint64) | np.uint64(1)
 
 
@@ -51,33 +50,17 @@ def _head(text: str) -> str:
     return _SEPARATOR_ROW.sub(" ", head, count=1) if head.startswith("|") else head
 
 
-def frames(text: str) -> list[str]:
-    """Return the frames of a completion's first sentence: its beginning, its end, and both without what is between.
-
-    Short and long sentences, questions and tables have none: those about different things are often alike.
-    """
-    return _frames_of(*_sentence(_head(text)))
-
-
-def _frames_of(sentence: str, has_none: bool = False) -> list[str]:
-    words = [] if has_none else sentence.split(" ")
-    if not END < len(words) <= LONGEST_FRAMED:
-        return []
-    first, last = " ".join(words[:END]), " ".join(words[-END:])
-    return [f"{first} ...", f"... {last}", f"{' '.join(words[:EDGE])} ... {' '.join(words[-EDGE:])}"]
-
-
 def _sentence(head: str) -> tuple[str, bool]:
-    """Return the words of the first sentence, and whether it is of a kind that has no frames."""
+    """Return the words of the first sentence, and whether it is of a list of questions or a table."""
     words: list[str] = []
-    start, fewest, has_none = 0, FEWEST, head.startswith("|")
+    start, fewest, has_none, is_listed = 0, FEWEST, head.startswith("|"), _LISTED.match(head) is not None
     while start < len(head) and len(words) < fewest:
         end = _END.search(head, start)
         stop, after = end.span() if end else (len(head), len(head))
         sentence = split_words(head[start:stop])
         words += sentence if len(sentence) != 1 or not sentence[0].isdigit() else []  # a number of a list
         asks = head[start:stop].rstrip("*_ ").endswith("?")
-        fewest, has_none = FEWEST_OF_QUESTION if asks else FEWEST, has_none or asks
+        fewest, has_none = FEWEST_OF_QUESTION if asks else FEWEST, has_none or (asks and is_listed)
         start = max(after, start + 1)
     return " ".join("#" if word.isdigit() else word for word in words), has_none
 
@@ -122,76 +105,80 @@ class Collapse(CommonShare):
     def __init__(self, dataset: AuditedDataset, settings: Settings) -> None:
         super().__init__(dataset, settings)
         self._curve = PrefixCurve()
-        self._frames = TextCounts()
-        self._common_frames: dict[str, CommonText] = {}
         self._sample = RowSample(settings["sampled_rows"])
+        self._templates: list[Template] = []
 
     def part(self, row: AuditedRow) -> str:
         return first_sentence(row.text)
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
-        firsts = [_sentence(_head(row.text)) for row in rows]
-        self.count([(sentence, row.id) for (sentence, _), row in zip(firsts, rows, strict=True)])
-        pairs = zip(firsts, rows, strict=True)
-        self._frames.add((frame, row.id) for first, row in pairs for frame in _frames_of(*first))
+        super().add(rows)
         self._curve.add([row.text for row in rows])
         self._sample.add(rows)
 
     def merge(self, later: Self) -> None:
         super().merge(later)
-        self._frames.merge(later._frames)
         self._curve.merge(later._curve)
         self._sample.merge(later._sample)
 
     def flaw(self, row: AuditedRow) -> str | None:
-        if (reason := super().flaw(row)) or not self._common_frames:
+        reason = super().flaw(row)
+        if reason or not self._templates:
             return reason
-        frame = next(filter(self._common_frames.__contains__, frames(row.text)), None)
-        return self._reason(self._common_frames[frame]) if frame else None
+        sentence = _framed(row)
+        return next((_reason(one) for one in self._templates if one.fits(sentence)), None)
 
-    def _result_of_frames(self, measured: Measurement) -> Measurement:
-        """Return the measurement with the frames of one kind that are common, so that no row counts twice."""
-        limit = max(self._rows * self.settings["threshold"], FEWEST_FRAMED - 1)
-        common = [one for one in self._frames.count(limit)[1] if one.text and one.count > limit]
-        self._frames = TextCounts()
-        if not common:
+    def _with_templates(self, measured: Measurement, sample: Sequence[AuditedRow]) -> Measurement:
+        """Return the measurement with the templates that are common in the sample, and their share of all rows."""
+        judged = len(sample) if self._rows > self.settings["sampled_rows"] else self._rows  # with rows without text
+        sentences = [_framed(row) for row in sample] + [""] * (judged - len(sample))
+        self._templates = templates(sentences, self.settings["threshold"])
+        if not self._templates:
             return measured
-        kind = _kind(common[0].text)
-        self._common_frames = {one.text: one for one in common if _kind(one.text) == kind}
-        also = [one for one in self._common.values() if self._common_frames.keys().isdisjoint(_frames_of(one.text))]
-        failing = sum(one.count for one in (*also, *self._common_frames.values()))
-        value = max(measured.value, common[0].count / self._rows)
-        detail = f"{common[0].count:,} of {self._rows:,} completions begin with {common[0].text!r}; {measured.detail}"
-        examples = [FailingRow(id, self._reason(one)) for one in self._common_frames.values() for id in one.ids]
+        first = self._templates[0]
+        extra = [row for row in sample if super(Collapse, self).flaw(row) is None and self.flaw(row)]
+        examples = [FailingRow(row.id, self.flaw(row) or "") for row in extra[:EXAMPLES]]
+        is_most_common = first.share > measured.value
         return replace(
             measured,
-            value=value,
-            failing=failing,
-            detail=detail if value > measured.value else measured.detail,
+            value=max(first.share, measured.value),
+            failing=measured.failing + round(len(extra) * self._rows / judged),
+            detail=f"{first.share:.1%} of the completions begin with {first.text!r}; {measured.detail}"
+            if is_most_common
+            else measured.detail,
             examples=[*measured.examples, *examples][:EXAMPLES],
         )
 
     def result(self) -> Measurement:
-        measured = self._result_of_frames(super().result())
-        figures: dict[str, Any] = {"prefixes": self._curve.points(), **repetition(self._sample.rows())}
+        sample = self._sample.rows()
+        measured = self._with_templates(super().result(), sample)
+        figures: dict[str, Any] = {"prefixes": self._curve.points(), **repetition(sample)}
         self._curve, self._sample = PrefixCurve(), RowSample(0)  # so that `flaw` can be sent to other processes
         return replace(measured, figures={**measured.figures, **figures})
 
 
-def _kind(frame: str) -> str:
-    """Return which end of a sentence a frame is."""
-    return "beginning" if frame.endswith(" ...") else "end" if frame.startswith("... ") else "both"
+def _framed(row: AuditedRow) -> str:
+    """Return the words of the first sentence, if those about different things are not alike anyway.
+
+    Tables, the questions of a list, and word problems ("Problem: Ada has # ...") are.
+    """
+    sentence, has_none = _sentence(_head(row.text))
+    return "" if has_none or (sentence.startswith("problem ") and "#" in sentence) else sentence
+
+
+def _reason(template: Template) -> str:
+    return f"begins with {template.text!r}, as {template.share:.1%} of the completions do"
 
 
 GATE = Gate(
     name="collapse",
     sentence="the share of completions that begin with the most common first sentence, which at least three must "
-    "share, or with one that differs from it only in a slot",
+    "share, or with one that differs from it only in slots",
     bound="at most",
     defaults={"threshold": 0.05, "common": 0.02, "sampled_rows": 10_000},
     reason="More than one in twenty completions that begin with the same sentence are a template, not a text.",
     remedy="Read the sentence. Change the wording of the prompt, raise the temperature, or take another generator. In "
     "the report, compare how many beginnings differ.",
     measure=Collapse,
-    version=3,
+    version=4,
 )
