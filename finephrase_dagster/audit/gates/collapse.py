@@ -4,7 +4,8 @@ One training set of Qwen3 began 115 of 1,000 completions with one sentence, and 
 default threshold lies between them. A first sentence that fewer than three completions share is chance.
 
 A template has slots: "In the world of ..., few subjects matter as much as ...". They are looked for in the first
-sentences of a sample; see `audit/template.py`. A row fails by its template only if more rows than the threshold have it.
+sentences of a sample; see `audit/template.py`. A row fails by its template only if more rows than the threshold
+have it.
 """
 
 import re
