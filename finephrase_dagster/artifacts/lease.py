@@ -24,7 +24,7 @@ class Timing(NamedTuple):
     @classmethod
     def of(cls, folder: Folder) -> Timing:
         """Return what suits a folder: in an object store, each request costs money."""
-        return cls(5.0, 60.0) if isinstance(folder, LocalFolder) else cls(60.0, 180.0)
+        return cls(2.0, 60.0) if isinstance(folder, LocalFolder) else cls(60.0, 180.0)
 
 
 class RowShard(NamedTuple):

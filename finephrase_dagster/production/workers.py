@@ -30,7 +30,7 @@ from finephrase_dagster.rephrase.statistics import RunStatistics
 from finephrase_dagster.rephrase.survey import Survey
 
 COMMAND = (sys.executable, "-m", "finephrase_dagster.production.worker")
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.1
 README_SECONDS = 30.0
 GRACE_SECONDS = 60.0
 LAST_LINES = 10
