@@ -83,7 +83,16 @@ def test_two_workers_take_different_shards_and_finish_all(folder: Folder, clock:
     assert one.are_finished()
     assert two.are_finished()
     assert one.finished_rows() == 40
-    assert not [name for name in folder.names(f"{LEASES}/*") if not name.endswith((".done", ".000001"))]
+    assert not folder.names(f"{LEASES}/*")
+
+
+def test_a_shard_that_another_worker_finished_since_the_last_look_is_not_taken(folder: Folder, clock: Clock) -> None:
+    shards = shards_of(30, rows=10)
+    one, two = (worker(folder, clock, shards, name) for name in ("one", "two"))
+    assert not one.are_finished()  # looks
+    first, second = must(one.take_same(shards[0], ahead=10)), must(two.take_same(shards[1], ahead=10))
+    two.finish(second)
+    assert must(one.take(first.shard, ahead=10)).shard == shards[2]
 
 
 def test_a_worker_without_a_shard_cuts_off_half_of_the_rows_that_another_one_has_not_reserved(

@@ -2,14 +2,16 @@
 
 The rows are divided into *shards*. A worker holds the lease of a shard while it works on it. The state of a lease is
 the newest of the files `__meta__/leases/<shard>.<version>`. Whoever changes it creates the next version, which only one
-can: on a disk by a link, in an object store by a conditional upload. A finished shard has `<shard>.done`.
+can: on a disk by a link, in an object store by a conditional upload. A finished shard has no lease, but a file
+`__meta__/finished/<shard>`. So a worker lists the leases that are held, however many shards are finished.
 
 - Its holder creates a version every `beat` seconds. A lease that its holder does not change for `expiry` seconds, on
   the clock of whoever observes it, or whose holder was a process of this machine that has ended, is taken over.
 - A holder reserves rows some seconds before it reads them. Workers that find no free shard cut off half of the rows
   that are not reserved. So no clocks are compared, and no row is read by two holders unless one was taken to be dead.
 - Versions other than the first are deleted some time after they were replaced. A process that was stopped for longer
-  might create one that was deleted, so after a change that took longer than `expiry` it looks for newer ones.
+  might create one that was deleted, so after a change that took longer than `expiry` it looks for newer ones. For the
+  same reason whoever takes a lease then makes sure that the shard is not finished.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 
 from finephrase_dagster.artifacts.claim import META, FolderBusy
@@ -28,8 +30,7 @@ from finephrase_dagster.artifacts.folder import Folder
 from finephrase_dagster.artifacts.lease import LeaseLost, LeaseState, RowShard, ShardLease, Timing
 from finephrase_dagster.artifacts.processes import this_machine, this_process
 
-LEASES, SHARDS = f"{META}/leases", f"{META}/shards.json"
-DONE = "done"
+LEASES, FINISHED, SHARDS = f"{META}/leases", f"{META}/finished", f"{META}/shards.json"
 EXAMINED = 4
 """How many leases of others a worker without work reads at a time."""
 FEWEST_ROWS = 2
@@ -68,7 +69,8 @@ class Leases:
         self._at = {(shard.file, shard.start): shard for shard in shards}
         self._clock = clock
         self._chance = random.Random(self.worker)
-        self._seen: Mapping[str, int | None] = {}
+        self._held: Mapping[str, int] = {}
+        self._free = list(shards)
         self._looked = -math.inf
         self._observed: dict[str, tuple[int, float]] = {}
         self._alive: dict[str, tuple[tuple[str, int], float]] = {}
@@ -92,15 +94,15 @@ class Leases:
                 return taken
             while True:
                 began, newest = self._clock(), self._newest()
+                self._look_for_free(newest)
                 if taken := self._take_expired(newest, began, ahead):
                     return taken
-                if following and following.name not in newest and (taken := self._create(following, ahead)):
+                if following and following in self._free and (taken := self._create(following, ahead)):
                     return taken
-                free = [shard for shard in self._shards if shard.name not in newest]
-                if not free:
+                if not self._free:
                     return self._take_from_others(newest, began, ahead, worth)
                 # A random one, so that others choose another.
-                if taken := self._create(self._chance.choice(free), ahead):
+                if taken := self._create(self._chance.choice(self._free), ahead):
                     return taken
 
     def take_same(self, other: RowShard, *, ahead: int = 0) -> ShardLease | None:
@@ -152,23 +154,23 @@ class Leases:
         """
         with self._lock:
             self.confirm(lease)
-            self._folder.create(f"{LEASES}/{lease.name}.{DONE}", b"")
-            self._forget(lease, [version for _, version in lease.earlier] + [lease.version])
+            self._folder.create(f"{FINISHED}/{lease.name}", b"")
+            self._delete(lease.name, {1, lease.version, *(version for _, version in lease.earlier)})
 
     def are_finished(self, *, look: bool = True) -> bool:
-        """Return whether all shards are finished, and nobody holds a lease; without `look`, at the last request."""
-        newest = self._newest() if look else self._seen
-        return not any(newest.values()) and all(shard.name in newest for shard in self._shards)
+        """Return whether all shards are finished, and nobody holds a lease; without `look`, at the last `take`."""
+        if look:
+            self._look_for_free(self._newest())
+        return not self._held and not self._free
 
     def finished_rows(self) -> int:
         """Return how many rows the finished shards had when they were laid out."""
-        newest = self._newest()
-        return sum(shard.rows for shard in self._shards if newest.get(shard.name, 0) is None)
+        finished = self._finished()
+        return sum(shard.rows for shard in self._shards if shard.name in finished)
 
-    def held_by_others(self, newest: Mapping[str, int | None] | None = None) -> Iterable[tuple[str, int, LeaseState]]:
+    def held_by_others(self, newest: Mapping[str, int] | None = None) -> Iterable[tuple[str, int, LeaseState]]:
         """Yield name, newest version and state of leases that others hold, in a random order."""
-        newest = self._newest() if newest is None else newest
-        outstanding = [(name, version) for name, version in newest.items() if version is not None]
+        outstanding = list((self._newest() if newest is None else newest).items())
         self._chance.shuffle(outstanding)
         for name, version in outstanding:
             state = self._read(name, version)
@@ -178,11 +180,9 @@ class Leases:
 
     def _create(self, shard: RowShard, ahead: int) -> ShardLease | None:
         lease = ShardLease(shard, 0, min(shard.start + ahead, shard.stop), self._clock())
-        return lease if self._change(lease, self._state(shard, lease.reserved)) else None
+        return lease if self._change(lease, self._state(shard, lease.reserved), is_held=False) else None
 
-    def _take_from_others(
-        self, newest: Mapping[str, int | None], began: float, ahead: int, worth: int
-    ) -> ShardLease | None:
+    def _take_from_others(self, newest: Mapping[str, int], began: float, ahead: int, worth: int) -> ShardLease | None:
         """Take a lease over, or cut off half of a shard; `newest` was read at the time `began`."""
         alive: list[tuple[str, int, LeaseState]] = []
         for name, version, state in self.held_by_others(newest):
@@ -199,10 +199,10 @@ class Leases:
                 return half
         return None
 
-    def _take_expired(self, newest: Mapping[str, int | None], began: float, ahead: int) -> ShardLease | None:
+    def _take_expired(self, newest: Mapping[str, int], began: float, ahead: int) -> ShardLease | None:
         """Take a lease over that has not changed for long; `newest` was read at the time `began`."""
         for name, version in newest.items():
-            if version is not None and self._is_expired(name, version):
+            if self._is_expired(name, version):
                 state = self._read(name, version)
                 # Also one of its own, which it took when the store did not answer. Those that it holds do change.
                 if state and (lease := self._take_over(state, version, began, ahead)):
@@ -212,8 +212,9 @@ class Leases:
     def _take_over(self, state: LeaseState, version: int, began: float, ahead: int) -> ShardLease | None:
         shard = RowShard(state.file, state.start, state.stop, state.division)
         reserved = max(state.reserved, min(shard.start + ahead, shard.stop))
-        lease = ShardLease(shard, version, reserved, began, beats=state.beats + 1)
-        return lease if self._change(lease, self._state(shard, reserved, lease.beats)) else None
+        earlier = [(began, number) for number in range(1, version + 1)]
+        lease = ShardLease(shard, version, reserved, began, beats=state.beats + 1, earlier=earlier)
+        return lease if self._change(lease, self._state(shard, reserved, lease.beats), is_held=False) else None
 
     def _cut(self, name: str, version: int, state: LeaseState, ahead: int, began: float) -> ShardLease | None:
         """Take the second half of the rows that were not reserved at the time `began`."""
@@ -223,7 +224,7 @@ class Leases:
         if half is None:
             return None
         if not self._swap(name, version, replace(state, stop=middle), began):
-            self._folder.remove_all([f"{LEASES}/{half.name}.{half.version:06d}"])
+            self._delete(half.name, {half.version})
             return None
         half.shard = half.shard._replace(stop=state.stop)
         self.extend(half, middle + ahead)
@@ -254,10 +255,10 @@ class Leases:
             beats=beats,
         )
 
-    def _change(self, lease: ShardLease, state: LeaseState) -> bool:
+    def _change(self, lease: ShardLease, state: LeaseState, *, is_held: bool = True) -> bool:
         """Create the next version of a lease; return whether nobody else had created it."""
         now = self._clock()
-        if not self._swap(lease.name, lease.version, state, lease.changed):
+        if not self._swap(lease.name, lease.version, state, lease.changed, is_held=is_held):
             return False
         if lease.version:
             lease.earlier.append((now, lease.version))
@@ -265,23 +266,35 @@ class Leases:
         lease.changed = now
         old = [version for since, version in lease.earlier if now - since > 1.5 * self.timing.expiry]
         if len(old) >= DELETED_AT_ONCE:
-            self._forget(lease, old)
+            self._delete(lease.name, set(old) - {1})  # while the first exists, nobody takes the shard to be free
+            lease.earlier = [(since, version) for since, version in lease.earlier if version not in old]
         return True
 
-    def _forget(self, lease: ShardLease, versions: Sequence[int]) -> None:
-        """Delete versions, except the first: while it exists, nobody takes the shard to be free."""
-        self._folder.remove_all([f"{LEASES}/{lease.name}.{version:06d}" for version in versions if version > 1])
-        lease.earlier = [(since, version) for since, version in lease.earlier if version not in versions]
+    def _delete(self, name: str, versions: Set[int]) -> None:
+        self._folder.remove_all([f"{LEASES}/{name}.{version:06d}" for version in sorted(versions)])
 
-    def _swap(self, name: str, version: int, state: LeaseState, known: float) -> bool:
-        """Create the version after `version`, which was the newest at the time `known`."""
+    def _swap(self, name: str, version: int, state: LeaseState, known: float, *, is_held: bool = False) -> bool:
+        """Create the version after `version`, which was the newest at the time `known`.
+
+        A worker that does not hold the lease makes sure that the shard was not finished since.
+        """
         content = json.dumps({**asdict(state), "mark": uuid.uuid4().hex}).encode()
         if not self._folder.create(f"{LEASES}/{name}.{version + 1:06d}", content):
             return False
-        if self._clock() - known <= self.timing.expiry or self._newest().get(name, 0) == version + 1:
+        is_recent = self._clock() - known <= self.timing.expiry
+        if is_recent and is_held:
             return True
-        self._folder.remove_all([f"{LEASES}/{name}.{version + 1:06d}"])
+        if (is_recent or self._newest().get(name) == version + 1) and not self._is_finished(name):
+            return True
+        self._delete(name, {version + 1})
         return False
+
+    def _is_finished(self, name: str) -> bool:
+        try:
+            self._folder.read(f"{FINISHED}/{name}")
+        except FileNotFoundError:
+            return False
+        return True
 
     def _reread(self, lease: ShardLease) -> None:
         """Take over what another worker has changed: the end of the shard.
@@ -296,24 +309,31 @@ class Leases:
         lease.earlier += [(now, version) for version in range(lease.version, newest)]
         lease.shard, lease.version, lease.changed = lease.shard._replace(stop=state.stop), newest, now
 
-    def _newest(self) -> Mapping[str, int | None]:
-        """Return the newest version of each lease; None if the shard is finished. One request."""
-        latest: dict[str, str] = {}
-        for path in self._folder.names(f"{LEASES}/*"):  # sorted: the newest version is the last, or done
-            name, _, version = path.rpartition(".")
-            latest[name] = version
-        start = len(LEASES) + 1
-        newest = {
-            name[start:]: None if version == DONE else int(version)
-            for name, version in latest.items()
-            if version == DONE or version.isdigit()  # else an unfinished file
-        }
+    def _newest(self) -> Mapping[str, int]:
+        """Return the newest version of each lease that is held, and note when it was first seen. One request."""
+        newest: dict[str, int] = {}
+        for path in self._folder.names(f"{LEASES}/*"):  # sorted: the newest version is the last
+            name, _, version = path[len(LEASES) + 1 :].rpartition(".")
+            if version.isdigit():  # else an unfinished file
+                newest[name] = int(version)
         now, observed = self._clock(), self._observed
         for name, number in newest.items():
-            if number is not None and (name not in observed or observed[name][0] != number):
+            if name not in observed or observed[name][0] != number:
                 observed[name] = number, now
-        self._seen, self._looked = newest, now
+        self._held, self._looked = newest, now
         return newest
+
+    def _look_for_free(self, held: Mapping[str, int]) -> None:
+        """Find the shards that were never taken. Only they need the names of the finished ones.
+
+        `held` was read before those names, or else a shard that was finished in between would appear to be free.
+        """
+        if self._free:
+            finished = self._finished()
+            self._free = [one for one in self._free if one.name not in held and one.name not in finished]
+
+    def _finished(self) -> Set[str]:
+        return {path[len(FINISHED) + 1 :] for path in self._folder.names(f"{FINISHED}/*")}
 
     def _read(self, name: str, version: int) -> LeaseState | None:
         """Return a version; None if it was replaced in the meantime."""
@@ -327,7 +347,7 @@ class Leases:
 
 def forget_leases(folder: Folder) -> None:
     """Delete the leases of a folder that the caller has claimed, and how its rows are divided into shards."""
-    folder.remove_all([SHARDS, *folder.names(f"{LEASES}/*")])
+    folder.remove_all([SHARDS, *folder.names(f"{LEASES}/*"), *folder.names(f"{FINISHED}/*")])
 
 
 def refuse_if_leased(folder: Folder, timing: Timing | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
