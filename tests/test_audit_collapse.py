@@ -44,6 +44,7 @@ def test_115_of_1000_completions_with_one_first_sentence_are_found() -> None:
         "{1} and {2} once talked about {0}.",
     ],
 )
+@pytest.mark.slow
 def test_a_first_sentence_with_slots_is_a_template(template: str) -> None:
     texts = essays(1000)
     collapsed = random.Random(2).sample(range(1000), 115)
@@ -109,6 +110,7 @@ def test_a_first_sentence_is_the_first_that_has_three_words(text: str, sentence:
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.text("ab\0 é.\n", max_size=70), min_size=1, max_size=30), st.integers(1, 3), st.randoms())
+@pytest.mark.slow
 def test_prefixes_and_first_sentences_are_counted_exactly_by_any_number_of_processes(
     texts: list[str], parts: int, order: random.Random
 ) -> None:

@@ -118,6 +118,7 @@ def prompts(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.mark.slow
 def test_a_folder_of_several_prompts_is_audited_with_what_they_have_in_common(prompts: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     done = run(prompts, "--json", "--html", page, "--gate", "completed.blocking=false")
@@ -140,6 +141,7 @@ def test_failing_rows_are_written_for_one_prompt_alone(prompts: Path, tmp_path: 
     assert f"{prompts} holds the datasets faq, mine; audit one of them" in done.stderr
 
 
+@pytest.mark.slow
 def test_documents_without_a_completion_are_failing_rows(tmp_path: Path) -> None:
     from test_audit_gates import faq, write_dataset
 

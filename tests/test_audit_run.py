@@ -129,6 +129,7 @@ def sourced(folder: Path, ids: Sequence[str], source_ids: Sequence[str], parts: 
 
 
 @given(data=st.data(), count=st.integers(1, 30))
+@pytest.mark.slow
 def test_sources_are_joined_by_id_in_whatever_order_they_are(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, count: int
 ) -> None:
@@ -182,6 +183,7 @@ def test_text_that_is_not_utf_8_is_audited(tmp_path: Path) -> None:
     assert audit_dataset(tmp_path / "rows.jsonl").rows == 2
 
 
+@pytest.mark.slow
 def test_an_error_in_one_of_several_processes_is_the_error_of_the_audit(tmp_path: Path) -> None:
     rows = [{"text": text} for text in texts(100)]
     rows[-1] = {"text": 7}  # type: ignore[dict-item]
@@ -230,6 +232,7 @@ def test_a_gate_that_does_not_block_leaves_the_audit_passed(tmp_path: Path) -> N
         assert audit_dataset(rows, settings=settings).passed is passed
 
 
+@pytest.mark.slow
 def test_every_gate_states_the_time_that_it_took(tmp_path: Path) -> None:
     report = audit_dataset(write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in texts(2000)]))
     assert report.reading_seconds > 0

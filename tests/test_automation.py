@@ -230,6 +230,7 @@ def extended(own: Installation) -> None:
     own.write(fields)
 
 
+@pytest.mark.slow
 def test_a_new_prompt_in_the_study_reloads_the_code_location_once(
     own: Installation, instance: dg.DagsterInstance, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +248,7 @@ def test_a_new_prompt_in_the_study_reloads_the_code_location_once(
     assert sensor.tick() == "the study on disk is loaded"
 
 
+@pytest.mark.slow
 def test_the_graphql_mutation_is_valid_for_dagsters_web_server() -> None:
     from dagster_graphql.schema import create_schema
     from graphql import parse, validate

@@ -69,6 +69,7 @@ def test_a_missing_study_is_a_wrong_request(command: list[str], data: str) -> No
     assert not Path(data).exists()
 
 
+@pytest.mark.slow
 def test_a_wrong_study_is_explained_and_nothing_is_started(tmp_path: Path, data: str) -> None:
     study = tmp_path / "study.yaml"
     study.write_text((REPOSITORY / "studies" / "demo.yaml").read_text().replace("\nsequence: 256", "\nsequence: none"))
@@ -95,6 +96,7 @@ def test_ports_that_cannot_be_are_refused(arguments: list[str], status: int, sai
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_prompt_lists_the_known_ones(tmp_path: Path, data: str) -> None:
     study = tmp_path / "study.yaml"
     text = (REPOSITORY / "studies" / "demo.yaml").read_text()
@@ -105,6 +107,7 @@ def test_an_unknown_prompt_lists_the_known_ones(tmp_path: Path, data: str) -> No
     assert "known prompts: article, " in done.stderr
 
 
+@pytest.mark.slow
 def test_a_leaderboard_without_scores_names_the_command_that_computes_them(data: str) -> None:
     done = finephrase("results", "leaderboard", "--json", FINEPHRASE_DATA=data)
     assert done.returncode == 1
@@ -139,6 +142,7 @@ def test_students_that_wait_for_the_same_are_one_line_and_rows_of_json(lineage: 
     assert all((row["seeds"], row["macro"], len(row["unscored"])) == (0, None, 2) for row in rows)
 
 
+@pytest.mark.slow
 def test_an_instance_without_settings_is_named(tmp_path: Path, data: str) -> None:
     done = finephrase("materialize", FINEPHRASE_DATA=data, DAGSTER_HOME=str(tmp_path))
     assert done.returncode == 2
@@ -213,6 +217,7 @@ def test_a_usage_error_is_one_line_with_the_next_action(arguments: list[str], me
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {message}\n")
 
 
+@pytest.mark.slow
 def test_a_log_format_that_does_not_exist_is_refused() -> None:
     done = finephrase("expand", FINEPHRASE_LOG_FORMAT="xml")
     assert (done.returncode, done.stdout) == (2, "")

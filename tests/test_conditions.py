@@ -60,6 +60,7 @@ def automation(tmp_path: Path) -> Automation:
     return result
 
 
+@pytest.mark.slow
 def test_a_new_dataset_leads_to_a_new_leaderboard(automation: Automation) -> None:
     automation.make(FAQ)
     launched: list[str] = []

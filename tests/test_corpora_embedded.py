@@ -31,6 +31,7 @@ def test_package_readmes_are_the_long_descriptions_of_the_listed_distributions()
     assert [document.id for document in kept] == sorted(by_id)
 
 
+@pytest.mark.slow
 def test_the_corpus_is_the_same_whichever_library_reads_the_distributions() -> None:
     """The backport of importlib.metadata, once imported, reads them in the standard library's place, and stricter."""
     reading = (

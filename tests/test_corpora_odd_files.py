@@ -104,6 +104,7 @@ def test_a_parquet_file_has_exact_ids_or_names_their_type(tmp_path: Path, pairs:
 
 
 @given(rows=st.lists(st.tuples(st.one_of(st.text(min_size=1), WHOLE), st.text(), OTHER), min_size=1, max_size=6))
+@pytest.mark.slow
 def test_all_readers_take_the_same_documents(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
     known: dict[str, str] = {}
     for name, text, _ in rows:
@@ -206,6 +207,7 @@ def test_dropped_rows_are_reported_by_cause_with_the_first_example(tmp_path: Pat
     assert f"2 x text is missing (first: {path}: row 2)" in log[-1]
 
 
+@pytest.mark.slow
 def test_a_small_parquet_file_with_a_repeated_large_text_is_read_in_little_memory(tmp_path: Path) -> None:
     path, text = tmp_path / "rows.parquet", "x" * (4 << 20)
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 900, pa.int32()), pa.array([text]))

@@ -347,6 +347,7 @@ def test_a_full_disk_stops_the_writer_and_costs_no_finished_shard(tmp_path: Path
     assert shards(folder) == shards(alone)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_writer_does_not_grow_with_the_texts(tmp_path: Path) -> None:
     def rows(count: int) -> Iterator[Document]:
         for number in range(count):

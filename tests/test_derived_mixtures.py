@@ -189,6 +189,7 @@ def test_the_manifest_states_the_pool_and_the_documents_and_too_little_text_is_r
 
 
 @given(text=st.text("ab \n\té", max_size=80), key=st.text(max_size=5))
+@pytest.mark.slow
 def test_shuffling_keeps_the_words_and_the_white_space(text: str, key: str) -> None:
     shuffled = shuffle_words(text, key)
     assert shuffled == shuffle_words(text, key)

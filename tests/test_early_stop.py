@@ -78,6 +78,7 @@ def test_the_best_two_of_five_comparable_students_continue(lineage: Lineage) -> 
         assert (found[f"training/checkpoint/{run}"], found[f"evaluation/benchmark_scores/{run}"]) == expected
 
 
+@pytest.mark.slow
 def test_a_stopped_run_names_the_score_that_decided(lineage: Lineage) -> None:
     study = stopping(lineage)
     scored(study)
@@ -86,6 +87,7 @@ def test_a_stopped_run_names_the_score_that_decided(lineage: Lineage) -> None:
         study.checkpoint("readmes_raw__nano__data0_model0")
 
 
+@pytest.mark.slow
 def test_held_out_tasks_do_not_decide_who_continues(lineage: Lineage) -> None:
     study = stopping(lineage)
     scored(study)

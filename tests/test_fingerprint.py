@@ -29,6 +29,7 @@ def test_two_values_share_a_fingerprint_only_if_their_canonical_forms_are_equal(
 
 
 @given(st.dictionaries(st.text(), values | st.tuples(values, values)), st.integers(0, 9))
+@pytest.mark.slow
 def test_a_recipe_is_hashed_as_its_json_form_whatever_types_it_is_made_of(recipe: dict[str, object], seed: int) -> None:
     seeds = Seeds(data=seed, model=1)
     text = canonical({**recipe, "seeds": seeds})

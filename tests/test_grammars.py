@@ -46,6 +46,7 @@ def test_a_grammar_compiles_in_less_than_a_second(name: str, folder: Path) -> No
 
 
 @given(name=st.sampled_from(GUIDED), seed=st.integers(0, 2**32))
+@pytest.mark.slow
 def test_every_text_of_a_grammar_has_its_form_and_a_bounded_length(name: str, seed: int, folder: Path) -> None:
     text = _random_text(name, folder, random.Random(seed))
     assert form_flaw(shipped(name).check, clean(text)[0]) is None, text

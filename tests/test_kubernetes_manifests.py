@@ -127,6 +127,7 @@ def test_an_image_copies_existing_files_onto_a_pinned_base_and_runs_without_root
     assert not [line for line in lines if re.match(r"(ARG|ENV)\b.*(TOKEN|SECRET|PASSWORD|KEY)", line)]
 
 
+@pytest.mark.slow
 def test_the_workers_image_has_every_package_that_its_code_imports() -> None:
     image = (DEPLOY / "images" / "worker.Dockerfile").read_text()
     (named,) = re.findall(r"for name in ([^;]+);", image)

@@ -98,6 +98,7 @@ def engine_pod(api: KubernetesApi) -> Object:
     return pod
 
 
+@pytest.mark.slow
 def test_a_job_reaches_the_pod_and_its_log_reaches_the_step(
     api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +160,7 @@ def test_a_failed_workers_exit_status_decides_whether_the_step_is_retried(
     )
 
 
+@pytest.mark.slow
 def test_a_missing_engine_image_is_named(api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api.images.clear()
     _, raised = send(tmp_path, monkeypatch)

@@ -45,6 +45,7 @@ def test_equal_shares_take_turns_and_ties_go_to_the_first() -> None:
     before=st.integers(0, 20),
     seed=st.integers(0, 3),
 )
+@pytest.mark.slow
 def test_the_listed_order_is_that_of_the_linked_files(
     tmp_path_factory: pytest.TempPathFactory, web: list[int], faq: list[int], places: int, before: int, seed: int
 ) -> None:

@@ -213,6 +213,7 @@ def test_a_diverged_run_is_ended_and_reported(study: Study, tmp_path: Path) -> N
     assert gone(int((work(tmp_path / "output") / "worker.pid").read_text()))
 
 
+@pytest.mark.slow
 def test_two_checkpoints_are_kept_in_addition_to_the_one_being_written(study: Study, tmp_path: Path) -> None:
     study.stand.behave(fail_at=40, seconds=0.02)
     with pytest.raises(TrainingError):
@@ -248,6 +249,7 @@ study.train(Path({str(output)!r}), checkpoint_steps=2)
     assert study.train(output, checkpoint_steps=2).resumed_from >= 4
 
 
+@pytest.mark.slow
 def test_a_run_from_its_pre_decay_checkpoint_has_the_curve_of_an_uninterrupted_run(
     study: Study, tmp_path: Path
 ) -> None:
@@ -264,6 +266,7 @@ def test_a_run_from_its_pre_decay_checkpoint_has_the_curve_of_an_uninterrupted_r
     assert (facts.resumed_from, facts.curve) == (28, whole.curve)
 
 
+@pytest.mark.slow
 def test_a_decay_variant_reads_the_new_data_after_the_pre_decay_checkpoint_killed_or_not(
     study: Study, tmp_path: Path
 ) -> None:
@@ -321,6 +324,7 @@ def test_intermediate_models_are_kept_however_the_run_was_interrupted(study: Stu
     assert models(tmp_path / "decayed") == ["32"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_early_continues_as_if_it_had_not_been(study: Study, tmp_path: Path) -> None:
     whole = study.train(tmp_path / "whole")
     early = study.train_until(tmp_path / "early", stop=10)

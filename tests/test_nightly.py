@@ -174,6 +174,7 @@ def test_neighbouring_prompts_of_a_cell_become_one_run_tagged_with_its_cost(inst
     assert {run.tags[NIGHTLY_TAG] for run in runs} == {BUDGET_RUN}
 
 
+@pytest.mark.slow
 def test_a_dataset_whose_audit_did_not_pass_holds_its_mixture_up(tmp_path: Path) -> None:
     made = install(tmp_path / "small")
     for stage in ("sources", "generators", "synthetic", "tokens", "tokens"):
@@ -252,6 +253,7 @@ def launched(instance: dg.DagsterInstance, request: dg.RunRequest, status: dg.Da
     create_run_for_test(instance, job_name=request.job_name or "", status=status, tags=tags)
 
 
+@pytest.mark.slow
 def test_a_budget_run_launches_stage_after_stage_until_nothing_is_left(
     own: Installation, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

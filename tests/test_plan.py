@@ -298,6 +298,7 @@ def test_a_plan_is_made_whatever_the_manifests_contain(completed: Lineage, field
             path.write_text(text)
 
 
+@pytest.mark.slow
 def test_a_data_folder_that_is_a_file_is_a_wrong_request(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = finephrase("plan", FINEPHRASE_DATA=str(tmp_path / "file"))
@@ -356,6 +357,7 @@ def study_with(folder: Path, **source: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_unknown_cost_is_never_taken_for_zero(tmp_path: Path) -> None:
     study = study_with(tmp_path)
     result = plan(read_lineage(Paths(data=tmp_path / "data", study=study)))

@@ -42,6 +42,7 @@ def test_the_plans_page_shows_costs_only_if_all_of_them_are_known(
     assert priced == (throughput is not None)
 
 
+@pytest.mark.slow
 def test_the_observer_shows_the_plan_on_its_page_and_is_silent_until_the_plan_changes(
     lineage_of: Callable[..., Lineage],
 ) -> None:

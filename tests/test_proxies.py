@@ -87,6 +87,7 @@ def test_a_sequence_classifier_scores_completions_and_sources(rows: Path, tmp_pa
     assert figures["edu_score_improvement"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_without_a_model_a_proxy_is_skipped_and_with_one_it_never_decides(rows: Path, fasttext_model: str) -> None:
     skipped = audit_dataset(rows).skipped
     assert (skipped["edu_score"], skipped["dclm_score"]) == ("needs model", "needs model")

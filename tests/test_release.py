@@ -229,6 +229,7 @@ def make(tmp_path: Path) -> Any:
     return lambda extra, failed=(): read_lineage(finished_study(tmp_path / "study", extra, failed))
 
 
+@pytest.mark.slow
 def test_what_may_not_be_released_is_refused_with_the_next_action(make: Any, own: Paths, tmp_path: Path) -> None:
     with pytest.raises(ReleaseRefused, match=r"missing section 'release'.*license: odc-by"):
         publish(make(""), tmp_path / "out")
@@ -264,6 +265,7 @@ def test_a_folder_with_something_else_is_left_alone(lineage: Lineage, own: Paths
     assert content(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_an_audit_that_failed_is_released_for_a_stated_reason_only_and_the_card_says_so(
     make: Any, tmp_path: Path
 ) -> None:
@@ -277,6 +279,7 @@ def test_an_audit_that_failed_is_released_for_a_stated_reason_only_and_the_card_
     assert "despite_audit" not in release_artifact(lineage, "table").recipe["datasets"][0]
 
 
+@pytest.mark.slow
 def test_rows_that_gates_drop_are_left_out_and_counted(make: Any, tmp_path: Path) -> None:
     lineage = make("release: {license: mit}\n")
     study = lineage.paths.study

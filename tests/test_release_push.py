@@ -89,6 +89,7 @@ FAULTS: list[tuple[str, int | str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_a_hub_that_fails_in_every_way_still_gets_each_file_once(released: Path, hub: Hub) -> None:
     hub.faults = list(FAULTS)
     status, output = pushed(released, hub)
@@ -110,6 +111,7 @@ def test_an_upload_that_is_killed_between_commits_resumes_where_it_was(released:
     assert sorted(committed) == sorted(hub.files)
 
 
+@pytest.mark.slow
 def test_data_files_of_an_earlier_release_are_deleted_and_other_files_stay(released: Path, hub: Hub) -> None:
     hub.files = {"faq/part-00009.parquet": b"old", "LICENSE": b"text"}
     status, output = pushed(released, hub)

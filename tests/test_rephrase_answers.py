@@ -160,6 +160,7 @@ def test_retry_after_is_read_as_a_date() -> None:
 
 
 @given(st.binary(max_size=40))
+@pytest.mark.slow
 def test_any_retry_after_is_a_positive_number_or_nothing(sent: bytes) -> None:
     seconds = seconds_of(sent)
     assert seconds is None or 0 < seconds < float("inf")

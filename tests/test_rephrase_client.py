@@ -131,6 +131,7 @@ def test_no_row_is_lost_to_an_outage_that_ends_in_time(server: LocalServer, monk
     assert completed(ask([server], words(60), concurrency=8)) == set(words(60))
 
 
+@pytest.mark.slow
 def test_no_row_is_lost_to_a_server_that_limits_its_concurrency(server: LocalServer) -> None:
     lock, at_once = threading.Lock(), Counter[str]()
 

@@ -96,6 +96,7 @@ def test_a_file_has_its_last_content_until_it_is_removed(folder: Folder) -> None
             folder.read(missing)
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_a_partial_file(folder: Folder) -> None:
     size = 1_000_000
     with folder.claim():
@@ -139,6 +140,7 @@ def test_neighbouring_folders_do_not_see_each_other(folder: Folder) -> None:
         assert folder.journals() == []
 
 
+@pytest.mark.slow
 def test_a_journal_survives_its_killed_process_and_is_continued(folder: Folder) -> None:
     adding = (
         "claim = folder.claim(); claim.__enter__()",
@@ -169,6 +171,7 @@ def test_a_journal_survives_its_killed_process_and_is_continued(folder: Folder) 
             assert folder.names("__meta__/journals/part-00000-00000*") == []
 
 
+@pytest.mark.slow
 def test_a_journal_of_many_uploads_is_read_in_order_and_removed_completely(in_store: ObjectFolder) -> None:
     records = [b"%d\n" % number for number in range(40)]
     journal = in_store.journal("part")

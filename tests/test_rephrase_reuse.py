@@ -166,6 +166,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 )
 
 
+@pytest.mark.slow
 def test_a_dataset_whose_requests_or_rows_differ_otherwise_is_no_earlier_dataset(trial: Trial) -> None:
     trial.write(EARLY)
     earlier = EarlierDatasets(trial.root)
@@ -208,6 +209,7 @@ def test_of_several_earlier_datasets_each_row_is_reused_once(trial: Trial) -> No
     assert sum(counts.values()) == 30
 
 
+@pytest.mark.slow
 def test_a_new_rule_for_eligible_documents_reuses_those_that_still_are(trial: Trial) -> None:
     trial.write(EARLY)
     long = [(id, text if number % 2 else "Too short.") for number, (id, text) in enumerate(EARLY)]
@@ -235,6 +237,7 @@ def test_reused_rows_keep_their_number_of_rollouts_which_are_not_counted_as_disc
     assert [row["rollouts"] for row in trial.rows(EARLY[:7], rollouts=rule).values()] == [2] * 7
 
 
+@pytest.mark.slow
 def test_a_damaged_earlier_dataset_is_left_out_with_a_word_on_it(trial: Trial) -> None:
     first, _ = trial.write(EARLY)
     (trial.artifact(EARLY).folder / first["files"][0]["path"]).write_bytes(b"nothing")
@@ -286,6 +289,7 @@ def test_killed_in_between_no_row_is_both_reused_and_sent(trial: Trial, where: s
     assert len(trial.rows(LATE)) == 40
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_looks_for_completions_once(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     trial.write(EARLY)
     trial.server.answer = lambda request: failure(401, "expired")
@@ -325,6 +329,7 @@ def test_a_shard_with_reused_rows_is_not_divided_among_workers(trial: Trial) -> 
     assert len(trial.rows(rows)) == 40
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_study_reuses_completions_if_it_says_so_and_the_plan_says_how_many_at_most(tmp_path: Path) -> None:
     def study(limit: int, reuse: str) -> Lineage:
         text = (REPOSITORY / "studies" / "demo.yaml").read_text()

@@ -227,6 +227,7 @@ def command(server: LocalServer, corpus: Path, output: Path, *options: str) -> R
 
 
 @pytest.mark.parametrize(("keep", "option"), [("first_passing", ()), ("best", ("--keep", "best"))])
+@pytest.mark.slow
 def test_the_command_draws_rollouts_and_reports_what_was_discarded(
     server: LocalServer, corpus: Path, tmp_path: Path, keep: Keep, option: tuple[str, ...]
 ) -> None:

@@ -207,6 +207,7 @@ def test_consecutive_failing_rows_are_given_up_wherever_they_are(
     assert (manifest["completed"], manifest["failed"]) == (30 - len(poisoned), len(poisoned))
 
 
+@pytest.mark.slow
 def test_failing_rows_are_given_up_also_when_only_they_are_left(tmp_path: Path, server: LocalServer, run: Run) -> None:
     wanted = datasets(tmp_path / "data", ["plain"])
     corpus = write_corpus(tmp_path / "corpus", [documents(12)])
@@ -513,6 +514,7 @@ def test_what_cleaning_removed_is_counted(tmp_path: Path, server: LocalServer, r
     ]
 
 
+@pytest.mark.slow
 def test_failed_rows_of_a_complete_dataset_are_sent_again_on_request(
     tmp_path: Path, server: LocalServer, run: Run
 ) -> None:

@@ -211,6 +211,7 @@ def test_the_variance_of_a_grid_of_seeds_is_split_by_what_the_seed_draws(tmp_pat
     }
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_each_figures_data_can_be_saved(evidence: Evidence, tmp_path: Path) -> None:
     one = chapter(evidence)
     page = write_report(tmp_path, [one, one]).read_text()
@@ -236,6 +237,7 @@ def check(drawn: Drawn) -> None:
     assert not re.search(r">(?:nan|NaN|null|undefined)<", drawn.svg)
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn_if_there_are_data_for_it(evidence: Evidence) -> None:
     drawn = {one.name: one for one in chapter(evidence).figures}
     missing = {"proxies", "formats", "generators", "sources", "seed_variance", "collapse", "other_scores"}
@@ -263,6 +265,7 @@ def test_a_name_is_text_and_never_markup(tmp_path: Path) -> None:
     assert "&lt;b&gt;bold" in page
 
 
+@pytest.mark.slow
 def test_without_a_second_seed_nothing_is_decided(tmp_path: Path) -> None:
     runs = score_rows([*curve("mix-web-unheard", 0.2), *curve("web", 0.1)])
     for row in runs:
@@ -275,6 +278,7 @@ def test_without_a_second_seed_nothing_is_decided(tmp_path: Path) -> None:
     assert rows("task_signal", found) == []
 
 
+@pytest.mark.slow
 def test_a_wrong_name_is_one_message_that_lists_what_there_is(
     evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +299,7 @@ def test_a_wrong_name_is_one_message_that_lists_what_there_is(
         read_evidence(connection, "theirs", baseline="web")
 
 
+@pytest.mark.slow
 def test_the_commands_write_the_page_and_print_a_figures_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import_study(tmp_path / "warehouse.duckdb", "theirs", {"scores": write_csv(tmp_path / "s.csv", study())})
     monkeypatch.setenv("FINEPHRASE_DATA", str(tmp_path))
@@ -389,6 +394,7 @@ def test_the_asset_writes_the_page_and_stores_it_once_in_mlflow(own: Installatio
     assert metadata["mlflow"].value == "/finephrase/mlflow?experiment=finephrase%2Fsmall&finephrase.page=report.html"
 
 
+@pytest.mark.slow
 def test_a_damaged_warehouse_is_named_and_begun_again(tmp_path: Path) -> None:
     write_csv(tmp_path / "s.csv", study())
     (tmp_path / "warehouse.duckdb").write_bytes(b"not a database" * 100)

@@ -285,6 +285,7 @@ def test_a_moved_data_folder_and_a_copied_study_make_nothing_stale(finished: Pat
     assert stale_stages(replace(finished, data=tmp_path / "moved", study=study)) == NOTHING
 
 
+@pytest.mark.slow
 def test_two_studies_in_one_data_folder_do_not_see_each_other_as_stale(finished: Paths, tmp_path: Path) -> None:
     data = Path(shutil.copytree(finished.data, tmp_path / "data", symlinks=True))
     study = tmp_path / "study.yaml"
@@ -349,6 +350,7 @@ NEW_CODE: list[tuple[str, set[str]]] = [
 
 
 @pytest.mark.parametrize(("edit", "expected"), NEW_CODE, ids=[row[0] for row in NEW_CODE])
+@pytest.mark.slow
 def test_a_setting_that_all_partitions_of_an_asset_share_is_part_of_its_code_version(
     edit: str, expected: set[str], finished: Paths, tmp_path: Path
 ) -> None:

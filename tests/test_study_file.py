@@ -391,6 +391,7 @@ class ToySource(SourceSpec):
 """
 
 
+@pytest.mark.slow
 def test_assembling_the_catalogue_imports_no_heavy_library() -> None:
     code = (
         "import sys; from finephrase_dagster.catalogue import catalogue; catalogue(); "

@@ -370,6 +370,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
+@pytest.mark.slow
 def test_a_mistake_is_reported_once_at_the_field_of_the_file(tmp_path: Path, case: str) -> None:
     change, message = WRONG[case]
     with pytest.raises(StudyError, match=message) as caught:

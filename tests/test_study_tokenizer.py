@@ -55,6 +55,7 @@ def test_a_folder_that_holds_no_tokenizer_is_an_error_that_callers_know(content:
         read_tokenizer(tmp_path)
 
 
+@pytest.mark.slow
 def test_no_model_library_is_imported_for_a_plain_one(tmp_path: Path) -> None:
     folder = write_tokenizer(tmp_path)
     code = (

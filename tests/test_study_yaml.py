@@ -141,6 +141,7 @@ def test_a_number_that_a_computer_cannot_hold_is_refused(plain: str, file: Path)
     ],
     ids=["fields", "depth", "twice", "tag", "size"],
 )
+@pytest.mark.slow
 def test_the_front_matter_of_a_prompt_is_read_within_the_same_bounds(header: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "faq.md").write_text(f"---\n{header}\n---\n[[DOCUMENT]]\n", encoding="utf-8")
     with pytest.raises(PromptError, match=message):

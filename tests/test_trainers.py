@@ -30,6 +30,7 @@ def test_a_study_is_trained_on_this_machine_unless_it_says_otherwise(
     assert (trainer.gpus, trainer.nodes) == (4, 1)
 
 
+@pytest.mark.slow
 def test_what_one_trainer_made_is_not_the_other_s(lineage: Lineage) -> None:
     complete(lineage)
     cluster = trained_by(lineage, trainer="nanotron")

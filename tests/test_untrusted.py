@@ -133,6 +133,7 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+@pytest.mark.slow
 def test_the_sources_take_nothing_from_outside_for_code(path: Path) -> None:
     for name, call in calls(path):
         given_as = {word.arg: ast.unparse(word.value) for word in call.keywords}

@@ -211,6 +211,7 @@ def test_workers_continue_what_a_single_writer_began_and_the_other_way_round(
     assert answers.repeated <= 3 * 8
 
 
+@pytest.mark.slow
 def test_rows_that_are_divided_again_lose_nothing_of_a_shard_that_was_left_unfinished(
     tmp_path: Path, server: LocalServer, answers: Answers, files: tuple[str, ...]
 ) -> None:
