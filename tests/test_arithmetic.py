@@ -12,6 +12,12 @@ from audit_parts import flaw, measured
 from finephrase_dagster.audit.equations import equations
 
 RIGHT = [
+    "The average of 3, 6 and 9 is 6.",
+    "17 less 9 is 8",
+    "25 ÷ 7 = 3 R 4",
+    "21 is 30% of 70",
+    "1.1 + 2.2 = 3.3000000000000003",
+    "80 increased by 25% is 100.",
     "Subtracting 15 from 84 leaves 69.",
     "Twice 35 is 70.",
     "$15\\% \\cdot 240 = 36$",
@@ -90,6 +96,20 @@ RIGHT = [
     "8 × 7 = 56, 56 + 4 = 60",
 ]
 WRONG = [
+    "The mean of 3, 6 and 9 is 7.",
+    "2, 6 and 9 add up to 18.",
+    "Take 9 from 17, and 7 remain.",
+    "When 17 is multiplied by 3, the result is 41.",
+    "27 shared equally among 3 people gives each 8.",
+    "eleven more than twenty is thirty-two",
+    "The square of 9 is 82.",
+    "25 ÷ 7 = 3 R 5",
+    "21 is 40% of 70",
+    "6+7+8 → 22",
+    "x &= 6 \\times 7 \\\\\n&= 43",
+    "\u221a81 = 8",
+    "31 / 6 \u2248 10",
+    "A 10% tip on $60 is $7.",
     "Adding 24 km to 36 km gives 61 km.",
     "Dividing 1,440 by 18, we get 81.",
     "$15\\% \\cdot 240 = 37$",
@@ -147,6 +167,11 @@ WRONG = [
 ]
 # Variables, functions, versions, conversions of units: nobody can say from the line alone.
 UNDECIDED = [
+    "8 + 9 = 5 (mod 12)",
+    "[4, 5] + [6] = [4, 5, 6]",
+    "size=2*3 height=5",
+    "11 pm + 3 hours = 2 am",
+    "9:40 + 30 minutes = 10:10",
     "It is a mistake to think that 2 + 2 = 5.",
     "In binary, 101 + 1 = 110.",
     "10 MB + 512 KB = 10.5 MB",

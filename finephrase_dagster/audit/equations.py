@@ -13,6 +13,7 @@ from itertools import pairwise
 from math import isqrt
 from typing import NamedTuple
 
+from finephrase_dagster.audit.worded_sums import CANDIDATE as WORDED_CANDIDATE
 from finephrase_dagster.audit.worded_sums import HINT as WORDED
 from finephrase_dagster.audit.worded_sums import NUMBER as _NUMBER
 from finephrase_dagster.audit.worded_sums import WORD as _WORD
@@ -38,7 +39,13 @@ _PLAIN = [
         (r"\\(?:times|cdot)|[\u00d7\u00b7\u2219\u2217]", "*"),
         (r"\\div|\u00f7", "/"),
         (
-            r"\\approx|\u2245|\u2243| (?:is|equals)? ?(?:approximately|about|roughly|around)"
+            rf"(?<![\d.,/*+-] )(?<![\d.,/*+-])({_NUMBER}) ?/ ?({_NUMBER}) ?= ?({_NUMBER}),?"
+            r" (?:R|rem\.?|(?:with )?(?:an? )?remainder)(?: of)? ?(?=\d)",
+            r"\1 = \2 * \3 + ",
+        ),
+        (rf"([+*/] ?(?:{_NUMBER})) ?[\u2192\u21d2] ?(?=\d)", r"\1 = "),
+        (
+            r"\\approx|\u2245|\u2243| (?:is|equals|=)? ?(?:approximately|about|roughly|around)"
             r" (?=[$\u20ac\u00a3]?\d)",
             " \u2248 ",
         ),
@@ -65,33 +72,35 @@ _PLAIN = [
 _OPERATORS = r"[-+*/^%x\u00d7\u00f7\u00b7\u2219\u2212\u2013\\\u00b2\u00b3]"
 _CANDIDATE = re.compile(
     rf"[\d\u00bc-\u00be](?:[^\n=\u2248]{{0,30}}?(?:{_OPERATORS}|\}}\{{)[^\n=\u2248]{{0,50}}(?:=|\u2248|approx)"
-    r"|(?: [^\W\d]+){0,2} (?:plus|minus|times|multiplied|divided|added)\b| ?(?:%|per ?cent) of \d"
-    r"| ?[-+*/\u00d7\u00f7\u2212] ?\d|\d*\} ?= ?\d)"
+    rf"|{WORDED_CANDIDATE}| ?(?:%|per ?cent) (?:of|\w+ on) [$\u20ac\u00a3]?\d| ?\u2192"
+    r"| ?[-+*/\u00d7\u00f7\u2212] ?\d|\d*\} ?= ?\d|(?<=\u221a\d)\d* ?= ?\d)"
     rf"|[=\u2248] ?[^\n\w]{{0,4}}[\d\u00bc-\u00be][^\n=\u2248]{{0,30}}?{_OPERATORS}[^\n=\u2248]{{0,5}}[\d\u00bc-\u00be]"
 )
 _SIGN, _DIGIT = r"[-+*/^%x\x{d7}\x{f7}\x{b7}\x{2219}\x{2212}\x{2013}\\\x{b2}\x{b3}]", r"[\p{Nd}\x{bc}-\x{be}]"
 HINT = (
     rf"{_DIGIT}(?:[^\n=\x{{2248}}]*(?:{_SIGN}|\}}\{{)[^\n=\x{{2248}}]*(?:=|\x{{2248}}|approx)"
-    rf"|(?: [^\n ]+){{0,2}} (?:plus|minus|times|multiplied|divided|added)| ?(?:%|per ?cent) of {_DIGIT}"
+    rf"| ?(?:%|per ?cent) (?:of|[a-z]+ on) [$\x{{20ac}}\x{{a3}}]?{_DIGIT}|[+*/\x{{d7}}] ?{_DIGIT}+ ?\x{{2192}}"
     rf"| ?[-+*/\x{{d7}}\x{{f7}}\x{{2212}}] ?{_DIGIT})|[=\x{{2248}}][^\n]{{0,5}}{_DIGIT}"
-    rf"|{WORDED}"
+    rf"|\x{{221a}}|{WORDED}"
 )
 """A pattern for RE2 that matches every text with a statement, and few others."""
+_CONTINUED = re.compile(r"(?: *\\\\)?\n&? *=")  # the next line of an aligned calculation
 _FIRST = re.compile(r"[\d\u00bc-\u00be=\u2248]")
 _END = re.compile(r"\.\s|\n")
 _OPEN_BEFORE = re.compile(
-    r"(?:[*/^<>_{\\!&|#~\u221a+%]|[<>!=:+*/-]=|[a-zA-Z\d)] ?-"
+    r"(?:[*/^<>_{\\!&|#~\u221a+%]|\d:|[<>!=:+*/-]=|[a-zA-Z\d)] ?-"
     r"|\b(?:log|ln|sin|cos|tan|sqrt|mod|max|min|exp|abs|root(?: of)?|base|lim|[a-z]) ?)\(*$"
 )
 _OPEN_AFTER = re.compile(
-    r" ?(?:[*/^=<>!_]|[-+] ?\(?[A-Za-z]\b|\(?[A-Za-z]\b(?!['\u2019])(?! [a-z])|[-+*/] ?\()|[A-Za-z\d]"
+    r" ?(?:[*/^=<>!_]|:\d|[-+] ?\(?[A-Za-z]\b|\(?[A-Za-z]\b(?!['\u2019])(?! [a-z])|[-+*/] ?\()|[A-Za-z\d]"
 )
 _LOOSE_AFTER = re.compile(
     r"[^\n]{0,40}?\b(?:remainder|rounded|round|rounds|left over|leftover|whole|approximately|about|mod"
     r"|nearest|R ?\d)\b|\.{3}|\u2026"
 )
 _DENIED = re.compile(  # a statement that the text calls wrong, or that is about other numbers
-    r"\b(?:mistake|wrong|incorrect|false|misconception|not true|not equal|binary|octal|hexadecimal|base \d|modulo)\b",
+    r"\b(?:mistake|wrong|incorrect|false|misconception|not true|not equal|binary|octal|hexadecimal|base \w+|modulo"
+    r"|mod \d+|integer division|divid\w+ integers|floor\w*|truncat\w+|must not)\b",
     re.IGNORECASE,
 )
 _CONVERTED = frozenset(
@@ -114,6 +123,7 @@ _TIMES = frozenset(("second", "minute", "hour", "day", "week", "month", "year", 
 _EXACT_TIMES = _TIMES - {"month", "year"}
 _ROOT = re.compile(r"\\sqrt\{(\d+)\}|\u221a(\d+)(?![\d.,])")
 _MOST_POWER = 64
+_FLOAT_ERROR = Fraction(1, 10**12)
 
 
 class Equation(NamedTuple):
@@ -130,6 +140,7 @@ class Side(NamedTuple):
         values: more than one if a percentage can be read in several ways.
         first: its first number, with which a running total goes on.
         unit: the place value of its last digit, if it is a single number.
+        loose_unit: how far a single number may be from what it is rounded from.
     """
 
     values: tuple[Fraction, ...]
@@ -144,8 +155,8 @@ class Side(NamedTuple):
 def equations(text: str) -> Iterator[Equation]:
     """Yield the arithmetic statements of a text that can be decided."""
     text = in_figures(text)
-    if "\n=" in text:
-        text = text.replace("\n=", " =")
+    if "\n=" in text or "\n&" in text:
+        text = _CONTINUED.sub(" =", text)
     end = -1
     for candidate, found in sorted([*_candidates(text), *phrases(text)]):
         if found > end:
@@ -183,7 +194,8 @@ def _square_root(match: re.Match[str]) -> str:
 
 def _judge(line: str, match: re.Match[str]) -> Iterator[Equation]:
     parts = re.split(r"(=|\u2248)", match.group())
-    sides = [_side(part) for part in parts[::2]]
+    sides = [None if part[-1].isalpha() else _side(part) for part in parts[:-1:2]]  # "3*4 height=5" assigns
+    sides.append(_side(parts[-1]))
     if _is_open(line[: match.start()], match.group()):
         sides[0] = None
     after = line[match.start() + len(match.group().rstrip()) :]
@@ -205,7 +217,9 @@ def _judge(line: str, match: re.Match[str]) -> Iterator[Equation]:
 
 def _is_open(before: str, statement: str) -> bool:
     """Return whether a statement's first side begins before it, as with a variable or a function."""
-    first = statement.lstrip(" ([")
+    first, side = statement.lstrip(" (["), statement.partition("=")[0]
+    if side.count("]") > side.count("["):  # of a list
+        return True
     spaced = before.endswith(" ") or statement[0] == " "
     before = before.rstrip(" ")
     if not before or re.search(r"(?<![<>!=:+*/-])=$", before):
@@ -226,7 +240,7 @@ def _equal(left: Side, right: Side, is_loose: bool) -> bool:
         unit = other.loose_unit if is_loose and other.unit is not None else other.unit
         for a in one.values:
             for b in other.values:
-                if a == b or (unit is not None and (unit < 1 or is_loose) and abs(a - b) < unit):
+                if abs(a - b) < _FLOAT_ERROR or (unit is not None and (unit < 1 or is_loose) and abs(a - b) < unit):
                     return True
                 if one.has_decimals and other.unit == 1 and abs(a - b) * 100 < min(abs(b), Fraction(50)):
                     return True
@@ -234,11 +248,11 @@ def _equal(left: Side, right: Side, is_loose: bool) -> bool:
 
 
 def _is_near(left: Side, right: Side) -> bool:
-    """Return whether one side may be the other one rounded: by 3 %, or within the place value of its last digit."""
+    """Return whether one side may be the other one rounded: by 1 %, or to its last digit that is not zero."""
     units = (side.loose_unit for side in (left, right) if side.unit is not None)
     most = max(units, default=Fraction(0))
     return any(
-        abs(a - b) < max(most, Fraction(3, 100) * max(abs(a), abs(b))) for a in left.values for b in right.values
+        abs(a - b) < max(most, Fraction(1, 100) * max(abs(a), abs(b))) for a in left.values for b in right.values
     )
 
 
@@ -269,6 +283,8 @@ def _side(text: str) -> Side | None:
     words = frozenset(
         word.lower().removesuffix("s") if len(word) > 2 else word for match in tokens if (word := match["word"])
     )
+    if not words.isdisjoint(("am", "pm")):  # a time of the day
+        return None
     marks = _balanced([match for match in tokens if not match["word"]])
     values = []
     for reading in ("fraction", "plain", "of") if any(match["percent"] for match in tokens) else ("fraction",):
@@ -286,7 +302,7 @@ def _side(text: str) -> Side | None:
         tuple(dict.fromkeys(values)),
         _number(numbers[0]),
         unit if single else None,
-        unit * 10**zeros,
+        max(unit, min(Fraction(51, 100) * unit * 10**zeros, _number(numbers[-1]) / 5)) if zeros else unit,
         words,
         any("." in number for number in numbers) and not single,
         any(match["mark"] in ("+", "-") for match in marks),

@@ -10,14 +10,20 @@ from finephrase_dagster.corpora.quantities import NUMBER_WORDS, in_words, listed
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+"
 WORD = r"[A-Za-z\u00b5\u00b0]{2,}|[mglLshk\u00b0](?![A-Za-z])"
 _IS = (
-    r"(?:is equal to|equals|is|(?:gives|leaves)(?: you| us)?|makes|yields|comes to|adds up to|results in"
-    r"|(?:to|we|you) get|=)"
+    r"(?:is equal to|equals|is|(?:gives|leaves)(?: you| us| each)?|makes?|yields|comes? to|adds? up to|results in"
+    r"|(?:to|we|you) get|the result is|=)"
 )
+_MAKES = r"(?:adds? up to|makes?|sums? to|totals?)"
 _NUMBER_END = rf"(?<=[\d)%])((?: (?:{WORD})){{0,2}})"
 _UNITS = rf"(?: ?%| (?:{WORD})){{0,2}}"
 _TWO = rf"({NUMBER}){_UNITS} and ({NUMBER}){_UNITS}"
+_ONE = rf"(?:{NUMBER}){_UNITS}"
+_SEVERAL = rf"{_ONE}(?:, {_ONE})*,? and {_ONE}"
 _PHRASES = [
-    (re.compile(rf"\b{words},? (?:(?:which|we|you|i) )?{_IS} (?=\d)", re.IGNORECASE), rf"{calculation} = ")
+    (
+        re.compile(rf"\b{words},? (?:(?:which|we|you|i) )?{_IS} (?=[$\u20ac\u00a3]?\d)", re.IGNORECASE),
+        rf"{calculation} = ",
+    )
     for words, calculation in (
         (rf"sum of {_TWO}", r"\1 + \2"),
         (rf"product of {_TWO}", r"\1 * \2"),
@@ -31,8 +37,35 @@ _PHRASES = [
         (rf"multipl(?:ying|ied|y|ies) ({NUMBER}){_UNITS} (?:by|with|and) ({NUMBER}){_UNITS}", r"\1 * \2"),
         (rf"divid(?:ing|ed|es?) ({NUMBER}){_UNITS} by ({NUMBER}){_UNITS}", r"\1 / \2"),
         (rf"(?:twice|doubling|double) ({NUMBER}){_UNITS}", r"2 * \1"),
+        (rf"({NUMBER}){_UNITS} less ({NUMBER}){_UNITS}", r"\1 - \2"),
+        (rf"({NUMBER}){_UNITS} (?:more|greater) than ({NUMBER}){_UNITS}", r"\2 + \1"),
+        (rf"({NUMBER}){_UNITS} (?:fewer|less) than ({NUMBER}){_UNITS}", r"\2 - \1"),
+        (
+            rf"({NUMBER}){_UNITS} (?:divided|shared|split)(?: (?:equally|evenly))?"
+            rf" (?:by|among|between|into|over|across) ({NUMBER}){_UNITS}",
+            r"\1 / \2",
+        ),
+        (rf"({NUMBER}){_UNITS} out of ({NUMBER}){_UNITS}", r"\1 / \2"),
+        (rf"({NUMBER}){_UNITS} (?:increased|raised) by ({NUMBER}) ?%", r"\1 * (100 + \2) / 100"),
+        (rf"({NUMBER}){_UNITS} (?:decreased|reduced|lowered) by ({NUMBER}) ?%", r"\1 * (100 - \2) / 100"),
+        (rf"({NUMBER}) ?% (?:discount|tip|tax|fee|commission|interest|deposit) on ({NUMBER}){_UNITS}", r"\1% * \2"),
+        (rf"square of ({NUMBER})", r"\1^2"),
+        (rf"({NUMBER}) squared", r"\1^2"),
+        (rf"cube of ({NUMBER})", r"\1^3"),
+        (rf"({NUMBER}) cubed", r"\1^3"),
     )
 ]
+_REMAINING = re.compile(  # "take 3 from 10, and 7 remain"
+    rf"\b(?:subtract|deduct|tak)(?:ing|e)? ({NUMBER}){_UNITS} (?:away )?from (?:the )?({NUMBER}){_UNITS},? and"
+    rf" (?=({NUMBER}){_UNITS} (?:remain|(?:is|are) left))",
+    re.IGNORECASE,
+)
+_LIST = re.compile(rf"\b(sum|total|average|mean|product) of ({_SEVERAL}),? {_IS} (?=[$\u20ac\u00a3]?\d)", re.IGNORECASE)
+_MADE = re.compile(rf"(?:\A *|(?<=[.:;] ))({_SEVERAL}) {_MAKES} (?=[$\u20ac\u00a3]?\d)", re.IGNORECASE)
+_IS_PERCENT = re.compile(rf"(?<![\d.,%=+*/-] )(?<![\d.,%])({NUMBER}){_UNITS} (?:is|equals) (?=(?:{NUMBER})% \* \d)")
+_IS_DONE = re.compile(
+    r"(?<=[\w%]) (?:is|are)(?= (?:multiplied|divided|added|shared|split|increased|decreased|reduced) )"
+)
 _OPERATOR_WORDS = [
     (re.compile(rf"{_NUMBER_END} (?:{words}) (?=[(\d])", re.IGNORECASE), rf"\1 {sign} ")
     for words, sign in (("plus|added to", "+"), ("minus", "-"), ("times|multiplied by", "*"), ("divided by", "/"))
@@ -45,8 +78,9 @@ _EQUALS_WORDS = re.compile(
 _BEGINNINGS = tuple(
     beginning.replace("_", " ")
     for beginning in listed(
-        "sum_of product_of difference_of difference_between quotient_of add adds added adding subtract subtracting"
-        " deduct deducting take taking multiply multiplying multiplied divide divided dividing twice double doubling"
+        "sum_of product_of difference_of difference_between quotient_of average_of mean_of total_of square_of cube_of"
+        " add adds added adding subtract subtracting deduct deducting take taking multiply multiplying multiplied"
+        " divide divided dividing twice double doubling"
     )
 )
 _LONGEST = max(map(len, _BEGINNINGS))
@@ -60,27 +94,29 @@ _PART = re.compile(
     rf"\b(?:({'|'.join(_COUNTS)})[ -])?({'|'.join(_PARTS)})s?{_OF}(?={_NUMBER})",
     re.IGNORECASE,
 )
-_OPERATIONS = "(?:plus|minus|times|multiplied by|divided by|added to|per ?cent of)"
+_OPERATIONS = (
+    "(?:plus|minus|times|multiplied by|divided by|added to|less|(?:more|greater|less|fewer) than|per ?cent of|out of"
+    "|(?:divided|shared|split) (?:equally |evenly )?(?:by|among|between|into|over|across)"
+    "|(?:increased|decreased|raised|reduced|lowered) by|squared|cubed)"
+)
 _SUM = re.compile(
-    rf"[a-z] {_OPERATIONS} {_NUMBER}[^.\n]* (?:is|equals|makes|gives|leaves) ",
+    rf"(?:[a-z\d%] {_OPERATIONS} (?:{_NUMBER}|(?:is|equals) )|\b(?:{'|'.join(_BEGINNINGS)}) {_NUMBER}"
+    rf"| and {_NUMBER})[^.\n]* (?:is|equals|{_MAKES}|gives|leaves|remain|comes to) ",
     re.IGNORECASE,
 )
+_SPELLED = re.compile(
+    r"[a-z] (?:plus|minus|times|multiplied|divided|added|per ?cent of|out of|less|fewer|shared|split|squared|cubed) "
+    r"| (?:plus|minus|times|by|added to|less|than|per ?cent of|out of|among|between|into|over|across|squared|cubed"
+    rf"|{_MAKES}) (?:{'|'.join(sorted(_NUMBERS))})\b|(?:{'|'.join(_BEGINNINGS)}) (?:{'|'.join(sorted(_NUMBERS))})\b"
+)
+CANDIDATE = rf"(?: [^\W\d]+){{0,3}} {_OPERATIONS} (?=\d|is|equals)|[^\n.=]{{0,60}}? {_MAKES} \d"
+"""What follows the first digit of most calculations in words."""
 HINT = (
     rf"(?i)(?:half|thirds?|quarters?|fourths?|fifths?|sixths?|eighths?|tenths?){_OF}{_NUMBER}"
-    rf"|[a-z] {_OPERATIONS} {_NUMBER}"
-    rf"|(?:{'|'.join(_BEGINNINGS)}) [0-9]"
+    rf"|[a-z0-9%] {_OPERATIONS} (?:{_NUMBER}|(?:is|equals) )|{_MAKES} (?:[$]?{_NUMBER})"
+    rf"|(?:{'|'.join(_BEGINNINGS)}) {_NUMBER}"
 )
 """A pattern for RE2 that matches every text with such a calculation."""
-_SUMS = (
-    " percent of ",
-    " per cent of ",
-    " plus ",
-    " minus ",
-    " times ",
-    " multiplied by ",
-    " divided by ",
-    " added to ",
-)
 _PARTS_OF = tuple(f"{part[1:]}{plural} of " for part in _PARTS for plural in ("", "s"))
 _LETTERS = re.compile("[a-z]+")
 
@@ -89,7 +125,7 @@ def in_figures(text: str) -> str:
     """Return a text in which calculations are written in digits; others of its numbers stay as they are."""
     if any(part in text for part in _PARTS_OF):
         text = _PART.sub(lambda match: f"{_COUNTS[(match[1] or 'one').lower()]}/{_PARTS[match[2].lower()]} of ", text)
-    if any(word in text for word in _SUMS):
+    if _SPELLED.search(text):
         text = "\n".join(_figures(line) if _SUM.search(line) else line for line in text.split("\n"))
     return text
 
@@ -103,9 +139,26 @@ def phrases(text: str) -> Iterator[tuple[int, int]]:
 
 def with_signs(line: str) -> str:
     """Return a line with signs in place of the words of its calculations."""
+    line = _REMAINING.sub(r"\2 - \1 = ", line)
+    line = _LIST.sub(_calculation, line)
+    line = _MADE.sub(lambda match: f"{' + '.join(_numbers(match[1]))} = ", line)
+    line = _IS_DONE.sub("", _IS_PERCENT.sub(r"\1 = ", line))
     for pattern, sign in (*_PHRASES, *_OPERATOR_WORDS):
         line = pattern.sub(sign, line)
     return _EQUALS_WORDS.sub(r"\1 = ", line)
+
+
+def _calculation(match: re.Match[str]) -> str:
+    """Return the sum, product or mean of a list of numbers in signs."""
+    values = _numbers(match[2])
+    if match[1].lower() == "product":
+        return f"{' * '.join(values)} = "
+    total = " + ".join(values)
+    return f"({total}) / {len(values)} = " if match[1].lower() in ("average", "mean") else f"{total} = "
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(NUMBER, text)
 
 
 def _figures(line: str) -> str:

@@ -82,6 +82,6 @@ GATE = Gate(
     reason="Students learn wrong sums as well as right ones; a sound generator calculates wrongly in fewer rows.",
     remedy="Look at the equations in the examples. Take a generator that calculates better, or lower the temperature.",
     measure=Equations,
-    version=4,
+    version=5,
     by_row=True,
 )

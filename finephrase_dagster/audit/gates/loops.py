@@ -25,6 +25,8 @@ _TAIL, _RULES = 60, frozenset("-=_*#~.+^| \n\u2500")  # characters of a rule bel
 _WIDEST_RULE = 150
 _ENDING = 12  # characters at the end of a line
 _COUNTED, _LONGEST_PERIOD = 4, 3  # times that lines occur with other numbers, and how many lines occur in turn
+_WORD_OF_UNIT = re.compile(r"[^\W\d_]{2,}")
+_WORD_OR_BORDER = re.compile(r"\w+(?:['\u2019]\w+)*|\|")
 _DIGITS = re.compile(r"[0-9]+")
 _SPAN = 4  # words of the sequences that show where a phrase may be repeated
 _BREAK, _SPACE, _BYTES = 10, 32, 4  # bytes, and the most that a character has
@@ -100,12 +102,18 @@ def _counts_up(row: AuditedRow) -> str | None:
             length = max(map(len, same.split(b"\0")))
             start = same.index(b"\1" * length)
             unit = " ".join(plain[start : start + period])
-            if length < (_COUNTED - 1) * period or unit.count(" ") < _FEWEST_WORDS or plain[start] in _plain(source):
+            is_short = length < (_COUNTED - 1) * period or unit.count(" ") < _FEWEST_WORDS
+            if is_short or not _has_words(unit) or plain[start] in _plain(source):
                 continue
             repeated = units[start : start + length + period]
             if all(_goes_up(repeated[place::period]) for place in range(period)):
                 return f"repeats with other numbers: {units[start][:80]!r}, {length // period + 1} times in a row"
     return None
+
+
+def _has_words(unit: str) -> bool:
+    """Return whether a unit is more than numbers, as "9 x 4 = 36" of a multiplication table is."""
+    return len(_WORD_OF_UNIT.findall(unit)) > 1
 
 
 def _plain(units: Sequence[str]) -> list[str]:
@@ -265,12 +273,7 @@ def _is_repetition(phrase: str, times: int, row: AuditedRow) -> bool:
     return (
         times >= _MANY
         or "|" not in row.text
-        or f"{phrase} {phrase}"
-        in " ".join(
-            " ".join(re.findall(r"\w+(?:['\u2019]\w+)*", line.lower()))
-            for line in row.lines
-            if line[0] != "|" and line.count(" | ") < 2
-        )
+        or f"{phrase} {phrase}" in " ".join(" ".join(_WORD_OR_BORDER.findall(line.lower())) for line in row.lines)
     )
 
 
@@ -329,6 +332,6 @@ GATE = Gate(
     reason="A loop teaches a model to repeat itself; one in twenty is already more than a sound generator writes.",
     remedy="Read the examples. Raise the temperature a little, lower `max_tokens`, or take a stronger generator.",
     measure=Loops,
-    version=3,
+    version=4,
     by_row=True,
 )

@@ -53,7 +53,7 @@ _MAY_TURN = (  # for RE2, as are the rules of `talk.txt`
 )
 
 
-class Template(NamedTuple):
+class PromptWords(NamedTuple):
     """What of prompts is searched: their words, and sequences of words and short sentences by their number of words.
 
     Attributes:
@@ -68,7 +68,7 @@ class Template(NamedTuple):
 
 
 @cache
-def _template(own: str) -> Template:
+def _template(own: str) -> PromptWords:
     """Return what is searched of a dataset's own prompt and of all packaged prompts."""
     texts = [own]
     for path in sorted((SHIPPED / "prompts").glob("[!.]*.md")):
@@ -85,7 +85,7 @@ def _template(own: str) -> Template:
     known = frozenset(word for words in sentences for word in words)
     beginnings = frozenset(tuple(text.split(" ")[:2]) for texts in spans.values() for text in texts)
     hashes = {size: _table(texts, size) for size, texts in {1: known, **spans}.items()}
-    return Template(known, {size: frozenset(texts) for size, texts in spans.items()}, beginnings, hashes)
+    return PromptWords(known, {size: frozenset(texts) for size, texts in spans.items()}, beginnings, hashes)
 
 
 def _table(texts: Iterable[str], size: int) -> NDArray[np.bool_]:
