@@ -53,7 +53,7 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         kinds={"duckdb"},
         owner="generation",
         partitions=prompts,
-        deps=[needs_same(DATASET, prompts, cell=cell)],
+        deps=[needs_same(DATASET, cell=cell)],
         checks=checks,
     )
     def audit_asset(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:

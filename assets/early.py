@@ -39,7 +39,7 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         kinds={"huggingface"},
         owner="evaluation",
         partitions=runs,
-        deps=[needs_same(EARLY_STUDENT, runs)],
+        deps=[needs_same(EARLY_STUDENT)],
         placement=evaluating(),
     )
     def scores(context: dg.AssetExecutionContext, evaluator: Evaluator, warehouse: Warehouse) -> dg.MaterializeResult:

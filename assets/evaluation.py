@@ -48,7 +48,7 @@ def _scores(lineage: Lineage) -> dg.AssetsDefinition:
         owner="evaluation",
         partitions=runs,
         columns=COLUMNS,
-        deps=[needs_same(CHECKPOINT, runs)],
+        deps=[needs_same(CHECKPOINT)],
         placement=evaluating(),
     )
     def benchmark_scores(

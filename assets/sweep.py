@@ -47,7 +47,7 @@ def build_sweep(lineage: Lineage) -> list[dg.AssetsDefinition]:
         kinds={"vllm"},
         owner="generation",
         partitions=names,
-        deps=[needs_same(MODEL, names), needs(CORPUS, uses)],
+        deps=[needs_same(MODEL), needs(CORPUS, uses)],
         placement=sweeping([study.generators[name] for name in names]),
     )
     def throughput(context: dg.AssetExecutionContext, config: Sweep) -> dg.MaterializeResult:

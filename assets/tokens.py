@@ -73,7 +73,7 @@ def _corpus_tokens(lineage: Lineage, kind: Kind, corpora: list[Component]) -> dg
         kinds={"datatrove", "dataset"},
         owner="training",
         partitions=sources,
-        deps=[needs_same(CORPUS, sources), dg.AssetDep(asset_key(TOKENIZER))],
+        deps=[needs_same(CORPUS), dg.AssetDep(asset_key(TOKENIZER))],
     )
     def corpus_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         corpus = sources[context.partition_key]
@@ -95,7 +95,7 @@ def _cell_tokens(lineage: Lineage, kind: Kind, datasets: list[Component], cell: 
         kinds={"datatrove", "dataset"},
         owner="training",
         partitions=prompts,
-        deps=[*(needs_same(kind, prompts, cell=cell) for kind in (DATASET, AUDIT)), dg.AssetDep(asset_key(TOKENIZER))],
+        deps=[*(needs_same(kind, cell=cell) for kind in (DATASET, AUDIT)), dg.AssetDep(asset_key(TOKENIZER))],
     )
     def cell_tokens(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
         dataset = prompts[context.partition_key]

@@ -19,7 +19,7 @@ from finephrase_dagster.artifacts.key import (
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
-from finephrase_dagster.orchestration.partitions import needs, needs_same
+from finephrase_dagster.orchestration.partitions import needs
 from finephrase_dagster.orchestration.placement import training
 from resources.tracking import Tracking
 from resources.trainer import StudentTrainer
@@ -31,7 +31,8 @@ FIGURES = ("final_loss", "tokens_per_second", "parameters", "steps", "tokens", "
 def build_training(lineage: Lineage) -> list[dg.AssetsDefinition]:
     """Return `training/checkpoint`, and `training/pre_decay_checkpoint` if runs decay from another run."""
     study = lineage.study
-    deps = [needs_same(kind, study.rivals) for kind in (EARLY_STUDENT, EARLY_SCORES)] if study.rivals else []
+    rivals = {run: [run] for run in study.rivals}
+    deps = [needs(kind, rivals) for kind in (EARLY_STUDENT, EARLY_SCORES)] if rivals else []
     assets = []
     if study.pre_decay_runs:
         deps.append(needs(PRE_DECAY_CHECKPOINT, _runs_by_start(lineage)))

@@ -35,7 +35,7 @@ from assets.training import build_training
 from assets.verdicts import build_verdicts
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
-from finephrase_dagster.orchestration.automation.conditions import build_condition_sensors, with_conditions
+from finephrase_dagster.orchestration.automation.conditions import build_condition_sensors
 from finephrase_dagster.orchestration.automation.nightly import build_nightly
 from finephrase_dagster.orchestration.automation.observer import build_observer
 from finephrase_dagster.orchestration.automation.reload import build_reload_sensor
@@ -74,16 +74,16 @@ def build_defs(lineage: Lineage, *, resources: Mapping[str, Any] | None = None) 
         *build_release(lineage),
         *build_sweep(lineage),
     ]
-    jobs = build_jobs(lineage)
+    jobs = build_jobs(assets)
     schedule, launcher = build_nightly(lineage, jobs)
     return dg.Definitions(
-        assets=[*build_prompts(lineage), *with_conditions(lineage, assets)],
+        assets=[*build_prompts(lineage), *assets],
         jobs=[build_due_job(lineage), *jobs],
         schedules=[schedule],
         sensors=[
             build_observer(lineage),
             launcher,
-            *build_condition_sensors(lineage),
+            *build_condition_sensors(assets),
             build_reload_sensor(lineage),
             build_failure_sensor(lineage),
         ],
@@ -152,4 +152,5 @@ def _trainer(lineage: Lineage) -> Any:
 
 gc.disable()  # all these objects stay; looking for garbage among them takes a third of the time of a large study
 defs = build_defs(read_lineage(Paths.from_environment()))
+defs.get_repository_def()  # Dagster asks for it next, and it is made once
 gc.enable()

@@ -198,7 +198,7 @@ class Lineage:
             for own in gates.values():
                 if "items" in own and own["items"] is None:
                     own |= chosen
-        for name in self.dropping_gates(cell, prompt):
+        for name in dropping_gates(cell, gates):
             gates[name]["blocking"] = False
         return gates
 

@@ -114,8 +114,9 @@ def rollout_recipe(
 
 def dropping_gates(cell: Cell, gates: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the gates whose failing rows are dropped from a dataset, given the settings of all gates."""
-    names = [name for name, gate in gates.items() if gate["by_row"] and gate.get("blocking")]
-    return names if cell.on_failure == "drop_rows" else []
+    if cell.on_failure != "drop_rows":
+        return []
+    return [name for name, gate in gates.items() if gate["by_row"] and gate.get("blocking")]
 
 
 def resolve_day(clock: object, day: str, *, endpoints: bool) -> dict[str, Any]:

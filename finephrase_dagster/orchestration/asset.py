@@ -17,7 +17,8 @@ from finephrase_dagster.artifacts.key import AUDIT, EARLY_SCORES, SCORES, Kind
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.recipe import scorer_recipe
 from finephrase_dagster.artifacts.versions import CLEANING, CODE, TRUNCATION
-from finephrase_dagster.orchestration.partitions import asset_key, cell_tags, static
+from finephrase_dagster.orchestration.automation.conditions import launch_condition
+from finephrase_dagster.orchestration.partitions import STAGE_TAG, asset_key, cell_tags, static
 from finephrase_dagster.orchestration.placement import Placement, preparing
 from finephrase_dagster.orchestration.retries import retried
 from finephrase_dagster.study.component import Cell
@@ -73,9 +74,10 @@ def stage_asset(
         group_name=kind.group,
         kinds=kinds,
         owners=[f"team:{owner}"],
-        tags=cell_tags(lineage, cell) if cell else {},
+        tags={STAGE_TAG: kind.stage, **(cell_tags(lineage, cell) if cell else {})},
         metadata={"dagster/column_schema": _column_schema(columns)} if columns else {},
         code_version=_code_version(lineage, kind, cell),
+        automation_condition=launch_condition(lineage, kind.stage),
         skippable=single_run,
     )
     check_specs = [

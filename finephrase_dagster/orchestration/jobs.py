@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import dagster as dg
 
-from finephrase_dagster.artifacts.graph import items
-from finephrase_dagster.artifacts.key import ANALYSIS, PLAN, REPORT, SWEEP, VERDICTS
-from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.orchestration.logs import ASSET_TAG
 
 
-def build_jobs(lineage: Lineage) -> list[dg.UnresolvedAssetJobDefinition]:
-    """Return a job for every asset of the study, in the order of the stages."""
-    paths = dict.fromkeys([PLAN.asset_path(), *(item.key.path for item in items(lineage))])
-    paths |= {SWEEP.asset_path(): None}
-    if lineage.study.mixtures:
-        paths |= dict.fromkeys(kind.asset_path() for kind in (VERDICTS, ANALYSIS, REPORT))
-    return [build_job(dg.AssetKey(path)) for path in paths]
+def build_jobs(assets: Iterable[dg.AssetsDefinition]) -> list[dg.UnresolvedAssetJobDefinition]:
+    """Return a job for every asset."""
+    return [build_job(asset.key) for asset in assets]
 
 
 def build_job(asset: dg.AssetKey) -> dg.UnresolvedAssetJobDefinition:

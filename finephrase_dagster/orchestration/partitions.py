@@ -16,6 +16,9 @@ from finephrase_dagster.artifacts.key import Kind
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.study.component import Cell
 
+STAGE_TAG = "finephrase/stage"
+"""Tag of every asset: the stage that makes it."""
+
 TAG_CHARACTERS = 63
 """The length that Dagster allows for the name of a tag."""
 
@@ -39,9 +42,9 @@ def needs(kind: Kind, uses: Mapping[str, Iterable[str]], *, cell: Cell | None = 
     return dg.AssetDep(asset_key(kind, cell), partition_mapping=mapping)
 
 
-def needs_same(kind: Kind, partitions: Iterable[str], *, cell: Cell | None = None) -> dg.AssetDep:
-    """Return a dependency of each partition on the partition of the same name."""
-    return needs(kind, {partition: [partition] for partition in partitions}, cell=cell)
+def needs_same(kind: Kind, *, cell: Cell | None = None) -> dg.AssetDep:
+    """Return a dependency of each partition on the partition of the same name, which the upstream asset must have."""
+    return dg.AssetDep(asset_key(kind, cell), partition_mapping=dg.IdentityPartitionMapping())
 
 
 def cell_tags(lineage: Lineage, cell: Cell) -> dict[str, str]:

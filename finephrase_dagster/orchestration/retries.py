@@ -26,22 +26,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import dagster as dg
-import requests
-from sqlalchemy.exc import OperationalError
-from urllib3.exceptions import HTTPError
 
 from finephrase_dagster.errors import FinephraseError
-
-INFRASTRUCTURE: tuple[type[BaseException], ...] = (
-    ConnectionError,
-    TimeoutError,
-    requests.ConnectionError,
-    requests.Timeout,
-    HTTPError,  # a Kubernetes API that does not answer for longer than its clients wait
-    OperationalError,  # SQLite or PostgreSQL: locked, or not reachable
-    sqlite3.OperationalError,
-)
-"""Errors of libraries after which a retry may succeed; our own state it themselves (`FinephraseError.retryable`)."""
 
 NO_SPACE = (*map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), "disk is full")
 """Texts in error messages that mean a full disk."""
@@ -59,7 +45,30 @@ def is_infrastructure(error: BaseException) -> bool:
     causes = list(_causes(error))
     if any(words in str(cause) for cause in causes for words in NO_SPACE):
         return False
-    return any(one.retryable if isinstance(one, FinephraseError) else isinstance(one, INFRASTRUCTURE) for one in causes)
+    return any(
+        one.retryable if isinstance(one, FinephraseError) else isinstance(one, _infrastructure()) for one in causes
+    )
+
+
+@functools.cache
+def _infrastructure() -> tuple[type[BaseException], ...]:
+    """Return errors of libraries after which a retry may succeed; our own state it in `FinephraseError.retryable`.
+
+    The libraries are imported here, because they would take a sixth of the time of loading a small study.
+    """
+    import requests
+    from sqlalchemy.exc import OperationalError
+    from urllib3.exceptions import HTTPError
+
+    return (
+        ConnectionError,
+        TimeoutError,
+        requests.ConnectionError,
+        requests.Timeout,
+        HTTPError,  # a Kubernetes API that does not answer for longer than its clients wait
+        OperationalError,  # SQLite or PostgreSQL: locked, or not reachable
+        sqlite3.OperationalError,
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -96,6 +105,7 @@ def retried(compute: Compute) -> Compute:
             with _retrying():
                 return compute(*args, **kwargs)
 
+    body.__signature__ = inspect.signature(compute)  # type: ignore[attr-defined] # Dagster asks for it 16 times
     return body  # type: ignore[return-value]
 
 

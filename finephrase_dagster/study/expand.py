@@ -73,7 +73,7 @@ def expand_study(fields: Mapping[str, Any], catalogue: Catalogue, folder: Path =
         raise InvalidFields([one for one in dict.fromkeys(problems) if one.path not in filled] or problems) from error
     if problems:
         raise InvalidFields(list(dict.fromkeys(problems)))
-    return study.with_all_runs()
+    return study
 
 
 def expanded_fields(study: Study) -> Fields:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fnmatch
 import string
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict
 from itertools import product
 from typing import Annotated, Any
 
@@ -149,8 +148,8 @@ class MixtureGrid(Spec):
             raise InvalidFields([Problem((), message)])
         mixtures: dict[str, dict[str, Any]] = {}
         for dataset, share in product(chosen, shares):
-            mix_in = self.mix_in.format(**asdict(dataset)) if self.mix_in else None
-            name = self.name.format(**asdict(dataset), mix_in=mix_in, percent=_percent(share))
+            mix_in = self.mix_in.format(**vars(dataset)) if self.mix_in else None
+            name = self.name.format(**vars(dataset), mix_in=mix_in, percent=_percent(share))
             if mix_in:
                 _check_name("mix_in", mix_in, "a source")
             _check_name("name", name, "a mixture")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -17,6 +18,7 @@ import dagster as dg
 from finephrase_dagster.artifacts.graph import items, ready
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.catalogue import read_lineage
+from finephrase_dagster.orchestration.partitions import STAGE_TAG
 from finephrase_dagster.orchestration.placement import priority
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.prompt import PromptError
@@ -84,35 +86,29 @@ def _some(context: dg.AutomationContext, partitions: Iterable[str]) -> Any:
     return subset.compute_intersection_with_partition_keys(chosen)
 
 
-def with_conditions(lineage: Lineage, assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
-    """Return the assets, with the condition on those after the synthetic datasets."""
+def launch_condition(lineage: Lineage, stage: str) -> dg.AutomationCondition[Any] | None:
+    """Return the condition on the assets of a stage; None for those up to the synthetic datasets."""
+    return _condition(lineage) if stage in AUTOMATED else None
+
+
+@cache
+def _condition(lineage: Lineage) -> dg.AutomationCondition[Any]:
+    """Return the condition; it is the same for all assets, so that one evaluation looks at the artifacts once."""
     recipes = _latest(_ready_recipes(lineage))
     newly: dg.AutomationCondition[Any] = NewlyReady(recipes)
-    condition = (
+    return (
         Ready(recipes)
         & newly.since(dg.AutomationCondition.newly_requested()).with_label("has become ready")
         & ~dg.AutomationCondition.in_progress()
         & ~dg.AutomationCondition.any_deps_in_progress()
     )
-    automated = {asset for assets in automated_assets(lineage).values() for asset in assets}
-
-    def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
-        return spec.replace_attributes(automation_condition=condition) if spec.key in automated else spec
-
-    return list(dg.map_asset_specs(with_condition, assets))
 
 
-def automated_assets(lineage: Lineage) -> dict[str, list[dg.AssetKey]]:
-    """Return, by stage, the assets that automation launches."""
-    by_stage: dict[str, dict[tuple[str, ...], None]] = {}
-    for item in items(lineage):
-        if item.stage in AUTOMATED:
-            by_stage.setdefault(item.stage, {})[item.key.path] = None
-    return {stage: [dg.AssetKey(path) for path in paths] for stage, paths in by_stage.items()}
-
-
-def build_condition_sensors(lineage: Lineage) -> list[dg.AutomationConditionSensorDefinition]:
-    """Return one sensor per stage, stopped by default."""
+def build_condition_sensors(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AutomationConditionSensorDefinition]:
+    """Return one sensor per stage that automation launches, stopped by default."""
+    by_stage: dict[str, list[dg.AssetKey]] = {}
+    for asset in assets:
+        by_stage.setdefault(asset.tags_by_key[asset.key][STAGE_TAG], []).append(asset.key)
 
     def names(assets: Iterable[dg.AssetKey]) -> str:
         return ", ".join("/".join(asset.path) for asset in assets)
@@ -120,16 +116,17 @@ def build_condition_sensors(lineage: Lineage) -> list[dg.AutomationConditionSens
     return [
         dg.AutomationConditionSensorDefinition(
             name=f"launch_ready_{stage}",
-            target=dg.AssetSelection.assets(*assets),
+            target=dg.AssetSelection.assets(*by_stage[stage]),
             run_tags=priority(stage),
             minimum_interval_seconds=SECONDS,
             emit_backfills=False,
             use_user_code_server=True,  # the condition is our own class and reads files
             default_status=dg.DefaultSensorStatus.STOPPED,
-            description=f"Launches {names(assets)} for partitions that have become ready: all their inputs "
+            description=f"Launches {names(by_stage[stage])} for partitions that have become ready: all their inputs "
             "are current, no audit among them failed, and they are missing or stale.",
         )
-        for stage, assets in automated_assets(lineage).items()
+        for stage in AUTOMATED
+        if stage in by_stage
     ]
 
 

@@ -31,7 +31,6 @@ class WebhookFailed(FinephraseError):
 
 def build_failure_sensor(lineage: Lineage) -> dg.SensorDefinition:
     """Return the sensor `report_failures`, stopped by default."""
-    partitions = Partitions(items(lineage))
 
     @dg.sensor(
         name="report_failures",
@@ -51,7 +50,9 @@ def build_failure_sensor(lineage: Lineage) -> dg.SensorDefinition:
             return dg.SensorResult(cursor=str(latest[0].storage_id if latest else 0))
         changes = dg.RunStatusChangeRecordsFilter(failed, after_storage_id=int(context.cursor))
         records = context.instance.fetch_run_status_changes(changes, limit=RUNS_PER_TICK, ascending=True).records
-        reported, cursor = 0, context.cursor
+        if not records:
+            return dg.SkipReason("no run has failed")
+        reported, cursor, partitions = 0, context.cursor, Partitions(items(lineage))
         for record in records:
             try:
                 reported += _report(context.instance, record.event_log_entry, address, lineage, partitions)
