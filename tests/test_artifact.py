@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from finephrase_dagster.artifacts.alias import plain_path
 from finephrase_dagster.artifacts.artifact import (
     Artifact,
     ArtifactMissing,
@@ -32,6 +34,17 @@ def artifact(root: Path, **recipe: object) -> Artifact:
 def make(folder: Path) -> Contents:
     (folder / "part-0.txt").write_text("words")
     return Contents(files=[folder / "part-0.txt"], facts={"rows": 1})
+
+
+def test_files_in_a_folder_whose_name_looks_like_a_pattern_are_found_through_its_alias(tmp_path: Path) -> None:
+    for name in ("[a] model", "model*", "what?"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+        alias = plain_path(tmp_path / name)
+        (found,) = glob.glob(f"{alias}/*.safetensors")  # noqa: PTH207 - as vLLM does
+        assert Path(found).samefile(tmp_path / name / "model.safetensors")
+        assert plain_path(tmp_path / name) == alias
+    assert plain_path(tmp_path) == tmp_path
 
 
 def test_an_artifact_is_complete_if_and_only_if_its_manifest_exists(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from warcio.warcwriter import WARCWriter
 
 from corpora_parts import documents, files, make_unreadable, read, reasons
 from finephrase_dagster.artifacts.fingerprint import sha256_text
+from finephrase_dagster.corpora import members, warc
 from finephrase_dagster.corpora.document import CorpusError
+from finephrase_dagster.corpora.members import Members
 from finephrase_dagster.corpora.source import read_source
 
 SENTENCES = "Rivers carry water from the mountains to the sea, and they shape the land on their way. " * 8
@@ -130,20 +132,79 @@ def test_a_records_headers_are_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["crawl.warc.gz", "crawl.warc", "crawl.wet.gz", "crawl.wet"])
-def test_an_archive_that_is_cut_off_is_refused_wherever(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["crawl.warc", "crawl.wet"])
+def test_an_archive_that_is_not_packed_and_cut_off_is_refused_wherever(tmp_path: Path, name: str) -> None:
     kind = "conversion" if ".wet" in name else "response"
     path = write_archive(tmp_path / name, [Record(kind, page()) for _ in range(3)])
     whole, source = path.read_bytes(), files(path, id_column=NUMBER)
     assert len(read(source)) == 3
-    # After any record, a file may end; of the blank lines behind a record that is not packed, none is needed.
-    starts = [place for place in range(len(whole)) if whole.startswith((b"\x1f\x8b\x08", b"WARC/1.0"), place)]
-    blank = range(1 if name.endswith("gz") else 5)
-    ends = {place - lines for place in [*starts, len(whole)] for lines in blank}
+    # After any record, a file may end; of the blank lines behind it, none is needed.
+    starts = [place for place in range(len(whole)) if whole.startswith(b"WARC/1.0", place)]
+    ends = {place - lines for place in [*starts, len(whole)] for lines in range(5)}
     for length in sorted(set(range(1, len(whole), 7)) - ends):
         path.write_bytes(whole[:length])
         with pytest.raises(CorpusError, match=name.replace(".", r"\.")):
             read(source)
+
+
+def packed(tmp_path: Path, pages: int) -> tuple[bytes, list[int]]:
+    """Return an archive of some pages, and the places of its members; the first one holds no page."""
+    records = [Record("response", page(f"Page {number}. {SENTENCES}")) for number in range(pages)]
+    archive = write_archive(tmp_path / "whole.warc.gz", records).read_bytes()
+    return archive, [place for place in range(len(archive)) if archive.startswith(b"\x1f\x8b\x08", place)]
+
+
+def numbers_and_reasons(path: Path) -> tuple[list[int], list[str]]:
+    """Return the numbers of the pages that are read, and the reasons of what is dropped."""
+    rows = read(files(path, id_column=NUMBER))
+    return [int(row.id[-9:-1]) for row in documents(rows)], reasons(rows)
+
+
+DAMAGES = {
+    "cut in its middle": (lambda member: member[: len(member) // 2], "part of the file is damaged"),
+    "missing its last byte": (lambda member: member[:-1], "part of the file is damaged"),
+    "overwritten by zeros": (lambda member: bytes(len(member)), "part of the file is damaged"),
+    "with a hole of zeros": (lambda member: member[:40] + bytes(60) + member[100:], "part of the file is damaged"),
+    "with another checksum": (lambda member: member[:-8] + b"none" + member[-4:], "part of the file is damaged"),
+    "followed by other bytes": (lambda member: member + b"\x1f\x8b\x08 no member", "part of the file is damaged"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("number", range(3))
+def test_a_damaged_part_of_a_packed_archive_is_counted_and_all_sound_records_are_kept(
+    tmp_path: Path, number: int, damage: str
+) -> None:
+    archive, places = packed(tmp_path, 4)
+    start, stop = places[number + 1], places[number + 2]
+    spoil, reason = DAMAGES[damage]
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(archive[:start] + spoil(archive[start:stop]) + archive[stop:])
+    lost = set() if damage.startswith("followed") else {number}
+    assert numbers_and_reasons(path) == (sorted({*range(4)} - lost), [reason])
+
+
+def test_what_follows_the_last_record_and_a_record_that_is_cut_off_are_told_apart(tmp_path: Path) -> None:
+    archive, places = packed(tmp_path, 3)
+    path = tmp_path / "a.warc.gz"
+    for end in (b"\n", bytes(1 << 17), b"<html>an error page</html>"):
+        path.write_bytes(archive + end)
+        assert numbers_and_reasons(path) == ([0, 1, 2], ["other bytes follow the last record"])
+    for length in (places[-1] + 1, places[-1] + 12, (places[-1] + len(archive)) // 2, len(archive) - 1):
+        path.write_bytes(archive[:length])
+        assert numbers_and_reasons(path) == ([0, 1], ["file is cut off"])
+
+
+def test_records_after_the_damage_of_a_member_that_is_not_checked_before_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, places = packed(tmp_path, 4)
+    monkeypatch.setattr(warc, "Members", lambda file, largest: Members(file, 1000))
+    monkeypatch.setattr(members, "_FED", 512)
+    first_two = gzip.compress(gzip.decompress(archive[: places[3]]), 0)
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(first_two[:-300] + archive[places[3] :])
+    assert numbers_and_reasons(path) == ([0, 2, 3], ["part of the file is damaged"])
 
 
 @given(stated=st.integers(0, 10**25).map(str) | st.text(st.characters(exclude_categories=("C", "Z")), max_size=9))

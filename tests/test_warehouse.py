@@ -175,6 +175,16 @@ def test_a_program_that_has_the_warehouse_open_neither_waits_nor_lets_a_writer_w
     assert macros(path, "other") == [0.1]
 
 
+def test_what_another_program_wrote_into_the_warehouse_and_did_not_finish_disturbs_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "warehouse.duckdb"
+    tables_of(path)
+    opened = f"import duckdb, os; c = duckdb.connect({str(path)!r}); c.execute('DELETE FROM manifests')"
+    assert subprocess.run([sys.executable, "-c", f"{opened}; os.kill(os.getpid(), 9)"]).returncode == -9
+    assert path.with_name(f"{path.name}.wal").exists()
+    tables_of(path, study="other")
+    assert macros(path, "other") == macros(path, "demo") == [0.1]
+
+
 def test_a_failed_writer_leaves_the_warehouse_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "warehouse.duckdb"
     tables_of(path)

@@ -1,9 +1,9 @@
 """WARC files: the columns of a row are the text of a page and the headers of its record.
 
 The text of `conversion` records (WET) is used as it is; from `response` records with an HTML page, the main text is
-extracted. Other records are no rows. Rows depend neither on time nor on earlier pages, so that they are the same in
-every run. DataTrove's extractor gives up on a page after a second and omits what other pages have too, so it is not
-used here.
+extracted. Other records are no rows, but a damaged part of a compressed file is one. Rows depend neither on time nor on
+earlier pages, so that they are the same in every run. DataTrove's extractor gives up on a page after a second and omits
+what other pages have too, so it is not used here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-
 from finephrase_dagster.corpora.document import CorpusError
+from finephrase_dagster.corpora.members import Damage, Members
 from finephrase_dagster.corpora.table import missing_column
 
 PAGES = ("text/html", "application/xhtml+xml")
@@ -44,32 +43,33 @@ def warc_rows(file: BinaryIO, names: Sequence[str], url: str, start: int) -> Ite
         start: the number of rows to skip; their text is not extracted.
 
     Raises:
-        CorpusError: the file is cut off or not a WARC file, a record has a wrong length, or a column cannot exist.
+        CorpusError: the file is not a WARC file, a record has a wrong length, or a column cannot exist; an uncompressed
+            file is cut off.
     """
-    from warcio.exceptions import ArchiveLoadFailed
-
     for name in names:
         if name != "text" and not name.lower().startswith(_HEADERS):
             raise missing_column(url, name, ["text", "the headers of its records, such as WARC-Record-ID"])
-    number = 0
-    # Arrow notices when a compressed file is cut off; warcio does not.
-    stream: Any = io.BufferedReader(pa.CompressedInputStream(file, "gzip")) if url.endswith(".gz") else file
-    try:
-        for record, block in _records(stream, url):
-            if record.rec_type not in _TYPES:
+    number = count = 0
+    for found in _sound_records(file, url) if url.endswith(".gz") else _records(file, url):
+        if not isinstance(found, Damage):
+            count += 1
+            if found[0].rec_type not in _TYPES:
                 continue
-            number += 1
-            if number <= start:
-                continue
-            headers = record.rec_headers
-            page = headers.get_header("WARC-Target-URI") or url
-            if isinstance(text := _text(record, block), Reason):
-                yield page, f"{url}: row {number}", str(text)
-            else:
-                yield page, f"{url}: row {number}", {"text": text, **_named(headers, names)}
-    except ArchiveLoadFailed as error:
-        flaw = str(error).strip().splitlines()[0][:_SHOWN]
-        raise CorpusError(f"{url}: cannot be read ({flaw}); replace the file") from error
+        number += 1
+        if number <= start:
+            continue
+        if isinstance(found, Damage):
+            yield url, f"{url}: bytes {found.start:,} to {found.stop:,}", found.reason
+            continue
+        record, block = found
+        headers = record.rec_headers
+        page = headers.get_header("WARC-Target-URI") or url
+        if isinstance(text := _text(record, block), Reason):
+            yield page, f"{url}: row {number}", str(text)
+        else:
+            yield page, f"{url}: row {number}", {"text": text, **_named(headers, names)}
+    if not count:
+        raise CorpusError(f"{url}: has no sound record; replace the file")
 
 
 class Reason(str):
@@ -81,13 +81,33 @@ def _named(headers: Any, names: Sequence[str]) -> Values:
     return {name: headers.get_header(name) for name in names if name != "text"}
 
 
+def _sound_records(file: BinaryIO, url: str) -> Iterator[tuple[Any, bytes] | Damage]:
+    """Yield the records of a compressed file, and what is damaged between them."""
+    members = Members(file, largest=LARGEST_PAGE)
+    while True:
+        stretch = members.stretch()
+        try:
+            yield from _records(stretch, url)
+        except CorpusError:
+            if members.flaw is None or stretch.read(1):
+                raise
+        if (damage := members.skip_damage()) is None:
+            return
+        logging.getLogger(__name__).warning(
+            f"{url}: {damage.reason}: bytes {damage.start:,} to {damage.stop:,} are left out; replace the file"
+        )
+        yield damage
+
+
 def _records(stream: Any, url: str) -> Iterator[tuple[Any, bytes]]:
     """Yield the records of a file with their blocks, each after the next one was found where it must begin.
 
     Raises:
-        CorpusError: a record does not end where its length says, so that its block would be cut or hold another.
+        CorpusError: the stream holds something else, or a record does not end where its length says, so that its block
+            would be cut or hold another.
     """
     from warcio.archiveiterator import ArchiveIterator
+    from warcio.exceptions import ArchiveLoadFailed
 
     class Strict(ArchiveIterator):
         def _consume_blanklines(self) -> tuple[bytes | None, int]:
@@ -106,6 +126,9 @@ def _records(stream: Any, url: str) -> Iterator[tuple[Any, bytes]]:
     while True:
         try:
             record = next(records, None)
+        except ArchiveLoadFailed as error:
+            flaw = str(error).strip().splitlines()[0][:_SHOWN]
+            raise CorpusError(f"{url}: cannot be read ({flaw}); replace the file") from error
         finally:
             if last is not None and not records.ends_well:
                 name = last[0].rec_headers.get_header("WARC-Record-ID")
@@ -124,8 +147,6 @@ def _records(stream: Any, url: str) -> Iterator[tuple[Any, bytes]]:
         if not is_number or size != int(stated):
             raise CorpusError(f"{url}: is cut off or broken in record {count}; replace the file")
         last = record, block
-    if not count:
-        raise CorpusError(f"{url}: has no record; replace the file")
 
 
 def _block(record: Any) -> tuple[int, bytes]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from finephrase_dagster.artifacts.alias import plain_path
 from finephrase_dagster.artifacts.processor import known_variables
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.scorer import Show, TokenizedAnswer, load_tokenizer
@@ -106,7 +107,7 @@ def vllm_scorer(checkpoint: Path, *, flags: Mapping[str, Any]) -> Iterator[VllmS
         try:
             from vllm import LLM
 
-            engine = LLM(model=str(checkpoint), **chosen)
+            engine = LLM(model=str(plain_path(checkpoint)), **chosen)
         except ImportError as error:
             raise EngineUnavailable(
                 f"vLLM cannot be imported ({error}). Install it, or set evaluation.backend to transformers."

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from finephrase_dagster.artifacts.alias import plain_path
 from finephrase_dagster.artifacts.engine_flags import flag_name
 from finephrase_dagster.artifacts.processes import end, last_lines
 from finephrase_dagster.artifacts.processor import known_variables, on_cpu
@@ -198,7 +199,7 @@ class Engine:
         chosen["max_model_len"] = context
         if chosen.get("enable_chunked_prefill") is False:
             chosen["max_num_batched_tokens"] = max(int(chosen.get("max_num_batched_tokens", 0)), context)
-        self._arguments = ["--model", str(model), "--served-model-name", name, *arguments(chosen)]
+        self._arguments = ["--model", str(plain_path(model)), "--served-model-name", name, *arguments(chosen)]
         self._template = template
         self._devices = devices
         self._lease: DeviceLease | None = None

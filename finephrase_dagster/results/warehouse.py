@@ -81,6 +81,8 @@ def writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         connection = _connect_copy(path, draft)
         with connection:
             yield connection
+        # What another program wrote into the file that is replaced; DuckDB would refuse to apply it to the new one.
+        path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
         draft.replace(path)
     finally:
         for unfinished in (draft, draft.with_name(f"{draft.name}.wal")):

@@ -51,7 +51,7 @@ def build_failure_sensor(lineage: Lineage) -> dg.SensorDefinition:
         changes = dg.RunStatusChangeRecordsFilter(failed, after_storage_id=int(context.cursor))
         records = context.instance.fetch_run_status_changes(changes, limit=RUNS_PER_TICK, ascending=True).records
         if not records:
-            return dg.SkipReason("no run has failed")
+            return dg.SkipReason("0 failures reported")
         reported, cursor, partitions = 0, context.cursor, Partitions(items(lineage))
         for record in records:
             try:
