@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
+from finephrase_dagster.artifacts.claim import LOCK, META, FolderBusy
 from finephrase_dagster.artifacts.folder import FolderUnusable
 from finephrase_dagster.corpora import object_store as object_store_module
+from finephrase_dagster.rephrase import lock
 from finephrase_dagster.rephrase.location import folder_at
 from finephrase_dagster.rephrase.outcome import read_journal
 from object_store import ObjectStore, object_store
@@ -238,6 +240,25 @@ def test_a_second_process_is_refused_while_the_first_one_runs(store: ObjectStore
     assert messages(server).total() == 2 * (ROWS - 1)
     for prompt in PROMPTS:
         check_dataset(store, output, prompt)
+
+
+def test_the_lock_of_a_machine_whose_clock_is_wrong_is_kept_while_it_is_refreshed_and_not_longer(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_at(f"{store.bucket}/clock")
+    for hours in (-1, 1):
+        other = {"token": "other", "machine": "elsewhere", "process": "1", "heard": time.time() + 3600 * hours}
+        folder.write(LOCK, json.dumps(other).encode())
+        monkeypatch.setattr(lock, "SILENT_SECONDS", 60.0)
+        with pytest.raises(FolderBusy, match="is being written by another process"), folder.claim():
+            pass
+        with pytest.raises(FolderBusy), folder.share():
+            pass
+        time.sleep(2.5)  # the store counts whole seconds
+        monkeypatch.setattr(lock, "SILENT_SECONDS", 1.5)
+        with folder.claim():
+            assert json.loads(folder.read(LOCK))["token"] != "other"
+        assert folder.names(f"{META}/*") == []
 
 
 @pytest.mark.slow

@@ -62,6 +62,8 @@ def tracking_uri(paths: Paths) -> str:
         )
     if is_postgres(uri):
         _database(with_driver(uri), TRACKING_URI)
+    elif uri.startswith("sqlite:"):
+        _refuse_path(uri, TRACKING_URI)
     return with_driver(uri)
 
 
@@ -160,7 +162,7 @@ def server_failure(error: BaseException | None) -> str | None:
     return None
 
 
-def _refuse_path(folder: Path, variable: str, signs: str = "%?") -> None:
+def _refuse_path(folder: Path | str, variable: str, signs: str = "%?") -> None:
     """Refuse a folder whose SQLite files Dagster and MLflow would look for elsewhere: they write its path into URLs."""
     if found := [sign for sign in signs if sign in str(folder)]:
         raise InvalidStore(

@@ -31,26 +31,30 @@ class Objects(Protocol):
 
     def delete(self, names: Sequence[str]) -> None: ...
 
+    def age(self, name: str) -> float: ...
+
 
 class Lock:
     """Lets one process at a time write a folder of an object store.
 
     An owner on this machine is dead if its process has ended; an owner on another machine, if it has not refreshed the
-    lock for a minute. The lock of a dead owner is replaced on the condition that nobody else has replaced it.
+    lock for a minute by the store's clock, because the clocks of machines differ. The lock of a dead owner is replaced
+    on the condition that nobody else has replaced it.
     """
 
     def __init__(self, folder: Objects) -> None:
         self._folder = folder
         self._token = uuid.uuid4().hex
         self._lost = False
-        self._heard = time.time()
+        self._beats = 0
+        self._heard = _elapsed()
         self._over = threading.Event()
-        self._beats = threading.Thread(target=self._beat, daemon=True)
+        self._beating = threading.Thread(target=self._beat, daemon=True)
 
     def take(self) -> None:
         """Take the lock; raise FolderBusy if another process holds it."""
         tag, holder = self._folder.tag(LOCK), self._holder()
-        if holder is not None and _is_alive(holder):
+        if holder is not None and self._is_alive(holder):
             raise FolderBusy(self._folder)
         try:
             if holder is None:
@@ -60,16 +64,16 @@ class Lock:
         except FileExistsError as error:
             if not self._mine():  # a first attempt may have succeeded, though its response was lost
                 raise FolderBusy(self._folder) from error
-        self._beats.start()
+        self._beating.start()
 
     def refuse_if_held(self) -> None:
         """Raise FolderBusy if another process holds the lock."""
-        if (holder := self._holder()) is not None and _is_alive(holder):
+        if (holder := self._holder()) is not None and self._is_alive(holder):
             raise FolderBusy(self._folder)
 
     def check(self) -> None:
         """Raise FolderBusy if another process has taken the lock over because this one did not refresh it."""
-        if not self._lost and time.time() - self._heard > SILENT_SECONDS / 2:
+        if not self._lost and _elapsed() - self._heard > SILENT_SECONDS / 2:
             self._refresh()
         if self._lost:
             raise FolderBusy(self._folder)
@@ -77,7 +81,7 @@ class Lock:
     def release(self) -> None:
         """Stop refreshing the lock and delete it."""
         self._over.set()
-        self._beats.join()
+        self._beating.join()
         with contextlib.suppress(FolderUnusable):  # the lock then expires
             if self._mine():
                 self._folder.delete([LOCK])
@@ -96,12 +100,13 @@ class Lock:
             except FileExistsError:
                 is_mine = self._mine()  # a first attempt may have succeeded, though its response was lost
         if is_mine:
-            self._heard = time.time()
+            self._heard = _elapsed()
         else:
             self._lost = True
 
     def _content(self) -> bytes:
-        content = {"token": self._token, "machine": this_machine(), "process": this_process(), "heard": time.time()}
+        self._beats += 1  # so that each version has a tag of its own
+        content = {"token": self._token, "machine": this_machine(), "process": this_process(), "beats": self._beats}
         return json.dumps(content).encode()
 
     def _mine(self) -> bool:
@@ -116,8 +121,15 @@ class Lock:
         except (ValueError, TypeError):
             return {}
 
+    def _is_alive(self, holder: dict[str, Any]) -> bool:
+        if holder.get("machine") == this_machine():
+            return is_running(str(holder.get("process")))
+        try:
+            return self._folder.age(LOCK) < SILENT_SECONDS
+        except FileNotFoundError:  # it was released in the meantime
+            return False
 
-def _is_alive(holder: dict[str, Any]) -> bool:
-    if holder.get("machine") == this_machine():
-        return is_running(str(holder.get("process")))
-    return time.time() - float(holder.get("heard", 0)) < SILENT_SECONDS
+
+def _elapsed() -> float:
+    """Return seconds on a clock that nobody sets and that runs while the machine sleeps, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -11,10 +11,12 @@ import fnmatch
 import hashlib
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+from finephrase_dagster.artifacts.claim import META
 from finephrase_dagster.artifacts.folder import JOURNALS, Folder, FolderUnusable, Journal, Stamp
 from finephrase_dagster.artifacts.leases import refuse_if_leased
 from finephrase_dagster.corpora.object_store import file_system, reported
@@ -116,6 +118,21 @@ class ObjectFolder:
         with contextlib.suppress(FileNotFoundError), self._errors(FileNotFoundError):
             return self._store.info(f"{self._root}/{name}").get("ETag")
         return None
+
+    def age(self, name: str) -> float:
+        """Return the seconds since a file was written, by the store's clock; raise FileNotFoundError if there is none.
+
+        That clock is read from a file that is written for it.
+        """
+        now = f"{META}/clock-{uuid.uuid4().hex}"
+        self.put(now, b"")
+        try:
+            self._store.invalidate_cache()
+            with self._errors(FileNotFoundError):
+                times = [self._store.modified(f"{self._root}/{one}") for one in (now, name)]
+        finally:
+            self.delete([now])
+        return (times[0] - times[1]).total_seconds()
 
     def replace(self, name: str, content: bytes, tag: str | None) -> None:
         """Replace a version of a file; raise FileExistsError if another process has replaced or deleted it since.
