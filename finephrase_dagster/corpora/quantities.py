@@ -55,8 +55,14 @@ _SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "tri
 _ATTACHED_SCALES = {"k": 1e3, "mn": 1e6, "m": 1e6, "bn": 1e9, "b": 1e9}
 MONTHS = listed("january february march april may june july august september october november december")
 _OF_SOURCES = {  # words of a source that allow a number
-    **{"half": (0.5, 50), "halves": (0.5, 50), "quarter": (0.25, 25, 4), "quarters": (0.25, 25, 75, 4), "third": (33,)},
-    **{"thirds": (67, 66), "fifth": (20,), "twice": (2,), "double": (2,), "doubled": (2,), "pair": (2,)},
+    **{
+        "half": (0.5, 50),
+        "halves": (0.5, 50),
+        "quarter": (0.25, 25, 4),
+        "quarters": (0.25, 25, 75, 4),
+        "third": (33, 3),
+    },
+    **{"thirds": (67, 66), "fifth": (20, 5), "twice": (2,), "double": (2,), "doubled": (2,), "pair": (2,)},
     **{
         "couple": (2,),
         "both": (2,),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from functools import cached_property
 from itertools import combinations
 
 from finephrase_dagster.audit.equations import equations, numbers
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
+from finephrase_dagster.audit.units import Unit, degrees_after, unit_after, unit_or_meters_after
 from finephrase_dagster.corpora.quantities import (
     HINT,
     LARGE_WORDS,
@@ -45,9 +46,11 @@ _PARTS_OF_TEXT = frozenset(
 _CONNECTIVES = frozenset(listed("of other more such or and to"))
 _DETERMINERS = frozenset(listed("the these those all our its their his her my your both any between into in at number"))
 _ABOUT = re.compile(
-    r"(?:about|around|nearly|almost|roughly|approximately|over|than|some|to|under|least|[~≈]|just|circa|most)\W*\Z",
+    r"(about|around|nearly|almost|roughly|approximately|over|than|some|to|under|least|[~≈]|just|circa|most)\W*\Z",
     re.IGNORECASE,
 )
+_SCALED = re.compile(r"\d+\.\d+ (?:thousand|k\b)", re.IGNORECASE)
+_LIMITS = frozenset(listed("over than under least most"))
 _CHANGE = re.compile(
     r"\b(?:later|earlier|after|before|between|differ\w*|more|less|fewer|longer|shorter|older|younger|higher|lower|aged?|old|"
     r"lasted|span\w*|over|remain\w*|left|gap|increase\w*|decrease\w*|rose|fell|grew|gain\w*|since|period|ago|for|within|"
@@ -67,20 +70,9 @@ _CENTURY = re.compile(r"(?:st|nd|rd|th)[-\s]centur", re.IGNORECASE)
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?!\s)[^.!?\n]*)*")
 _LONG_WORD = re.compile(r"[^\W\d_]{4,}")
 _SHARED = 2  # long words that a sentence of a source and one that draws a conclusion from it have in common
-_SIZES = {
-    "length": "mm .001 millimeter .001 cm .01 centimeter .01 meter 1 km 1e3 kilometer 1e3 inch .0254 inche .0254"
-    " ft .3048 foot .3048 feet .3048 yard .9144 mile 1609.344",
-    "weight": "mg .001 milligram .001 g 1 gram 1 kg 1e3 kilogram 1e3 ton 1e6 tonne 1e6 ounce 28.3495 pound 453.592",
-    "volume": "ml .001 milliliter .001 liter 1 l 1 gallon 3.78541",
-    "time": "second 1 minute 60 hour 3600 day 86400 week 604800 month 2629746 year 31556952 decade 315569520",
-    "number": "hundred 100 thousand 1e3 million 1e6 billion 1e9 trillion 1e12",
-}
-_MEASURES = {
-    unit: (kind, float(size))
-    for kind, sizes in _SIZES.items()
-    for unit, size in zip(listed(sizes)[::2], listed(sizes)[1::2], strict=True)
-}
-_PER = re.compile(r" ?/ ?([a-z]+)| (?:per|an?|each|every) ([a-z]+)")
+_FRACTIONS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "tenth": 10}
+_FRACTION = re.compile(rf"[- ]({'|'.join(_FRACTIONS)})s\b")
+_HAS_FRACTION = re.compile(rf"\d.*\b({'|'.join(_FRACTIONS)})\b|\b({'|'.join(_FRACTIONS)})\b.*\d", re.DOTALL)
 _AFTERNOON = re.compile(r"(?::\d\d)?\s?p\.?m\b")
 _HAS_DIGIT, _HAS_NUMBERS = re.compile(r"\d"), re.compile(r"\d[.,]?[^\d.,].*\d", re.DOTALL)
 _COUNTS = range(3, 13)  # of items that a sentence lists
@@ -109,18 +101,27 @@ class Source:
         return known_values(self.row.source_text or "", self.row.source_words)
 
     @cached_property
-    def measured(self) -> list[tuple[str, float, tuple[str, float, str] | None]]:
-        """The numbers in digits with their values and units."""
+    def measured(self) -> list[tuple[str, float, Unit | None]]:
+        """The numbers with their values and units; those in words only with a unit."""
         text = self.row.source_text or ""
-        pairs = ((match[0], readings(match[0]), _measure(text, match.end())) for match in in_digits(text))
-        return [(number, values[0], measure) for number, values, measure in pairs if values]
+        digits = ((match[0], readings(match[0]), unit_after(text, match.end())) for match in in_digits(text))
+        spelled = in_words(text, NUMBER_WORDS.intersection(self.row.source_words))
+        words = ((one.text, one.values, measure) for one in spelled if (measure := unit_after(text, one.end)))
+        return [(number, values[0], measure) for number, values, measure in (*digits, *words) if values]
+
+    @cached_property
+    def temperatures(self) -> list[tuple[float, str]]:
+        """The numbers in digits with "c" or "f"."""
+        text = self.row.source_text or ""
+        pairs = ((readings(match[0]), degrees_after(text, match.end())) for match in in_digits(text))
+        return [(values[0], scale) for values, scale in pairs if values and scale]
 
     @cached_property
     def conclusions(self) -> list[tuple[set[float], str]]:
-        """What follows from each sentence with two numbers, of which one is in digits, with the sentence."""
+        """What follows from each sentence with two numbers or fractions, one of them in digits, with the sentence."""
         source = self.row.source_text or ""
         words = NUMBER_WORDS.intersection(self.row.source_words)
-        several = _HAS_DIGIT if words else _HAS_NUMBERS
+        several = _HAS_DIGIT if words or not _FRACTIONS.keys().isdisjoint(self.row.source_words) else _HAS_NUMBERS
         sentences = _SENTENCE.finditer(source) if several.search(source) else ()
         return [(_conclusions(one[0], words), one[0]) for one in sentences if several.search(one[0])]
 
@@ -166,19 +167,9 @@ def find_invented(row: AuditedRow) -> Quantity | None:
     return None
 
 
-def _measure(text: str, end: int) -> tuple[str, float, str] | None:
-    """Return the kind and the size of the unit after a number, and of what it is a rate."""
-    if not (match := _NEXT_WORD.match(text, end)):
-        return None
-    unit = match[1].lower().removesuffix("s") if len(match[1]) > 2 else match[1]
-    measure = _MEASURES.get(unit.replace("metre", "meter").replace("litre", "liter"))
-    rate = _PER.match(text, match.end())
-    return (*measure, (rate[1] or rate[2]) if rate else "") if measure else None
-
-
 def _is_changed(text: str, match: re.Match[str], source: Source) -> bool:
     """Return whether the source has a number with other units of the same kind only, or as other rates."""
-    if (measure := _measure(text, match.end())) is None:
+    if (measure := unit_after(text, match.end())) is None:
         return False
     kind, size, rate = measure
     stated = [one for number, _, one in source.measured if number == match[0]]
@@ -236,20 +227,30 @@ def _is_known(text: str, candidate: Quantity, source: Source) -> bool:
         or _is_derived(text, candidate, known)
         or not source.results.isdisjoint(candidate.values)
         or _is_converted(text, candidate, source)
+        or _is_other_scale(text, candidate, source)
         or _follows(text, candidate, source)
     )
 
 
 def _is_converted(text: str, candidate: Quantity, source: Source) -> bool:
     """Return whether a value is one of the source in another unit, to 1 %."""
-    is_meters = text[candidate.end : candidate.end + 3] == " m "  # elsewhere, m may be million
-    measure = ("length", 1.0, "") if is_meters else _measure(text, candidate.end)
-    values = readings(candidate.text) if candidate.text[0].isdigit() else ()
+    measure = unit_or_meters_after(text, candidate.end)
+    values = readings(candidate.text) if candidate.text[0].isdigit() else candidate.values
     if measure is None or not values:
         return False
-    value = values[0] * measure[1]
-    stated = (one * unit[1] for _, one, unit in source.measured if unit and unit[0] == measure[0])
-    return any(abs(one - value) <= one / 100 for one in stated)
+    value = values[0] * measure.size
+    stated = (one * unit.size for _, one, unit in source.measured if unit and unit.kind == measure.kind)
+    half = measure.size / 2 if candidate.text.isdigit() else 0.0  # of the last digit
+    return any(abs(one - value) <= max(one / 100, min(half, one / 20)) for one in stated)
+
+
+def _is_other_scale(text: str, candidate: Quantity, source: Source) -> bool:
+    """Return whether a temperature is one of the source on the other scale, to a degree."""
+    if (scale := degrees_after(text, candidate.end)) is None:
+        return False
+    stated = [(value, unit) for value, unit in source.temperatures if unit != scale]
+    converted = (32 + 1.8 * value if unit == "c" else (value - 32) / 1.8 for value, unit in stated)
+    return any(abs(one - candidate.values[0]) <= 1 for one in converted)
 
 
 def _is_rewritten(text: str, candidate: Quantity, value: float, known: Set[float]) -> bool:
@@ -266,13 +267,20 @@ def _is_rewritten(text: str, candidate: Quantity, value: float, known: Set[float
         return True
     if _CENTURY.match(after) and any(1000 <= one <= 2100 and (one - 1) // 100 + 1 == value for one in known):
         return True
+    if (part := _FRACTION.match(text, candidate.end)) and value < _FRACTIONS[part[1]]:
+        share = value / _FRACTIONS[part[1]]
+        if share in known or round(100 * share) in known:
+            return True
     decimals = len(candidate.text.partition(".")[2].rstrip("0"))
     if any(one != int(one) and round(one, decimals) == value for one in known):
         return True
-    if value >= 1e5 or (value >= 10 and _ABOUT.search(text, max(candidate.start - 16, 0), candidate.start)):
+    is_scaled = value >= 1000 and _SCALED.match(text, candidate.start) is not None
+    about = _ABOUT.search(text, max(candidate.start - 16, 0), candidate.start)
+    if value >= 1e5 or is_scaled or (value >= 10 and about):
         digits = f"{value:.0f}"
         step = 10.0 ** (len(digits) - len(digits.rstrip("0")))
-        return any(abs(one - value) < step and abs(one - value) <= value / 10 for one in known)
+        most = value if about and about[1].lower() in _LIMITS else value / 10
+        return any(abs(one - value) < step and abs(one - value) <= most for one in known)
     return False
 
 
@@ -301,10 +309,10 @@ def _follows(text: str, candidate: Quantity, source: Source) -> bool:
     sentences = [one for values, one in source.conclusions if not values.isdisjoint(candidate.values)]
     if candidate.values[0] in _COUNTS:
         sentences += [one for count, one in source.lists if count in candidate.values]
-    if not sentences:
-        return False
     start = max(text.rfind(mark, 0, candidate.start) for mark in (". ", "\n")) + 1
     about = _SENTENCE.match(text, start)
+    if about and not _conclusions(about[0], (), source.values).isdisjoint(candidate.values):
+        return True  # "from 4 to 6, by 50 percent"
     words = _long_words(about[0]) if about else frozenset()
     return any(len(words & _long_words(one)) >= _SHARED for one in sentences)
 
@@ -313,19 +321,31 @@ def _long_words(sentence: str) -> frozenset[str]:
     return frozenset(_LONG_WORD.findall(sentence.lower()))
 
 
-def _conclusions(sentence: str, words: Set[str]) -> set[float]:
-    """Return the values that follow from a sentence, in which numbers may be written in words."""
+def _conclusions(sentence: str, words: Iterable[str], known: Set[float] | None = None) -> set[float]:
+    """Return the values that follow from a sentence, or from what of it is known; numbers may be written in words."""
     stated = {one for one in known_values(sentence, ()) if one > 1}
     stated |= {value for one in in_words(sentence, words) for value in one.values}
+    if known is not None:
+        stated &= known
     conclusions = set[float]()
     for one, other in combinations(stated, 2) if len(stated) <= _FEW_IN_SENTENCE else ():
         if not any(1000 <= year <= 2100 for year in (one, other)):
             conclusions |= {one + other, abs(one - other), one * other, max(one, other) / min(one, other)}
-            conclusions.add(100 * min(one, other) / max(one, other))
+            conclusions |= _percentages(min(one, other), max(one, other))
         if _PERCENT.search(sentence):
             part = one * other / 100
             conclusions |= {part, one - part, other - part, one + part, other + part}
+    for word in _FRACTIONS.keys() & _LONG_WORD.findall(sentence.lower()):
+        conclusions |= {value / _FRACTIONS[word] for value in stated} | {
+            value - value / _FRACTIONS[word] for value in stated
+        }
     return {float(f"{value:.12g}") for value in conclusions if value > 1}
+
+
+def _percentages(less: float, more: float) -> set[float]:
+    """Return what percentage one value is of another, and the percentages between them, exact and rounded."""
+    exact = (100 * less / more, 100 * (more - less) / more, 100 * (more - less) / less)
+    return {value for one in exact for value in (one, float(round(one)), round(one, 1))}
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
@@ -346,7 +366,7 @@ GATE = row_gate(
     "temperature, or take a larger generator. Set `blocking: true` where numbers must be right.",
     find_flaw=_flaw,
     hint=HINT,
-    version=5,
+    version=6,
     needs=("source_text",),
     blocking=False,
 )
