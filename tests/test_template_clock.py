@@ -74,6 +74,33 @@ def test_a_template_without_a_date_stays_as_it_is(tmp_path: Path) -> None:
     assert resolve_day("none", "2025-01-01", endpoints=False) == {}
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "{% if tools %}Today: {{ strftime_now('%d %b %Y') }}{% endif %}",
+        "{% set now = strftime_now('%d %b %Y') %}{% if tools is not none and tools %}{{ now }}{% endif %}",
+        "{# strftime_now('%Y') is not called #}",
+        "{{ raise_exception('no') if messages[0].role == 'system' }}{% if tools %}{{ strftime_now('%Y') }}{% endif %}",
+    ],
+)
+def test_a_template_that_inserts_the_date_next_to_tools_alone_needs_none(head: str, tmp_path: Path) -> None:
+    model = write_model(tmp_path, head)
+    assert read_clock(model) == "none"
+    assert dated_template(model, "2025-01-01") is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *TEMPLATES.values(),
+        "{% if messages|length > 2 %}{{ strftime_now('%H') }}{% endif %}",
+        "{{ raise_exception('no') if messages[0].content == 'Text.' }}{{ strftime_now('%H') }}",
+    ],
+)
+def test_a_date_counts_whatever_its_form_and_the_conversation_that_has_it(head: str, tmp_path: Path) -> None:
+    assert read_clock(write_model(tmp_path, head)) != "none"
+
+
 def test_an_endpoint_is_sent_the_date_if_its_template_takes_one(tmp_path: Path) -> None:
     clock = read_clock(write_model(tmp_path / "argument", TEMPLATES["with an argument"]))
     day = resolve_day(clock, "2025-01-01", endpoints=True)

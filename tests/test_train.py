@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.file import read_study
 from finephrase_dagster.study.paths import REPOSITORY
 from finephrase_dagster.study.student import Mixture, Seeds, Student
+from finephrase_dagster.train import trainer
 from finephrase_dagster.train.checkpoint import last_checkpoint, mark_complete
 from finephrase_dagster.train.job import (
     LossPoint,
@@ -627,6 +629,25 @@ def test_a_killed_training_resumes_by_default_if_enough_time_has_passed(study: S
     with pytest.raises(KeyboardInterrupt):
         study.train(tmp_path, log=interrupting(24), execution=by_time)
     assert study.train(tmp_path, execution=by_time).resumed_from >= 16
+
+
+@pytest.mark.slow
+def test_checkpoints_by_time_are_written_between_two_points_of_the_curve_and_do_not_change_it(
+    study: Study, trained: tuple[Path, TrainingFacts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "CURVE_POINTS", 4)
+    by_time = TrainingExecution(checkpoint_minutes=1e-6)
+    followed: list[LossPoint] = []
+    with pytest.raises(KeyboardInterrupt):
+        study.train(tmp_path, log=interrupting(20), execution=by_time)
+    resumed = study.train(tmp_path, on_loss=followed.append, execution=by_time)
+    assert resumed.resumed_from == 19
+    assert [point.step for point in resumed.curve] == [10, 20, 28, 30, 40]
+    losses = [point.loss for point in trained[1].curve]
+    before = [0, 10, 20, 28, 30]
+    for first, point in zip(before, resumed.curve, strict=True):
+        assert point.loss == pytest.approx(fmean(losses[first : point.step]), rel=1e-6)
+    assert tuple(followed) == resumed.curve
 
 
 def interrupting(step: int) -> Callable[[str], None]:

@@ -18,7 +18,6 @@ import dill
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from datatrove.executor.local import LocalPipelineExecutor
 from typer.testing import CliRunner
 
 from finephrase_dagster.artifacts.claim import META, FolderBusy
@@ -383,10 +382,14 @@ def test_datatrove_executes_workers_as_tasks(
     tmp_path: Path, server: LocalServer, answers: Answers, files: tuple[str, ...], workers: int
 ) -> None:
     job = job_of(tmp_path / "out", files, server.url)
-    step = dill.loads(dill.dumps(worker_step(job)))  # noqa: S301 - as the Slurm executor hands it on
-    LocalPipelineExecutor(
-        [step], tasks=3, workers=workers, logging_dir=str(tmp_path / "logs"), skip_completed=False
-    ).run()
+    (tmp_path / "step").write_bytes(dill.dumps(worker_step(job)))  # as the Slurm executor hands it on
+    # A process of its own: the executor forks its manager, and this process has threads, whose locks the fork may hold.
+    program = (
+        "import sys, dill; from datatrove.executor.local import LocalPipelineExecutor; step = open(sys.argv[1], 'rb'); "
+        f"LocalPipelineExecutor([dill.load(step)], 3, {workers}, sys.argv[2], skip_completed=False).run()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "step"), str(tmp_path / "logs")]
+    subprocess.run(command, check=True, timeout=300)
     assert answers.repeated == 0
     check_datasets(tmp_path / "out", execute(job))
 

@@ -17,21 +17,56 @@ from finephrase_dagster.train.job import LossPoint, TrainingDiverged
 from finephrase_dagster.train.output import UNFINISHED
 
 
+@dataclass(frozen=True, kw_only=True)
+class LossCurve:
+    """The loss curve of a run.
+
+    Attributes:
+        cadence: steps between two points.
+        ends: further steps that have a point.
+        step_tokens: tokens per step.
+    """
+
+    cadence: int
+    ends: tuple[int, ...]
+    step_tokens: int
+
+    def has(self, step: int) -> bool:
+        """Return whether there is a point at a step."""
+        return step % self.cadence == 0 or step in self.ends
+
+    def points(self, history: Iterable[Mapping[str, Any]]) -> Iterator[LossPoint]:
+        """Yield the points of what the Trainer logged: mean losses since the entry before, also at other steps."""
+        means: list[tuple[float, int]] = []  # since the last point, each with its number of steps
+        before = 0
+        for entry in history:
+            if "loss" not in entry:
+                continue
+            step = int(entry["step"])
+            means.append((entry["loss"], step - before))
+            before = step
+            if not self.has(step):
+                continue
+            steps = sum(count for _, count in means)
+            loss = means[0][0] if len(means) == 1 else sum(mean * count for mean, count in means) / steps
+            yield LossPoint(step=step, loss=loss, learning_rate=entry["learning_rate"], tokens=step * self.step_tokens)
+            means.clear()
+
+
 @dataclass
 class TrainingProgress(TrainerCallback):
     """Reports the loss, stops a run that diverged, and marks checkpoints as complete."""
 
     log: Callable[[str], None]
     on_loss: Callable[[LossPoint], None]
-    stable_steps: int
-    step_tokens: int
+    curve: LossCurve
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        for point in loss_points(state.log_history, self.step_tokens):
+        for point in self.curve.points(state.log_history):
             self.on_loss(point)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step in (self.stable_steps, state.max_steps):
+        if self.curve.has(state.global_step):
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, **values: Any) -> None:
@@ -41,8 +76,10 @@ class TrainingProgress(TrainerCallback):
         step, every = state.global_step, max(1, state.max_steps // 5)
         if not math.isfinite(logs["loss"]):
             raise TrainingDiverged.at(step, logs["loss"])
-        for point in loss_points([{**logs, "step": step}], self.step_tokens):
-            self.on_loss(point)
+        if not self.curve.has(step):  # logged for a checkpoint
+            return
+        *_, point = self.curve.points(state.log_history)
+        self.on_loss(point)
         if step % every < state.logging_steps or step == state.max_steps:
             self.log(f"step {step} of {state.max_steps}: loss {logs['loss']:.3f}")
 
@@ -51,15 +88,18 @@ class TrainingProgress(TrainerCallback):
 
 
 class TimedCheckpoints(TrainerCallback):
-    """Writes a checkpoint when enough time has passed, at a point of the loss curve, so that none is split."""
+    """Writes a checkpoint when enough time has passed.
+
+    The loss is logged there, too, because a run that resumes does not know the losses of the steps before.
+    """
 
     def __init__(self, minutes: float) -> None:
         self._seconds = 60 * minutes
         self._last = time.monotonic()
 
-    def on_log(self, args: Any, state: Any, control: Any, **values: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **values: Any) -> None:
         if time.monotonic() - self._last >= self._seconds and state.global_step < state.max_steps:
-            control.should_save = True
+            control.should_save = control.should_log = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last = time.monotonic()
@@ -82,16 +122,6 @@ class IntermediateModels(TrainerCallback):
         write_model(unfinished, values["model"], self.words)
         shutil.rmtree(kept, ignore_errors=True)
         unfinished.rename(kept)
-
-
-def loss_points(history: Iterable[Mapping[str, Any]], step_tokens: int) -> Iterator[LossPoint]:
-    """Yield the points of the loss curve that the Trainer logged."""
-    for entry in history:
-        if "loss" in entry:
-            step = int(entry["step"])
-            yield LossPoint(
-                step=step, loss=entry["loss"], learning_rate=entry["learning_rate"], tokens=step * step_tokens
-            )
 
 
 def write_model(folder: Path, model: Any, words: Any) -> None:

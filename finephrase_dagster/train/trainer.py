@@ -26,9 +26,9 @@ from finephrase_dagster.corpora.quiet import quiet_transformers
 from finephrase_dagster.study.student import Student
 from finephrase_dagster.train.callbacks import (
     IntermediateModels,
+    LossCurve,
     TimedCheckpoints,
     TrainingProgress,
-    loss_points,
     write_model,
 )
 from finephrase_dagster.train.checkpoint import Checkpoint, is_complete, last_checkpoint
@@ -77,7 +77,7 @@ def train(job: TrainingJob) -> TrainingFacts:
         shutil.rmtree(model, ignore_errors=True)
         write_model(model, trainer.model, run.words)
     assert isinstance(trainer.model, LlamaForCausalLM)
-    curve = tuple(loss_points(trainer.state.log_history, job.step_tokens))
+    curve = tuple(run.curve.points(trainer.state.log_history))
     stops_early = run.end < run.steps
     publish(
         job.output,
@@ -166,6 +166,15 @@ class _Run:
         end = self.end * self.job.student.batch_sequences
         return [*earlier, self.data.rows_of_order(sum(map(len, earlier)), end)]
 
+    @property
+    def curve(self) -> LossCurve:
+        """What its loss curve has points at."""
+        return LossCurve(
+            cadence=max(1, round(self.steps / CURVE_POINTS)),
+            ends=(self.job.student.stable_steps(self.steps), self.end),
+            step_tokens=self.job.step_tokens,
+        )
+
     def trainer(self) -> transformers.Trainer:
         """Return the Trainer with a fresh model, the optimizer, the schedule and the callbacks."""
         job, student = self.job, self.job.student
@@ -174,8 +183,7 @@ class _Run:
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, steps=self.steps, student=student)
         )
-        stable = student.stable_steps(self.steps)
-        progress = TrainingProgress(job.log, job.on_loss, stable_steps=stable, step_tokens=job.step_tokens)
+        progress = TrainingProgress(job.log, job.on_loss, self.curve)
         kept = [IntermediateModels(job.keep_steps, self.steps, self.words, self.work / STEPS)] if job.keep_steps else []
         trainer = transformers.Trainer(
             model=model,
@@ -211,7 +219,7 @@ class _Run:
             raise TrainingError(
                 f"a batch of {batch} sequences is not a multiple of micro_batch {micro_batch}: correct 'micro_batch'"
             )
-        cadence = max(1, round(self.steps / CURVE_POINTS))
+        cadence = self.curve.cadence
         # With any checkpoints at all, the Trainer also writes one at the last step.
         saves = execution.checkpoint_steps or (self.steps if self.end < self.steps else None)
         return TrainingArguments(
