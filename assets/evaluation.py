@@ -16,7 +16,7 @@ from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.events import materialized
 from finephrase_dagster.orchestration.partitions import asset_key, needs_same
 from finephrase_dagster.orchestration.placement import evaluating
-from finephrase_dagster.results.analysis import LeaderboardRow, row_name
+from finephrase_dagster.results.analysis import LeaderboardRow, row_name, verdict_words
 from finephrase_dagster.results.figure import as_score, as_word
 from finephrase_dagster.results.leaderboard import record_study, study_leaderboard
 from finephrase_dagster.results.warehouse import record_verdicts
@@ -108,7 +108,7 @@ def _leaderboard(lineage: Lineage) -> dg.AssetsDefinition:
             artifact,
             rows=len(board.rows),
             best=best and best["mixture"],
-            best_macro=best and best["macro"],
+            best_macro=best and round(best["macro"], 6),
             partial=best and best["partial"],
             preview=best_rows(board.rows),
             table=records(map(_important_first, board.rows)),
@@ -136,12 +136,12 @@ def best_rows(rows: Sequence[LeaderboardRow]) -> str:
 
 def _important_first(row: LeaderboardRow) -> dict[str, Any]:
     """Return a row of the leaderboard as the page shows it."""
-    original = row["against_original"] or {}
+    original = row["against_original"]
     return {
         "mixture": row_name(row),
         "macro": row["macro"],
         "± sd": row["macro_sd"],
-        "original": original.get("verdict"),
+        "original": original and verdict_words(original),
         "best": row["verdict"],
         "seeds": row["seeds"],
         "student": row["student"],

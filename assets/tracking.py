@@ -19,6 +19,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.evaluate.categories import partial_words, unscored_tasks
 from finephrase_dagster.evaluate.metric import point_scores
 from finephrase_dagster.orchestration.events import latest_runs
+from finephrase_dagster.results.analysis import verdict_words
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.student import arm_name
 from finephrase_dagster.train.job import LossCallback
@@ -124,7 +125,7 @@ def _mark_verdicts(tracking: Tracking, rows: Iterable[Mapping[str, Any]]) -> Non
     marks = {}
     for place, row in enumerate(rows, start=1):
         verdict = row["against_original"]
-        against = {"verdict": verdict["verdict"], "baseline": verdict["baseline"]} if verdict else {}
+        against = {"verdict": verdict_words(verdict), "baseline": verdict["baseline"]} if verdict else {}
         difference = (
             {} if not verdict or verdict["difference"] is None else {"difference": f"{verdict['difference']:+.4f}"}
         )

@@ -7,6 +7,7 @@ from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.markdown import markdown_table
 from finephrase_dagster.orchestration.asset import stage_asset
 from finephrase_dagster.orchestration.partitions import asset_key
+from finephrase_dagster.results.analysis import verdict_words
 from finephrase_dagster.results.checks import ArmCheck
 from finephrase_dagster.results.evidence import read_evidence
 from finephrase_dagster.results.leaderboard import record_study
@@ -60,7 +61,7 @@ def _cells(verdict: Verdict) -> list[str]:
     low, high = verdict.interval or (None, None)
     return [
         verdict.arm.mixture,
-        "-" if verdict.mismatches else verdict.verdict,
+        verdict_words(verdict.as_json()),
         "-" if verdict.difference is None else f"{verdict.difference:+.4f}",
         "-" if low is None else f"{low:+.4f} to {high:+.4f}",
         "-" if verdict.p_value is None else f"{verdict.p_value:.3f}",

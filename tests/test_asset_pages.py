@@ -150,6 +150,12 @@ def test_the_leaderboards_page_shows_the_best_rows_in_place_with_their_important
     assert len(shown) < 1000, "longer Markdown is behind a link"
 
 
+def test_the_leaderboards_page_has_no_verdict_on_mixtures_that_cannot_be_compared() -> None:
+    raw = arm("raw", [0.10, 0.11], mix_in={"web": 1.0}, original=True)
+    shown = best_rows(compose_leaderboard([*raw, *arm("faq", [0.12, 0.13], epochs=9.0)]).rows)
+    assert "| faq | 0.1250 | 0.0071 | not comparable |" in shown
+
+
 def test_the_text_of_a_prompt_is_wrapped_without_loss(lineage: Lineage) -> None:
     for prompt in lineage.prompts.values():
         lines = str(prompt_text(prompt).value).splitlines()[1:-1]

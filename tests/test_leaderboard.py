@@ -109,6 +109,12 @@ def test_the_answer_is_no_only_if_every_mixture_loses() -> None:
     assert "The highest score, that of faq (0.0800), is below it (95 % interval -" in line
 
 
+def test_the_answer_names_what_makes_mixtures_comparable_that_are_repeated_differently() -> None:
+    (line,) = analyses()["answer"].lines(compose_leaderboard([*RAW, *arm("faq", [0.12, 0.13], epochs=9.0)]).rows, [])
+    assert "not comparable. The best mixture with rephrased text, faq" in line
+    assert line.endswith("add to 'mixtures': raw_matched: {from: raw, match_epochs_of: faq}.")
+
+
 def test_the_ends_of_an_interval_never_read_as_0() -> None:
     assert between((0.000036, 0.000663)) == "+0.00004 to +0.00066"
     assert between((-0.0123, 0.0)) == "-0.0123 to +0.0000"

@@ -17,7 +17,7 @@ from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOp
 from finephrase_dagster.commands.propose import price
 from finephrase_dagster.commands.terminal import print_json, print_table, print_text
 from finephrase_dagster.evaluate.metric import Metric
-from finephrase_dagster.results.analysis import Question
+from finephrase_dagster.results.analysis import Question, verdict_words
 from finephrase_dagster.results.figure import as_score
 from finephrase_dagster.study.fields import no_such_name
 from finephrase_dagster.study.paths import materialize_command
@@ -179,7 +179,7 @@ def _print_next_steps(lineage: Lineage, rows: Sequence[Mapping[str, Any]], uncom
 
 def _print_sides(first: str, second: str, rows: Sequence[Mapping[str, Any]], without: Sequence[str]) -> None:
     """Print how often each verdict was drawn, and which mixtures have no counterpart."""
-    words = Counter(row["verdict"] if row["matched"] else "not comparable" for row in rows)
+    words = Counter(map(verdict_words, rows))
     print_text(f"{second} against {first}: {', '.join(f'{word} {count}' for word, count in words.most_common())}")
     if without:
         rest = f" and {len(without) - MOST} more; see --json" * (len(without) > MOST)
@@ -254,7 +254,7 @@ def _comparison_cells(row: Mapping[str, Any]) -> list[str]:
     return [
         row["mixture"],
         row["student"],
-        row["verdict"] if row["matched"] else "not comparable",
+        verdict_words(row),
         "-" if row["difference"] is None else f"{row['difference']:+.{digits}f}",
         f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}" if interval else "-",
         "-" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",

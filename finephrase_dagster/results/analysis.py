@@ -41,3 +41,8 @@ def between(interval: Sequence[float]) -> str:
     """Return the ends of an interval in words, with so many digits that none reads as 0."""
     digits = next((d for d in range(4, 8) if all(round(end, d) for end in interval if end)), 8)
     return " to ".join(f"{end:+.{digits}f}" for end in interval)
+
+
+def verdict_words(verdict: Mapping[str, Any]) -> str:
+    """Return what a comparison, as `Verdict.as_json` returns it, concludes; a pair with mismatches has no verdict."""
+    return str(verdict["verdict"]) if verdict["matched"] else "not comparable"

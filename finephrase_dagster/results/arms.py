@@ -59,6 +59,9 @@ def arms(runs: Iterable[ScoredRun]) -> list[Arm]:
     return [Arm(runs=tuple(group)) for group in groups.values()]
 
 
+REPETITION = "repetition"
+
+
 def mismatches(first: Arm, second: Arm) -> list[str]:
     """Return in what two arms differ apart from the data that is compared; what is unknown is no difference."""
     one, other = first.first, second.first
@@ -85,7 +88,7 @@ def mismatches(first: Arm, second: Arm) -> list[str]:
     if not _same_mix_in(one, other):
         found.append(f"mix-in: {_mix(other)} against {_mix(one)}")
     if not _same_repetition(one, other):
-        found.append(f"repetition: {other.epochs:.1f} epochs against {one.epochs:.1f}")
+        found.append(f"{REPETITION}: {other.epochs:.1f} epochs against {one.epochs:.1f}")
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finephrase_dagster.results.analysis import Analysis, EarlyStep, LeaderboardRow, between
+from finephrase_dagster.results.arms import REPETITION
 from finephrase_dagster.results.verdict import ANSWERING
 
 ANSWERS = {"beats": "yes", "loses": "no", "ties": "no difference that matters", "undecided": "undecided"}
@@ -34,7 +35,7 @@ def _answer(group: Sequence[LeaderboardRow]) -> str:
     matched = [row for row in group if row["against_original"]["matched"]]
     if not matched:
         verdict = group[0]["against_original"]
-        return f"not comparable. The best {_pair(group[0])}, but {'; '.join(verdict['mismatches'])}."
+        return f"not comparable. The best {_pair(group[0])}, but {'; '.join(verdict['mismatches'])}.{_remedy(verdict)}"
     best, row = matched[0], min(matched, key=lambda one: ANSWERING.index(one["against_original"]["verdict"]))
     verdict = row["against_original"]
     if verdict["interval"] is None:
@@ -46,6 +47,15 @@ def _answer(group: Sequence[LeaderboardRow]) -> str:
         text += f" The highest score, that of {best['mixture']} ({best['score']:.4f}), {WORDS[other['verdict']]} "
         text += f"{_interval(other)}."
     return text
+
+
+def _remedy(verdict: Mapping[str, Any]) -> str:
+    """Return how mixtures become comparable that differ in nothing but repetition; nothing for others."""
+    if not all(one.startswith(REPETITION) for one in verdict["mismatches"]):
+        return ""
+    name, mixture = verdict["baseline"], verdict["mixture"]
+    matched = f"{name}_matched: {{from: {name}, match_epochs_of: {mixture}}}"
+    return f" Lower 'tokens', or add to 'mixtures': {matched}."
 
 
 def _pair(row: LeaderboardRow) -> str:
