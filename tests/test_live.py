@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,17 @@ def test_the_time_that_is_left_covers_all_stages_and_is_corrected_by_what_runs_t
     with console.capture():
         view(RunEnded(name="x", items=tuple(ITEMS[1:3]), seconds=60))
     assert "about 1 min 10 s left" in screen_of(view, console)[-1], "30 s for the fourth item of the slow stage"
+
+
+def test_what_a_failure_keeps_from_being_made_takes_no_time() -> None:
+    after = tuple(replace(one, needs=(ITEMS[0].name,)) for one in ITEMS[4:])
+    every = [*ITEMS[:4], *after]
+    forecast = Forecast({one.name: Cost(hours=10 / 3600, gpu_hours=1) for one in every}, every, gpu_hour_dollars=3)
+    assert forecast.seconds(after) > 0
+    forecast.record(ITEMS[:1], 10, failed=True)
+    assert forecast.seconds(after) == 0
+    assert forecast.cost(ITEMS[1:4]) == "$3.00 of about $12.00"
+    assert forecast.cost(after) == "$3.00 of about $3.00"
 
 
 def test_the_cost_is_that_of_the_graphics_processors() -> None:

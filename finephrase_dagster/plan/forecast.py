@@ -14,10 +14,13 @@ from finephrase_dagster.plan.published import Published
 
 
 class Forecast:
-    """Expected seconds and dollars by item. A stage whose items took longer than expected is scaled accordingly."""
+    """Expected seconds and dollars by item. A stage whose items took longer than expected is scaled accordingly.
 
-    def __init__(self, costs: dict[str, Cost], *, gpu_hour_dollars: float = 0.0) -> None:
-        self._costs, self._price = costs, gpu_hour_dollars
+    What a failure keeps from being made takes no time and costs nothing.
+    """
+
+    def __init__(self, costs: dict[str, Cost], items: Iterable[Item] = (), *, gpu_hour_dollars: float = 0.0) -> None:
+        self._costs, self._items, self._price = dict(costs), list(items), gpu_hour_dollars
         self._spent = 0.0
         self._expected, self._taken = defaultdict[str, float](float), defaultdict[str, float](float)
 
@@ -26,16 +29,31 @@ class Forecast:
         """Return the forecast for a study's items, by the figures of `finephrase plan`; what exists costs nothing."""
         published = Published.read()
         estimator = Estimator(lineage, published=published, measured=Measured(lineage.paths.data))
+        items = list(items)
         missing = (item for item in items if current_facts(item) is None)
         costs = {item.name: estimator.cost(item) for item in missing if hasattr(estimator, f"_{item.stage}")}
-        return cls(costs, gpu_hour_dollars=published.gpu_hour_dollars)
+        forecast = cls(costs, items, gpu_hour_dollars=published.gpu_hour_dollars)
+        forecast._forget_blocked(item for item in items if (current_facts(item) or {}).get("passed") is False)
+        return forecast
 
     def record(self, items: Sequence[Item], seconds: float, *, failed: bool = False) -> None:
         """Take into account that a run of these items, all of one stage, took so many seconds."""
         self._spent += self._dollars(items)
-        if not failed:
+        if failed:
+            self._forget_blocked(items)
+        else:
             self._expected[items[0].stage] += self._planned(items)
             self._taken[items[0].stage] += seconds
+
+    def _forget_blocked(self, failed: Iterable[Item]) -> None:
+        """Forget the costs of what cannot be made, because of failed items or of audits that a dataset did not pass."""
+        refused, blocked = set[str](), set[str]()
+        for item in failed:
+            (blocked if current_facts(item) is None else refused).add(item.name)
+        for item in self._items:  # upstream first
+            if refused & {*item.audits} or blocked & {*item.needs}:
+                blocked.add(item.name)
+                self._costs.pop(item.name, None)
 
     def seconds(self, items: Sequence[Item]) -> float:
         """Return the expected seconds of items of one stage; those whose cost is unknown count as 0."""
