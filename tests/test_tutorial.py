@@ -64,5 +64,5 @@ def make_smaller(study: Path) -> None:
     text = text.replace("{from: embedded, context: 720, max_tokens: 288}", model)
     gates = "form truncated loops prompt_echo empty_parts length encoding language other_script refusals chat_markup"
     lenient = "".join(f"  {name}: {{blocking: false}}\n" for name in gates.split() if f"  {name}: " not in text)
-    text = text.replace("gates:\n", f"gates:\n{lenient}").replace("80_000", "8_192")
+    text = text.replace("gates:\n", f"gates:\n{lenient}").replace("40_000", "8_192")
     study.write_text(f"{text}\nsequence: 64\nevaluation: {{items: embedded, tasks: [piqa_cf, gsm8k]}}\n")
