@@ -19,6 +19,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finephrase_dagster.artifacts.recorded import failed_gates
 from finephrase_dagster.audit.audit import AuditReport, audit_dataset, resolve_settings
 from finephrase_dagster.audit.dataset import AuditError, open_dataset, open_sources
 from finephrase_dagster.audit.gate import AuditedRow
@@ -54,6 +55,29 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 def values(report: AuditReport) -> dict[str, Any]:
     return {gate.name: (gate.value, gate.failing, gate.detail, gate.examples) for gate in report.gates}
+
+
+def test_a_gate_that_a_single_row_of_a_small_sample_fails_says_so(tmp_path: Path) -> None:
+    def failed(rows: int) -> str:
+        texts_of = ["I'm sorry, but I cannot help with that.", *texts(rows - 1)]
+        path = write_rows(tmp_path / f"{rows}.jsonl", [{"text": text} for text in texts_of])
+        return failed_gates(audit_dataset(path, processes=1).as_json())["refusals"]
+
+    assert failed(32) == "refusals is 0.0312 (1 of 32 rows, too few to allow one), required is at most 0.01"
+    settings = {"refusals": 0.05}
+    report = audit_dataset(tmp_path / "32.jsonl", settings=settings, processes=1).as_json()
+    assert "refusals" not in failed_gates(report)
+    assert (
+        "refusals left out 1 of 32 rows"
+        in failed_gates(
+            {
+                **report,
+                "recipe": {"drops": ["refusals"]},
+                "gates": [{**one, "blocking": False} for one in report["gates"]],
+            },
+            blocking=False,
+        ).values()
+    )
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "jsonl.gz", "jsonl.zst"])

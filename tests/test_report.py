@@ -362,7 +362,7 @@ def test_ones_own_study_and_a_published_one_stand_in_one_page(finished: Installa
         chapters = [chapter(read_evidence(connection, name)) for name in (own.lineage.study.name, "theirs")]
     page = render(chapters)
     assert "A published study, read from its files." in page
-    assert re.search(r"Gates that only warn failed on \S+/faq \(in faq_and_raw\): ", page)
+    assert re.search(r"Gates that do not block failed on \S+/faq \(in faq_and_raw\): ", page)
     assert {drawn.name for drawn in chapters[0].figures} >= {"leaderboard", "categories", "throughput"}
 
 

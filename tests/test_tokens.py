@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.train.pieces import pieces
 from finephrase_dagster.train.tokenizer import (
     END_OF_TEXT,
@@ -134,6 +135,16 @@ def test_a_dataset_without_text_is_refused_by_name(tokenizer: Path, tmp_path: Pa
         output.mkdir()
         with pytest.raises(TokensError, match="tiny__readmes/faq has no text"):
             tokenise(files, output, tokenizer=tokenizer, dataset="tiny__readmes/faq", log=silent)
+
+
+def test_a_dataset_of_which_all_rows_are_left_out_is_refused_with_the_cause(tokenizer: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "part.parquet", ["one", "two"])
+    without = IdSet()
+    for key in pq.read_table(file)["id"].to_pylist():
+        without.add(id_hash(key))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(TokensError, match="faq: each of its 2 rows fails a gate and is left out"):
+        tokenise([file], tmp_path / "out", tokenizer=tokenizer, dataset="faq", log=silent, without=without)
 
 
 def test_a_file_that_lacks_columns_or_is_not_parquet_is_named(tokenizer: Path, tmp_path: Path) -> None:

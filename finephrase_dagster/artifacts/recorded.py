@@ -37,15 +37,31 @@ def recorded_dropped(audit: Artifact | None) -> dict[str, str]:
 
 
 def failed_gates(audit: Mapping[str, Any], *, blocking: bool = True) -> dict[str, str]:
-    """Return the gates that block, or that only warn, and that a dataset failed, given its audit's manifest.
+    """Return the gates that block, or that do not, and that a dataset failed, given its audit's manifest.
 
-    Each is described in words, with its name, value and threshold.
+    Each is described in words, with its name, value, failing rows and threshold; a gate whose failing rows are dropped,
+    with their number.
     """
-    return {
-        gate["name"]: f"{gate['name']} is {gate['value']:.3g}, required is {gate['bound']} {gate['threshold']:.3g}"
-        for gate in audit.get("gates", ())
-        if gate["blocking"] is blocking and not gate["passed"]
-    }
+    dropping, rows = audit.get("recipe", {}).get("drops", ()), audit.get("rows")
+    failed = {}
+    for gate in audit.get("gates", ()):
+        if (name := gate["name"]) in dropping:
+            if gate["failing"] and not blocking:
+                failed[name] = f"{name} left out {gate['failing']:,} of {rows:,} rows"
+        elif gate["blocking"] is blocking and not gate["passed"]:
+            required = f"required is {gate['bound']} {gate['threshold']:.3g}"
+            failed[name] = f"{name} is {gate['value']:.3g}{_failing(gate, rows)}, {required}"
+    return failed
+
+
+def _failing(gate: Mapping[str, Any], rows: int | None) -> str:
+    """Return how many rows failed a gate, and whether it allows any; nothing if its value is no share of the rows."""
+    failing, value = gate.get("failing"), gate["value"]
+    share = value if gate["bound"] == "at most" else 1 - value
+    if not rows or not failing or abs(share * rows - failing) > 0.5:
+        return ""
+    allowed = gate["threshold"] if gate["bound"] == "at most" else 1 - gate["threshold"]
+    return f" ({failing:,} of {rows:,} rows{', too few to allow one' if 0 < allowed * rows < 1 else ''})"
 
 
 def recorded_macro(scores: Artifact, held_out: Collection[str] = ()) -> float:

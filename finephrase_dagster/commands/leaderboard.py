@@ -61,7 +61,7 @@ def print_unfinished(lineage: Lineage, metric: str = "macro", *, as_json: bool =
 
 
 def print_gate_warnings(lineage: Lineage) -> None:
-    """Print the datasets in mixtures that failed gates which only warn, if there is a warehouse."""
+    """Print the datasets in mixtures that failed gates which do not block, if there is a warehouse."""
     from finephrase_dagster.results.evidence import gate_warnings
     from finephrase_dagster.results.warehouse import NoWarehouse, reading
 
@@ -70,9 +70,9 @@ def print_gate_warnings(lineage: Lineage) -> None:
 
 
 def print_warnings(warnings: Sequence[GateWarning]) -> None:
-    """Print datasets that failed gates which only warn, and where to read more."""
+    """Print datasets that failed gates which do not block, and where to read more."""
     more = [f"Read more, for example: {warnings[0].page}"] if warnings else []
-    _print_lines("Text that failed gates which only warn:", [*map(str, warnings), *more])
+    _print_lines("Text that failed gates which do not block:", [*map(str, warnings), *more])
 
 
 def unscored_lines(lineage: Lineage, unscored: Mapping[str, str]) -> list[str]:

@@ -36,6 +36,7 @@ FACTS = {
     "completed": "{:,} completed",
     "failed": "{:,} failed",
     "rows": "{:,} rows",
+    "dropped": "{:,} left out",
     "tokens": "{:,} tokens",
     "final_loss": "loss {:.3f}",
     "macro": "macro {:.4f}",
@@ -272,7 +273,8 @@ def _facts(item: Item) -> list[str]:
     """Return what is known of a finished partition; nothing if it is not finished."""
     with suppress(NotMaterialized):
         manifest = item.artifact().manifest()
-        facts = [text.format(manifest[name]) for name, text in FACTS.items() if manifest.get(name) not in (None, 0)]
+        known = {name: value for name, value in manifest.items() if isinstance(value, int | float) and value}
+        facts = [text.format(known[name]) for name, text in FACTS.items() if name in known]
         return facts if manifest.get("passed") is not False else [*facts, "FAILED, see the audit's page"]
     return []
 

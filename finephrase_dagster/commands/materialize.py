@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +16,7 @@ from finephrase_dagster.commands.options import StudyOption, dagster_home, paths
 from finephrase_dagster.commands.terminal import clock, complain, screen
 from finephrase_dagster.orchestration.logs import LOG_FORMAT, write_json_lines
 from finephrase_dagster.rephrase.statistics import duration
+from finephrase_dagster.study.fields import shorten
 from finephrase_dagster.study.paths import materialize_command, program, require_clone, shown_path
 
 if TYPE_CHECKING:
@@ -128,8 +129,8 @@ def _print_outcome(
     if not outcome.complete:
         if lineage.study.mixtures and everything:
             print_unfinished(lineage)
-        for name, message in outcome.failed.items():
-            complain(f"failed: {name}: {message}")
+        for message, names in _by_cause(outcome.failed).items():
+            complain(f"failed: {shorten(names)}: {message}")
         if outcome.waiting:
             complain(f"{len(outcome.waiting)} partitions wait for something that is missing")
         complain(f"{lineage.study.name} is not complete. To resume: {materialize_command(lineage.paths.study)}")
@@ -138,6 +139,14 @@ def _print_outcome(
         print_leaderboard(lineage)
     _print_times(outcome)
     _print_next_steps(lineage)
+
+
+def _by_cause(failed: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return what failed by its message; a mixture fails with that of an audit, after its own name."""
+    causes: dict[str, list[str]] = {}
+    for name, message in failed.items():
+        causes.setdefault(next(filter(message.endswith, causes), message), []).append(name)
+    return causes
 
 
 def _print_due(items: Sequence[Item]) -> None:

@@ -45,7 +45,8 @@ def dagster_home() -> Path:
     home = REPOSITORY / (os.environ.get("DAGSTER_HOME") or "dagster_home")
     if not (home / "dagster.yaml").is_file():
         raise OptionWrong(
-            f"the folder DAGSTER_HOME, {home}, has no dagster.yaml. Copy {REPOSITORY}/dagster_home/dagster.yaml there."
+            f"the folder DAGSTER_HOME, {home}, has no dagster.yaml. Run: cp "
+            f"{REPOSITORY}/dagster_home/dagster.yaml {home}/"
         )
     os.environ["DAGSTER_HOME"] = str(home)
     return home

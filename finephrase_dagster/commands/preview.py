@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from finephrase_dagster.artifacts.sampling import TOP_K_OFF
 from finephrase_dagster.commands.extras import require_extra
 from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, paths_of, require_finite
 from finephrase_dagster.commands.rephrase import (
@@ -284,7 +285,7 @@ def _print(result: Result) -> None:
         ]
         table.add_row(_shown(rows[0].source), "\n\n\n".join(completions))
         console.print(table)
-    settings = ", ".join(f"{name} {_value(value)}" for name, value in result.settings.items())
+    settings = ", ".join(f"{name} {_value(name, value)}" for name, value in result.settings.items())
     typer.echo(f"{result.model}: {settings}")
     print_table(COLUMNS, [_summary(name, summary, result.prices[name]) for name, summary in result.prompts.items()])
 
@@ -306,7 +307,9 @@ def _summary(name: str, summary: PromptSummary, price: Price) -> list[str]:
     ]
 
 
-def _value(value: object) -> str:
+def _value(name: str, value: object) -> str:
+    if name == "top_k" and value == TOP_K_OFF:
+        return "off"
     return "server default" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -323,6 +326,6 @@ def _page(result: Result) -> str:
     from finephrase_dagster.rephrase.side_by_side import side_by_side_page
 
     summaries = [_summary(name, summary, result.prices[name]) for name, summary in result.prompts.items()]
-    settings = {name: _value(value) for name, value in result.settings.items()}
+    settings = {name: _value(name, value) for name, value in result.settings.items()}
     title = f"Preview of {result.model}"
     return side_by_side_page(title, result.rows, settings=settings, columns=COLUMNS, summaries=summaries)

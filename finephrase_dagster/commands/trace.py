@@ -59,7 +59,7 @@ def _origin_lines(origin: Mapping[str, Any]) -> Iterator[str]:
     if origin["prompt"]:
         audit = {True: "passed", False: "failed", None: "is missing"}[origin["audit_passed"]]
         failed = "; ".join(origin["failed_warnings"])
-        warned = f"; gates that only warn failed: {failed}" * bool(failed)
+        warned = f"; gates that do not block failed: {failed}" * bool(failed)
         yield f"    prompt {origin['prompt']}, model {origin['model']}; its audit {audit}{warned}"
         yield f"    files in {origin['folder']}"
     yield f"    source {origin['source']}, files in {origin['source_folder']}"

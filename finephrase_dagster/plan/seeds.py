@@ -17,6 +17,7 @@ from finephrase_dagster.plan.measured import Measured
 from finephrase_dagster.plan.published import Published
 from finephrase_dagster.results.arms import arms
 from finephrase_dagster.results.decision import POWER, visible_difference
+from finephrase_dagster.results.figure import as_score
 from finephrase_dagster.results.noise import pool_of, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun, read_runs
 from finephrase_dagster.results.warehouse import NoWarehouse, reading
@@ -57,8 +58,8 @@ class Sight:
                 f"of a seed {chance}; how large that is shows after training"
             )
         return (
-            f"{self.student}, {several}: sees a difference to the baseline of {self.difference:.4f} macro {chance} "
-            f"(one seed: ± {self.sd:.4f}, {self.source})"
+            f"{self.student}, {several}: sees a difference to the baseline of {as_score(self.difference)} macro "
+            f"{chance} (one seed: ± {as_score(self.sd or 0)}, {self.source})"
         )
 
 
@@ -107,7 +108,7 @@ def _scored(lineage: Lineage) -> list[ScoredRun]:
 def _own_spread(runs: Iterable[ScoredRun]) -> tuple[float, str] | None:
     """Return the pooled standard deviation of the students that are scored already."""
     freedom, variance = pool_of([arm.replicates("macro") for arm in arms(runs)])
-    return (variance**0.5, f"measured here with {freedom} degrees of freedom") if freedom else None
+    return (variance**0.5, f"measured here with {freedom} degree{'s' * (freedom > 1)} of freedom") if freedom else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,15 +103,17 @@ def _checks(evidence: Evidence) -> list[str]:
 
 
 def _gates(evidence: Evidence) -> list[str]:
-    """Say which gates that only warn the text of the mixtures failed."""
+    """Say which gates that do not block the text of the mixtures failed."""
     warnings = evidence.gate_warnings
     if not warnings:
         return []
     if len(warnings) == 1:
-        return [f"Gates that only warn failed on {warnings[0]}. Read more: {warnings[0].page}"]
+        return [f"Gates that do not block failed on {warnings[0]}. Read more: {warnings[0].page}"]
     gates = Counter(gate for warning in warnings for gate in warning.failed)
     counts = ", ".join(f"{gate} on {count}" for gate, count in gates.most_common())
-    return [f"Gates that only warn failed on {len(warnings)} datasets: {counts}. See: finephrase results leaderboard."]
+    return [
+        f"Gates that do not block failed on {len(warnings)} datasets: {counts}. See: finephrase results leaderboard."
+    ]
 
 
 def _partial(evidence: Evidence) -> list[str]:

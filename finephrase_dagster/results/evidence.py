@@ -198,7 +198,7 @@ def read_evidence(
 
 @dataclass(frozen=True, kw_only=True)
 class GateWarning:
-    """A dataset that failed gates which only warn, although mixtures use it.
+    """A dataset in mixtures that failed gates which only warn, or which left rows out.
 
     Attributes:
         failed: the gates by name, each with its value and threshold in words.
@@ -215,7 +215,7 @@ class GateWarning:
 
 
 def gate_warnings(connection: duckdb.DuckDBPyConnection, study: str) -> list[GateWarning]:
-    """Return the datasets in mixtures that failed gates which only warn."""
+    """Return the datasets in mixtures that failed gates which only warn, or which left rows out."""
     components = read_components(connection, study)
     found = []
     for item, names, manifest in connection.execute(

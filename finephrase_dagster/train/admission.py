@@ -24,9 +24,12 @@ DROPPED = "dropped.parquet"
 IDS = pa.schema([("id", pa.string())])
 CHUNK_ROWS = 100_000
 REMEDY = (
-    "look at {folder}/failing.parquet; then improve the prompt or the generator, draw failing rows again (the "
-    "generator's 'rollouts: 4'), leave them out (the cell's 'on_failure: drop_rows'), move the gate ('gates'), or use "
+    "look at {folder}/failing.parquet; then {rows}improve the prompt or the generator, move the gate ('gates'), or use "
     "the dataset anyway for a reason that you state (the mixture's 'despite_audits: \"...\"')"
+)
+ROW_REMEDY = (
+    "leave out the rows that fail {gates} (the cell's 'on_failure: drop_rows') or draw them again ('on_failure: "
+    "regenerate'), "
 )
 
 
@@ -57,8 +60,11 @@ def refusal(lineage: Lineage, component: Component) -> str | None:
         raise AuditNotPassed(f"{component.name} has no audit; materialize {audit.name} first") from error
     if manifest["passed"]:
         return None
-    failed = "; ".join(failed_gates(manifest).values())
-    return f"{component.name} did not pass its audit ({failed}): {REMEDY.format(folder=audit.folder)}"
+    failed = failed_gates(manifest)
+    by_row = [name for name in failed if audit.recipe["gates"][name]["by_row"]]
+    rows = ROW_REMEDY.format(gates=" or ".join(by_row)) if by_row else ""
+    remedy = REMEDY.format(folder=audit.folder, rows=rows)
+    return f"{component.name} did not pass its audit ({'; '.join(failed.values())}): {remedy}"
 
 
 def write_dropped(failing: Path, drops: Sequence[str], output: Path) -> dict[str, Any]:

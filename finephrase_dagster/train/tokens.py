@@ -103,6 +103,11 @@ def tokenise(
     shutil.rmtree(work, ignore_errors=True)
     token_set = TokenSet(output) if files else None
     if token_set is None or not token_set.tokens:
+        if rows and len(without or ()) == rows:
+            raise TokensError(
+                f"{dataset}: each of its {rows:,} rows fails a gate and is left out ('on_failure: drop_rows'); see the "
+                "page of its audit, and improve the prompt or the generator"
+            )
         raise TokensError(f"{dataset} has no text: {len(files)} files with {rows} rows; check its source")
     return TokenFacts(
         rows=rows,
