@@ -316,10 +316,12 @@ class Leases:
             name, _, version = path[len(LEASES) + 1 :].rpartition(".")
             if version.isdigit():  # else an unfinished file
                 newest[name] = int(version)
-        now, observed = self._clock(), self._observed
-        for name, number in newest.items():
-            if name not in observed or observed[name][0] != number:
-                observed[name] = number, now
+        now, before = self._clock(), self._observed
+        self._observed = {
+            name: before[name] if name in before and before[name][0] == number else (number, now)
+            for name, number in newest.items()
+        }
+        self._alive = {name: life for name, life in self._alive.items() if name in newest}
         self._held, self._looked = newest, now
         return newest
 
