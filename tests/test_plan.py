@@ -306,14 +306,16 @@ def test_a_data_folder_that_is_a_file_is_a_wrong_request(tmp_path: Path) -> None
     assert "is not a folder" in done.stderr
 
 
-def test_the_size_of_a_changed_source_is_its_earlier_count(tmp_path: Path) -> None:
-    study = study_with(tmp_path)
-    lineage = read_lineage(Paths(data=tmp_path / "data", study=study))
+@pytest.mark.parametrize(("limit", "documents"), [(None, 100), (200, 100), (100, 0)])
+def test_the_size_of_a_changed_source_is_its_earlier_count_unless_that_was_its_limit(
+    limit: int | None, documents: int, tmp_path: Path
+) -> None:
+    lineage = read_lineage(Paths(data=tmp_path / "data", study=study_with(tmp_path, limit=limit)))
     lineage.source("web").materialize(lambda folder: Contents(files=[], facts=FACTS["sources"]))
-    after = read_lineage(Paths(data=tmp_path / "data", study=study_with(tmp_path, sample={"rate": 0.5, "seed": 1})))
-    sources = plan(after).as_json()["stages"]["sources"]
-    assert (sources["stale"], sources["documents"]) == (1, 100)
-    assert sources["basis"][0] == "size: counted here, by an earlier recipe"
+    changed = study_with(tmp_path, sample={"rate": 0.5, "seed": 1})
+    sources = plan(read_lineage(Paths(data=tmp_path / "data", study=changed))).as_json()["stages"]["sources"]
+    assert (sources["stale"], sources["documents"]) == (1, documents)
+    assert sources["basis"][0] == f"size: {'counted here, by an earlier recipe' if documents else 'unknown'}"
 
 
 def test_rates_of_another_model_with_the_same_name_do_not_count(completed: Lineage, tmp_path: Path) -> None:

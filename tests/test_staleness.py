@@ -237,6 +237,21 @@ def stale_stages(paths: Paths) -> set[str]:
     return {graph[name].key.path[0] for name, state in states(graph).items() if state.status != "current"}
 
 
+@pytest.mark.parametrize(
+    ("limit", "sources"), [("limit: 101", {"sources"}), ("", {"sources"}), ("limit: 100", NOTHING)]
+)
+def test_a_corpus_that_reached_its_limit_is_made_anew_with_another_one(
+    tmp_path: Path, limit: str, sources: set[str]
+) -> None:
+    paths = Paths(data=tmp_path / "data", study=tmp_path / "study.yaml", prompts=REPOSITORY / "prompts")
+    (tmp_path / "corpus.jsonl").write_text('{"text": "one"}\n')
+    study = STUDY.replace("CORPUS", str(tmp_path / "corpus.jsonl"))
+    paths.study.write_text(study.replace("limit: 1000", "limit: 100"))
+    complete(read_lineage(paths))
+    paths.study.write_text(study.replace("limit: 1000,", f"{limit}," if limit else ""))
+    assert stale_stages(paths) & {"sources"} == sources
+
+
 def edited(text: str, edits: list[tuple[str, str]]) -> str:
     for old, new in edits:
         assert old in text

@@ -83,9 +83,8 @@ def recorded_macro(scores: Artifact, held_out: Collection[str] = ()) -> float:
 
 
 def have_same_rows(earlier: dict[str, Any], recipe: dict[str, Any]) -> bool:
-    """Return whether a corpus would have the rows of an earlier one, because neither reaches its limit."""
+    """Return whether a corpus would have the rows of an earlier one, which ended before its limit, as it would."""
     recipes, rows = (earlier["recipe"], recipe), earlier.get("rows")
-    limits = [one.get("read", {}).get("limit") for one in recipes]
+    limits = [math.inf if (limit := one.get("read", {}).get("limit")) is None else limit for one in recipes]
     unlimited = [{**one, "read": {**one.get("read", {}), "limit": None}} for one in recipes]
-    is_below = isinstance(rows, int) and all(limit is None or rows <= limit for limit in limits)
-    return is_below and unlimited[0] == unlimited[1]
+    return isinstance(rows, int) and rows < limits[0] and rows <= limits[1] and unlimited[0] == unlimited[1]

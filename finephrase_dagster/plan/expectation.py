@@ -131,14 +131,11 @@ class Expectations:
         expected = _in_footers(source) or _expected(source)
         if expected.basis != "unknown":
             return expected
-        earlier = _counted(
-            labelled_manifest(self._lineage.labels / ItemKey(kind=CORPUS, source=name).name),
-            "counted here, by an earlier recipe",
-        )
-        if earlier is None or not source.limit or source.limit >= earlier.documents:
-            return earlier or expected
-        tokens = earlier.tokens / earlier.documents * source.limit
-        return Size(documents=source.limit, tokens=tokens, basis=earlier.basis)
+        manifest = labelled_manifest(self._lineage.labels / ItemKey(kind=CORPUS, source=name).name)
+        earlier = _counted(manifest, "counted here, by an earlier recipe")
+        if manifest is None or earlier is None or earlier.documents == manifest["recipe"].get("read", {}).get("limit"):
+            return expected  # unknown also if the earlier corpus ended at its limit
+        return earlier
 
     def _completion(self, source: str, name: str, prompt: str) -> tuple[float, str]:
         """Return the mean tokens per completion of a generator, and the origin of the figure."""
@@ -244,9 +241,9 @@ def _expected(source: SourceSpec) -> Size:
         documents = min(documents, source.limit or documents)
         return Size(documents=documents, tokens=documents * size / BYTES_PER_TOKEN, basis="observed elsewhere")
     if not isinstance(source, TableSource):
-        return Size(
-            documents=source.limit or 0, tokens=(source.limit or 0) * ASSUMED_DOCUMENT, basis="the limit of the source"
-        )
+        documents = source.limit or 0
+        basis = "the limit of the source" if documents else "unknown"
+        return Size(documents=documents, tokens=documents * ASSUMED_DOCUMENT, basis=basis)
     each = source.tokens / source.documents if source.tokens and source.documents else ASSUMED_DOCUMENT
     if source.limit and (source.documents is None or source.limit < source.documents):
         return Size(documents=source.limit, tokens=source.limit * each, basis="the limit of the source")
