@@ -28,6 +28,7 @@ OTHERS = [
     "I hope that spring comes early, the farmer said. Sure, it will, said his wife. Here are the seeds.",
     "# Write a letter\n\n1. Write the date at the top.\n2. Answer the questions of the last letter.\n3. Use ink.",
     "Of course the following winter was hard. Below is the valley, above is the mountain.",
+    "My view is milder: a fence like this helps the sheep. Let me know when it is mended, she wrote.",
     "To convert the document into another format, open it and choose Export. The article explains it with an example.",
 ]
 
@@ -93,6 +94,15 @@ def test_a_prompt_of_ones_own_is_known_from_the_manifest_and_what_the_source_say
         "Okay, I will summarize the article.\n{}",
         "Based on the text, here are five questions.\n{}",
         "I'd be happy to help.\n\n{}",
+        "**Improved article**\n\n{}",
+        "Revised tutorial:\n\n{}",
+        "## FAQ based on the given document\n\n{}",
+        "I was asked to write an article about the text.\n\n{}",
+        "{}\n\n(End of table)",
+        "{}\n\nWord count: 96",
+        "{}\n\n[Note: Two sentences were left out for brevity.]",
+        "{}\n\n*This explanation was produced from the passage above.*",
+        "{}\n\nIf anything remains unclear, please ask me.",
         "{}\n\nI hope this helps!",
         "{}\n\nLet me know if you need anything else.",
         "{}\n\nFeel free to ask if you have questions.",
@@ -121,6 +131,11 @@ def test_talk_to_the_user_around_the_content_is_found(text: str, content: str) -
         "It seems you forgot to include the article.",
         "You haven't provided any text.",
         "I'm ready to help. What would you like to know?",
+        "This passage cannot be turned into a table, as it names no facts.",
+        "No questions can be made from this article.",
+        "What should I do with this text?",
+        "No document provided.",
+        "N/A",
     ],
 )
 def test_a_refusal_is_found(text: str) -> None:
@@ -132,6 +147,8 @@ def test_a_refusal_is_found(text: str) -> None:
     [
         "\"I'm sorry, but I can't come to the feast,\" said the fox.",
         "I cannot say that the book is bad. I am not able to judge poems.",
+        'Its answer was "I cannot help with that request", which amused us.',
+        "Unfortunately, I could not swim across the lake.",
         "Q: Can a stone float?\nA: It cannot, unfortunately. Please provide your own boat.",
         CODE,
     ],

@@ -16,6 +16,10 @@ _CLASS = re.compile("[A-Z]+")
 _SENTENCE = re.compile(r"[^\n.!?|]+[.!?]*")
 _LABEL = re.compile(r"\W*(?:[\w.]+ ){0,3}?[\w.]+\W?:\W*\w|\W*(?:\d+\.|\#)|\s*[\"\u201c]|.*\|")
 # "Anna: ...", an item, a heading, a quotation, a table
+_REPORTED = re.compile(  # "..., he wrote"
+    r"[^.!?\n]*[,\"\u201d] (?!i |we )(?:\w+ ){0,2}?"
+    r"(?:said|says|wrote|writes|asks|asked|explained|added|began|replied|answered)\b"
+)
 _NEAR = 3  # sentences at an edge of a text that may be talk
 _SHORT = 25  # characters of a sentence that counts together with the next one, such as "Gladly!"
 
@@ -73,7 +77,7 @@ def talk(kind: str, text: str) -> Iterator[re.Match[str]]:
     for hints, (expression, *_) in _rules(kind):
         for hint in hints:
             if hint in text:
-                if match := expression.search(text):
+                if (match := expression.search(text)) and not _REPORTED.match(text, match.end()):
                     yield match
                 break
 
@@ -89,7 +93,9 @@ def spoken(kind: str, text: str) -> str | None:
     if kind != "after" and len(near) > 1 and len(near[0]) < _SHORT:
         near.insert(1, f"{near[0]} {near[1].strip()}")
     for sentence in near:
-        if any(all(one.search(sentence) for one in rule) for rule in rules) and not _LABEL.match(sentence):
+        if any(all(one.search(sentence) for one in rule) for rule in rules) and not (
+            _LABEL.match(sentence) or _REPORTED.match(sentence)
+        ):
             return sentence.strip()
     return None
 

@@ -1,10 +1,13 @@
 """Completions in which the model refuses, or asks for a text that it was given."""
 
+import re
 from collections.abc import Sequence
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
 from finephrase_dagster.audit.talk import may_talk, plain, spoken, talk
 
+_QUOTED = re.compile(r"(?<=[\w,:] )[\"\u201c][^\"\u201d\n]*[\"\u201d]")  # in a text about refusals
+_LABEL = re.compile(r"^(?:A|Answer|Problem): (?=[A-Z])", re.MULTILINE)
 _BEGINNING = 400  # characters; a refusal comes first
 
 
@@ -13,7 +16,7 @@ def _may_refuse(rows: Sequence[AuditedRow], dataset: AuditedDataset) -> list[boo
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
-    source, beginning = plain(row.source_text or ""), plain(row.text[:_BEGINNING])
+    source, beginning = plain(row.source_text or ""), _QUOTED.sub(" ", plain(_LABEL.sub("", row.text[:_BEGINNING])))
     matches = [match.group().strip() for match in talk("refusal", beginning)]
     if sentence := spoken("refusal", beginning):
         matches.append(sentence)
@@ -30,5 +33,5 @@ GATE = row_gate(
     " generator refuses.",
     find_flaw=_flaw,
     hint=_may_refuse,
-    version=5,
+    version=6,
 )
