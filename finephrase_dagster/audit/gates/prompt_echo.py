@@ -25,7 +25,9 @@ _SHORT = 4  # words of the shortest sentence of a prompt that is searched
 _RUN = re.compile(b"\x01" * _SHORT + b"\x01*")
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _SENTENCE = re.compile(r"[^.!?\n]+")
-_LABEL = re.compile(r"\A(?:instructions?|task|prompt|request|user|question)(?: description)?\W{1,4}(?=\w)")
+_LABEL = re.compile(
+    r"\A(?:the )?(?:instructions?|task|prompt|request|user|question)(?: description)?(?: says?| is)?\W{1,4}(?=\w)"
+)
 # How a sentence begins that a rule matches.
 _FIRST = frozenset(
     listed(
@@ -34,6 +36,7 @@ _FIRST = frozenset(
         " given using gather answer continue expand simplify edit proofread style format list describe include"
         " present add please reply respond output return do don't your the you below summarize analyze re an now"
         " every each all for just q instruction instructions task prompt request user question"
+        " only no never here"
         " so okay we i ensure remember be also and note keep"
     )
 )
@@ -43,13 +46,17 @@ _TURN = re.compile(
 _HOLE = re.compile(
     r"\[\[?(?:DOCUMENT|TEXT|INPUT|SOURCE)\]?\]"
     r"|(?<![\w$}\"'`])\{\{?\s*(?:document|text|input|source|passage)\s*\}?\}(?![\w{\"'`])"  # none of a program
-    r"|<(?:text|document)>"
+    r"|^<(?:text|document)>"
+    r"|\[(?:[Ii]nsert|[Pp]aste) (?:the |your )?(?:text|document|passage|article|table|answer|question)s?(?: here)?\]"
+    r"|\[[Yy]our (?:text|answer|response|output|table) here\]",
+    re.MULTILINE,
 )
 
 
 _MAY_TURN = (  # for RE2, as are the rules of `talk.txt`
     r"<\|(?:im_start|start_header_id|user|system)\|>|\[INST\]|## Instruction:"
     r"|\[(?:DOCUMENT|TEXT|INPUT|SOURCE)\]|\{\s*(?:document|text|input|source|passage)\s*\}|<(?:text|document)>"
+    r"|\[(?:insert|paste|your) "
 )
 
 
@@ -140,7 +147,7 @@ def _instruction(row: AuditedRow) -> str | None:
         first = _WORD.search(sentence[:40].lower())
         if (first is None or first.group() not in _FIRST) and not sentence[:1].isdigit():
             continue
-        lower = sentence.lower().lstrip(" *_#>-\"'(\u201c0123456789.").replace("\u2019", "'")
+        lower = sentence.lower().lstrip(" *_#<>[-\"'(\u201c0123456789.").replace("\u2019", "'")
         lower = _LABEL.sub("", lower.removeprefix("q: "), count=1) if lower[:1] in "ituprq" else lower
         match = next(talk("instruction", lower), None)
         if match and not _is_in_source(" ".join(_WORD.findall(match.group())), row):
@@ -166,5 +173,5 @@ GATE = row_gate(
     remedy="Put the document before the instruction, shorten the prompt, or take a stronger generator.",
     find_flaw=_flaw,
     hint=_may_echo,
-    version=4,
+    version=5,
 )
