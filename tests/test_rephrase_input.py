@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +152,49 @@ def test_a_jsonl_file_none_of_whose_rows_has_a_text_is_refused_with_its_fields(
         match=r"in\.jsonl: no row has a field 'text'; its fields are body, id\. Name it with --text",
     ):
         survey_input([jsonl(tmp_path / "good.jsonl", LINES), file], limit and len(LINES) + limit)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"name": "x", "body": "b"},
+            "row 1: no column 'id' and no column 'text'; its columns are body, name. Name the right one with "
+            "--id-column and --text-column.",
+        ),
+        (
+            {"ID": "x", "text": "b"},
+            "row 1: no column 'id'; its columns are ID, text. Name the right one with --id-column, or give every row "
+            "an id of its own.",
+        ),
+        (
+            {"id": "x", "text": ["b"]},
+            "'text' has no texts, but values of the type list. Name another column with --text-column.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_file_with_other_columns_is_refused_with_all_that_must_be_named(
+    tmp_path: Path, ending: str, row: dict[str, Any], message: str
+) -> None:
+    file = tmp_path / f"in.{ending}"
+    if ending == "jsonl":
+        jsonl(file, [row, row])
+    else:
+        pq.write_table(pa.Table.from_pylist([row, row]), file)
+        message = message.removeprefix("row 1: ")
+    with pytest.raises(InputUnreadable) as error:
+        survey_input([str(file)])
+    assert str(error.value).endswith(message)
+
+
+def test_a_csv_file_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("id,text\na,One text.\n")
+    with pytest.raises(InputUnreadable) as error:
+        list(rows_of(str(tmp_path / "in.csv")))
+    _, _, command = str(error.value).partition("for example: ")
+    subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
+    assert [row.text for row in rows_of(str(tmp_path / "in.parquet"))] == ["One text."]
 
 
 def test_a_jsonl_file_all_of_whose_texts_are_null_is_read(tmp_path: Path) -> None:

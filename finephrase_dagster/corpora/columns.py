@@ -58,7 +58,13 @@ class Columns:
             if lacking:
                 lacking = {name for name in lacking if not may_have(row.values, name)}
                 fields.update(row.values)
-            yield self.row(row.values, source, where)
+            try:
+                found = self.row(row.values, source, where)
+            except CorpusError as error:
+                if self.id_column in lacking:  # no row before has it: the name is wrong rather than the row
+                    raise missing_column(where, sorted(lacking), row.values) from error
+                raise
+            yield found
         if lacking and fields:
             raise missing_column(url, sorted(lacking), fields)
 

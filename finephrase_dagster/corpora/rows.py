@@ -90,7 +90,11 @@ def check_ending(url: str) -> str:
     """
     stem = next((url.removesuffix(ending) for ending in CODECS if url.endswith(ending)), url)
     if not (url.endswith(".parquet") or stem.endswith(JSON_ENDINGS)):
-        raise CorpusError(f"{url}: neither .parquet nor .jsonl (plain, .gz, .zst); convert it to one of them")
+        how = ""
+        if url.endswith((".csv", ".tsv")):
+            code = f'import duckdb; duckdb.read_csv("{url}").write_parquet("{url[:-4]}.parquet")'
+            how = f", for example: python -c '{code}'"
+        raise CorpusError(f"{url}: neither .parquet nor .jsonl (plain, .gz, .zst); convert it to one of them{how}")
     return stem
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 from datatrove.data import Document
@@ -21,7 +22,7 @@ from finephrase_dagster.corpora.inputs import JSONL
 from finephrase_dagster.corpora.jsonl import BLANK_LINE, Place
 from finephrase_dagster.corpora.object_store import file_system, reported
 from finephrase_dagster.corpora.rows import check_ending, read_rows
-from finephrase_dagster.corpora.table import ColumnMissing, as_text, may_have, value_at
+from finephrase_dagster.corpora.table import ColumnMissing, as_text, may_have, missing_column, value_at
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.study.fields import MOST_SHOWN, shorten
 
@@ -116,7 +117,8 @@ def rows_of(
     """
     fields: set[str] = set()
     ids, texts = columns
-    place, count, has_text = Place(), 0, bool(start)
+    place, count, has_id, has_text = Place(), 0, bool(start), bool(start)
+    other: type | None = None  # of the texts, as long as none is a text
     skipped = start if file.endswith(".parquet") else 0
     if start and not skipped and marks:
         count = min(start // MARK_ROWS, len(marks) - 1) * MARK_ROWS
@@ -140,19 +142,29 @@ def rows_of(
             has_text = has_text or may_have(row.values, texts)
             if not has_text and len(fields) < MOST_SHOWN:
                 fields |= row.values.keys()
+            if not (has_id := has_id or may_have(row.values, ids)):
+                raise missing_column(where, [one for one in columns if not may_have(row.values, one)], row.values)
             name = row_id(value_at(row.values, ids), ids, where)
             text: Any = as_text(row.values, texts)
             flaw = text_flaw(text)
+            if other is None or isinstance(text, str | None):
+                other = type(text)
             yield InputRow(name, "", str(flaw)) if flaw else InputRow(name, text, None)
     except CorpusError as error:
         lacking = error.names if isinstance(error, ColumnMissing) else ()
         options = [f"--{kind}-column" for kind, name in (("id", ids), ("text", texts)) if name in lacking]
-        remedy = f". Name the right one with {' and '.join(options)}." if options else ""
+        remedy = f". Name the right one with {' and '.join(options)}" if options else ""
+        remedy += ", or give every row an id of its own." if options == ["--id-column"] else "." * bool(options)
         raise InputUnreadable(f"{error}{remedy}") from error
     if count and not has_text:
         names = shorten(sorted(fields)) or "none"
         raise InputUnreadable(
             f"{file}: no row has a field {texts!r}; its fields are {names}. Name it with --text-column."
+        )
+    if not start and other is not None and not issubclass(other, str | NoneType):
+        raise InputUnreadable(
+            f"{file}: {texts!r} has no texts, but values of the type {other.__name__}. Name another column with "
+            "--text-column."
         )
 
 
