@@ -100,6 +100,14 @@ def test_a_missing_id_is_refused_with_file_and_row(tmp_path: Path) -> None:
         read(files(path))
 
 
+def test_a_jsonl_file_with_another_name_for_the_id_is_refused_with_its_fields(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"ID": "x", "text": "a"}\n')
+    message = "no column 'id'; its columns are ID, text. Name the right one in its section of the study file"
+    with pytest.raises(CorpusError, match=message):
+        read(files(path))
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
 def test_a_missing_column_is_refused_with_the_columns_there_are(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"rows{ending}"

@@ -84,6 +84,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         ),
         r"runs\[1\]\.decay_from: nano has decay_fraction 1 and thus nothing before its decay; lower it",
     ),
+    "a cell that regenerates what it draws once": (
+        lambda f: f["cells"][0].update(on_failure="regenerate", rollouts=1),
+        r"cells\[0\]\.rollouts: is 1, but 'on_failure: regenerate' draws failing rows again; raise it or remove it",
+    ),
     "a missing field": (
         lambda f: f.pop("description"),
         r"yaml: missing field 'description' \(the question that the study answers\)\. Add it, for example "

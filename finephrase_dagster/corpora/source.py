@@ -16,6 +16,7 @@ from pathlib import Path
 from finephrase_dagster.corpora.document import CorpusError, Document, Dropped, Row
 from finephrase_dagster.corpora.ids import IdSet, id_hash
 from finephrase_dagster.corpora.reader import Position, Reader
+from finephrase_dagster.corpora.table import ColumnMissing
 from finephrase_dagster.study.file import StudyError
 from finephrase_dagster.study.source import Sample, SourceSpec, TableSource
 
@@ -145,4 +146,5 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except (CorpusError, StudyError) as error:
-        raise CorpusError(f"source {name}: {error}") from error
+        remedy = ". Name the right one in its section of the study file" if isinstance(error, ColumnMissing) else ""
+        raise CorpusError(f"source {name}: {error}{remedy}") from error

@@ -127,10 +127,13 @@ class Study(Spec):
         return self
 
     def _repeated_names(self) -> Iterator[Problem]:
-        """Yield names that a list of partitions contains more than once."""
+        """Yield names that a list of partitions contains more than once, and cells that contradict themselves."""
         yield from repetitions(("prompts",), self.prompts)
         for index, cell in enumerate(self.cells):
             yield from repetitions(("cells", index, "prompts"), cell.prompts or ())
+            if cell.on_failure == "regenerate" and cell.rollouts == 1:
+                message = "is 1, but 'on_failure: regenerate' draws failing rows again; raise it or remove it"
+                yield Problem(("cells", index, "rollouts"), message)
         for index, name in repeated(cell.name for cell in self.cells):
             yield Problem(("cells", index), f"{name} is listed more than once; list all its prompts in one cell")
 
