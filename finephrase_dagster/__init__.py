@@ -13,11 +13,12 @@ See docs/python.md.
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
 
     from finephrase_dagster.audit.audit import audit_dataset
@@ -63,7 +64,9 @@ def read_scores(study: str | Path | None = None) -> pa.Table:
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return metadata.version("finephrase-dagster")
+        from importlib.metadata import version  # which takes long to import
+
+        return version("finephrase-dagster")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _HOMES[name].rpartition(".")

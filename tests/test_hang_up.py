@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,11 +17,13 @@ import psutil
 import pytest
 
 from browser import command, environment, free_port
+from finephrase_dagster.commands import interruption
 from installation import install
 from pseudo_terminal import terminal
-from rephrase_parts import local_server
+from rephrase_parts import completion, local_server
 
 MARK = "FINEPHRASE_TEST_MARK"
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def happens(true: Callable[[], Any], seconds: float = 60) -> bool:
@@ -67,7 +71,7 @@ def test_closing_the_terminal_ends_a_rephrasing_run_and_keeps_its_rows(tmp_path:
         with terminal([*line, "--context", "4096", "--concurrency", "2"], {**os.environ, MARK: mark}) as window:
             assert happens(lambda: len(server.requests) > 5), window.output.decode()
             window.close()
-            assert window.process.wait(30) == 1
+            assert window.process.wait(30) == 129
             assert not processes(mark)
     (journal,) = (tmp_path / "out" / "faq" / "__meta__" / "journals").glob("part-*")
     assert journal.stat().st_size > 0
@@ -89,3 +93,59 @@ def test_no_server_outlives_the_command_that_started_it(how: str | signal.Signal
         window.process.wait(60)
         assert happens(lambda: not processes(mark)), processes(mark)
         assert not any(map(listens, ports))
+
+
+def heed_signals() -> None:
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def catches(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Return whether a process has a handler for a signal."""
+    (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.0, 3.0])
+def test_a_signal_ends_a_command_with_one_line_whatever_it_does(
+    tmp_path: Path, number: signal.Signals, seconds: float
+) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text("".join(f'{{"id": "{row}", "text": "Text {row}."}}\n' for row in range(500)))
+    with local_server() as server:
+        server.answer = lambda request: time.sleep(0.2) or completion()  # type: ignore[func-returns-value]
+        options = ["--prompt", "faq", "--output", str(tmp_path / "out"), "--endpoint", server.url, "--model", "tiny"]
+        line = [sys.executable, "-m", "finephrase_dagster.commands.main", "rephrase", "--input", str(file), *options]
+        line += ["--context", "4096", "--concurrency", "2"]
+        process = subprocess.Popen(
+            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals
+        )
+        assert happens(lambda: catches(process, signal.SIGTERM))  # Python itself handles SIGINT
+        time.sleep(seconds)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (128 + number, ""), err
+    (last,) = [line for line in err.splitlines() if "interrupted" in line]
+    assert last == interruption.MESSAGE == err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_an_interrupt_that_arrives_in_a_finalizer_is_repeated() -> None:
+    program = """
+import os, signal, time
+from finephrase_dagster.commands import interruption
+interruption.raise_interrupts()
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+try:
+    Finalized()
+    time.sleep(30)
+except KeyboardInterrupt:
+    raise SystemExit(interruption.status())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (143, "", "")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from finephrase_dagster.commands import interruption
+
+if __name__ == "__main__":  # as a module, the command begins here
+    interruption.end_at_once()
+
 import errno
 import os
-import signal
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -28,7 +32,7 @@ from finephrase_dagster.commands.results import app as results
 from finephrase_dagster.commands.schema import schema
 from finephrase_dagster.commands.show import show
 from finephrase_dagster.commands.sweep import sweep
-from finephrase_dagster.commands.terminal import complain, leave_terminal, silence_libraries
+from finephrase_dagster.commands.terminal import complain, silence_libraries
 from finephrase_dagster.commands.trace import trace
 from finephrase_dagster.commands.ui import ui
 from finephrase_dagster.commands.usage import USAGE, is_usage_error, usage_message
@@ -47,6 +51,8 @@ class Commands(TyperGroup):
             return super().make_context(*arguments, **options)
         except TyperException as error:
             raise _refused(error) from error
+        except KeyboardInterrupt as error:
+            raise _interrupted() from error
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -71,8 +77,7 @@ class Commands(TyperGroup):
             complain(f"error: {place}{os.strerror(error.errno or 0)}. {remedy}")
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            complain("interrupted; what is finished is kept. Run the same command again to resume.")
-            raise typer.Exit(1) from error
+            raise _interrupted() from error
 
 
 def _refused(error: TyperException) -> Exception:
@@ -83,9 +88,16 @@ def _refused(error: TyperException) -> Exception:
     return typer.Exit(USAGE)
 
 
+def _interrupted() -> typer.Exit:
+    """Print that the command was interrupted, and return what ends it."""
+    complain(interruption.MESSAGE)
+    return typer.Exit(interruption.status())
+
+
 HELP = """Turn web text into synthetic training data, and measure whether it makes a better model.
 
-Exit status: 0 done; 1 the work failed or is incomplete; 2 the request was wrong.
+Exit status: 0 done; 1 the work failed or is incomplete; 2 the request was wrong; 130 interrupted by Ctrl-C, 143 by
+SIGTERM.
 """
 
 app = typer.Typer(
@@ -130,11 +142,9 @@ app.add_typer(results, name="results")
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that child processes are stopped
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
-        signal.signal(signal.SIGHUP, leave_terminal)
-    silence_libraries()
+    interruption.raise_interrupts()
     status = _status()
+    interruption.ignore()
     if sys.argv[1:2] not in (["rephrase"], ["materialize"], ["preview"], ["sweep"]):
         sys.exit(status)
     # All is written by now. Threads of libraries that still run while Python ends sometimes abort it ("terminate called
@@ -145,13 +155,18 @@ def main() -> None:
 
 
 def _status() -> int:
+    """Run the command and return its exit status."""
     try:
+        silence_libraries()
         app(prog_name="finephrase")
     except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
-    except KeyboardInterrupt:
-        complain("interrupted")
-    return 1
+        status = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
+        return interruption.status() if status and interruption.received else status
+    except BaseException:
+        if not interruption.received:
+            raise
+        complain(interruption.MESSAGE)  # whatever a library made of the interrupt
+    return interruption.status()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ import json
 import logging
 import os
 import shutil
-import signal
-import stat
 import sys
 import textwrap
 import time
@@ -27,7 +25,6 @@ from finephrase_dagster.orchestration.logs import json_line, json_wanted, write_
 if TYPE_CHECKING:
     from rich.console import Console
 
-TERMINALS = (4, 5, 136)  # the kernel's numbers of terminals: consoles, the process's own, and pseudo-terminals
 LIBRARY_SETTINGS = {
     "LOGURU_AUTOINIT": "False",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -73,18 +70,6 @@ def clock(first: str = "") -> Callable[[str], None]:
     if first:
         log(first)
     return log
-
-
-def leave_terminal(*_: object) -> None:
-    """Handle the end of the terminal (SIGHUP) like Ctrl-C; what is still printed is discarded, not an error."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the shell and the kernel both send it
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in [int(link.name) for link in Path("/proc/self/fd").iterdir()]:
-        with contextlib.suppress(OSError):  # the descriptor of the listing itself
-            status = os.fstat(number)
-            if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in TERMINALS:
-                os.dup2(nowhere, number)
-    signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -93,8 +93,10 @@ def materialize_study(
                         and _is_due(item, definitions, instance, outcome, log)
                     }
                     for names in partitions.runs(asset, chosen):
-                        _run(asset, [chosen[name] for name in names], definitions, instance, outcome, log)
-                        raise_if_interrupted()
+                        try:
+                            _run(asset, [chosen[name] for name in names], definitions, instance, outcome, log)
+                        finally:
+                            raise_if_interrupted()
                         if outcome.failed and not keep_going:
                             return outcome
                     for item in graph.values():
@@ -105,7 +107,7 @@ def materialize_study(
 
 @contextlib.contextmanager
 def noting_interrupts() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises KeyboardInterrupt if an interrupt arrived since the block began.
+    """Yield a function that repeats an interrupt that arrived since the block began, for the handler from before.
 
     Dagster delays interrupts while it writes events and drops one that is still delayed when a run ends. Python
     writes the number of every signal into a pipe, whichever handler is set, so here none is lost.
@@ -120,8 +122,8 @@ def noting_interrupts() -> Iterator[Callable[[], None]]:
 
         def raise_if_interrupted() -> None:
             with contextlib.suppress(BlockingIOError):
-                if {signal.SIGINT, signal.SIGTERM} & set(arrived.recv(4096)):
-                    raise KeyboardInterrupt
+                if numbers := {signal.SIGINT, signal.SIGTERM} & set(arrived.recv(4096)):
+                    signal.raise_signal(min(numbers))
 
         before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
         try:
