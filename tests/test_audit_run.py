@@ -63,7 +63,7 @@ def test_a_gate_that_a_single_row_of_a_small_sample_fails_says_so(tmp_path: Path
         path = write_rows(tmp_path / f"{rows}.jsonl", [{"text": text} for text in texts_of])
         return failed_gates(audit_dataset(path, processes=1).as_json())["refusals"]
 
-    assert failed(32) == "refusals is 0.0312 (1 of 32 rows, too few to allow one), required is at most 0.01"
+    assert failed(32) == "refusals is 0.0312 (1 of 32 rows; of so few, none may fail), required is at most 0.01"
     settings = {"refusals": 0.05}
     report = audit_dataset(tmp_path / "32.jsonl", settings=settings, processes=1).as_json()
     assert "refusals" not in failed_gates(report)

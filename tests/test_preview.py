@@ -99,7 +99,9 @@ def test_a_prompt_may_be_a_file(rows: Path, server: LocalServer, tmp_path: Path)
     ("options", "message"),
     [
         (["--prompt", "nothing"], "prompt 'nothing': no such file"),
-        (["--prompt", "./missing.md"], "missing.md"),
+        (["--prompt", "./missing.md"], "missing.md; correct the path"),
+        (["--prompt", "faq", "--html", "/no/such/page.html"], "--html /no/such/page.html: no folder /no/such; create"),
+        (["--prompt", "faq", "--text-column", "body"], "no row has a field 'body'; its fields are id, text. Name it"),
         (["--prompt", "faq", "--limit", "0"], "--limit"),
         (["--prompt", "faq", "--source", "package_readmes"], "--input and --source exclude each other"),
     ],
@@ -110,6 +112,7 @@ def test_wrong_options_are_refused_in_one_line(
     result = run(rows, server, *options)
     assert result.exit_code == 2, result.output
     assert message in result.stderr
+    assert not server.requests
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones(server: LocalServer) -> None:

@@ -61,7 +61,7 @@ def _failing(gate: Mapping[str, Any], rows: int | None) -> str:
     if not rows or not failing or abs(share * rows - failing) > 0.5:
         return ""
     allowed = gate["threshold"] if gate["bound"] == "at most" else 1 - gate["threshold"]
-    return f" ({failing:,} of {rows:,} rows{', too few to allow one' if 0 < allowed * rows < 1 else ''})"
+    return f" ({failing:,} of {rows:,} rows{'; of so few, none may fail' if failing == 1 and allowed else ''})"
 
 
 def recorded_macro(scores: Artifact, held_out: Collection[str] = ()) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finephrase_dagster.commands.options import JsonOption, OptionWrong
+from finephrase_dagster.commands.options import JsonOption, OptionWrong, require_writable
 from finephrase_dagster.commands.terminal import complain, print_json, print_table
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def audit(
     from finephrase_dagster.audit.overlap import overlaps
     from finephrase_dagster.audit.page import audit_sections
 
-    require_folder("--rows", rows, paths)
-    require_folder("--html", html, paths)
+    require_writable("--rows", rows, paths)
+    require_writable("--html", html, paths)
     settings, inner = gate_settings(gate or []), datasets_in(paths[0]) if len(paths) == 1 else {}
     if inner and rows is not None:
         raise OptionWrong(f"--rows {rows}: {paths[0]} holds the datasets {', '.join(inner)}; audit one of them")
@@ -165,22 +165,6 @@ def print_overlaps(pairs: Sequence[PromptOverlap]) -> None:
     print_table(("prompt", "other", "verdict", "near-duplicates", "similarity", "documents"), rows, names=3)
     if any(not pair.passed for pair in pairs):
         typer.echo(f"More than {MOST:.0%} of the documents have nearly the same completion. What to do: {REMEDY}")
-
-
-def require_folder(option: str, path: Path | None, inputs: list[str]) -> None:
-    """Refuse a file that cannot be written, before anything is read.
-
-    Raises:
-        OptionWrong: its folder does not exist, it is a folder, or it is one of the inputs.
-    """
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        raise OptionWrong(f"{option} {path}: no folder {path.parent}; create it")
-    if path.is_dir():
-        raise OptionWrong(f"{option} {path}: is a folder; name a file in it")
-    if path.resolve() in {Path(name).resolve() for name in inputs}:
-        raise OptionWrong(f"{option} {path}: is one of the inputs; name another file")
 
 
 def gate_settings(options: list[str]) -> dict[str, dict[str, Any]]:

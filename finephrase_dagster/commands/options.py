@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -57,3 +58,19 @@ def require_finite(options: dict[str, float | None]) -> None:
     for option, value in options.items():
         if value is not None and not math.isfinite(value):
             raise OptionWrong(f"{option} {value} is not a finite number")
+
+
+def require_writable(option: str, path: Path | None, inputs: Sequence[str]) -> None:
+    """Refuse a file that cannot be written, before anything is read.
+
+    Raises:
+        OptionWrong: its folder does not exist, it is a folder, or it is one of the inputs.
+    """
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise OptionWrong(f"{option} {path}: no folder {path.parent}; create it")
+    if path.is_dir():
+        raise OptionWrong(f"{option} {path}: is a folder; name a file in it")
+    if path.resolve() in {Path(name).resolve() for name in inputs}:
+        raise OptionWrong(f"{option} {path}: is one of the inputs; name another file")

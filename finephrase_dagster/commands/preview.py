@@ -15,16 +15,25 @@ import typer
 
 from finephrase_dagster.artifacts.sampling import TOP_K_OFF
 from finephrase_dagster.commands.extras import require_extra
-from finephrase_dagster.commands.options import JsonOption, OptionWrong, StudyOption, paths_of, require_finite
+from finephrase_dagster.commands.options import (
+    JsonOption,
+    OptionWrong,
+    StudyOption,
+    paths_of,
+    require_finite,
+    require_writable,
+)
 from finephrase_dagster.commands.rephrase import (
     ContextOption,
     EndpointOption,
     GeneratorOption,
     GuidedOption,
+    IdColumnOption,
     MaxTokensOption,
     ModelOption,
     SeedOption,
     TemperatureOption,
+    TextColumnOption,
     TokenizerOption,
     progress,
 )
@@ -105,6 +114,8 @@ def preview(
     guided: GuidedOption = None,
     gpu_hour_dollars: PriceOption = None,
     html: PageOption = None,
+    id_column: IdColumnOption = "id",
+    text_column: TextColumnOption = "text",
     study: StudyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,9 +133,11 @@ def preview(
     require_finite({"--temperature": temperature, "--gpu-hour-dollars": gpu_hour_dollars})
     if inputs and source:
         raise OptionWrong("--input and --source exclude each other; give one of them.")
+    require_writable("--html", html, inputs or [])
     if not endpoint:
         require_extra("engine", "preview with a generator")
     from finephrase_dagster.catalogue import read_lineage
+    from finephrase_dagster.rephrase.reader import COLUMNS
 
     log, paths = clock(), paths_of(study)
     lineage = read_lineage(paths) if not (inputs and prompt and (generator or endpoint)) else None
@@ -141,6 +154,7 @@ def preview(
         "temperature": temperature,
         "seed": seed,
         "guided": guided,
+        "columns": (id_column, text_column) if inputs else COLUMNS,
     }
     result = _previewed(inputs or _source(lineage, source), limit, paths, options, gpu_hour_dollars, log)
     if html:

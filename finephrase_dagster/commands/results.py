@@ -181,7 +181,9 @@ def rebuild(study: StudyOption = None, as_json: JsonOption = False) -> None:
             }
         )
     else:
-        typer.echo(f"{added} artifacts of the study {lineage.study.name} recorded in {lineage.paths.warehouse}")
+        typer.echo(
+            f"{lineage.paths.warehouse} has all artifacts of the study {lineage.study.name}; {added} were missing"
+        )
         if external:
             typer.echo(f"imported studies recorded again: {', '.join(external)}")
 

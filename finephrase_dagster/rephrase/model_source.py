@@ -124,9 +124,10 @@ def _with_registered(lineage: Lineage, name: str) -> Lineage:
     """Return the lineage with a generator of the registry added to its study."""
     study, registry = lineage.study, read_registry("generators")
     if name not in registry:
+        choice = similar(name, list(registry), "the registry has")
         raise JobInvalid(
             f"--generator {name}: neither the study {lineage.paths.study} nor the registry has such a generator. "
-            f"The study has: {', '.join(study.generators)}. {similar(name, list(registry), 'the registry has')}."
+            f"The study has: {', '.join(study.generators)}. {choice[0].upper()}{choice[1:]}."
         )
     entry = {"max_tokens": min(MAX_TOKENS, registry[name]["context"] // 2), **registry[name]}
     generators = {**study.generators, name: Generator.model_validate(entry)}

@@ -242,8 +242,9 @@ def _text(path: Path) -> str:
     except InvalidYaml as error:
         raise PromptError(f"{path}: {error}") from error
     except FileNotFoundError as error:
-        known = ", ".join(other.stem for other in _prompt_files(path.parent)) or "none"
-        raise PromptError(f"prompt {path.stem!r}: no such file: {path}; known prompts: {known}") from error
+        known = ", ".join(other.stem for other in _prompt_files(path.parent) if other.stem.islower())
+        remedy = f"known prompts: {known}" if known else "correct the path"
+        raise PromptError(f"prompt {path.stem!r}: no such file: {path}; {remedy}") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise PromptError(f"{path}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
