@@ -26,7 +26,8 @@ _RUN = re.compile(b"\x01" * _SHORT + b"\x01*")
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _SENTENCE = re.compile(r"[^.!?\n]+")
 _LABEL = re.compile(
-    r"\A(?:the )?(?:instructions?|task|prompt|request|user|question)(?: description)?(?: says?| is)?\s*[^\w\s]\W{0,3}(?=\w)"
+    r"\A(?:the )?(?:instructions?|task|prompt|request|user|question)(?: description)?(?: says?| is)?"
+    r"\s*[^\w\s]\W{0,3}(?=\w)"
 )
 # How a sentence begins that a rule matches.
 _FIRST = frozenset(
