@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache, partial, reduce
 from typing import Any
 
 
 def may_match(texts: Sequence[str], pattern: str) -> list[bool]:
     """Return for each text whether it matches a pattern in RE2's syntax; half surrogates count as U+FFFD."""
+    return may_match_rule(texts, [(pattern,)])
+
+
+def may_match_rule(texts: Sequence[str], rules: Iterable[Sequence[str]]) -> list[bool]:
+    """Return for each text whether it matches all patterns of one of some rules, as `may_match` does."""
     import pyarrow.compute as pc
 
     try:
         column = text_column(texts)
     except UnicodeEncodeError:
         column = text_column([text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts])
-    matches: list[bool] = pc.match_substring_regex(column, pattern=pattern).to_pylist()
+    matching = cache(partial(pc.match_substring_regex, column))
+    fulfilled = (reduce(pc.and_, [matching(pattern=pattern) for pattern in rule]) for rule in rules)
+    matches: list[bool] = reduce(pc.or_, fulfilled).to_pylist()
     return matches
 
 

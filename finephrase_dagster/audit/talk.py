@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from finephrase_dagster.audit.prefilter import may_match
+from finephrase_dagster.audit.prefilter import may_match_rule
 
 _DEFINITION = re.compile(r"(\w+) = (.*)")
 _NAME = re.compile(r"<(\w+)>")
@@ -20,6 +20,8 @@ _REPORTED = re.compile(  # "..., he wrote"
     r"[^.!?\n]*[,\"\u201d] (?!i |we )(?:\w+ ){0,2}?"
     r"(?:said|says|wrote|writes|asks|asked|explained|added|began|replied|answered)\b"
 )
+_LOOKAROUND = re.compile(r"\(\?<?[!=](?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
+_UNICODE = re.compile(r"\\u([0-9a-f]{4})")
 _NEAR = 3  # sentences at an edge of a text that may be talk
 _SHORT = 25  # characters of a sentence that counts together with the next one, such as "Gladly!"
 
@@ -108,6 +110,23 @@ def expression(kind: str) -> str:
 
 def may_talk(kind: str, texts: Sequence[str]) -> list[bool]:
     """Return for each plain text whether a rule of a section may match it: all at once, in a fraction of the time."""
-    hints = dict.fromkeys(hint for rule in (*_rules(kind), *_rules(f"{kind} sentences")) for hint in rule.hints)
-    words, others = ("|".join(re.escape(one) for one in hints if one[0].isalpha() is word) for word in (True, False))
-    return may_match(texts, rf"(?:^|[^a-z])(?:{words})|{others}" if others else rf"(?:^|[^a-z])(?:{words})")
+    matches = may_match_rule(texts, _searched(kind))
+    return [match or not text.isascii() for text, match in zip(texts, matches, strict=True)]
+
+
+@cache
+def _searched(kind: str) -> list[list[str]]:
+    """Return rules for RE2 of which one matches each ASCII text that a rule of a section matches.
+
+    They search a text for what must be in one of its sentences.
+    """
+    alone = "|".join(_for_re2(expression.pattern) for _, (expression, *_) in _rules(kind))
+    rules = [[_for_re2(one.pattern) for one in rule] for group in _conjunctions(kind).values() for rule in group]
+    return [[alone]] + [
+        [one.replace(r"\A", "").replace(r"\z", r"(?:[\n|]|\z)") for one in dict.fromkeys(rule)] for rule in rules
+    ]
+
+
+def _for_re2(pattern: str) -> str:
+    """Return a pattern without what RE2 lacks; it matches more."""
+    return _UNICODE.sub(r"\\x{\1}", _LOOKAROUND.sub("", pattern)).replace(r"\Z", r"\z")

@@ -12,11 +12,16 @@ _BEGINNING = 400  # characters; a refusal comes first
 
 
 def _may_refuse(rows: Sequence[AuditedRow], dataset: AuditedDataset) -> list[bool]:
-    return may_talk("refusal", [plain(row.text[:_BEGINNING]) for row in rows])
+    return may_talk("refusal", list(map(_beginning, rows)))
+
+
+def _beginning(row: AuditedRow) -> str:
+    text = _LABEL.sub("", row.text[:_BEGINNING])
+    return plain(_QUOTED.sub(" ", text) if '"' in text or "\u201c" in text else text)
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
-    source, beginning = plain(row.source_text or ""), _QUOTED.sub(" ", plain(_LABEL.sub("", row.text[:_BEGINNING])))
+    source, beginning = plain(row.source_text or ""), _beginning(row)
     matches = [match.group().strip() for match in talk("refusal", beginning)]
     if sentence := spoken("refusal", beginning):
         matches.append(sentence)
