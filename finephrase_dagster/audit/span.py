@@ -17,7 +17,7 @@ from finephrase_dagster.corpora.jsonl import BLANK_LINE, Place
 from finephrase_dagster.corpora.rows import JSON_ENDINGS, read_rows
 from finephrase_dagster.corpora.table import FileRow, as_text
 
-CHUNK_ROWS, CHUNK_CHARACTERS = 1_000, 4 << 20  # most rows and about the most characters that are in memory at once
+CHUNK_ROWS, CHUNK_CHARACTERS = 4_000, 4 << 20  # most rows and about the most characters that are in memory at once
 _BLOCK = 1 << 22  # bytes
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -118,10 +118,10 @@ def may_talk(kind: str, texts: Sequence[str]) -> list[bool]:
 def _searched(kind: str) -> list[list[str]]:
     """Return rules for RE2 of which one matches each ASCII text that a rule of a section matches.
 
-    They search a text for what must be in one of its sentences.
+    They search a text for the two rarest classes of what must be in one of its sentences.
     """
     alone = "|".join(_for_re2(expression.pattern) for _, (expression, *_) in _rules(kind))
-    rules = [[_for_re2(one.pattern) for one in rule] for group in _conjunctions(kind).values() for rule in group]
+    rules = [[_for_re2(one.pattern) for one in rule[:2]] for group in _conjunctions(kind).values() for rule in group]
     return [[alone]] + [
         [one.replace(r"\A", "").replace(r"\z", r"(?:[\n|]|\z)") for one in dict.fromkeys(rule)] for rule in rules
     ]

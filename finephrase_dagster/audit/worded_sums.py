@@ -104,11 +104,15 @@ _SUM = re.compile(
     rf"| and {_NUMBER})[^.\n]* (?:is|equals|{_MAKES}|gives|leaves|remain|comes to) ",
     re.IGNORECASE,
 )
-_SPELLED = re.compile(
-    r"[a-z] (?:plus|minus|times|multiplied|divided|added|per ?cent of|out of|less|fewer|shared|split|squared|cubed) "
-    r"| (?:plus|minus|times|by|added to|less|than|per ?cent of|out of|among|between|into|over|across|squared|cubed"
-    rf"|{_MAKES}) (?:{'|'.join(sorted(_NUMBERS))})\b|(?:{'|'.join(_BEGINNINGS)}) (?:{'|'.join(sorted(_NUMBERS))})\b"
-)
+_SIGNS = tuple(
+    word.replace("_", " ")
+    for word in listed(
+        "_plus_ _minus_ _times_ _multiplied_ _divided_ _added_to_ _less_ _fewer_ _more_than_ _greater_than_ percent_of"
+        " per_cent_of _out_of_ _shared_ _split_ creased_by_ raised_by_ reduced_by_ lowered_by_ _squared _cubed _make_"
+        " _makes_ _up_to_ sum_ _total ubtract educt aking_ dding_ ultiply ividing_ oubling_ wice_ ouble_ dd_ ake_"
+        " product_of difference_of difference_between quotient_of average_of mean_of square_of cube_of"
+    )
+)  # parts of words of which each calculation in words has one
 CANDIDATE = rf"(?: [^\W\d]+){{0,3}} {_OPERATIONS} (?=\d|is|equals)|[^\n.=]{{0,60}}? {_MAKES} \d"
 """What follows the first digit of most calculations in words."""
 HINT = (
@@ -125,8 +129,8 @@ def in_figures(text: str) -> str:
     """Return a text in which calculations are written in digits; others of its numbers stay as they are."""
     if any(part in text for part in _PARTS_OF):
         text = _PART.sub(lambda match: f"{_COUNTS[(match[1] or 'one').lower()]}/{_PARTS[match[2].lower()]} of ", text)
-    if _SPELLED.search(text):
-        text = "\n".join(_figures(line) if _SUM.search(line) else line for line in text.split("\n"))
+    if any(sign in text for sign in _SIGNS) and not _NUMBERS.isdisjoint(_LETTERS.findall(text.lower())):
+        text = "\n".join(map(_figures, text.split("\n")))
     return text
 
 
@@ -162,6 +166,8 @@ def _numbers(text: str) -> list[str]:
 
 
 def _figures(line: str) -> str:
+    if not any(sign in line for sign in _SIGNS) or not _SUM.search(line):
+        return line
     spelled = list(in_words(line, _NUMBERS.intersection(_LETTERS.findall(line.lower()))))
     for number in reversed(spelled):
         line = f"{line[: number.start]}{number.values[0]:.12g}{line[number.end :]}"

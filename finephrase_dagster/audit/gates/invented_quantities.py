@@ -72,7 +72,6 @@ _LONG_WORD = re.compile(r"[^\W\d_]{4,}")
 _SHARED = 2  # long words that a sentence of a source and one that draws a conclusion from it have in common
 _FRACTIONS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "tenth": 10}
 _FRACTION = re.compile(rf"[- ]({'|'.join(_FRACTIONS)})s\b")
-_HAS_FRACTION = re.compile(rf"\d.*\b({'|'.join(_FRACTIONS)})\b|\b({'|'.join(_FRACTIONS)})\b.*\d", re.DOTALL)
 _AFTERNOON = re.compile(r"(?::\d\d)?\s?p\.?m\b")
 _HAS_DIGIT, _HAS_NUMBERS = re.compile(r"\d"), re.compile(r"\d[.,]?[^\d.,].*\d", re.DOTALL)
 _COUNTS = range(3, 13)  # of items that a sentence lists
@@ -126,14 +125,10 @@ class Source:
         return [(_conclusions(one[0], words), one[0]) for one in sentences if several.search(one[0])]
 
     @cached_property
-    def lists(self) -> list[tuple[int, str]]:
-        """How many items the source's sentences list, with the sentence."""
-        return [
-            (match[0].count(",") + (1 if match[0].rstrip().endswith((", and", ", or")) else 2), match.string)
-            for sentence in _SENTENCE.finditer(self.row.source_text or "")
-            if "," in sentence[0]
-            for match in _ITEMS.finditer(sentence[0])
-        ]
+    def lists(self) -> list[tuple[str, frozenset[str]]]:
+        """The sentences that may list items, each with its long words."""
+        sentences = (match[0] for match in _SENTENCE.finditer(self.row.source_text or "") if "," in match[0])
+        return [(one, _long_words(one)) for one in sentences if " and " in one or " or " in one]
 
     @cached_property
     def results(self) -> set[float]:
@@ -306,15 +301,26 @@ def _follows(text: str, candidate: Quantity, source: Source) -> bool:
     It is a sum, a difference, a product, a quotient or a percentage of two values of the sentence, or counts the items
     that it lists.
     """
-    sentences = [one for values, one in source.conclusions if not values.isdisjoint(candidate.values)]
-    if candidate.values[0] in _COUNTS:
-        sentences += [one for count, one in source.lists if count in candidate.values]
     start = max(text.rfind(mark, 0, candidate.start) for mark in (". ", "\n")) + 1
     about = _SENTENCE.match(text, start)
     if about and not _conclusions(about[0], (), source.values).isdisjoint(candidate.values):
         return True  # "from 4 to 6, by 50 percent"
     words = _long_words(about[0]) if about else frozenset()
-    return any(len(words & _long_words(one)) >= _SHARED for one in sentences)
+    sentences = [one for values, one in source.conclusions if not values.isdisjoint(candidate.values)]
+    if any(len(words & _long_words(one)) >= _SHARED for one in sentences):
+        return True
+    lists = source.lists if candidate.values[0] in _COUNTS else ()
+    return any(
+        len(words & long) >= _SHARED and not _item_counts(one).isdisjoint(candidate.values) for one, long in lists
+    )
+
+
+def _item_counts(sentence: str) -> set[int]:
+    """Return how many items each list of a sentence has."""
+    return {
+        match[0].count(",") + (1 if match[0].rstrip().endswith((", and", ", or")) else 2)
+        for match in _ITEMS.finditer(sentence)
+    }
 
 
 def _long_words(sentence: str) -> frozenset[str]:

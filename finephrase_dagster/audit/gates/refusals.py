@@ -7,7 +7,7 @@ from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, 
 from finephrase_dagster.audit.talk import may_talk, plain, spoken, talk
 
 _QUOTED = re.compile(r"(?<=[\w,:] )[\"\u201c][^\"\u201d\n]*[\"\u201d]")  # in a text about refusals
-_LABEL = re.compile(r"^(?:A|Answer|Problem): (?=[A-Z])", re.MULTILINE)
+_LABELS = ("\nA: ", "\nAnswer: ", "\nProblem: ")
 _BEGINNING = 400  # characters; a refusal comes first
 
 
@@ -16,7 +16,10 @@ def _may_refuse(rows: Sequence[AuditedRow], dataset: AuditedDataset) -> list[boo
 
 
 def _beginning(row: AuditedRow) -> str:
-    text = _LABEL.sub("", row.text[:_BEGINNING])
+    text = f"\n{row.text[:_BEGINNING]}"
+    for label in _LABELS:
+        text = text.replace(label, "\n")
+    text = text[1:]
     return plain(_QUOTED.sub(" ", text) if '"' in text or "\u201c" in text else text)
 
 
