@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from finephrase_dagster.audit.prefilter import may_match
 from finephrase_dagster.audit.words import Hashes, hash_words, split_words
+from finephrase_dagster.corpora.ids import short_hash
 
 Bound = Literal["at least", "at most"]
 Need = Literal["manifest", "check", "finish_reason", "source_text", "model"]
@@ -40,6 +41,11 @@ class AuditedRow:
     text: str
     finish_reason: str | None = None
     source_text: str | None = None
+
+    @cached_property
+    def id_hash(self) -> int:
+        """The hash of the id; see `short_hash`."""
+        return short_hash(self.id)
 
     @cached_property
     def lines(self) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finephrase_dagster.audit.gate import AuditedRow
-from finephrase_dagster.corpora.ids import short_hash
 
 _Kept = tuple[int, str, str, str]  # the hash, the id, the text and its source
 
@@ -21,12 +20,11 @@ class RowSample:
 
     def add(self, rows: Sequence[AuditedRow]) -> None:
         """Take in rows; those without text are left out."""
-        hashes = map(short_hash, [row.id for row in rows])
         self._keep(
             [
-                (hash, row.id, row.text, (row.source_text or "") if self._sources else "")
-                for hash, row in zip(hashes, rows, strict=True)
-                if hash <= self._limit and row.text.strip()
+                (row.id_hash, row.id, row.text, (row.source_text or "") if self._sources else "")
+                for row in rows
+                if row.id_hash <= self._limit and row.text.strip()
             ]
         )
 

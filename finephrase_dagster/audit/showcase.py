@@ -10,7 +10,6 @@ from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Measure
 from finephrase_dagster.audit.parallel import run_all
 from finephrase_dagster.audit.source_texts import SourceTexts
 from finephrase_dagster.audit.span import Span
-from finephrase_dagster.corpora.ids import short_hash
 
 SAMPLED = 2_000
 SHOWN = 5
@@ -68,7 +67,7 @@ def _sample(
     kept: list[tuple[int, AuditedRow]] = []
     limit = 2**64
     for chunk in read_part(dataset, spans, sources):
-        kept += [(hash, row) for row in chunk if (hash := short_hash(row.id)) <= limit]
+        kept += [(hash, row) for row in chunk if (hash := row.id_hash) <= limit]
         if len(kept) > 2 * SAMPLED:
             kept = sorted(kept, key=lambda one: one[0])[:SAMPLED]
             limit = kept[-1][0]

@@ -14,7 +14,6 @@ from rensa import RMinHash
 from finephrase_dagster.audit.gate import AuditedRow
 from finephrase_dagster.audit.words import hash_words
 from finephrase_dagster.corpora.column import Column
-from finephrase_dagster.corpora.ids import short_hash
 
 SEQUENCE = 2  # words of the sequences that two texts are compared by
 BANDS = (
@@ -46,7 +45,7 @@ class Signatures:
             ids = [row.id.encode(errors="surrogatepass") for row in some]
             self._ids.extend(np.frombuffer(b"".join(ids), np.uint8))
             self._id_sizes.extend([len(id) for id in ids])
-            self.id_hashes.extend([short_hash(row.id) for row in some])
+            self.id_hashes.extend([row.id_hash for row in some])
 
     def merge(self, later: Self) -> None:
         """Add the rows that were added to another."""

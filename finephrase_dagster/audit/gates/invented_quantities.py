@@ -121,8 +121,8 @@ class Source:
         source = self.row.source_text or ""
         words = NUMBER_WORDS.intersection(self.row.source_words)
         several = _HAS_DIGIT if words or not _FRACTIONS.keys().isdisjoint(self.row.source_words) else _HAS_NUMBERS
-        sentences = _SENTENCE.finditer(source) if several.search(source) else ()
-        return [(_conclusions(one[0], words), one[0]) for one in sentences if several.search(one[0])]
+        sentences = _SENTENCE.findall(source) if self.strings else ()
+        return [(_conclusions(one, words), one) for one in sentences if several.search(one)]
 
     @cached_property
     def lists(self) -> list[tuple[str, frozenset[str]]]:

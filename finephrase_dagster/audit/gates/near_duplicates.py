@@ -44,7 +44,7 @@ class NearDuplicates(Measure):
         self._signatures.merge(later._signatures)
 
     def flaw(self, row: AuditedRow) -> str | None:
-        hash = np.uint64(short_hash(row.id))
+        hash = np.uint64(row.id_hash)
         place = int(np.searchsorted(self._hashes, hash))
         return self._reason(place) if place < len(self._hashes) and self._hashes[place] == hash else None
 
