@@ -121,12 +121,13 @@ def _write_audit(folder: Path, dataset: Artifact, running: Audit, drops: list[st
         report = audit.report
         write_json(folder / REPORT, report.as_json())
         write_failing_rows(audit, folder / FAILING)
-        (folder / PAGE).write_text(audit_page(audit, dataset.name), encoding="utf-8")
-    names = [REPORT, FAILING, PAGE]
-    dropped: dict[str, dict[str, Any]] = {}
-    if drops:
-        names.append(DROPPED)
-        dropped = {"dropped": write_dropped(folder / FAILING, drops, folder / DROPPED)}
+        names = [REPORT, FAILING, PAGE]
+        dropped: dict[str, dict[str, Any]] = {}
+        if drops:
+            names.append(DROPPED)
+            dropped = {"dropped": write_dropped(folder / FAILING, drops, folder / DROPPED)}
+        count = dropped["dropped"]["rows"] if drops else 0
+        (folder / PAGE).write_text(audit_page(audit, dataset.name, dropped=count), encoding="utf-8")
     # Downstream artifacts depend on whether the dataset passed and on the rows that are dropped, not on the figures: a
     # gate that is moved without changing the outcome marks no mixture as stale.
     version = fingerprint([dataset.version, report.passed, *dropped.values()])[:SHORT]

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from assets.tracking import override_tags
+from finephrase_dagster.artifacts.recorded import failed_gates
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration.jobs import job_of
 from installation import CELL, Installation, install, small_study
@@ -80,9 +81,12 @@ def test_a_refused_dataset_is_explained_and_used_for_a_reason_alone(tmp_path: Pa
     run(own, TOKENS, "faq")
     audit = own.lineage.audit(own.lineage.study.cells[0], "faq").manifest()
     tokens = own.lineage.tokens(own.lineage.study.datasets[f"{CELL}/faq"])
-    wrong = {row["id"] for row in failing if row["gate"] == "form"}
     kept = {row["id"] for row in pq.read_table(sorted(tokens.folder.glob("*.documents.parquet"))[0]).to_pylist()}
+    wrong = {row["id"] for row in failing if row["gate"] == "form"}
     assert audit["passed"]
+    page = own.lineage.audit(own.lineage.study.cells[0], "faq").folder / "audit.html"
+    assert f"{audit['dropped']['rows']} of them left out of training" in page.read_text()
+    assert failed_gates(audit, blocking=False)["form"].startswith(f"form left out {len(wrong)} of ")
     assert tokens.manifest()["dropped"] == audit["dropped"]["rows"] >= len(wrong) > 0
     assert kept
     assert not wrong & kept
