@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import dagster as dg
-import duckdb
 import pyarrow.parquet as pq
 
 from finephrase_dagster.audit.gate import FailingRow
@@ -35,7 +34,7 @@ def documents(folder: Path, rows: int = 3, characters: int = CHARACTERS) -> str:
     """Return the first documents of a corpus as Markdown."""
     first = sorted(folder.glob(SHARDS))[:1]
     query = "SELECT id, text FROM read_parquet(?) LIMIT ?"
-    texts = duckdb.execute(query, [[str(file) for file in first], rows]).fetchall()
+    texts = _select(query, [str(file) for file in first], rows)
     return "\n\n".join(f"**{id_}**\n\n{_quoted(text, characters)}" for id_, text in texts)
 
 
@@ -76,11 +75,11 @@ def failing_rows(listed: Path, dataset: Path) -> str:
         dataset: the folder of the dataset.
     """
     query = "SELECT gate, id, reason FROM read_parquet(?) QUALIFY row_number() OVER (PARTITION BY gate) <= ? ORDER BY 1"
-    rows = duckdb.execute(query, [str(listed), ROWS_PER_GATE]).fetchall()
+    rows = _select(query, str(listed), ROWS_PER_GATE)
     parts = [str(part) for part in dataset.glob("part-*.parquet")]
     wanted = sorted({id_ for _, id_, _ in rows})
     query = "SELECT id, text FROM read_parquet(?) WHERE list_contains(?, id)"
-    texts = dict(duckdb.execute(query, [parts, wanted]).fetchall()) if parts and wanted else {}
+    texts = dict(_select(query, parts, wanted)) if parts and wanted else {}
     by_gate: dict[str, list[FailingRow]] = {}
     for gate, id_, reason in rows:
         by_gate.setdefault(gate, []).append(FailingRow(id_, reason, texts.get(id_, "")))
@@ -94,11 +93,16 @@ def _texts(corpus: Path, ids: tuple[str, ...]) -> dict[str, str]:
     for shard in sorted(corpus.glob(SHARDS)):
         if len(texts) == len(ids):
             break
-        rows = duckdb.execute(
-            "SELECT id, text FROM read_parquet(?) WHERE list_contains(?, id)", [str(shard), list(ids)]
-        )
-        texts |= dict(rows.fetchall())
+        query = "SELECT id, text FROM read_parquet(?) WHERE list_contains(?, id)"
+        texts |= dict(_select(query, str(shard), list(ids)))
     return texts
+
+
+def _select(query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Return the rows of a query of Parquet files."""
+    import duckdb
+
+    return duckdb.execute(query, list(parameters)).fetchall()
 
 
 def records(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:

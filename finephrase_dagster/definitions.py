@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -153,4 +154,6 @@ def _trainer(lineage: Lineage) -> Any:
 gc.disable()  # all these objects stay; looking for garbage among them takes a third of the time of a large study
 defs = build_defs(read_lineage(Paths.from_environment()))
 defs.get_repository_def()  # Dagster asks for it next, and it is made once
+if "duckdb" not in sys.modules:  # which warns at the end of the process if its own objects are frozen
+    gc.freeze()  # nor is it looked for among them later, or when the process ends
 gc.enable()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import duckdb
 from pydantic import Field
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.results.warehouse import key_of, record_manifests, writing
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 class Warehouse(dg.ConfigurableResource):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from finephrase_dagster.artifacts.graph import items
 from finephrase_dagster.artifacts.key import CHECKPOINT, SCORES
@@ -21,6 +20,9 @@ from finephrase_dagster.results.figure import as_score
 from finephrase_dagster.results.noise import pool_of, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun, read_runs
 from finephrase_dagster.results.warehouse import NoWarehouse, reading
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
-
-import duckdb
+from typing import TYPE_CHECKING, Any
 
 from finephrase_dagster.artifacts.recorded import failed_gates
 from finephrase_dagster.errors import FinephraseError
@@ -22,6 +20,9 @@ from finephrase_dagster.results.tables import VIEWS
 from finephrase_dagster.results.verdict import Verdict, compare
 from finephrase_dagster.study.component import Component
 from finephrase_dagster.study.fields import shorten
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 class NoEvidence(FinephraseError, exit_status=2):

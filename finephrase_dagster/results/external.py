@@ -23,9 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-
-import duckdb
+from typing import TYPE_CHECKING, Any
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
 from finephrase_dagster.artifacts.key import CHECKPOINT, MIXTURE, SCORES
@@ -33,6 +31,9 @@ from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.evaluate.categories import category_means, counted_tasks, macro_mean, micro_mean
 from finephrase_dagster.results.published_names import components, is_original, read_name
 from finephrase_dagster.results.warehouse import Key, mark_current, record_manifests, recorded, writing
+
+if TYPE_CHECKING:
+    import duckdb
 
 FOLDER = "external"
 FILES = {"scores": "scores.csv", "generations": "generations.json", "sweep": "sweep.csv"}

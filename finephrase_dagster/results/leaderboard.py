@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
-
-import duckdb
+from typing import TYPE_CHECKING, Any
 
 from finephrase_dagster.artifacts.artifact import Artifact, ArtifactMissing, Contents, write_json
 from finephrase_dagster.artifacts.fingerprint import fingerprint, plain
@@ -30,6 +28,9 @@ from finephrase_dagster.results.scored_runs import ORIGINS, ScoredRun, read_runs
 from finephrase_dagster.results.standing import standings
 from finephrase_dagster.results.verdict import check_metric, compare_arms
 from finephrase_dagster.results.warehouse import key_of, mark_current, record_manifests, recorded
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 @dataclass(frozen=True, kw_only=True)

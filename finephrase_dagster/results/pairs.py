@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from finephrase_dagster.results.arms import Arm, mismatches
 from finephrase_dagster.results.evidence import read_components, read_datasets
 from finephrase_dagster.results.noise import is_same_size
 from finephrase_dagster.results.verdict import NotComparable
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 @dataclass(frozen=True, kw_only=True)

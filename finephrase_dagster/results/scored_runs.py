@@ -8,12 +8,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import duckdb
+from typing import TYPE_CHECKING, Any
 
 from finephrase_dagster.artifacts.key import MIXTURE, SCORES
 from finephrase_dagster.evaluate.metric import LAST, Curve, Metric, final_scores, point_scores
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 @dataclass(frozen=True, kw_only=True)

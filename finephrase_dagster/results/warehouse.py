@@ -6,6 +6,8 @@ are the source of truth: `record_study` makes the rows of a study from them. `ta
 
 A writer changes a copy of the file and puts it in place of the file. So a person or a program that has the file open
 keeps reading the earlier state and never blocks a run.
+
+DuckDB is imported where it is used: the code location, whose objects are frozen, loads without it.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 from filelock import FileLock, Timeout
 
 from finephrase_dagster.artifacts.artifact import Artifact
 from finephrase_dagster.errors import FinephraseError
 from finephrase_dagster.results.tables import READ_ALL, STATEMENTS, VERSION
+
+if TYPE_CHECKING:
+    import duckdb
 
 SHORT_SECONDS, WRITER_SECONDS = 2.0, 60.0
 """How long a writer waits for another one before it says so, and then. Writing takes milliseconds, so it hangs."""
@@ -92,6 +96,8 @@ def writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def _connect_copy(path: Path, draft: Path) -> duckdb.DuckDBPyConnection:
     """Return a connection to a copy of a warehouse, with all tables."""
+    import duckdb
+
     if path.exists():
         shutil.copyfile(path, draft)
         try:
@@ -118,6 +124,8 @@ def _connect_copy(path: Path, draft: Path) -> duckdb.DuckDBPyConnection:
 
 def _check_version_and_rows(connection: duckdb.DuckDBPyConnection) -> None:
     """Raise duckdb.Error for tables of another version, or damaged ones, which DuckDB notices only in reading all."""
+    import duckdb
+
     if connection.execute("SELECT version FROM schema").fetchall() != [(VERSION,)]:
         raise duckdb.Error("it has the tables of another version")
     for query in READ_ALL:
@@ -171,6 +179,8 @@ def reading(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     Raises:
         NoWarehouse: there is none, or it has the tables of another version.
     """
+    import duckdb
+
     remedy = "Run: finephrase results rebuild"
     if not path.exists():
         raise NoWarehouse(f"the warehouse {path} does not exist. {remedy}")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -74,6 +73,8 @@ def write_dropped(failing: Path, drops: Sequence[str], output: Path) -> dict[str
         failing: the Parquet file with `id`, `gate` and `reason` of all failing rows.
         drops: the gates that count.
     """
+    import duckdb
+
     chosen = "SELECT DISTINCT id FROM read_parquet(?) WHERE list_contains(?, gate) ORDER BY id"
     rows, digest = 0, hashlib.sha256()
     with duckdb.connect() as connection, pq.ParquetWriter(output, IDS, compression="zstd") as writer:
