@@ -20,6 +20,7 @@ from finephrase_dagster.artifacts.item_names import ItemUnknown, select_items
 from finephrase_dagster.artifacts.lineage import Lineage
 from finephrase_dagster.artifacts.recorded import failed_gates
 from finephrase_dagster.commands.show import described
+from finephrase_dagster.commands.trace import named_row
 from finephrase_dagster.results.trace import NothingToTrace, trace_document, trace_mixture
 from installation import CELL, Installation, small_study
 from test_cli import finephrase
@@ -248,3 +249,13 @@ def test_gc_spares_studies_whose_file_was_not_read_until_they_are_forgotten(own:
     assert done.returncode == 0, done.stderr
     assert not list((own.paths.data / "artifacts").glob("*/*"))
     assert "B freed" in done.stdout
+
+
+def test_a_row_is_named_by_a_file_and_an_id_that_both_may_have_number_signs(tmp_path: Path) -> None:
+    file = tmp_path / "run #2" / "part.parquet"
+    file.parent.mkdir()
+    file.touch()
+    assert named_row(f"{file}#doc#7") == (file, "doc#7")
+    assert named_row(f"{file.parent}#doc") == (file.parent, "doc")
+    assert named_row("absent.parquet#doc#7") == (Path("absent.parquet"), "doc#7")
+    assert named_row("faq_and_raw") is None

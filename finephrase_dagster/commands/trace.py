@@ -31,15 +31,22 @@ def trace(what: WhatArgument, study: StudyOption = None, as_json: JsonOption = F
     from finephrase_dagster.results.trace import trace_document, trace_mixture
 
     lineage = read_lineage(paths_of(study))
-    file, separator, key = what.partition("#")
+    row = named_row(what)
     try:
-        found = trace_document(lineage, Path(file), key) if separator else trace_mixture(lineage, what)
+        found = trace_mixture(lineage, what) if row is None else trace_document(lineage, *row)
     except ArtifactMissing as error:
         raise ArtifactMissing(f"{error}. Run: {materialize_command(lineage.paths.study)}") from error
     if as_json:
         print_json(found)
     else:
-        typer.echo("\n".join(_document_lines(found) if separator else _mixture_lines(found)))
+        typer.echo("\n".join(_mixture_lines(found) if row is None else _document_lines(found)))
+
+
+def named_row(what: str) -> tuple[Path, str] | None:
+    """Return the file and the id of `FILE#ID`, either of which may have a '#'; None if there is none at all."""
+    parts = what.split("#")
+    rows = [(Path("#".join(parts[:count])), "#".join(parts[count:])) for count in range(1, len(parts))]
+    return next((row for row in rows if row[0].exists()), rows[0] if rows else None)
 
 
 def _mixture_lines(found: Mapping[str, Any]) -> Iterator[str]:

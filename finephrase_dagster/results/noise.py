@@ -163,11 +163,12 @@ def moderated(
     factors = [*(share + by_pool for share in shares), by_pool]
     counts = [*freedoms, others[0]]
     steady = others[0] + 1  # the pool's weight in the variances that the degrees of freedom are computed with
-    likely = [(steady * pooled + f * v) / (steady + f) for f, v in zip(freedoms, variances, strict=True)]
+    # As shares of the pool's, because the squares of very small variances are 0.
+    likely = [(steady + f * (v / pooled)) / (steady + f) for f, v in zip(freedoms, variances, strict=True)]
     degrees = [
         sum(f * factor * v for f, factor, v in zip(counts, factors, values, strict=True)) ** 2
         / sum(f * (factor * v) ** 2 for f, factor, v in zip(counts, factors, values, strict=True))
-        for values in ([1.0] * 3, [*likely, pooled])
+        for values in ([1.0] * 3, [*likely, 1.0])
     ]
     return (first, second), np.minimum(*degrees)
 
