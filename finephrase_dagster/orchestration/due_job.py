@@ -50,7 +50,8 @@ def build_due_job(lineage: Lineage) -> dg.JobDefinition:
             assert process.stdout is not None
             for line in process.stdout:
                 last = line.decode("utf-8", "replace").rstrip()
-                context.log.info(last)
+                if not last.startswith(f"{guard.NAME} ended"):  # for this program, not for people
+                    context.log.info(last)
         finally:
             end(process, first=signal.SIGINT, grace_seconds=GRACE_SECONDS)
         if last != f"{guard.NAME} ended with status 0":
