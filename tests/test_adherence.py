@@ -60,6 +60,8 @@ def test_a_prompt_that_is_given_back_is_found_whole_or_in_part(name: str) -> Non
         "Ensure that it makes sense without having read the article.",
         "The instruction says: use only facts from the passage.",
         "[Insert table here]",
+        "The article should be based on the passage alone.",
+        "You will receive a passage.",
         "Your task is to rewrite the text.",
         "Summarize this article.",
         "Generate five questions with answers from the text.",
@@ -108,6 +110,8 @@ def test_a_prompt_of_ones_own_is_known_from_the_manifest_and_what_the_source_say
         "## FAQ based on the given document\n\n{}",
         "I was asked to write an article about the text.\n\n{}",
         "{}\n\n(End of table)",
+        "{}\n\nWould you like another table?",
+        "{}\n\nWhat I changed:\n\n- The order of the steps",
         "{}\n\nWord count: 96",
         "{}\n\n[Note: Two sentences were left out for brevity.]",
         "{}\n\n*This explanation was produced from the passage above.*",
@@ -145,6 +149,8 @@ def test_talk_to_the_user_around_the_content_is_found(text: str, content: str) -
         "What should I do with this text?",
         "No document provided.",
         "N/A",
+        "Insufficient information for an article.",
+        "The passage is too short to be turned into a table.",
     ],
 )
 def test_a_refusal_is_found(text: str) -> None:

@@ -105,6 +105,8 @@ WRONG = [
     "The square of 9 is 82.",
     "25 ÷ 7 = 3 R 5",
     "21 is 40% of 70",
+    "21 doubled is 44",
+    "30 reduced by 7 is 24",
     "6+7+8 → 22",
     "x &= 6 \\times 7 \\\\\n&= 43",
     "\u221a81 = 8",

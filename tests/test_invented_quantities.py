@@ -88,6 +88,7 @@ def test_what_follows_from_a_sentence_of_the_source_is_not_invented(text: str) -
         ("The wall is 2.5 km long.", "The wall is 2.5 miles long.", "The wall is 2,500 m."),
         ("The path is 21 km long.", "The path is 21 feet long.", "The path is 13 miles long."),
         ("Bake at 220 degrees C.", "Bake at 465 degrees F.", "Bake at 428 \u00b0F."),
+        ("The two boats have seven oars each.", "The boats have 27 sails.", "The boats have 14 oars."),
         ("75% of them left.", "Four quarters of them left.", "Three quarters of them left."),
         ("In all, 5,873 left.", "More than 7,000 left.", "More than 5,000 left."),
         ("The hall has 126 seats, half in rows.", "In rows, the hall has 73 seats.", "In rows, the hall has 63 seats."),

@@ -49,6 +49,10 @@ _PHRASES = [
         (rf"({NUMBER}){_UNITS} (?:increased|raised) by ({NUMBER}) ?%", r"\1 * (100 + \2) / 100"),
         (rf"({NUMBER}){_UNITS} (?:decreased|reduced|lowered) by ({NUMBER}) ?%", r"\1 * (100 - \2) / 100"),
         (rf"({NUMBER}) ?% (?:discount|tip|tax|fee|commission|interest|deposit) on ({NUMBER}){_UNITS}", r"\1% * \2"),
+        (rf"({NUMBER}){_UNITS} (?:increased|raised) by ({NUMBER})", r"\1 + \2"),
+        (rf"({NUMBER}){_UNITS} (?:decreased|reduced|lowered) by ({NUMBER})", r"\1 - \2"),
+        (rf"({NUMBER}){_UNITS} doubled", r"\1 * 2"),
+        (rf"({NUMBER}){_UNITS} tripled", r"\1 * 3"),
         (rf"square of ({NUMBER})", r"\1^2"),
         (rf"({NUMBER}) squared", r"\1^2"),
         (rf"cube of ({NUMBER})", r"\1^3"),
@@ -97,7 +101,7 @@ _PART = re.compile(
 _OPERATIONS = (
     "(?:plus|minus|times|multiplied by|divided by|added to|less|(?:more|greater|less|fewer) than|per ?cent of|out of"
     "|(?:divided|shared|split) (?:equally |evenly )?(?:by|among|between|into|over|across)"
-    "|(?:increased|decreased|raised|reduced|lowered) by|squared|cubed)"
+    "|(?:increased|decreased|raised|reduced|lowered) by|squared|cubed|doubled|tripled)"
 )
 _SUM = re.compile(
     rf"(?:[a-z\d%] {_OPERATIONS} (?:{_NUMBER}|(?:is|equals) )|\b(?:{'|'.join(_BEGINNINGS)}) {_NUMBER}"
@@ -107,8 +111,9 @@ _SUM = re.compile(
 _SIGNS = tuple(
     word.replace("_", " ")
     for word in listed(
-        "_plus_ _minus_ _times_ _multiplied_ _divided_ _added_to_ _less_ _fewer_ _more_than_ _greater_than_ percent_of"
-        " per_cent_of _out_of_ _shared_ _split_ creased_by_ raised_by_ reduced_by_ lowered_by_ _squared _cubed _make_"
+        "_plus_ _minus_ _times_ _multiplied_ _divided_ _added_to_ _less_ _fewer_ _more_than_ _greater_than_"
+        " percent_of per_cent_of _out_of_ _shared_ _split_ creased_by_ raised_by_ reduced_by_ lowered_by_"
+        " _squared _cubed _doubled _tripled _make_"
         " _makes_ _up_to_ sum_ _total ubtract educt aking_ dding_ ultiply ividing_ oubling_ wice_ ouble_ dd_ ake_"
         " product_of difference_of difference_between quotient_of average_of mean_of square_of cube_of"
     )

@@ -116,13 +116,14 @@ class Source:
         return [(values[0], scale) for values, scale in pairs if values and scale]
 
     @cached_property
-    def conclusions(self) -> list[tuple[set[float], str]]:
+    def conclusions(self) -> list[tuple[tuple[set[float], set[float]], str]]:
         """What follows from each sentence with two numbers or fractions, one of them in digits, with the sentence."""
         source = self.row.source_text or ""
         words = NUMBER_WORDS.intersection(self.row.source_words)
         several = _HAS_DIGIT if words or not _FRACTIONS.keys().isdisjoint(self.row.source_words) else _HAS_NUMBERS
-        sentences = _SENTENCE.findall(source) if self.strings else ()
-        return [(_conclusions(one, words), one) for one in sentences if several.search(one)]
+        sentences = _SENTENCE.findall(source) if self.strings or words else ()
+        numeric = (one for one in sentences if several.search(one) or any(map(one.lower().__contains__, words)))
+        return [(_conclusions(one, words), one) for one in numeric]
 
     @cached_property
     def lists(self) -> list[tuple[str, frozenset[str]]]:
@@ -188,7 +189,7 @@ def _is_label(text: str, match: re.Match[str]) -> bool:
     if end - start > 3:
         return False
     following = _NEXT_WORD.match(text, end)
-    if following and following[1].lower() in _PARTS_OF_TEXT:  # 5 tips
+    if end - start <= 2 and following and following[1].lower() in _PARTS_OF_TEXT:  # 5 tips
         return True
     line = text.rfind("\n", 0, start) + 1
     if (after[:1] in (".", ")", ":", "|", "]", "*", "\\") or after == " |") and not after[1:].isdigit():
@@ -254,7 +255,7 @@ def _is_rewritten(text: str, candidate: Quantity, value: float, known: Set[float
     is_percent = _PERCENT.match(after) is not None
     if (is_percent and value / 100 in known) or (value < 1 and value * 100 in known):
         return True
-    if is_percent and 100 - value in known and _OTHERS.search(text, max(candidate.start - 40, 0), candidate.start):
+    if is_percent and 100 - value in known and _OTHERS.search(text, max(candidate.start - 40, 0), candidate.end + 40):
         return True
     if _AFTERNOON.match(after) and value + 12 in known:
         return True
@@ -274,7 +275,9 @@ def _is_rewritten(text: str, candidate: Quantity, value: float, known: Set[float
     if value >= 1e5 or is_scaled or (value >= 10 and about):
         digits = f"{value:.0f}"
         step = 10.0 ** (len(digits) - len(digits.rstrip("0")))
-        most = value if about and about[1].lower() in _LIMITS else value / 10
+        most = max(value / 10, min(step / 2, value / 3)) if about else value / 10
+        if about and about[1].lower() in _LIMITS:
+            most = value
         return any(abs(one - value) < step and abs(one - value) <= most for one in known)
     return False
 
@@ -303,16 +306,22 @@ def _follows(text: str, candidate: Quantity, source: Source) -> bool:
     """
     start = max(text.rfind(mark, 0, candidate.start) for mark in (". ", "\n")) + 1
     about = _SENTENCE.match(text, start)
-    if about and not _conclusions(about[0], (), source.values).isdisjoint(candidate.values):
+    is_percent = _PERCENT.match(text, candidate.end) is not None
+    if about and _has(_conclusions(about[0], (), source.values), candidate, is_percent):
         return True  # "from 4 to 6, by 50 percent"
     words = _long_words(about[0]) if about else frozenset()
-    sentences = [one for values, one in source.conclusions if not values.isdisjoint(candidate.values)]
+    sentences = [one for values, one in source.conclusions if _has(values, candidate, is_percent)]
     if any(len(words & _long_words(one)) >= _SHARED for one in sentences):
         return True
     lists = source.lists if candidate.values[0] in _COUNTS else ()
     return any(
         len(words & long) >= _SHARED and not _item_counts(one).isdisjoint(candidate.values) for one, long in lists
     )
+
+
+def _has(conclusions: tuple[set[float], set[float]], candidate: Quantity, is_percent: bool) -> bool:
+    values, percentages = conclusions
+    return not values.isdisjoint(candidate.values) or (is_percent and not percentages.isdisjoint(candidate.values))
 
 
 def _item_counts(sentence: str) -> set[int]:
@@ -327,17 +336,17 @@ def _long_words(sentence: str) -> frozenset[str]:
     return frozenset(_LONG_WORD.findall(sentence.lower()))
 
 
-def _conclusions(sentence: str, words: Iterable[str], known: Set[float] | None = None) -> set[float]:
-    """Return the values that follow from a sentence, or from what of it is known; numbers may be written in words."""
+def _conclusions(sentence: str, words: Iterable[str], known: Set[float] | None = None) -> tuple[set[float], set[float]]:
+    """Return the values, and the percentages, that follow from a sentence, or from what of it is known."""
     stated = {one for one in known_values(sentence, ()) if one > 1}
     stated |= {value for one in in_words(sentence, words) for value in one.values}
     if known is not None:
         stated &= known
-    conclusions = set[float]()
+    conclusions, percentages = set[float](), set[float]()
     for one, other in combinations(stated, 2) if len(stated) <= _FEW_IN_SENTENCE else ():
         if not any(1000 <= year <= 2100 for year in (one, other)):
             conclusions |= {one + other, abs(one - other), one * other, max(one, other) / min(one, other)}
-            conclusions |= _percentages(min(one, other), max(one, other))
+            percentages |= _percentages(min(one, other), max(one, other))
         if _PERCENT.search(sentence):
             part = one * other / 100
             conclusions |= {part, one - part, other - part, one + part, other + part}
@@ -345,7 +354,7 @@ def _conclusions(sentence: str, words: Iterable[str], known: Set[float] | None =
         conclusions |= {value / _FRACTIONS[word] for value in stated} | {
             value - value / _FRACTIONS[word] for value in stated
         }
-    return {float(f"{value:.12g}") for value in conclusions if value > 1}
+    return {float(f"{value:.12g}") for value in conclusions if value > 1}, percentages
 
 
 def _percentages(less: float, more: float) -> set[float]:

@@ -26,7 +26,7 @@ _RUN = re.compile(b"\x01" * _SHORT + b"\x01*")
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _SENTENCE = re.compile(r"[^.!?\n]+")
 _LABEL = re.compile(
-    r"\A(?:the )?(?:instructions?|task|prompt|request|user|question)(?: description)?(?: says?| is)?"
+    r"\A(?:the )?(?:instructions?|task|prompt|request|user|question)(?: description)?(?: says?| is| was)?"
     r"\s*[^\w\s]\W{0,3}(?=\w)"
 )
 # How a sentence begins that a rule matches.
@@ -37,7 +37,7 @@ _FIRST = frozenset(
         " given using gather answer continue expand simplify edit proofread style format list describe include"
         " present add please reply respond output return do don't your the you below summarize analyze re an now"
         " every each all for just q instruction instructions task prompt request user question"
-        " only no never here"
+        " only no never here give keep stick stay based relying drawing finally then avoid"
         " so okay we i ensure remember be also and note keep"
     )
 )
@@ -45,7 +45,7 @@ _TURN = re.compile(
     r"<\|(?:im_start|start_header_id)\|>(?:user|system)|<\|(?:user|system)\|>|\[INST\]|\#{2,3} Instruction:"
 )
 _HOLE = re.compile(
-    r"\[\[?(?:DOCUMENT|TEXT|INPUT|SOURCE)\]?\]"
+    r"\[\[?(?:DOCUMENT|TEXT|INPUT|SOURCE)(?: HERE)?\]?\]"
     r"|(?<![\w$}\"'`])\{\{?\s*(?:document|text|input|source|passage)\s*\}?\}(?![\w{\"'`])"  # none of a program
     r"|^<(?:text|document)>"
     r"|\[(?:[Ii]nsert|[Pp]aste) (?:the |your )?(?:text|document|passage|article|table|answer|question)s?(?: here)?\]"
@@ -56,7 +56,8 @@ _HOLE = re.compile(
 
 _MAY_TURN = (  # for RE2, as are the rules of `talk.txt`
     r"<\|(?:im_start|start_header_id|user|system)\|>|\[INST\]|## Instruction:"
-    r"|\[(?:DOCUMENT|TEXT|INPUT|SOURCE)\]|\{\s*(?:document|text|input|source|passage)\s*\}|<(?:text|document)>"
+    r"|\[(?:DOCUMENT|TEXT|INPUT|SOURCE)(?: HERE)?\]"
+    r"|\{\s*(?:document|text|input|source|passage)\s*\}|<(?:text|document)>"
     r"|\[(?:insert|paste|your) "
 )
 
