@@ -41,8 +41,8 @@ def failed_audit_warnings(graph: Mapping[str, Item], states: Mapping[str, State]
             continue  # all that use the dataset do so despite its audit
         yield (
             f"{name}: did not pass ({failed}); {', '.join(mixtures) or 'nothing'} and "
-            f"{len(downstream) - len(mixtures) - 1} partitions downstream cannot be made until the prompt, the "
-            "generator or the gate changes"
+            f"{len(downstream) - len(mixtures) - 1} partitions downstream cannot be made. Change the prompt, the "
+            "generator, the gate or the cell's 'on_failure', or state a reason in the mixture's 'despite_audits'"
         )
 
 
