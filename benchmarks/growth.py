@@ -2,8 +2,8 @@
 
 The input has 10 million short documents. The command is killed at its first request, which follows the survey of the
 input; the dataset then gets data files with nothing, a fifth, or all but the last rows, as if earlier runs had written
-them. The server answers at once. The last figure is the time that a finished dataset takes to answer. Memory is the
-most that the process had resident (VmHWM).
+them. In the last state it is also resumed with `--workers 2`. The server answers at once. The last figure is the time
+that a finished dataset takes to answer. Memory is the most that the command, or one of its workers, had resident.
 
     python benchmarks/growth.py [--rows 10000000]
 """
@@ -19,14 +19,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 from instant_server import InstantServer
 from load import PROMPT, Ours, running
 from memory import memory
+from workers import Workers
 
 from finephrase_dagster.artifacts.folder import LocalFolder
 from finephrase_dagster.rephrase.chunks import PublishedChunks
 from finephrase_dagster.rephrase.journals import Finished
+from finephrase_dagster.rephrase.outcome import count_reused, total_discarded
 from finephrase_dagster.rephrase.survey import saved_survey
 
 CHUNK_ROWS = 5_000
@@ -66,6 +69,9 @@ def measure(rows: int) -> dict[str, Any]:
             publish(folder, driver.input, begun, done)
             begun = done // CHUNK_ROWS * CHUNK_ROWS
             seconds[state], peak[state] = first_request(driver, server)
+        shutil.rmtree(folder / "__meta__" / "journals")
+        workers = Workers(input=driver.input, output=driver.output, url=server.url, concurrency=2 * driver.concurrency)
+        seconds["almost_all_with_workers"], peak["almost_all_with_workers"] = first_request(workers, server)
         with running(driver.command(), root / "log") as run:
             run.finish()
         manifest = json.loads((folder / "__meta__" / "manifest.json").read_text(encoding="utf-8"))
@@ -93,7 +99,8 @@ def first_request(driver: Ours, server: InstantServer) -> tuple[float, int]:
                 run.finish()
                 raise RuntimeError("the run ended before its first request")
             time.sleep(0.01)
-        peak = memory(run.process.pid, "VmHWM")
+        processes = [run.process.pid, *(child.pid for child in psutil.Process(run.process.pid).children())]
+        peak = max(memory(process, "VmHWM") for process in processes)
     return round(first - run.started, 3), peak
 
 
@@ -133,7 +140,10 @@ def publish(folder: Path, source: Path, begin: int, end: int) -> None:
             "completed": [[start, start + CHUNK_ROWS]],
             "others": [],
             "rejected": [],
+            "rollouts": [],
             "example": [start, f"d{start}"],
+            "discarded": total_discarded([]),
+            "reused": count_reused([]),
         }
         chunks.publish(f"part-00000-{1_000 + start // CHUNK_ROWS:05d}", Finished(table, [], part))
 
