@@ -19,7 +19,7 @@ from finephrase_dagster.artifacts import leases as all_leases
 from finephrase_dagster.artifacts.claim import FolderBusy
 from finephrase_dagster.artifacts.folder import Folder, LocalFolder
 from finephrase_dagster.artifacts.lease import LeaseLost, RowShard, ShardLease, Timing
-from finephrase_dagster.artifacts.leases import LEASES, Leases, forget_leases, refuse_if_leased
+from finephrase_dagster.artifacts.leases import FINISHED, LEASES, Leases, forget_leases, refuse_if_leased
 from finephrase_dagster.rephrase.location import folder_at
 
 TIMING = Timing(beat=1.0, expiry=5.0)
@@ -93,6 +93,23 @@ def test_a_shard_that_another_worker_finished_since_the_last_look_is_not_taken(f
     first, second = must(one.take_same(shards[0], ahead=10)), must(two.take_same(shards[1], ahead=10))
     two.finish(second)
     assert must(one.take(first.shard, ahead=10)).shard == shards[2]
+
+
+def test_a_finished_shard_has_no_lease_whoever_renews_it_at_the_same_time_or_ends_in_between(
+    folder: Folder, clock: Clock
+) -> None:
+    shards = shards_of(20, rows=10)
+    one, two = (worker(folder, clock, shards, name) for name in ("one", "two"))
+    first, second = must(one.take(ahead=10)), must(one.take(ahead=10))
+    one.extend(second, 20)
+    one.finish(first)
+    one.extend(first, 20)
+    folder.create(f"{FINISHED}/{second.name}", b"")  # and its holder ends before it deletes the lease
+    assert two.take() is None
+    clock.now += 6
+    assert two.take() is None
+    assert two.are_finished()
+    assert not folder.names(f"{LEASES}/*")
 
 
 def test_a_worker_without_a_shard_cuts_off_half_of_the_rows_that_another_one_has_not_reserved(

@@ -96,6 +96,7 @@ class ShardLease:
     beats: int = 0
     earlier: list[tuple[float, int]] = field(default_factory=list)
     """Older versions, each with the time since when it is not the newest."""
+    is_finished: bool = False
 
     @property
     def name(self) -> str:

@@ -114,11 +114,13 @@ class Leases:
     def extend(self, lease: ShardLease, ahead_of: int) -> None:
         """Show that the holder is alive, and reserve the rows before `ahead_of`; its shard may have been cut.
 
+        Nothing is done if the shard was finished meanwhile, in another thread.
+
         Raises:
             LeaseLost: another worker has taken it over.
         """
         with self._lock:
-            while True:
+            while not lease.is_finished:
                 reserved = max(lease.reserved, min(ahead_of, lease.shard.stop))
                 if self._change(lease, self._state(lease.shard, reserved, lease.beats + 1)):
                     lease.reserved, lease.beats = reserved, lease.beats + 1
@@ -155,6 +157,7 @@ class Leases:
         with self._lock:
             self.confirm(lease)
             self._folder.create(f"{FINISHED}/{lease.name}", b"")
+            lease.is_finished = True
             self._delete(lease.name, {1, lease.version, *(version for _, version in lease.earlier)})
 
     def are_finished(self, *, look: bool = True) -> bool:
@@ -284,7 +287,11 @@ class Leases:
         is_recent = self._clock() - known <= self.timing.expiry
         if is_recent and is_held:
             return True
-        if (is_recent or self._newest().get(name) == version + 1) and not self._is_finished(name):
+        if self._is_finished(name):  # whoever finished it may have ended before it deleted the lease
+            versions = [path for path in self._folder.names(f"{LEASES}/*") if path.rpartition(".")[0].endswith(name)]
+            self._folder.remove_all(versions)
+            return False
+        if is_recent or self._newest().get(name) == version + 1:
             return True
         self._delete(name, {version + 1})
         return False
