@@ -237,7 +237,7 @@ def _is_converted(text: str, candidate: Quantity, source: Source) -> bool:
     value = values[0] * measure.size
     stated = (one * unit.size for _, one, unit in source.measured if unit and unit.kind == measure.kind)
     half = measure.size / 2 if candidate.text.isdigit() else 0.0  # of the last digit
-    return any(abs(one - value) <= max(one / 100, min(half, one / 20)) for one in stated)
+    return any(abs(one - value) <= max(one / 100, min(half, one / 10)) for one in stated)
 
 
 def _is_other_scale(text: str, candidate: Quantity, source: Source) -> bool:
