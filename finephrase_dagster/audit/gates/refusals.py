@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
 from finephrase_dagster.audit.talk import may_talk, plain, spoken, talk
 
-_QUOTED = re.compile(r"(?<=[\w,:] )[\"\u201c][^\"\u201d\n]*[\"\u201d]")  # in a text about refusals
+_QUOTED = re.compile(r"[\"\u201c](?<=[\w,:] .)[^\"\u201d\n]*[\"\u201d]")  # in a text about refusals
 _LABELS = ("\nA: ", "\nAnswer: ", "\nProblem: ")
 _BEGINNING = 400  # characters; a refusal comes first
 
