@@ -352,7 +352,7 @@ def test_the_command_with_workers_reports_as_without_and_ends_them_when_it_is_in
     assert len(workers) == 2
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=60)
-    assert process.returncode == 130, text
+    assert process.returncode == 1, text
     assert "Traceback" not in text
     assert "Run the same command again to resume" in text
     assert not any(one.is_running() for one in workers)

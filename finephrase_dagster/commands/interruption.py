@@ -39,11 +39,6 @@ def ignore() -> None:
     _handle(signal.SIG_IGN)
 
 
-def status() -> int:
-    """Return the exit status of an interrupted command: 130 after Ctrl-C, 143 after SIGTERM."""
-    return 128 + (received or [signal.SIGINT])[0]
-
-
 def _handle(handler: Any) -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, and in the background of a script
@@ -53,7 +48,7 @@ def _handle(handler: Any) -> None:
 def _end(number: int, _: FrameType | None) -> None:
     with contextlib.suppress(OSError):
         os.write(2, f"{MESSAGE}\n".encode())
-    os._exit(128 + number)
+    os._exit(1)
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:

@@ -91,13 +91,12 @@ def _refused(error: TyperException) -> Exception:
 def _interrupted() -> typer.Exit:
     """Print that the command was interrupted, and return what ends it."""
     complain(interruption.MESSAGE)
-    return typer.Exit(interruption.status())
+    return typer.Exit(1)
 
 
 HELP = """Turn web text into synthetic training data, and measure whether it makes a better model.
 
-Exit status: 0 done; 1 the work failed or is incomplete; 2 the request was wrong; 130 interrupted by Ctrl-C, 143 by
-SIGTERM.
+Exit status: 0 done; 1 the work failed, is incomplete or was interrupted; 2 the request was wrong.
 """
 
 app = typer.Typer(
@@ -160,13 +159,12 @@ def _status() -> int:
         silence_libraries()
         app(prog_name="finephrase")
     except SystemExit as exit_:
-        status = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
-        return interruption.status() if status and interruption.received else status
+        return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
     except BaseException:
         if not interruption.received:
             raise
         complain(interruption.MESSAGE)  # whatever a library made of the interrupt
-    return interruption.status()
+    return 1
 
 
 if __name__ == "__main__":

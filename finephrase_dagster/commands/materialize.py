@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from finephrase_dagster.artifacts.key import LEADERBOARD
-from finephrase_dagster.commands import interruption
 from finephrase_dagster.commands.leaderboard import print_leaderboard, print_unfinished
 from finephrase_dagster.commands.options import StudyOption, dagster_home, paths_of
 from finephrase_dagster.commands.terminal import clock, complain, screen
@@ -196,7 +195,7 @@ def _resuming(lineage: Lineage) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         complain(f"interrupted; what is finished is kept. To resume: {materialize_command(lineage.paths.study)}")
-        raise typer.Exit(interruption.status()) from error
+        raise typer.Exit(1) from error
 
 
 def _print_times(outcome: Outcome) -> None:
