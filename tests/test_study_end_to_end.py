@@ -163,7 +163,7 @@ def test_mlflow_has_one_finished_run_per_checkpoint_with_curve_scores_and_mixtur
         files = {file.path for file in client.list_artifacts(run.info.run_id)}
         assert files == {"mixture.json", "manifest.json", "environment.txt"}
     of_arm = arms["faq_and_raw__nano"]
-    assert of_arm.data.tags["finephrase.verdict"] in ("beats", "loses", "ties", "undecided", "not comparable")
+    assert of_arm.data.tags["finephrase.verdict"] == "not comparable"  # it repeats its text more than its baseline
     (cell,) = client.list_artifacts(of_arm.info.run_id, "audits")
     assert [file.path for file in client.list_artifacts(of_arm.info.run_id, cell.path)] == [f"{cell.path}/faq.html"]
 
