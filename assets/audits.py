@@ -37,11 +37,13 @@ def build_audits(lineage: Lineage) -> list[dg.AssetsDefinition]:
 
 def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
     prompts = lineage.study.prompts_of(cell)
-    settings = [lineage.gate_settings(cell, prompt) for prompt in prompts]
-    checks = [
-        Check(gate.name, gate.sentence, any(of_prompt[gate.name].get("blocking", False) for of_prompt in settings))
-        for gate in gates().values()
-    ]
+    blocking = {
+        name
+        for prompt in prompts
+        for name, settings in lineage.gate_settings(cell, prompt).items()
+        if settings["blocking"] and name not in lineage.dropping_gates(cell, prompt)
+    }
+    checks = [Check(gate.name, gate.sentence, gate.name in blocking) for gate in gates().values()]
 
     @stage_asset(
         lineage,
@@ -60,15 +62,16 @@ def _audit_asset(lineage: Lineage, cell: Cell) -> dg.AssetsDefinition:
         prompt = context.partition_key
         dataset, artifact = lineage.dataset(cell, prompt), lineage.audit(cell, prompt)
         dataset.manifest()
+        drops = lineage.dropping_gates(cell, prompt)
         audit = partial(
             Audit,
             dataset.folder,
             check=lineage.prompts[prompt].check,
             settings=lineage.gate_settings(cell, prompt),
             source=lineage.source(cell.source).folder,
+            drops=drops,
         )
-        drops = lineage.dropping_gates(cell, prompt)
-        manifest = artifact.materialize(lambda folder: _write_audit(folder, dataset, audit(), drops))
+        manifest = artifact.materialize(lambda folder: _write_audit(folder, dataset, audit()))
         warehouse.record(artifact)
         figures: dict[str, Any] = {gate["name"]: round(gate["value"], 4) for gate in manifest["gates"]}
         for gate in manifest["gates"]:
@@ -96,7 +99,7 @@ def _check_result(gate: Mapping[str, Any], *, overridden: bool) -> dg.AssetCheck
     is_error = gate["blocking"] and not overridden
     return dg.AssetCheckResult(
         check_name=gate["name"],
-        passed=gate["passed"],
+        passed=gate["passed"] or gate["drops"],
         severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
         description=gate["detail"],
         metadata={
@@ -116,18 +119,18 @@ def _skipped(name: str, reason: str) -> dg.AssetCheckResult:
     )
 
 
-def _write_audit(folder: Path, dataset: Artifact, running: Audit, drops: list[str]) -> Contents:
+def _write_audit(folder: Path, dataset: Artifact, running: Audit) -> Contents:
     with running as audit:
-        report = audit.report
-        write_json(folder / REPORT, report.as_json())
         write_failing_rows(audit, folder / FAILING)
         names = [REPORT, FAILING, PAGE]
         dropped: dict[str, dict[str, Any]] = {}
-        if drops:
+        if audit.drops:
             names.append(DROPPED)
-            dropped = {"dropped": write_dropped(folder / FAILING, drops, folder / DROPPED)}
-        count = dropped["dropped"]["rows"] if drops else 0
-        (folder / PAGE).write_text(audit_page(audit, dataset.name, dropped=count), encoding="utf-8")
+            dropped = {"dropped": write_dropped(folder / FAILING, [*audit.drops], folder / DROPPED)}
+            audit.leave_out(dropped["dropped"]["rows"])
+        report = audit.report
+        write_json(folder / REPORT, report.as_json())
+        (folder / PAGE).write_text(audit_page(audit, dataset.name), encoding="utf-8")
     # Downstream artifacts depend on whether the dataset passed and on the rows that are dropped, not on the figures: a
     # gate that is moved without changing the outcome marks no mixture as stale.
     version = fingerprint([dataset.version, report.passed, *dropped.values()])[:SHORT]

@@ -243,6 +243,7 @@ def test_a_bare_parquet_file_is_audited_by_the_gates_that_it_has_columns_for(tmp
         "faithfulness": "needs source_text",
         "form": "needs check",
         "invented_quantities": "needs source_text",
+        "left_out": "needs drop_rows",
         "length": "needs source_text",
         "other_script": "needs source_text",
     }

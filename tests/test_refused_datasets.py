@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from assets.tracking import override_tags
+from finephrase_dagster.artifacts.graph import items, state
 from finephrase_dagster.artifacts.recorded import failed_gates
 from finephrase_dagster.definitions import build_defs
 from finephrase_dagster.orchestration.jobs import job_of
+from finephrase_dagster.train.admission import refusal
 from installation import CELL, Installation, install, small_study
 from rephrase_parts import Answer, local_server
 
@@ -32,10 +35,12 @@ def answer(request: dict[str, Any]) -> Answer:
     return 200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "usage": {}}
 
 
-def run(own: Installation, asset: str, partition: str) -> None:
+def run(own: Installation, asset: str, partition: str) -> dict[str, Any]:
+    """Materialize one partition in Dagster; return the evaluations of its checks by name."""
     job = build_defs(own.lineage).resolve_job_def(job_of(asset))
     with own.instance() as instance:
-        assert job.execute_in_process(instance=instance, partition_key=partition).success
+        result = job.execute_in_process(instance=instance, partition_key=partition, raise_on_error=False)
+        return {check.check_name: check for check in result.get_asset_check_evaluations()}
 
 
 def test_a_refused_dataset_is_explained_and_used_for_a_reason_alone(tmp_path: Path) -> None:
@@ -75,7 +80,24 @@ def test_a_refused_dataset_is_explained_and_used_for_a_reason_alone(tmp_path: Pa
     assert set(again.failed) == set(outcome.failed)
     assert not again.made
 
-    fields["cells"][0]["on_failure"] = "drop_rows"
+    fields["cells"][0] |= {"on_failure": "drop_rows", "gates": {"left_out": {"threshold": 0.1, "blocking": True}}}
+    own.write(fields)
+    checks = run(own, f"audits/{CELL}_audit", "faq")
+    component = own.lineage.study.cells[0].component("faq")
+    reason = refusal(own.lineage, component)
+    assert reason is not None
+    assert re.search(r"\(left_out is 0\.\d+ \(\d+ of \d+ rows\), required is at most 0\.1\): look at ", reason)
+    assert [name for name, check in checks.items() if not check.passed and check.blocking] == ["left_out"]
+    assert checks["form"].passed
+    assert str(checks["form"].description).endswith("; rows that fail are left out of training")
+
+    fields["cells"][0] |= {"on_failure": "refuse"}
+    own.write(fields)
+    audit_item = next(item for item in items(own.lineage) if item.name == AUDIT)
+    assert state(audit_item).reasons == (
+        'rows that fail these gates are dropped: ["empty","form","truncated"] -> null',
+    )
+    fields["cells"][0] |= {"on_failure": "drop_rows", "gates": {"left_out": 0.9}}
     own.write(fields)
     run(own, f"audits/{CELL}_audit", "faq")
     run(own, TOKENS, "faq")
@@ -93,7 +115,7 @@ def test_a_refused_dataset_is_explained_and_used_for_a_reason_alone(tmp_path: Pa
     run(own, "mixtures/mixture", "faq_and_raw")
     assert own.lineage.mixture_manifest("faq_and_raw")["despite_audits"] is None
 
-    del fields["cells"][0]["on_failure"]
+    del fields["cells"][0]["on_failure"], fields["cells"][0]["gates"]
     fields["mixtures"]["faq_and_raw"]["despite_audits"] = REASON
     own.write(fields)
     run(own, TOKENS, "faq")

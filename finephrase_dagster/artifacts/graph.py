@@ -23,6 +23,8 @@ from finephrase_dagster.artifacts.release import release_artifact
 from finephrase_dagster.study.file import StudyError
 
 Status = Literal["current", "stale", "missing", "waiting", "stopped"]
+FIELDS = {"drops": "rows that fail these gates are dropped"}
+"""Fields of recipes whose names do not explain themselves, as reasons name them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +208,9 @@ def state(item: Item) -> State:
         return State(status="missing", reasons=(str(error),))
     if earlier is None:
         return State(status="missing")
-    return State(status="stale", reasons=tuple(differences(earlier["recipe"], artifact.recipe)) or ("its recipe",))
+    changes = (change.partition(": ") for change in differences(earlier["recipe"], artifact.recipe))
+    reasons = tuple(f"{FIELDS.get(field, field)}{colon}{change}" for field, colon, change in changes)
+    return State(status="stale", reasons=reasons or ("its recipe",))
 
 
 def ready(graph: Mapping[str, Item]) -> list[Item]:

@@ -198,8 +198,6 @@ class Lineage:
             for own in gates.values():
                 if "items" in own and own["items"] is None:
                     own |= chosen
-        for name in dropping_gates(cell, gates):
-            gates[name]["blocking"] = False
         return gates
 
     def dropping_gates(self, cell: Cell, prompt: str) -> list[str]:

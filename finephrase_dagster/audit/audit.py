@@ -8,9 +8,10 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class GateResult(Measurement):
         threshold: the value must be at least or at most this, as `bound` says.
         examples: at most three failing rows, if the gate failed.
         seconds: processor time that it took.
+        drops: whether the rows that fail it are left out of training, so that it cannot fail the dataset.
     """
 
     name: str
@@ -43,6 +45,7 @@ class GateResult(Measurement):
     blocking: bool
     passed: bool
     seconds: float
+    drops: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +143,17 @@ class Audit:
         settings: Mapping[str, Any] | None = None,
         source: Paths = (),
         processes: int | None = None,
+        drops: Collection[str] = (),
     ) -> None:
-        """Run all gates; see `audit_dataset`."""
+        """Run all gates; see `audit_dataset`.
+
+        Args:
+            drops: the gates whose failing rows are left out of training, so that they cannot fail the dataset. The
+                number of these rows is not known before they are written; see `leave_out`.
+        """
         if check is not None and check not in FORMS:
             raise AuditError(f"check {check!r}: no such form; use one of {', '.join(FORMS)}")
-        self.settings = resolve_settings(settings or {}, check)
+        self.settings, self.drops = resolve_settings(settings or {}, check), drops
         dataset = self.dataset = open_dataset(_listed(path), check=check)
         size = sum(file.size for file in dataset.files)
         spans = divide(dataset.files, processes or sensible_processes(size)) or [[]]
@@ -186,25 +195,7 @@ class Audit:
             raise AuditError(f"{dataset.files[0].url}: has no rows to audit; name another file")
         if rows and sourceless == rows:
             raise AuditError("--source: has none of the ids of the rows; check that both have the same column id")
-        judged = []
-        for name, measure in self.measures.items():
-            with timed(seconds, name):
-                measured = measure.result()
-            gate, settings = gates()[name], self.settings[name]
-            passed = gate.passes(measured.value, settings["threshold"])
-            detail = f"{measured.detail}; required: {gate.bound} {settings['threshold']:g}"
-            changed = {"detail": detail, "examples": () if passed else tuple(measured.examples)}
-            judged.append(
-                GateResult(
-                    **{**vars(measured), **changed},
-                    name=name,
-                    threshold=settings["threshold"],
-                    bound=gate.bound,
-                    blocking=settings["blocking"],
-                    passed=passed,
-                    seconds=round(seconds[name], 3),
-                )
-            )
+        judged = [self._judge(name, measure, seconds) for name, measure in self.measures.items()]
         self.report = AuditReport(
             rows=rows,
             gates=tuple(self._with_excerpts(judged)),
@@ -212,6 +203,36 @@ class Audit:
             without_source=sourceless,
             reading_seconds=round(seconds[READING], 3),
         )
+
+    def _judge(self, name: str, measure: Measure, seconds: dict[str, float]) -> GateResult:
+        """Return what a finished measure means; its processor time is added to `seconds`."""
+        with timed(seconds, name):
+            measured = measure.result()
+        gate, settings = gates()[name], self.settings[name]
+        passed, drops = gate.passes(measured.value, settings["threshold"]), name in self.drops
+        rule = (
+            "rows that fail are left out of training" if drops else f"required: {gate.bound} {settings['threshold']:g}"
+        )
+        changed = {"detail": f"{measured.detail}; {rule}", "examples": () if passed else tuple(measured.examples)}
+        return GateResult(
+            **{**vars(measured), **changed},
+            name=name,
+            threshold=settings["threshold"],
+            bound=gate.bound,
+            blocking=settings["blocking"] and not drops,
+            passed=passed,
+            seconds=round(seconds[name], 3),
+            drops=drops,
+        )
+
+    def leave_out(self, rows: int) -> None:
+        """Add the gate `left_out` to the report, given how many rows are left out of training."""
+        self.dataset.rows, self.dataset.left_out = self.report.rows, rows
+        measure = gates()[LEFT_OUT].measure(self.dataset, self.settings[LEFT_OUT])
+        result = self._judge(LEFT_OUT, measure, defaultdict(float))
+        results = sorted((*self.report.gates, result), key=attrgetter("name"))
+        skipped = {name: lack for name, lack in self.report.skipped.items() if name != LEFT_OUT}
+        self.report = replace(self.report, gates=tuple(results), skipped=skipped)
 
     def _with_excerpts(self, results: Sequence[GateResult]) -> Iterator[GateResult]:
         """Yield results of which every example has the beginning of its text."""
@@ -227,6 +248,8 @@ class Audit:
             yield replace(result, examples=tuple(texts))
 
 
+LEFT_OUT = "left_out"
+"""The gate that is measured last, and only if rows are left out."""
 READING = "reading"
 
 

@@ -21,7 +21,7 @@ from finephrase_dagster.audit.words import Hashes, hash_words, split_words
 from finephrase_dagster.corpora.ids import short_hash
 
 Bound = Literal["at least", "at most"]
-Need = Literal["manifest", "check", "finish_reason", "source_text", "model"]
+Need = Literal["manifest", "check", "finish_reason", "source_text", "model", "drop_rows"]
 Settings = Mapping[str, Any]
 
 EXAMPLES = 3
@@ -113,6 +113,7 @@ class AuditedDataset:
         problems: where the files differ from the manifest; complete after the last chunk was read.
         check: the form that its completions must have; see `audit/forms.py`.
         offers: which of the gates' needs it meets.
+        rows, left_out: its completions, and those of them that no student is trained on; see `Audit.leave_out`.
     """
 
     files: Sequence[Any]
@@ -122,6 +123,8 @@ class AuditedDataset:
     problems: list[str] = field(default_factory=list)
     check: str | None = None
     offers: frozenset[Need] = frozenset()
+    rows: int = 0
+    left_out: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,20 +23,16 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127], "\ufffd")
 
 
-def audit_page(audit: Audit, title: str, *, dropped: int = 0) -> str:
-    """Return the page of an audit as HTML; reads the dataset a second time for the rows that it shows.
-
-    Args:
-        dropped: how many completions no student is trained on, because they fail a gate.
-    """
-    return html_page(title, [audit_sections(audit, title, dropped=dropped)])
+def audit_page(audit: Audit, title: str) -> str:
+    """Return the page of an audit as HTML; reads the dataset a second time for the rows that it shows."""
+    return html_page(title, [audit_sections(audit, title)])
 
 
-def audit_sections(audit: Audit, title: str, *, dropped: int = 0) -> str:
+def audit_sections(audit: Audit, title: str) -> str:
     """Return what the page of an audit says, as a part of a page."""
     report, shown = audit.report, showcase(audit)
     sections = [
-        _head(title, audit, dropped),
+        _head(title, audit),
         _gate_table(report),
         _remedies(report),
         _rows(shown, report.rows),
@@ -80,13 +76,13 @@ def html_page(title: str, parts: Sequence[str]) -> str:
     )
 
 
-def _head(title: str, audit: Audit, dropped: int) -> str:
+def _head(title: str, audit: Audit) -> str:
     report = audit.report
     failed = [gate.name for gate in report.gates if gate.blocking and not gate.passed]
     verdict = f"Not fit to train on: {', '.join(failed)}" if failed else "Passes every blocking gate"
     facts = [f"{report.rows:,} completions"]
-    if dropped:
-        facts.append(f"{dropped:,} of them left out of training, because they fail a gate")
+    if left_out := audit.dataset.left_out:
+        facts.append(f"{left_out:,} of them left out of training, because they fail a gate")
     if audit.dataset.check:
         facts.append(f"form {audit.dataset.check}")
     if report.without_source:
@@ -136,6 +132,8 @@ def _gate_table(report: AuditReport) -> str:
 
 
 def _verdict(gate: GateResult) -> tuple[str, str]:
+    if gate.drops and gate.failing:
+        return "rows left out", "warn"
     if gate.passed:
         return "passed", "good"
     return ("failed", "bad") if gate.blocking else ("warning", "warn")

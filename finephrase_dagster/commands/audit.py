@@ -25,6 +25,7 @@ LACKING = {
     "check": "--check FORM",
     "finish_reason": "a column finish_reason",
     "source_text": "--source FILE, or a column source_text",
+    "drop_rows": "the section cells of a study, with on_failure: drop_rows",
     "model": "a model: --gate {gate}.model=PATH_OR_HUB_NAME. It records {sentence}",
 }
 """What to give the command so that a gate can run, by what the dataset lacks."""
