@@ -75,7 +75,7 @@ def test_an_expanded_study_expands_to_itself(tmp_path: Path) -> None:
     text = expanded_text(study)
     path = tmp_path / "expanded.yaml"
     path.write_text(text, encoding="utf-8")
-    assert read_study(path, catalogue()) == study
+    assert read_study(path, catalogue()) == study.with_all_runs()
     assert study.mixtures["smaller"].replicate_of is None
     assert study.mixtures["smaller"].tokens == 4096
 

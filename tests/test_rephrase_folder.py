@@ -77,8 +77,8 @@ def claimed_by(folder: ObjectFolder, holder: bytes) -> None:
     folder.put(LOCK, holder)
 
 
-def lock_of(where: str, *, silent_seconds: float, process: str = "1@1.0") -> bytes:
-    said = {"token": "its own", "machine": where, "process": process, "heard": time.time() - silent_seconds}
+def lock_of(where: str, *, process: str = "1@1.0") -> bytes:
+    said = {"token": "its own", "machine": where, "process": process, "beats": 1}
     return json.dumps(said).encode()
 
 
@@ -241,7 +241,7 @@ def test_another_process_is_refused_until_it_is_killed(folder: Folder) -> None:
 @pytest.mark.parametrize("before", [None, "the lock of a dead process"])
 def test_only_one_of_many_concurrent_claims_succeeds(folder: Folder, before: str | None) -> None:
     if before and isinstance(folder, ObjectFolder):
-        claimed_by(folder, lock_of(ANOTHER_MACHINE, silent_seconds=61))
+        claimed_by(folder, lock_of(this_machine(), process=f"{2**22 + 1}@1.0"))
 
     def claim(number: int) -> int | None:
         claim = folder_at(str(folder)).claim()
@@ -280,8 +280,12 @@ def test_the_store_refuses_to_create_an_existing_file(in_store: ObjectFolder) ->
 
 
 @pytest.mark.parametrize("silent_seconds", [0, 50])
-def test_a_lock_of_another_machine_is_respected_for_a_minute(in_store: ObjectFolder, silent_seconds: int) -> None:
-    claimed_by(in_store, holder := lock_of(ANOTHER_MACHINE, silent_seconds=silent_seconds))
+@pytest.mark.parametrize("owner", [ANOTHER_MACHINE, None, "damaged"])
+def test_a_lock_of_another_machine_is_respected_for_a_minute(
+    in_store: ObjectFolder, owner: str | None, silent_seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ObjectFolder, "age", lambda self, name: silent_seconds)
+    claimed_by(in_store, holder := lock_of(owner) if owner == ANOTHER_MACHINE else b"[1, 2]" if owner else b"")
     with pytest.raises(FolderBusy), in_store.claim():
         pass
     assert in_store.read(LOCK) == holder
@@ -290,15 +294,18 @@ def test_a_lock_of_another_machine_is_respected_for_a_minute(in_store: ObjectFol
 @pytest.mark.parametrize(
     "holder",
     [
-        lock_of(ANOTHER_MACHINE, silent_seconds=61),
-        lock_of(this_machine(), silent_seconds=0, process=f"{os.getpid()}@0.5"),
-        lock_of(this_machine(), silent_seconds=0, process=f"{2**22 + 1}@1.0"),
+        lock_of(ANOTHER_MACHINE),
+        lock_of(this_machine(), process=f"{os.getpid()}@0.5"),
+        lock_of(this_machine(), process=f"{2**22 + 1}@1.0"),
         b"",
         b"[1, 2]",
     ],
     ids=["silent for a minute", "its number is another's", "it has ended", "empty", "damaged"],
 )
-def test_the_lock_of_a_dead_process_is_taken_over(in_store: ObjectFolder, holder: bytes) -> None:
+def test_the_lock_of_a_dead_process_is_taken_over(
+    in_store: ObjectFolder, holder: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ObjectFolder, "age", lambda self, name: 61.0)
     claimed_by(in_store, holder)
     with in_store.claim():
         assert json.loads(in_store.read(LOCK))["process"] == this_process()
@@ -311,9 +318,9 @@ def test_an_owner_refreshes_its_lock(in_store: ObjectFolder, monkeypatch: pytest
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
     with in_store.claim():
         first = json.loads(in_store.read(LOCK))
-        while (last := json.loads(in_store.read(LOCK)))["heard"] == first["heard"]:
+        while (last := json.loads(in_store.read(LOCK)))["beats"] == first["beats"]:
             time.sleep(0.01)
-        assert {**last, "heard": 0} == {**first, "heard": 0}
+        assert {**last, "beats": 0} == {**first, "beats": 0}
 
 
 def test_an_owner_whose_lock_was_taken_over_writes_no_more(
@@ -323,7 +330,7 @@ def test_an_owner_whose_lock_was_taken_over_writes_no_more(
     with in_store.claim():
         in_store.write("file", b"content")
         journal = in_store.journal("part")
-        other = lock_of(ANOTHER_MACHINE, silent_seconds=0)
+        other = lock_of(ANOTHER_MACHINE)
         deadline = time.monotonic() + 60
         with pytest.raises(FolderBusy):
             while time.monotonic() < deadline:
@@ -341,7 +348,7 @@ def test_an_owner_that_was_silent_for_too_long_checks_its_lock_before_it_writes(
         monkeypatch.setattr(lock, "SILENT_SECONDS", 0)
         in_store.write("file", b"content")
         journal = in_store.journal("part")
-        claimed_by(in_store, other := lock_of(ANOTHER_MACHINE, silent_seconds=0))
+        claimed_by(in_store, other := lock_of(ANOTHER_MACHINE))
         refused(in_store, journal)
     assert in_store.read(LOCK) == other
     assert in_store.read("file") == b"content"

@@ -136,14 +136,16 @@ class ShardReader:
 
     def _tend(self) -> None:
         """Renew leases and take new ones, until there is nothing left or the reader is closed."""
-        away_since, asked, published = 0.0, 0.0, 0
+        away_since, asked, pause, published = 0.0, 0.0, self._beat / 8, 0
         while not self._stop.is_set():
             try:
                 self._renew()
                 if (count := sum(ledger.published for ledger in self._ledgers.values())) > published:
                     asked, published = 0.0, count  # it may have been the last shard of all
                 if self._wants_more() and time.monotonic() >= asked:
-                    asked = 0.0 if self._take_next() else time.monotonic() + self._beat
+                    taken = self._take_next()
+                    pause = self._beat / 8 if taken else min(2 * pause, self._beat)
+                    asked = 0.0 if taken else time.monotonic() + pause
                 away_since = 0.0
             except FolderUnusable as error:  # the ledgers hold the requests back meanwhile
                 away_since = away_since or time.monotonic()

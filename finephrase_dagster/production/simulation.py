@@ -118,6 +118,7 @@ class _Worker:
     position: float = 0.0
     seen: float = 0.0
     ahead: int = 0
+    pause: float = 1.0
     is_dead: bool = False
 
 
@@ -190,10 +191,11 @@ class _Simulation:
             if worker.leases.are_finished(look=False):
                 self._over = self.now
             else:
-                self._at(self.now + self._timing.beat, lambda: self._take(worker))
+                worker.pause = min(2 * worker.pause, self._timing.beat)
+                self._at(self.now + worker.pause, lambda: self._take(worker))
             return
         worker.position = worker.lease.shard.start + self._done.get(worker.lease.name, 0.0)
-        worker.seen = self.now
+        worker.seen, worker.pause = self.now, self._timing.beat / 8
         until_end = (worker.lease.reserved - worker.position) / worker.rate
         self._at(self.now + min(self._timing.beat, max(until_end, 1e-3)), lambda: self._beat(worker))
 
