@@ -90,10 +90,11 @@ def spoken(kind: str, text: str) -> str | None:
     rules = [classes for hints, rules in groups if any(map(text.__contains__, hints)) for classes in rules]
     if not rules:
         return None
-    sentences = [match[0] for match in _SENTENCE.finditer(text) if match[0].strip()]
-    near = sentences[-_NEAR:] if kind == "after" else sentences[:_NEAR]
+    sentences = [match for match in _SENTENCE.finditer(text) if match[0].strip()]
+    edge = sentences[-_NEAR:] if kind == "after" else sentences[:_NEAR]
+    near = [match[0] for match in edge]
     if kind != "after" and len(near) > 1 and len(near[0]) < _SHORT:
-        near.insert(1, f"{near[0]} {near[1].strip()}")
+        near.insert(1, text[edge[0].start() : edge[1].end()])
     for sentence in near:
         if any(all(one.search(sentence) for one in rule) for rule in rules) and not (
             _LABEL.match(sentence) or _REPORTED.match(sentence)
