@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import compress, repeat
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from finephrase_dagster.audit.prefilter import may_match
 from finephrase_dagster.audit.words import Hashes, hash_words, split_words
 from finephrase_dagster.corpora.ids import short_hash
+
+if TYPE_CHECKING:
+    from finephrase_dagster.audit.equations import Equation
 
 Bound = Literal["at least", "at most"]
 Need = Literal["manifest", "check", "finish_reason", "source_text", "model", "drop_rows"]
@@ -81,6 +84,13 @@ class AuditedRow:
     def spaced_source(self) -> str:
         """The words of the source with spaces around them, in which other words are quickly found."""
         return f" {' '.join(self.source_words)} "
+
+    @cached_property
+    def equations(self) -> Sequence[Equation]:
+        """The arithmetic statements; see `audit/equations.py`."""
+        from finephrase_dagster.audit.equations import equations
+
+        return list(equations(self.text))
 
     @cached_property
     def word_hashes(self) -> Hashes:

@@ -11,6 +11,7 @@ from finephrase_dagster.audit.gate import AuditedRow
 from finephrase_dagster.audit.words import Hashes
 
 ROWS_AT_ONCE = 256  # whose hashes fit into a processor's cache
+SLOTS = 1 << 20  # several times as many as such rows have words
 
 _FACTORS = np.random.default_rng(0).integers(1, 2**63, 64, dtype=np.uint64) | np.uint64(1)
 
@@ -44,6 +45,21 @@ class HashedWords:
         for step in range(length):
             hashes += self.words[places + step] * _FACTORS[step]
         return hashes, places
+
+
+def slots(hashes: Hashes, owners: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for each hash one of `SLOTS`, the same for equal hashes of one text: tables of them replace sorting."""
+    mixed = hashes + owners.astype(np.uint64) * _FACTORS[-1]
+    return (mixed >> np.uint64(65 - SLOTS.bit_length())).astype(np.int64)
+
+
+def shared_places(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the indices of slots that occur more than once: all hashes that are equal, and few others."""
+    last, numbers = np.empty(SLOTS, np.int32), np.arange(len(places), dtype=np.int32)
+    last[places] = numbers
+    is_shared = np.zeros(SLOTS, bool)
+    is_shared[places[last[places] != numbers]] = True
+    return np.flatnonzero(is_shared[places])
 
 
 def slices(rows: Sequence[AuditedRow]) -> Iterator[Sequence[AuditedRow]]:

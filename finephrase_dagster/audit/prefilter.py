@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache, partial, reduce
+from functools import cache, lru_cache, partial, reduce
 from typing import Any
 
 
@@ -16,14 +16,18 @@ def may_match_rule(texts: Sequence[str], rules: Iterable[Sequence[str]]) -> list
     """Return for each text whether it matches all patterns of one of some rules, as `may_match` does."""
     import pyarrow.compute as pc
 
-    try:
-        column = text_column(texts)
-    except UnicodeEncodeError:
-        column = text_column([text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts])
-    matching = cache(partial(pc.match_substring_regex, column))
+    matching = cache(partial(pc.match_substring_regex, _column(tuple(texts))))
     fulfilled = (reduce(pc.and_, [matching(pattern=pattern) for pattern in rule]) for rule in rules)
     matches: list[bool] = reduce(pc.or_, fulfilled).to_pylist()
     return matches
+
+
+@lru_cache(maxsize=2)  # several gates search the same texts
+def _column(texts: tuple[str, ...]) -> Any:
+    try:
+        return text_column(texts)
+    except UnicodeEncodeError:
+        return text_column([text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts])
 
 
 def text_column(texts: Sequence[str | None]) -> Any:

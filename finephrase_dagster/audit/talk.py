@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import compress
+from operator import or_
 from pathlib import Path
 from typing import NamedTuple
 
-from finephrase_dagster.audit.prefilter import may_match_rule
+from finephrase_dagster.audit.prefilter import may_match, may_match_rule
 
 _DEFINITION = re.compile(r"(\w+) = (.*)")
 _NAME = re.compile(r"<(\w+)>")
@@ -111,19 +113,23 @@ def expression(kind: str) -> str:
 
 def may_talk(kind: str, texts: Sequence[str]) -> list[bool]:
     """Return for each plain text whether a rule of a section may match it: all at once, in a fraction of the time."""
-    matches = may_match_rule(texts, _searched(kind))
-    return [match or not text.isascii() for text, match in zip(texts, matches, strict=True)]
+    alone, rules = _searched(kind)
+    matches = may_match(texts, alone)
+    some = list(map(or_, matches, may_match(texts, "|".join(dict.fromkeys(f"(?:{first})" for first, *_ in rules)))))
+    fulfilled = iter(may_match_rule(list(compress(texts, some)), rules))
+    in_sentences = [next(fulfilled) if may else False for may in some]
+    return [a or b or not text.isascii() for a, b, text in zip(matches, in_sentences, texts, strict=True)]
 
 
 @cache
-def _searched(kind: str) -> list[list[str]]:
-    """Return rules for RE2 of which one matches each ASCII text that a rule of a section matches.
+def _searched(kind: str) -> tuple[str, list[list[str]]]:
+    """Return an expression and rules for RE2 of which one matches each ASCII text that a rule of a section matches.
 
-    They search a text for the two rarest classes of what must be in one of its sentences.
+    The rules, those of sentences, search a text for the two rarest classes of what must be in one of its sentences.
     """
     alone = "|".join(_for_re2(expression.pattern) for _, (expression, *_) in _rules(kind))
     rules = [[_for_re2(one.pattern) for one in rule[:2]] for group in _conjunctions(kind).values() for rule in group]
-    return [[alone]] + [
+    return alone, [
         [one.replace(r"\A", "").replace(r"\z", r"(?:[\n|]|\z)") for one in dict.fromkeys(rule)] for rule in rules
     ]
 

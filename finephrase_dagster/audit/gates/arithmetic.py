@@ -5,9 +5,10 @@ from collections.abc import Sequence, Set
 from dataclasses import replace
 from fractions import Fraction
 from itertools import compress, repeat
+from operator import not_
 from typing import Self
 
-from finephrase_dagster.audit.equations import HINT, Equation, equations, numbers
+from finephrase_dagster.audit.equations import HINT, Equation, numbers
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
 from finephrase_dagster.audit.prefilter import may_match
 from finephrase_dagster.audit.worded_sums import in_figures
@@ -17,7 +18,7 @@ _ANSWER = re.compile(r"^[\W_]*(?:final )?answer[\W_]*:(?P<answer>.*)", re.IGNORE
 
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
-    return _judge(row, list(equations(row.text)))
+    return _judge(row, row.equations)
 
 
 def _judge(row: AuditedRow, found: Sequence[Equation]) -> str | None:
@@ -48,12 +49,18 @@ class Equations(RowShare):
         self._rows += len(rows)
         self._without_digit += may_match([row.text for row in rows], r"\p{Nd}").count(False)
         for row in compress(rows, self.may_fail(rows)):
-            found = list(equations(row.text))
+            found = row.equations
             self._note(row, _judge(row, found))
             correct = sum(equation.correct for equation in found)
             self._equations += len(found)
             self._correct += correct
             self._with_correct += correct > 0
+
+    def may_fail(self, rows: Sequence[AuditedRow]) -> list[bool]:
+        matches = list(super().may_fail(rows))
+        for row in compress(rows, map(not_, matches)):
+            vars(row)["equations"] = ()  # other gates need not look for them
+        return matches
 
     def merge(self, later: Self) -> None:
         super().merge(later)

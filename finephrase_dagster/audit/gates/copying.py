@@ -20,7 +20,7 @@ from finephrase_dagster.audit.gate import (
     Measurement,
     Settings,
 )
-from finephrase_dagster.audit.ngrams import HashedWords, slices
+from finephrase_dagster.audit.ngrams import SLOTS, HashedWords, shared_places, slices, slots
 from finephrase_dagster.audit.words import Hashes
 
 LENGTH = 5  # words of the n-grams; a common span is at least this long
@@ -28,7 +28,6 @@ _BINS = 20  # of the histogram of copied words
 _QUOTE = 20  # common n-grams of a short completion that quotes one sentence, at most
 _UNIT = 1_000_000  # shares are summed as whole millionths, so that the order of the rows does not matter
 _OWNER = np.uint64(56)  # above these bits, a key has the index of its row
-_LOWEST = np.uint64((1 << 18) - 1)  # bits of a key
 _RUN = re.compile(b"\x01\x01*")  # searched faster than one that begins with a repetition
 _CODE = re.compile(r"^```\w.*?^```", re.DOTALL | re.MULTILINE)
 
@@ -55,19 +54,16 @@ NOTHING = Overlap(0, 0.0, 0.0, 0)
 def overlaps(rows: Sequence[AuditedRow]) -> list[Overlap]:
     """Return what each of at most 256 rows shares with its source."""
     hashes, owners = HashedWords([row.word_hashes for row in rows]).ngrams(LENGTH)
-    source_keys = _keys(*HashedWords([row.source_word_hashes for row in rows]).ngrams(LENGTH))
-    keys = _keys(hashes, owners)
-    distinct, source_distinct = _distinct(keys), _distinct(source_keys)
-    merged = np.concatenate([distinct, source_distinct])
-    merged.sort(kind="stable")  # two sorted runs
-    common = merged[1:][merged[1:] == merged[:-1]]
-    counts, own, of_source = (
-        np.bincount((array >> _OWNER).astype(np.int64), minlength=len(rows))
-        for array in (common, distinct, source_distinct)
-    )
-    totals = own + of_source - counts
+    source_hashes, source_owners = HashedWords([row.source_word_hashes for row in rows]).ngrams(LENGTH)
+    keys, source_keys = _keys(hashes, owners), _keys(source_hashes, source_owners)
+    places, source_places = slots(hashes, owners), slots(source_hashes, source_owners)
+    known = np.sort(source_keys[_occur_in(source_places, places)])
+    is_common = _occur_in(places, source_places)
+    is_common[is_common] = among(keys[is_common], known)
+    counts = _per_row(_distinct(keys[is_common]), len(rows))
+    own = _distinct_per_row(keys, places, len(rows))
+    totals = own + _distinct_per_row(source_keys, source_places, len(rows)) - counts
     starts = np.searchsorted(owners, np.arange(len(rows) + 1))
-    is_common = among(keys, common)
     results = [NOTHING] * len(rows)
     for index in np.flatnonzero(counts):
         hits = is_common[starts[index] : starts[index + 1]].tobytes()
@@ -85,21 +81,33 @@ def _keys(hashes: Hashes, owners: NDArray[np.int64]) -> Hashes:
     return hashes >> np.uint64(8) | owners.astype(np.uint64) << _OWNER
 
 
+def _occur_in(places: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which slots are also among others."""
+    table = np.zeros(SLOTS, bool)
+    table[others] = True
+    return table[places]
+
+
 def among(keys: Hashes, known: Hashes) -> NDArray[np.bool_]:
-    """Return which keys are among sorted ones; a table of their lowest bits rules out most others."""
-    among = np.zeros(len(keys), bool)
-    if len(known):
-        table = np.zeros(int(_LOWEST) + 1, bool)
-        table[known & _LOWEST] = True
-        places = np.flatnonzero(table[keys & _LOWEST])
-        at = np.minimum(np.searchsorted(known, keys[places]), len(known) - 1)
-        among[places] = known[at] == keys[places]
-    return among
+    """Return which keys are among sorted ones."""
+    if not len(known):
+        return np.zeros(len(keys), bool)
+    return known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys
 
 
 def _distinct(keys: Hashes) -> Hashes:
     keys = np.sort(keys)
     return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+
+
+def _distinct_per_row(keys: Hashes, places: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """Return how many different keys each row has; only those that share their slots may be the same."""
+    shared = np.sort(keys[shared_places(places)])
+    return _per_row(keys, rows) - _per_row(shared[1:][shared[1:] == shared[:-1]], rows)
+
+
+def _per_row(keys: Hashes, rows: int) -> NDArray[np.int64]:
+    return np.bincount((keys >> _OWNER).astype(np.int64), minlength=rows)
 
 
 def _longest_span(row: AuditedRow, runs: Sequence[tuple[int, int]]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Set
 from functools import cached_property
 from itertools import combinations
 
-from finephrase_dagster.audit.equations import equations, numbers
+from finephrase_dagster.audit.equations import numbers
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Settings, row_gate
 from finephrase_dagster.audit.units import Unit, degrees_after, unit_after, unit_or_meters_after
 from finephrase_dagster.corpora.quantities import (
@@ -135,7 +135,7 @@ class Source:
     def results(self) -> set[float]:
         """The results that the completion computes correctly from values that are known, and the constants in them."""
         results = set[float]()
-        for equation in equations(self.row.text):
+        for equation in self.row.equations:
             left, right = (set(map(float, numbers(side))) for side in _EQUALS.split(equation.text, maxsplit=1))
             unknown = left - _CONSTANTS - self.values - results
             if equation.correct and all(value < 1 and value * 100 in self.values for value in unknown):
@@ -288,14 +288,14 @@ def _is_derived(text: str, candidate: Quantity, known: Set[float]) -> bool:
     line = text[text.rfind("\n", 0, candidate.start) + 1 : end if end >= 0 else None]
     values = [one for one in known if one > 1]
     years = [one for one in values if 1000 <= one <= 2100]
-    if _CHANGE.search(line) and not _PERCENT.match(text, candidate.end):
-        numbers = values if len(values) <= _FEW else years[:_FEW]
-        if any(abs(one - other) in candidate.values for one, other in combinations(numbers, 2)):
-            return True
-    if len(values) > _FEW or not _SUM.search(line):
-        return False
-    value, pairs = candidate.values[0], combinations(values, 2)
-    return value == sum(values) or any(value in (one + other, (one + other) / 2) for one, other in pairs)
+    some = combinations(values if len(values) <= _FEW else years[:_FEW], 2)
+    if any(abs(one - other) in candidate.values for one, other in some) and (
+        _CHANGE.search(line) and not _PERCENT.match(text, candidate.end)
+    ):
+        return True
+    value, pairs = candidate.values[0], combinations(values if len(values) <= _FEW else (), 2)
+    is_sum = any(value in (one + other, (one + other) / 2) for one, other in pairs)
+    return (is_sum or (len(values) <= _FEW and value == sum(values))) and _SUM.search(line) is not None
 
 
 def _follows(text: str, candidate: Quantity, source: Source) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from finephrase_dagster.audit.gate import AuditedDataset, AuditedRow, Gate, Measurement, RowShare, Settings
 from finephrase_dagster.audit.joined import Joined, Places
-from finephrase_dagster.audit.ngrams import HashedWords, slices
+from finephrase_dagster.audit.ngrams import HashedWords, shared_places, slices, slots
 from finephrase_dagster.audit.words import Hashes
 
 _LABEL = re.compile(
@@ -218,10 +218,9 @@ def _repeated_phrases(rows: Sequence[AuditedRow]) -> NDArray[np.bool_]:
     words that occurs three times, at 2p - 3 places after at most p words.
     """
     spans, owners = HashedWords([row.word_hashes for row in rows]).ngrams(_SPAN)
-    places = np.uint64((1 << len(spans).bit_length()) - 1)
-    ordered = np.sort(spans & ~places | np.arange(len(spans), dtype=np.uint64))
-    at = (ordered & places).astype(np.int64)
-    again = ((ordered[1:] ^ ordered[:-1]) <= places) & (owners[at[1:]] == owners[at[:-1]])
+    shared = shared_places(slots(spans, owners))
+    at = shared[np.lexsort((shared, spans[shared]))]
+    again = (spans[at[1:]] == spans[at[:-1]]) & (owners[at[1:]] == owners[at[:-1]])
     distances = np.full(len(spans) + 2, _NEVER)  # to the next place with the same words
     distances[1 + at[:-1][again]] = (at[1:] - at[:-1])[again]
     inside = distances < _NEVER
