@@ -56,7 +56,9 @@ _ORDINARY = frozenset(["English", "Internet", *_DAYS, *(month.title() for month 
 
 def names(row: AuditedRow) -> list[list[str]]:
     """Return the names of a completion, each as its words; none if it writes all nouns in capitals."""
-    text = _NO_SENTENCE.sub(" ", row.text) if any(mark in row.text for mark in "`#|") else row.text
+    text = row.text
+    if "`" in text or "#" in text or "|" in text:
+        text = _NO_SENTENCE.sub(" ", text)
     text = f"\n{text}"
     inner, outer, end = [], [], 0
     for place in _START.finditer(text):
