@@ -49,6 +49,7 @@ class Tracking(dg.ConfigurableResource):
 
     uri: str = Field(description="an MLflow server, or a database: sqlite:///<file>, postgresql:///<name>")
     experiment: str = Field(description="experiment of the study's runs")
+    question: str = Field(default="", description="the study's question, for the experiment's page")
     artifacts: str = Field(description="folder of the runs' files; a server stores them itself")
     web_url: str = Field(description="address of the server's web pages, for links; empty: the MLflow of this web UI")
     seconds: float = Field(default=2.0, gt=0, description="seconds between two batches of a loss curve")
@@ -212,19 +213,18 @@ class Tracking(dg.ConfigurableResource):
         return mlflow_links.run_page(self.web_url, self._experiment_id(self.client()), run_id)
 
     def _experiment_id(self, client: MlflowClient) -> str:
+        """Return the id of the experiment; create it if necessary, and bring its tags up to date."""
         from mlflow.exceptions import MlflowException
 
+        tags = mlflow_links.experiment_tags(self.question)
         experiment = client.get_experiment_by_name(self.experiment)
         if experiment is not None:
+            for name, text in tags.items() - experiment.tags.items():
+                client.set_experiment_tag(experiment.experiment_id, name, text)
             return experiment.experiment_id
         location = None if is_server(self.uri) else Path(self.artifacts).resolve().as_uri()
         try:
-            # Without this tag, MLflow shows the experiment as one of chat traces.
-            return client.create_experiment(
-                self.experiment,
-                artifact_location=location,
-                tags={"mlflow.experimentKind": "custom_model_development"},
-            )
+            return client.create_experiment(self.experiment, artifact_location=location, tags=tags)
         except MlflowException:
             experiment = client.get_experiment_by_name(self.experiment)  # another process has created it
             if experiment is None:
@@ -238,6 +238,7 @@ def study_tracking(lineage: Lineage, uri: Any = None) -> Tracking:
     return Tracking(
         uri=uri or address,
         experiment=mlflow_links.experiment_of(lineage.study.name),
+        question=lineage.study.description,
         artifacts=str(lineage.paths.tracking_store.parent / "artifacts"),
         web_url=address if is_server(address) else "",
     )

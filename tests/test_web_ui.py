@@ -163,6 +163,13 @@ def test_the_printed_link_shows_one_current_run_per_student_as_trainings(
         page.get_by_text(run, exact=True).first.wait_for()
     shown(page, f"{len(runs)} matching runs").wait_for()
     page.get_by_text("Model training", exact=True).first.wait_for()
+    page.get_by_text(finished.lineage.study.description).first.wait_for()
+    for column in ("macro", "final_loss", "data_seed", "finephrase.mixture"):
+        page.get_by_role("columnheader", name=column).first.wait_for()
+    page.goto(page.url.replace("/runs?", "/runs?compareRunsMode=CHART&"))
+    page.get_by_test_id("experiment-view-compare-runs-card").first.wait_for()
+    charts = page.get_by_test_id("experiment-view-compare-runs-card").all_inner_texts()
+    assert [chart.split()[0] for chart in charts[:3]] == ["loss", "macro", "micro"]
 
 
 def test_mlflows_start_page_and_the_experiment_there_show_trainings(pages: Pages, page: Page) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 from typing import Any
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import parse_qs, urlencode
 
 from finephrase_dagster.artifacts.key import CHECKPOINT
 from finephrase_dagster.orchestration.stores import CONNECT_SECONDS
@@ -24,7 +24,18 @@ PUBLIC, INTERNAL = "FINEPHRASE_MLFLOW_URL", "FINEPHRASE_MLFLOW_SERVER"
 """Variables of the web server: MLflow's address for browsers, and for the web server itself."""
 TRAINING_VIEW = "workflowType=machine_learning"  # otherwise the pages open as those of chat traces
 STUDENTS = f"tags.`dagster.asset` = '{CHECKPOINT.asset}' AND tags.`{SUPERSEDED_TAG}` IS NULL"
-BEST_FIRST = f"orderByKey=metrics.%60macro%60&orderByAsc=false&searchFilter={quote(STUDENTS)}"
+VIEW = "finephrase"
+"""The view of an experiment that links open, as the tag that MLflow's own button for sharing a view writes."""
+SETTINGS = ("params.`data_seed`", "params.`model_seed`", "tags.`finephrase.mixture`")
+"""The columns after the scores: parameters and tags."""
+CHARTS = ("loss", "macro", "micro")
+"""The charts that come first; MLflow adds one for every other metric."""
+HOW_TO_READ = (
+    "Each run is a student: a mixture trained with one pair of seeds. Runs of the same mixture differ only by their "
+    "seeds, so a difference between mixtures counts only if it is larger than that. To see the means over seeds with "
+    "their verdicts (`finephrase.verdict`), search for `tags.finephrase.kind = 'arm'`. The second button above the "
+    "list shows loss curves."
+)
 FOUND, NOT_FOUND, BAD_GATEWAY = 302, 404, 502
 
 
@@ -45,7 +56,33 @@ def run_page(url: str, experiment_id: str, run_id: str) -> str:
 
 def experiment_page(url: str, experiment_id: str) -> str:
     """Return the address of the page with the current run of each student, best macro score first."""
-    return f"{url.rstrip('/')}/#/experiments/{experiment_id}/runs?{TRAINING_VIEW}&{BEST_FIRST}"
+    return f"{url.rstrip('/')}/#/experiments/{experiment_id}/runs?{TRAINING_VIEW}&viewStateShareKey={VIEW}"
+
+
+def experiment_tags(question: str) -> dict[str, str]:
+    """Return the tags of a study's experiment: its kind, what its page says, and the view that links open."""
+    charts = [
+        {
+            **{"uuid": metric, "metricKey": metric, "displayName": metric, "metricSectionId": VIEW, "type": "LINE"},
+            **{"runsCountToCompare": 10, "range": {}, "isGenerated": True, "useGlobalXaxisKey": True},
+        }
+        for metric in CHARTS
+    ]
+    view = {
+        "searchFilter": STUDENTS,
+        "orderByKey": "metrics.`macro`",
+        "orderByAsc": False,
+        "selectedColumns": [*(f"metrics.`{name}`" for name in (*CHARTS[1:], "final_loss")), *SETTINGS],
+        "compareRunCharts": charts,
+        "compareRunSections": [{"uuid": VIEW, "name": "Model metrics", "display": True, "isReordered": True}],
+        "isAccordionReordered": True,
+    }
+    return {
+        # Without it, MLflow shows the experiment as one of chat traces.
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": f"{question}\n\n{HOW_TO_READ}".strip(),
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+    }
 
 
 async def answer(query: bytes) -> tuple[int, str]:
