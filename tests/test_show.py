@@ -251,6 +251,15 @@ def test_gc_spares_studies_whose_file_was_not_read_until_they_are_forgotten(own:
     assert "B freed" in done.stdout
 
 
+def test_gc_spares_what_a_second_study_reuses(own: Installation) -> None:
+    own.write({**yaml.safe_load(own.study.read_text(encoding="utf-8")), "name": "second"})
+    outcome, _ = own.materialize()
+    assert DATASET in outcome.reused
+    folder = own.paths.data / "studies" / "second" / DATASET
+    (labelled,) = [each for each in unneeded(own.paths.data, []) if each.folder == folder.resolve()]
+    assert labelled.studies == ("second", "small")
+
+
 def test_a_row_is_named_by_a_file_and_an_id_that_both_may_have_number_signs(tmp_path: Path) -> None:
     file = tmp_path / "run #2" / "part.parquet"
     file.parent.mkdir()

@@ -177,6 +177,7 @@ def _is_due(
     elif current.status == "current" and _is_recorded(item, definitions, instance):
         try:
             check_artifact(item.artifact())
+            item.artifact().label()  # another study may have made it; `gc` keeps what a study labels
             outcome.reused.append(item.name)
         except ArtifactDamaged as error:
             outcome.failed[item.name] = str(error)
