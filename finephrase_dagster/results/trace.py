@@ -152,8 +152,8 @@ def _dataset_folder(file: Path) -> Path:
     folder = file if file.is_dir() else file.parent
     if not (folder / MANIFEST).is_file():
         raise NothingToTrace(
-            f"{folder} is not a complete dataset or corpus: it has no {MANIFEST}. Name a file of one; for a document of a "
-            "study's source, that is the folder that 'finephrase show sources/corpus/SOURCE' prints."
+            f"{folder} is not a complete dataset or corpus: it has no {MANIFEST}. Name a file of one; for a "
+            "document of a study's source, that is the folder that 'finephrase show sources/corpus/SOURCE' prints."
         )
     return folder.resolve()
 
