@@ -288,8 +288,8 @@ class Leases:
         if is_recent and is_held:
             return True
         if self._is_finished(name):  # whoever finished it may have ended before it deleted the lease
-            versions = [path for path in self._folder.names(f"{LEASES}/*") if path.rpartition(".")[0].endswith(name)]
-            self._folder.remove_all(versions)
+            paths = self._folder.names(f"{LEASES}/*")
+            self._folder.remove_all([path for path in paths if path.rpartition(".")[0] == f"{LEASES}/{name}"])
             return False
         if is_recent or self._newest().get(name) == version + 1:
             return True

@@ -42,10 +42,10 @@ def failed_gates(audit: Mapping[str, Any], *, blocking: bool = True) -> dict[str
     Each is described in words, with its name, value, failing rows and threshold; a gate whose failing rows are dropped,
     with their number.
     """
-    dropping, rows = audit.get("recipe", {}).get("drops", ()), audit.get("rows")
-    failed = {}
+    rows, failed = audit.get("rows"), {}
     for gate in audit.get("gates", ()):
-        if (name := gate["name"]) in dropping:
+        name = gate["name"]
+        if gate.get("drops"):
             if gate["failing"] and not blocking:
                 failed[name] = f"{name} left out {gate['failing']:,} of {rows:,} rows"
         elif gate["blocking"] is blocking and not gate["passed"]:

@@ -54,17 +54,17 @@ def described(found: Mapping[str, Any]) -> str:
     ]
     if found["gates"]:
         page = next((f"{found['folder']}/{name}" for name in files if name == AUDIT_PAGE), None)
-        lines += ["gates", *_gates(found), *_fact("page", [page]), *_fact("recipe", ["see --json"])]
+        lines += ["gates", *_gates(found["gates"]), *_fact("page", [page]), *_fact("recipe", ["see --json"])]
     elif found["recipe"] is not None:
         lines += ["recipe", *(f"  {line}" for line in _yaml(found["recipe"]).splitlines())]
     return "\n".join(lines)
 
 
-def _gates(found: Mapping[str, Any]) -> list[str]:
+def _gates(gates: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one line per gate with its verdict, value and threshold, those that failed first."""
-    lines, dropping = [], found["recipe"].get("drops", ())
-    for gate in sorted(found["gates"], key=lambda gate: (gate["passed"], not gate["blocking"])):
-        lenient = "rows left out" if gate["name"] in dropping else "only warns"
+    lines = []
+    for gate in sorted(gates, key=lambda gate: (gate["passed"], not gate["blocking"])):
+        lenient = "rows left out" if gate.get("drops") else "only warns"
         verdict = "passed" if gate["passed"] else "FAILED" if gate["blocking"] else f"failed, {lenient}"
         lines.append(f"  {gate['name']:<22} {verdict:<21} {gate['value']:.4g}, {gate['bound']} {gate['threshold']:g}")
     return lines

@@ -77,7 +77,7 @@ class PromptWords(NamedTuple):
 
 
 @cache
-def _template(own: str) -> PromptWords:
+def _prompt_words(own: str) -> PromptWords:
     """Return what is searched of a dataset's own prompt and of all packaged prompts."""
     texts = [own]
     for path in sorted((SHIPPED / "prompts").glob("[!.]*.md")):
@@ -109,7 +109,7 @@ def _lowest(table: NDArray[np.bool_]) -> np.uint64:
 
 def _may_echo(rows: Sequence[AuditedRow], dataset: AuditedDataset) -> Iterator[bool]:
     """Yield whether each row has words whose hash is that of words of a prompt, or matches `HINT`."""
-    hashes = _template(_own_prompt(dataset)).hashes
+    hashes = _prompt_words(_own_prompt(dataset)).hashes
     matches = iter(may_match([row.text for row in rows], rf"(?i){_MAY_TURN}|{expression('may instruct')}"))
     for few in slices(rows):
         texts = HashedWords([row.word_hashes for row in few])
@@ -125,11 +125,11 @@ def _may_echo(rows: Sequence[AuditedRow], dataset: AuditedDataset) -> Iterator[b
 
 def _flaw(row: AuditedRow, dataset: AuditedDataset, settings: Settings) -> str | None:
     words = row.words
-    template = _template(_own_prompt(dataset))
-    for run in _RUN.finditer(bytes(map(template.words.__contains__, words))):
+    prompt = _prompt_words(_own_prompt(dataset))
+    for run in _RUN.finditer(bytes(map(prompt.words.__contains__, words))):
         places = range(run.start(), run.end() - _SHORT + 1)
-        begun = [at for at in places if (words[at], words[at + 1]) in template.beginnings]
-        for size, spans in template.spans.items() if begun else ():
+        begun = [at for at in places if (words[at], words[at + 1]) in prompt.beginnings]
+        for size, spans in prompt.spans.items() if begun else ():
             for at in begun:
                 span = " ".join(words[at : min(at + size, run.end())])
                 if span in spans and not _is_in_source(span, row):
