@@ -82,7 +82,8 @@ def serve(
     folder.mkdir(parents=True, exist_ok=True)
     logs = {name: folder / f"{name}.log" for name in commands}
     dagster, mlflow = f"http://{HOST}:{port}", f"http://{HOST}:{mlflow_port}" if own_mlflow else tracking
-    log(f"Dagster: {dagster}\nMLflow:  {dagster}{mlflow_links.link(experiment)} (served on {mlflow})")
+    log(f"Dagster: {dagster} (answers once it has loaded, after some ten seconds)")
+    log(f"MLflow:  {dagster}{mlflow_links.link(experiment)} (served on {mlflow})")
     log(f"Logs:    {', '.join(map(str, logs.values()))}\nPress Ctrl-C to stop.")
     servers = {name: _start(command, environment, logs[name]) for name, command in commands.items()}
     try:
