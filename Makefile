@@ -54,7 +54,7 @@ $(INSTALLED): $(LIST) pyproject.toml
 	  UV_FIND_LINKS="$$links" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps -r $(LIST)
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@# Python compiles a module when it is imported first. For these it takes half a minute: here, not in the demo.
-	@$(BIN)/python -W ignore -c "import finephrase_dagster.definitions, finephrase_dagster.train.trainer, mlflow, \
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -W ignore -c "import finephrase_dagster.definitions, finephrase_dagster.train.trainer, mlflow, \
 	  vllm.entrypoints.openai.api_server, vllm.v1.engine.core, vllm.v1.worker.cpu_worker" >/dev/null 2>&1 || true
 	@touch $@
 
