@@ -21,9 +21,9 @@ from finephrase_dagster.results.analysis import Question
 LEVEL = 0.05
 NEGLIGIBLE = 1e-3
 """Below this probability, that two statistics exceed a bound is too rare to count."""
-COMMON = 0.5
-"""The part of the correlation due to a common baseline that counts where each comparison estimates its noise by itself:
-they move together less than Dunnett's test assumes. `benchmarks/verdicts.py` shows what this figure gives."""
+COMMON = 0.85
+"""The part of a common baseline's loading that counts where each comparison estimates its noise by itself: they move
+together less than Dunnett's test assumes. `benchmarks/verdicts.py` shows what this figure gives."""
 Loadings = tuple[tuple[float, ...], ...]
 """Per baseline, `loading` of each comparison with it."""
 

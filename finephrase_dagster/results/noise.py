@@ -25,12 +25,14 @@ from finephrase_dagster.evaluate.categories import task_weights
 from finephrase_dagster.evaluate.metric import Metric
 from finephrase_dagster.study.paths import SHIPPED
 
-LEAST_MODERATION, MOST_MODERATION, MODERATION_SHARE = 0.05, 0.75, 0.1
-"""The degrees of freedom that the pool counts for, next to the variance of one mixture: a share of those that other
-mixtures have, within bounds. More would make the intervals of mixtures that are noisier than the others miss the truth
-too often; less would make all intervals wide. `benchmarks/verdicts.py` shows what these figures give."""
 ENOUGH = 3
-"""Seeds from which a mixture's own variance counts alone, where it is not compared."""
+"""Seeds from which a mixture's own variance can be trusted: alone where it is not compared, most of all where it is."""
+MODERATION_SHARE = 0.1
+MODERATION, MODERATION_OF_FEW = (0.05, 0.4), (0.3, 0.75)
+"""The degrees of freedom that the pool counts for, next to the variance of one mixture: a share of those that other
+mixtures have, within bounds; the second bounds if one of the two mixtures has fewer than `ENOUGH` seeds. More would
+make the intervals of mixtures that are noisier than the others miss the truth too often; less would make all intervals
+wide. `benchmarks/verdicts.py` shows what these figures give."""
 SAME_SIZE = 0.1
 """Largest relative difference in parameters between students of one size."""
 
@@ -156,7 +158,8 @@ def moderated(
     freedoms = [count - 1 for count in seeds]
     total = sum(freedoms) + others[0]
     pooled = (sum(f * v for f, v in zip(freedoms, variances, strict=True)) + others[0] * others[1]) / total
-    weight = min(max(LEAST_MODERATION, MODERATION_SHARE * others[0]), MOST_MODERATION)
+    least, most = MODERATION if min(seeds) >= ENOUGH else MODERATION_OF_FEW
+    weight = min(max(least, MODERATION_SHARE * others[0]), most)
     first, second = ((weight * pooled + f * v) / (weight + f) for f, v in zip(freedoms, variances, strict=True))
     shares = [1 / (weight + f) / count for f, count in zip(freedoms, seeds, strict=True)]
     by_pool = weight * sum(shares) / total

@@ -26,7 +26,7 @@ from finephrase_dagster.results.multiplicity import adjusted, loading
 from finephrase_dagster.results.noise import Noise, Replicates, noise_of, pool_of, published_spread
 from finephrase_dagster.results.scored_runs import ScoredRun
 
-RULE = "3"
+RULE = "4"
 """Changes whenever the same scores may get another verdict."""
 SMALLEST_SHARE = 0.03
 """The smallest difference of interest, as a share of the baseline's score."""
