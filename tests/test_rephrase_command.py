@@ -1,4 +1,8 @@
-"""`finephrase rephrase` as a process, against a local server: what it writes, resumes and refuses."""
+"""`finephrase rephrase` against a local server: what it writes, resumes and refuses.
+
+What depends on the process is tested with one: its output streams, signals, and what a killed one leaves. The other
+runs are in this process, which has loaded the command's modules already.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from finephrase_dagster.artifacts.fingerprint import sha256_file
+from finephrase_dagster.commands.main import app
 from finephrase_dagster.rephrase.account import SAVE_SECONDS
 from finephrase_dagster.study.paths import REPOSITORY
 from installation import tiny_model
 from rephrase_parts import LocalServer, completion, documents, failure, local_server, write_tokenizer
 
-pytestmark = pytest.mark.slow  # a process for every run
+pytestmark = pytest.mark.slow
+
+COMMAND = [sys.executable, "-m", "finephrase_dagster.commands.main"]
 
 
 @pytest.fixture
@@ -46,25 +54,37 @@ def write_rows(path: Path, rows: Sequence[tuple[str, str | None]]) -> Path:
 
 def arguments(rows: Path, output: Path, server: LocalServer, *more: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "finephrase_dagster.commands.main", "rephrase"),
-        *("--input", str(rows), "--prompt", "faq,math", "--output", str(output)),
+        *("rephrase", "--input", str(rows), "--prompt", "faq,math", "--output", str(output)),
         *("--endpoint", server.url, "--model", "tiny", "--max-tokens", "64", "--seed", "0", "--json", *more),
     ]
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process."""
+    result = CliRunner().invoke(app, command, env=environment)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.stderr, result.stderr
+    return subprocess.CompletedProcess(command, result.exit_code, result.stdout, result.stderr)
+
+
+def run_process(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process."""
     environment = {**os.environ, **environment}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    done = subprocess.run(
+        [*COMMAND, *command], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
+    """Start a process of the command."""
+
     def heed_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+        [*COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
     )
 
 
@@ -98,7 +118,7 @@ def dataset(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_it_writes_one_dataset_per_prompt_and_reports_in_json(tmp_path: Path, server: LocalServer, rows: Path) -> None:
-    done = run(arguments(rows, tmp_path / "out", server))
+    done = run_process(arguments(rows, tmp_path / "out", server))
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     for name in ("faq", "math"):
@@ -114,7 +134,7 @@ def test_it_writes_one_dataset_per_prompt_and_reports_in_json(tmp_path: Path, se
         "seed": 0,
     }
     assert (recipe["context"], recipe["max_tokens"]) == (4096, 64)
-    again = run(arguments(rows, tmp_path / "out", server))
+    again = run_process(arguments(rows, tmp_path / "out", server))
     assert (again.returncode, len(server.requests)) == (0, 120)
     assert "everything was complete already; nothing was sent" in again.stderr
 
@@ -295,7 +315,7 @@ def test_failures_are_reported_and_the_exit_status_is_0(tmp_path: Path, server: 
 
 
 def test_the_key_is_sent_and_never_shown_or_stored(tmp_path: Path, server: LocalServer, rows: Path) -> None:
-    done = run(arguments(rows, tmp_path / "out", server), FINEPHRASE_API_KEY="sesame-73")
+    done = run_process(arguments(rows, tmp_path / "out", server), FINEPHRASE_API_KEY="sesame-73")
     assert done.returncode == 0
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer sesame-73"}
     assert "sesame-73" not in done.stdout + done.stderr
@@ -306,16 +326,7 @@ def test_an_option_may_have_several_values_or_be_repeated(tmp_path: Path, server
     files = [str(write_rows(tmp_path / f"{start}.jsonl", documents(3, start=start))) for start in (0, 3, 6)]
     with local_server() as other:
         command = [
-            *(
-                sys.executable,
-                "-m",
-                "finephrase_dagster.commands.main",
-                "rephrase",
-                "--input",
-                *files[:2],
-                "--input",
-                files[2],
-            ),
+            *("rephrase", "--input", *files[:2], "--input", files[2]),
             *("--prompt", "faq", "--output", str(tmp_path / "out"), "--endpoint", server.url, other.url),
             *("--model", "tiny", "--context", "4096"),
         ]
@@ -355,7 +366,7 @@ def test_a_wrong_request_is_one_message_and_exit_status_2(
 
 def test_an_unreachable_endpoint_is_exit_status_1(tmp_path: Path, server: LocalServer, rows: Path) -> None:
     server.url = "http://127.0.0.1:9"
-    done = run(arguments(rows, tmp_path / "out", server, "--context", "4096"))
+    done = run_process(arguments(rows, tmp_path / "out", server, "--context", "4096"))
     assert done.returncode == 1
     assert "http://127.0.0.1:9 answers nothing" in done.stderr
 
@@ -366,11 +377,11 @@ def test_a_generator_of_a_study_runs_on_an_engine_of_its_own(tmp_path: Path) -> 
     study.write_text(demo.replace("model: embedded\n    context", f"model: {tiny_model()}\n    context"))
     rows = write_rows(tmp_path / "in.jsonl", documents(6))
     command = [
-        *(sys.executable, "-m", "finephrase_dagster.commands.main", "rephrase", "--study", str(study), "--json"),
+        *("rephrase", "--study", str(study), "--json"),
         *("--input", str(rows), "--prompt", "faq", "--output", str(tmp_path / "out")),
         *("--generator", "rephraser", "--max-tokens", "16", "--seed", "5"),
     ]
-    done = run(command, FINEPHRASE_DATA=str(tmp_path / "data"))
+    done = run_process(command, FINEPHRASE_DATA=str(tmp_path / "data"))
     assert done.returncode == 0, done.stderr
     first, second, *_ = done.stderr.splitlines()
     assert first.endswith("loading libraries and the model of rephraser")
