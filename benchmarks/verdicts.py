@@ -76,7 +76,7 @@ def study(
             run=f"{arm} {seed}",
             fingerprint="",
             mixture=str(arm),
-            student="simulated",
+            student="1.7b",  # whose published spread is the noise of mixtures with one seed
             seed=str(seed),
             decay_from=None,
             external=True,
