@@ -76,7 +76,10 @@ def test_a_generic_instruction_is_found(instruction: str) -> None:
     assert flaw("prompt_echo", f"{PROSE}\n\n{instruction}")
 
 
-@pytest.mark.parametrize("text", [*OTHERS, *essays(10)])
+ANSWER = "**May I use a text generator?**\nYes, for finding ideas, checking spelling and translating sources."
+
+
+@pytest.mark.parametrize("text", [ANSWER, *OTHERS, *essays(10)])
 def test_sound_text_is_no_echo_no_announcement_and_no_refusal(text: str) -> None:
     assert [flaw(gate, text) for gate in ("prompt_echo", "announcements", "refusals")] == [None, None, None]
 

@@ -44,5 +44,5 @@ GATE = row_gate(
     " cleaning did not remove.",
     find_flaw=_flaw,
     hint=_may_talk,
-    version=7,
+    version=8,
 )
